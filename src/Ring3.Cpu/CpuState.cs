@@ -1,0 +1,142 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace Ring3.Cpu;
+
+/// <summary>Segment register with its hidden part. <see cref="Access"/> uses the VMX access-rights layout.</summary>
+[StructLayout(LayoutKind.Sequential)]
+public struct Segment
+{
+    public ulong Base;
+    public uint Limit;
+    /// <summary>Bits 0-3 type, 4 S, 5-6 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G, 16 unusable (null selector).</summary>
+    public uint Access;
+    public ushort Selector;
+
+    public const uint TypeMask = 0xf, S = 1 << 4, DplMask = 3 << 5, P = 1 << 7, Avl = 1 << 12, L = 1 << 13, DB = 1 << 14, G = 1 << 15, Unusable = 1 << 16;
+    public readonly int Dpl => (int)(Access >> 5) & 3;
+}
+
+/// <summary>Descriptor-table register.</summary>
+[StructLayout(LayoutKind.Sequential)]
+public struct TableRegister { public ulong Base; public uint Limit; }
+
+/// <summary>Segment indices, in the encoding order of the ISA; LDTR and TR follow.</summary>
+public static class SegmentIndex { public const int ES = 0, CS = 1, SS = 2, DS = 3, FS = 4, GS = 5, LDTR = 6, TR = 7; }
+
+/// <summary>
+/// Architectural state of one logical processor. Unmanaged and 64-byte aligned; emitted code and handlers address it by offset.
+/// INVARIANT: <see cref="Gpr"/> is at offset 0, <see cref="Zero"/> at 128 and <see cref="BlockRip"/> at 136, because decoded operands are byte offsets into this struct.
+/// </summary>
+[StructLayout(LayoutKind.Sequential)]
+public unsafe struct CpuState
+{
+    /// <summary>RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8-R15. Operand offset of register n is 8n, of AH/CH/DH/BH 8n+1.</summary>
+    public fixed ulong Gpr[16];
+    /// <summary>Always 0: the "no base / no index" operand.</summary>
+    public ulong Zero;
+    /// <summary>RIP (not linear) of the first byte of the running block: RIP-relative operands use it as base; instruction RIP = BlockRip + op->Offset.</summary>
+    public ulong BlockRip;
+    /// <summary>Exact RIP whenever no block is running (at exits, in exception delivery, and after a handler that ends the block).</summary>
+    public ulong Rip;
+
+    // Lazy status flags: see Flags.cs. Rflags holds every other bit always, and the status bits when FlagsKind is 0.
+    public ulong Rflags;
+    public ulong FlagsResult, FlagsA, FlagsB;
+    public uint FlagsKind;
+
+    /// <summary>Word polled by the running processor at every block end; nonzero makes it leave with <see cref="ExitReason.Request"/>. Written by any thread.</summary>
+    public int ExitRequest;
+
+    /// <summary>Low 12 bits of every TLB tag: number of the current translation context (ASID, PCID, privilege, SMAP override). See Tlb.cs.</summary>
+    public ulong TlbContext;
+    /// <summary>Current decode mode: part of a block's key. See BlockMode.</summary>
+    public uint BlockMode;
+    /// <summary>CPL 0-3. Equal to SS.DPL; in real mode 0, in virtual-8086 mode 3.</summary>
+    public uint Cpl;
+
+    public Segment Es, Cs, Ss, Ds, Fs, Gs, Ldtr, Tr;
+    public TableRegister Gdtr, Idtr;
+    public ulong Cr0, Cr2, Cr3, Cr4, Cr8, Efer, Xcr0, Xss;
+    /// <summary>PAE page-directory pointers, loaded with CR3 as the hardware does.</summary>
+    public fixed ulong Pdptr[4];
+    public ulong Dr0, Dr1, Dr2, Dr3, Dr6, Dr7;
+
+    // MSRs that the processor itself reads.
+    public ulong KernelGsBase, Star, Lstar, Cstar, Sfmask, SysenterCs, SysenterEsp, SysenterEip, TscAux, Pat, Smbase, DebugCtl;
+
+    // Events.
+    public ulong PendingErrorCode, PendingAddress;
+    /// <summary>Exception raised by the current instruction, to be delivered by the loop. Valid while a handler returns <see cref="OpResult.Fault"/> and <see cref="ExitPending"/> is false.</summary>
+    public byte PendingVector;
+    public byte PendingHasErrorCode;
+    /// <summary>PendingVector came from INT n / INT3 / INTO / INT1 (type of the event; see EventType).</summary>
+    public byte PendingType;
+    /// <summary>A handler filled LogicalProcessor.Exit and returned <see cref="OpResult.Fault"/>: leave the guest.</summary>
+    public byte ExitPending;
+    /// <summary>Blocking by STI (1) or by MOV SS / POP SS (2), for one instruction.</summary>
+    public byte InterruptShadow;
+    public byte NmiBlocked;
+    public byte InSmm;
+    public byte Halted;
+
+    // Vector and x87 state. All 256 bits of register n are at Ymm + 32n.
+    public fixed byte Ymm[16 * 32];
+    /// <summary>x87 data registers by physical number (not by ST index), 16 bytes each, low 10 used.</summary>
+    public fixed byte X87[8 * 16];
+    public uint Mxcsr;
+    public ushort Fcw, Fsw, Fop;
+    /// <summary>Abridged tag word as FXSAVE stores it: bit n set when physical register n is not empty.</summary>
+    public byte Ftw;
+    public ulong Fip, Fdp;
+    public ushort FipSelector, FdpSelector;
+
+    // Virtualisation controls, set by the hypervisor before Enter.
+    /// <summary>Host address of the top (level 4) nested page table; 0 when guest-physical access is not possible at all.</summary>
+    public ulong NestedRoot;
+    /// <summary>Tags TLB entries together with the PCID. The owner flushes before it gives an ASID a new root.</summary>
+    public uint Asid;
+    /// <summary>Exceptions (bit = vector) that leave with <see cref="ExitReason.Exception"/> instead of being delivered.</summary>
+    public uint ExceptionIntercepts;
+    public byte RequestInterruptWindow, RequestNmiWindow;
+    /// <summary>Host-requested single step: leave with ExitReason.SingleStep after one instruction.</summary>
+    public byte HostSingleStep;
+    /// <summary>Leave on PAUSE after this many PAUSEs in a row of polls; 0 = never.</summary>
+    public uint PauseLoopWindow;
+    public ulong TscOffset;
+    /// <summary>Guest TSC = (host TSC * TscMultiplier >> 48) + TscOffset.</summary>
+    public ulong TscMultiplier;
+    /// <summary>Event to inject on the next Enter: see EventInjection.</summary>
+    public EventInjection Inject;
+
+    // Statistics.
+    public ulong InstructionsRetired, BlocksExecuted;
+
+    public static void CheckLayout()
+    {
+        CpuState s;
+        byte* p = (byte*)&s;
+        if ((byte*)s.Gpr != p || (byte*)&s.Zero - p != 128 || (byte*)&s.BlockRip - p != 136)
+            throw new InvalidOperationException("CpuState layout: Gpr, Zero and BlockRip must be at 0, 128 and 136.");
+    }
+
+    /// <summary>Segment register by <see cref="SegmentIndex"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Segment* SegmentAt(CpuState* c, int index) => &c->Es + index;
+}
+
+/// <summary>Event to inject on entry, or event whose delivery an exit interrupted.</summary>
+[StructLayout(LayoutKind.Sequential)]
+public struct EventInjection
+{
+    public byte Valid, Vector, HasErrorCode;
+    public EventType Type;
+    public uint ErrorCode;
+    /// <summary>Software events: RIP advance applied before delivery.</summary>
+    public byte InstructionLength;
+    /// <summary>#PF: value of CR2; #DB: DR6 bits. Only exits that interrupted a delivery report it.</summary>
+    public ulong Payload;
+}
+
+/// <summary>Kinds of event. SPEC: SDM volume 3, "VM-Entry Controls for Event Injection" (same numbers).</summary>
+public enum EventType : byte { External = 0, Nmi = 2, HardwareException = 3, SoftwareInterrupt = 4, PrivilegedSoftwareException = 5, SoftwareException = 6 }

@@ -1,0 +1,57 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// One software x86-64 logical processor: state, TLB, and the loop that runs guest code. It offers what VMX and SVM offer: <see cref="Enter"/> with a state, an ASID and a nested root;
+/// come back with an <see cref="ExitReason"/>. All members are for the owning thread, except <see cref="RequestExit"/>.
+/// </summary>
+public sealed unsafe partial class LogicalProcessor
+{
+    /// <summary>Architectural state and controls.</summary>
+    public readonly CpuState* State;
+    /// <summary>Details of the last exit.</summary>
+    public readonly ExitInfo* Exit;
+
+    /// <summary>Makes the processor leave the guest at the next block end, or refuse to enter. Any thread.</summary>
+    public void RequestExit() => Volatile.Write(ref State->ExitRequest, 1);
+
+    /// <summary>Marks an exception pending. Handlers: <c>return p.Raise(c, Vector.GP, 0);</c></summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    internal OpResult Raise(CpuState* c, byte vector, uint errorCode)
+    {
+        c->PendingVector = vector;
+        c->PendingErrorCode = errorCode;
+        c->PendingHasErrorCode = 1;
+        c->PendingType = (byte)EventType.HardwareException;
+        c->ExitPending = 0;
+        return OpResult.Fault;
+    }
+
+    /// <summary>Marks an exception without error code pending.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    internal OpResult Raise(CpuState* c, byte vector)
+    {
+        Raise(c, vector, 0);
+        c->PendingHasErrorCode = 0;
+        return OpResult.Fault;
+    }
+
+    /// <summary>Marks a page fault pending; the loop writes CR2 when it delivers it.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    internal OpResult RaisePageFault(CpuState* c, ulong linear, uint errorCode)
+    {
+        c->PendingAddress = linear;
+        return Raise(c, Vector.PF, errorCode);
+    }
+
+    /// <summary>Marks an exit pending. The caller fills <see cref="Exit"/> fields besides the reason.</summary>
+    internal OpResult LeaveWith(CpuState* c, ExitReason reason)
+    {
+        Exit->Reason = reason;
+        c->ExitPending = 1;
+        return OpResult.Fault;
+    }
+}

@@ -1,0 +1,56 @@
+using System.Runtime.InteropServices;
+
+namespace Ring3.Host;
+
+/// <summary>
+/// A region for emitted code, mapped twice from one memfd: writable at <see cref="Write"/>, executable at <see cref="Execute"/>, so that no page is ever both.
+/// Bump-allocated; freed as a whole.
+/// </summary>
+public sealed unsafe class ExecutableMemory : IDisposable
+{
+    private readonly nuint _size;
+    private readonly byte* _write, _execute;
+    private nuint _used;
+
+    public ExecutableMemory(nuint bytes)
+    {
+        _size = (bytes + 4095) & ~(nuint)4095;
+        byte* name = stackalloc byte[] { (byte)'r', (byte)'3', 0 };
+        int fd = Libc.memfd_create(name, 1);
+        if (fd < 0)
+            throw new IOException($"memfd_create: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+        try
+        {
+            if (Libc.ftruncate(fd, (long)_size) != 0)
+                throw new IOException($"ftruncate: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+            _write = HostMemory.MapShared(fd, _size);
+            void* x = Libc.mmap(null, _size, Libc.PROT_READ | Libc.PROT_EXEC, Libc.MAP_SHARED, fd, 0);
+            if (x == (void*)-1)
+                throw new IOException($"cannot map executable memory: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+            _execute = (byte*)x;
+        }
+        finally { _ = Libc.close(fd); }
+    }
+
+    /// <summary>Copies code in and returns its executable address, 16-byte aligned. Not thread-safe.</summary>
+    public nint Add(ReadOnlySpan<byte> code)
+    {
+        _used = (_used + 15) & ~(nuint)15;
+        if (_used + (nuint)code.Length > _size)
+            throw new OutOfMemoryException("executable memory region is full");
+        code.CopyTo(new Span<byte>(_write + _used, code.Length));
+        nint at = (nint)(_execute + _used);
+        _used += (nuint)code.Length;
+        return at;
+    }
+
+    /// <summary>Executable address at which the next <see cref="Add"/> will place its code.</summary>
+    public nint Next => (nint)(_execute + ((_used + 15) & ~(nuint)15));
+    public nuint Free => _size - _used;
+
+    public void Dispose()
+    {
+        HostMemory.Unmap(_write, _size);
+        HostMemory.Unmap(_execute, _size);
+    }
+}

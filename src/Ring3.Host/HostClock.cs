@@ -1,0 +1,25 @@
+namespace Ring3.Host;
+
+/// <summary>Host clocks in nanoseconds, and the host's time-stamp counter.</summary>
+public static unsafe class HostClock
+{
+    private static readonly ExecutableMemory s_code = new(4096);
+    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add([0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3]);
+
+    /// <summary>RDTSC.</summary>
+    public static ulong Tsc() => s_rdtsc();
+
+    /// <summary>CLOCK_MONOTONIC.</summary>
+    public static long MonotonicNs() => Get(1);
+    /// <summary>CLOCK_BOOTTIME.</summary>
+    public static long BootNs() => Get(7);
+    /// <summary>CLOCK_REALTIME.</summary>
+    public static long RealtimeNs() => Get(0);
+
+    private static long Get(int clock)
+    {
+        long* ts = stackalloc long[2];
+        _ = Libc.clock_gettime(clock, ts);
+        return ts[0] * 1_000_000_000 + ts[1];
+    }
+}
