@@ -28,6 +28,7 @@ public static class SegmentIndex { public const int ES = 0, CS = 1, SS = 2, DS =
 /// Architectural state of one logical processor. Unmanaged and 64-byte aligned; emitted code and handlers address it by offset.
 /// INVARIANT: <see cref="Gpr"/> is at offset 0, <see cref="Zero"/> at 128 and <see cref="BlockRip"/> at 136, because decoded operands are byte offsets into this struct.
 /// </summary>
+/// <remarks>SAFETY: fixed buffers are indexed by decoded register numbers, which the decoder bounds.</remarks>
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct CpuState
 {

@@ -64,6 +64,7 @@ public enum AccessKind : uint
 }
 
 /// <summary>Details of the last exit.</summary>
+/// <remarks>SAFETY: plain data.</remarks>
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct ExitInfo
 {

@@ -22,6 +22,7 @@ public enum OpFlags : byte { None = 0, Lock = 1, Rep = 2, Repne = 4, HasMemory =
 /// One pre-decoded instruction, 48 bytes. Operands are byte offsets into <see cref="CpuState"/> (GPRs) or register numbers (vector, segment, control, debug, ST, MMX).
 /// Operand i of Iced is <c>Reg0..Reg3</c> when it is a register; the memory operand, if any, is described by the address fields.
 /// </summary>
+/// <remarks>SAFETY: Handler is set only from HandlerTable, whose entries are static methods.</remarks>
 [StructLayout(LayoutKind.Sequential, Size = 48)]
 public unsafe struct Op
 {

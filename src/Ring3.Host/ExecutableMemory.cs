@@ -6,6 +6,7 @@ namespace Ring3.Host;
 /// A region for emitted code, mapped twice from one memfd: writable at <see cref="Write"/>, executable at <see cref="Execute"/>, so that no page is ever both.
 /// Bump-allocated; freed as a whole.
 /// </summary>
+/// <remarks>SAFETY: Add checks the bounds before it copies; code is only reached through addresses that Add returned.</remarks>
 public sealed unsafe class ExecutableMemory : IDisposable
 {
     private readonly nuint _size;

@@ -1,6 +1,7 @@
 namespace Ring3.Host;
 
 /// <summary>Host clocks in nanoseconds, and the host's time-stamp counter.</summary>
+/// <remarks>SAFETY: the emitted routine is RDTSC and RET with no memory access; clock_gettime writes the two words on the stack.</remarks>
 public static unsafe class HostClock
 {
     private static readonly ExecutableMemory s_code = new(4096);

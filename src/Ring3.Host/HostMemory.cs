@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 namespace Ring3.Host;
 
 /// <summary>Anonymous and shared host memory. Failures are <see cref="OutOfMemoryException"/> or <see cref="IOException"/> with the errno's text.</summary>
+/// <remarks>SAFETY: hands out whole mappings of its own; the caller keeps accesses inside the length it asked for.</remarks>
 public static unsafe class HostMemory
 {
     /// <summary>Maps zeroed, private, lazily backed memory of <paramref name="bytes"/> bytes (page-rounded by the kernel).</summary>

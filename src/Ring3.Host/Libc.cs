@@ -6,6 +6,7 @@ using System.Runtime.InteropServices;
 namespace Ring3.Host;
 
 /// <summary>The C library calls that Ring3 uses. Blittable signatures only; every other P/Invoke in the product is a defect.</summary>
+/// <remarks>SAFETY: declarations only; each caller in this project states why its pointers are valid.</remarks>
 internal static unsafe partial class Libc
 {
     private const string C = "libc";
