@@ -26,7 +26,7 @@ public static class SegmentIndex { public const int ES = 0, CS = 1, SS = 2, DS =
 
 /// <summary>
 /// Architectural state of one logical processor. Unmanaged and 64-byte aligned; emitted code and handlers address it by offset.
-/// INVARIANT: <see cref="Gpr"/> is at offset 0, <see cref="Zero"/> at 128 and <see cref="BlockRip"/> at 136, because decoded operands are byte offsets into this struct.
+/// INVARIANT: <see cref="Gpr"/> is at offset 0, <see cref="Zero"/> at 128 and <see cref="BlockRip"/> at 136, because decoded operands are byte offsets into this struct; vector registers are 32-byte aligned.
 /// </summary>
 /// <remarks>SAFETY: fixed buffers are indexed by decoded register numbers, which the decoder bounds.</remarks>
 [StructLayout(LayoutKind.Sequential)]
@@ -41,8 +41,27 @@ public unsafe struct CpuState
     /// <summary>Exact RIP whenever no block is running (at exits, in exception delivery, and after a handler that ends the block).</summary>
     public ulong Rip;
 
-    // Lazy status flags: see Flags.cs. Rflags holds every other bit always, and the status bits when FlagsKind is 0.
+    /// <summary>Every bit but the status flags always, and those too when FlagsKind is 0: see Flags.cs.</summary>
     public ulong Rflags;
+
+    // Vector and x87 state, here so that each register is naturally aligned. All 256 bits of register n are at Ymm + 32n.
+    public fixed byte Ymm[16 * 32];
+    /// <summary>x87 data registers by physical number (not by ST index), 16 bytes each, low 10 used. Stale while <see cref="X87Live"/> is set: see X87Unit.Park.</summary>
+    public fixed byte X87[8 * 16];
+    /// <summary>Status bits are stale while <see cref="MxcsrLive"/> is set: see MxcsrUnit.Park.</summary>
+    public uint Mxcsr;
+    public ushort Fcw, Fsw, Fop;
+    /// <summary>Abridged tag word as FXSAVE stores it: bit n set when physical register n is not empty.</summary>
+    public byte Ftw;
+    /// <summary>Nonzero while the host's MXCSR (1) or x87 unit (1) holds the guest's: only between Enter and exit, and never across a slow path.</summary>
+    public byte MxcsrLive, X87Live;
+    public ulong Fip, Fdp;
+    public ushort FipSelector, FdpSelector;
+    private readonly uint _pad0;
+    /// <summary>64-byte aligned XSAVE image through which the x87 unit is loaded and parked.</summary>
+    internal fixed byte X87Image[576];
+
+    // Lazy status flags: see Flags.cs.
     public ulong FlagsResult, FlagsA, FlagsB;
     public uint FlagsKind;
 
@@ -81,17 +100,6 @@ public unsafe struct CpuState
     public byte InSmm;
     public byte Halted;
 
-    // Vector and x87 state. All 256 bits of register n are at Ymm + 32n.
-    public fixed byte Ymm[16 * 32];
-    /// <summary>x87 data registers by physical number (not by ST index), 16 bytes each, low 10 used.</summary>
-    public fixed byte X87[8 * 16];
-    public uint Mxcsr;
-    public ushort Fcw, Fsw, Fop;
-    /// <summary>Abridged tag word as FXSAVE stores it: bit n set when physical register n is not empty.</summary>
-    public byte Ftw;
-    public ulong Fip, Fdp;
-    public ushort FipSelector, FdpSelector;
-
     // Virtualisation controls, set by the hypervisor before Enter.
     /// <summary>Host address of the top (level 4) nested page table; 0 when guest-physical access is not possible at all.</summary>
     public ulong NestedRoot;
@@ -119,6 +127,8 @@ public unsafe struct CpuState
         byte* p = (byte*)&s;
         if ((byte*)s.Gpr != p || (byte*)&s.Zero - p != 128 || (byte*)&s.BlockRip - p != 136)
             throw new InvalidOperationException("CpuState layout: Gpr, Zero and BlockRip must be at 0, 128 and 136.");
+        if (s.Ymm - p != 160 || ((s.X87Image - p) & 63) != 0)
+            throw new InvalidOperationException("CpuState layout: Ymm must be at 160 and X87Image 64-byte aligned.");
     }
 
     /// <summary>Segment register by <see cref="SegmentIndex"/>.</summary>
