@@ -41,7 +41,7 @@ public unsafe struct CpuState
     /// <summary>Exact RIP whenever no block is running (at exits, in exception delivery, and after a handler that ends the block).</summary>
     public ulong Rip;
 
-    /// <summary>Every bit but the status flags always, and those too when FlagsKind is 0: see Flags.cs.</summary>
+    /// <summary>Every RFLAGS bit except the six status flags, which read 0 here: they live in the three lazy words. Use <see cref="Cpu.Flags"/> for the whole register.</summary>
     public ulong Rflags;
 
     // Vector and x87 state, here so that each register is naturally aligned. All 256 bits of register n are at Ymm + 32n.
@@ -61,12 +61,13 @@ public unsafe struct CpuState
     /// <summary>64-byte aligned XSAVE image through which the x87 unit is loaded and parked.</summary>
     internal fixed byte X87Image[576];
 
-    // Lazy status flags: see Flags.cs.
-    public ulong FlagsResult, FlagsA, FlagsB;
-    public uint FlagsKind;
+    /// <summary>Lazy status flags, see <see cref="Cpu.Flags"/>: ZF is (FlagsZero == 0); SF is bit 63 and PF the parity of the low byte of FlagsSign; CF is bit 63, OF bit 63 xor bit 62, AF bit 3 of FlagsCarry.</summary>
+    public ulong FlagsZero, FlagsSign, FlagsCarry;
 
-    /// <summary>Word polled by the running processor at every block end; nonzero makes it leave with <see cref="ExitReason.Request"/>. Written by any thread.</summary>
+    /// <summary>Word polled by the running processor at every block end; nonzero makes it leave with <see cref="ExitReason.Request"/>. Written by any thread. 8-byte aligned, read together with <see cref="Attention"/>.</summary>
     public int ExitRequest;
+    /// <summary>Nonzero: leave the fast loop at the block end and look at single step, interrupt shadow, windows and debug events. Owning thread only.</summary>
+    public int Attention;
 
     /// <summary>Low 12 bits of every TLB tag: number of the current translation context (ASID, PCID, privilege, SMAP override). See Tlb.cs.</summary>
     public ulong TlbContext;

@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -11,10 +12,30 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: State and Exit are unmanaged blocks that live as long as the processor; guest memory is touched only at host addresses that the nested tables map.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
+    /// <summary>The machine whose decoded code this processor shares.</summary>
+    public readonly Machine Machine;
     /// <summary>Architectural state and controls.</summary>
     public readonly CpuState* State;
     /// <summary>Details of the last exit.</summary>
     public readonly ExitInfo* Exit;
+
+    internal LogicalProcessor(Machine machine)
+    {
+        Machine = machine;
+        CpuState.CheckLayout();
+        State = (CpuState*)HostMemory.Map((nuint)sizeof(CpuState));
+        Exit = (ExitInfo*)HostMemory.Map((nuint)sizeof(ExitInfo));
+        InitializeTranslation();
+        InitializeSystem();
+        InitializeVector();
+    }
+
+    /// <summary>Hook of the TLB: runs once at construction.</summary>
+    partial void InitializeTranslation();
+    /// <summary>Hook of the system part: runs once at construction.</summary>
+    partial void InitializeSystem();
+    /// <summary>Hook of the vector part: runs once at construction.</summary>
+    partial void InitializeVector();
 
     /// <summary>Makes the processor leave the guest at the next block end, or refuse to enter. Any thread.</summary>
     public void RequestExit() => Volatile.Write(ref State->ExitRequest, 1);

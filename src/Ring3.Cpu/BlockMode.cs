@@ -1,0 +1,16 @@
+namespace Ring3.Cpu;
+
+/// <summary>Decode mode: how bytes become instructions. Part of a block's key. <c>CpuState.BlockMode</c> holds one of the three sizes; the decoder adds flags.</summary>
+public static class BlockMode
+{
+    /// <summary>16-bit code segment, real mode and virtual-8086 mode.</summary>
+    public const uint Code16 = 0;
+    /// <summary>32-bit code segment, also in compatibility mode.</summary>
+    public const uint Code32 = 1;
+    /// <summary>64-bit mode.</summary>
+    public const uint Code64 = 2;
+    /// <summary>Mask of the three sizes.</summary>
+    public const uint SizeMask = 3;
+    /// <summary>Block of exactly one instruction: single step, interrupt shadow, breakpoints.</summary>
+    public const uint Single = 8;
+}

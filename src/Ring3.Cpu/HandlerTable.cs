@@ -1,0 +1,35 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// Handler of each instruction, by Iced's <see cref="Code"/>. A code without handler is #UD.
+/// Each family registers its own from <c>Register()</c>; the table is complete before the first decode and constant afterwards.
+/// </summary>
+internal static unsafe class HandlerTable
+{
+    /// <summary>Number of codes that the decoder can produce.</summary>
+    public const int Count = 5120;
+
+    private static readonly nint[] s_handlers = new nint[Count];
+    private static readonly bool[] s_endsBlock = new bool[Count];
+
+    static HandlerTable()
+    {
+        IntegerHandlers.Register();
+        SystemHandlers.Register();
+        VectorHandlers.Register();
+    }
+
+    /// <summary>Registers the handler of <paramref name="code"/>. <paramref name="endsBlock"/>: decoding stops after the instruction, so its handler may return <see cref="OpResult.EndBlock"/> always or sometimes.</summary>
+    public static void Set(Code code, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler, bool endsBlock = false)
+    {
+        s_handlers[(int)code] = (nint)handler;
+        s_endsBlock[(int)code] = endsBlock;
+    }
+
+    /// <summary>Handler, or null when the instruction does not exist in this machine.</summary>
+    public static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Get(Code code) => (delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)s_handlers[(int)code];
+
+    public static bool EndsBlock(Code code) => s_endsBlock[(int)code];
+}
