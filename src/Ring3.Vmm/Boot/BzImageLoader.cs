@@ -1,0 +1,124 @@
+using System.Buffers.Binary;
+using Ring3.Vmm.Memory;
+
+namespace Ring3.Vmm.Boot;
+
+/// <summary>
+/// Linux bzImage: 64-bit, 32-bit and 16-bit entry. SPEC: Documentation/arch/x86/boot.rst, protocol 2.00 to 2.15.
+/// The protected-mode part is loaded at 1 MiB; a relocatable kernel then moves itself to its preferred address.
+/// </summary>
+internal static class BzImageLoader
+{
+    private const ulong Entry64Offset = 0x200;
+    private const uint RealModeHeapEnd = 0xe000;
+
+    public static EntryState Load(ImageView image, GuestRam ram, BootRequest request)
+    {
+        Header h = Header.Read(image);
+        BootProtocol p = request.Protocol != BootProtocol.Auto ? request.Protocol : h.Is64Bit ? BootProtocol.Linux64 : BootProtocol.Linux32;
+        if (p == BootProtocol.Linux64 && !h.Is64Bit)
+            throw BootException.BadImage($"{image.Name}: this kernel has no 64-bit entry");
+        CheckMemory(image, ram, h);
+        ReadOnlySpan<byte> code = image.Slice(h.SetupBytes, (ulong)image.Length - h.SetupBytes, "protected-mode kernel");
+        ram.Write(h.LoadAddress, code, "kernel");
+        BootTables.WriteCommandLine(ram, request.CommandLine, h.CommandLineMax + 1);
+        (ulong, uint) initrd = BootTables.PlaceInitrd(ram, request.Modules, h.RuntimeEnd, h.InitrdMax);
+        if (p == BootProtocol.Linux16)
+            return EnterRealMode(image, ram, h, initrd);
+        int headerEnd = Math.Min(0x202 + h.HeaderLength, image.Length);
+        BootParams.Write(ram, image.Bytes[BootParams.SetupHeader..headerEnd], request, initrd);
+        bool is64 = p == BootProtocol.Linux64;
+        BootTables.WriteGdt(ram, is64);
+        return new EntryState
+        {
+            Mode = is64 ? EntryMode.Long64 : EntryMode.Protected32,
+            Rip = h.LoadAddress + (is64 ? Entry64Offset : 0),
+            Rsp = MemoryLayout.BootStack,
+            Rsi = MemoryLayout.ZeroPage,
+            Cr3 = is64 ? BootTables.WriteIdentityMap(ram) : 0,
+            Protocol = $"bzImage {h.Version >> 8}.{h.Version & 0xff:d2}, {(is64 ? "64" : "32")}-bit entry",
+        };
+    }
+
+    /// <summary>Loads the setup part at 64 KiB and enters it at its second sector, as a boot loader of a PC would.</summary>
+    private static EntryState EnterRealMode(ImageView image, GuestRam ram, Header h, (ulong Address, uint Bytes) initrd)
+    {
+        const ulong Base = MemoryLayout.RealModeKernel;
+        const ushort Segment = (ushort)(Base >> 4);
+        if (h.SetupBytes > RealModeHeapEnd - 0x1000)
+            throw BootException.BadImage($"{image.Name}: setup part of {h.SetupBytes} bytes is too large for a real-mode entry");
+        ram.Clear(Base, 0x1_0000, "real-mode kernel");
+        ram.Write(Base, image.Slice(0, h.SetupBytes, "setup part"), "real-mode kernel");
+        Span<byte> s = ram.Span(Base, 0x1000, "real-mode kernel");
+        s[BootParams.TypeOfLoader] = BootParams.UnregisteredLoader;
+        s[BootParams.LoadFlags] |= BootParams.CanUseHeap;
+        BinaryPrimitives.WriteUInt16LittleEndian(s[BootParams.HeapEndPtr..], (ushort)(RealModeHeapEnd - 0x200));
+        BinaryPrimitives.WriteUInt16LittleEndian(s[BootParams.VidMode..], 0xffff); // "normal"
+        BinaryPrimitives.WriteUInt32LittleEndian(s[BootParams.CmdLinePtr..], (uint)MemoryLayout.CommandLine);
+        BinaryPrimitives.WriteUInt32LittleEndian(s[BootParams.RamdiskImage..], (uint)initrd.Address);
+        BinaryPrimitives.WriteUInt32LittleEndian(s[BootParams.RamdiskSize..], initrd.Bytes);
+        return new EntryState
+        {
+            Mode = EntryMode.Real16,
+            Rip = 0,
+            Rsp = RealModeHeapEnd,
+            Cs = Segment + 0x20,
+            Ds = Segment,
+            Protocol = $"bzImage {h.Version >> 8}.{h.Version & 0xff:d2}, 16-bit entry",
+            NeedsBios = true,
+        };
+    }
+
+    private static void CheckMemory(ImageView image, GuestRam ram, Header h)
+    {
+        ulong end = Math.Max(h.RuntimeEnd, h.LoadAddress + (ulong)image.Length - h.SetupBytes);
+        if (end > ram.LowRamEnd)
+            throw new BootException(ExitStatus.Resources, $"too little memory: {image.Name} needs {BootTables.MiB(end)} MiB to start; use --memory {BootTables.MiB(end) + 32}M or more");
+    }
+
+    /// <summary>The setup header's fields, validated.</summary>
+    private readonly record struct Header(ushort Version, ulong SetupBytes, int HeaderLength, bool Is64Bit, ulong LoadAddress, ulong RuntimeEnd, ulong InitrdMax, int CommandLineMax)
+    {
+        public static Header Read(ImageView image)
+        {
+            ushort version = image.U16(BootParams.Version, "setup header");
+            if (version < 0x200)
+                throw BootException.BadImage($"{image.Name}: boot protocol {version >> 8}.{version & 0xff:d2} is too old; 2.00 is the first with this header");
+            byte flags = image.U8(BootParams.LoadFlags, "setup header");
+            if ((flags & BootParams.LoadedHigh) == 0)
+                throw BootException.BadImage($"{image.Name}: a zImage that loads low (below 1 MiB) is not supported");
+            int sects = image.U8(BootParams.SetupSects, "setup header");
+            ulong setup = (ulong)((sects == 0 ? 4 : sects) + 1) * 512;
+            if (setup >= (ulong)image.Length)
+                throw BootException.BadImage($"{image.Name}: truncated bzImage: the setup part takes {setup} bytes, the file has {image.Length}");
+            int length = image.U8(BootParams.JumpLength, "setup header");
+            bool is64 = version >= 0x20c && (image.U16(BootParams.XLoadFlags, "setup header") & BootParams.Kernel64) != 0;
+            uint initrdMax = version >= 0x203 ? image.U32(BootParams.InitrdAddrMax, "setup header") : 0x37ff_ffff;
+            uint cmdline = version >= 0x206 ? image.U32(BootParams.CmdlineSize, "setup header") : 255;
+            CheckPayload(image, version, setup);
+            return new Header(version, setup, length, is64, MemoryLayout.OneMiB, End(image, version, setup), initrdMax == 0 ? 0x37ff_ffff : initrdMax, (int)Math.Min(cmdline, MemoryLayout.CommandLineMax - 1));
+        }
+
+        /// <summary>First byte that the kernel does not use before it knows the memory map.</summary>
+        private static ulong End(ImageView image, ushort version, ulong setup)
+        {
+            ulong loadedEnd = MemoryLayout.OneMiB + (ulong)image.Length - setup;
+            if (version < 0x20a)
+                return loadedEnd + (16 << 20);
+            ulong preferred = image.U64(BootParams.PrefAddress, "setup header"), size = image.U32(BootParams.InitSize, "setup header");
+            if (preferred > MemoryLayout.PciHole || size > MemoryLayout.PciHole)
+                throw BootException.BadImage($"{image.Name}: setup header asks for address 0x{preferred:x}, {size} bytes");
+            return Math.Max(loadedEnd, Math.Max(preferred, MemoryLayout.OneMiB) + size);
+        }
+
+        /// <summary>A file that ends before the compressed kernel does would fail late and obscurely.</summary>
+        private static void CheckPayload(ImageView image, ushort version, ulong setup)
+        {
+            if (version < 0x208)
+                return;
+            ulong offset = image.U32(BootParams.PayloadOffset, "setup header"), length = image.U32(BootParams.PayloadLength, "setup header");
+            if (!image.Has(setup + offset, length))
+                throw BootException.BadImage($"{image.Name}: truncated bzImage: the kernel ends at byte {setup + offset + length}, the file has {image.Length}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+using Ring3.Vmm.Memory;
+
+namespace Ring3.Vmm.Boot;
+
+/// <summary>What a kernel file is.</summary>
+public enum ImageKind { Unknown, BzImage, Elf, Multiboot, BootSector }
+
+/// <summary>Recognises kernel files by their content and dispatches to the loader.</summary>
+public static class KernelLoader
+{
+    /// <summary>Format of a file.</summary>
+    public static ImageKind Sniff(ReadOnlySpan<byte> image)
+    {
+        bool bootSector = image.Length >= 512 && image[510] == 0x55 && image[511] == 0xaa;
+        if (bootSector && image.Length > 0x206 && image[0x202..0x206].SequenceEqual("HdrS"u8))
+            return ImageKind.BzImage;
+        if (MultibootLoader.FindHeader(image) >= 0)
+            return ImageKind.Multiboot;
+        if (image.StartsWith(ElfImage.Magic))
+            return ImageKind.Elf;
+        return bootSector ? ImageKind.BootSector : ImageKind.Unknown;
+    }
+
+    /// <summary>
+    /// Loads a kernel into RAM, with its command line, RAM disk and memory map, and returns the entry state. Every defect of the image, and a machine too small for it, is a
+    /// <see cref="BootException"/>.
+    /// </summary>
+    /// <param name="image">The file's bytes.</param>
+    /// <param name="name">File name for messages.</param>
+    public static EntryState Load(ReadOnlySpan<byte> image, string name, GuestRam ram, BootRequest request)
+    {
+        var view = new ImageView(image, name);
+        ImageKind kind = Sniff(image);
+        BootProtocol p = request.Protocol;
+        return (kind, p) switch
+        {
+            (ImageKind.BzImage, BootProtocol.Auto or BootProtocol.Linux64 or BootProtocol.Linux32 or BootProtocol.Linux16) => BzImageLoader.Load(view, ram, request),
+            (ImageKind.Multiboot, BootProtocol.Auto or BootProtocol.Multiboot) => MultibootLoader.Load(view, ram, request),
+            (ImageKind.Elf or ImageKind.Multiboot, BootProtocol.Auto or BootProtocol.Pvh or BootProtocol.Linux64) when image.StartsWith(ElfImage.Magic) => ElfLoader.Load(view, ram, request),
+            (ImageKind.BootSector or ImageKind.BzImage, BootProtocol.Auto or BootProtocol.BootSector) => BootSectorLoader.Load(view, ram),
+            (ImageKind.Unknown, _) => throw BootException.BadImage(image.Length == 0 ? $"{name}: the file is empty" : $"{name}: not a kernel: neither bzImage, ELF, Multiboot nor boot sector ({Describe(image)})"),
+            _ => throw BootException.BadImage($"{name}: a {kind switch { ImageKind.BzImage => "bzImage", ImageKind.Elf => "ELF image", ImageKind.Multiboot => "Multiboot image", _ => "boot sector" }} cannot be entered by protocol {p.ToString().ToLowerInvariant()}"),
+        };
+    }
+
+    /// <summary>What an unknown file looks like, to help the user.</summary>
+    private static string Describe(ReadOnlySpan<byte> image) => image switch
+    {
+        [0x1f, 0x8b, ..] => "it is gzip data: gunzip it",
+        [0xfd, (byte)'7', (byte)'z', (byte)'X', (byte)'Z', ..] => "it is xz data: unxz it",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "it is zstd data: unzstd it",
+        [(byte)'M', (byte)'Z', ..] => "it is an EFI or DOS program",
+        [(byte)'0', (byte)'7', (byte)'0', (byte)'7', ..] => "it is a cpio archive: pass it with --initrd",
+        [(byte)'!', (byte)'<', (byte)'a', (byte)'r', (byte)'c', (byte)'h', ..] => "it is a Debian package or library: extract it",
+        _ => $"starts with {Convert.ToHexString(image[..Math.Min(4, image.Length)]).ToLowerInvariant()}",
+    };
+}

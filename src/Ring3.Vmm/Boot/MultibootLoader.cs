@@ -1,0 +1,131 @@
+using System.Buffers.Binary;
+using System.Text;
+using Ring3.Vmm.Memory;
+
+namespace Ring3.Vmm.Boot;
+
+/// <summary>Multiboot 1 kernels: ELF, or any file with load addresses in its header. SPEC: Multiboot Specification 0.6.96.</summary>
+internal static class MultibootLoader
+{
+    private const uint HeaderMagic = 0x1bad_b002, LoaderMagic = 0x2bad_b002;
+    private const uint WantPageAlign = 1, WantMemory = 2, WantVideo = 4, HasAddresses = 1 << 16;
+    private const int SearchBytes = 8192;
+    private const uint InfoMemory = 1, InfoCommandLine = 4, InfoModules = 8, InfoMap = 64, InfoLoaderName = 512;
+
+    /// <summary>Offset of a valid header in the first 8 KiB, or -1.</summary>
+    public static int FindHeader(ReadOnlySpan<byte> image)
+    {
+        ReadOnlySpan<byte> head = image[..Math.Min(image.Length, SearchBytes)];
+        for (int at = 0; at + 12 <= head.Length; at += 4)
+        {
+            uint magic = BinaryPrimitives.ReadUInt32LittleEndian(head[at..]);
+            if (magic == HeaderMagic && magic + BinaryPrimitives.ReadUInt32LittleEndian(head[(at + 4)..]) + BinaryPrimitives.ReadUInt32LittleEndian(head[(at + 8)..]) == 0)
+                return at;
+        }
+        return -1;
+    }
+
+    public static EntryState Load(ImageView image, GuestRam ram, BootRequest request)
+    {
+        int header = FindHeader(image.Bytes);
+        uint flags = image.U32((ulong)header + 4, "Multiboot header");
+        if ((flags & 0xffff & ~(WantPageAlign | WantMemory | WantVideo)) != 0)
+            throw BootException.BadImage($"{image.Name}: Multiboot header requires features 0x{flags & 0xffff:x} that are not offered");
+        (uint entry, ulong end) = (flags & HasAddresses) != 0 ? LoadByAddresses(image, ram, header) : LoadElf(image, ram);
+        BootTables.WriteCommandLine(ram, Path.GetFileName(image.Name) + (request.CommandLine.Length == 0 ? "" : " " + request.CommandLine), MemoryLayout.CommandLineMax);
+        WriteInfo(ram, request, end + 0xfff & ~0xfffUL);
+        BootTables.WriteGdt(ram, longMode: false);
+        return new EntryState { Mode = EntryMode.Protected32, Rip = entry, Rax = LoaderMagic, Rbx = MemoryLayout.MultibootInfo, Protocol = "Multiboot 1" };
+    }
+
+    /// <summary>The "a.out kludge": header_addr, load_addr, load_end_addr, bss_end_addr, entry_addr follow the header's checksum.</summary>
+    private static (uint Entry, ulong End) LoadByAddresses(ImageView image, GuestRam ram, int header)
+    {
+        const string Part = "Multiboot header";
+        ulong h = (ulong)header;
+        uint headerAddr = image.U32(h + 12, Part), load = image.U32(h + 16, Part), loadEnd = image.U32(h + 20, Part), bssEnd = image.U32(h + 24, Part), entry = image.U32(h + 28, Part);
+        if (load > headerAddr || headerAddr - load > h)
+            throw BootException.BadImage($"{image.Name}: Multiboot load address 0x{load:x} does not match header address 0x{headerAddr:x}");
+        ulong offset = h - (headerAddr - load);
+        ulong bytes = loadEnd != 0 ? loadEnd - (ulong)load : (ulong)image.Length - offset;
+        if (loadEnd != 0 && loadEnd < load || bssEnd != 0 && bssEnd < load + bytes)
+            throw BootException.BadImage($"{image.Name}: Multiboot addresses are not in order (load 0x{load:x}, end 0x{loadEnd:x}, bss end 0x{bssEnd:x})");
+        ulong end = Math.Max(load + bytes, bssEnd);
+        CheckPlace(image, ram, load, end);
+        ram.Write(load, image.Slice(offset, bytes, "Multiboot load area"), "kernel");
+        ram.Clear(load + bytes, end - (load + bytes), "kernel");
+        return (entry, end);
+    }
+
+    private static (uint Entry, ulong End) LoadElf(ImageView image, GuestRam ram)
+    {
+        if (!image.Bytes.StartsWith(ElfImage.Magic))
+            throw BootException.BadImage($"{image.Name}: Multiboot header without load addresses in a file that is not ELF");
+        ElfImage elf = ElfImage.Parse(image);
+        foreach (ElfSegment s in elf.Segments)
+            CheckPlace(image, ram, s.PhysicalAddress, s.PhysicalAddress + s.MemoryBytes);
+        if (elf.Entry > uint.MaxValue)
+            throw BootException.BadImage($"{image.Name}: Multiboot entry 0x{elf.Entry:x} is above 4 GiB");
+        return ((uint)elf.Entry, ElfLoader.LoadSegments(image, elf, ram, MemoryLayout.OneMiB));
+    }
+
+    private static void CheckPlace(ImageView image, GuestRam ram, ulong start, ulong end)
+    {
+        if (start < MemoryLayout.OneMiB)
+            throw BootException.BadImage($"{image.Name}: Multiboot image loads at 0x{start:x}, below 1 MiB");
+        if (!ram.Contains(start, end - start))
+            throw new BootException(ExitStatus.Resources, $"too little memory: {image.Name} loads at 0x{start:x} to 0x{end:x}, and RAM is {ram.Bytes >> 20} MiB");
+    }
+
+    /// <summary>Boot information at MultibootInfo: structure, memory map, module list and strings, in that order.</summary>
+    private static void WriteInfo(GuestRam ram, BootRequest request, ulong floor)
+    {
+        const uint Info = (uint)MemoryLayout.MultibootInfo, Map = Info + 0x80, Mods = Info + 0x200, Strings = Info + 0x400;
+        const int Room = 0x6000, MaxModules = 32;
+        ram.Clear(Info, Room, "Multiboot information");
+        Span<byte> i = ram.Span(Info, Room, "Multiboot information");
+        E820Entry[] map = E820.Build(ram);
+        if (request.Modules.Count > MaxModules)
+            throw new BootException(ExitStatus.Usage, $"too many modules: {request.Modules.Count}, at most {MaxModules}");
+        void Put(uint at, ulong value) => BinaryPrimitives.WriteUInt32LittleEndian(ram.Span(at, 4, "Multiboot information"), (uint)value);
+        Put(Info, InfoMemory | InfoCommandLine | InfoMap | InfoLoaderName | (request.Modules.Count == 0 ? 0 : InfoModules));
+        Put(Info + 4, MemoryLayout.LowEnd >> 10);
+        Put(Info + 8, (ram.LowRamEnd - Math.Min(ram.LowRamEnd, MemoryLayout.OneMiB)) >> 10);
+        Put(Info + 16, MemoryLayout.CommandLine);
+        Put(Info + 20, (uint)request.Modules.Count);
+        Put(Info + 24, Mods);
+        Put(Info + 44, 24 * (uint)map.Length);
+        Put(Info + 48, Map);
+        for (int n = 0; n < map.Length; n++)
+        {
+            Span<byte> e = i[(int)(Map - Info + 24 * (uint)n)..];
+            BinaryPrimitives.WriteUInt32LittleEndian(e, 20);
+            BinaryPrimitives.WriteUInt64LittleEndian(e[4..], map[n].Start);
+            BinaryPrimitives.WriteUInt64LittleEndian(e[12..], map[n].Bytes);
+            BinaryPrimitives.WriteUInt32LittleEndian(e[20..], (uint)map[n].Kind);
+        }
+        uint text = Strings;
+        uint PutString(string s)
+        {
+            byte[] b = Encoding.UTF8.GetBytes(s + "\0");
+            if (text + b.Length > Info + Room)
+                throw new BootException(ExitStatus.Usage, "module strings are too long");
+            ram.Write(text, b, "Multiboot information");
+            uint at = text;
+            text += (uint)b.Length;
+            return at;
+        }
+        Put(Info + 64, PutString("ring3"));
+        ulong place = floor;
+        for (int n = 0; n < request.Modules.Count; n++)
+        {
+            BootModule m = request.Modules[n];
+            uint at = Mods + 16 * (uint)n;
+            ram.Write(place, m.Data.Span, $"module {m.Name}");
+            Put(at, place);
+            Put(at + 4, place + (ulong)m.Data.Length);
+            Put(at + 8, PutString(m.Name));
+            place = place + (ulong)m.Data.Length + 0xfff & ~0xfffUL;
+        }
+    }
+}
