@@ -1,0 +1,34 @@
+namespace Ring3.Irqchip.Timers;
+
+/// <summary>One-shot timers on CLOCK_MONOTONIC nanoseconds.</summary>
+public interface ITimerService
+{
+    /// <summary>CLOCK_MONOTONIC now, in nanoseconds.</summary>
+    long NowNs { get; }
+
+    /// <summary>Arms or re-arms <paramref name="timer"/> for the absolute time <paramref name="deadlineNs"/>; a time that has passed fires as soon as possible. Allocates nothing.</summary>
+    void Arm(HostTimer timer, long deadlineNs);
+
+    /// <summary>Disarms. A callback that has already started is not waited for: the callee must check its own state.</summary>
+    void Cancel(HostTimer timer);
+}
+
+/// <summary>Receives expirations. Runs on the timer service's thread with none of its locks held; must not block.</summary>
+public interface ITimerCallback
+{
+    /// <summary>
+    /// The timer's deadline has passed. May be late, and may be spurious when it races with <see cref="ITimerService.Arm"/> or <see cref="ITimerService.Cancel"/> on another
+    /// thread, so the callee compares <paramref name="nowNs"/> with its own deadline under its own lock.
+    /// </summary>
+    void TimerExpired(HostTimer timer, long nowNs);
+}
+
+/// <summary>A timer that its owner creates once and arms many times.</summary>
+public sealed class HostTimer(ITimerCallback callback)
+{
+    internal readonly ITimerCallback Callback = callback;
+    internal long DeadlineNs;
+
+    /// <summary>Position in the service's heap, or -1. Protected by the service's lock.</summary>
+    internal int HeapIndex = -1;
+}
