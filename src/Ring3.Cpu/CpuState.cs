@@ -100,6 +100,14 @@ public unsafe struct CpuState
     public byte NmiBlocked;
     public byte InSmm;
     public byte Halted;
+    /// <summary>DR6 bits (B0-B3, BS, BT) of traps that the running instruction has met; delivered when it retires. Maintained only while <see cref="StepMode"/> is not 0.</summary>
+    public ushort PendingDebug;
+    /// <summary>Not 0: the loop runs one instruction at a time and calls the debug hooks around it. See StepReason.</summary>
+    public byte StepMode;
+    /// <summary>Software events: length of the instruction, added to RIP when the event is delivered.</summary>
+    public byte PendingLength;
+    /// <summary>The pending #GP(0) is for a non-canonical address (PendingAddress): it is #SS(0) when the operand's segment is SS or the access was to the stack.</summary>
+    public byte PendingNonCanonical;
 
     // Virtualisation controls, set by the hypervisor before Enter.
     /// <summary>Host address of the top (level 4) nested page table; 0 when guest-physical access is not possible at all.</summary>

@@ -1,0 +1,90 @@
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Why the loop runs one instruction at a time.</summary>
+[Flags]
+internal enum StepReason : byte { None = 0, TrapFlag = 1, HostStep = 2, Breakpoints = 4, ResumeFlag = 8 }
+
+/// <summary>Breakpoints of DR0-DR3. SPEC: SDM volume 3, "Debug Registers".</summary>
+public sealed unsafe partial class LogicalProcessor
+{
+    /// <summary>Enabled breakpoints by number.</summary>
+    private int _dataBreakpoints, _codeBreakpoints;
+
+    private const int TypeExecute = 0, TypeWrite = 1, TypeIo = 2;
+
+    private static ulong DebugAddress(CpuState* c, int n) => (&c->Dr0)[n];
+    private static int BreakpointType(CpuState* c, int n) => (int)(c->Dr7 >> (16 + 4 * n)) & 3;
+    private static ulong BreakpointLength(CpuState* c, int n) => ((c->Dr7 >> (18 + 4 * n)) & 3) switch { 0 => 1UL, 1 => 2UL, 2 => 8UL, _ => 4UL };
+
+    /// <summary>Call after DR0-DR7, RFLAGS.TF, RFLAGS.RF or HostSingleStep changed.</summary>
+    internal void UpdateStepMode(CpuState* c)
+    {
+        StepReason reason = 0;
+        if ((c->Rflags & Rflags.TF) != 0)
+            reason |= StepReason.TrapFlag;
+        if (c->HostSingleStep != 0)
+            reason |= StepReason.HostStep;
+        if ((_dataBreakpoints | _codeBreakpoints) != 0)
+            reason |= StepReason.Breakpoints | ((c->Rflags & Rflags.RF) != 0 ? StepReason.ResumeFlag : 0);
+        c->StepMode = (byte)reason;
+    }
+
+    /// <summary>Call after DR0-DR3 or DR7 changed.</summary>
+    internal void DebugRegistersChanged(CpuState* c)
+    {
+        int data = 0, code = 0;
+        for (int n = 0; n < 4; n++)
+        {
+            if ((c->Dr7 >> (2 * n) & 3) == 0)
+                continue;
+            int type = BreakpointType(c, n);
+            if (type == TypeExecute)
+                code |= 1 << n;
+            else if (type != TypeIo)
+                data |= 1 << n;
+        }
+        if (data != 0 || _dataBreakpoints != 0)
+        {
+            Tlb.DropContexts(); // Pages with data breakpoints are kept out of level 1.
+            UpdateContext(c);
+        }
+        _dataBreakpoints = data;
+        _codeBreakpoints = code;
+        UpdateStepMode(c);
+    }
+
+    private bool HasDataBreakpoint(CpuState* c, ulong page)
+    {
+        for (int n = 0; _dataBreakpoints >> n != 0; n++)
+            if ((_dataBreakpoints >> n & 1) != 0 && (DebugAddress(c, n) & ~0xfffUL) == page)
+                return true;
+        return false;
+    }
+
+    /// <summary>Notes the data breakpoints that an access hits and passes its pointer on.</summary>
+    private byte* Observed(CpuState* c, ulong linear, int size, bool write, byte* result)
+    {
+        for (int n = 0; _dataBreakpoints >> n != 0; n++)
+        {
+            if ((_dataBreakpoints >> n & 1) == 0 || (BreakpointType(c, n) == TypeWrite && !write))
+                continue;
+            ulong length = BreakpointLength(c, n);
+            ulong start = DebugAddress(c, n) & ~(length - 1);
+            if (linear < start + length && start < linear + (ulong)size)
+                c->PendingDebug |= (ushort)(1 << n);
+        }
+        return result;
+    }
+
+    /// <summary>DR6 bits B0-B3 of the enabled instruction breakpoints at <paramref name="linear"/>.</summary>
+    private int CodeBreakpointsAt(CpuState* c, ulong linear)
+    {
+        int hits = 0;
+        for (int n = 0; _codeBreakpoints >> n != 0; n++)
+            if ((_codeBreakpoints >> n & 1) != 0 && DebugAddress(c, n) == linear)
+                hits |= 1 << n;
+        return hits;
+    }
+}

@@ -1,0 +1,187 @@
+using System.Runtime.CompilerServices;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// Memory access by linear address: the inline level-1 hit, and the calls for everything else.
+/// A null pointer or <c>false</c> means that an exception or an exit is pending: return <see cref="OpResult.Fault"/>.
+/// </summary>
+/// <remarks>SAFETY: a pointer that comes out of a TLB hit or a walk lies in host memory that the nested tables map; it is valid until the processor leaves the guest.</remarks>
+public sealed unsafe partial class LogicalProcessor
+{
+    internal readonly Tlb Tlb = new();
+    /// <summary>Level-1 TLB, <see cref="Tlb.Level1Entries"/> entries.</summary>
+    internal TlbEntry* Level1;
+
+    /// <summary>Host pointer for a read of <paramref name="size"/> bytes (1..64).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal byte* ReadPtr(CpuState* c, ulong linear, int size)
+    {
+        TlbEntry* e = Level1 + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagRead)
+            return (byte*)(linear + (ulong)e->Addend);
+        return ReadPtrSlow(c, linear, size, ExplicitAccess(c));
+    }
+
+    /// <summary>Host pointer for a write of all <paramref name="size"/> bytes (1..64). Its old content is not valid; finish with <see cref="EndWrite"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal byte* WritePtr(CpuState* c, ulong linear, int size)
+    {
+        TlbEntry* e = Level1 + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite)
+            return (byte*)(linear + (ulong)e->Addend);
+        return WritePtrSlow(c, linear, size, ExplicitAccess(c), false);
+    }
+
+    /// <summary>Host pointer for a read-modify-write or a partial write within <paramref name="size"/> bytes (1..64): the old content is valid. Finish with <see cref="EndWrite"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal byte* ModifyPtr(CpuState* c, ulong linear, int size)
+    {
+        TlbEntry* e = Level1 + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite)
+            return (byte*)(linear + (ulong)e->Addend);
+        return WritePtrSlow(c, linear, size, ExplicitAccess(c), true);
+    }
+
+    /// <summary>Completes a write through <see cref="WritePtr"/> or <see cref="ModifyPtr"/>: commits a bounce buffer, drops decoded code that was overwritten. Fault only when an MMIO write leaves.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal OpResult EndWrite(CpuState* c, byte* ptr, ulong linear, int size)
+    {
+        TlbEntry* e = Level1 + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite && (*e->CodeBits >> (int)((linear >> 6) & 63) & 1) == 0)
+            return OpResult.Next;
+        return EndWriteSlow(c, ptr, linear, size);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static AccessKind ExplicitAccess(CpuState* c) => c->Cpl == 3 ? AccessKind.User : 0;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Load8(CpuState* c, ulong linear, out byte value)
+    {
+        byte* p = ReadPtr(c, linear, 1);
+        value = p != null ? Volatile.Read(ref *p) : (byte)0;
+        return p != null;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Load16(CpuState* c, ulong linear, out ushort value)
+    {
+        byte* p = ReadPtr(c, linear, 2);
+        value = p != null ? Volatile.Read(ref *(ushort*)p) : (ushort)0;
+        return p != null;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Load32(CpuState* c, ulong linear, out uint value)
+    {
+        byte* p = ReadPtr(c, linear, 4);
+        value = p != null ? Volatile.Read(ref *(uint*)p) : 0;
+        return p != null;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Load64(CpuState* c, ulong linear, out ulong value)
+    {
+        byte* p = ReadPtr(c, linear, 8);
+        value = p != null ? Volatile.Read(ref *(ulong*)p) : 0;
+        return p != null;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Store8(CpuState* c, ulong linear, byte value)
+    {
+        byte* p = WritePtr(c, linear, 1);
+        if (p == null)
+            return false;
+        Volatile.Write(ref *p, value);
+        return EndWrite(c, p, linear, 1) == OpResult.Next;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Store16(CpuState* c, ulong linear, ushort value)
+    {
+        byte* p = WritePtr(c, linear, 2);
+        if (p == null)
+            return false;
+        Volatile.Write(ref *(ushort*)p, value);
+        return EndWrite(c, p, linear, 2) == OpResult.Next;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Store32(CpuState* c, ulong linear, uint value)
+    {
+        byte* p = WritePtr(c, linear, 4);
+        if (p == null)
+            return false;
+        Volatile.Write(ref *(uint*)p, value);
+        return EndWrite(c, p, linear, 4) == OpResult.Next;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal bool Store64(CpuState* c, ulong linear, ulong value)
+    {
+        byte* p = WritePtr(c, linear, 8);
+        if (p == null)
+            return false;
+        Volatile.Write(ref *(ulong*)p, value);
+        return EndWrite(c, p, linear, 8) == OpResult.Next;
+    }
+
+    /// <summary>Reads 1, 2, 4 or 8 bytes with supervisor privilege whatever the CPL: descriptor tables, TSS, IDT.</summary>
+    internal bool LoadSystem(CpuState* c, ulong linear, int size, out ulong value)
+    {
+        value = 0;
+        byte* p = ReadPtrSlow(c, linear, size, ImplicitAccess);
+        if (p == null)
+            return false;
+        value = size switch
+        {
+            1 => Volatile.Read(ref *p),
+            2 => Volatile.Read(ref *(ushort*)p),
+            4 => Volatile.Read(ref *(uint*)p),
+            _ => Volatile.Read(ref *(ulong*)p),
+        };
+        return true;
+    }
+
+    /// <summary>Writes 1, 2, 4 or 8 bytes with supervisor privilege whatever the CPL.</summary>
+    internal bool StoreSystem(CpuState* c, ulong linear, int size, ulong value)
+    {
+        byte* p = WritePtrSlow(c, linear, size, ImplicitAccess, false);
+        if (p == null)
+            return false;
+        StoreSized(p, size, value);
+        return EndWriteSlow(c, p, linear, size) == OpResult.Next;
+    }
+
+    private static void StoreSized(byte* p, int size, ulong value)
+    {
+        switch (size)
+        {
+            case 1: Volatile.Write(ref *p, (byte)value); break;
+            case 2: Volatile.Write(ref *(ushort*)p, (ushort)value); break;
+            case 4: Volatile.Write(ref *(uint*)p, (uint)value); break;
+            default: Volatile.Write(ref *(ulong*)p, value); break;
+        }
+    }
+
+    internal bool LoadSystem16(CpuState* c, ulong linear, out ushort value)
+    {
+        bool ok = LoadSystem(c, linear, 2, out ulong v);
+        value = (ushort)v;
+        return ok;
+    }
+
+    internal bool LoadSystem32(CpuState* c, ulong linear, out uint value)
+    {
+        bool ok = LoadSystem(c, linear, 4, out ulong v);
+        value = (uint)v;
+        return ok;
+    }
+
+    internal bool LoadSystem64(CpuState* c, ulong linear, out ulong value) => LoadSystem(c, linear, 8, out value);
+    internal bool StoreSystem16(CpuState* c, ulong linear, ushort value) => StoreSystem(c, linear, 2, value);
+    internal bool StoreSystem32(CpuState* c, ulong linear, uint value) => StoreSystem(c, linear, 4, value);
+    internal bool StoreSystem64(CpuState* c, ulong linear, ulong value) => StoreSystem(c, linear, 8, value);
+}

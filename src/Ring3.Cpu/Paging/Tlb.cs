@@ -1,0 +1,329 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// Entry of the level-1 TLB, 32 bytes. An access of <c>size</c> bytes at <c>lin</c> hits when
+/// <c>(((lin + size - 1) &amp; ~0xfff) | c-&gt;TlbContext) == Tag</c>; an access that crosses a page never hits.
+/// </summary>
+[StructLayout(LayoutKind.Sequential, Size = 32)]
+public unsafe struct TlbEntry
+{
+    /// <summary>Page | context for data reads (fetches in the fetch array); <see cref="Tlb.Invalid"/> when reads miss.</summary>
+    public ulong TagRead;
+    /// <summary>Page | context for writes; <see cref="Tlb.Invalid"/> until both dimensions are writable and dirty.</summary>
+    public ulong TagWrite;
+    /// <summary>Host address = linear address + Addend.</summary>
+    public long Addend;
+    /// <summary>Code bitmap of the host page: bit n is set when the 64-byte granule n holds decoded code.</summary>
+    public ulong* CodeBits;
+}
+
+/// <summary>
+/// Level-1 TLB and the allocation of its 12-bit context numbers.
+/// A context stands for (ASID, PCID, privilege class) since the last flush that covered it. Flushing an ASID, a PCID or everything allocates new numbers instead of
+/// clearing entries; entries of a dropped number can never hit again until the numbers run out, and then everything is cleared.
+/// </summary>
+/// <remarks>SAFETY: the arrays are unmanaged, owned by this object for its lifetime, and indexed with masks. Owner thread only.</remarks>
+internal sealed unsafe class Tlb
+{
+    public const int Level1Entries = 1024, FetchEntries = 256;
+    public const ulong Invalid = ulong.MaxValue;
+
+    /// <summary>Numbers 1..LastContext are handed out. 0 is "none"; 0xfff would make a tag equal to <see cref="Invalid"/>.</summary>
+    private const ushort LastContext = 0xffe;
+    private const int SpaceSlots = 64;
+
+    /// <summary>Data translations, indexed by linear page.</summary>
+    public readonly TlbEntry* Level1;
+    /// <summary>Instruction translations, indexed by linear page; only TagRead and Addend are used.</summary>
+    public readonly TlbEntry* Fetch;
+    public readonly TlbLevel2 Level2 = new();
+    public readonly NestedTlb Nested = new();
+
+    /// <summary>Translations of one (ASID, PCID): its level-2 tag and its level-1 context numbers by <see cref="PrivilegeClass"/>.</summary>
+    private struct Space
+    {
+        public uint Asid, Pcid;
+        /// <summary>Level-2 tag of the non-global translations; 0 = slot unused.</summary>
+        public uint Id;
+        public fixed ushort Contexts[(int)PrivilegeClass.Count];
+    }
+
+    private readonly Space* _spaces;
+    private readonly AsidTags* _asids;
+    private ushort _nextContext = 1;
+    private uint _nextId = 1;
+    private Space* _current;
+    private AsidTags* _currentAsid;
+
+    /// <summary>Level-2 tags of what an ASID shares among its PCIDs.</summary>
+    private struct AsidTags { public uint Asid, GlobalId, NestedId; }
+    private const int AsidSlots = 16;
+
+    /// <summary>Changes whenever a cached fetch translation may have gone without its context number changing: drop everything keyed by (rip, context).</summary>
+    public uint FetchGeneration;
+
+    // Linear pages that were executed (hashed), and 2 MiB / 1 GiB regions that are mapped by large pages but cached in 4 KiB pieces (hashed).
+    private readonly ulong* _executed;
+    private readonly ulong* _large2M;
+    private readonly ulong* _large1G;
+    private const int FilterWords = 64, FilterBits = FilterWords * 64;
+
+    // Statistics.
+    public ulong Misses, Walks, NestedWalks, Flushes;
+
+    public Tlb()
+    {
+        const int filters = 3 * FilterWords * 8;
+        nuint bytes = (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + filters + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
+        byte* at = HostMemory.Map(bytes);
+        Level1 = (TlbEntry*)at;
+        Fetch = Level1 + Level1Entries;
+        _executed = (ulong*)(Fetch + FetchEntries);
+        _large2M = _executed + FilterWords;
+        _large1G = _large2M + FilterWords;
+        _spaces = (Space*)(_large1G + FilterWords);
+        _asids = (AsidTags*)(_spaces + SpaceSlots);
+        _current = _spaces;
+        _currentAsid = _asids;
+        ClearLevel1();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static int Index(ulong linear) => (int)(linear >> 12) & (Level1Entries - 1);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static int FetchIndex(ulong linear) => (int)(linear >> 12) & (FetchEntries - 1);
+
+    /// <summary>Level-2 tag of the current PCID's own translations.</summary>
+    public uint SpaceId => _current->Id;
+    /// <summary>Level-2 tag of the current ASID's global translations.</summary>
+    public uint GlobalId => _currentAsid->GlobalId;
+    /// <summary>Tag of the current ASID's guest-physical translations.</summary>
+    public uint NestedId => _currentAsid->NestedId;
+
+    /// <summary>Makes (asid, pcid) current.</summary>
+    public void Select(uint asid, uint pcid)
+    {
+        if (_current->Id != 0 && _current->Asid == asid && _current->Pcid == pcid)
+            return;
+        AsidTags* tags = _asids + (asid & (AsidSlots - 1));
+        if (tags->GlobalId == 0 || tags->Asid != asid)
+        {
+            if (tags->GlobalId != 0)
+                DropSpaces(tags->Asid);
+            *tags = new AsidTags { Asid = asid, GlobalId = NextId(), NestedId = NextId() };
+        }
+        _currentAsid = tags;
+        Space* space = SlotOf(asid, pcid);
+        if (space->Id == 0 || space->Asid != asid || space->Pcid != pcid)
+            *space = new Space { Asid = asid, Pcid = pcid, Id = NextId() };
+        _current = space;
+    }
+
+    /// <summary>Context number of the current space for one privilege class.</summary>
+    public ushort Context(PrivilegeClass privilege)
+    {
+        ushort context = _current->Contexts[(int)privilege];
+        return context != 0 ? context : AllocateContext(privilege);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private ushort AllocateContext(PrivilegeClass privilege)
+    {
+        if (_nextContext > LastContext)
+        {
+            ClearLevel1();
+            DropContexts();
+            _nextContext = 1;
+            FetchGeneration++;
+        }
+        return _current->Contexts[(int)privilege] = _nextContext++;
+    }
+
+    /// <summary>Drops the current PCID's translations except the global ones (MOV CR3).</summary>
+    public void FlushCurrentPcid()
+    {
+        Flushes++;
+        Renew(_current);
+    }
+
+    /// <summary>Drops the translations of a PCID of the current ASID except the global ones (INVPCID type 1).</summary>
+    public void FlushPcid(uint pcid)
+    {
+        Flushes++;
+        Space* space = SlotOf(_currentAsid->Asid, pcid);
+        if (space->Id != 0 && space->Asid == _currentAsid->Asid && space->Pcid == pcid)
+            Renew(space);
+    }
+
+    /// <summary>Drops every linear translation of the current ASID, of all PCIDs (INVPCID types 2 and 3, changes of CR0, CR4 and EFER).</summary>
+    public void FlushAllPcids(bool global)
+    {
+        Flushes++;
+        for (int i = 0; i < SpaceSlots; i++)
+            if (_spaces[i].Id != 0 && _spaces[i].Asid == _currentAsid->Asid)
+                Renew(_spaces + i);
+        if (global)
+            _currentAsid->GlobalId = NextId();
+    }
+
+    /// <summary>Makes level 1 forget everything, keeping level 2: permissions are to be evaluated anew.</summary>
+    public void DropContexts()
+    {
+        for (int i = 0; i < SpaceSlots; i++)
+            ClearContexts(_spaces + i);
+    }
+
+    /// <summary>Drops all translations of an ASID, linear and guest-physical.</summary>
+    public void FlushAsid(uint asid)
+    {
+        Flushes++;
+        DropSpaces(asid);
+        AsidTags* tags = _asids + (asid & (AsidSlots - 1));
+        if (tags->GlobalId != 0 && tags->Asid == asid)
+        {
+            tags->GlobalId = NextId();
+            tags->NestedId = NextId();
+        }
+    }
+
+    /// <summary>Drops everything.</summary>
+    public void FlushAll()
+    {
+        Flushes++;
+        for (int i = 0; i < SpaceSlots; i++)
+            if (_spaces[i].Id != 0)
+                Renew(_spaces + i);
+        for (int i = 0; i < AsidSlots; i++)
+            if (_asids[i].GlobalId != 0)
+            {
+                _asids[i].GlobalId = NextId();
+                _asids[i].NestedId = NextId();
+            }
+        new Span<ulong>(_executed, 3 * FilterWords).Clear();
+        FetchGeneration++;
+    }
+
+    /// <summary>Drops the translations of the page that holds <paramref name="linear"/>, of any size, in every context (INVLPG).</summary>
+    public void FlushPage(ulong linear)
+    {
+        Flushes++;
+        if (Test(_large1G, linear >> 30))
+            FlushRange(linear & ~((1UL << 30) - 1), 1UL << 30);
+        else if (Test(_large2M, linear >> 21))
+            FlushRange(linear & ~((1UL << 22) - 1), 1UL << 22);
+        else
+        {
+            ulong page = linear & ~0xfffUL;
+            DropEntry(Level1 + Index(linear), page);
+            DropEntry(Fetch + FetchIndex(linear), page);
+            Level2.FlushPage(linear >> 12);
+            Level2.ClearStructures();
+            if (Test(_executed, linear >> 12))
+                FetchGeneration++;
+        }
+    }
+
+    /// <summary>Remembers that a page was executed through a cached translation.</summary>
+    public void MarkExecuted(ulong linear) => Set(_executed, linear >> 12);
+
+    /// <summary>Remembers that <paramref name="linear"/> lies in a page of 2 or 4 MiB (<paramref name="shift"/> 21 or 22) or 1 GiB (30).</summary>
+    public void MarkLarge(ulong linear, int shift)
+    {
+        if (shift == 30)
+            Set(_large1G, linear >> 30);
+        else
+        {
+            Set(_large2M, linear >> 21);
+            if (shift == 22)
+                Set(_large2M, (linear >> 21) ^ 1);
+        }
+    }
+
+    private void FlushRange(ulong start, ulong size)
+    {
+        for (int i = 0; i < Level1Entries + FetchEntries; i++)
+        {
+            TlbEntry* e = Level1 + i;
+            if ((e->TagRead & ~0xfffUL) - start < size || (e->TagWrite & ~0xfffUL) - start < size)
+                e->TagRead = e->TagWrite = Invalid;
+        }
+        Level2.FlushRange(start >> 12, size >> 12);
+        FetchGeneration++;
+    }
+
+    private static void DropEntry(TlbEntry* e, ulong page)
+    {
+        if ((e->TagRead & ~0xfffUL) == page || (e->TagWrite & ~0xfffUL) == page)
+            e->TagRead = e->TagWrite = Invalid;
+    }
+
+    private void ClearLevel1()
+    {
+        for (int i = 0; i < Level1Entries + FetchEntries; i++)
+            Level1[i].TagRead = Level1[i].TagWrite = Invalid;
+    }
+
+    private void DropSpaces(uint asid)
+    {
+        for (int i = 0; i < SpaceSlots; i++)
+            if (_spaces[i].Id != 0 && _spaces[i].Asid == asid)
+                Renew(_spaces + i);
+    }
+
+    private void Renew(Space* space)
+    {
+        space->Id = NextId();
+        ClearContexts(space);
+    }
+
+    private static void ClearContexts(Space* space)
+    {
+        for (int i = 0; i < (int)PrivilegeClass.Count; i++)
+            space->Contexts[i] = 0;
+    }
+
+    private Space* SlotOf(uint asid, uint pcid) => _spaces + ((asid * 7 + pcid) & (SpaceSlots - 1));
+
+    private uint NextId()
+    {
+        if (++_nextId == 0)
+        {
+            // 2^32 flushes: tags are about to be reused, so nothing cached may survive.
+            Level2.Clear();
+            Nested.Clear();
+            _nextId = 1;
+        }
+        return _nextId;
+    }
+
+    private static void Set(ulong* filter, ulong number)
+    {
+        uint bit = (uint)(number ^ (number >> 12)) & (FilterBits - 1);
+        filter[bit >> 6] |= 1UL << (int)(bit & 63);
+    }
+
+    private static bool Test(ulong* filter, ulong number)
+    {
+        uint bit = (uint)(number ^ (number >> 12)) & (FilterBits - 1);
+        return (filter[bit >> 6] >> (int)(bit & 63) & 1) != 0;
+    }
+}
+
+/// <summary>What a level-1 context says about the privilege of its accesses.</summary>
+internal enum PrivilegeClass
+{
+    /// <summary>CPL 3.</summary>
+    User,
+    /// <summary>CPL 3 with alignment checks on: never inserted, so that every access takes the slow path.</summary>
+    UserAligned,
+    /// <summary>Supervisor; user pages are out of reach when CR4.SMAP is set. Also every implicit supervisor access.</summary>
+    Supervisor,
+    /// <summary>Supervisor with RFLAGS.AC set.</summary>
+    SupervisorUserAccess,
+    Count,
+}

@@ -1,0 +1,83 @@
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Keeps <see cref="CpuState.TlbContext"/> in step with CPL, RFLAGS.AC, control registers and ASID; and the flushes that the owner asks for.</summary>
+public sealed unsafe partial class LogicalProcessor
+{
+    // Control registers that the cached translations were made under.
+    private ulong _cachedCr0, _cachedCr4, _cachedEfer;
+
+    /// <summary>The guest's CPUID, where behaviour depends on it. Set before the first Enter.</summary>
+    public CpuidFeatures CpuidFeatures = new();
+
+    /// <summary>CR0, CR4 and EFER bits that change the meaning of paging structures: everything linear is dropped when one changes.</summary>
+    private const ulong Cr0Structure = Cr0.PG, Cr4Structure = Cr4.PAE | Cr4.PSE | Cr4.PGE | Cr4.LA57 | Cr4.PCIDE, EferStructure = Efer.NXE | Efer.LMA;
+    /// <summary>Bits that only change permissions: level 1 is dropped.</summary>
+    private const ulong Cr0Permission = Cr0.WP, Cr4Permission = Cr4.SMEP | Cr4.SMAP;
+
+    partial void InitializeTranslation()
+    {
+        Level1 = Tlb.Level1;
+        UpdateContext(State);
+    }
+
+    internal static bool AlignmentChecked(CpuState* c) => c->Cpl == 3 && (c->Rflags & Rflags.AC) != 0 && (c->Cr0 & Cr0.AM) != 0;
+
+    internal static PrivilegeClass PrivilegeOf(CpuState* c, AccessKind access)
+    {
+        if ((access & AccessKind.User) != 0)
+            return AlignmentChecked(c) ? PrivilegeClass.UserAligned : PrivilegeClass.User;
+        bool lifted = (c->Rflags & Rflags.AC) != 0 && (access & ImplicitAccess) == 0;
+        return lifted && (c->Cr4 & Cr4.SMAP) != 0 ? PrivilegeClass.SupervisorUserAccess : PrivilegeClass.Supervisor;
+    }
+
+    internal static uint CurrentPcid(CpuState* c) => (c->Cr4 & Cr4.PCIDE) != 0 ? (uint)(c->Cr3 & Cr3.Pcid) : 0;
+
+    /// <summary>Recomputes the level-1 context. Call after CPL, RFLAGS.AC, the ASID or a control register changed.</summary>
+    internal void UpdateContext(CpuState* c)
+    {
+        Tlb.Select(c->Asid, CurrentPcid(c));
+        c->TlbContext = Tlb.Context(PrivilegeOf(c, ExplicitAccess(c)));
+    }
+
+    /// <summary>
+    /// Drops what the difference between the control registers and those of the cached translations makes invalid, and recomputes the context.
+    /// The instructions that change control registers call it, and so does <see cref="RecomputeMode"/>.
+    /// </summary>
+    private void ControlsChanged(CpuState* c)
+    {
+        ulong cr0 = c->Cr0 ^ _cachedCr0, cr4 = c->Cr4 ^ _cachedCr4, efer = c->Efer ^ _cachedEfer;
+        Tlb.Select(c->Asid, CurrentPcid(c));
+        if ((cr0 & Cr0Structure) != 0 || (cr4 & Cr4Structure) != 0 || (efer & EferStructure) != 0)
+            Tlb.FlushAllPcids(true);
+        else if ((cr0 & Cr0Permission) != 0 || (cr4 & Cr4Permission) != 0)
+            Tlb.DropContexts();
+        _cachedCr0 = c->Cr0;
+        _cachedCr4 = c->Cr4;
+        _cachedEfer = c->Efer;
+        UpdateContext(c);
+    }
+
+    /// <summary>Drops all translations of an ASID. Owner thread, outside the guest.</summary>
+    public void FlushAsid(uint asid)
+    {
+        Tlb.FlushAsid(asid);
+        UpdateContext(State);
+    }
+
+    /// <summary>Drops all translations.</summary>
+    public void FlushAll()
+    {
+        Tlb.FlushAll();
+        UpdateContext(State);
+    }
+
+    /// <summary>Drops the translations of the page that holds <paramref name="gva"/> in an ASID.</summary>
+    public void FlushGva(uint asid, ulong gva)
+    {
+        _ = asid; // The page is dropped in every ASID.
+        Tlb.FlushPage(gva);
+        UpdateContext(State);
+    }
+}
