@@ -1,0 +1,84 @@
+using System.Numerics;
+using Ring3.Host;
+
+namespace Ring3.Memory;
+
+/// <summary>One bit a page of a slot, set by any thread, taken by the client's dirty-log calls. Lazily backed: a bitmap of an idle guest costs nothing.</summary>
+public sealed unsafe class DirtyBitmap
+{
+    private readonly ulong* _words;
+    private readonly nuint _bytes;
+
+    /// <summary>Number of pages covered.</summary>
+    public ulong NPages { get; }
+    /// <summary>Number of 64-bit words.</summary>
+    public ulong WordCount => (NPages + 63) / 64;
+
+    public DirtyBitmap(ulong npages, bool initiallySet)
+    {
+        NPages = npages;
+        _bytes = (nuint)(WordCount * 8);
+        _words = (ulong*)HostMemory.Map(_bytes);
+        if (!initiallySet)
+            return;
+        // SAFETY: all words lie inside the mapping.
+        new Span<byte>(_words, checked((int)_bytes)).Fill(0xff);
+        if (npages % 64 != 0)
+            _words[WordCount - 1] = (1UL << (int)(npages % 64)) - 1;
+    }
+
+    // SAFETY: the object is unreachable: no published slot and no reader holds it, so no grace period is needed.
+    ~DirtyBitmap() => HostMemory.Unmap(_words, _bytes);
+
+    /// <summary>Sets a page's bit. Cheap when it is already set.</summary>
+    public void Set(ulong page)
+    {
+        if (page >= NPages)
+            return;
+        // SAFETY: page < NPages; words are aligned.
+        ref ulong word = ref _words[page / 64];
+        ulong bit = 1UL << (int)(page % 64);
+        if ((Volatile.Read(ref word) & bit) == 0)
+            Interlocked.Or(ref word, bit);
+        GC.KeepAlive(this);
+    }
+
+    public bool IsSet(ulong page) => page < NPages && (Word(page / 64) >> (int)(page % 64) & 1) != 0;
+
+    /// <summary>64 pages' bits.</summary>
+    public ulong Word(ulong index)
+    {
+        ulong value = index < WordCount ? Volatile.Read(ref _words[index]) : 0;
+        GC.KeepAlive(this);
+        return value;
+    }
+
+    /// <summary>Takes 64 pages' bits: returns them and leaves zeros.</summary>
+    public ulong Take(ulong index)
+    {
+        if (index >= WordCount || Volatile.Read(ref _words[index]) == 0)
+            return 0;
+        ulong value = Interlocked.Exchange(ref _words[index], 0);
+        GC.KeepAlive(this);
+        return value;
+    }
+
+    /// <summary>Clears the bits of <paramref name="mask"/> in a word and returns those that were set.</summary>
+    public ulong Clear(ulong index, ulong mask)
+    {
+        if (index >= WordCount || mask == 0)
+            return 0;
+        ulong was = Interlocked.And(ref _words[index], ~mask) & mask;
+        GC.KeepAlive(this);
+        return was;
+    }
+
+    /// <summary>Number of dirty pages. Not atomic.</summary>
+    public ulong Count()
+    {
+        ulong n = 0;
+        for (ulong i = 0; i < WordCount; i++)
+            n += (ulong)BitOperations.PopCount(Word(i));
+        return n;
+    }
+}

@@ -1,0 +1,121 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Sync;
+
+namespace Ring3.Memory;
+
+/// <summary>KVM_SET_USER_MEMORY_REGION: checks, publication, and the order of steps that keeps readers safe.</summary>
+public sealed partial class MemorySlots
+{
+    /// <summary>Creates, deletes (size 0), moves or re-flags a slot. SPEC: api.rst, "KVM_SET_USER_MEMORY_REGION".</summary>
+    /// <param name="slot">Bits 0-15 slot number, bits 16-31 address space.</param>
+    /// <param name="flags">KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY.</param>
+    /// <param name="guestPhysAddr">Bytes, page-aligned.</param>
+    /// <param name="memorySize">Bytes, page-aligned; 0 deletes.</param>
+    /// <param name="userspaceAddr">Host virtual address, page-aligned.</param>
+    /// <returns>0, -EINVAL, or -EEXIST if the range overlaps another slot.</returns>
+    public int SetRegion(uint slot, uint flags, ulong guestPhysAddr, ulong memorySize, ulong userspaceAddr)
+    {
+        if ((ushort)slot >= UserSlots)
+            return -Errno.EINVAL;
+        using var _ = SlotsLock.Enter();
+        return SetRegionLocked(slot, flags, guestPhysAddr, memorySize, userspaceAddr);
+    }
+
+    /// <inheritdoc cref="SetRegion(uint, uint, ulong, ulong, ulong)"/>
+    public int SetRegion(in kvm_userspace_memory_region region)
+        => SetRegion(region.slot, region.flags, region.guest_phys_addr, region.memory_size, region.userspace_addr);
+
+    /// <summary>A slot of the hypervisor itself (TSS, identity map, APIC page): <paramref name="index"/> 0 to 2. Otherwise as SetRegion.</summary>
+    public int SetInternalRegion(int index, uint flags, ulong guestPhysAddr, ulong memorySize, ulong userspaceAddr, int asId = 0)
+    {
+        if ((uint)index >= InternalSlots)
+            return -Errno.EINVAL;
+        using var _ = SlotsLock.Enter();
+        return SetRegionLocked((uint)(UserSlots + index) | (uint)asId << 16, flags, guestPhysAddr, memorySize, userspaceAddr);
+    }
+
+    private int SetRegionLocked(uint slot, uint flags, ulong gpa, ulong size, ulong hva)
+    {
+        SlotsLock.AssertHeld();
+        int asId = (int)(slot >> 16);
+        int id = (ushort)slot;
+        if ((flags & ~(KvmApi.KVM_MEM_LOG_DIRTY_PAGES | KvmApi.KVM_MEM_READONLY)) != 0)
+            return -Errno.EINVAL;
+        if (((gpa | size | hva) & Page.OffsetMask) != 0)
+            return -Errno.EINVAL;
+        if (hva > HostUserEnd || size > HostUserEnd - hva)
+            return -Errno.EINVAL;
+        if (asId >= AddressSpaces || gpa + size < gpa || size >> Page.Shift > MaxPagesPerSlot)
+            return -Errno.EINVAL;
+
+        Memslot? old = _active[asId].ById(id);
+        if (size == 0)
+            return old is null ? -Errno.EINVAL : DeleteLocked(old);
+
+        ulong baseGfn = gpa >> Page.Shift, npages = size >> Page.Shift;
+        MemslotChange change = MemslotChange.Create;
+        if (old is not null)
+        {
+            if (hva != old.UserspaceAddr || npages != old.NPages || ((flags ^ old.Flags) & KvmApi.KVM_MEM_READONLY) != 0)
+                return -Errno.EINVAL;
+            if (baseGfn == old.BaseGfn && flags == old.Flags)
+                return 0;
+            change = baseGfn != old.BaseGfn ? MemslotChange.Move : MemslotChange.FlagsOnly;
+        }
+        if (change != MemslotChange.FlagsOnly && _active[asId].Overlaps(baseGfn, npages, id))
+            return -Errno.EEXIST;
+        if (baseGfn + npages > MaxGfn)
+            return -Errno.EINVAL;
+
+        var added = new Memslot
+        {
+            Id = (ushort)id, AsId = (byte)asId, BaseGfn = baseGfn, NPages = npages, UserspaceAddr = hva, Flags = flags,
+            DirtyBitmap = (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) == 0 ? null
+                : old?.DirtyBitmap ?? new DirtyBitmap(npages, (ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_INITIALLY_SET) != 0),
+        };
+        Apply(old, added, change, asId);
+        if (change == MemslotChange.Create)
+            TotalPages += npages;
+        return 0;
+    }
+
+    private int DeleteLocked(Memslot old)
+    {
+        Apply(old, null, MemslotChange.Delete, old.AsId);
+        TotalPages -= old.NPages;
+        return 0;
+    }
+
+    private void Apply(Memslot? old, Memslot? added, MemslotChange change, int asId)
+    {
+        Memslot? current = old;
+        if (change is MemslotChange.Delete or MemslotChange.Move)
+        {
+            // First make the slot invisible to new mappings, wait for those who still see it, and remove what they have mapped: only then may the gfns mean something else.
+            current = old!.AsInvalid();
+            Publish(old, current, asId);
+            foreach (IMemslotListener listener in _listeners)
+                listener.FlushMemslot(old);
+        }
+        Publish(current, added, asId);
+        foreach (IMemslotListener listener in _listeners)
+            listener.CommitMemslot(old, added, change);
+    }
+
+    /// <summary>Publishes the other set with one slot exchanged, waits for the readers of the first, and brings the first up to date.</summary>
+    private void Publish(Memslot? old, Memslot? added, int asId)
+    {
+        SlotsLock.AssertHeld();
+        MemslotSet next = _inactive[asId], previous = _active[asId];
+        next.Replace(old, added);
+        ulong generation = _generation + 1;
+        next.Generation = generation;
+        // PAIRS-WITH: Set (acquire). The generation follows the set: who sees the new generation finds the new set.
+        Volatile.Write(ref _active[asId], next);
+        Volatile.Write(ref _generation, generation);
+        Rcu.Synchronize();
+        previous.Replace(old, added);
+        _inactive[asId] = previous;
+    }
+}

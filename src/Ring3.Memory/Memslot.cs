@@ -1,0 +1,46 @@
+using Ring3.Abi;
+using Ring3.Arch;
+
+namespace Ring3.Memory;
+
+/// <summary>
+/// One guest-physical range backed by host memory. Immutable once published; a change publishes another object. The dirty bitmap is shared by the versions of a slot.
+/// </summary>
+public sealed class Memslot
+{
+    /// <summary>Slot number without the address-space part.</summary>
+    public required ushort Id { get; init; }
+    /// <summary>Address space: 0 normal, 1 SMM.</summary>
+    public required byte AsId { get; init; }
+    public required ulong BaseGfn { get; init; }
+    /// <summary>Size in pages, never 0.</summary>
+    public required ulong NPages { get; init; }
+    /// <summary>Host virtual address of the first byte.</summary>
+    public required ulong UserspaceAddr { get; init; }
+    /// <summary>KVM_MEM_* flags.</summary>
+    public required uint Flags { get; init; }
+    /// <summary>Present while KVM_MEM_LOG_DIRTY_PAGES is set.</summary>
+    public DirtyBitmap? DirtyBitmap { get; init; }
+    /// <summary>The slot is being deleted or moved: nothing may be mapped from it any more, and accesses wait or fail.</summary>
+    public bool IsInvalid { get; init; }
+
+    public ulong EndGfn => BaseGfn + NPages;
+    public ulong HvaEnd => UserspaceAddr + (NPages << Page.Shift);
+    public bool IsReadOnly => (Flags & KvmApi.KVM_MEM_READONLY) != 0;
+    public bool IsDirtyLogged => DirtyBitmap is not null;
+
+    public bool Contains(ulong gfn) => gfn - BaseGfn < NPages;
+
+    /// <summary>Host virtual address of a page of this slot.</summary>
+    public ulong HvaOf(ulong gfn) => UserspaceAddr + ((gfn - BaseGfn) << Page.Shift);
+
+    /// <summary>Records that the guest (or the host for it) has written the page. No-op without dirty logging. Any thread.</summary>
+    public void MarkDirty(ulong gfn) => DirtyBitmap?.Set(gfn - BaseGfn);
+
+    internal Memslot AsInvalid() => new()
+    {
+        Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap, IsInvalid = true,
+    };
+
+    public override string ToString() => $"slot {AsId}:{Id} gpa 0x{BaseGfn << Page.Shift:x}+0x{NPages << Page.Shift:x} hva 0x{UserspaceAddr:x} flags {Flags}{(IsInvalid ? " invalid" : "")}";
+}

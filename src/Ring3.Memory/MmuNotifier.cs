@@ -1,0 +1,170 @@
+using Ring3.Arch;
+using Ring3.Sync;
+
+namespace Ring3.Memory;
+
+/// <summary>The MMU's side of the notifier. Ranges are inside one slot; calls come for every slot (in every address space) that the host range touches.</summary>
+public interface IMmuNotifierHandler
+{
+    /// <summary>Removes all mappings of the range. Caller holds mmu_lock for write and flushes afterwards.</summary>
+    /// <returns>True if a remote TLB flush is needed before the memory may go away.</returns>
+    bool UnmapGfnRange(in GfnRange range);
+
+    /// <summary>Waiting TLB flush for everything that <see cref="UnmapGfnRange"/> removed. Caller holds mmu_lock for write.</summary>
+    void FlushAfterUnmap();
+
+    /// <summary>Clears Accessed bits. No lock held.</summary>
+    /// <returns>True if any was set.</returns>
+    bool AgeGfnRange(in GfnRange range);
+
+    /// <summary>Tests Accessed bits. No lock held.</summary>
+    bool TestAgeGfnRange(in GfnRange range);
+}
+
+/// <summary>A cache of translated guest memory that the notifier invalidates before page tables (see GfnToPfnCache).</summary>
+public interface IInvalidatedByHva
+{
+    void InvalidateHvaRange(ulong start, ulong end);
+}
+
+/// <summary>
+/// Tells a VM that host memory is about to change, and lets faults in flight notice it: the host reports start, changes its mappings, reports end.
+/// A fault notes <see cref="InvalidateSeq"/> before it looks at host memory and asks <see cref="NeedsRetry"/> under mmu_lock before it installs anything.
+/// </summary>
+public sealed class MmuNotifier
+{
+    private readonly MemorySlots _slots;
+    private IMmuNotifierHandler[] _handlers = [];
+    private IInvalidatedByHva[] _caches = [];
+    private TinyLock _lock;
+    private ulong _seq;
+    private int _inProgress;
+    private ulong _rangeStart, _rangeEnd;
+
+    internal MmuNotifier(MemorySlots slots) => _slots = slots;
+
+    /// <summary>Number of invalidations that have ended.</summary>
+    public ulong InvalidateSeq => Volatile.Read(ref _seq);
+
+    /// <summary>Invalidations started and not ended.</summary>
+    public int InProgress => Volatile.Read(ref _inProgress);
+
+    public void AddHandler(IMmuNotifierHandler handler)
+    {
+        _lock.Enter();
+        _handlers = [.. _handlers, handler];
+        _lock.Exit();
+    }
+
+    public void AddCache(IInvalidatedByHva cache)
+    {
+        _lock.Enter();
+        _caches = [.. _caches, cache];
+        _lock.Exit();
+    }
+
+    public void RemoveCache(IInvalidatedByHva cache)
+    {
+        _lock.Enter();
+        _caches = Array.FindAll(_caches, c => c != cache);
+        _lock.Exit();
+    }
+
+    /// <summary>
+    /// Host memory [start, end) is about to be unmapped, moved, or replaced. On return no vCPU, cache or accessor that follows the protocol can reach it, and none can map it again before
+    /// <see cref="InvalidateRangeEnd"/>. Must not be called in an RCU section or with mmu_lock held.
+    /// </summary>
+    /// <returns>True if the range touches the VM; then, and only then, the caller must call <see cref="InvalidateRangeEnd"/> with the same range.</returns>
+    public bool InvalidateRangeStart(ulong start, ulong end)
+    {
+        if (!TouchesAnySlot(start, end))
+            return false;
+        _slots.MmuLock.EnterWrite();
+        if (_inProgress++ == 0)
+            (_rangeStart, _rangeEnd) = (start, end);
+        else
+            (_rangeStart, _rangeEnd) = (Math.Min(_rangeStart, start), Math.Max(_rangeEnd, end));
+        // Caches check InProgress after they have translated; they are invalidated after it has become visible, so none can become valid again unseen.
+        foreach (IInvalidatedByHva cache in Volatile.Read(ref _caches))
+            cache.InvalidateHvaRange(start, end);
+        bool flush = false;
+        Rcu.Enter();
+        foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
+        {
+            for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
+                foreach (Memslot slot in _slots.Set(asId).Slots)
+                    if (TryClip(slot, start, end, out GfnRange range))
+                        flush |= handler.UnmapGfnRange(range);
+        }
+        Rcu.Exit();
+        if (flush)
+            foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
+                handler.FlushAfterUnmap();
+        _slots.MmuLock.ExitWrite();
+        return true;
+    }
+
+    /// <summary>The change announced by a start that returned true is complete.</summary>
+    public void InvalidateRangeEnd(ulong start, ulong end)
+    {
+        _slots.MmuLock.EnterWrite();
+        // A fault that noted the old sequence may have looked at the old memory: the new sequence makes it retry after the in-progress count has dropped.
+        Volatile.Write(ref _seq, _seq + 1);
+        // PAIRS-WITH: NeedsRetry (reads in-progress first, then the sequence).
+        Volatile.Write(ref _inProgress, _inProgress - 1);
+        _slots.MmuLock.ExitWrite();
+    }
+
+    /// <summary>True if what a fault found at <paramref name="hva"/> after it had noted <paramref name="seq"/> may be out of date. Caller holds mmu_lock in either mode.</summary>
+    public bool NeedsRetry(ulong seq, ulong hva)
+    {
+        _slots.MmuLock.AssertHeld();
+        if (Volatile.Read(ref _inProgress) != 0 && hva >= _rangeStart && hva < _rangeEnd)
+            return true;
+        return Volatile.Read(ref _seq) != seq;
+    }
+
+    /// <summary>Clears the Accessed bits of what maps [start, end).</summary>
+    /// <returns>True if any was set.</returns>
+    public bool ClearYoung(ulong start, ulong end) => Age(start, end, clear: true);
+
+    /// <summary>True if any Accessed bit of what maps [start, end) is set.</summary>
+    public bool TestYoung(ulong start, ulong end) => Age(start, end, clear: false);
+
+    private bool Age(ulong start, ulong end, bool clear)
+    {
+        bool young = false;
+        using var _ = Rcu.Read();
+        foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
+            for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
+                foreach (Memslot slot in _slots.Set(asId).Slots)
+                    if (TryClip(slot, start, end, out GfnRange range))
+                        young |= clear ? handler.AgeGfnRange(range) : handler.TestAgeGfnRange(range);
+        return young;
+    }
+
+    private bool TouchesAnySlot(ulong start, ulong end)
+    {
+        using var _ = Rcu.Read();
+        for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
+            foreach (Memslot slot in _slots.Set(asId).Slots)
+                if (slot.UserspaceAddr < end && slot.HvaEnd > start)
+                    return true;
+        return false;
+    }
+
+    /// <summary>The frames of a slot whose memory intersects [start, end), widened to pages.</summary>
+    private static bool TryClip(Memslot slot, ulong start, ulong end, out GfnRange range)
+    {
+        ulong lo = Math.Max(start & Page.Mask, slot.UserspaceAddr);
+        ulong hi = Math.Min((end + Page.OffsetMask) & Page.Mask, slot.HvaEnd);
+        if (lo >= hi)
+        {
+            range = default;
+            return false;
+        }
+        ulong first = slot.BaseGfn + ((lo - slot.UserspaceAddr) >> Page.Shift);
+        range = new GfnRange(slot, first, first + ((hi - lo) >> Page.Shift));
+        return true;
+    }
+}
