@@ -12,6 +12,8 @@ public static unsafe class HostClock
 
     /// <summary>CLOCK_MONOTONIC.</summary>
     public static long MonotonicNs() => Get(1);
+    /// <summary>CLOCK_MONOTONIC_RAW: not slewed by NTP, as the TSC is not.</summary>
+    public static long MonotonicRawNs() => Get(4);
     /// <summary>CLOCK_BOOTTIME.</summary>
     public static long BootNs() => Get(7);
     /// <summary>CLOCK_REALTIME.</summary>

@@ -1,0 +1,166 @@
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
+using Ring3.Abi;
+using Ring3.Host;
+using static Ring3.Abi.KvmPara;
+using static Ring3.Kvm.CpuidBits;
+
+namespace Ring3.Kvm;
+
+/// <summary>
+/// What KVM_GET_SUPPORTED_CPUID reports: the host's identity, and the features that the software machine implements and, where it executes an instruction on the host's own units, that the host has.
+/// Features that the machine does not implement (protection keys, CET, AVX-512, MPX, TSX, MONITOR, VMX, SVM, PMU) are never reported.
+/// </summary>
+public static class SupportedCpuid
+{
+    private static readonly kvm_cpuid_entry2[] s_entries = Build();
+
+    /// <summary>Whether the host's vendor is AMD or a licensee of its design: decides details where vendors differ.</summary>
+    public static bool IsAmd { get; private set; }
+
+    /// <summary>State components of XCR0 that a guest can enable.</summary>
+    public static ulong SupportedXcr0 { get; private set; }
+
+    public static ReadOnlySpan<kvm_cpuid_entry2> Entries => s_entries;
+
+    /// <summary>KVM_GET_SUPPORTED_CPUID: the number of entries stored, or -E2BIG when <paramref name="entries"/> is too short.</summary>
+    public static int Get(Span<kvm_cpuid_entry2> entries)
+    {
+        if (entries.Length < s_entries.Length)
+            return -Errno.E2BIG;
+        s_entries.CopyTo(entries);
+        return s_entries.Length;
+    }
+
+    private static (uint Eax, uint Ebx, uint Ecx, uint Edx) Host(uint leaf, uint subleaf = 0)
+    {
+        var (a, b, c, d) = X86Base.CpuId((int)leaf, (int)subleaf);
+        return ((uint)a, (uint)b, (uint)c, (uint)d);
+    }
+
+    private static kvm_cpuid_entry2[] Build()
+    {
+        var h0 = Host(0);
+        IsAmd = (h0.Ebx, h0.Edx, h0.Ecx) is (0x68747541, 0x69746e65, 0x444d4163) or (0x6f677948, 0x6e65476e, 0x656e6975);
+        var list = new List<kvm_cpuid_entry2>();
+        BasicLeaves(list, h0);
+        KvmLeaves(list);
+        ExtendedLeaves(list);
+        return [.. list];
+    }
+
+    private static void Add(List<kvm_cpuid_entry2> list, uint leaf, uint eax, uint ebx, uint ecx, uint edx) =>
+        list.Add(new() { function = leaf, eax = eax, ebx = ebx, ecx = ecx, edx = edx });
+
+    private static void AddIndexed(List<kvm_cpuid_entry2> list, uint leaf, uint index, uint eax, uint ebx, uint ecx, uint edx) =>
+        list.Add(new() { function = leaf, index = index, flags = KvmApi.KVM_CPUID_FLAG_SIGNIFCANT_INDEX, eax = eax, ebx = ebx, ecx = ecx, edx = edx });
+
+    private static void BasicLeaves(List<kvm_cpuid_entry2> list, (uint Eax, uint Ebx, uint Ecx, uint Edx) h0)
+    {
+        var h1 = Host(1);
+        var h7 = h0.Eax >= 7 ? Host(7) : default;
+        bool avx = (h1.Ecx & Leaf1Ecx.AVX) != 0 && (h1.Ecx & Leaf1Ecx.OSXSAVE) != 0;
+        SupportedXcr0 = Arch.Xcr0.X87 | Arch.Xcr0.Sse | (avx ? Arch.Xcr0.Avx : 0);
+
+        Add(list, 0, IsAmd ? 0xdu : 0x1f, h0.Ebx, h0.Ecx, h0.Edx);
+
+        // Executed on the host's units, or as fast paths that need them.
+        const uint HostEcx = Leaf1Ecx.SSE3 | Leaf1Ecx.PCLMUL | Leaf1Ecx.SSSE3 | Leaf1Ecx.SSE41 | Leaf1Ecx.SSE42 | Leaf1Ecx.AES | Leaf1Ecx.RDRAND;
+        const uint HostAvxEcx = Leaf1Ecx.FMA | Leaf1Ecx.AVX | Leaf1Ecx.F16C;
+        const uint OwnEcx = Leaf1Ecx.CX16 | Leaf1Ecx.PCID | Leaf1Ecx.X2APIC | Leaf1Ecx.MOVBE | Leaf1Ecx.POPCNT | Leaf1Ecx.TSC_DEADLINE | Leaf1Ecx.XSAVE | Leaf1Ecx.HYPERVISOR;
+        const uint OwnEdx = Leaf1Edx.FPU | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.SEP | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA
+            | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.CLFLUSH | Leaf1Edx.MMX | Leaf1Edx.FXSR | Leaf1Edx.SSE | Leaf1Edx.SSE2 | Leaf1Edx.HT;
+        uint ecx1 = (h1.Ecx & HostEcx) | (avx ? h1.Ecx & HostAvxEcx : 0) | OwnEcx;
+        Add(list, 1, h1.Eax, 8 << 8 | 1 << 16, ecx1, OwnEdx);
+        Add(list, 2, 1, 0, 0, 0);
+        if (!IsAmd)
+            CacheLeaves(list, 4);
+        Add(list, 5, 0, 0, 0, 0);
+        Add(list, 6, 1 << 2 /* ARAT: the APIC timer runs in every C state */, 0, 0, 0);
+
+        const uint OwnEbx7 = Leaf7Ebx.FSGSBASE | Leaf7Ebx.TSC_ADJUST | Leaf7Ebx.BMI1 | Leaf7Ebx.SMEP | Leaf7Ebx.BMI2 | Leaf7Ebx.ERMS | Leaf7Ebx.INVPCID | Leaf7Ebx.ADX | Leaf7Ebx.SMAP | Leaf7Ebx.CLFLUSHOPT | Leaf7Ebx.CLWB;
+        const uint HostEbx7 = Leaf7Ebx.RDSEED | Leaf7Ebx.SHA;
+        uint ebx7 = OwnEbx7 | (h7.Ebx & HostEbx7) | (avx ? h7.Ebx & Leaf7Ebx.AVX2 : 0);
+        uint edx7 = Leaf7Edx.FSRM | (IsAmd ? 0 : Leaf7Edx.SPEC_CTRL | Leaf7Edx.ARCH_CAPABILITIES);
+        AddIndexed(list, 7, 0, 0, ebx7, Leaf7Ecx.UMIP | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID, edx7);
+
+        TopologyLeaf(list, 0xb);
+        AddIndexed(list, 0xd, 0, (uint)SupportedXcr0, XsaveArea.SizeFor(SupportedXcr0), XsaveArea.SizeFor(SupportedXcr0), 0);
+        AddIndexed(list, 0xd, 1, LeafDEax.XSAVEOPT | LeafDEax.XSAVEC | LeafDEax.XGETBV1, XsaveArea.SizeFor(SupportedXcr0), 0, 0);
+        if (avx)
+            AddIndexed(list, 0xd, 2, XsaveArea.AvxSize, XsaveArea.AvxOffset, 0, 0);
+        if (IsAmd)
+            return;
+        uint khz = HostTsc.Khz;
+        Add(list, 0x15, 1, 1, khz * 1000u, 0);
+        Add(list, 0x16, khz / 1000, khz / 1000, 100, 0);
+        TopologyLeaf(list, 0x1f);
+    }
+
+    /// <summary>One thread, one core: the client describes its own topology with <see cref="CpuidTopology"/>.</summary>
+    private static void TopologyLeaf(List<kvm_cpuid_entry2> list, uint leaf)
+    {
+        AddIndexed(list, leaf, 0, 0, 1, 1 << 8, 0);
+        AddIndexed(list, leaf, 1, 0, 1, 2 << 8 | 1, 0);
+        AddIndexed(list, leaf, 2, 0, 0, 2, 0);
+    }
+
+    /// <summary>32 KiB L1 instruction and data, 1 MiB L2, 16 MiB L3, in the format that leaves 4 and 0x8000001D share.</summary>
+    private static void CacheLeaves(List<kvm_cpuid_entry2> list, uint leaf)
+    {
+        const uint Line64Ways8 = 7u << 22 | 63;
+        AddIndexed(list, leaf, 0, 1 | 1 << 5 | 1 << 8, Line64Ways8, 63, 0);
+        AddIndexed(list, leaf, 1, 2 | 1 << 5 | 1 << 8, Line64Ways8, 63, 0);
+        AddIndexed(list, leaf, 2, 3 | 2 << 5 | 1 << 8, Line64Ways8, 2047, 0);
+        AddIndexed(list, leaf, 3, 3 | 3 << 5 | 1 << 8, 15u << 22 | 63, 16383, 0);
+        AddIndexed(list, leaf, 4, 0, 0, 0, 0);
+    }
+
+    private static void KvmLeaves(List<kvm_cpuid_entry2> list)
+    {
+        ReadOnlySpan<uint> signature = MemoryMarshal.Cast<byte, uint>("KVMKVMKVM\0\0\0"u8);
+        Add(list, KVM_CPUID_SIGNATURE, 0x4000_0010, signature[0], signature[1], signature[2]);
+        const uint Features = 1 << KVM_FEATURE_CLOCKSOURCE | 1 << KVM_FEATURE_NOP_IO_DELAY | 1 << KVM_FEATURE_CLOCKSOURCE2 | 1 << KVM_FEATURE_STEAL_TIME | 1 << KVM_FEATURE_PV_EOI | 1 << KVM_FEATURE_PV_UNHALT
+            | 1 << KVM_FEATURE_PV_TLB_FLUSH | 1 << KVM_FEATURE_PV_SEND_IPI | 1 << KVM_FEATURE_POLL_CONTROL | 1 << KVM_FEATURE_PV_SCHED_YIELD | 1 << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT;
+        Add(list, KVM_CPUID_FEATURES, Features, 0, 0, 0);
+        // Frequencies in kHz: TSC, and the APIC timer's bus.
+        Add(list, 0x4000_0010, HostTsc.Khz, 1_000_000, 0, 0);
+    }
+
+    private static void ExtendedLeaves(List<kvm_cpuid_entry2> list)
+    {
+        var e0 = Host(0x8000_0000);
+        var e1 = Host(0x8000_0001);
+        Add(list, 0x8000_0000, IsAmd ? 0x8000_0021u : 0x8000_0008, e0.Ebx, e0.Ecx, e0.Edx);
+        const uint SharedEdx = Leaf1Edx.FPU | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.MMX | Leaf1Edx.FXSR;
+        uint edx1 = Ext1Edx.SYSCALL | Ext1Edx.NX | Ext1Edx.GBPAGES | Ext1Edx.RDTSCP | Ext1Edx.LM | (IsAmd ? SharedEdx | Ext1Edx.MMXEXT : 0);
+        uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (IsAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.TOPOEXT : 0);
+        Add(list, 0x8000_0001, IsAmd ? e1.Eax : 0, 0, ecx1, edx1);
+        for (uint leaf = 0x8000_0002; leaf <= 0x8000_0004; leaf++)
+        {
+            var b = e0.Eax >= leaf ? Host(leaf) : default;
+            Add(list, leaf, b.Eax, b.Ebx, b.Ecx, b.Edx);
+        }
+        if (IsAmd)
+            Add(list, 0x8000_0005, 0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140);
+        Add(list, 0x8000_0006, 0, 0, 0x0400_6040 | (IsAmd ? 0 : 0x2000u), IsAmd ? 0x0080_9040u : 0);
+        Add(list, 0x8000_0007, 0, 0, 0, Ext7Edx.INVARIANT_TSC);
+        uint ebx8 = IsAmd ? Ext8Ebx.XSAVEERPTR | Ext8Ebx.SSB_NO | Ext8Ebx.BTC_NO : 0;
+        Add(list, 0x8000_0008, 57 << 8 | 48, ebx8, 0, 0);
+        if (!IsAmd)
+            return;
+        Add(list, 0x8000_001a, 4 /* 256-bit data paths */, 0, 0, 0);
+        CacheLeaves(list, 0x8000_001d);
+        Add(list, 0x8000_001e, 0, 0, 0, 0);
+        Add(list, 0x8000_0021, Ext21Eax.NO_NESTED_DATA_BP | Ext21Eax.LFENCE_RDTSC | Ext21Eax.NULL_SEL_CLR_BASE | Ext21Eax.NO_SMM_CTL_MSR | Ext21Eax.SRSO_NO, 0, 0, 0);
+    }
+}
+
+/// <summary>Geometry of the standard-format XSAVE area for the supported components.</summary>
+public static class XsaveArea
+{
+    public const uint LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256;
+
+    /// <summary>Bytes of the area when <paramref name="xcr0"/> is enabled.</summary>
+    public static uint SizeFor(ulong xcr0) => (xcr0 & Arch.Xcr0.Avx) != 0 ? AvxOffset + AvxSize : LegacySize + HeaderSize;
+}

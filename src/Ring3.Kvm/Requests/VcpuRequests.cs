@@ -1,0 +1,240 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Ring3.Host;
+
+namespace Ring3.Kvm;
+
+/// <summary>
+/// Mode, request word and sleep state of one vCPU, and both sides of the protocol between it and the threads that want something of it. See docs/requests.md.
+///
+/// The core is a Dekker pair: a requester sets a bit, fences, reads the mode; the vCPU sets its mode, fences, reads the bits. At least one of them sees the other's store, so a request is
+/// either seen before the entry or followed by a kick. The same shape covers sleeping (Blocked against the condition) and acknowledging (ExitSequence against Waiters).
+/// </summary>
+/// <remarks>SAFETY: the block is unmanaged memory owned by this object until Dispose, which the VM calls after the last thread that could reach the vCPU is gone.</remarks>
+public sealed unsafe class VcpuRequests : IDisposable
+{
+    [StructLayout(LayoutKind.Explicit, Size = 128)]
+    private struct Block
+    {
+        // Line 1: written by the vCPU at every entry and exit, by requesters when they want something.
+        [FieldOffset(0)] public ulong Requests;
+        [FieldOffset(8)] public int Mode;
+        /// <summary>Counts departures from guest mode (and from reading). Waiters sleep on it; it wraps after 2^32 exits within one wait, which the kick makes impossible.</summary>
+        [FieldOffset(12)] public int ExitSequence;
+        [FieldOffset(16)] public int Waiters;
+        // Line 2: sleeping.
+        [FieldOffset(64)] public int Blocked;
+        [FieldOffset(68)] public int WakeSequence;
+    }
+
+    private readonly Block* _b;
+    private readonly int* _exitRequest;
+    private long _requestsMade, _kicksSent, _kicksCoalesced, _waits, _wakeups;
+
+    /// <summary>Word that the running processor polls.</summary>
+    public VcpuRequests(int* exitRequest)
+    {
+        _exitRequest = exitRequest;
+        _b = (Block*)NativeMemory.AlignedAlloc((nuint)sizeof(Block), 64);
+        *_b = default;
+    }
+
+    public VcpuMode Mode => (VcpuMode)Volatile.Read(ref _b->Mode);
+    public bool AnyPending => Volatile.Read(ref _b->Requests) != 0;
+    public bool IsBlocked => Volatile.Read(ref _b->Blocked) != 0;
+    internal ulong PendingBits => Volatile.Read(ref _b->Requests);
+
+    /// <summary>Requests that set a bit; kicks sent to a running vCPU; kicks that an earlier one made unnecessary; waits that had to wait; wake-ups of a halted vCPU.</summary>
+    public (long Requests, long Kicks, long Coalesced, long Waits, long Wakeups) Counters =>
+        (Interlocked.Read(ref _requestsMade), Interlocked.Read(ref _kicksSent), Interlocked.Read(ref _kicksCoalesced), Interlocked.Read(ref _waits), Interlocked.Read(ref _wakeups));
+
+    // ---- The vCPU's side -------------------------------------------------------------------------------------------
+
+    /// <summary>Declares the vCPU to be in the guest. False when a request or a kick came first: then the mode is OutsideGuestMode again and the caller handles requests.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool TryEnterGuestMode()
+    {
+        // Drops kicks meant for an earlier stay. One that arrives late makes this stay end early, which costs a loop and loses nothing.
+        // The exchange below orders it before the mode: whoever sees InGuestMode stores after this store.
+        *_exitRequest = 0;
+        // PAIRS-WITH: VcpuRequests.Post (request bit, then mode).
+        Interlocked.Exchange(ref _b->Mode, (int)VcpuMode.InGuestMode);
+        if (Volatile.Read(ref _b->Requests) == 0)
+            return true;
+        LeaveGuestMode();
+        return false;
+    }
+
+    /// <summary>Declares the vCPU to be out of the guest (or done reading), and acknowledges to those who wait for that.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void LeaveGuestMode()
+    {
+        Volatile.Write(ref _b->Mode, (int)VcpuMode.OutsideGuestMode);
+        // PAIRS-WITH: VcpuRequests.WaitForExit (Waiters, then ExitSequence). The increment is the full fence between the sequence and the look at Waiters.
+        Interlocked.Increment(ref _b->ExitSequence);
+        if (Volatile.Read(ref _b->Waiters) != 0)
+            Futex.Wake(&_b->ExitSequence);
+    }
+
+    /// <summary>Declares that this thread reads tables without a lock, until <see cref="LeaveGuestMode"/>.</summary>
+    public void BeginReadingShadowPageTables() =>
+        // PAIRS-WITH: VcpuRequests.Post: a requester that frees tables sees the mode, or this thread sees the tables unlinked.
+        Interlocked.Exchange(ref _b->Mode, (int)VcpuMode.ReadingShadowPageTables);
+
+    public bool Test(VcpuRequest request) => (Volatile.Read(ref _b->Requests) & request.Bit) != 0;
+
+    /// <summary>Takes a request: true once for each time it was made (coalesced while pending). What the requester wrote before is visible after.</summary>
+    public bool Check(VcpuRequest request)
+    {
+        if ((Volatile.Read(ref _b->Requests) & request.Bit) == 0)
+            return false;
+        // Full fence: PAIRS-WITH: VcpuRequests.Post (data, then bit).
+        Interlocked.And(ref _b->Requests, ~request.Bit);
+        return true;
+    }
+
+    public void Clear(VcpuRequest request) => Interlocked.And(ref _b->Requests, ~request.Bit);
+
+    /// <summary>Sets a bit from the vCPU's own thread, outside the guest: no kick can be needed.</summary>
+    public void MakeSelf(VcpuRequest request) => Interlocked.Or(ref _b->Requests, request.Bit);
+
+    /// <summary>First half of sleeping: after this call the caller tests its condition, then calls <see cref="Sleep"/> or <see cref="EndBlock"/>. Returns the token for Sleep.</summary>
+    public int BeginBlock()
+    {
+        int token = Volatile.Read(ref _b->WakeSequence);
+        // PAIRS-WITH: VcpuRequests.WakeUp (condition, then Blocked).
+        Interlocked.Exchange(ref _b->Blocked, 1);
+        return token;
+    }
+
+    /// <summary>Sleeps unless somebody woke the vCPU since <see cref="BeginBlock"/> returned <paramref name="token"/>.</summary>
+    public void Sleep(int token, long timeoutNs = -1) => Futex.Wait(&_b->WakeSequence, token, timeoutNs);
+
+    public int WakeToken => Volatile.Read(ref _b->WakeSequence);
+    public void EndBlock() => Volatile.Write(ref _b->Blocked, 0);
+
+    // ---- Everybody else's side -------------------------------------------------------------------------------------
+
+    /// <summary>Wakes the vCPU if it sleeps. The caller has made its condition true before.</summary>
+    public bool WakeUp()
+    {
+        // PAIRS-WITH: VcpuRequests.BeginBlock (Blocked, then condition).
+        Interlocked.MemoryBarrier();
+        if (Volatile.Read(ref _b->Blocked) == 0)
+            return false;
+        Interlocked.Increment(ref _b->WakeSequence);
+        Futex.Wake(&_b->WakeSequence);
+        Interlocked.Increment(ref _wakeups);
+        return true;
+    }
+
+    /// <summary>Makes a request to this vCPU, kicks or wakes it as the request says, and waits if it says so. True when the vCPU was kicked. Callable from any thread, also the vCPU's own outside the guest.</summary>
+    public bool Make(VcpuRequest request)
+    {
+        bool kicked = Post(request, out bool mustWait, out int sequence);
+        if (mustWait)
+            WaitForExit(sequence);
+        return kicked;
+    }
+
+    /// <summary>Makes a request to many vCPUs, except those that <paramref name="include"/> leaves out (null: all), and waits once for all. True when any was kicked.</summary>
+    /// <remarks>A vCPU that makes requests is itself OutsideGuestMode, so two vCPUs that wait for all vCPUs never wait for each other.</remarks>
+    public static bool MakeAll(ReadOnlySpan<VcpuRequests> vcpus, VcpuRequest request, ReadOnlySpan<ulong> include = default)
+    {
+        Span<int> sequences = stackalloc int[vcpus.Length];
+        Span<ulong> waiting = stackalloc ulong[(vcpus.Length + 63) / 64];
+        waiting.Clear();
+        bool any = false;
+        for (int i = 0; i < vcpus.Length; i++)
+        {
+            if (!include.IsEmpty && (i / 64 >= include.Length || (include[i / 64] >> (i & 63) & 1) == 0))
+                continue;
+            any |= vcpus[i].Post(request, out bool mustWait, out sequences[i]);
+            if (mustWait)
+                waiting[i / 64] |= 1UL << (i & 63);
+        }
+        for (int i = 0; i < vcpus.Length; i++)
+        {
+            if ((waiting[i / 64] >> (i & 63) & 1) != 0)
+                vcpus[i].WaitForExit(sequences[i]);
+        }
+        return any;
+    }
+
+    /// <summary>A kick without a request: the vCPU leaves the guest once. KVM: almost never what is wanted, because nothing makes the vCPU act on it.</summary>
+    public bool Kick()
+    {
+        if (WakeUp())
+            return true;
+        if (Interlocked.CompareExchange(ref _b->Mode, (int)VcpuMode.ExitingGuestMode, (int)VcpuMode.InGuestMode) != (int)VcpuMode.InGuestMode)
+            return false;
+        SendKick();
+        return true;
+    }
+
+    private bool Post(VcpuRequest request, out bool mustWait, out int sequence)
+    {
+        if (!request.Has(VcpuRequest.NoAction))
+        {
+            // PAIRS-WITH: VcpuRequests.TryEnterGuestMode (mode, then requests): full fence between the bit and the reads below.
+            ulong before = Interlocked.Or(ref _b->Requests, request.Bit);
+            if ((before & request.Bit) == 0)
+                Interlocked.Increment(ref _requestsMade);
+        }
+        else
+            Interlocked.MemoryBarrier();
+        mustWait = false;
+        // Read before the mode: if the vCPU leaves in between, the wait ends at once; if it comes back in between, it has seen the request.
+        sequence = Volatile.Read(ref _b->ExitSequence);
+        if (!request.Has(VcpuRequest.NoWakeup) && WakeUp())
+            return false;
+
+        bool wait = request.Has(VcpuRequest.Wait);
+        var mode = request.Concerns(VcpuMode.InGuestMode)
+            ? (VcpuMode)Interlocked.CompareExchange(ref _b->Mode, (int)VcpuMode.ExitingGuestMode, (int)VcpuMode.InGuestMode)
+            : Mode;
+        if (!request.Concerns(mode))
+        {
+            if (mode == VcpuMode.ExitingGuestMode)
+                Interlocked.Increment(ref _kicksCoalesced);
+            return false;
+        }
+        mustWait = wait;
+        if (mode == VcpuMode.InGuestMode)
+        {
+            SendKick();
+            return true;
+        }
+        // Exiting: the thread that moved the mode may not have stored the kick yet. A waiter does not depend on it being scheduled.
+        if (mode == VcpuMode.ExitingGuestMode)
+            Volatile.Write(ref *_exitRequest, 1);
+        Interlocked.Increment(ref _kicksCoalesced);
+        return false;
+    }
+
+    private void SendKick()
+    {
+        Volatile.Write(ref *_exitRequest, 1);
+        Interlocked.Increment(ref _kicksSent);
+    }
+
+    /// <summary>Returns when the vCPU has left the mode it was in when the exit sequence was <paramref name="sequence"/>.</summary>
+    private void WaitForExit(int sequence)
+    {
+        // The usual acknowledgement comes within a block of guest code: look a few times before the system call.
+        for (int spin = 0; spin < 200; spin++)
+        {
+            if (Volatile.Read(ref _b->ExitSequence) != sequence)
+                return;
+            Thread.SpinWait(4);
+        }
+        Interlocked.Increment(ref _waits);
+        // PAIRS-WITH: VcpuRequests.LeaveGuestMode (ExitSequence, then Waiters).
+        Interlocked.Increment(ref _b->Waiters);
+        while (Volatile.Read(ref _b->ExitSequence) == sequence)
+            Futex.Wait(&_b->ExitSequence, sequence);
+        Interlocked.Decrement(ref _b->Waiters);
+    }
+
+    public void Dispose() => NativeMemory.AlignedFree(_b);
+}
