@@ -1,1 +1,27 @@
-return 0;
+using System.CommandLine;
+using Ring3.Cli;
+using Ring3.Vmm;
+
+// The composition root: one command tree, one place where errors become a line and an exit status.
+RootCommand root = CommandTree.Build();
+ParseResult parsed = root.Parse(args);
+if (parsed.Errors.Count > 0 && parsed.Action is System.CommandLine.Invocation.ParseErrorAction)
+{
+    Errors.Line($"{parsed.Errors[0].Message} (see 'ring3 {(parsed.CommandResult.Command is RootCommand ? "" : parsed.CommandResult.Command.Name + " ")}--help')");
+    return ExitStatus.Usage;
+}
+
+try
+{
+    return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false, ProcessTerminationTimeout = null });
+}
+catch (BootException e)
+{
+    Errors.Line(e.Message);
+    return e.Status;
+}
+catch (Exception e) when (Environment.GetEnvironmentVariable("RING3_DEBUG") is null)
+{
+    Errors.Line($"internal error: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")} (RING3_DEBUG=1 shows where)");
+    return ExitStatus.Internal;
+}

@@ -1,0 +1,52 @@
+using System.CommandLine;
+using System.CommandLine.Help;
+
+namespace Ring3.Cli;
+
+/// <summary>Every command of <c>ring3</c>.</summary>
+internal static class CommandTree
+{
+    private const string Examples = """
+
+        Examples:
+          ring3 boot                                   Debian's cloud kernel, an interactive shell; Ctrl-] quits
+          ring3 boot --exec 'uname -a'                 run one command, exit with its status
+          ring3 boot --cpus 8 --memory 1G --stats      more of everything, and KVM's counters at the end
+          ring3 boot --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
+          source <(ring3 completion bash)              completion for this shell
+
+        Exit statuses are listed in docs/cli.md.
+        """;
+
+    public static RootCommand Build()
+    {
+        var root = new RootCommand("Linux KVM in user space: boots kernels on a software x86-64 machine, without /dev/kvm.")
+        {
+            BootCommand.Build(),
+            FetchCommand.Build(),
+            InitramfsCommand.Build(),
+        };
+        root.Add(CompletionCommand.Build(root));
+        foreach (Option option in root.Options)
+        {
+            if (option is HelpOption help)
+                help.Action = new HelpWithExamples((HelpAction)help.Action!, Examples);
+        }
+        root.SetAction(_ => root.Parse("--help").Invoke());
+        return root;
+    }
+
+    /// <summary>The library's help, followed by examples on the root and on boot.</summary>
+    private sealed class HelpWithExamples(HelpAction inner, string examples) : System.CommandLine.Invocation.SynchronousCommandLineAction
+    {
+        public override bool ClearsParseErrors => true;
+
+        public override int Invoke(ParseResult parseResult)
+        {
+            int status = inner.Invoke(parseResult);
+            if (parseResult.CommandResult.Command is RootCommand or { Name: "boot" })
+                parseResult.InvocationConfiguration.Output.WriteLine(examples);
+            return status;
+        }
+    }
+}

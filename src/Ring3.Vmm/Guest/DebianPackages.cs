@@ -1,0 +1,96 @@
+using System.Formats.Tar;
+
+namespace Ring3.Vmm.Guest;
+
+/// <summary>
+/// Fetches files out of Debian packages with apt-get download and dpkg-deb: nothing is installed, no root is needed. The system's package lists are used when they know the
+/// package; else lists are fetched into the cache directory.
+/// </summary>
+internal sealed class DebianPackages(string cacheDirectory, Action<string> progress)
+{
+    private string[]? _options;
+
+    /// <summary>Name of the package that a meta package depends on and whose name starts with <paramref name="prefix"/>.</summary>
+    public string ResolveDependency(string metaPackage, string prefix)
+    {
+        EnsureLists(metaPackage);
+        HostCommand.Result r = HostCommand.Run("apt-cache", [.. _options!, "depends", metaPackage]);
+        foreach (string line in r.Output.Split('\n'))
+        {
+            string[] parts = line.Trim().Split(": ", 2);
+            if (parts is ["Depends", var name] && name.StartsWith(prefix, StringComparison.Ordinal))
+                return name;
+        }
+        throw Unavailable(metaPackage, r.Ok ? "it names no kernel" : r.Error);
+    }
+
+    /// <summary>Downloads a package into <paramref name="directory"/> and returns the .deb's path.</summary>
+    public string Download(string package, string directory)
+    {
+        EnsureLists(package);
+        progress($"downloading Debian package {package}");
+        HostCommand.Result r = HostCommand.Run("apt-get", [.. _options!, "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-q", "download", package], directory);
+        string? file = Directory.EnumerateFiles(directory, "*.deb").FirstOrDefault(f => Path.GetFileName(f).StartsWith(package.Split(':')[0] + "_", StringComparison.Ordinal));
+        if (!r.Ok || file is null)
+        {
+            if (r.Error.Contains("No space left", StringComparison.Ordinal))
+                throw DiskFull(directory);
+            throw Unavailable(package, r.Error);
+        }
+        return file;
+    }
+
+    /// <summary>Copies the first regular file of a package that <paramref name="wanted"/> accepts (path without leading "./") to <paramref name="destination"/>; returns its path in the package.</summary>
+    public static string Extract(string deb, Func<string, bool> wanted, string destination)
+    {
+        string? found = null;
+        HostCommand.Result r = HostCommand.Stream("dpkg-deb", ["--fsys-tarfile", deb], null, stream =>
+        {
+            using var tar = new TarReader(stream);
+            while (found is null && tar.GetNextEntry() is { } entry)
+            {
+                string path = entry.Name.StartsWith("./", StringComparison.Ordinal) ? entry.Name[2..] : entry.Name;
+                if (entry.EntryType is not (TarEntryType.RegularFile or TarEntryType.V7RegularFile) || !wanted(path))
+                    continue;
+                entry.ExtractToFile(destination, overwrite: true);
+                if (new FileInfo(destination).Length != entry.Length)
+                    throw new BootException(ExitStatus.NoInput, $"{Path.GetFileName(deb)}: {path} is truncated");
+                found = path;
+            }
+            stream.CopyTo(Stream.Null);
+        });
+        if (found is null)
+            throw new BootException(ExitStatus.NoInput, $"{Path.GetFileName(deb)}: {(r.Ok ? "the wanted file is not in the package" : r.Error)}");
+        return found;
+    }
+
+    /// <summary>Chooses the system's package lists, or private ones when the system has none.</summary>
+    private void EnsureLists(string package)
+    {
+        if (_options is not null)
+            return;
+        HostCommand.Result r = HostCommand.Run("apt-cache", ["show", "--no-all-versions", package]);
+        if (r.Status == 127)
+            throw new BootException(ExitStatus.NoInput, "this is not a Debian system (no apt-cache): pass --kernel FILE and --initrd FILE");
+        if (r.Ok && r.Output.Contains("Filename:", StringComparison.Ordinal))
+        {
+            _options = [];
+            return;
+        }
+        string state = Path.Combine(cacheDirectory, "apt");
+        Directory.CreateDirectory(Path.Combine(state, "lists", "partial"));
+        Directory.CreateDirectory(Path.Combine(state, "archives", "partial"));
+        string[] options = ["-o", $"Dir::State::Lists={state}/lists", "-o", $"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"];
+        progress("fetching Debian package lists");
+        HostCommand.Result update = HostCommand.Run("apt-get", [.. options, "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-q", "update"]);
+        r = HostCommand.Run("apt-cache", [.. options, "show", "--no-all-versions", package]);
+        if (!r.Ok || !r.Output.Contains("Filename:", StringComparison.Ordinal))
+            throw Unavailable(package, update.Error.Length != 0 ? update.Error : r.Error);
+        _options = options;
+    }
+
+    internal static BootException DiskFull(string directory) => new(ExitStatus.Resources, $"no space left on the disk of {directory}; set XDG_CACHE_HOME to a place with 128 MiB free");
+
+    private static BootException Unavailable(string package, string why) =>
+        new(ExitStatus.NoInput, $"cannot download Debian package {package} ({(why.Length == 0 ? "no network?" : why.TrimEnd('.'))}); pass --kernel FILE and --initrd FILE");
+}

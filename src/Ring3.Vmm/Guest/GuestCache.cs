@@ -1,0 +1,128 @@
+namespace Ring3.Vmm.Guest;
+
+/// <summary>
+/// The default guest's files in the user's cache: Debian's kernel of a flavour, and busybox. Each is fetched once into a temporary directory and renamed into place, so that an
+/// interrupted download leaves nothing behind and two processes do not disturb each other.
+/// </summary>
+public sealed class GuestCache
+{
+    private const long NeededBytes = 128L << 20;
+    private const string VersionFile = "package";
+    private readonly Action<string> _progress;
+
+    /// <summary>$XDG_CACHE_HOME/ring3, else ~/.cache/ring3.</summary>
+    public string Root { get; }
+
+    public GuestCache(Action<string> progress, string? root = null)
+    {
+        _progress = progress;
+        string? xdg = Environment.GetEnvironmentVariable("XDG_CACHE_HOME");
+        string home = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile, Environment.SpecialFolderOption.DoNotVerify);
+        Root = root ?? Path.Combine(string.IsNullOrEmpty(xdg) || !Path.IsPathRooted(xdg) ? Path.Combine(home.Length == 0 ? "/tmp" : home, ".cache") : xdg, "ring3");
+    }
+
+    /// <summary>Path of Debian's kernel image of a flavour ("cloud-amd64", "amd64"); downloaded when missing or when <paramref name="update"/>.</summary>
+    public string Kernel(string flavour, bool update = false) => Get($"linux-{flavour}", "vmlinuz", update, (packages, directory) =>
+    {
+        string meta = $"linux-image-{flavour}";
+        string package = packages.ResolveDependency(meta, "linux-image-");
+        string deb = packages.Download(package, directory);
+        DebianPackages.Extract(deb, p => p.StartsWith("boot/vmlinuz", StringComparison.Ordinal), Path.Combine(directory, "vmlinuz"));
+        return deb;
+    });
+
+    /// <summary>Path of a static busybox.</summary>
+    public string Busybox(bool update = false) => Get("busybox-static", "busybox", update, (packages, directory) =>
+    {
+        string deb = packages.Download("busybox-static", directory);
+        string program = Path.Combine(directory, "busybox");
+        DebianPackages.Extract(deb, p => p is "bin/busybox" or "usr/bin/busybox", program);
+        File.SetUnixFileMode(program, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute | UnixFileMode.GroupRead | UnixFileMode.OtherRead);
+        HostCommand.Result list = HostCommand.Run(program, ["--list-full"]);
+        if (!list.Ok || list.Output.Length == 0)
+            throw new BootException(ExitStatus.NoInput, $"busybox-static: the program does not run on this host ({list.Error})");
+        File.WriteAllText(Path.Combine(directory, "applets"), list.Output);
+        return deb;
+    });
+
+    /// <summary>The base initramfs, built from the cached busybox.</summary>
+    public byte[] BaseInitramfs()
+    {
+        string busybox = Busybox();
+        return Initramfs.BuildBase(ReadFile(busybox), File.ReadAllLines(Path.Combine(Path.GetDirectoryName(busybox)!, "applets")));
+    }
+
+    /// <summary>Reads a file whole; a file that cannot be read is a <see cref="BootException"/>.</summary>
+    public static byte[] ReadFile(string path)
+    {
+        try
+        {
+            if (Directory.Exists(path))
+                throw new BootException(ExitStatus.NoInput, $"{path}: is a directory");
+            return File.ReadAllBytes(path);
+        }
+        catch (FileNotFoundException) { throw new BootException(ExitStatus.NoInput, $"{path}: no such file"); }
+        catch (DirectoryNotFoundException) { throw new BootException(ExitStatus.NoInput, $"{path}: no such file"); }
+        catch (UnauthorizedAccessException) { throw new BootException(ExitStatus.NoInput, $"{path}: permission denied"); }
+        catch (Exception e) when (e is IOException or ArgumentException or NotSupportedException) { throw new BootException(ExitStatus.NoInput, $"{path}: {e.Message}"); }
+    }
+
+    private string Get(string name, string file, bool update, Func<DebianPackages, string, string> fetch)
+    {
+        string place = Path.Combine(Root, name), path = Path.Combine(place, file);
+        if (!update && File.Exists(path) && File.Exists(Path.Combine(place, VersionFile)))
+            return path;
+        string work = Path.Combine(Root, $"{name}.{Environment.ProcessId}.tmp");
+        try
+        {
+            Directory.CreateDirectory(work);
+            CheckSpace(work);
+            string deb = fetch(new DebianPackages(Root, _progress), work);
+            File.WriteAllText(Path.Combine(work, VersionFile), Path.GetFileNameWithoutExtension(deb) + "\n");
+            File.Delete(deb);
+            Publish(work, place);
+            _progress($"cached {path}");
+            return path;
+        }
+        catch (UnauthorizedAccessException) { throw new BootException(ExitStatus.NoInput, $"cannot write to the cache directory {Root}: permission denied; set XDG_CACHE_HOME"); }
+        catch (IOException e) when (IsDiskFull(e)) { throw DebianPackages.DiskFull(Root); }
+        catch (IOException e) { throw new BootException(ExitStatus.NoInput, $"cannot write to the cache directory {Root}: {e.Message}"); }
+        finally { TryDelete(work); }
+    }
+
+    /// <summary>Renames into place. When another process was faster, its files are as good.</summary>
+    private static void Publish(string work, string place)
+    {
+        if (Directory.Exists(place))
+        {
+            string old = work + ".old";
+            Directory.Move(place, old);
+            TryDelete(old);
+        }
+        try { Directory.Move(work, place); }
+        catch (IOException) when (Directory.Exists(place)) { }
+    }
+
+    private static void CheckSpace(string directory)
+    {
+        if (new DriveInfo(directory).AvailableFreeSpace < NeededBytes)
+            throw DebianPackages.DiskFull(directory);
+    }
+
+    private static bool IsDiskFull(IOException e)
+    {
+        const int ENOSPC = 28, EDQUOT = 122;
+        return (e.HResult & 0xffff) is ENOSPC or EDQUOT || e.Message.Contains("No space left", StringComparison.Ordinal);
+    }
+
+    private static void TryDelete(string directory)
+    {
+        try
+        {
+            if (Directory.Exists(directory))
+                Directory.Delete(directory, recursive: true);
+        }
+        catch (IOException) { }
+        catch (UnauthorizedAccessException) { }
+    }
+}

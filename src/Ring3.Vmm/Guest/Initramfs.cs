@@ -1,0 +1,128 @@
+using System.IO.Compression;
+using System.Text;
+
+namespace Ring3.Vmm.Guest;
+
+/// <summary>What the guest's init is told.</summary>
+public sealed record InitOptions
+{
+    /// <summary>Command for /bin/sh -c; null = interactive shell.</summary>
+    public string? Exec { get; init; }
+    /// <summary>Size of the host's terminal, 0 = unknown.</summary>
+    public int Rows { get; init; }
+    public int Columns { get; init; }
+    public string Terminal { get; init; } = "linux";
+}
+
+/// <summary>
+/// The initial RAM disk of the default guest: a busybox userland with an init script, and a small second archive with this boot's settings. Linux unpacks archives one after the
+/// other, so the second also rides on a user's own initrd.
+/// </summary>
+public static class Initramfs
+{
+    /// <summary>Where init lives; passed as rdinit= so that a user's initrd keeps its own /init.</summary>
+    public const string InitPath = "/.ring3/init";
+
+    /// <summary>Ports of the exec channel: standard output, standard error, and the status line. COM1 stays the console.</summary>
+    public const string OutputDevice = "/dev/ttyS1", ErrorDevice = "/dev/ttyS2", StatusDevice = "/dev/ttyS3";
+
+    private static readonly string[] s_directories = ["bin", "sbin", "usr", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "root", "etc", "mnt", "var", "lib"];
+
+    /// <summary>The userland: directories, busybox and its applet links (paths as <c>busybox --list-full</c> prints them).</summary>
+    public static byte[] BuildBase(ReadOnlySpan<byte> busybox, IEnumerable<string> applets)
+    {
+        var bytes = new MemoryStream();
+        var cpio = new CpioWriter(bytes);
+        foreach (string d in s_directories)
+            cpio.Directory(d, d == "tmp" ? 0x3ff : 0x1ed);
+        cpio.CharDevice("dev/console", 5, 1);
+        cpio.CharDevice("dev/null", 1, 3, 0x1b6);
+        cpio.File("bin/busybox", busybox, 0x1ed);
+        foreach (string applet in applets.Select(a => a.TrimStart('/')).Where(a => a.Length != 0 && a != "bin/busybox").Distinct().Order(StringComparer.Ordinal))
+            cpio.Symlink(applet, "/bin/busybox");
+        cpio.File("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"u8);
+        cpio.File("etc/group", "root:x:0:\ntty:x:5:\n"u8);
+        cpio.Symlink("init", InitPath);
+        cpio.Finish();
+        return bytes.ToArray();
+    }
+
+    /// <summary>This boot's part: init, its settings, and busybox under its own path when the base is a user's initrd.</summary>
+    public static byte[] BuildOverlay(InitOptions options, ReadOnlySpan<byte> privateBusybox)
+    {
+        var bytes = new MemoryStream();
+        var cpio = new CpioWriter(bytes);
+        cpio.Directory(".ring3");
+        bool own = !privateBusybox.IsEmpty;
+        if (own)
+            cpio.File(".ring3/busybox", privateBusybox, 0x1ed);
+        string shell = own ? "/.ring3/busybox" : "/bin/busybox";
+        cpio.File(InitPath, Encoding.UTF8.GetBytes(InitScript(shell, options)), 0x1ed);
+        if (options.Exec is { } command)
+            cpio.File(".ring3/command", Encoding.UTF8.GetBytes(command + "\n"));
+        cpio.Finish();
+        return bytes.ToArray();
+    }
+
+    /// <summary>Compresses an archive with gzip, which every Linux kernel unpacks.</summary>
+    public static byte[] Gzip(ReadOnlySpan<byte> archive)
+    {
+        var bytes = new MemoryStream();
+        using (var gzip = new GZipStream(bytes, CompressionLevel.SmallestSize, leaveOpen: true))
+            gzip.Write(archive);
+        return bytes.ToArray();
+    }
+
+    private static string InitScript(string busybox, InitOptions options)
+    {
+        string head = $"""
+            #!{busybox} sh
+            b={busybox}
+            export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM={Quote(options.Terminal)}
+            $b mkdir -p /proc /sys /dev /run /tmp /root
+            $b mount -t devtmpfs dev /dev
+            $b mount -t proc proc /proc
+            $b mount -t sysfs sys /sys
+            $b mkdir -p /dev/pts
+            $b mount -t devpts devpts /dev/pts
+            $b mount -t tmpfs tmpfs /run
+            $b hostname ring3
+            cd /root
+
+            """;
+        return head + (options.Exec is null ? ShellScript(options) : ExecScript);
+    }
+
+    private static string ShellScript(InitOptions options)
+    {
+        string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F /dev/ttyS0 rows {options.Rows} cols {options.Columns}\n" : "";
+        return $"""
+            {size}$b setsid $b cttyhack $b sh -l </dev/ttyS0 >/dev/ttyS0 2>&1
+            $b sync
+            $b poweroff -f
+
+            """;
+    }
+
+    /// <summary>
+    /// The command writes into pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to raw serial ports. Closing a port waits
+    /// until it has been sent, so the status line is last.
+    /// </summary>
+    private const string ExecScript = $"""
+        out={OutputDevice} err={ErrorDevice} status={StatusDevice}
+        for t in $out $err $status; do $b stty -F $t raw -echo -echoe -echok -onlcr -opost; done
+        $b mkfifo /run/.out /run/.err
+        $b cat </run/.out >$out &
+        o=$!
+        $b cat </run/.err >$err &
+        e=$!
+        $b setsid $b sh -c "$($b cat /.ring3/command)" </dev/null >/run/.out 2>/run/.err
+        s=$?
+        wait $o $e
+        echo "exit $s" >$status
+        $b poweroff -f
+
+        """;
+
+    private static string Quote(string s) => "'" + s.Replace("'", "'\\''") + "'";
+}
