@@ -1,12 +1,18 @@
 namespace Ring3.Cpu;
 
 /// <summary>
-/// What the logical processors of one virtual machine share: decoded code and the map of the memory it came from. One per VM.
+/// What the logical processors of one virtual machine share: decoded blocks and the map of the memory they came from. One per VM.
 /// </summary>
+/// <remarks>
+/// Locks: the decode lock protects insertion and invalidation of blocks, the page chains and the arenas. Lookups in the block table take no lock: chains are published by release stores, and the memory
+/// of a removed block stays readable until every processor has been seen outside the epoch in which it was reachable.
+/// SAFETY: block pointers come from the machine's own arenas.
+/// </remarks>
 public sealed unsafe partial class Machine : IDisposable
 {
-    private readonly Lock _lock = new();
     private LogicalProcessor[] _processors = [];
+
+    public Machine() => _arenas.Add(_arena);
 
     /// <summary>Which host memory holds decoded code.</summary>
     public CodeMap CodeMap { get; } = new();
@@ -18,11 +24,18 @@ public sealed unsafe partial class Machine : IDisposable
     public LogicalProcessor CreateProcessor()
     {
         LogicalProcessor p = new(this);
-        lock (_lock)
+        lock (_decodeLock)
             Volatile.Write(ref _processors, [.. _processors, p]);
         return p;
     }
 
     /// <summary>Releases code and map. No processor may be inside the guest.</summary>
-    public void Dispose() => CodeMap.Dispose();
+    public void Dispose()
+    {
+        foreach (BlockArena a in _arenas)
+            a.Free();
+        _arenas.Clear();
+        Ring3.Host.HostMemory.Unmap(_table, TableSize * (nuint)sizeof(Block*));
+        CodeMap.Dispose();
+    }
 }

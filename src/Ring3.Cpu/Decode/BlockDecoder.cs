@@ -1,0 +1,106 @@
+using Iced.Intel;
+using Ring3.Arch;
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// Turns guest bytes into blocks. One per processor; scratch memory only, the result is published by <see cref="Machine.Publish"/>.
+/// A block ends after a control transfer or an instruction whose handler is registered as block-ending, at the page end, and at <see cref="Block.MaxInstructions"/>.
+/// An instruction that crosses a page is a block of its own.
+/// </summary>
+/// <remarks>SAFETY: reads at most <c>available</c> bytes of guest memory into a scratch buffer and decodes from there; ops are bounded by MaxInstructions.</remarks>
+internal sealed unsafe class BlockDecoder
+{
+    private const int SnapshotBytes = Block.MaxInstructions * 15 + 16, MaxInstructionLength = 15;
+    private const DecoderOptions Options = DecoderOptions.NoWbnoinvd;
+
+    private readonly byte* _snapshot;
+    private readonly Op* _ops;
+    private readonly SnapshotReader _reader = new();
+    private readonly Decoder[] _decoders;
+    private Block _header;
+
+    public BlockDecoder()
+    {
+        byte* memory = HostMemory.Map((nuint)(SnapshotBytes + (Block.MaxInstructions + 2) * sizeof(Op) + 64));
+        _ops = (Op*)memory;
+        _snapshot = memory + (Block.MaxInstructions + 2) * sizeof(Op);
+        _decoders = [Decoder.Create(16, _reader, Options), Decoder.Create(32, _reader, Options), Decoder.Create(64, _reader, Options)];
+    }
+
+    public Op* Ops => _ops;
+    public byte* Snapshot => _snapshot;
+
+    private sealed class SnapshotReader : CodeReader
+    {
+        public byte* Position, End;
+        public override int ReadByte() => Position < End ? *Position++ : -1;
+    }
+
+    /// <summary>
+    /// Decodes at <paramref name="rip"/>, whose bytes are at <paramref name="host"/>. <paramref name="hostNext"/>: the following page, or null when it was not translated yet.
+    /// Returns false when the first instruction needs that page.
+    /// </summary>
+    public bool Decode(ulong rip, byte* host, byte* hostNext, uint mode, out Block header)
+    {
+        int available = 4096 - (int)((nuint)host & 0xfff);
+        int length = Math.Min(available, SnapshotBytes);
+        Buffer.MemoryCopy(host, _snapshot, SnapshotBytes, length);
+        if (hostNext != null)
+        {
+            length = Math.Min(available, MaxInstructionLength);
+            Buffer.MemoryCopy(hostNext, _snapshot + length, MaxInstructionLength, MaxInstructionLength);
+            length += MaxInstructionLength;
+        }
+        _header = new Block { Host = host, Mode = mode };
+        bool complete = Fill(rip, mode, length, hostNext != null ? available : int.MaxValue);
+        if (complete && hostNext != null && _header.Bytes > available)
+        {
+            _header.HostNext = hostNext;
+            _header.BytesNext = (ushort)(_header.Bytes - available);
+        }
+        header = _header;
+        return complete;
+    }
+
+    private bool Fill(ulong rip, uint mode, int length, int crossing)
+    {
+        Decoder decoder = _decoders[mode & BlockMode.SizeMask];
+        _reader.Position = _snapshot;
+        _reader.End = _snapshot + length;
+        int limit = crossing != int.MaxValue || (mode & BlockMode.Single) != 0 ? 1 : Block.MaxInstructions;
+        int count = 0, offset = 0;
+        bool ends = false;
+        while (count < limit && !ends)
+        {
+            decoder.IP = rip + (ulong)offset;
+            decoder.Decode(out Instruction instruction);
+            Op* op = _ops + count;
+            if (instruction.Code == Code.INVALID)
+            {
+                int consumed = (int)(_reader.Position - _snapshot) - offset;
+                if (decoder.LastError == DecoderError.NoMoreBytes && consumed < MaxInstructionLength)
+                {
+                    if (count == 0)
+                        return false;
+                    break;
+                }
+                OpEncoder.Invalid(op, tooLong: consumed >= MaxInstructionLength);
+                instruction.Length = Math.Max(consumed, 1);
+                ends = true;
+            }
+            else
+                ends = OpEncoder.Encode(op, in instruction, rip, mode & BlockMode.SizeMask);
+            op->Offset = (ushort)offset;
+            op->Length = (byte)instruction.Length;
+            offset += instruction.Length;
+            count++;
+        }
+        _ops[count] = new Op { Kind = (ushort)OpKind.FallThrough, Offset = (ushort)offset, Disp = (long)OpEncoder.RipMask(mode & BlockMode.SizeMask), Imm = (ulong)offset };
+        _header.Instructions = (ushort)count;
+        _header.Bytes = (ushort)offset;
+        _header.Ops = (ushort)(OpOptimizer.Run(_ops, count) + 1);
+        return true;
+    }
+}

@@ -1,0 +1,280 @@
+using System.Runtime.CompilerServices;
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>The block table, invalidation, and the arenas' life. SAFETY: see the type.</summary>
+public sealed unsafe partial class Machine
+{
+    private const nuint TableSize = 1 << 16, ArenaBytes = 32 << 20;
+    /// <summary>Retired arenas that may wait for slow processors before these are made to leave the guest.</summary>
+    private const int PatientArenas = 3;
+
+    private readonly Lock _decodeLock = new();
+    private readonly Block** _table = (Block**)HostMemory.Map(TableSize * (nuint)sizeof(Block*));
+    private readonly List<BlockArena> _arenas = [];
+    private BlockArena _arena = new(ArenaBytes);
+    private long _epoch = 1;
+    private bool _externalWriters;
+
+    /// <summary>Number of the current generation of blocks: it changes when everything decoded is dropped.</summary>
+    internal long Epoch => Volatile.Read(ref _epoch);
+
+    // Statistics. Decode lock.
+    /// <summary>Blocks decoded, blocks dropped because their bytes were written, and times everything was dropped.</summary>
+    public ulong BlocksDecoded, BlocksInvalidated, CodeFlushes;
+
+    /// <summary>
+    /// Other processes or threads write guest memory without telling <see cref="CodeWritten"/>: every block is compared with its bytes once after each entry. Set it before the first entry or with every processor outside the guest.
+    /// </summary>
+    public bool ExternalWriters
+    {
+        get => _externalWriters;
+        set
+        {
+            lock (_decodeLock)
+            {
+                _externalWriters = value;
+                DropAll();
+            }
+        }
+    }
+
+    private static nuint Bucket(byte* host, uint mode)
+    {
+        ulong h = ((ulong)host ^ (ulong)mode << 61) * 0x9e37_79b9_7f4a_7c15;
+        return (nuint)(h >> 48);
+    }
+
+    /// <summary>Block that starts at <paramref name="host"/>, or null. A page-crossing block only matches with its second page. Any thread inside an epoch.</summary>
+    internal Block* Find(byte* host, uint mode, byte* hostNext)
+    {
+        for (Block* b = (Block*)Volatile.Read(ref *(nint*)&_table[Bucket(host, mode)]); b != null; b = (Block*)Volatile.Read(ref *(nint*)&b->HashNext))
+            if (b->Host == host && b->Mode == mode && (b->HostNext == null || b->HostNext == hostNext))
+                return b;
+        return null;
+    }
+
+    /// <summary>Whether some block at <paramref name="host"/> crosses into another page: the caller then needs the second page's address.</summary>
+    internal bool HasCrossing(byte* host, uint mode)
+    {
+        for (Block* b = (Block*)Volatile.Read(ref *(nint*)&_table[Bucket(host, mode)]); b != null; b = (Block*)Volatile.Read(ref *(nint*)&b->HashNext))
+            if (b->Host == host && b->Mode == mode && b->HostNext != null)
+                return true;
+        return false;
+    }
+
+    /// <summary>
+    /// Publishes a decoded block, or returns null when the bytes changed since <paramref name="snapshot"/> was taken: decode again.
+    /// Marks the code's granules before it compares, so that a store is either seen by the comparison or sees the mark.
+    /// </summary>
+    internal Block* Publish(Block* header, Op* ops, byte* snapshot)
+    {
+        lock (_decodeLock)
+        {
+            Block* present = Find(header->Host, header->Mode, header->HostNext);
+            if (present != null)
+                return present;
+            bool marked = Mark(header, header->Host) | (header->HostNext != null && Mark(header, header->HostNext));
+            // PAIRS-WITH: the store and the later read of the code bitmap in every store path.
+            if (marked && _processors.Length > 1)
+                Interlocked.MemoryBarrierProcessWide();
+            if (!SameBytes(header, snapshot))
+                return null;
+            Block* b = Allocate(header, ops, snapshot);
+            Link(b);
+            BlocksDecoded++;
+            return b;
+        }
+    }
+
+    private bool Mark(Block* header, byte* host)
+    {
+        PageCode* page = CodeMap.PageFor(host);
+        ulong bits = Block.GranulesIn(header, Block.PageOf(host));
+        if ((page->Bits & bits) == bits)
+            return false;
+        Volatile.Write(ref page->Bits, page->Bits | bits);
+        return true;
+    }
+
+    /// <summary>Whether guest memory still holds the bytes of <paramref name="snapshot"/>.</summary>
+    internal static bool SameBytes(Block* b, byte* snapshot)
+    {
+        int first = b->Bytes - b->BytesNext;
+        return new ReadOnlySpan<byte>(b->Host, first).SequenceEqual(new ReadOnlySpan<byte>(snapshot, first))
+            && (b->BytesNext == 0 || new ReadOnlySpan<byte>(b->HostNext, b->BytesNext).SequenceEqual(new ReadOnlySpan<byte>(snapshot + first, b->BytesNext)));
+    }
+
+    private Block* Allocate(Block* header, Op* ops, byte* snapshot)
+    {
+        nuint body = (nuint)(sizeof(Block) + header->Ops * sizeof(Op)), size = body + (_externalWriters ? header->Bytes : (nuint)0);
+        Block* b = (Block*)_arena.Allocate(size);
+        if (b == null)
+        {
+            DropAll();
+            b = (Block*)_arena.Allocate(size);
+        }
+        *b = *header;
+        b->Stride = (uint)((size + 63) & ~(nuint)63);
+        Unsafe.CopyBlock(b + 1, ops, (uint)(header->Ops * sizeof(Op)));
+        if (_externalWriters)
+        {
+            b->Copy = (byte*)b + body;
+            Unsafe.CopyBlock(b->Copy, snapshot, header->Bytes);
+        }
+        return b;
+    }
+
+    private void Link(Block* b)
+    {
+        PageCode* page = CodeMap.PageFor(b->Host);
+        b->PageNext = page->First;
+        page->First = b;
+        if (b->HostNext != null && b->HostNext != Block.PageOf(b->Host))
+        {
+            page = CodeMap.PageFor(b->HostNext);
+            b->PageNext2 = page->First;
+            page->First = b;
+        }
+        Block** bucket = &_table[Bucket(b->Host, b->Mode)];
+        b->HashNext = *bucket;
+        Volatile.Write(ref *(nint*)bucket, (nint)b);
+    }
+
+    /// <summary>
+    /// Bytes of guest memory at <paramref name="host"/> were written other than by a guest store: blocks decoded from them are dropped. Any thread, after the write.
+    /// </summary>
+    public void CodeWritten(byte* host, nuint size)
+    {
+        while (size != 0)
+        {
+            nuint piece = Math.Min(size, 4096 - ((nuint)host & 0xfff));
+            PageCode* page = CodeMap.Find(host);
+            if (page != null && Volatile.Read(ref page->Bits) != 0)
+                InvalidatePage(page, host, piece);
+            host += piece;
+            size -= piece;
+        }
+    }
+
+    private void InvalidatePage(PageCode* page, byte* host, nuint size)
+    {
+        byte* start = Block.PageOf(host);
+        lock (_decodeLock)
+        {
+            ulong bits = 0;
+            for (Block* b = page->First, next; b != null; b = next)
+            {
+                next = *Block.NextIn(b, start);
+                if (Block.Overlaps(b, host, size))
+                    Invalidate(b);
+                else
+                    bits |= Block.GranulesIn(b, start);
+            }
+            Volatile.Write(ref page->Bits, bits);
+        }
+    }
+
+    /// <summary>Drops one block. Decode lock.</summary>
+    internal void InvalidateBlock(Block* b)
+    {
+        lock (_decodeLock)
+        {
+            // A second processor may have dropped it meanwhile.
+            if (Block.FirstOp(b)->Kind != (ushort)OpKind.Stale)
+                Invalidate(b);
+        }
+    }
+
+    private void Invalidate(Block* b)
+    {
+        BlocksInvalidated++;
+        MakeStale(b);
+        Unlink(&_table[Bucket(b->Host, b->Mode)], b, null);
+        byte* page = Block.PageOf(b->Host);
+        Unlink(&CodeMap.PageFor(page)->First, b, page);
+        if (b->HostNext != null && b->HostNext != page)
+            Unlink(&CodeMap.PageFor(b->HostNext)->First, b, b->HostNext);
+        for (Block* other = CodeMap.PageFor(page)->First; other != null; other = *Block.NextIn(other, page))
+        {
+            if (other->Taken == b)
+                other->Taken = null;
+            if (other->Fall == b)
+                other->Fall = null;
+        }
+    }
+
+    /// <summary>Turns every op of the block into one that looks its instruction up anew; a processor inside the block stops before its next instruction.</summary>
+    private static void MakeStale(Block* b)
+    {
+        Op* op = Block.FirstOp(b);
+        for (int i = 0; i < b->Ops; i++)
+            Volatile.Write(ref op[i].Kind, (ushort)OpKind.Stale);
+        b->Taken = b->Fall = null;
+    }
+
+    private static void Unlink(Block** at, Block* b, byte* page)
+    {
+        while (*at != null)
+        {
+            Block** next = page == null ? &(*at)->HashNext : Block.NextIn(*at, page);
+            if (*at == b)
+            {
+                Volatile.Write(ref *(nint*)at, (nint)(*next));
+                return;
+            }
+            at = next;
+        }
+    }
+
+    /// <summary>Drops every block and switches to an arena that no processor can reach. Decode lock.</summary>
+    private void DropAll()
+    {
+        CodeFlushes++;
+        foreach (BlockArena a in _arenas)
+            if (a == _arena)
+                DropArena(a);
+        new Span<nint>(_table, (int)TableSize).Clear();
+        _arena.RetiredAt = ++_epoch;
+        // PAIRS-WITH: LogicalProcessor.EnterEpoch.
+        Interlocked.MemoryBarrierProcessWide();
+        long oldest = long.MaxValue;
+        int retired = 0;
+        foreach (LogicalProcessor p in _processors)
+            oldest = Math.Min(oldest, Volatile.Read(ref p.ActiveEpoch));
+        BlockArena? free = null;
+        foreach (BlockArena a in _arenas)
+        {
+            retired++;
+            if (a.RetiredAt <= oldest)
+                free = a;
+        }
+        if (retired > PatientArenas)
+            foreach (LogicalProcessor p in _processors)
+                if (Volatile.Read(ref p.ActiveEpoch) != long.MaxValue)
+                    p.RequestExit();
+        if (free == null)
+        {
+            free = new BlockArena(ArenaBytes);
+            _arenas.Add(free);
+        }
+        else
+            free.Reset();
+        free.RetiredAt = long.MaxValue;
+        _arena = free;
+    }
+
+    private void DropArena(BlockArena arena)
+    {
+        // The bitmaps keep their bits: a processor that still runs an old block must notice stores to it. They are recomputed at the first such store.
+        for (byte* at = arena.Start; at < arena.End; at += ((Block*)at)->Stride)
+        {
+            Block* b = (Block*)at;
+            MakeStale(b);
+            CodeMap.PageFor(b->Host)->First = null;
+            if (b->HostNext != null)
+                CodeMap.PageFor(b->HostNext)->First = null;
+        }
+    }
+}

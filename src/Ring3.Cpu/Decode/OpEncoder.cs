@@ -1,0 +1,164 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>Fills one <see cref="Op"/> from Iced's instruction.</summary>
+/// <remarks>SAFETY: writes one op.</remarks>
+internal static unsafe class OpEncoder
+{
+    /// <summary>Operand offset of "no register" in address fields, and of the block's RIP.</summary>
+    public const byte NoRegister = 128, BlockRip = 136;
+
+    /// <summary>Bits of the instruction pointer that count in a mode.</summary>
+    public static ulong RipMask(uint size) => size == BlockMode.Code64 ? ulong.MaxValue : 0xffff_ffff;
+
+    /// <summary>An encoding that raises #UD, or #GP when it is longer than 15 bytes.</summary>
+    public static void Invalid(Op* op, bool tooLong)
+    {
+        *op = default;
+        op->Handler = tooLong ? &TooLong : &Undefined;
+    }
+
+    private static OpResult Undefined(LogicalProcessor p, CpuState* c, Op* op) => p.Raise(c, Arch.Vector.UD);
+    private static OpResult TooLong(LogicalProcessor p, CpuState* c, Op* op) => p.Raise(c, Arch.Vector.GP, 0);
+
+    /// <summary>Encodes the instruction; returns whether the block ends after it. Offset and Length are the caller's.</summary>
+    public static bool Encode(Op* op, in Instruction i, ulong blockRip, uint size)
+    {
+        *op = default;
+        Code code = i.Code;
+        op->Handler = HandlerTable.Get(code);
+        op->Code = (ushort)code;
+        op->Base = op->Index = NoRegister;
+        op->AddressSize = (byte)(size == BlockMode.Code64 ? 8 : size == BlockMode.Code32 ? 4 : 2);
+        op->Seg = SegmentIndex.DS;
+        op->Flags = (i.HasLockPrefix ? OpFlags.Lock : 0) | (i.HasRepPrefix ? OpFlags.Rep : 0) | (i.HasRepnePrefix ? OpFlags.Repne : 0);
+        if (op->Handler == null)
+        {
+            Invalid(op, tooLong: false);
+            return true;
+        }
+        bool immediate = false;
+        for (int n = 0; n < i.OpCount; n++)
+            EncodeOperand(op, in i, n, blockRip, size, ref immediate);
+        OpSpecializer.Run(op, in i, size);
+        return HandlerTable.EndsBlock(code);
+    }
+
+    private static void EncodeOperand(Op* op, in Instruction i, int n, ulong blockRip, uint size, ref bool immediate)
+    {
+        Iced.Intel.OpKind kind = i.GetOpKind(n);
+        switch (kind)
+        {
+            case Iced.Intel.OpKind.Register:
+                Register register = i.GetOpRegister(n);
+                (&op->Reg0)[n < 4 ? n : 3] = Number(register);
+                if (n == 0)
+                    op->Size = (byte)register.GetSize();
+                if (n == 4)
+                    op->Imm2 = Number(register);
+                break;
+            case Iced.Intel.OpKind.NearBranch16:
+            case Iced.Intel.OpKind.NearBranch32:
+            case Iced.Intel.OpKind.NearBranch64:
+                op->Imm = i.NearBranchTarget - blockRip;
+                op->Size = (byte)(kind == Iced.Intel.OpKind.NearBranch16 ? 2 : kind == Iced.Intel.OpKind.NearBranch32 ? 4 : 8);
+                break;
+            case Iced.Intel.OpKind.FarBranch16:
+            case Iced.Intel.OpKind.FarBranch32:
+                op->Imm = kind == Iced.Intel.OpKind.FarBranch16 ? i.FarBranch16 : i.FarBranch32;
+                op->Imm2 = i.FarBranchSelector;
+                op->Size = (byte)(kind == Iced.Intel.OpKind.FarBranch16 ? 2 : 4);
+                break;
+            case Iced.Intel.OpKind.Memory:
+                EncodeMemory(op, in i, blockRip, size);
+                if (n == 0)
+                    op->Size = MemorySize(in i);
+                break;
+            case >= Iced.Intel.OpKind.MemorySegSI and <= Iced.Intel.OpKind.MemoryESRDI:
+                op->Flags |= OpFlags.HasMemory;
+                op->AddressSize = AddressSizeOf(kind);
+                if (kind < Iced.Intel.OpKind.MemoryESDI)
+                    op->Seg = Segment(i.MemorySegment);
+                break;
+            default:
+                if (immediate)
+                    op->Imm2 = (ushort)i.GetImmediate(n);
+                else
+                    op->Imm = i.GetImmediate(n);
+                immediate = true;
+                break;
+        }
+    }
+
+    private static byte AddressSizeOf(Iced.Intel.OpKind kind) => kind switch
+    {
+        Iced.Intel.OpKind.MemorySegSI or Iced.Intel.OpKind.MemorySegDI or Iced.Intel.OpKind.MemoryESDI => 2,
+        Iced.Intel.OpKind.MemorySegESI or Iced.Intel.OpKind.MemorySegEDI or Iced.Intel.OpKind.MemoryESEDI => 4,
+        _ => 8,
+    };
+
+    private static byte MemorySize(in Instruction i)
+    {
+        int bytes = i.MemorySize.GetSize();
+        return (byte)Math.Min(bytes, 255);
+    }
+
+    private static void EncodeMemory(Op* op, in Instruction i, ulong blockRip, uint size)
+    {
+        op->Flags |= OpFlags.HasMemory;
+        op->Seg = Segment(i.MemorySegment);
+        Register b = i.MemoryBase, x = i.MemoryIndex;
+        op->Disp = (long)i.MemoryDisplacement64;
+        op->Shift = (byte)System.Numerics.BitOperations.Log2((uint)i.MemoryIndexScale);
+        if (b == Register.RIP || b == Register.EIP)
+        {
+            op->Base = BlockRip;
+            op->Disp = (long)(i.MemoryDisplacement64 - blockRip);
+            op->AddressSize = (byte)(b == Register.RIP ? 8 : 4);
+            return;
+        }
+        if (b != Register.None)
+        {
+            op->Base = Number(b);
+            op->AddressSize = (byte)b.GetSize();
+        }
+        else if (x != Register.None && x.IsGPR())
+            op->AddressSize = (byte)x.GetSize();
+        else if (i.MemoryDisplSize is 2 or 4 or 8)
+            op->AddressSize = AddressSizeOfDisplacement(in i, size);
+        if (x.IsVectorRegister())
+        {
+            // VSIB: the handler reads the vector register's number here.
+            op->Imm2 = Number(x);
+            if (b == Register.None)
+                op->AddressSize = AddressSizeOfDisplacement(in i, size);
+        }
+        else if (x == Register.AL)
+            op->Index = NoRegister; // XLAT: the handler adds AL.
+        else if (x != Register.None)
+            op->Index = Number(x);
+    }
+
+    /// <summary>Address size of an operand without registers. Iced reports the displacement's size: 8 in 64-bit mode without the address-size prefix, else that of the address.</summary>
+    private static byte AddressSizeOfDisplacement(in Instruction i, uint size)
+    {
+        if (size == BlockMode.Code64)
+            return (byte)(i.MemoryDisplSize == 4 ? 4 : 8);
+        return (byte)(i.MemoryDisplSize == 2 ? 2 : 4);
+    }
+
+    private static byte Segment(Register segment) => (byte)(segment - Register.ES);
+
+    /// <summary>GPRs become byte offsets into <see cref="CpuState"/>; every other register its number.</summary>
+    public static byte Number(Register r)
+    {
+        if (r is >= Register.AL and <= Register.BL)
+            return (byte)((r - Register.AL) * 8);
+        if (r is >= Register.AH and <= Register.BH)
+            return (byte)((r - Register.AH) * 8 + 1);
+        if (r.IsGPR())
+            return (byte)(r.GetNumber() * 8);
+        return (byte)r.GetNumber();
+    }
+}
