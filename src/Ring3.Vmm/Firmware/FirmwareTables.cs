@@ -1,0 +1,24 @@
+using Ring3.Vmm.Memory;
+
+namespace Ring3.Vmm.Firmware;
+
+/// <summary>Places every firmware table in the BIOS area.</summary>
+public static class FirmwareTables
+{
+    public const ulong Acpi = MemoryLayout.Firmware, Mp = 0xf_0000, SmbiosAddress = 0xf_4000;
+
+    /// <summary>Writes MP table, SMBIOS and, unless <paramref name="acpi"/> is false, ACPI. Returns the RSDP's address or 0.</summary>
+    public static ulong Write(GuestRam ram, int cpus, bool acpi)
+    {
+        ram.Clear(MemoryLayout.Firmware, MemoryLayout.FirmwareEnd - MemoryLayout.Firmware, "firmware tables");
+        ram.Write(Mp, MpTable.Build(cpus, Mp), "MP table");
+        ram.Write(SmbiosAddress, Smbios.Build(cpus, ram.Bytes, SmbiosAddress), "SMBIOS tables");
+        if (!acpi)
+            return 0;
+        byte[] tables = AcpiTables.Build(cpus, Acpi).Bytes;
+        if ((ulong)tables.Length > Mp - Acpi)
+            throw new BootException(ExitStatus.Usage, $"{cpus} processors do not fit in the ACPI tables");
+        ram.Write(Acpi, tables, "ACPI tables");
+        return Acpi;
+    }
+}
