@@ -1,0 +1,292 @@
+using System.Runtime.CompilerServices;
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Size of one element of a string instruction.</summary>
+internal interface IElement { static abstract int Size { get; } }
+internal readonly struct Element1 : IElement { public static int Size => 1; }
+internal readonly struct Element2 : IElement { public static int Size => 2; }
+internal readonly struct Element4 : IElement { public static int Size => 4; }
+internal readonly struct Element8 : IElement { public static int Size => 8; }
+
+/// <summary>
+/// MOVS, STOS, LODS, CMPS and SCAS. With REP they work in bulk on host memory, a page at a time; after each chunk the registers are those of an instruction that was interrupted
+/// between two iterations, so a fault or a kick finds exact restart state. SPEC: SDM volume 2, "REP/REPE/REPZ/REPNE/REPNZ".
+/// </summary>
+/// <remarks>SAFETY: a direct pointer is used for at most the bytes of its page that <see cref="StringRun"/> allows; everything else goes through the checked accessors element by element.</remarks>
+internal static unsafe class StringHandlers
+{
+    private const int Rcx = 1, Rsi = 6, Rdi = 7;
+
+    internal static void Register()
+    {
+        Set(Code.Movsb_m8_m8, &Movs<Element1>, Code.Movsw_m16_m16, &Movs<Element2>, Code.Movsd_m32_m32, &Movs<Element4>, Code.Movsq_m64_m64, &Movs<Element8>);
+        Set(Code.Stosb_m8_AL, &Stos<Element1>, Code.Stosw_m16_AX, &Stos<Element2>, Code.Stosd_m32_EAX, &Stos<Element4>, Code.Stosq_m64_RAX, &Stos<Element8>);
+        Set(Code.Lodsb_AL_m8, &Lods<Element1>, Code.Lodsw_AX_m16, &Lods<Element2>, Code.Lodsd_EAX_m32, &Lods<Element4>, Code.Lodsq_RAX_m64, &Lods<Element8>);
+        Set(Code.Cmpsb_m8_m8, &Cmps<Element1>, Code.Cmpsw_m16_m16, &Cmps<Element2>, Code.Cmpsd_m32_m32, &Cmps<Element4>, Code.Cmpsq_m64_m64, &Cmps<Element8>);
+        Set(Code.Scasb_AL_m8, &Scas<Element1>, Code.Scasw_AX_m16, &Scas<Element2>, Code.Scasd_EAX_m32, &Scas<Element4>, Code.Scasq_RAX_m64, &Scas<Element8>);
+    }
+
+    private static void Set(Code c1, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h1, Code c2, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h2,
+        Code c4, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h4, Code c8, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h8)
+    {
+        HandlerTable.Set(c1, h1, endsBlock: true);
+        HandlerTable.Set(c2, h2, endsBlock: true);
+        HandlerTable.Set(c4, h4, endsBlock: true);
+        HandlerTable.Set(c8, h8, endsBlock: true);
+    }
+
+    private static bool Repeats(Op* op) => (op->Flags & (OpFlags.Rep | OpFlags.Repne)) != 0;
+
+    /// <summary>Ends the instruction, or leaves RIP at it when iterations remain.</summary>
+    private static OpResult End(CpuState* c, Op* op, bool finished)
+    {
+        c->Rip = finished ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        return OpResult.EndBlock;
+    }
+
+    /// <summary>Iterations left: 1 without REP.</summary>
+    private static ulong Count(CpuState* c, Op* op, ulong mask) => Repeats(op) ? c->Gpr[Rcx] & mask : 1;
+
+    /// <summary>Whether the loop has to stop at this iteration boundary: a kick, or a trap after each iteration.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool MustStop(CpuState* c) => Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0;
+
+    private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    {
+        StringRun run = new(c, op, T.Size);
+        for (ulong count = Count(c, op, run.Mask); count != 0;)
+        {
+            ulong n = 1;
+            byte* source = run.Direct(p, c, Rsi, op->Seg, false, count, ref n), target = source != null ? run.Direct(p, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
+            if (target != null)
+            {
+                CopyRun(source, target, (long)n, T.Size, run.Step);
+                run.Written(p, c, target, n);
+            }
+            else if (!MoveOne<T>(p, c, op, ref run))
+                return OpResult.Fault;
+            run.Advance(c, Rsi, n);
+            run.Advance(c, Rdi, n);
+            count = run.CountDown(p, c, op, count, n);
+            if (count != 0 && MustStop(c))
+                return End(c, op, false);
+        }
+        return End(c, op, true);
+    }
+
+    private static bool MoveOne<T>(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run) where T : IElement
+    {
+        if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from) || !run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to))
+            return false;
+        byte* source = p.ReadPtr(c, from, T.Size);
+        if (source == null)
+            return false;
+        ulong value = SlowOperands.Load(source, T.Size);
+        return StoreOne(p, c, to, T.Size, value);
+    }
+
+    private static bool StoreOne(LogicalProcessor p, CpuState* c, ulong to, int size, ulong value)
+    {
+        byte* target = p.WritePtr(c, to, size);
+        if (target == null)
+            return false;
+        SlowOperands.Store(target, size, value);
+        return p.EndWrite(c, target, to, size) == OpResult.Next;
+    }
+
+    /// <summary>Copies <paramref name="n"/> elements in the order of the instruction, which shows when the ranges overlap.</summary>
+    private static void CopyRun(byte* source, byte* target, long n, int size, int step)
+    {
+        long bytes = n * size;
+        if (step > 0 && (target <= source || target >= source + bytes))
+        {
+            Buffer.MemoryCopy(source, target, bytes, bytes);
+            return;
+        }
+        if (step > 0 && target - source >= 32)
+        {
+            // The ranges overlap so that the start repeats with the period target - source: copy period by period.
+            long period = target - source;
+            for (long done = 0; done < bytes; done += period)
+                Buffer.MemoryCopy(source + done, target + done, period, Math.Min(period, bytes - done));
+            return;
+        }
+        for (; n > 0; n--, source += step, target += step)
+            SlowOperands.Store(target, size, SlowOperands.Load(source, size));
+    }
+
+    private static OpResult Stos<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    {
+        StringRun run = new(c, op, T.Size);
+        for (ulong count = Count(c, op, run.Mask); count != 0;)
+        {
+            ulong n = 1;
+            byte* target = run.Direct(p, c, Rdi, SegmentIndex.ES, true, count, ref n);
+            if (target != null)
+            {
+                FillRun(run.Step > 0 ? target : target - ((long)n - 1) * T.Size, (int)n, T.Size, c->Gpr[0]);
+                run.Written(p, c, target, n);
+            }
+            else if (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || !StoreOne(p, c, to, T.Size, c->Gpr[0]))
+                return OpResult.Fault;
+            run.Advance(c, Rdi, n);
+            count = run.CountDown(p, c, op, count, n);
+            if (count != 0 && MustStop(c))
+                return End(c, op, false);
+        }
+        return End(c, op, true);
+    }
+
+    private static void FillRun(byte* target, int n, int size, ulong value)
+    {
+        switch (size)
+        {
+            case 1: new Span<byte>(target, n).Fill((byte)value); break;
+            case 2: new Span<ushort>(target, n).Fill((ushort)value); break;
+            case 4: new Span<uint>(target, n).Fill((uint)value); break;
+            default: new Span<ulong>(target, n).Fill(value); break;
+        }
+    }
+
+    private static OpResult Lods<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    {
+        StringRun run = new(c, op, T.Size);
+        for (ulong count = Count(c, op, run.Mask); count != 0;)
+        {
+            if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
+                return OpResult.Fault;
+            byte* source = p.ReadPtr(c, from, T.Size);
+            if (source == null)
+                return OpResult.Fault;
+            SlowOperands.Set(c, 0, T.Size, SlowOperands.Load(source, T.Size));
+            run.Advance(c, Rsi, 1);
+            count = run.CountDown(p, c, op, count, 1);
+            if (count != 0 && MustStop(c))
+                return End(c, op, false);
+        }
+        return End(c, op, true);
+    }
+
+    /// <summary>Whether a comparison with this outcome ends a repeated instruction.</summary>
+    private static bool Ends(Op* op, bool equal) => (op->Flags & OpFlags.Repne) != 0 ? equal : !equal;
+
+    private static OpResult Cmps<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    {
+        StringRun run = new(c, op, T.Size);
+        bool repeats = Repeats(op);
+        for (ulong count = Count(c, op, run.Mask); count != 0;)
+        {
+            ulong n = 1, a, b;
+            byte* first = run.Direct(p, c, Rsi, op->Seg, false, count, ref n), second = first != null ? run.Direct(p, c, Rdi, SegmentIndex.ES, false, count, ref n) : null;
+            if (second != null)
+            {
+                ulong done = 0;
+                do
+                {
+                    a = SlowOperands.Load(first, T.Size);
+                    b = SlowOperands.Load(second, T.Size);
+                    first += run.Step;
+                    second += run.Step;
+                    done++;
+                }
+                while (done < n && !Ends(op, a == b));
+                n = done;
+            }
+            else if (!CompareOne(p, c, op, ref run, out a, out b))
+                return OpResult.Fault;
+            run.Advance(c, Rsi, n);
+            run.Advance(c, Rdi, n);
+            SubtractStatus(c, a, b, T.Size);
+            count = run.CountDown(p, c, op, count, n);
+            if (repeats && Ends(op, a == b))
+                break;
+            if (count != 0 && MustStop(c))
+                return End(c, op, false);
+        }
+        return End(c, op, true);
+    }
+
+    private static bool CompareOne(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run, out ulong a, out ulong b)
+    {
+        a = b = 0;
+        if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from) || !run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Read, out ulong to))
+            return false;
+        byte* ptr = p.ReadPtr(c, from, run.Size);
+        if (ptr == null)
+            return false;
+        a = SlowOperands.Load(ptr, run.Size);
+        ptr = p.ReadPtr(c, to, run.Size);
+        if (ptr == null)
+            return false;
+        b = SlowOperands.Load(ptr, run.Size);
+        return true;
+    }
+
+    private static OpResult Scas<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    {
+        StringRun run = new(c, op, T.Size);
+        bool repeats = Repeats(op);
+        ulong a = c->Gpr[0] & SlowOperands.Mask(T.Size);
+        for (ulong count = Count(c, op, run.Mask); count != 0;)
+        {
+            ulong n = 1, b;
+            byte* source = run.Direct(p, c, Rdi, SegmentIndex.ES, false, count, ref n);
+            if (source != null)
+                b = ScanRun<T>(op, source, a, run.Step, ref n);
+            else
+            {
+                if (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Read, out ulong from))
+                    return OpResult.Fault;
+                byte* ptr = p.ReadPtr(c, from, T.Size);
+                if (ptr == null)
+                    return OpResult.Fault;
+                b = SlowOperands.Load(ptr, T.Size);
+            }
+            run.Advance(c, Rdi, n);
+            SubtractStatus(c, a, b, T.Size);
+            count = run.CountDown(p, c, op, count, n);
+            if (repeats && Ends(op, a == b))
+                break;
+            if (count != 0 && MustStop(c))
+                return End(c, op, false);
+        }
+        return End(c, op, true);
+    }
+
+    /// <summary>Scans up to <paramref name="n"/> elements; returns the last one looked at and their number.</summary>
+    private static ulong ScanRun<T>(Op* op, byte* source, ulong value, int step, ref ulong n) where T : IElement
+    {
+        if (T.Size == 1 && step > 0 && n > 16)
+        {
+            ReadOnlySpan<byte> bytes = new(source, (int)n);
+            int at = (op->Flags & OpFlags.Repne) != 0 ? bytes.IndexOf((byte)value) : bytes.IndexOfAnyExcept((byte)value);
+            if (at < 0)
+                return source[n - 1];
+            n = (ulong)at + 1;
+            return source[at];
+        }
+        ulong done = 0, b;
+        do
+        {
+            b = SlowOperands.Load(source, T.Size);
+            source += step;
+            done++;
+        }
+        while (done < n && !Ends(op, value == b));
+        n = done;
+        return b;
+    }
+
+    /// <summary>Status of <c>a - b</c>.</summary>
+    private static void SubtractStatus(CpuState* c, ulong a, ulong b, int size)
+    {
+        ulong result = a - b, sign = (a ^ b) & (a ^ result);
+        Flags.SetStatus(c, SlowOperands.ResultStatus(result, size)
+            | (a < b ? Rflags.CF : 0)
+            | ((a ^ b ^ result) & Rflags.AF)
+            | ((sign >> (8 * size - 1) & 1) != 0 ? Rflags.OF : 0));
+    }
+}
