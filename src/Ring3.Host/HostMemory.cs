@@ -25,6 +25,19 @@ public static unsafe class HostMemory
         return (byte*)p;
     }
 
+    /// <summary>As <see cref="Map"/>, at an address that is a multiple of <paramref name="alignment"/> (a power of two, at least a page). <paramref name="bytes"/> is a multiple of the page size.</summary>
+    public static byte* MapAligned(nuint bytes, nuint alignment, bool huge = false)
+    {
+        byte* p = Map(bytes + alignment, huge);
+        byte* start = (byte*)(((nuint)p + alignment - 1) & ~(alignment - 1));
+        if (start != p)
+            Unmap(p, (nuint)(start - p));
+        nuint tail = (nuint)(p + alignment - start);
+        if (tail != 0)
+            Unmap(start + bytes, tail);
+        return start;
+    }
+
     public static void Unmap(void* p, nuint bytes) => _ = Libc.munmap(p, bytes);
 
     /// <summary>Gives the pages back to the host; the next access reads zero (private mappings).</summary>

@@ -72,12 +72,17 @@ public sealed class WorkQueue(string name) : IDisposable
         }
     }
 
+    /// <summary>Waits until the queue is empty, items queued by items included.</summary>
+    public void Drain()
+    {
+        while (Volatile.Read(ref _completed) != Volatile.Read(ref _queued))
+            Flush();
+    }
+
     /// <summary>Runs what is queued, then stops the worker. Nothing may be queued afterwards.</summary>
     public void Dispose()
     {
-        // Items may queue items: flush until nothing is left.
-        while (Volatile.Read(ref _completed) != Volatile.Read(ref _queued))
-            Flush();
+        Drain();
         _lock.Enter();
         _stop = true;
         Thread? thread = _thread;

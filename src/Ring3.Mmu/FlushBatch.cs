@@ -1,0 +1,17 @@
+namespace Ring3.Mmu;
+
+/// <summary>What a series of changes owes before mmu_lock is released: one remote flush, then the tables it has unlinked. See TdpMmu.Finish.</summary>
+internal unsafe struct FlushBatch
+{
+    /// <summary>Some processor may still use what was removed.</summary>
+    public bool Needed;
+    /// <summary>Unlinked tables, to be freed after the flush and a grace period.</summary>
+    public TablePage* Unlinked;
+
+    public void AddUnlinked(TablePage* page)
+    {
+        page->State = TablePageState.Unlinked;
+        page->Next = Unlinked;
+        Unlinked = page;
+    }
+}

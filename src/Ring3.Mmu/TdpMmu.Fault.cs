@@ -1,0 +1,243 @@
+using Ring3.Arch;
+using Ring3.Memory;
+using Ring3.Sync;
+
+namespace Ring3.Mmu;
+
+/// <summary>Nested faults: from a guest-physical address to an installed entry. Allocates nothing on the managed heap.</summary>
+/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections.</remarks>
+public sealed unsafe partial class TdpMmu
+{
+    /// <summary>
+    /// Handles a nested fault of a vCPU, on its thread, outside guest mode, outside RCU sections, without locks. Its root must be loaded.
+    /// </summary>
+    /// <param name="gpa">Guest-physical address, bytes.</param>
+    public MmuResult Fault(VcpuMmu vcpu, ulong gpa, NestedAccess access)
+    {
+        vcpu.Stats.PfTaken++;
+        ulong gfn = gpa >> Page.Shift;
+        if (gfn >= MaxGfn)
+        {
+            vcpu.Stats.PfEmulate++;
+            return MmuResult.NoSlot;
+        }
+        if ((access & NestedAccess.Present) != 0 && FastPageFault(vcpu, gfn, access))
+            return MmuResult.Fixed;
+        if (!vcpu.TopUp())
+            return MmuResult.MemoryFault;
+        Rcu.Enter();
+        MmuResult result = FaultRcu(vcpu, gfn, access);
+        Rcu.Exit();
+        if (result == MmuResult.Retry)
+            vcpu.Stats.PfRetry++;
+        return result;
+    }
+
+    /// <summary>
+    /// After an MMIO exit: true if the address really has no memory for this access. False if a slot has appeared meanwhile: enter the guest again without completing the exit.
+    /// </summary>
+    public bool IsMmio(VcpuMmu vcpu, ulong gpa, bool write)
+    {
+        using var _ = Rcu.Read();
+        Memslot? slot = Slots.Find(gpa >> Page.Shift, vcpu.AsId, ref vcpu.SlotCache);
+        return slot is null || write && slot.IsReadOnly;
+    }
+
+    private MmuResult FaultRcu(VcpuMmu vcpu, ulong gfn, NestedAccess access)
+    {
+        if (vcpu.Root is not { } root)
+            return MmuResult.Retry;
+        // The order matters: what is noted first is compared last, under mmu_lock (see IsStale).
+        ulong generation = Slots.Generation;
+        ulong seq = Slots.Notifier.InvalidateSeq;
+        Memslot? slot = Slots.Find(gfn, vcpu.AsId, ref vcpu.SlotCache);
+        bool write = (access & NestedAccess.Write) != 0;
+        ulong hva = 0;
+        if (slot is not null)
+        {
+            if (slot.IsInvalid)
+                return MmuResult.Retry;
+            if (write && slot.IsReadOnly)
+            {
+                vcpu.Stats.PfEmulate++;
+                return MmuResult.ReadOnlyWrite;
+            }
+            hva = slot.HvaOf(gfn);
+        }
+        Lock.EnterRead();
+        MmuResult result = IsStale(root, generation, seq, hva) ? MmuResult.Retry
+            : slot is null ? MapMmio(vcpu, root, gfn, generation)
+            : Map(vcpu, root, gfn, slot, write);
+        Lock.ExitRead();
+        return result;
+    }
+
+    /// <summary>
+    /// True if what the fault has found out may be wrong by now. Slots are published, and roots invalidated, before mmu_lock is taken for write to remove what was installed from old knowledge;
+    /// so a fault that passes this test under mmu_lock-read installs before that removal, and is removed by it.
+    /// </summary>
+    private bool IsStale(TdpRoot root, ulong generation, ulong seq, ulong hva)
+    {
+        Lock.AssertHeldRead();
+        return root.Invalid || Slots.Generation != generation || hva != 0 && Slots.Notifier.NeedsRetry(seq, hva);
+    }
+
+    /// <summary>Largest level at which the slot can map the gfn: contained in the slot, hva and gpa equal modulo the size, not dirty-logged.</summary>
+    internal int GoalLevel(Memslot slot, ulong gfn)
+    {
+        if (slot.IsDirtyLogged)
+            return PgLevel.Level4K;
+        ulong misalignment = (slot.UserspaceAddr >> Page.Shift) ^ slot.BaseGfn;
+        for (int level = MaxLevel; level > PgLevel.Level4K; level--)
+        {
+            ulong pages = PgLevel.Pages(level), first = PgLevel.AlignDown(gfn, level);
+            if ((misalignment & (pages - 1)) == 0 && first >= slot.BaseGfn && first + pages <= slot.EndGfn)
+                return level;
+        }
+        return PgLevel.Level4K;
+    }
+
+    private MmuResult Map(VcpuMmu vcpu, TdpRoot root, ulong gfn, Memslot slot, bool write)
+    {
+        int goal = GoalLevel(slot, gfn);
+        var it = new TdpIterator(root, gfn, gfn + 1);
+        while (it.MoveNext())
+        {
+            while (true)
+            {
+                if (Spte.IsFrozen(it.OldSpte))
+                    return MmuResult.Retry;
+                if (it.IsTable)
+                    break;
+                // Below a table of an earlier, smaller mapping the goal may be above the current level: the smaller mapping stays. See RecoverHugePages.
+                if (it.Level <= goal)
+                    return MapLeaf(vcpu, ref it, gfn, slot, write);
+                bool huge = it.IsPresentLeaf;
+                if (huge ? TrySplit(ref it, vcpu.Take(), vcpu) : TryLinkTable(ref it, vcpu, root.Role.AsId))
+                    break;
+            }
+        }
+        return MmuResult.Retry;
+    }
+
+    private MmuResult MapLeaf(VcpuMmu vcpu, ref TdpIterator it, ulong gfn, Memslot slot, bool write)
+    {
+        ulong newSpte;
+        if (it.IsPresentLeaf)
+        {
+            if (!write || Spte.IsWritable(it.OldSpte))
+            {
+                vcpu.Stats.PfSpurious++;
+                return MmuResult.Fixed;
+            }
+            newSpte = it.OldSpte | Spte.W | Spte.D | Spte.A;
+        }
+        else
+        {
+            // A logged page is mapped writable only by a write, so that its first write is seen.
+            newSpte = Spte.MakeLeaf(slot.HvaOf(PgLevel.AlignDown(gfn, it.Level)), it.Level, !slot.IsReadOnly, write || !slot.IsDirtyLogged, write);
+        }
+        if (!TrySetSpteAtomic(ref it, newSpte))
+            return MmuResult.Retry;
+        // After the installation: whoever takes the dirty bit afterwards write-protects afterwards.
+        if (write)
+            slot.MarkDirty(gfn);
+        vcpu.Stats.PfFixed++;
+        return MmuResult.Fixed;
+    }
+
+    private MmuResult MapMmio(VcpuMmu vcpu, TdpRoot root, ulong gfn, ulong generation)
+    {
+        Volatile.Write(ref _mmioInstalled, 1);
+        var it = new TdpIterator(root, gfn, gfn + 1);
+        while (it.MoveNext())
+        {
+            while (!it.IsTable)
+            {
+                if (Spte.IsFrozen(it.OldSpte) || Spte.IsPresent(it.OldSpte))
+                    return MmuResult.Retry;
+                if (it.Level > PgLevel.Level4K)
+                {
+                    TryLinkTable(ref it, vcpu, root.Role.AsId);
+                    continue;
+                }
+                if (!Spte.IsMmio(it.OldSpte) && TrySetSpteAtomic(ref it, Spte.MakeMmio(gfn, generation)))
+                    vcpu.Stats.PfMmioSpteCreated++;
+                vcpu.Stats.PfEmulate++;
+                return MmuResult.Mmio;
+            }
+        }
+        return MmuResult.Retry;
+    }
+
+    /// <summary>Puts an empty table under a not-present entry. On success the iterator's entry is the table; on failure it has been read again.</summary>
+    private bool TryLinkTable(ref TdpIterator it, VcpuMmu vcpu, int asId)
+    {
+        TablePage* page = vcpu.Take();
+        page->Level = it.Level - 1;
+        page->BaseGfn = it.Gfn;
+        page->AsId = asId;
+        page->State = TablePageState.Live;
+        ulong spte = Spte.MakeTable((ulong)TablePage.TableOf(page));
+        if (TrySetSpteAtomic(ref it, spte))
+        {
+            it.OldSpte = spte;
+            return true;
+        }
+        page->State = TablePageState.Cached;
+        vcpu.Return(page);
+        return false;
+    }
+
+    /// <summary>
+    /// Makes a write-protected leaf writable, without mmu_lock: under RCU, by compare-exchange of the very value that was judged.
+    /// Sound because the value says that W may be set again (MmuWritable), because it names the memory (same value, same page), and because whoever enables dirty logging waits for
+    /// a grace period between publishing the bitmap and write-protecting, so the page is either protected again afterwards or marked in the new bitmap.
+    /// In a table that has been unlinked meanwhile the change has no effect.
+    /// </summary>
+    /// <returns>True if the guest can be entered again.</returns>
+    private bool FastPageFault(VcpuMmu vcpu, ulong gfn, NestedAccess access)
+    {
+        using var _ = Rcu.Read();
+        if (vcpu.Root is not { Invalid: false } root)
+            return false;
+        for (int attempt = 0; attempt < 4; attempt++)
+        {
+            ulong* sptep = FindLeafRcu(root, gfn, out ulong spte, out int level);
+            if (sptep == null)
+                return false;
+            bool write = (access & NestedAccess.Write) != 0;
+            if (!write || Spte.IsWritable(spte))
+            {
+                vcpu.Stats.PfSpurious++;
+                return true;
+            }
+            Memslot? slot = Slots.Find(gfn, vcpu.AsId, ref vcpu.SlotCache);
+            if ((spte & Spte.MmuWritable) == 0 || level != PgLevel.Level4K || slot is null || slot.IsInvalid)
+                return false;
+            if (Interlocked.CompareExchange(ref *sptep, spte | Spte.W | Spte.A | Spte.D, spte) != spte)
+                continue;
+            slot.MarkDirty(gfn);
+            vcpu.Stats.PfFast++;
+            return true;
+        }
+        return false;
+    }
+
+    /// <summary>The present leaf that maps a gfn, or null.</summary>
+    private static ulong* FindLeafRcu(TdpRoot root, ulong gfn, out ulong spte, out int level)
+    {
+        Rcu.AssertInSection();
+        ulong table = root.Hva;
+        for (level = root.Role.Level; ; level--)
+        {
+            ulong* sptep = (ulong*)table + PgLevel.Index(gfn, level);
+            spte = Volatile.Read(ref *sptep);
+            if (!Spte.IsPresent(spte))
+                return null;
+            if (Spte.IsLeaf(spte, level))
+                return sptep;
+            table = Spte.Address(spte);
+        }
+    }
+}

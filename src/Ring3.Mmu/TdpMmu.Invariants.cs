@@ -1,0 +1,95 @@
+using Ring3.Arch;
+using Ring3.Memory;
+using Ring3.Sync;
+
+namespace Ring3.Mmu;
+
+/// <summary>Consistency checks for tests and for a VM that behaves strangely.</summary>
+/// <remarks>SAFETY (file): under mmu_lock-write and RCU nothing reachable is freed.</remarks>
+public sealed unsafe partial class TdpMmu
+{
+    /// <summary>
+    /// Checks, with mmu_lock held for write: every reachable table is live and counted right, every entry is well-formed, every leaf maps exactly what its slot says, nothing is frozen, and every live page is reachable.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">Names the first violation.</exception>
+    public void CheckInvariants()
+    {
+        using var slots = Slots.SlotsLock.Enter();
+        using var mmu = Lock.Write();
+        using var rcu = Rcu.Read();
+        int reachable = 0;
+        foreach (TdpRoot root in _roots)
+        {
+            Check(root.References > 0 || root.Zapped, $"{root}: no reference and not zapped");
+            Check(!root.HasMmuReference || !root.Invalid, $"{root}: invalid but still referenced by the MMU");
+            Check(!root.Zapped || root.Invalid, $"{root}: zapped but valid");
+            if (!root.Zapped || root.References > 0)
+                reachable += CheckTable(root, root.Page, 0);
+        }
+        int live = Allocator.CountState(TablePageState.Live);
+        Check(live == reachable, $"{live} live table pages, {reachable} reachable");
+        CheckReferences();
+    }
+
+    private void CheckReferences()
+    {
+        foreach (TdpRoot root in _roots)
+        {
+            int expected = (root.HasMmuReference ? 1 : 0) + (root.ScheduledToZap ? 1 : 0);
+            _vcpusLock.Enter();
+            foreach (VcpuMmu vcpu in _vcpus)
+                expected += vcpu.Holds(root);
+            _vcpusLock.Exit();
+            // A zap that runs, or a walk that has yielded, holds one more.
+            Check(root.References >= expected || root.Zapped, $"{root}: expected at least {expected} references");
+        }
+    }
+
+    private int CheckTable(TdpRoot root, TablePage* page, ulong baseGfn)
+    {
+        Check(page->State == TablePageState.Live, $"{root}: table at level {page->Level} gfn 0x{baseGfn:x} is {page->State}");
+        Check(page->BaseGfn == baseGfn, $"{root}: table's base gfn is 0x{page->BaseGfn:x}, expected 0x{baseGfn:x}");
+        ulong* table = TablePage.TableOf(page);
+        int level = page->Level, leaves = 0, tables = 0, reachable = 1;
+        for (int i = 0; i < 512; i++)
+        {
+            ulong spte = Volatile.Read(ref table[i]);
+            ulong gfn = baseGfn + (ulong)i * PgLevel.Pages(level);
+            Check(Spte.IsWellFormed(spte, level), $"malformed entry 0x{spte:x} at level {level} gfn 0x{gfn:x}");
+            Check(!Spte.IsFrozen(spte), $"frozen entry at level {level} gfn 0x{gfn:x}");
+            if (Spte.IsTable(spte, level))
+            {
+                tables++;
+                TablePage* child = TablePage.FromSpte(spte);
+                Check(child->Level == level - 1, $"table of level {child->Level} below level {level}");
+                reachable += CheckTable(root, child, gfn);
+            }
+            else if (Spte.IsPresent(spte))
+            {
+                leaves++;
+                CheckLeaf(root, spte, gfn, level);
+            }
+            else if (Spte.IsMmio(spte) && !root.Invalid)
+                Check(Slots.Find(gfn, root.Role.AsId) is null, $"MMIO entry at gfn 0x{gfn:x}, which has a slot");
+        }
+        Check(leaves == page->Leaves, $"{page->Leaves} leaves counted, {leaves} found at level {level} gfn 0x{baseGfn:x}");
+        Check(tables == page->Tables, $"{page->Tables} tables counted, {tables} found at level {level} gfn 0x{baseGfn:x}");
+        return reachable;
+    }
+
+    private void CheckLeaf(TdpRoot root, ulong spte, ulong gfn, int level)
+    {
+        if (root.Invalid)
+            return;
+        Memslot? slot = Slots.Find(gfn, root.Role.AsId);
+        Check(slot is not null && gfn + PgLevel.Pages(level) <= slot.EndGfn, $"leaf of level {level} at gfn 0x{gfn:x} outside any slot");
+        Check(Spte.Address(spte) == slot!.HvaOf(gfn), $"leaf at gfn 0x{gfn:x} maps 0x{Spte.Address(spte):x}, slot says 0x{slot.HvaOf(gfn):x}");
+        Check(!slot.IsReadOnly || (spte & (Spte.W | Spte.HostWritable)) == 0, $"writable leaf at gfn 0x{gfn:x} of a read-only slot");
+    }
+
+    private static void Check(bool condition, string message)
+    {
+        if (!condition)
+            throw new InvalidOperationException(message);
+    }
+}

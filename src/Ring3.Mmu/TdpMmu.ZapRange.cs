@@ -1,0 +1,96 @@
+using Ring3.Memory;
+using Ring3.Sync;
+
+namespace Ring3.Mmu;
+
+/// <summary>Removal of ranges from live roots: notifier, slot changes.</summary>
+/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections.</remarks>
+public sealed unsafe partial class TdpMmu
+{
+    private FlushBatch _notifierBatch;
+
+    /// <summary>Removes all mappings of [start, end) in an address space, in all roots, and flushes. No locks held.</summary>
+    public void ZapGfnRange(ulong start, ulong end, int asId = 0)
+    {
+        FlushBatch batch = default;
+        Lock.EnterWrite();
+        ZapRangeLocked(start, end, asId, mayYield: true, ref batch);
+        Finish(ref batch);
+        Lock.ExitWrite();
+        RunInlineZaps();
+    }
+
+    /// <summary>
+    /// Removes [start, end) from all roots of an address space, invalid ones too while they still map something. Whole tables go in one step. Yields between steps if allowed, after paying what is owed.
+    /// </summary>
+    private void ZapRangeLocked(ulong start, ulong end, int asId, bool mayYield, ref FlushBatch batch)
+    {
+        Lock.AssertHeldWrite();
+        foreach (TdpRoot root in _roots)
+        {
+            // The reference keeps the root across yields. At zero it has been zapped: nothing to do.
+            if (root.Role.AsId != asId || !root.TryGet())
+                continue;
+            ZapRangeInRoot(root, start, end, mayYield, ref batch);
+            PutRootLocked(root);
+        }
+    }
+
+    private void ZapRangeInRoot(TdpRoot root, ulong start, ulong end, bool mayYield, ref FlushBatch batch)
+    {
+        Rcu.Enter();
+        var it = new TdpIterator(root, start, end);
+        while (it.MoveNext())
+        {
+            if (it.OldSpte == 0)
+                continue;
+            bool whole = it.Gfn >= start && it.EndGfn <= end && it.Level <= ZapStepLevel;
+            if (it.IsTable && !whole)
+                continue;
+            ulong old = ExchangeSpte(ref it, 0);
+            it.SkipChildren();
+            if (Spte.IsTable(old, it.Level))
+                UnlinkTables(old, ref batch);
+            batch.Needed = true;
+            if (!mayYield || !it.MayYield || !Lock.NeedsBreak)
+                continue;
+            Finish(ref batch);
+            Rcu.Exit();
+            Lock.BreakWrite();
+            Rcu.Enter();
+            it.Restart();
+        }
+        Rcu.Exit();
+    }
+
+    bool IMmuNotifierHandler.UnmapGfnRange(in GfnRange range)
+    {
+        ZapRangeLocked(range.Start, range.End, range.AsId, mayYield: false, ref _notifierBatch);
+        return _notifierBatch.Needed;
+    }
+
+    void IMmuNotifierHandler.FlushAfterUnmap() => Finish(ref _notifierBatch);
+
+    void IMemslotListener.FlushMemslot(Memslot old)
+    {
+        if (SlotZapAll)
+            ZapAllFast();
+        else
+            ZapGfnRange(old.BaseGfn, old.EndGfn, old.AsId);
+    }
+
+    void IMemslotListener.CommitMemslot(Memslot? old, Memslot? added, MemslotChange change)
+    {
+        switch (change)
+        {
+            case MemslotChange.Create or MemslotChange.Move:
+                // The processor does not compare generations: MMIO entries of what is memory now have to go.
+                if (Volatile.Read(ref _mmioInstalled) != 0)
+                    ZapGfnRange(added!.BaseGfn, added.EndGfn, added.AsId);
+                break;
+            case MemslotChange.FlagsOnly:
+                CommitFlags(old!, added!);
+                break;
+        }
+    }
+}

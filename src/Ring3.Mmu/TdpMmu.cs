@@ -1,0 +1,106 @@
+using Ring3.Memory;
+using Ring3.Sync;
+
+namespace Ring3.Mmu;
+
+/// <summary>
+/// The two-dimensional-paging MMU of one VM: nested page tables that map guest frames to host memory, shared between vCPUs.
+/// </summary>
+/// <remarks>
+/// Locks: mmu_lock (<see cref="MemorySlots.MmuLock"/>) for read plus compare-exchange to add mappings or take rights away, for write to invalidate roots and to remove ranges; walks are in RCU sections.
+/// Never wait for a grace period with mmu_lock held. Flushes are owed in a <see cref="FlushBatch"/> and paid before the lock is released. See docs/tdp-mmu.md.
+/// </remarks>
+public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDisposable
+{
+    /// <summary>gfns at and above this cannot be mapped by 4-level tables.</summary>
+    public const ulong MaxGfn = 1UL << (48 - 12);
+
+    private readonly IMmuHost _host;
+    private readonly WorkQueue _queue;
+    private readonly RcuReclaimer _rootReclaimer;
+    private readonly TablePageReclaimer _pageReclaimer;
+    private readonly RootZapper _zapper;
+    private readonly List<VcpuMmu> _vcpus = [];
+    private TinyLock _vcpusLock;
+    private long _flushRequests, _rootsZapped, _hugeSplits, _hugeRecoveries, _writeProtected;
+    private int _mmioInstalled;
+    private bool _disposed;
+
+    internal readonly TablePageAllocator Allocator = new();
+
+    /// <param name="slots">The VM's memory.</param>
+    /// <param name="host">Flushes and requests.</param>
+    /// <param name="queue">The VM's worker. Must outlive the MMU.</param>
+    public TdpMmu(MemorySlots slots, IMmuHost host, WorkQueue queue)
+    {
+        Slots = slots;
+        _host = host;
+        _queue = queue;
+        _rootReclaimer = new RcuReclaimer(queue);
+        _pageReclaimer = new TablePageReclaimer(Allocator, queue);
+        _zapper = new RootZapper(this);
+        slots.AddListener(this);
+        slots.Notifier.AddHandler(this);
+    }
+
+    public MemorySlots Slots { get; }
+
+    /// <summary>Who zaps invalidated roots.</summary>
+    public RootZapPolicy ZapPolicy { get; init; } = RootZapPolicy.Worker;
+
+    /// <summary>Deleting or moving a slot invalidates all roots (KVM_X86_QUIRK_SLOT_ZAP_ALL); otherwise only the slot's range is zapped.</summary>
+    public bool SlotZapAll { get; set; } = true;
+
+    /// <summary>Split huge mappings when dirty logging is enabled rather than at the first write to each.</summary>
+    public bool EagerSplit { get; set; } = true;
+
+    /// <summary>Largest mapping, a <see cref="PgLevel"/>.</summary>
+    public int MaxLevel { get; set; } = PgLevel.MaxLeaf;
+
+    private MmuLock Lock => Slots.MmuLock;
+
+    /// <summary>Pays what a batch owes: the flush, while mmu_lock is held, then the unlinked tables, which go to the reclaimer. The batch is empty afterwards.</summary>
+    private void Finish(ref FlushBatch batch)
+    {
+        Lock.AssertHeld();
+        if (batch.Needed)
+        {
+            Interlocked.Increment(ref _flushRequests);
+            _host.FlushRemoteTlbs();
+        }
+        _pageReclaimer.Defer(batch.Unlinked);
+        batch = default;
+    }
+
+    /// <summary>Counters. Walks the allocator's records: not for hot paths.</summary>
+    public MmuStats GetStats()
+    {
+        Span<ulong> leaves = stackalloc ulong[PgLevel.MaxLeaf + 1];
+        Allocator.CountLeaves(leaves);
+        TdpRoot[] roots = Volatile.Read(ref _roots);
+        return new MmuStats
+        {
+            Pages4K = leaves[PgLevel.Level4K], Pages2M = leaves[PgLevel.Level2M], Pages1G = leaves[PgLevel.Level1G],
+            TablePages = (ulong)Allocator.Allocated, TableBytesReserved = Allocator.ReservedBytes,
+            Roots = roots.Length, InvalidRoots = roots.Count(static r => r.Invalid),
+            RootsZapped = (ulong)Volatile.Read(ref _rootsZapped), TablePagesFreed = (ulong)_pageReclaimer.Freed,
+            RemoteTlbFlushRequests = (ulong)Volatile.Read(ref _flushRequests),
+            HugeSplits = (ulong)Volatile.Read(ref _hugeSplits), HugeRecoveries = (ulong)Volatile.Read(ref _hugeRecoveries),
+            WriteProtected = (ulong)Volatile.Read(ref _writeProtected),
+        };
+    }
+
+    internal void AddVcpu(VcpuMmu vcpu)
+    {
+        _vcpusLock.Enter();
+        _vcpus.Add(vcpu);
+        _vcpusLock.Exit();
+    }
+
+    internal void RemoveVcpu(VcpuMmu vcpu)
+    {
+        _vcpusLock.Enter();
+        _vcpus.Remove(vcpu);
+        _vcpusLock.Exit();
+    }
+}
