@@ -1,0 +1,188 @@
+using Ring3.Arch;
+using Ring3.Mmu;
+
+namespace Ring3.Mmu.Tests;
+
+/// <summary>
+/// A vCPU with a processor that walks the nested tables as the real one does, with an ASID-tagged translation cache, and answers requests at "instruction" boundaries only.
+/// </summary>
+internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
+{
+    private const int TlbSize = 64;
+    public const int RequestFlush = 1, RequestFreeObsoleteRoots = 2;
+
+    private struct TlbEntry
+    {
+        public bool Valid, Writable;
+        public uint Asid;
+        public ulong Gfn, Hva;
+    }
+
+    private readonly TlbEntry[] _tlb = new TlbEntry[TlbSize];
+    private int _requests, _inGuest;
+    private uint _nextAsid = 1;
+
+    public FakeVcpu(TdpMmu tdp, FakeHost host)
+    {
+        Tdp = tdp;
+        Mmu = new VcpuMmu(tdp, this);
+        host.Add(this);
+    }
+
+    public TdpMmu Tdp { get; }
+    public VcpuMmu Mmu { get; }
+    public int FlushesDone { get; private set; }
+
+    uint IVcpuTlb.AssignAsid(bool smm) => _nextAsid++;
+
+    public void MakeRequest(int request)
+    {
+        Interlocked.Or(ref _requests, request);
+        Interlocked.MemoryBarrier();
+    }
+
+    /// <summary>Waits until the vCPU is not inside a stay in the guest that began before the call.</summary>
+    public void WaitOutside()
+    {
+        int seen = Volatile.Read(ref _inGuest);
+        var spin = new SpinWait();
+        while (seen % 2 == 1 && Volatile.Read(ref _inGuest) == seen)
+            spin.SpinOnce(-1);
+    }
+
+    private void Enter()
+    {
+        while (true)
+        {
+            HandleRequests();
+            if (!Mmu.LoadRoot())
+                throw new OutOfMemoryException();
+            Interlocked.Increment(ref _inGuest);
+            if (Volatile.Read(ref _requests) == 0)
+                return;
+            Leave();
+        }
+    }
+
+    private void Leave() => Interlocked.Increment(ref _inGuest);
+
+    public void HandleRequests()
+    {
+        int requests = Interlocked.Exchange(ref _requests, 0);
+        if ((requests & RequestFlush) != 0)
+        {
+            Array.Clear(_tlb);
+            FlushesDone++;
+        }
+        if ((requests & RequestFreeObsoleteRoots) != 0)
+            Mmu.FreeObsoleteRoots();
+    }
+
+    /// <summary>Executes one memory access. <paramref name="body"/> runs inside the guest with the host address.</summary>
+    public MmuResult Access(ulong gpa, bool write, Action<ulong>? body = null)
+    {
+        NestedAccess kind = write ? NestedAccess.Write : NestedAccess.Read;
+        for (int attempt = 0; attempt < 1_000_000; attempt++)
+        {
+            Enter();
+            Walk walk = Translate(gpa, write, out ulong hva);
+            if (walk == Walk.Ok)
+                body?.Invoke(hva);
+            Leave();
+            if (walk == Walk.Ok)
+                return MmuResult.Fixed;
+            if (walk == Walk.Mmio && Tdp.IsMmio(Mmu, gpa, write))
+                return MmuResult.Mmio;
+            MmuResult result = walk == Walk.Mmio ? MmuResult.Retry : Tdp.Fault(Mmu, gpa, kind | (walk == Walk.Denied ? NestedAccess.Present : 0));
+            if (result is not (MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio))
+                return result;
+        }
+        throw new InvalidOperationException($"no progress at gpa 0x{gpa:x}");
+    }
+
+    private enum Walk { Ok, Absent, Denied, Mmio }
+
+    private Walk Translate(ulong gpa, bool write, out ulong hva)
+    {
+        ulong gfn = gpa >> 12;
+        ref TlbEntry e = ref _tlb[gfn % TlbSize];
+        hva = e.Hva + (gpa & 0xfff);
+        if (e.Valid && e.Asid == Mmu.Asid && e.Gfn == gfn && (!write || e.Writable))
+            return Walk.Ok;
+        ulong* table = (ulong*)Mmu.RootHva;
+        for (int level = 4; ; level--)
+        {
+            ulong* slot = table + PgLevel.Index(gfn, level);
+            ulong entry = Volatile.Read(ref *slot);
+            if ((entry & NestedPte.MmioMask) == NestedPte.MmioValue)
+                return Walk.Mmio;
+            if ((entry & NestedPte.RWX) == 0)
+                return Walk.Absent;
+            if (level > 1 && (entry & NestedPte.PS) == 0)
+            {
+                table = (ulong*)(entry & NestedPte.Address);
+                continue;
+            }
+            if (write && (entry & NestedPte.W) == 0)
+                return Walk.Denied;
+            ulong set = write ? NestedPte.A | NestedPte.D : NestedPte.A;
+            if ((entry & set) != set && Interlocked.CompareExchange(ref *slot, entry | set, entry) != entry)
+            {
+                level = 5;
+                table = (ulong*)Mmu.RootHva;
+                continue;
+            }
+            ulong page = (entry & NestedPte.Address) + ((gfn & (PgLevel.Pages(level) - 1)) << 12);
+            e = new TlbEntry { Valid = true, Writable = ((entry | set) & NestedPte.D) != 0 && (entry & NestedPte.W) != 0, Asid = Mmu.Asid, Gfn = gfn, Hva = page };
+            hva = page + (gpa & 0xfff);
+            return Walk.Ok;
+        }
+    }
+
+    /// <summary>The leaf that maps a gpa in the current root.</summary>
+    public ulong Leaf(ulong gpa, out int level)
+    {
+        ulong* table = (ulong*)Mmu.RootHva;
+        for (level = 4; ; level--)
+        {
+            ulong entry = table[PgLevel.Index(gpa >> 12, level)];
+            if (!Spte.IsTable(entry, level))
+                return entry;
+            table = (ulong*)Spte.Address(entry);
+        }
+    }
+
+    public void Dispose() => Mmu.Dispose();
+}
+
+/// <summary>Waiting requests to all fake vCPUs.</summary>
+internal sealed class FakeHost : IMmuHost
+{
+    private readonly List<FakeVcpu> _vcpus = [];
+    private int _flushes, _obsolete;
+
+    public int Flushes => _flushes;
+    public int ObsoleteRequests => _obsolete;
+
+    public void Add(FakeVcpu vcpu) => _vcpus.Add(vcpu);
+
+    public void FlushRemoteTlbs()
+    {
+        Interlocked.Increment(ref _flushes);
+        All(FakeVcpu.RequestFlush);
+    }
+
+    public void FreeObsoleteRoots()
+    {
+        Interlocked.Increment(ref _obsolete);
+        All(FakeVcpu.RequestFreeObsoleteRoots);
+    }
+
+    private void All(int request)
+    {
+        foreach (FakeVcpu vcpu in _vcpus)
+            vcpu.MakeRequest(request);
+        foreach (FakeVcpu vcpu in _vcpus)
+            vcpu.WaitOutside();
+    }
+}
