@@ -33,5 +33,11 @@ internal static unsafe partial class Libc
     [LibraryImport(C, SetLastError = true)] internal static partial int epoll_ctl(int epfd, int op, int fd, void* ev);
     [LibraryImport(C, SetLastError = true)] internal static partial int epoll_wait(int epfd, void* events, int max, int timeoutMs);
     [LibraryImport(C, SetLastError = true)] internal static partial nint syscall(nint number, nint a1, nint a2, nint a3, nint a4, nint a5, nint a6);
+    [LibraryImport(C, SetLastError = true)] internal static partial int isatty(int fd);
+    [LibraryImport(C, SetLastError = true)] internal static partial int tcgetattr(int fd, void* termios);
+    [LibraryImport(C, SetLastError = true)] internal static partial int tcsetattr(int fd, int actions, void* termios);
+    [LibraryImport(C)] internal static partial void cfmakeraw(void* termios);
+    [LibraryImport(C, SetLastError = true)] internal static partial int ioctl(int fd, nuint request, void* argument);
+    [LibraryImport(C, SetLastError = true)] internal static partial int poll(void* fds, nuint count, int timeoutMs);
     [LibraryImport(C), SuppressGCTransition] internal static partial int clock_gettime(int clock, long* ts);
 }

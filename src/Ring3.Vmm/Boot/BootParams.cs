@@ -20,7 +20,7 @@ internal static class BootParams
     public const byte UnregisteredLoader = 0xff;
 
     /// <summary>Writes the zero page: the image's setup header with the loader's fields, memory map, RAM disk, command line, RSDP and random seed.</summary>
-    public static void Write(GuestRam ram, ReadOnlySpan<byte> setupHeader, BootRequest request, (ulong Address, uint Bytes) initrd)
+    public static void Write(MachineRam ram, ReadOnlySpan<byte> setupHeader, BootRequest request, (ulong Address, uint Bytes) initrd)
     {
         ram.Clear(MemoryLayout.ZeroPage, Bytes, "boot_params");
         Span<byte> page = ram.Span(MemoryLayout.ZeroPage, Bytes, "boot_params");
@@ -46,7 +46,7 @@ internal static class BootParams
     }
 
     /// <summary>Writes a setup_data node of type SETUP_RNG_SEED after the command line; returns its address or 0.</summary>
-    private static ulong WriteRandomSeed(GuestRam ram, BootRequest request)
+    private static ulong WriteRandomSeed(MachineRam ram, BootRequest request)
     {
         const uint RngSeed = 9;
         if (request.RandomSeed.IsEmpty)

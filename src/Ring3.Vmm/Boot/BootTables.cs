@@ -20,14 +20,14 @@ public static class BootTables
     public const ulong IdentityBytes = 4UL << 30;
 
     /// <summary>Writes the flat GDT.</summary>
-    public static void WriteGdt(GuestRam ram, bool longMode)
+    public static void WriteGdt(MachineRam ram, bool longMode)
     {
         ReadOnlySpan<ulong> gdt = [0, 0, longMode ? Code64 : Code32, Data, Task, 0];
         ram.Write(MemoryLayout.Gdt, MemoryMarshal.AsBytes(gdt), "GDT");
     }
 
     /// <summary>Writes 4-level tables that identity-map the first 4 GiB with 2-MiB pages, and returns CR3.</summary>
-    public static ulong WriteIdentityMap(GuestRam ram)
+    public static ulong WriteIdentityMap(MachineRam ram)
     {
         const ulong Pml4 = MemoryLayout.PageTables, Pdpt = Pml4 + Page.Size, Pd = Pdpt + Page.Size, Flags = Pte.P | Pte.W;
         const int Directories = (int)(IdentityBytes >> 30);
@@ -42,7 +42,7 @@ public static class BootTables
     }
 
     /// <summary>Writes the NUL-terminated command line and returns its length without the terminator.</summary>
-    public static int WriteCommandLine(GuestRam ram, string commandLine, int max)
+    public static int WriteCommandLine(MachineRam ram, string commandLine, int max)
     {
         byte[] bytes = Encoding.UTF8.GetBytes(commandLine);
         if (bytes.Length >= Math.Min(max, MemoryLayout.CommandLineMax))
@@ -58,7 +58,7 @@ public static class BootTables
     /// Copies the RAM disk to the highest page-aligned place that is above <paramref name="floor"/> and does not exceed <paramref name="maxAddress"/> (last usable byte).
     /// Returns address and length; (0, 0) when there are no modules.
     /// </summary>
-    public static (ulong Address, uint Bytes) PlaceInitrd(GuestRam ram, IReadOnlyList<BootModule> modules, ulong floor, ulong maxAddress)
+    public static (ulong Address, uint Bytes) PlaceInitrd(MachineRam ram, IReadOnlyList<BootModule> modules, ulong floor, ulong maxAddress)
     {
         ulong bytes = 0;
         foreach (BootModule m in modules)
@@ -81,7 +81,7 @@ public static class BootTables
     /// <summary>Rounds up to MiB, for messages.</summary>
     internal static ulong MiB(ulong bytes) => (bytes + 0xf_ffff) >> 20;
 
-    internal static void PutU64(GuestRam ram, ulong gpa, ulong value)
+    internal static void PutU64(MachineRam ram, ulong gpa, ulong value)
     {
         Span<byte> b = stackalloc byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(b, value);

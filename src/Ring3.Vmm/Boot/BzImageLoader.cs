@@ -12,7 +12,7 @@ internal static class BzImageLoader
     private const ulong Entry64Offset = 0x200;
     private const uint RealModeHeapEnd = 0xe000;
 
-    public static EntryState Load(ImageView image, GuestRam ram, BootRequest request)
+    public static EntryState Load(ImageView image, MachineRam ram, BootRequest request)
     {
         Header h = Header.Read(image);
         BootProtocol p = request.Protocol != BootProtocol.Auto ? request.Protocol : h.Is64Bit ? BootProtocol.Linux64 : BootProtocol.Linux32;
@@ -41,7 +41,7 @@ internal static class BzImageLoader
     }
 
     /// <summary>Loads the setup part at 64 KiB and enters it at its second sector, as a boot loader of a PC would.</summary>
-    private static EntryState EnterRealMode(ImageView image, GuestRam ram, Header h, (ulong Address, uint Bytes) initrd)
+    private static EntryState EnterRealMode(ImageView image, MachineRam ram, Header h, (ulong Address, uint Bytes) initrd)
     {
         const ulong Base = MemoryLayout.RealModeKernel;
         const ushort Segment = (ushort)(Base >> 4);
@@ -69,7 +69,7 @@ internal static class BzImageLoader
         };
     }
 
-    private static void CheckMemory(ImageView image, GuestRam ram, Header h)
+    private static void CheckMemory(ImageView image, MachineRam ram, Header h)
     {
         ulong end = Math.Max(h.RuntimeEnd, h.LoadAddress + (ulong)image.Length - h.SetupBytes);
         if (end > ram.LowRamEnd)

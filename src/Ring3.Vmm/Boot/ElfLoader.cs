@@ -8,7 +8,7 @@ internal static class ElfLoader
 {
     private const uint PvhMagic = 0x336e_c578;
 
-    public static EntryState Load(ImageView image, GuestRam ram, BootRequest request)
+    public static EntryState Load(ImageView image, MachineRam ram, BootRequest request)
     {
         ElfImage elf = ElfImage.Parse(image);
         bool pvh = request.Protocol == BootProtocol.Pvh || request.Protocol == BootProtocol.Auto && elf.PvhEntry != 0;
@@ -24,7 +24,7 @@ internal static class ElfLoader
     }
 
     /// <summary>Copies the segments, zeroes their tails, and returns the page-aligned end of the highest.</summary>
-    internal static ulong LoadSegments(ImageView image, ElfImage elf, GuestRam ram, ulong lowest)
+    internal static ulong LoadSegments(ImageView image, ElfImage elf, MachineRam ram, ulong lowest)
     {
         ulong end = 0;
         foreach (ElfSegment s in elf.Segments)
@@ -41,7 +41,7 @@ internal static class ElfLoader
         return end + 0xfff & ~0xfffUL;
     }
 
-    private static EntryState EnterLinux64(ElfImage elf, GuestRam ram, BootRequest request, (ulong, uint) initrd)
+    private static EntryState EnterLinux64(ElfImage elf, MachineRam ram, BootRequest request, (ulong, uint) initrd)
     {
         // A vmlinux carries no setup header: these are the fields that a 2.12 kernel reads.
         Span<byte> header = stackalloc byte[0x268 - BootParams.SetupHeader];
@@ -65,7 +65,7 @@ internal static class ElfLoader
     }
 
     /// <summary>SPEC: Xen public headers, arch-x86/hvm/start_info.h (version 1).</summary>
-    private static EntryState EnterPvh(ElfImage elf, GuestRam ram, BootRequest request, (ulong Address, uint Bytes) initrd)
+    private static EntryState EnterPvh(ElfImage elf, MachineRam ram, BootRequest request, (ulong Address, uint Bytes) initrd)
     {
         const ulong Info = MemoryLayout.PvhInfo, Modules = Info + 0x40, Map = Info + 0x80;
         ram.Clear(Info, 0x1000, "hvm_start_info");

@@ -27,7 +27,7 @@ public static class KernelLoader
     /// </summary>
     /// <param name="image">The file's bytes.</param>
     /// <param name="name">File name for messages.</param>
-    public static EntryState Load(ReadOnlySpan<byte> image, string name, GuestRam ram, BootRequest request)
+    public static EntryState Load(ReadOnlySpan<byte> image, string name, MachineRam ram, BootRequest request)
     {
         var view = new ImageView(image, name);
         ImageKind kind = Sniff(image);

@@ -25,7 +25,7 @@ internal static class MultibootLoader
         return -1;
     }
 
-    public static EntryState Load(ImageView image, GuestRam ram, BootRequest request)
+    public static EntryState Load(ImageView image, MachineRam ram, BootRequest request)
     {
         int header = FindHeader(image.Bytes);
         uint flags = image.U32((ulong)header + 4, "Multiboot header");
@@ -39,7 +39,7 @@ internal static class MultibootLoader
     }
 
     /// <summary>The "a.out kludge": header_addr, load_addr, load_end_addr, bss_end_addr, entry_addr follow the header's checksum.</summary>
-    private static (uint Entry, ulong End) LoadByAddresses(ImageView image, GuestRam ram, int header)
+    private static (uint Entry, ulong End) LoadByAddresses(ImageView image, MachineRam ram, int header)
     {
         const string Part = "Multiboot header";
         ulong h = (ulong)header;
@@ -57,7 +57,7 @@ internal static class MultibootLoader
         return (entry, end);
     }
 
-    private static (uint Entry, ulong End) LoadElf(ImageView image, GuestRam ram)
+    private static (uint Entry, ulong End) LoadElf(ImageView image, MachineRam ram)
     {
         if (!image.Bytes.StartsWith(ElfImage.Magic))
             throw BootException.BadImage($"{image.Name}: Multiboot header without load addresses in a file that is not ELF");
@@ -69,7 +69,7 @@ internal static class MultibootLoader
         return ((uint)elf.Entry, ElfLoader.LoadSegments(image, elf, ram, MemoryLayout.OneMiB));
     }
 
-    private static void CheckPlace(ImageView image, GuestRam ram, ulong start, ulong end)
+    private static void CheckPlace(ImageView image, MachineRam ram, ulong start, ulong end)
     {
         if (start < MemoryLayout.OneMiB)
             throw BootException.BadImage($"{image.Name}: Multiboot image loads at 0x{start:x}, below 1 MiB");
@@ -78,7 +78,7 @@ internal static class MultibootLoader
     }
 
     /// <summary>Boot information at MultibootInfo: structure, memory map, module list and strings, in that order.</summary>
-    private static void WriteInfo(GuestRam ram, BootRequest request, ulong floor)
+    private static void WriteInfo(MachineRam ram, BootRequest request, ulong floor)
     {
         const uint Info = (uint)MemoryLayout.MultibootInfo, Map = Info + 0x80, Mods = Info + 0x200, Strings = Info + 0x400;
         const int Room = 0x6000, MaxModules = 32;

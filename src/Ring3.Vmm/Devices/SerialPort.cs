@@ -9,8 +9,9 @@ public interface ISerialSink
 }
 
 /// <summary>
-/// 16550A UART. Transmission takes no time: a written byte is in the sink when the write returns, and the transmitter is always empty. Received bytes wait in a queue behind the
-/// 16-byte FIFO, so that a fast host cannot overrun a slow guest. SPEC: National Semiconductor PC16550D data sheet.
+/// 16550A UART. Transmission takes no time: a written byte is in the sink when the write returns, and the transmitter is always empty. Received bytes wait in a backlog behind the
+/// 16-byte FIFO, so that a fast host cannot overrun a slow guest; they enter the FIFO only while the guest listens (receive interrupts on, or <see cref="PolledInput"/>), because
+/// drivers empty the FIFO when they probe and open a port. SPEC: National Semiconductor PC16550D data sheet.
 /// </summary>
 public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBusDevice
 {
@@ -23,15 +24,18 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
     private const byte MsrReady = 0xb0; // carrier, data set ready, clear to send
 
     private readonly Lock _lock = new();
-    private readonly Queue<byte> _receive = new();
+    private readonly Queue<byte> _receive = new(), _backlog = new();
     private byte _ier, _fcr, _lcr = 3, _mcr = McrOut2, _lsrErrors, _scratch, _msrDelta, _msr = MsrReady;
     private ushort _divisor = 12;
     private bool _transmitPending, _level;
 
+    /// <summary>The guest may poll for input without receive interrupts (boot sectors, simple kernels).</summary>
+    public bool PolledInput { get; init; }
+
     /// <summary>Bytes accepted by <see cref="Receive"/> and not yet read by the guest.</summary>
     public int Pending
     {
-        get { lock (_lock) return _receive.Count; }
+        get { lock (_lock) return _receive.Count + _backlog.Count; }
     }
 
     /// <summary>Gives the guest input; returns how many bytes were taken (the rest does not fit now). Any thread.</summary>
@@ -39,9 +43,9 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
     {
         lock (_lock)
         {
-            int n = Math.Min(data.Length, QueueLimit - _receive.Count);
+            int n = Math.Min(data.Length, QueueLimit - _backlog.Count);
             for (int i = 0; i < n; i++)
-                _receive.Enqueue(data[i]);
+                _backlog.Enqueue(data[i]);
             Update();
             return n;
         }
@@ -161,6 +165,9 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
 
     private void Update()
     {
+        bool listening = (_ier & IerReceive) != 0 || PolledInput;
+        while (listening && (_mcr & McrLoop) == 0 && _receive.Count < FifoBytes && _backlog.TryDequeue(out byte b))
+            _receive.Enqueue(b);
         bool level = Identify() != IirNone && (_mcr & (McrOut2 | McrLoop)) == McrOut2;
         if (level == _level)
             return;

@@ -8,7 +8,7 @@ public static class FirmwareTables
     public const ulong Acpi = MemoryLayout.Firmware, Mp = 0xf_0000, SmbiosAddress = 0xf_4000;
 
     /// <summary>Writes MP table, SMBIOS and, unless <paramref name="acpi"/> is false, ACPI. Returns the RSDP's address or 0.</summary>
-    public static ulong Write(GuestRam ram, int cpus, bool acpi)
+    public static ulong Write(MachineRam ram, int cpus, bool acpi)
     {
         ram.Clear(MemoryLayout.Firmware, MemoryLayout.FirmwareEnd - MemoryLayout.Firmware, "firmware tables");
         ram.Write(Mp, MpTable.Build(cpus, Mp), "MP table");

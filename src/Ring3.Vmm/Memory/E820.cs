@@ -9,7 +9,7 @@ public readonly record struct E820Entry(ulong Start, ulong Bytes, E820Kind Kind)
 /// <summary>The memory map that firmware reports to the guest.</summary>
 public static class E820
 {
-    public static E820Entry[] Build(GuestRam ram)
+    public static E820Entry[] Build(MachineRam ram)
     {
         var map = new List<E820Entry>
         {

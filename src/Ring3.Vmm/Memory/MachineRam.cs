@@ -14,7 +14,7 @@ public readonly unsafe struct RamRegion(ulong gpa, ulong bytes, byte* hva)
 /// The guest's RAM as host memory, laid out by <see cref="MemoryLayout"/>. Loaders and tables write through bounds-checked accessors; a range that is not RAM is refused.
 /// SAFETY: every pointer handed to a span comes from <see cref="TryGet"/>, which has checked the range against one region; the mapping lives until Dispose.
 /// </summary>
-public sealed unsafe class GuestRam : IDisposable
+public sealed unsafe class MachineRam : IDisposable
 {
     private readonly byte* _base;
     private readonly nuint _mapped;
@@ -31,7 +31,7 @@ public sealed unsafe class GuestRam : IDisposable
     public ulong HighRamEnd { get; }
 
     /// <param name="bytes">Between <see cref="MemoryLayout.MinRam"/> and <see cref="MemoryLayout.MaxRam"/>; rounded down to pages.</param>
-    public GuestRam(ulong bytes)
+    public MachineRam(ulong bytes)
     {
         if (bytes is < MemoryLayout.MinRam or > MemoryLayout.MaxRam)
             throw new BootException(ExitStatus.Usage, $"memory size must be between 1M and 1T, not {bytes} bytes");

@@ -1,0 +1,35 @@
+using Ring3.Vmm.Boot;
+
+namespace Ring3.Vmm;
+
+/// <summary>Everything that <c>ring3 boot</c> can be told.</summary>
+public sealed record BootOptions
+{
+    /// <summary>Kernel file; null = Debian's cloud kernel from the cache.</summary>
+    public string? Kernel { get; init; }
+    /// <summary>RAM disks (Linux concatenates them) or Multiboot modules; empty = busybox when the kernel is Linux.</summary>
+    public IReadOnlyList<string> Initrd { get; init; } = [];
+    public string Append { get; init; } = "";
+    public int Cpus { get; init; } = 2;
+    public ulong MemoryBytes { get; init; } = 512UL << 20;
+    /// <summary>"stdio", or a file for COM1's output.</summary>
+    public string Serial { get; init; } = "stdio";
+    public bool Acpi { get; init; } = true;
+    /// <summary>Makes random numbers that the machine gives the guest repeatable.</summary>
+    public ulong? Seed { get; init; }
+    public string? Exec { get; init; }
+    public BootProtocol Protocol { get; init; } = BootProtocol.Auto;
+    public bool Stats { get; init; }
+    public bool Verbose { get; init; }
+    public TraceCategories Trace { get; init; }
+
+    public const int MaxCpus = 255;
+}
+
+/// <summary>What --trace prints.</summary>
+[Flags]
+public enum TraceCategories
+{
+    None = 0, Exits = 1, Io = 2, Mmio = 4, Interrupts = 8, Exceptions = 16, Blocks = 32,
+    All = Exits | Io | Mmio | Interrupts | Exceptions | Blocks,
+}

@@ -1,0 +1,59 @@
+using System.Security.Cryptography;
+using Ring3.Vmm.Boot;
+
+namespace Ring3.Vmm.Guest;
+
+/// <summary>The files and the command line of one boot, in memory and ready for a loader.</summary>
+public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Request)
+{
+    private const string LinuxDefaults = "console=ttyS0 panic=-1";
+
+    /// <summary>Reads or fetches what the options ask for.</summary>
+    /// <param name="terminal">Rows and columns of the host's terminal, 0 = none.</param>
+    public static GuestPlan Prepare(BootOptions options, GuestCache cache, (int Rows, int Columns) terminal)
+    {
+        string kernelPath = options.Kernel ?? cache.Kernel("cloud-amd64");
+        byte[] kernel = GuestCache.ReadFile(kernelPath);
+        ImageKind kind = KernelLoader.Sniff(kernel);
+        bool linux = kind is ImageKind.BzImage or ImageKind.Elf && options.Protocol != BootProtocol.BootSector;
+        if (options.Exec is not null && !linux)
+            throw new BootException(ExitStatus.Usage, $"--exec needs a Linux kernel, and {kernelPath} is not one");
+        var request = new BootRequest
+        {
+            Protocol = options.Protocol,
+            CommandLine = linux ? LinuxCommandLine(options) : options.Append,
+            Modules = linux ? LinuxModules(options, cache, terminal) : [.. options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f)))],
+            RandomSeed = linux ? Entropy(options) : default,
+        };
+        return new GuestPlan(kernel, Path.GetFileName(kernelPath), request);
+    }
+
+    private static string LinuxCommandLine(BootOptions options)
+    {
+        var words = new List<string> { LinuxDefaults };
+        if (options.Exec is not null)
+            words.Add((options.Verbose ? "" : "quiet ") + "8250.nr_uarts=4");
+        if (options.Exec is not null || options.Initrd.Count == 0)
+            words.Add("rdinit=" + Initramfs.InitPath);
+        if (options.Seed is not null)
+            words.Add("nokaslr");
+        if (options.Append.Length != 0)
+            words.Add(options.Append);
+        return string.Join(' ', words);
+    }
+
+    private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, (int Rows, int Columns) terminal)
+    {
+        var init = new InitOptions { Exec = options.Exec, Rows = terminal.Rows, Columns = terminal.Columns, Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
+        if (options.Initrd.Count == 0)
+            return [new BootModule("initramfs", cache.BaseInitramfs()), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
+        var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();
+        if (options.Exec is not null)
+            files.Add(new BootModule("overlay", Initramfs.BuildOverlay(init, GuestCache.ReadFile(cache.Busybox()))));
+        return files;
+    }
+
+    /// <summary>Seed for the guest's random pool: the host's, or derived from --seed.</summary>
+    private static byte[] Entropy(BootOptions options) =>
+        options.Seed is { } seed ? SHA256.HashData(BitConverter.GetBytes(seed)) : RandomNumberGenerator.GetBytes(32);
+}

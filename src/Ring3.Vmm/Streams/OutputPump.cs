@@ -1,0 +1,144 @@
+using Ring3.Host;
+using Ring3.Vmm.Devices;
+
+namespace Ring3.Vmm.Streams;
+
+/// <summary>
+/// Moves a serial port's output to a file descriptor on a thread of its own, so that the vCPU does not pay a system call per byte. The buffer is bounded: when the reader of the
+/// descriptor is slow, the vCPU waits. When the reader is gone, output is dropped.
+/// </summary>
+public sealed class OutputPump : ISerialSink, IDisposable
+{
+    private const int Limit = 1 << 20;
+    private readonly int _fd;
+    private readonly Lock _lock = new();
+    private readonly AutoResetEvent _filled = new(false), _drained = new(false);
+    private readonly Thread _thread;
+    private byte[] _buffer = new byte[4096], _spare = new byte[4096];
+    private int _count;
+    private volatile bool _stop, _broken;
+
+    /// <param name="fd">Descriptor to write to; stays open.</param>
+    public OutputPump(int fd, string name)
+    {
+        _fd = fd;
+        _thread = new Thread(Run) { IsBackground = true, Name = name };
+        _thread.Start();
+    }
+
+    public void Transmit(byte value)
+    {
+        while (true)
+        {
+            bool wake;
+            lock (_lock)
+            {
+                if (_count < Limit || _broken || _stop)
+                {
+                    if (_broken || _stop)
+                        return;
+                    if (_count == _buffer.Length)
+                        Array.Resize(ref _buffer, _buffer.Length * 2);
+                    wake = _count == 0;
+                    _buffer[_count++] = value;
+                    if (wake)
+                        _filled.Set();
+                    return;
+                }
+            }
+            _drained.WaitOne(100);
+        }
+    }
+
+    private void Run()
+    {
+        while (true)
+        {
+            byte[] data;
+            int count;
+            lock (_lock)
+            {
+                data = _buffer;
+                count = _count;
+                _buffer = _spare;
+                _spare = data;
+                _count = 0;
+            }
+            if (count == 0)
+            {
+                if (_stop)
+                    return;
+                _filled.WaitOne();
+                continue;
+            }
+            if (!_broken && !Terminal.WriteAll(_fd, data.AsSpan(0, count)))
+                _broken = true;
+            _drained.Set();
+        }
+    }
+
+    /// <summary>Writes what is left (waiting at most two seconds for a stuck reader) and stops.</summary>
+    public void Dispose()
+    {
+        _stop = true;
+        _filled.Set();
+        _thread.Join(2000);
+    }
+}
+
+/// <summary>Keeps the last bytes of a port's output, for messages about a boot that failed; optionally passes them on.</summary>
+public sealed class TailSink(ISerialSink? next) : ISerialSink
+{
+    private const int Keep = 1 << 15;
+    private readonly byte[] _ring = new byte[Keep];
+    private readonly Lock _lock = new();
+    private long _total;
+
+    public void Transmit(byte value)
+    {
+        lock (_lock)
+            _ring[_total++ % Keep] = value;
+        next?.Transmit(value);
+    }
+
+    /// <summary>The last complete lines of text.</summary>
+    public IReadOnlyList<string> LastLines(int count)
+    {
+        lock (_lock)
+        {
+            int n = (int)Math.Min(_total, Keep);
+            var bytes = new byte[n];
+            for (int i = 0; i < n; i++)
+                bytes[i] = _ring[(_total - n + i) % Keep];
+            string[] lines = System.Text.Encoding.UTF8.GetString(bytes).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+            return [.. lines.Select(l => l.TrimEnd('\r')).TakeLast(count)];
+        }
+    }
+}
+
+/// <summary>The status port of the exec channel: a line "exit N" ends the machine with that status.</summary>
+public sealed class ExecStatusSink(Bus.IMachineControl machine) : ISerialSink
+{
+    private const int LineLimit = 64;
+    private readonly System.Text.StringBuilder _line = new();
+
+    public void Transmit(byte value)
+    {
+        if (value != '\n')
+        {
+            if (_line.Length < LineLimit)
+                _line.Append((char)value);
+            return;
+        }
+        string[] words = _line.ToString().Trim().Split(' ');
+        _line.Clear();
+        if (words is ["exit", var number] && int.TryParse(number, out int status))
+            machine.End(Bus.MachineEnd.ExecDone, status & 0xff);
+    }
+}
+
+/// <summary>Discards output.</summary>
+public sealed class NullSink : ISerialSink
+{
+    public void Transmit(byte value) { }
+}
