@@ -1,0 +1,24 @@
+namespace Ring3.Cpu;
+
+/// <summary>INVLPG and INVPCID. SPEC: SDM volume 2.</summary>
+public sealed unsafe partial class LogicalProcessor
+{
+    internal void InvalidatePage(CpuState* c, ulong linear)
+    {
+        if (IsCanonical(c, linear) || !Is64(c))
+            Tlb.FlushPage(linear);
+    }
+
+    /// <summary>Types: 0 one address, 1 one PCID, 2 everything, 3 everything but global pages.</summary>
+    internal void InvalidatePcid(CpuState* c, int type, uint pcid, ulong linear)
+    {
+        switch (type)
+        {
+            case 0: Tlb.FlushPage(linear); break;
+            case 1: Tlb.FlushPcid(pcid); break;
+            case 2: Tlb.FlushAllPcids(true); break;
+            default: Tlb.FlushAllPcids(false); break;
+        }
+        UpdateContext(c);
+    }
+}

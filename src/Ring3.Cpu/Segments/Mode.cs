@@ -1,0 +1,57 @@
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>What follows from segments and control registers: decode mode, CPL, translation context.</summary>
+public sealed unsafe partial class LogicalProcessor
+{
+    private ulong _cachedCr3;
+
+    /// <summary>Recomputes everything derived after the owner wrote segments, control registers, EFER, RFLAGS or debug registers directly. Drops translations that the difference makes invalid.</summary>
+    public void RecomputeMode()
+    {
+        CpuState* c = State;
+        if ((c->Cr0 & Cr0.PE) == 0)
+            c->Cpl = 0;
+        else
+            c->Cpl = Virtual8086(c) ? 3 : (uint)c->Ss.Dpl;
+        ControlsChanged(c);
+        if (c->Cr3 != _cachedCr3)
+            Tlb.FlushCurrentPcid();
+        _cachedCr3 = c->Cr3;
+        DebugRegistersChanged(c);
+        ModeChanged(c);
+    }
+
+    /// <summary>Recomputes the decode mode and the translation context after CS, CPL, RFLAGS or a control register changed.</summary>
+    internal void ModeChanged(CpuState* c)
+    {
+        c->BlockMode = Is64(c) ? BlockMode.Code64 : (c->Cs.Access & Segment.DB) != 0 ? BlockMode.Code32 : BlockMode.Code16;
+        UpdateContext(c);
+    }
+
+    /// <summary>Replaces RFLAGS and recomputes what depends on TF, RF and AC. The caller has masked the value.</summary>
+    internal void SetRflags(CpuState* c, ulong value)
+    {
+        ulong changed = (Flags.Get(c) ^ value) & (Rflags.TF | Rflags.RF | Rflags.AC | Rflags.VM);
+        Flags.Set(c, value);
+        if (changed == 0)
+            return;
+        UpdateStepMode(c);
+        UpdateContext(c);
+    }
+
+    /// <summary>Cuts an instruction pointer to the code size.</summary>
+    internal static ulong WrapRip(CpuState* c, ulong rip) => c->BlockMode switch
+    {
+        BlockMode.Code64 => rip,
+        _ => (uint)rip,
+    };
+
+    /// <summary>Retires a handler that ends its block.</summary>
+    internal static OpResult EndBlock(CpuState* c, Op* op)
+    {
+        c->Rip = NextRip(c, op);
+        return OpResult.EndBlock;
+    }
+}

@@ -1,0 +1,182 @@
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".</summary>
+public sealed unsafe partial class LogicalProcessor
+{
+    private const ulong Cr0Defined = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
+
+    /// <summary>Four PAE page-directory pointers.</summary>
+    private struct Pdptrs { public ulong P0, P1, P2, P3; }
+
+    /// <summary>MOV to CR0, LMSW, CLTS. False: #GP(0) or an exit is pending and nothing has changed.</summary>
+    internal bool WriteCr0(CpuState* c, ulong value)
+    {
+        bool invalid = value >> 32 != 0 || ((value & Cr0.PG) != 0 && (value & Cr0.PE) == 0) || ((value & Cr0.NW) != 0 && (value & Cr0.CD) == 0);
+        value = (value & Cr0Defined) | Cr0.ET;
+        bool enable = (value & ~c->Cr0 & Cr0.PG) != 0, disable = (c->Cr0 & ~value & Cr0.PG) != 0;
+        if (enable && (c->Efer & Efer.LME) != 0)
+            invalid |= (c->Cr4 & Cr4.PAE) == 0 || (c->Cs.Access & Segment.L) != 0 || (c->Tr.Access & 0x9f) == 0x83;
+        if (disable)
+            invalid |= Is64(c) || (c->Cr4 & Cr4.PCIDE) != 0;
+        if (invalid)
+        {
+            Raise(c, Vector.GP, 0);
+            return false;
+        }
+        bool pae = (value & Cr0.PG) != 0 && (c->Cr4 & Cr4.PAE) != 0 && (c->Efer & Efer.LME) == 0;
+        if (pae && ((value ^ c->Cr0) & (Cr0.PG | Cr0.CD | Cr0.NW)) != 0 && !LoadPdptrs(c, c->Cr3))
+            return false;
+        if (enable && (c->Efer & Efer.LME) != 0)
+            c->Efer |= Efer.LMA;
+        if (disable)
+            c->Efer &= ~Efer.LMA;
+        bool leaveReal = (value & ~c->Cr0 & Cr0.PE) != 0, enterReal = (c->Cr0 & ~value & Cr0.PE) != 0;
+        c->Cr0 = value;
+        if (leaveReal || enterReal)
+        {
+            c->Cpl = 0;
+            c->Ss.Access &= ~Segment.DplMask;
+        }
+        ControlsChanged(c);
+        ModeChanged(c);
+        return true;
+    }
+
+    /// <summary>MOV to CR3.</summary>
+    internal bool WriteCr3(CpuState* c, ulong value)
+    {
+        bool keep = false;
+        if (LongMode(c))
+        {
+            if ((c->Cr4 & Cr4.PCIDE) != 0)
+            {
+                keep = (value & Cr3.NoFlush) != 0;
+                value &= ~Cr3.NoFlush;
+            }
+            if (value >> CpuidFeatures.PhysicalAddressBits != 0)
+            {
+                Raise(c, Vector.GP, 0);
+                return false;
+            }
+        }
+        else
+        {
+            value = (uint)value;
+            if (PagingModeOf(c) == PagingMode.Pae && !LoadPdptrs(c, value))
+                return false;
+        }
+        c->Cr3 = value;
+        _cachedCr3 = value;
+        Tlb.Select(c->Asid, CurrentPcid(c));
+        if (!keep)
+            Tlb.FlushCurrentPcid();
+        UpdateContext(c);
+        return true;
+    }
+
+    private ulong Cr4Defined()
+    {
+        ref readonly CpuidFeatures f = ref CpuidFeatures;
+        ulong defined = Cr4.TSD | Cr4.DE | Cr4.PCE;
+        if (f.Vme) defined |= Cr4.VME | Cr4.PVI;
+        if (f.Pse) defined |= Cr4.PSE;
+        if (f.Pae) defined |= Cr4.PAE;
+        if (f.Mce) defined |= Cr4.MCE;
+        if (f.Pge) defined |= Cr4.PGE;
+        if (f.Fxsr) defined |= Cr4.OSFXSR | Cr4.OSXMMEXCPT;
+        if (f.Umip) defined |= Cr4.UMIP;
+        if (f.La57) defined |= Cr4.LA57;
+        if (f.FsGsBase) defined |= Cr4.FSGSBASE;
+        if (f.Pcid) defined |= Cr4.PCIDE;
+        if (f.Xsave) defined |= Cr4.OSXSAVE;
+        if (f.Smep) defined |= Cr4.SMEP;
+        if (f.Smap) defined |= Cr4.SMAP;
+        return defined;
+    }
+
+    /// <summary>MOV to CR4.</summary>
+    internal bool WriteCr4(CpuState* c, ulong value)
+    {
+        ulong set = value & ~c->Cr4, changed = value ^ c->Cr4;
+        bool invalid = (value & ~Cr4Defined()) != 0;
+        if (LongMode(c))
+            invalid |= (value & Cr4.PAE) == 0 || (changed & Cr4.LA57) != 0;
+        if ((set & Cr4.PCIDE) != 0)
+            invalid |= !LongMode(c) || (c->Cr3 & Cr3.Pcid) != 0;
+        if (invalid)
+        {
+            Raise(c, Vector.GP, 0);
+            return false;
+        }
+        bool pae = (c->Cr0 & Cr0.PG) != 0 && !LongMode(c) && (value & Cr4.PAE) != 0;
+        if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !LoadPdptrs(c, c->Cr3))
+            return false;
+        c->Cr4 = value;
+        ControlsChanged(c);
+        if ((set & Cr4.SMEP) != 0)
+        {
+            Tlb.FlushAllPcids(true);
+            UpdateContext(c);
+        }
+        return true;
+    }
+
+    /// <summary>WRMSR to EFER.</summary>
+    internal bool WriteEfer(CpuState* c, ulong value)
+    {
+        ref readonly CpuidFeatures f = ref CpuidFeatures;
+        ulong defined = Efer.LMA;
+        if (f.Syscall) defined |= Efer.SCE;
+        if (f.LongMode) defined |= Efer.LME;
+        if (f.Nx) defined |= Efer.NXE;
+        if (f.Ffxsr) defined |= Efer.FFXSR;
+        if ((value & ~defined) != 0 || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
+        {
+            Raise(c, Vector.GP, 0);
+            return false;
+        }
+        c->Efer = (value & ~Efer.LMA) | (c->Efer & Efer.LMA);
+        ControlsChanged(c);
+        return true;
+    }
+
+    /// <summary>Loads and checks the PAE pointers; false: #GP(0) or an exit is pending.</summary>
+    private bool LoadPdptrs(CpuState* c, ulong cr3)
+    {
+        switch (ReadPdptrs(c, cr3, out Pdptrs pdptrs))
+        {
+            case TranslateResult.Ok:
+                SetPdptrs(c, pdptrs);
+                return true;
+            case TranslateResult.Fault:
+                Raise(c, Vector.GP, 0);
+                return false;
+            default:
+                return false;
+        }
+    }
+
+    private TranslateResult ReadPdptrs(CpuState* c, ulong cr3, out Pdptrs pdptrs)
+    {
+        pdptrs = default;
+        ulong gpa = cr3 & 0xffff_ffe0;
+        TranslateResult r = NestedTranslate(c, gpa, AccessKind.Read | AccessKind.GuestPageWalk, gpa, out byte* host, out _);
+        if (r != TranslateResult.Ok)
+            return r == TranslateResult.Mmio ? TranslateResult.Fault : r;
+        ulong* table = (ulong*)(host + (gpa & 0xfff));
+        pdptrs = new Pdptrs { P0 = Volatile.Read(ref table[0]), P1 = Volatile.Read(ref table[1]), P2 = Volatile.Read(ref table[2]), P3 = Volatile.Read(ref table[3]) };
+        return Valid(pdptrs.P0) && Valid(pdptrs.P1) && Valid(pdptrs.P2) && Valid(pdptrs.P3) ? TranslateResult.Ok : TranslateResult.Fault;
+    }
+
+    private bool Valid(ulong pdpte) => (pdpte & Pte.P) == 0 || (pdpte & (0x1e6 | ~((1UL << CpuidFeatures.PhysicalAddressBits) - 1))) == 0;
+
+    private static void SetPdptrs(CpuState* c, in Pdptrs pdptrs)
+    {
+        c->Pdptr[0] = pdptrs.P0;
+        c->Pdptr[1] = pdptrs.P1;
+        c->Pdptr[2] = pdptrs.P2;
+        c->Pdptr[3] = pdptrs.P3;
+    }
+}

@@ -1,0 +1,101 @@
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>RDMSR and WRMSR of the MSRs that the processor itself uses; every other index is the owner's.</summary>
+public sealed unsafe partial class LogicalProcessor
+{
+    /// <summary>Value of an MSR that the processor owns.</summary>
+    public bool ReadMsr(uint index, out ulong value)
+    {
+        ulong* slot = MsrSlot(State, index);
+        value = slot != null ? *slot : 0;
+        return slot != null;
+    }
+
+    /// <summary>Where the processor keeps an MSR, or null.</summary>
+    private static ulong* MsrSlot(CpuState* c, uint index) => index switch
+    {
+        Msr.EFER => &c->Efer,
+        Msr.STAR => &c->Star,
+        Msr.LSTAR => &c->Lstar,
+        Msr.CSTAR => &c->Cstar,
+        Msr.SFMASK => &c->Sfmask,
+        Msr.FS_BASE => &c->Fs.Base,
+        Msr.GS_BASE => &c->Gs.Base,
+        Msr.KERNEL_GS_BASE => &c->KernelGsBase,
+        Msr.SYSENTER_CS => &c->SysenterCs,
+        Msr.SYSENTER_ESP => &c->SysenterEsp,
+        Msr.SYSENTER_EIP => &c->SysenterEip,
+        Msr.TSC_AUX => &c->TscAux,
+        Msr.PAT => &c->Pat,
+        _ => null,
+    };
+
+    private bool MsrExists(uint index) => index switch
+    {
+        Msr.STAR or Msr.LSTAR or Msr.CSTAR or Msr.SFMASK or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => CpuidFeatures.LongMode,
+        Msr.TSC_AUX => CpuidFeatures.Rdtscp || CpuidFeatures.Rdpid,
+        Msr.SYSENTER_CS or Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => CpuidFeatures.Sysenter,
+        _ => true,
+    };
+
+    internal static OpResult Rdmsr(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!Operands.Privileged(p, c))
+            return OpResult.Fault;
+        uint index = (uint)c->Gpr[1];
+        ulong* slot = MsrSlot(c, index);
+        if (slot == null)
+            return Operands.Leave(p, c, op, ExitReason.MsrRead);
+        if (!p.MsrExists(index))
+            return p.Raise(c, Vector.GP, 0);
+        SetEdxEax(c, *slot);
+        return OpResult.Next;
+    }
+
+    internal static OpResult Wrmsr(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!Operands.Privileged(p, c))
+            return OpResult.Fault;
+        uint index = (uint)c->Gpr[1];
+        ulong value = (uint)c->Gpr[0] | c->Gpr[2] << 32;
+        ulong* slot = MsrSlot(c, index);
+        if (slot == null)
+            return Operands.Leave(p, c, op, ExitReason.MsrWrite);
+        if (!p.MsrExists(index) || !MsrValueValid(c, index, value))
+            return p.Raise(c, Vector.GP, 0);
+        ulong next = NextRip(c, op);
+        if (index == Msr.EFER)
+        {
+            if (!p.WriteEfer(c, value))
+                return OpResult.Fault;
+        }
+        else
+            *slot = value;
+        c->Rip = next;
+        return OpResult.EndBlock;
+    }
+
+    private static bool MsrValueValid(CpuState* c, uint index, ulong value) => index switch
+    {
+        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE or Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => IsCanonical(c, value),
+        Msr.TSC_AUX => value >> 32 == 0,
+        Msr.PAT => PatValid(value),
+        _ => true,
+    };
+
+    private static bool PatValid(ulong value)
+    {
+        for (int i = 0; i < 8; i++)
+            if ((value >> (8 * i) & 0xff) is 2 or 3 or > 7)
+                return false;
+        return true;
+    }
+
+    private static void SetEdxEax(CpuState* c, ulong value)
+    {
+        c->Gpr[0] = (uint)value;
+        c->Gpr[2] = value >> 32;
+    }
+}
