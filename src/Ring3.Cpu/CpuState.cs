@@ -48,18 +48,19 @@ public unsafe struct CpuState
     public fixed byte Ymm[16 * 32];
     /// <summary>x87 data registers by physical number (not by ST index), 16 bytes each, low 10 used. Stale while <see cref="X87Live"/> is set: see X87Unit.Park.</summary>
     public fixed byte X87[8 * 16];
+    public ulong Fip, Fdp;
     /// <summary>Status bits are stale while <see cref="MxcsrLive"/> is set: see MxcsrUnit.Park.</summary>
     public uint Mxcsr;
     public ushort Fcw, Fsw, Fop;
+    public ushort FipSelector, FdpSelector;
     /// <summary>Abridged tag word as FXSAVE stores it: bit n set when physical register n is not empty.</summary>
     public byte Ftw;
-    /// <summary>Nonzero while the host's MXCSR (1) or x87 unit (1) holds the guest's: only between Enter and exit, and never across a slow path.</summary>
-    public byte MxcsrLive, X87Live;
-    public ulong Fip, Fdp;
-    public ushort FipSelector, FdpSelector;
-    private readonly uint _pad0;
-    /// <summary>64-byte aligned XSAVE image through which the x87 unit is loaded and parked.</summary>
+    /// <summary>Nonzero while the host's MXCSR holds the guest's: only between Enter and exit.</summary>
+    public byte MxcsrLive;
+    /// <summary>64-byte aligned FXSAVE image through which the x87 unit is loaded and parked.</summary>
     internal fixed byte X87Image[576];
+    /// <summary>Nonzero while the host's x87 unit holds the guest's registers: only between Enter and exit.</summary>
+    public byte X87Live;
 
     /// <summary>Lazy status flags, see <see cref="Cpu.Flags"/>: ZF is (FlagsZero == 0); SF is bit 63 and PF the parity of the low byte of FlagsSign; CF is bit 63, OF bit 63 xor bit 62, AF bit 3 of FlagsCarry.</summary>
     public ulong FlagsZero, FlagsSign, FlagsCarry;

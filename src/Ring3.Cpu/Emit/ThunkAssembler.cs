@@ -1,0 +1,48 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// Collects the host code of one thunk. Instructions are encoded from white-listed forms with fixed host registers; guest bytes never get here.
+/// </summary>
+internal sealed class ThunkAssembler
+{
+    private sealed class Sink : CodeWriter
+    {
+        public readonly byte[] Bytes = new byte[256];
+        public int Count;
+        public override void WriteByte(byte value) => Bytes[Count++] = value;
+    }
+
+    private readonly Sink _sink = new();
+    private readonly Encoder _encoder;
+
+    public ThunkAssembler() => _encoder = Encoder.Create(64, _sink);
+
+    public void Add(in Instruction instruction) => _encoder.Encode(instruction, (ulong)_sink.Count);
+
+    /// <summary>One instruction whose two operands are a register and memory at <paramref name="pointer"/> + <paramref name="displacement"/>, load direction.</summary>
+    public void Load(Code code, Register register, Register pointer, int displacement = 0)
+        => Add(Instruction.Create(code, register, Memory(pointer, displacement)));
+
+    /// <summary>As <see cref="Load"/>, store direction.</summary>
+    public void Store(Code code, Register pointer, Register register, int displacement = 0)
+        => Add(Instruction.Create(code, Memory(pointer, displacement), register));
+
+    /// <summary>Instruction without explicit operands.</summary>
+    public void Plain(Code code) => Add(Instruction.Create(code));
+
+    /// <summary>Instruction with one memory operand.</summary>
+    public void Unary(Code code, Register pointer, int displacement = 0) => Add(Instruction.Create(code, Memory(pointer, displacement)));
+
+    public static MemoryOperand Memory(Register pointer, int displacement = 0)
+        => displacement == 0 ? new MemoryOperand(pointer) : new MemoryOperand(pointer, displacement, displacement is >= -128 and < 128 ? 1 : 8);
+
+    /// <summary>Publishes the code and empties the assembler for the next thunk.</summary>
+    public nint Finish()
+    {
+        nint entry = ThunkMemory.Add(_sink.Bytes.AsSpan(0, _sink.Count));
+        _sink.Count = 0;
+        return entry;
+    }
+}

@@ -1,0 +1,66 @@
+using System.Runtime.CompilerServices;
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// Guest MXCSR on the host's unit. Reading the host's MXCSR is the dearest part of a scalar operation, so with the default control bits (all masked, nearest, no FTZ or DAZ — also what managed code runs with)
+/// the guest's sticky status flags stay in the host's register ("live") until something needs them. With other control bits each operation loads and reads the register.
+/// INVARIANT: while live, <see cref="CpuState.MxcsrLive"/> is 1, the guest's control bits are <see cref="Default"/>, and this thread runs no floating-point code but thunks;
+/// every slow path (exit, block decode, XSAVE, exception) parks first.
+/// </summary>
+/// <remarks>SAFETY: the thunks touch only the word they are given.</remarks>
+internal static unsafe class MxcsrUnit
+{
+    public const uint Default = 0x1f80, StatusMask = 0x3f, MaskBits = 0x1f80, Writable = 0xffff, Ftz = 0x8000;
+    private const int MaskShift = 7;
+
+    private static readonly delegate* unmanaged[SuppressGCTransition]<uint*, void> s_load = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Ldmxcsr_m32);
+    private static readonly delegate* unmanaged[SuppressGCTransition]<uint*, void> s_store = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Stmxcsr_m32);
+
+    private static nint Emit(Code code)
+    {
+        ThunkAssembler a = new();
+        a.Unary(code, Register.RDI);
+        a.Plain(Code.Retnq);
+        return a.Finish();
+    }
+
+    public static void LoadHost(uint value) => s_load(&value);
+
+    public static uint ReadHost()
+    {
+        uint value;
+        s_store(&value);
+        return value;
+    }
+
+    /// <summary>Makes the guest's MXCSR live. False when its control bits need the slow path.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static bool TryEnter(CpuState* c)
+    {
+        if ((c->Mxcsr & ~StatusMask) != Default)
+            return false;
+        LoadHost(c->Mxcsr);
+        c->MxcsrLive = 1;
+        return true;
+    }
+
+    /// <summary>Brings <see cref="CpuState.Mxcsr"/> up to date and gives the host's register back.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Park(CpuState* c)
+    {
+        if (c->MxcsrLive != 0)
+            ParkLive(c);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void ParkLive(CpuState* c)
+    {
+        c->Mxcsr |= ReadHost() & StatusMask;
+        c->MxcsrLive = 0;
+    }
+
+    /// <summary>Status bits of unmasked exceptions for this MXCSR.</summary>
+    public static uint Unmasked(uint mxcsr) => ~(mxcsr >> MaskShift) & StatusMask;
+}

@@ -1,0 +1,208 @@
+using System.Runtime.CompilerServices;
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Instructions whose memory accesses depend on a mask or that touch whole registers files: EMMS, VZEROUPPER, MASKMOV, VMASKMOV, gathers.</summary>
+/// <remarks>SAFETY: elements are accessed one at a time through the memory interface; register pointers are places in the state.</remarks>
+internal static unsafe class VectorSpecial
+{
+    internal static void Register()
+    {
+        HandlerTable.Set(Code.Emms, &Emms);
+        HandlerTable.Set(Code.VEX_Vzeroupper, &ZeroUpper);
+        HandlerTable.Set(Code.VEX_Vzeroall, &ZeroAll);
+        HandlerTable.Set(Code.Maskmovq_rDI_mm_mm, &MaskmovMmx);
+        HandlerTable.Set(Code.Maskmovdqu_rDI_xmm_xmm, &Maskmov<SseGate>);
+        HandlerTable.Set(Code.VEX_Vmaskmovdqu_rDI_xmm_xmm, &Maskmov<AvxGate>);
+
+        Masked(Code.VEX_Vmaskmovps_xmm_xmm_m128, Code.VEX_Vmaskmovps_m128_xmm_xmm, Code.VEX_Vmaskmovps_ymm_ymm_m256, Code.VEX_Vmaskmovps_m256_ymm_ymm, false);
+        Masked(Code.VEX_Vpmaskmovd_xmm_xmm_m128, Code.VEX_Vpmaskmovd_m128_xmm_xmm, Code.VEX_Vpmaskmovd_ymm_ymm_m256, Code.VEX_Vpmaskmovd_m256_ymm_ymm, false);
+        Masked(Code.VEX_Vmaskmovpd_xmm_xmm_m128, Code.VEX_Vmaskmovpd_m128_xmm_xmm, Code.VEX_Vmaskmovpd_ymm_ymm_m256, Code.VEX_Vmaskmovpd_m256_ymm_ymm, true);
+        Masked(Code.VEX_Vpmaskmovq_xmm_xmm_m128, Code.VEX_Vpmaskmovq_m128_xmm_xmm, Code.VEX_Vpmaskmovq_ymm_ymm_m256, Code.VEX_Vpmaskmovq_m256_ymm_ymm, true);
+
+        HandlerTable.Set(Code.VEX_Vpgatherdd_xmm_vm32x_xmm, &Gather<int, uint, L4>);
+        HandlerTable.Set(Code.VEX_Vpgatherdd_ymm_vm32y_ymm, &Gather<int, uint, L8>);
+        HandlerTable.Set(Code.VEX_Vpgatherdq_xmm_vm32x_xmm, &Gather<int, ulong, L2>);
+        HandlerTable.Set(Code.VEX_Vpgatherdq_ymm_vm32x_ymm, &Gather<int, ulong, L4>);
+        HandlerTable.Set(Code.VEX_Vpgatherqd_xmm_vm64x_xmm, &Gather<long, uint, L2>);
+        HandlerTable.Set(Code.VEX_Vpgatherqd_xmm_vm64y_xmm, &Gather<long, uint, L4>);
+        HandlerTable.Set(Code.VEX_Vpgatherqq_xmm_vm64x_xmm, &Gather<long, ulong, L2>);
+        HandlerTable.Set(Code.VEX_Vpgatherqq_ymm_vm64y_ymm, &Gather<long, ulong, L4>);
+        HandlerTable.Set(Code.VEX_Vgatherdps_xmm_vm32x_xmm, &Gather<int, uint, L4>);
+        HandlerTable.Set(Code.VEX_Vgatherdps_ymm_vm32y_ymm, &Gather<int, uint, L8>);
+        HandlerTable.Set(Code.VEX_Vgatherdpd_xmm_vm32x_xmm, &Gather<int, ulong, L2>);
+        HandlerTable.Set(Code.VEX_Vgatherdpd_ymm_vm32x_ymm, &Gather<int, ulong, L4>);
+        HandlerTable.Set(Code.VEX_Vgatherqps_xmm_vm64x_xmm, &Gather<long, uint, L2>);
+        HandlerTable.Set(Code.VEX_Vgatherqps_xmm_vm64y_xmm, &Gather<long, uint, L4>);
+        HandlerTable.Set(Code.VEX_Vgatherqpd_xmm_vm64x_xmm, &Gather<long, ulong, L2>);
+        HandlerTable.Set(Code.VEX_Vgatherqpd_ymm_vm64y_ymm, &Gather<long, ulong, L4>);
+    }
+
+    private static void Masked(Code load128, Code store128, Code load256, Code store256, bool wide)
+    {
+        HandlerTable.Set(load128, wide ? &MaskedLoad<ulong, L2> : &MaskedLoad<uint, L4>);
+        HandlerTable.Set(load256, wide ? &MaskedLoad<ulong, L4> : &MaskedLoad<uint, L8>);
+        HandlerTable.Set(store128, wide ? &MaskedStore<ulong, L2> : &MaskedStore<uint, L4>);
+        HandlerTable.Set(store256, wide ? &MaskedStore<ulong, L4> : &MaskedStore<uint, L8>);
+    }
+
+    /// <summary>Number of elements as a type argument.</summary>
+    private interface ICount { static abstract int Value { get; } }
+    private readonly struct L2 : ICount { public static int Value => 2; }
+    private readonly struct L4 : ICount { public static int Value => 4; }
+    private readonly struct L8 : ICount { public static int Value => 8; }
+
+    private static OpResult Emms(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!MmxGate.IsOpen(c) && MmxGate.Refuse(p, c) != OpResult.Next)
+            return OpResult.Fault;
+        c->Ftw = 0;
+        return OpResult.Next;
+    }
+
+    private static OpResult ZeroUpper(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!AvxGate.IsOpen(c))
+            return AvxGate.Refuse(p, c);
+        StateImage.InitializeAvx(c, LogicalProcessor.Is64(c) ? 16 : 8);
+        return OpResult.Next;
+    }
+
+    private static OpResult ZeroAll(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!AvxGate.IsOpen(c))
+            return AvxGate.Refuse(p, c);
+        Unsafe.InitBlock(c->Ymm, 0, LogicalProcessor.Is64(c) ? 512u : 256u);
+        return OpResult.Next;
+    }
+
+    private static OpResult MaskmovMmx(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!MmxGate.IsOpen(c) && MmxGate.Refuse(p, c) != OpResult.Next)
+            return OpResult.Fault;
+        OpResult r = StoreBytes(p, c, op, c->X87 + 16 * op->Reg1, c->X87 + 16 * op->Reg2, 8);
+        if (r == OpResult.Next)
+        {
+            c->Fsw &= unchecked((ushort)~X87Status.Top);
+            c->Ftw = 0xff;
+        }
+        return r;
+    }
+
+    private static OpResult Maskmov<TGate>(LogicalProcessor p, CpuState* c, Op* op) where TGate : struct, IVectorGate
+        => TGate.IsOpen(c) ? StoreBytes(p, c, op, c->Ymm + 32 * op->Reg1, c->Ymm + 32 * op->Reg2, 16) : TGate.Refuse(p, c);
+
+    /// <summary>Byte store at (E/R)DI under a mask of sign bits. All bytes are checked before the first is written.</summary>
+    private static OpResult StoreBytes(LogicalProcessor p, CpuState* c, Op* op, byte* data, byte* mask, int count)
+    {
+        ulong offset = c->Gpr[7] & LogicalProcessor.AddressMask(op->AddressSize);
+        if (!p.SegmentLinear(c, op->Seg, offset, count, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        return StoreElements(p, c, linear, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
+    }
+
+    private static OpResult MaskedStore<T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where T : unmanaged where TCount : struct, ICount
+    {
+        if (!AvxGate.IsOpen(c))
+            return AvxGate.Refuse(p, c);
+        if (!p.LinearAddress(c, op, sizeof(T) * TCount.Value, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        return StoreElements(p, c, linear, c->Ymm + 32 * op->Reg2, c->Ymm + 32 * op->Reg1, sizeof(T), TCount.Value) ? OpResult.Next : OpResult.Fault;
+    }
+
+    private static bool IsSet(byte* mask, int size, int i) => (sbyte)mask[size * i + size - 1] < 0;
+
+    private static bool StoreElements(LogicalProcessor p, CpuState* c, ulong linear, byte* data, byte* mask, int size, int count)
+    {
+        for (int i = 0; i < count; i++)
+            if (IsSet(mask, size, i) && p.WritePtr(c, linear + (ulong)(i * size), size) == null)
+                return false;
+        for (int i = 0; i < count; i++)
+        {
+            if (!IsSet(mask, size, i))
+                continue;
+            ulong at = linear + (ulong)(i * size);
+            byte* m = p.WritePtr(c, at, size);
+            if (m == null)
+                return false;
+            CopyElement(m, data + i * size, size);
+            if (p.EndWrite(c, m, at, size) != OpResult.Next)
+                return false;
+        }
+        return true;
+    }
+
+    private static void CopyElement(byte* to, byte* from, int size)
+    {
+        switch (size)
+        {
+            case 1: *to = *from; break;
+            case 4: *(uint*)to = *(uint*)from; break;
+            default: *(ulong*)to = *(ulong*)from; break;
+        }
+    }
+
+    private static OpResult MaskedLoad<T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where T : unmanaged where TCount : struct, ICount
+    {
+        if (!AvxGate.IsOpen(c))
+            return AvxGate.Refuse(p, c);
+        if (!p.LinearAddress(c, op, sizeof(T) * TCount.Value, AccessKind.Read, out ulong linear))
+            return OpResult.Fault;
+        byte* result = stackalloc byte[32];
+        Unsafe.InitBlock(result, 0, 32);
+        byte* mask = c->Ymm + 32 * op->Reg1;
+        for (int i = 0; i < TCount.Value; i++)
+        {
+            if (!IsSet(mask, sizeof(T), i))
+                continue;
+            byte* m = p.ReadPtr(c, linear + (ulong)(i * sizeof(T)), sizeof(T));
+            if (m == null)
+                return OpResult.Fault;
+            *(T*)(result + i * sizeof(T)) = *(T*)m;
+        }
+        Unsafe.CopyBlock(c->Ymm + 32 * op->Reg0, result, 32);
+        return OpResult.Next;
+    }
+
+    /// <summary>
+    /// Gathers: elements are loaded in order, and each one loaded clears its mask element, so that a fault leaves a state from which the instruction continues.
+    /// Destination, index and mask must be three different registers, else #UD.
+    /// </summary>
+    private static OpResult Gather<TIndex, T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where TIndex : unmanaged where T : unmanaged where TCount : struct, ICount
+    {
+        if (!AvxGate.IsOpen(c))
+            return AvxGate.Refuse(p, c);
+        int index = op->Imm2, target = op->Reg0, maskRegister = op->Reg2;
+        if (index == target || index == maskRegister || target == maskRegister)
+            return p.Raise(c, Arch.Vector.UD);
+        T* to = (T*)(c->Ymm + 32 * target);
+        byte* mask = c->Ymm + 32 * maskRegister;
+        TIndex* indices = (TIndex*)(c->Ymm + 32 * index);
+        ulong start = *(ulong*)((byte*)c + op->Base) + (ulong)op->Disp;
+        for (int i = 0; i < TCount.Value; i++)
+        {
+            if (!IsSet(mask, sizeof(T), i))
+            {
+                ClearElement<T>(mask, i);
+                continue;
+            }
+            long scaled = sizeof(TIndex) == 4 ? *(int*)(indices + i) : *(long*)(indices + i);
+            ulong offset = start + ((ulong)scaled << op->Shift) & LogicalProcessor.AddressMask(op->AddressSize);
+            if (!p.SegmentLinear(c, op->Seg, offset, sizeof(T), AccessKind.Read, out ulong linear))
+                return OpResult.Fault;
+            byte* m = p.ReadPtr(c, linear, sizeof(T));
+            if (m == null)
+                return OpResult.Fault;
+            to[i] = *(T*)m;
+            ClearElement<T>(mask, i);
+        }
+        uint used = (uint)(sizeof(T) * TCount.Value);
+        Unsafe.InitBlock((byte*)to + used, 0, 32 - used);
+        Unsafe.InitBlock(mask, 0, 32);
+        return OpResult.Next;
+    }
+
+    private static void ClearElement<T>(byte* mask, int i) where T : unmanaged => ((T*)mask)[i] = default;
+}

@@ -1,0 +1,134 @@
+using System.Runtime.CompilerServices;
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>x87 instructions that run on the live stack, and the registration of all of them.</summary>
+/// <remarks>SAFETY: memory operands come from the processor's memory interface, valid for the form's size.</remarks>
+internal static unsafe class X87Handlers
+{
+    internal static void Register()
+    {
+        for (int i = 0; i < VectorHandlers.CodeCount; i++)
+        {
+            Code code = (Code)i;
+            if (code.Encoding() == EncodingKind.Legacy && Array.Exists(code.CpuidFeatures(), IsX87))
+                HandlerTable.Set(code, &First);
+        }
+        X87Control.Register();
+    }
+
+    private static bool IsX87(CpuidFeature feature)
+        => feature is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387;
+
+    /// <summary>Whether the unit is available and no exception is pending. While the registers are live, Fsw has ES clear.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool IsOpen(CpuState* c) => ((uint)c->Cr0 & (uint)(Cr0.EM | Cr0.TS) | c->Fsw & (uint)X87Status.ES) == 0;
+
+    /// <summary>#NM, #MF, or Next when CR0.NE sends the exception to an external pin that nothing is wired to.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static OpResult Refuse(LogicalProcessor p, CpuState* c)
+    {
+        if ((c->Cr0 & (Cr0.EM | Cr0.TS)) != 0)
+            return p.Raise(c, Arch.Vector.NM);
+        return (c->Cr0 & Cr0.NE) != 0 ? p.Raise(c, Arch.Vector.MF) : OpResult.Next;
+    }
+
+    private static OpResult First(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        VectorUnit.Park(c);
+        Code code = (Code)op->Code;
+        bool memory = (op->Flags & OpFlags.HasMemory) != 0;
+        int sti = memory ? 0 : op->Reg0 | op->Reg1;
+        uint index = VectorForms.GetX87(code, sti);
+        VectorForm* f = VectorForms.At(index);
+        delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler =
+            !memory ? (f->Flags & (VectorFormFlags.ReadsFlags | VectorFormFlags.WritesFlags)) != 0 ? &WithFlags : &Registers
+            : (f->Flags & VectorFormFlags.StoresMemory) != 0 ? &Store : &Load;
+        Volatile.Write(ref op->Aux, index);
+        Volatile.Write(ref *(nint*)&op->Handler, (nint)handler);
+        return handler(p, c, op);
+    }
+
+    private static OpResult Registers(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
+            return OpResult.Fault;
+        if (c->X87Live == X87Unit.Parked)
+            X87Unit.Enter(c);
+        VectorForms.At(op->Aux)->X87Entry(null, 0);
+        if (c->X87Live != X87Unit.Live)
+            X87Unit.FinishUnmasked(c, op, 0);
+        return OpResult.Next;
+    }
+
+    /// <summary>FCMOVcc and FCOMI.</summary>
+    private static OpResult WithFlags(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
+            return OpResult.Fault;
+        if (c->X87Live == X87Unit.Parked)
+            X87Unit.Enter(c);
+        VectorForm* f = VectorForms.At(op->Aux);
+        ulong before = Flags.GetStatus(c);
+        ulong after = f->X87Entry(null, before);
+        if (c->X87Live != X87Unit.Live)
+            X87Unit.FinishUnmasked(c, op, 0);
+        // An unmasked exception of the operands leaves the flags alone.
+        if ((f->Flags & VectorFormFlags.WritesFlags) != 0 && (c->X87Live != X87Unit.Parked || (c->Fsw & X87Status.ES) == 0))
+            Flags.SetStatus(c, after);
+        return OpResult.Next;
+    }
+
+    private static OpResult Load(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
+            return OpResult.Fault;
+        VectorForm* f = VectorForms.At(op->Aux);
+        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
+            return OpResult.Fault;
+        byte* m = p.ReadPtr(c, linear, f->MemorySize);
+        if (m == null)
+            return OpResult.Fault;
+        if (c->X87Live == X87Unit.Parked)
+            X87Unit.Enter(c);
+        f->X87Entry(m, 0);
+        if (c->X87Live != X87Unit.Live)
+            X87Unit.FinishUnmasked(c, op, linear);
+        return OpResult.Next;
+    }
+
+    private static OpResult Store(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
+            return OpResult.Fault;
+        VectorForm* f = VectorForms.At(op->Aux);
+        int size = f->MemorySize;
+        if (!p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        // An unmasked exception suppresses the store, so the old bytes must be there to be written back.
+        bool unmasked = (c->Fcw & X87Status.Exceptions) != X87Status.Exceptions;
+        byte* m = unmasked ? p.ModifyPtr(c, linear, size) : p.WritePtr(c, linear, size);
+        if (m == null)
+            return OpResult.Fault;
+        if (c->X87Live == X87Unit.Parked)
+            X87Unit.Enter(c);
+        f->X87Entry(m, 0);
+        if (unmasked)
+            X87Unit.FinishUnmasked(c, op, linear);
+        OpResult r = p.EndWrite(c, m, linear, size);
+        if (r != OpResult.Next && (f->Flags & VectorFormFlags.Pops) != 0)
+            Unpop(c);
+        return r;
+    }
+
+    /// <summary>The store has left for a device and will be restarted: put the popped register back.</summary>
+    private static void Unpop(CpuState* c)
+    {
+        X87Unit.Park(c);
+        int top = X87Status.TopOf(c->Fsw) - 1 & 7;
+        c->Fsw = (ushort)(c->Fsw & ~X87Status.Top | top << X87Status.TopShift);
+        c->Ftw |= (byte)(1 << top);
+    }
+}

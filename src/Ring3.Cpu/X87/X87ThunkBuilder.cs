@@ -1,0 +1,69 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>Emits the thunk of an x87 form, which works on the live register stack: RDI points to the memory operand, ESI holds RFLAGS for FCMOVcc, the result is RFLAGS for FCOMI and its kin, or the status word for FNSTSW.</summary>
+internal static unsafe class X87ThunkBuilder
+{
+    /// <summary>Builds the form of an instruction with operand ST(<paramref name="sti"/>) or in memory.</summary>
+    public static VectorForm Build(Code code, int sti)
+    {
+        OpCodeInfo info = code.ToOpCode();
+        VectorForm form = default;
+        form.Code = (ushort)code;
+        form.MemoryIndex = 255;
+        Instruction instruction = new() { Code = code };
+        for (int i = 0; i < info.OpCount; i++)
+        {
+            OpCodeOperandKind kind = info.GetOpKind(i);
+            if (kind == OpCodeOperandKind.mem)
+            {
+                instruction.SetOpKind(i, Iced.Intel.OpKind.Memory);
+                instruction.MemoryBase = Register.RDI;
+                form.MemoryIndex = (byte)i;
+                form.MemorySize = (byte)info.MemorySize.GetSize();
+            }
+            else
+            {
+                instruction.SetOpKind(i, Iced.Intel.OpKind.Register);
+                instruction.SetOpRegister(i, kind switch { OpCodeOperandKind.st0 => Register.ST0, OpCodeOperandKind.ax => Register.AX, _ => Register.ST0 + sti });
+            }
+        }
+        InstructionInfo used = new InstructionInfoFactory().GetInfo(instruction);
+        if (form.MemoryIndex != 255 && used.GetOpAccess(form.MemoryIndex) is OpAccess.Write or OpAccess.CondWrite or OpAccess.ReadWrite)
+            form.Flags |= VectorFormFlags.StoresMemory;
+        if (instruction.RflagsRead != 0)
+            form.Flags |= VectorFormFlags.ReadsFlags;
+        if (instruction.RflagsModified != 0)
+            form.Flags |= VectorFormFlags.WritesFlags;
+        if (instruction.GetFpuStackIncrementInfo() is { Increment: > 0, Conditional: false })
+            form.Flags |= VectorFormFlags.Pops;
+        form.X87Opcode = Opcode(info, sti);
+
+        ThunkAssembler a = new();
+        if ((form.Flags & VectorFormFlags.ReadsFlags) != 0)
+        {
+            a.Add(Instruction.Create(Code.Mov_r32_rm32, Register.EAX, Register.ESI));
+            a.Add(Instruction.Create(Code.Shl_rm32_imm8, Register.EAX, 8));
+            a.Plain(Code.Sahf);
+        }
+        a.Add(instruction);
+        if ((form.Flags & VectorFormFlags.WritesFlags) != 0)
+        {
+            a.Plain(Code.Pushfq);
+            a.Add(Instruction.Create(Code.Pop_r64, Register.RAX));
+        }
+        a.Plain(Code.Retnq);
+        form.X87Entry = (delegate* unmanaged[SuppressGCTransition]<byte*, ulong, ulong>)a.Finish();
+        return form;
+    }
+
+    /// <summary>FOP: the low three bits of the first opcode byte and the second byte (for memory forms with the mod and r/m fields clear).</summary>
+    private static ushort Opcode(OpCodeInfo info, int sti)
+    {
+        uint opcode = info.OpCode;
+        if (opcode > 0xff)
+            return (ushort)((opcode >> 8 & 7) << 8 | (opcode & 0xff) + (uint)sti);
+        return (ushort)((opcode & 7) << 8 | (uint)Math.Max(info.GroupIndex, 0) << 3);
+    }
+}
