@@ -9,6 +9,7 @@ public sealed class KeyboardController(IMachineControl machine)
 {
     public const ushort DataPort = 0x60, CommandPort = 0x64;
     private const byte OutputFull = 1, SystemFlag = 4, AuxData = 0x20;
+    private const byte AuxTestFailed = 3, InputPort = 0xb0, A20 = 2;
     private readonly Lock _lock = new();
     private readonly Queue<(byte Value, bool Aux)> _output = new();
     private byte _config = 0x34, _pendingCommand, _outputPort = 3;
@@ -47,7 +48,11 @@ public sealed class KeyboardController(IMachineControl machine)
         {
             case 0x20: Reply(_config); break;
             case 0xaa: Reply(0x55); break;
-            case 0xab or 0xa9: Reply(0); break;
+            case 0xab: Reply(0); break;
+            case 0xa9: Reply(AuxTestFailed); break;
+            case 0xc0: Reply(InputPort); break;
+            case 0xdd: _outputPort &= 0xfd; break;
+            case 0xdf: _outputPort |= A20; break;
             case 0xa7: _config |= 0x20; break;
             case 0xa8: _config &= 0xdf; break;
             case 0xad: _config |= 0x10; break;
@@ -71,7 +76,7 @@ public sealed class KeyboardController(IMachineControl machine)
                     machine.End(MachineEnd.Reset, detail: "keyboard controller");
                 break;
             case 0xd2: Reply(value); break;
-            case 0xd3: Reply(value, aux: true); break;
+            case 0xd3: Reply(value); break; // without the AUX flag: drivers take that for "no mouse port"
             default: Reply(0xfe, aux: command == 0xd4); break; // nobody on the line: "resend"
         }
     }
