@@ -39,6 +39,8 @@ public sealed class MmuNotifier
     private TinyLock _lock;
     private ulong _seq;
     private int _inProgress;
+    /// <summary>Invalidations between start and end, counted before caches are invalidated (outside mmu_lock).</summary>
+    private int _active;
     private ulong _rangeStart, _rangeEnd;
 
     internal MmuNotifier(MemorySlots slots) => _slots = slots;
@@ -77,16 +79,17 @@ public sealed class MmuNotifier
     /// <returns>True if the range touches the VM; then, and only then, the caller must call <see cref="InvalidateRangeEnd"/> with the same range.</returns>
     public bool InvalidateRangeStart(ulong start, ulong end)
     {
-        if (!TouchesAnySlot(start, end))
+        if (!TouchesAnySlot(start, end) && Volatile.Read(ref _caches).Length == 0)
             return false;
+        // PAIRS-WITH: CacheNeedsRetry. Caches look at the count after they have translated; they are invalidated after it is visible, so none becomes valid again unseen.
+        Interlocked.Increment(ref _active);
+        foreach (IInvalidatedByHva cache in Volatile.Read(ref _caches))
+            cache.InvalidateHvaRange(start, end);
         _slots.MmuLock.EnterWrite();
         if (_inProgress++ == 0)
             (_rangeStart, _rangeEnd) = (start, end);
         else
             (_rangeStart, _rangeEnd) = (Math.Min(_rangeStart, start), Math.Max(_rangeEnd, end));
-        // Caches check InProgress after they have translated; they are invalidated after it has become visible, so none can become valid again unseen.
-        foreach (IInvalidatedByHva cache in Volatile.Read(ref _caches))
-            cache.InvalidateHvaRange(start, end);
         bool flush = false;
         Rcu.Enter();
         foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
@@ -113,7 +116,12 @@ public sealed class MmuNotifier
         // PAIRS-WITH: NeedsRetry (reads in-progress first, then the sequence).
         Volatile.Write(ref _inProgress, _inProgress - 1);
         _slots.MmuLock.ExitWrite();
+        // PAIRS-WITH: CacheNeedsRetry (reads the count first, then the sequence).
+        Interlocked.Decrement(ref _active);
     }
+
+    /// <summary>True if what a cache found after it had noted <paramref name="seq"/> may be out of date. Caller holds the cache's lock for write.</summary>
+    public bool CacheNeedsRetry(ulong seq) => Volatile.Read(ref _active) != 0 || Volatile.Read(ref _seq) != seq;
 
     /// <summary>True if what a fault found at <paramref name="hva"/> after it had noted <paramref name="seq"/> may be out of date. Caller holds mmu_lock in either mode.</summary>
     public bool NeedsRetry(ulong seq, ulong hva)
