@@ -39,7 +39,11 @@ public sealed class WorkQueue(string name) : IDisposable
         if (Interlocked.Exchange(ref item.Pending, 1) != 0)
             return false;
         _lock.Enter();
-        ObjectDisposedException.ThrowIf(_stop, this);
+        if (_stop)
+        {
+            _lock.Exit();
+            throw new ObjectDisposedException(nameof(WorkQueue));
+        }
         item.Next = null;
         if (_tail is null)
             _head = item;
