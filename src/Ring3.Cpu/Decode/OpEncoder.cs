@@ -41,6 +41,9 @@ internal static unsafe class OpEncoder
         bool immediate = false;
         for (int n = 0; n < i.OpCount; n++)
             EncodeOperand(op, in i, n, blockRip, size, ref immediate);
+        op->Aux = HandlerTable.Aux(code);
+        if ((op->Flags & OpFlags.HasMemory) == 0 && HandlerTable.GetRegisterForm(code) != null)
+            op->Handler = HandlerTable.GetRegisterForm(code);
         OpSpecializer.Run(op, in i, size);
         return HandlerTable.EndsBlock(code);
     }

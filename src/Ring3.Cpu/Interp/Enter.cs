@@ -1,0 +1,183 @@
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Entry, events at instruction boundaries, and exits.</summary>
+/// <remarks>SAFETY: works on the processor's own state.</remarks>
+public sealed unsafe partial class LogicalProcessor
+{
+    /// <summary>
+    /// Runs the guest until something is the owner's business. Owner thread. CpuState.Inject is delivered first; windows, the interrupt shadow and <see cref="CpuState.ExitRequest"/> are honoured.
+    /// The owner clears ExitRequest before it enters again.
+    /// </summary>
+    public ExitReason Enter()
+    {
+        CpuState* c = State;
+        Exit->Reason = ExitReason.None;
+        Exit->IdtVectoring.Valid = 0;
+        c->ExitPending = 0;
+        c->PendingNonCanonical = 0;
+        UpdateContext(c);
+        UpdateStepMode(c);
+        EnterEpoch();
+        Replay.Begin();
+        _pauses = 0;
+        ExitReason reason = Run(c);
+        LeaveEpoch();
+        ParkVector(c);
+        return reason;
+    }
+
+    /// <summary>Hook of the vector part: host units that hold guest state are emptied into CpuState before the owner sees it.</summary>
+    partial void ParkVector(CpuState* c);
+
+    private ExitReason Run(CpuState* c)
+    {
+        if (c->Inject.Valid != 0 && !DeliverInjected(c))
+            return Exit->Reason;
+        bool stale = false;
+        for (; ; )
+        {
+            if (Volatile.Read(ref c->ExitRequest) != 0)
+                return Exit->Reason = ExitReason.Request;
+            if (NeedsAttention(c) || Replay.InProgress)
+            {
+                if (!Step(c))
+                    return Exit->Reason;
+                continue;
+            }
+            c->Attention = 0;
+            Block* b = stale ? FindBlock(c, c->BlockMode) : Lookup(c, c->BlockMode);
+            if (b == null)
+            {
+                if (!Faulted(c))
+                    return Exit->Reason;
+                continue;
+            }
+            if (_link != null)
+                Connect(c, b);
+            c->BlockRip = c->Rip;
+            LoopExit how = RunLoop(c, b);
+            stale = how == LoopExit.Stale;
+            if (how == LoopExit.RetiredExit || (how == LoopExit.Fault && !Faulted(c)))
+                return Exit->Reason;
+        }
+    }
+
+    /// <summary>An instruction did not retire. False: leave the guest.</summary>
+    private bool Faulted(CpuState* c)
+    {
+        _link = null;
+        if (c->ExitPending != 0)
+            return false;
+        Replay.Retire();
+        return DeliverPending(c);
+    }
+
+    /// <summary>Events that wait for an instruction boundary, or else exactly one instruction. False: leave the guest.</summary>
+    private bool Step(CpuState* c)
+    {
+        if (!Replay.InProgress)
+        {
+            ulong bits = DebugTraps(c);
+            if (bits != 0)
+                return RaiseDebug(c, bits);
+            if (Window(c))
+                return false;
+            bits = (ulong)InstructionBreakpoints(c);
+            if (bits != 0)
+                return RaiseDebug(c, bits);
+        }
+        byte shadow = c->InterruptShadow;
+        ulong kept = c->Rflags & (Rflags.TF | Rflags.RF);
+        uint mode = c->BlockMode | BlockMode.Single;
+        _link = null;
+        Block* b = Lookup(c, mode);
+        if (b == null)
+            return Faulted(c);
+        c->InterruptShadow = 0;
+        c->Rflags &= ~Rflags.RF;
+        TrapMasked = false;
+        c->Attention = 1;
+        c->BlockRip = c->Rip;
+        LoopExit how = RunLoop(c, b);
+        c->Attention = 0;
+        if (how == LoopExit.Fault)
+        {
+            c->Rflags |= kept & Rflags.RF;
+            if (c->ExitPending != 0)
+                c->InterruptShadow = shadow;
+            return Faulted(c);
+        }
+        if (how == LoopExit.Stale && c->Rip == c->BlockRip)
+        {
+            // Invalidated before it started: refresh the jump cache and come back.
+            c->InterruptShadow = shadow;
+            c->Rflags |= kept & Rflags.RF;
+            return FindBlock(c, mode) != null || Faulted(c);
+        }
+        Replay.Retire();
+        if ((kept & Rflags.TF) != 0 && !TrapMasked)
+            c->PendingDebug |= (ushort)Dr.Dr6BS;
+        if (how == LoopExit.RetiredExit)
+            return false;
+        if (c->HostSingleStep == 0)
+            return true;
+        Exit->Reason = ExitReason.SingleStep;
+        Exit->Payload = c->PendingDebug;
+        return false;
+    }
+
+    /// <summary>Takes the pending debug traps, unless MOV SS holds them back.</summary>
+    private static ulong DebugTraps(CpuState* c)
+    {
+        if (c->InterruptShadow == 2)
+            return 0;
+        ulong bits = c->PendingDebug;
+        c->PendingDebug = 0;
+        return bits;
+    }
+
+    /// <summary>Whether a window that the owner asked for is open; the exit is filled.</summary>
+    private bool Window(CpuState* c)
+    {
+        if (c->InterruptShadow != 0)
+            return false;
+        if (c->RequestNmiWindow != 0 && c->NmiBlocked == 0)
+            Exit->Reason = ExitReason.NmiWindow;
+        else if (c->RequestInterruptWindow != 0 && (c->Rflags & Rflags.IF) != 0)
+            Exit->Reason = ExitReason.InterruptWindow;
+        else
+            return false;
+        return true;
+    }
+
+    private int InstructionBreakpoints(CpuState* c)
+    {
+        if (c->StepMode == 0 || (c->Rflags & Rflags.RF) != 0)
+            return 0;
+        return CodeBreakpointsAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
+    }
+
+    /// <summary>Delivers #DB with the given DR6 bits. False: leave the guest.</summary>
+    private bool RaiseDebug(CpuState* c, ulong bits)
+    {
+        Raise(c, Vector.DB);
+        c->PendingAddress = bits;
+        return DeliverPending(c);
+    }
+
+    /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>
+    public void SkipInstruction() => Retire(State, Exit->InstructionLength);
+
+    private static void Retire(CpuState* c, int length)
+    {
+        ulong rip = c->Rip + (ulong)length;
+        c->Rip = c->BlockMode == BlockMode.Code64 ? rip : c->BlockMode == BlockMode.Code32 ? (uint)rip : (ushort)rip;
+        c->InterruptShadow = 0;
+        c->InstructionsRetired++;
+        if ((c->Rflags & Rflags.TF) != 0)
+            c->PendingDebug |= (ushort)Dr.Dr6BS;
+        c->Rflags &= ~Rflags.RF;
+    }
+}

@@ -1,0 +1,127 @@
+using Iced.Intel;
+using Ring3.Arch;
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>CMPXCHG, CMPXCHG8B, CMPXCHG16B.</summary>
+/// <remarks>SAFETY: see <see cref="Shape"/>; the emitted thunk touches 16 aligned bytes that the TLB granted.</remarks>
+internal static unsafe class ExchangeHandlers
+{
+    // bool CompareExchange16(byte* at (rdi), ulong* expected (rsi), ulong* desired (rdx)): expected receives the old value.
+    private static readonly ExecutableMemory s_code = new(4096);
+    private static readonly delegate* unmanaged[SuppressGCTransition]<byte*, ulong*, ulong*, uint> s_compareExchange16 = (delegate* unmanaged[SuppressGCTransition]<byte*, ulong*, ulong*, uint>)s_code.Add(
+    [
+        0x53, 0x49, 0x89, 0xd0, 0x48, 0x8b, 0x06, 0x48, 0x8b, 0x56, 0x08, 0x49, 0x8b, 0x18, 0x49, 0x8b, 0x48, 0x08, // push rbx; mov r8,rdx; mov rax,[rsi]; mov rdx,[rsi+8]; mov rbx,[r8]; mov rcx,[r8+8]
+        0xf0, 0x48, 0x0f, 0xc7, 0x0f, 0x48, 0x89, 0x06, 0x48, 0x89, 0x56, 0x08, 0x0f, 0x94, 0xc0, 0x0f, 0xb6, 0xc0, 0x5b, 0xc3, // lock cmpxchg16b [rdi]; mov [rsi],rax; mov [rsi+8],rdx; setz al; movzx eax,al; pop rbx; ret
+    ]);
+
+    private static OpResult Reg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        ulong accumulator = W.Get((byte*)c), old = Shape.Reg0<W>(c, op);
+        Width.FlagsSub<W>(c, accumulator, old, (accumulator - old) & Width.Mask<W>());
+        if (accumulator == old)
+            Shape.SetReg0<W>(c, op, Shape.Reg1<W>(c, op));
+        else
+            W.Set((byte*)c, old);
+        return OpResult.Next;
+    }
+
+    private static OpResult Mem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        if ((op->Flags & OpFlags.Lock) != 0 && (linear & 0xfff) + (ulong)W.Bytes > 0x1000)
+            lock (p.Machine.SplitLock)
+                return At<W>(p, c, op, linear);
+        return At<W>(p, c, op, linear);
+    }
+
+    private static OpResult At<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
+    {
+        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        if (ptr == null)
+            return OpResult.Fault;
+        ulong accumulator = W.Get((byte*)c), value = Shape.Reg1<W>(c, op), old;
+        if ((op->Flags & OpFlags.Lock) != 0)
+            old = W.CompareExchange(ptr, value, accumulator);
+        else
+        {
+            old = W.Get(ptr);
+            W.Put(ptr, old == accumulator ? value : old);
+        }
+        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        if (end != OpResult.Next)
+            return end;
+        Width.FlagsSub<W>(c, accumulator, old, (accumulator - old) & Width.Mask<W>());
+        if (old != accumulator)
+            W.Set((byte*)c, old);
+        return OpResult.Next;
+    }
+
+    private static OpResult Pair8(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!p.LinearAddress(c, op, 8, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        if ((linear & 0xfff) + 8 > 0x1000)
+            lock (p.Machine.SplitLock)
+                return Pair8At(p, c, linear);
+        return Pair8At(p, c, linear);
+    }
+
+    private static OpResult Pair8At(LogicalProcessor p, CpuState* c, ulong linear)
+    {
+        byte* ptr = p.ModifyPtr(c, linear, 8);
+        if (ptr == null)
+            return OpResult.Fault;
+        ulong expected = (uint)c->Gpr[0] | c->Gpr[2] << 32, desired = (uint)c->Gpr[3] | c->Gpr[1] << 32;
+        ulong old = Interlocked.CompareExchange(ref *(ulong*)ptr, desired, expected);
+        OpResult end = p.EndWrite(c, ptr, linear, 8);
+        if (end != OpResult.Next)
+            return end;
+        Flags.SetZF(c, old == expected);
+        if (old != expected)
+        {
+            c->Gpr[0] = (uint)old;
+            c->Gpr[2] = old >> 32;
+        }
+        return OpResult.Next;
+    }
+
+    private static OpResult Pair16(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!p.LinearAddress(c, op, 16, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        if ((linear & 15) != 0)
+            return p.Raise(c, Vector.GP, 0);
+        byte* ptr = p.ModifyPtr(c, linear, 16);
+        if (ptr == null)
+            return OpResult.Fault;
+        ulong* words = stackalloc ulong[4];
+        words[0] = c->Gpr[0];
+        words[1] = c->Gpr[2];
+        words[2] = c->Gpr[3];
+        words[3] = c->Gpr[1];
+        bool equal = s_compareExchange16(ptr, words, words + 2) != 0;
+        OpResult end = p.EndWrite(c, ptr, linear, 16);
+        if (end != OpResult.Next)
+            return end;
+        Flags.SetZF(c, equal);
+        if (!equal)
+        {
+            c->Gpr[0] = words[0];
+            c->Gpr[2] = words[1];
+        }
+        return OpResult.Next;
+    }
+
+    public static void Register()
+    {
+        HandlerTable.Set(Code.Cmpxchg_rm8_r8, &Mem<W8>, &Reg<W8>);
+        HandlerTable.Set(Code.Cmpxchg_rm16_r16, &Mem<W16>, &Reg<W16>);
+        HandlerTable.Set(Code.Cmpxchg_rm32_r32, &Mem<W32>, &Reg<W32>);
+        HandlerTable.Set(Code.Cmpxchg_rm64_r64, &Mem<W64>, &Reg<W64>);
+        HandlerTable.Set(Code.Cmpxchg8b_m64, &Pair8);
+        HandlerTable.Set(Code.Cmpxchg16b_m128, &Pair16);
+    }
+}

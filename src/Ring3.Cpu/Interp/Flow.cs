@@ -1,0 +1,146 @@
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Near jumps, calls and returns, LOOP, JCXZ, BOUND, UD.</summary>
+/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+internal static unsafe class FlowHandlers
+{
+    /// <summary>Checks a branch target against the code segment or for being canonical. False: #GP(0) is pending.</summary>
+    private static bool Check(LogicalProcessor p, CpuState* c, ulong target)
+    {
+        if (c->BlockMode == BlockMode.Code64 ? LogicalProcessor.IsCanonical(c, target) : target <= c->Cs.Limit)
+            return true;
+        p.Raise(c, Vector.GP, 0);
+        return false;
+    }
+
+    private static OpResult Go(LogicalProcessor p, CpuState* c, ulong target)
+    {
+        if (!Check(p, c, target))
+            return OpResult.Fault;
+        c->Rip = target;
+        return OpResult.EndBlock;
+    }
+
+    private static ulong Relative<W>(CpuState* c, Op* op) where W : IWidth => (c->BlockRip + op->Imm) & Width.Mask<W>();
+
+    private static OpResult Jmp<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Go(p, c, Relative<W>(c, op));
+
+    private static OpResult Jcc<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Branch<W>(p, c, op, Flags.Condition(c, (int)op->Aux));
+
+    private static OpResult Branch<W>(LogicalProcessor p, CpuState* c, Op* op, bool taken) where W : IWidth
+    {
+        if (taken)
+            return Go(p, c, Relative<W>(c, op));
+        c->Rip = LogicalProcessor.NextRip(c, op);
+        return OpResult.EndBlock;
+    }
+
+    private static OpResult Call<W>(LogicalProcessor p, CpuState* c, ulong target, ulong next) where W : IWidth
+    {
+        if (!Check(p, c, target))
+            return OpResult.Fault;
+        OpResult end = StackHandlers.Push<W>(p, c, next);
+        if (end != OpResult.Next)
+            return end;
+        c->Rip = target;
+        return OpResult.EndBlock;
+    }
+
+    private static OpResult CallRelative<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Call<W>(p, c, Relative<W>(c, op), LogicalProcessor.NextRip(c, op));
+    private static OpResult CallReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Call<W>(p, c, Shape.Reg0<W>(c, op), LogicalProcessor.NextRip(c, op));
+    private static OpResult CallMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+        => Shape.Load<W>(p, c, op, out ulong target) ? Call<W>(p, c, target, LogicalProcessor.NextRip(c, op)) : OpResult.Fault;
+    private static OpResult JmpReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Go(p, c, Shape.Reg0<W>(c, op));
+    private static OpResult JmpMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong target) ? Go(p, c, target) : OpResult.Fault;
+
+    private static OpResult Ret<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        if (!StackHandlers.Peek<W>(p, c, 0, out ulong target) || !Check(p, c, target))
+            return OpResult.Fault;
+        StackHandlers.Drop(c, (ulong)W.Bytes + (ushort)op->Imm);
+        c->Rip = target;
+        return OpResult.EndBlock;
+    }
+
+    /// <summary>LOOP (0), LOOPE (1), LOOPNE (2): C is the counter's width, W that of the instruction pointer.</summary>
+    private static OpResult Loop<C, W>(LogicalProcessor p, CpuState* c, Op* op) where C : IWidth where W : IWidth
+    {
+        ulong count = (C.Get((byte*)&c->Gpr[1]) - 1) & Width.Mask<C>();
+        bool taken = count != 0 && op->Aux switch { 1 => Flags.ZF(c), 2 => !Flags.ZF(c), _ => true };
+        if (taken && !Check(p, c, Relative<W>(c, op)))
+            return OpResult.Fault;
+        C.Set((byte*)&c->Gpr[1], count);
+        return Branch<W>(p, c, op, taken);
+    }
+
+    private static OpResult Jcxz<C, W>(LogicalProcessor p, CpuState* c, Op* op) where C : IWidth where W : IWidth => Branch<W>(p, c, op, C.Get((byte*)&c->Gpr[1]) == 0);
+
+    private static OpResult Bound<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        if (!p.LinearAddress(c, op, 2 * W.Bytes, AccessKind.Read, out ulong linear))
+            return OpResult.Fault;
+        byte* ptr = p.ReadPtr(c, linear, 2 * W.Bytes);
+        if (ptr == null)
+            return OpResult.Fault;
+        long low = (long)W.SignExtend(W.Get(ptr)), high = (long)W.SignExtend(W.Get(ptr + W.Bytes)), index = (long)W.SignExtend(Shape.Reg0<W>(c, op));
+        return index < low || index > high ? p.Raise(c, Vector.BR) : OpResult.Next;
+    }
+
+    private static OpResult Undefined(LogicalProcessor p, CpuState* c, Op* op) => p.Raise(c, Vector.UD);
+
+    public static void Register()
+    {
+        Branches<W16>(0);
+        Branches<W32>(1);
+        Branches<W64>(2);
+        Loops();
+        HandlerTable.Set(Code.Bound_r16_m1616, &Bound<W16>);
+        HandlerTable.Set(Code.Bound_r32_m3232, &Bound<W32>);
+        HandlerTable.Set(Code.Ud2, &Undefined, true);
+    }
+
+    private static void Branches<W>(int n) where W : IWidth
+    {
+        for (int cc = 0; cc < 16; cc++)
+        {
+            HandlerTable.Set(Code.Jo_rel8_16 + cc * 3 + n, null, &Jcc<W>, true, (uint)cc);
+            HandlerTable.Set(Code.Jo_rel16 + cc * 3 + n, null, &Jcc<W>, true, (uint)cc);
+        }
+        HandlerTable.Set(Code.Jmp_rel8_16 + n, &Jmp<W>, true);
+        HandlerTable.Set(Code.Jmp_rel16 + n, &Jmp<W>, true);
+        HandlerTable.Set(Code.Call_rel16 + n, &CallRelative<W>, true);
+        HandlerTable.Set(Code.Call_rm16 + n, &CallMem<W>, &CallReg<W>, true);
+        HandlerTable.Set(Code.Jmp_rm16 + n, &JmpMem<W>, &JmpReg<W>, true);
+        HandlerTable.Set(Code.Retnw + n, &Ret<W>, true);
+        HandlerTable.Set(Code.Retnw_imm16 + n, &Ret<W>, true);
+    }
+
+    private static void Loops()
+    {
+        Loop(Code.Loop_rel8_16_CX, 0);
+        Loop(Code.Loope_rel8_16_CX, 1);
+        Loop(Code.Loopne_rel8_16_CX, 2);
+        HandlerTable.Set(Code.Jcxz_rel8_16, &Jcxz<W16, W16>, true);
+        HandlerTable.Set(Code.Jcxz_rel8_32, &Jcxz<W16, W32>, true);
+        HandlerTable.Set(Code.Jecxz_rel8_16, &Jcxz<W32, W16>, true);
+        HandlerTable.Set(Code.Jecxz_rel8_32, &Jcxz<W32, W32>, true);
+        HandlerTable.Set(Code.Jecxz_rel8_64, &Jcxz<W32, W64>, true);
+        HandlerTable.Set(Code.Jrcxz_rel8_16, &Jcxz<W64, W16>, true);
+        HandlerTable.Set(Code.Jrcxz_rel8_64, &Jcxz<W64, W64>, true);
+    }
+
+    /// <summary>The seven encodings in Iced's order: 16/CX, 32/CX, 16/ECX, 32/ECX, 64/ECX, 16/RCX, 64/RCX.</summary>
+    private static void Loop(Code first, uint kind)
+    {
+        HandlerTable.Set(first, null, &Loop<W16, W16>, true, kind);
+        HandlerTable.Set(first + 1, null, &Loop<W16, W32>, true, kind);
+        HandlerTable.Set(first + 2, null, &Loop<W32, W16>, true, kind);
+        HandlerTable.Set(first + 3, null, &Loop<W32, W32>, true, kind);
+        HandlerTable.Set(first + 4, null, &Loop<W32, W64>, true, kind);
+        HandlerTable.Set(first + 5, null, &Loop<W64, W16>, true, kind);
+        HandlerTable.Set(first + 6, null, &Loop<W64, W64>, true, kind);
+    }
+}

@@ -1,0 +1,157 @@
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>One entry of the jump cache: the block's address and, above bit 48, translation context and decode mode.</summary>
+internal unsafe struct JumpEntry
+{
+    public ulong Linear;
+    public ulong Packed;
+}
+
+/// <summary>
+/// From RIP to block: the per-processor jump cache, keyed by (linear RIP, translation context, decode mode), the machine's block table behind it, and the decoder behind that.
+/// </summary>
+/// <remarks>
+/// Epochs: a processor that is inside the guest publishes the machine's epoch before it reads any block pointer; arenas retired since are kept until it publishes a newer one.
+/// SAFETY: block pointers are used only inside the epoch in which they were read; the jump cache and the pending link are forgotten when the epoch changes. Host addresses come from TranslateExecute.
+/// </remarks>
+public sealed unsafe partial class LogicalProcessor
+{
+    private const int JumpEntries = 8192;
+    private const ulong BlockAddress = (1UL << 48) - 1;
+
+    /// <summary>Machine epoch this processor may hold block pointers of; <see cref="long.MaxValue"/> outside the guest.</summary>
+    internal long ActiveEpoch = long.MaxValue;
+
+    private readonly JumpEntry* _jumps = (JumpEntry*)HostMemory.Map((nuint)(JumpEntries * sizeof(JumpEntry)));
+    private readonly BlockDecoder _decoder = new();
+    private long _jumpEpoch;
+    private uint _jumpGeneration;
+    /// <summary>Successor slot of the block that was left last, when its target may be linked; else null.</summary>
+    private Block** _link;
+
+    private void EnterEpoch()
+    {
+        long epoch;
+        do
+        {
+            epoch = Machine.Epoch;
+            Volatile.Write(ref ActiveEpoch, epoch);
+            // PAIRS-WITH: Machine.DropAll (process-wide barrier between the new epoch and the reading of ActiveEpoch).
+            Interlocked.MemoryBarrier();
+        }
+        while (Machine.Epoch != epoch);
+        if (_jumpEpoch != epoch || _jumpGeneration != Tlb.FetchGeneration || Machine.ExternalWriters)
+            ForgetJumps(epoch);
+    }
+
+    private void LeaveEpoch()
+    {
+        _link = null;
+        Volatile.Write(ref ActiveEpoch, long.MaxValue);
+    }
+
+    private void ForgetJumps(long epoch)
+    {
+        new Span<JumpEntry>(_jumps, JumpEntries).Clear();
+        _jumpEpoch = epoch;
+        _jumpGeneration = Tlb.FetchGeneration;
+        _link = null;
+    }
+
+    private static uint JumpIndex(ulong linear) => (uint)(linear ^ linear >> 13) & (JumpEntries - 1);
+
+    /// <summary>Block at CS:RIP for a mode, through the jump cache. Null: an exception or exit is pending.</summary>
+    private Block* Lookup(CpuState* c, uint mode)
+    {
+        if (_jumpGeneration != Tlb.FetchGeneration)
+            ForgetJumps(_jumpEpoch);
+        bool wide = (mode & BlockMode.SizeMask) == BlockMode.Code64;
+        ulong linear = wide ? c->Rip : (uint)(c->Cs.Base + c->Rip);
+        JumpEntry* e = _jumps + JumpIndex(linear);
+        if (e->Linear == linear && e->Packed >> 48 == (c->TlbContext | (ulong)mode << 12))
+        {
+            Block* b = (Block*)(e->Packed & BlockAddress);
+            if (wide || c->Rip + b->Bytes - 1 <= c->Cs.Limit)
+                return b;
+        }
+        return FindBlock(c, mode);
+    }
+
+    /// <summary>Block at CS:RIP, not through the jump cache. Null: an exception or exit is pending.</summary>
+    private Block* FindBlock(CpuState* c, uint mode)
+    {
+        c->BlocksExecuted++;
+        ulong rip = c->Rip, linear = rip;
+        bool wide = (mode & BlockMode.SizeMask) == BlockMode.Code64;
+        if (!wide)
+        {
+            linear = (uint)(c->Cs.Base + rip);
+            if (rip > c->Cs.Limit)
+            {
+                Raise(c, Arch.Vector.GP, 0);
+                return null;
+            }
+        }
+        byte* host = TranslateExecute(c, linear);
+        if (host == null)
+            return null;
+        Block* b;
+        while ((b = FindOrDecode(c, rip, linear, host, mode)) == null)
+            if (_fetchFailed)
+                return null;
+        if (!wide && rip + b->Bytes - 1 > c->Cs.Limit)
+            return BeyondLimit(c, rip, b, mode);
+        if (Machine.Epoch != _jumpEpoch)
+            EnterEpoch();
+        JumpEntry* e = _jumps + JumpIndex(linear);
+        e->Linear = linear;
+        e->Packed = (ulong)b | (c->TlbContext | (ulong)mode << 12) << 48;
+        return b;
+    }
+
+    private bool _fetchFailed;
+
+    private Block* FindOrDecode(CpuState* c, ulong rip, ulong linear, byte* host, uint mode)
+    {
+        _fetchFailed = false;
+        byte* next = null;
+        if (Machine.HasCrossing(host, mode) && (next = NextCodePage(c, linear)) == null)
+            return null;
+        Block* b = Machine.Find(host, mode, next);
+        if (b != null)
+        {
+            if (b->Copy == null || Machine.SameBytes(b, b->Copy))
+                return b;
+            Machine.InvalidateBlock(b);
+        }
+        if (!_decoder.Decode(rip, host, next, mode, out Block header))
+        {
+            next = NextCodePage(c, linear);
+            if (next == null)
+                return null;
+            _decoder.Decode(rip, host, next, mode, out header);
+        }
+        return Machine.Publish(&header, _decoder.Ops, _decoder.Snapshot);
+    }
+
+    private byte* NextCodePage(CpuState* c, ulong linear)
+    {
+        ulong page = (linear & ~0xfffUL) + 0x1000;
+        byte* host = TranslateExecute(c, c->BlockMode == BlockMode.Code64 ? page : (uint)page);
+        _fetchFailed = host == null;
+        return host;
+    }
+
+    /// <summary>The block passes the code segment's limit: run its instructions singly, and fault at the one that does not fit.</summary>
+    private Block* BeyondLimit(CpuState* c, ulong rip, Block* b, uint mode)
+    {
+        if (b->Instructions > 1)
+            return FindBlock(c, mode | BlockMode.Single);
+        Raise(c, Arch.Vector.GP, 0);
+        return null;
+    }
+
+    partial void CodeOverwritten(byte* host, int size) => Machine.CodeWritten(host, (nuint)size);
+}

@@ -1,0 +1,111 @@
+using System.Runtime.CompilerServices;
+
+namespace Ring3.Cpu;
+
+/// <summary>Shapes of instructions: how operands are fetched and results stored, for any width and operation.</summary>
+/// <remarks>SAFETY: register operands are offsets into CpuState; memory pointers come from the TLB and cover the operand's width.</remarks>
+internal static unsafe class Shape
+{
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong Reg0<W>(CpuState* c, Op* op) where W : IWidth => W.Get((byte*)c + op->Reg0);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong Reg1<W>(CpuState* c, Op* op) where W : IWidth => W.Get((byte*)c + op->Reg1);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void SetReg0<W>(CpuState* c, Op* op, ulong value) where W : IWidth => W.Set((byte*)c + op->Reg0, value);
+
+    /// <summary>Reads the memory operand.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool Load<W>(LogicalProcessor p, CpuState* c, Op* op, out ulong value) where W : IWidth
+    {
+        value = 0;
+        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Read, out ulong linear))
+            return false;
+        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        if (ptr == null)
+            return false;
+        value = W.Get(ptr);
+        return true;
+    }
+
+    /// <summary>Writes the memory operand.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static OpResult Store<W>(LogicalProcessor p, CpuState* c, Op* op, ulong value) where W : IWidth
+    {
+        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        byte* ptr = p.WritePtr(c, linear, W.Bytes);
+        if (ptr == null)
+            return OpResult.Fault;
+        W.Put(ptr, value);
+        return p.EndWrite(c, ptr, linear, W.Bytes);
+    }
+
+    /// <summary>
+    /// Read-modify-write of the memory operand. The operation is pure: it computes the new value; flags and other registers are written afterwards, when the store has succeeded.
+    /// With LOCK it is a compare-exchange loop on the host's memory, so that other processors and the owner's threads see it as one access.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static OpResult Modify<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong source) where W : IWidth where O : struct, IModify
+    {
+        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        return ModifyAt<W, O>(p, c, op, linear, source);
+    }
+
+    public static OpResult ModifyAt<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
+    {
+        bool locked = (op->Flags & OpFlags.Lock) != 0;
+        if (locked && (linear & 0xfff) + (ulong)W.Bytes > 0x1000)
+            return ModifySplit<W, O>(p, c, op, linear, source);
+        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        if (ptr == null)
+            return OpResult.Fault;
+        ulong old, result;
+        if (locked)
+            do
+            {
+                old = W.Get(ptr);
+                result = O.Compute<W>(c, old, source);
+            }
+            while (W.CompareExchange(ptr, result, old) != old);
+        else
+        {
+            old = W.Get(ptr);
+            result = O.Compute<W>(c, old, source);
+            W.Put(ptr, result);
+        }
+        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        if (end == OpResult.Next)
+            O.Finish<W>(c, op, old, source, result & Width.Mask<W>());
+        return end;
+    }
+
+    /// <summary>A locked access that crosses a page: atomic among the machine's processors.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static OpResult ModifySplit<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
+    {
+        lock (p.Machine.SplitLock)
+        {
+            byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+            if (ptr == null)
+                return OpResult.Fault;
+            ulong old = W.Get(ptr), result = O.Compute<W>(c, old, source);
+            W.Put(ptr, result);
+            OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+            if (end == OpResult.Next)
+                O.Finish<W>(c, op, old, source, result & Width.Mask<W>());
+            return end;
+        }
+    }
+}
+
+/// <summary>A read-modify-write operation.</summary>
+internal unsafe interface IModify
+{
+    /// <summary>New value of the destination; bits above the width are ignored.</summary>
+    static abstract ulong Compute<W>(CpuState* c, ulong a, ulong b) where W : IWidth;
+    /// <summary>Flags, and registers that receive the old value.</summary>
+    static abstract void Finish<W>(CpuState* c, Op* op, ulong a, ulong b, ulong result) where W : IWidth;
+}

@@ -1,0 +1,194 @@
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>IN, OUT, INS and OUTS. Every access leaves the guest; string forms carry as many elements as lie in one page. SPEC: SDM volume 1, "I/O Protection Mechanism".</summary>
+/// <remarks>SAFETY: Exit->Data holds 4096 bytes and a batch never leaves its page.</remarks>
+internal static unsafe class PortHandlers
+{
+    private const int Rcx = 1, Rdx = 2, Rsi = 6, Rdi = 7;
+    private const uint MaxBatch = 4096;
+
+    internal static void Register()
+    {
+        Set(&In, Code.In_AL_imm8, Code.In_AX_imm8, Code.In_EAX_imm8, Code.In_AL_DX, Code.In_AX_DX, Code.In_EAX_DX);
+        Set(&Out, Code.Out_imm8_AL, Code.Out_imm8_AX, Code.Out_imm8_EAX, Code.Out_DX_AL, Code.Out_DX_AX, Code.Out_DX_EAX);
+        Set(&Ins, Code.Insb_m8_DX, Code.Insw_m16_DX, Code.Insd_m32_DX);
+        Set(&Outs, Code.Outsb_DX_m8, Code.Outsw_DX_m16, Code.Outsd_DX_m32);
+    }
+
+    private static void Set(delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler, params ReadOnlySpan<Code> codes)
+    {
+        foreach (Code code in codes)
+            HandlerTable.Set(code, handler, endsBlock: true);
+    }
+
+    private static int SizeOf(Op* op) => (Code)op->Code switch
+    {
+        Code.In_AL_imm8 or Code.In_AL_DX or Code.Out_imm8_AL or Code.Out_DX_AL or Code.Insb_m8_DX or Code.Outsb_DX_m8 => 1,
+        Code.In_AX_imm8 or Code.In_AX_DX or Code.Out_imm8_AX or Code.Out_DX_AX or Code.Insw_m16_DX or Code.Outsw_DX_m16 => 2,
+        _ => 4,
+    };
+
+    private static ushort PortOf(CpuState* c, Op* op) => (Code)op->Code is Code.In_AL_imm8 or Code.In_AX_imm8 or Code.In_EAX_imm8 or Code.Out_imm8_AL or Code.Out_imm8_AX or Code.Out_imm8_EAX
+        ? (byte)op->Imm : (ushort)c->Gpr[Rdx];
+
+    /// <summary>IOPL, or the I/O permission bitmap of a 32- or 64-bit TSS. False: a fault is pending.</summary>
+    private static bool Allowed(LogicalProcessor p, CpuState* c, ushort port, int size)
+    {
+        bool v86 = (c->Rflags & Rflags.VM) != 0;
+        if ((c->Cr0 & Cr0.PE) == 0 || (!v86 && c->Cpl <= (c->Rflags >> Rflags.IoplShift & 3)))
+            return true;
+        // Types 9 and 11: available and busy 32- or 64-bit TSS.
+        if ((c->Tr.Access & (Segment.P | Segment.Unusable)) == Segment.P && (c->Tr.Access & 0xd) == 9 && c->Tr.Limit >= 0x67)
+        {
+            if (!p.LoadSystem16(c, c->Tr.Base + 0x66, out ushort map))
+                return false;
+            uint at = map + (uint)(port >> 3);
+            if (at + 1 <= c->Tr.Limit)
+            {
+                if (!p.LoadSystem16(c, c->Tr.Base + at, out ushort bits))
+                    return false;
+                if ((bits >> (port & 7) & ((1 << size) - 1)) == 0)
+                    return true;
+            }
+        }
+        p.Raise(c, Vector.GP, 0);
+        return false;
+    }
+
+    private static void Describe(LogicalProcessor p, CpuState* c, Op* op, ushort port, int size, bool write, bool isString, uint count)
+    {
+        ExitInfo* exit = p.Exit;
+        exit->Port = port;
+        exit->Size = (byte)size;
+        exit->IsWrite = write ? (byte)1 : (byte)0;
+        exit->IsString = isString ? (byte)1 : (byte)0;
+        exit->Count = count;
+        exit->InstructionLength = op->Length;
+        p.LeaveWith(c, ExitReason.Io);
+    }
+
+    private static OpResult Out(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        ushort port = PortOf(c, op);
+        int size = SizeOf(op);
+        if (!Allowed(p, c, port, size))
+            return OpResult.Fault;
+        *(uint*)p.Exit->Data = (uint)c->Gpr[0];
+        Describe(p, c, op, port, size, true, false, 1);
+        c->Rip = LogicalProcessor.NextRip(c, op);
+        return OpResult.RetiredExit;
+    }
+
+    private static OpResult In(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        ushort port = PortOf(c, op);
+        int size = SizeOf(op);
+        if (!Allowed(p, c, port, size))
+            return OpResult.Fault;
+        p.InputOp = default;
+        Describe(p, c, op, port, size, false, false, 1);
+        return OpResult.Fault;
+    }
+
+    private static bool Repeats(Op* op) => (op->Flags & (OpFlags.Rep | OpFlags.Repne)) != 0;
+
+    private static OpResult Nothing(CpuState* c, Op* op)
+    {
+        c->Rip = LogicalProcessor.NextRip(c, op);
+        return OpResult.EndBlock;
+    }
+
+    private static OpResult Outs(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        ushort port = (ushort)c->Gpr[Rdx];
+        int size = SizeOf(op);
+        if (!Allowed(p, c, port, size))
+            return OpResult.Fault;
+        StringRun run = new(c, op, size);
+        ulong count = Repeats(op) ? c->Gpr[Rcx] & run.Mask : 1, n = 1;
+        if (count == 0)
+            return Nothing(c, op);
+        byte* source = run.Direct(p, c, Rsi, op->Seg, false, Math.Min(count, MaxBatch / (uint)size), ref n);
+        if (source == null)
+        {
+            if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
+                return OpResult.Fault;
+            source = p.ReadPtr(c, from, size);
+            if (source == null)
+                return OpResult.Fault;
+        }
+        byte* data = p.Exit->Data;
+        for (ulong i = 0; i < n; i++, source += run.Step)
+            SlowOperands.Store(data + i * (uint)size, size, SlowOperands.Load(source, size));
+        run.Advance(c, Rsi, n);
+        count = run.CountDown(p, c, op, count, n);
+        Describe(p, c, op, port, size, true, true, (uint)n);
+        c->Rip = count == 0 ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        return OpResult.RetiredExit;
+    }
+
+    private static OpResult Ins(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        ushort port = (ushort)c->Gpr[Rdx];
+        int size = SizeOf(op);
+        if (!Allowed(p, c, port, size))
+            return OpResult.Fault;
+        StringRun run = new(c, op, size);
+        ulong count = Repeats(op) ? c->Gpr[Rcx] & run.Mask : 1, n = 1;
+        if (count == 0)
+            return Nothing(c, op);
+        // The destination is checked before the device is read, so that no input is lost to a page fault.
+        if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, Math.Min(count, MaxBatch / (uint)size), ref n) == null
+            && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.WritePtr(c, to, size) == null))
+            return OpResult.Fault;
+        p.InputOp = *op;
+        Describe(p, c, op, port, size, false, true, (uint)n);
+        return OpResult.Fault;
+    }
+}
+
+public sealed unsafe partial class LogicalProcessor
+{
+    /// <summary>The INS of the last input exit; Length 0 for IN.</summary>
+    internal Op InputOp;
+
+    /// <summary>Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as zero.</summary>
+    public void CompleteIo(ReadOnlySpan<byte> data)
+    {
+        CpuState* c = State;
+        int size = Exit->Size;
+        if (InputOp.Length == 0)
+        {
+            ulong value = 0;
+            data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
+            SlowOperands.Set(c, 0, size, value);
+            SkipInstruction();
+            return;
+        }
+        Op op = InputOp;
+        StringRun run = new(c, &op, size);
+        ulong count = (op.Flags & (OpFlags.Rep | OpFlags.Repne)) != 0 ? c->Gpr[1] & run.Mask : 1;
+        for (uint i = 0; i < Exit->Count; i++)
+        {
+            ulong value = 0;
+            ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];
+            rest[..Math.Min(rest.Length, size)].CopyTo(new Span<byte>(&value, 8));
+            if (!run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to))
+                break;
+            byte* target = WritePtr(c, to, size);
+            // Ins checked the destination; it is gone only when the owner unmapped it meanwhile, and then the input has nowhere to go.
+            if (target == null)
+                break;
+            SlowOperands.Store(target, size, value);
+            _ = EndWrite(c, target, to, size);
+            run.Advance(c, 7, 1);
+            count = run.CountDown(this, c, &op, count, 1);
+        }
+        c->ExitPending = 0;
+        if (count == 0)
+            SkipInstruction();
+    }
+}

@@ -1,0 +1,237 @@
+using System.Runtime.CompilerServices;
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>PUSH, POP, PUSHA, POPA, PUSHF, POPF, ENTER, LEAVE.</summary>
+/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+internal static unsafe class StackHandlers
+{
+    /// <summary>A stack access failed: a non-canonical address is #SS(0).</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static OpResult Failed(CpuState* c)
+    {
+        if (c->ExitPending == 0 && c->PendingNonCanonical != 0)
+            c->PendingVector = Vector.SS;
+        c->PendingNonCanonical = 0;
+        return OpResult.Fault;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool Linear(LogicalProcessor p, CpuState* c, ulong sp, int size, AccessKind access, out ulong linear)
+    {
+        linear = sp;
+        return c->BlockMode == BlockMode.Code64 || p.SegmentLinear(c, SegmentIndex.SS, sp, size, access, out linear);
+    }
+
+    /// <summary>Writes below the stack pointer and moves it.</summary>
+    public static OpResult Push<W>(LogicalProcessor p, CpuState* c, ulong value) where W : IWidth
+    {
+        ulong mask = LogicalProcessor.StackMask(c), sp = (c->Gpr[4] - (ulong)W.Bytes) & mask;
+        if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        byte* ptr = p.WritePtr(c, linear, W.Bytes);
+        if (ptr == null)
+            return Failed(c);
+        W.Put(ptr, value);
+        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        if (end == OpResult.Next)
+            LogicalProcessor.SetStackPointer(c, sp, mask);
+        return end;
+    }
+
+    /// <summary>Reads at an offset from the stack pointer; moves nothing.</summary>
+    public static bool Peek<W>(LogicalProcessor p, CpuState* c, ulong offset, out ulong value) where W : IWidth
+    {
+        value = 0;
+        ulong sp = (c->Gpr[4] + offset) & LogicalProcessor.StackMask(c);
+        if (!Linear(p, c, sp, W.Bytes, AccessKind.Read, out ulong linear))
+            return false;
+        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        if (ptr == null)
+        {
+            Failed(c);
+            return false;
+        }
+        value = W.Get(ptr);
+        return true;
+    }
+
+    /// <summary>Moves the stack pointer up.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Drop(CpuState* c, ulong bytes)
+        => LogicalProcessor.SetStackPointer(c, c->Gpr[4] + bytes, LogicalProcessor.StackMask(c));
+
+    private static OpResult PushReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Push<W>(p, c, Shape.Reg0<W>(c, op));
+    private static OpResult PushImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Push<W>(p, c, op->Imm);
+    private static OpResult PushMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong value) ? Push<W>(p, c, value) : OpResult.Fault;
+
+    private static OpResult PopReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        if (!Peek<W>(p, c, 0, out ulong value))
+            return OpResult.Fault;
+        Drop(c, (ulong)W.Bytes);
+        Shape.SetReg0<W>(c, op, value);
+        return OpResult.Next;
+    }
+
+    /// <summary>The stack pointer is incremented before the operand's address is computed from it.</summary>
+    private static OpResult PopMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        if (!Peek<W>(p, c, 0, out ulong value))
+            return OpResult.Fault;
+        ulong old = c->Gpr[4];
+        Drop(c, (ulong)W.Bytes);
+        OpResult end = Shape.Store<W>(p, c, op, value);
+        if (end != OpResult.Next)
+            c->Gpr[4] = old;
+        return end;
+    }
+
+    private static OpResult PushAll<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        ulong old = c->Gpr[4];
+        for (int i = 0; i < 8; i++)
+        {
+            OpResult end = Push<W>(p, c, i == 4 ? old : c->Gpr[i]);
+            if (end != OpResult.Next)
+            {
+                c->Gpr[4] = old;
+                return end;
+            }
+        }
+        return OpResult.Next;
+    }
+
+    private static OpResult PopAll<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        ulong* values = stackalloc ulong[8];
+        for (int i = 0; i < 8; i++)
+            if (!Peek<W>(p, c, (ulong)(i * W.Bytes), out values[i]))
+                return OpResult.Fault;
+        for (int i = 0; i < 8; i++)
+            if (i != 3)
+                W.Set((byte*)&c->Gpr[7 - i], values[i]);
+        Drop(c, (ulong)(8 * W.Bytes));
+        return OpResult.Next;
+    }
+
+    /// <summary>In virtual-8086 mode without VME, PUSHF and POPF need IOPL 3.</summary>
+    private static bool FlagsDenied(CpuState* c) => (c->Rflags & Rflags.VM) != 0 && (c->Rflags & Rflags.IOPL) != Rflags.IOPL;
+
+    private static OpResult PushFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+        => FlagsDenied(c) ? p.Raise(c, Vector.GP, 0) : Push<W>(p, c, Flags.Get(c) & ~(Rflags.RF | Rflags.VM));
+
+    private static OpResult PopFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        if (FlagsDenied(c))
+            return p.Raise(c, Vector.GP, 0);
+        if (!Peek<W>(p, c, 0, out ulong value))
+            return OpResult.Fault;
+        Drop(c, (ulong)W.Bytes);
+        ulong change = Rflags.Status | Rflags.TF | Rflags.DF | Rflags.NT;
+        if (W.Bytes != 2)
+            change |= Rflags.AC | Rflags.ID;
+        bool virtual8086 = (c->Rflags & Rflags.VM) != 0;
+        if (c->Cpl == 0)
+            change |= Rflags.IOPL;
+        if (c->Cpl <= (c->Rflags & Rflags.IOPL) >> Rflags.IoplShift || virtual8086)
+            change |= Rflags.IF;
+        ulong kept = Flags.Get(c) & ~(change | Rflags.RF);
+        p.SetRflags(c, kept | value & change);
+        return LogicalProcessor.EndBlock(c, op);
+    }
+
+    private static OpResult Leave<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        ulong mask = LogicalProcessor.StackMask(c), old = c->Gpr[4];
+        LogicalProcessor.SetStackPointer(c, c->Gpr[5], mask);
+        if (!Peek<W>(p, c, 0, out ulong value))
+        {
+            c->Gpr[4] = old;
+            return OpResult.Fault;
+        }
+        Drop(c, (ulong)W.Bytes);
+        W.Set((byte*)&c->Gpr[5], value);
+        return OpResult.Next;
+    }
+
+    private static OpResult Enter<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        ulong mask = LogicalProcessor.StackMask(c), old = c->Gpr[4], frameBase = c->Gpr[5];
+        int level = op->Imm2 & 31;
+        OpResult end = Push<W>(p, c, frameBase);
+        ulong frame = c->Gpr[4];
+        for (int i = 1; i <= level && end == OpResult.Next; i++)
+        {
+            if (i == level)
+            {
+                end = Push<W>(p, c, frame);
+                break;
+            }
+            frameBase -= (ulong)W.Bytes;
+            ulong at = frameBase & mask, value = 0;
+            if (!Linear(p, c, at, W.Bytes, AccessKind.Read, out ulong linear))
+                end = OpResult.Fault;
+            else
+            {
+                byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+                if (ptr == null)
+                    end = Failed(c);
+                else
+                    value = W.Get(ptr);
+            }
+            if (end == OpResult.Next)
+                end = Push<W>(p, c, value);
+        }
+        if (end == OpResult.Next)
+            end = ReserveFrame<W>(p, c, op, mask);
+        if (end != OpResult.Next)
+        {
+            c->Gpr[4] = old;
+            return end;
+        }
+        W.Set((byte*)&c->Gpr[5], frame);
+        return OpResult.Next;
+    }
+
+    /// <summary>Moves the stack pointer over the frame, whose last byte must be writable.</summary>
+    private static OpResult ReserveFrame<W>(LogicalProcessor p, CpuState* c, Op* op, ulong mask) where W : IWidth
+    {
+        ulong sp = (c->Gpr[4] - (ushort)op->Imm) & mask;
+        if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        if (p.ModifyPtr(c, linear, W.Bytes) == null)
+            return Failed(c);
+        LogicalProcessor.SetStackPointer(c, sp, mask);
+        return OpResult.Next;
+    }
+
+    public static void Register()
+    {
+        Widths<W16>(0);
+        Widths<W32>(1);
+        Widths<W64>(2);
+        HandlerTable.Set(Code.Push_imm16, &PushImm<W16>);
+        HandlerTable.Set(Code.Pushd_imm32, &PushImm<W32>);
+        HandlerTable.Set(Code.Pushq_imm32, &PushImm<W64>);
+        HandlerTable.Set(Code.Pushaw, &PushAll<W16>);
+        HandlerTable.Set(Code.Pushad, &PushAll<W32>);
+        HandlerTable.Set(Code.Popaw, &PopAll<W16>);
+        HandlerTable.Set(Code.Popad, &PopAll<W32>);
+    }
+
+    private static void Widths<W>(int n) where W : IWidth
+    {
+        HandlerTable.Set(Code.Push_r16 + n, &PushReg<W>);
+        HandlerTable.Set(Code.Pop_r16 + n, &PopReg<W>);
+        HandlerTable.Set(Code.Push_rm16 + n, &PushMem<W>, &PushReg<W>);
+        HandlerTable.Set(Code.Pop_rm16 + n, &PopMem<W>, &PopReg<W>);
+        HandlerTable.Set(Code.Pushw_imm8 + n, &PushImm<W>);
+        HandlerTable.Set(Code.Pushfw + n, &PushFlags<W>);
+        HandlerTable.Set(Code.Popfw + n, &PopFlags<W>, endsBlock: true);
+        HandlerTable.Set(Code.Leavew + n, &Leave<W>);
+        HandlerTable.Set(Code.Enterw_imm16_imm8 + n, &Enter<W>);
+    }
+}
