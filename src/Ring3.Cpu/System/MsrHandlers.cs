@@ -98,4 +98,18 @@ public sealed unsafe partial class LogicalProcessor
         c->Gpr[0] = (uint)value;
         c->Gpr[2] = value >> 32;
     }
+
+    /// <summary>Finishes the RDMSR or WRMSR of the last exit: with <paramref name="ok"/> it retires, otherwise the guest gets #GP(0) on the next Enter.</summary>
+    public void CompleteMsr(bool ok, ulong value)
+    {
+        CpuState* c = State;
+        if (!ok)
+        {
+            c->Inject = new EventInjection { Valid = 1, Vector = Vector.GP, HasErrorCode = 1, Type = EventType.HardwareException };
+            return;
+        }
+        if (Exit->Reason == ExitReason.MsrRead)
+            SetEdxEax(c, value);
+        SkipInstruction();
+    }
 }
