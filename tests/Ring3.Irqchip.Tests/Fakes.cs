@@ -19,8 +19,7 @@ internal sealed class FakeTimers : ITimerService
         while (_queue.NextDeadlineNs <= end)
         {
             NowNs = Math.Max(NowNs, _queue.NextDeadlineNs);
-            HostTimer timer = _queue.PopExpired(NowNs)!;
-            timer.Callback.TimerExpired(timer, NowNs);
+            _queue.PopExpired(NowNs)!.Fire(NowNs);
         }
         NowNs = end;
     }

@@ -26,8 +26,10 @@ public interface ITimerCallback
 /// <summary>A timer that its owner creates once and arms many times.</summary>
 public sealed class HostTimer(ITimerCallback callback)
 {
-    internal readonly ITimerCallback Callback = callback;
     internal long DeadlineNs;
+
+    /// <summary>Runs the callback; for timer services.</summary>
+    public void Fire(long nowNs) => callback.TimerExpired(this, nowNs);
 
     /// <summary>Position in the service's heap, or -1. Protected by the service's lock.</summary>
     internal int HeapIndex = -1;

@@ -67,7 +67,7 @@ public sealed unsafe class TimerService : ITimerService, IDisposable
                 until = _sleepUntilNs = expired is null ? _queue.NextDeadlineNs : long.MinValue;
             }
             if (expired is not null)
-                expired.Callback.TimerExpired(expired, now);
+                expired.Fire(now);
             else
                 _ = Futex.Wait(_word, seen, until == long.MaxValue ? -1 : Math.Max(0, until - now));
         }
