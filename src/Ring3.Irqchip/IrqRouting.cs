@@ -88,14 +88,25 @@ public sealed class IrqRouting(ApicBus bus, bool split)
             _ = Set([]);
             return;
         }
+        _ = Set(Wiring(timerPin: 0));
+    }
+
+    /// <summary>
+    /// The wiring of a PC's mainboard, for <see cref="Set"/>: as the default, but the PIT (GSI 0) reaches IOAPIC pin 2, as ACPI and MP tables of PCs say.
+    /// </summary>
+    public static kvm_irq_routing_entry[] PcWiring() => Wiring(timerPin: 2);
+
+    private static kvm_irq_routing_entry[] Wiring(uint timerPin)
+    {
         var entries = new List<kvm_irq_routing_entry>();
         for (uint gsi = 0; gsi < Ioapic.PinCount; gsi++)
         {
-            entries.Add(ChipRoute(gsi, KvmApi.KVM_IRQCHIP_IOAPIC, gsi));
+            if (gsi != 2 || timerPin != 2)
+                entries.Add(ChipRoute(gsi, KvmApi.KVM_IRQCHIP_IOAPIC, gsi == 0 ? timerPin : gsi));
             if (gsi < 2 * PicPinsPerChip)
                 entries.Add(ChipRoute(gsi, gsi < PicPinsPerChip ? KvmApi.KVM_IRQCHIP_PIC_MASTER : KvmApi.KVM_IRQCHIP_PIC_SLAVE, gsi % PicPinsPerChip));
         }
-        _ = Set(entries.ToArray());
+        return [.. entries];
     }
 
     private static kvm_irq_routing_entry ChipRoute(uint gsi, uint chip, uint pin) =>

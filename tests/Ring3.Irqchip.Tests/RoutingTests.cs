@@ -25,6 +25,18 @@ public class RoutingTests
     }
 
     [Fact]
+    public void PcWiring_PutsTheTimerOnPin2()
+    {
+        var rig = new Rig();
+        Assert.Equal(0, rig.Chip.Routing.Set(IrqRouting.PcWiring()));
+        rig.Redirect(0, 0x30);
+        rig.Redirect(2, 0x32);
+        _ = rig.Chip.SetIrq(VmIrqchip.PitSourceId, 0, true);
+        Assert.Equal((0u, 1u), (rig.Requested(0x30), rig.Requested(0x32)));
+        Assert.Equal(1, rig.Chip.Pic!.GetState(master: true).irr);
+    }
+
+    [Fact]
     public void Set_RejectsWhatKvmRejects()
     {
         var rig = new Rig();
