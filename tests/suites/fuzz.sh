@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# Hostile guests, a seeded sample: sourced by ./test, which provides verdict, results and root. The seed rotates with the day unless SEED is set.
+seed=${SEED:-$(date +%Y%m%d)}
+for target in "streams 4000" "kernels 40000"; do
+    set -- $target
+    timeout 300 "$root/artifacts/bin/Ring3.Fuzz/release/Ring3.Fuzz" "$1" --runs "$2" --seed "$seed" >"$results/fuzz-$1.log" 2>&1
+    status=$?
+    cat "$results/fuzz-$1.log"
+    [ $status -eq 4 ] && status=1
+    verdict "fuzz-$1 ($2 runs, seed $seed)" $status "status $status: artifacts/test/fuzz-$1.log"
+done
