@@ -7,7 +7,7 @@ namespace Ring3.Memory;
 /// Every raw access of the hypervisor to host memory that backs a guest. The one place where memory that disappears without notice has to be caught.
 /// </summary>
 /// <remarks>
-/// SAFETY (whole file): callers pass addresses inside a slot that is published to them (RCU section) or inside a valid GfnToPfnCache, so the pages are mapped. Accesses of 1, 2, 4 or 8 aligned bytes
+/// SAFETY: (whole file) callers pass addresses inside a slot that is published to them (RCU section) or inside a valid GfnToPfnCache, so the pages are mapped. Accesses of 1, 2, 4 or 8 aligned bytes
 /// are single host accesses, as the guest's other processors expect. No exception escapes on plain memory.
 /// </remarks>
 public static unsafe class HostAccess

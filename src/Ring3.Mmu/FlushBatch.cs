@@ -1,6 +1,7 @@
 namespace Ring3.Mmu;
 
 /// <summary>What a series of changes owes before mmu_lock is released: one remote flush, then the tables it has unlinked. See TdpMmu.Finish.</summary>
+/// <remarks>SAFETY: pages on the list are unlinked and belong to the batch.</remarks>
 internal unsafe struct FlushBatch
 {
     /// <summary>Some processor may still use what was removed.</summary>

@@ -18,7 +18,7 @@ internal enum TablePageState : int
 /// <summary>
 /// What the software knows of a table page. 64 bytes each, kept apart from the table itself; found by address arithmetic.
 /// </summary>
-/// <remarks>SAFETY (type): instances live in the first page of a <see cref="TablePageAllocator"/> chunk and have the lifetime of the chunk.</remarks>
+/// <remarks>SAFETY: (whole type) instances live in the first page of a <see cref="TablePageAllocator"/> chunk and have the lifetime of the chunk.</remarks>
 [StructLayout(LayoutKind.Sequential, Size = Size)]
 internal unsafe struct TablePage
 {

@@ -7,7 +7,7 @@ namespace Ring3.Mmu;
 /// Page-aligned, zeroed, unmanaged pages for nested tables, in chunks of 256 KiB aligned to their size: one page of records, 63 tables. Free tables are zero, so that allocation is a pop.
 /// A chunk whose pages are all free is unmapped, except one that is kept in reserve.
 /// </summary>
-/// <remarks>SAFETY (type): chunks are mapped here and unmapped only when none of their pages is allocated; addresses are derived by masking with the chunk size.</remarks>
+/// <remarks>SAFETY: (whole type) chunks are mapped here and unmapped only when none of their pages is allocated; addresses are derived by masking with the chunk size.</remarks>
 internal sealed unsafe class TablePageAllocator : IDisposable
 {
     private const int TablesPerChunk = 63;

@@ -5,7 +5,7 @@ namespace Ring3.Mmu;
 /// <summary>
 /// Frees unlinked table pages on the VM's worker after a grace period. Processors cannot reach them any more when they get here (flush, or unreachable root); lockless walkers may.
 /// </summary>
-/// <remarks>SAFETY (type): pages on the list are in state Unlinked and belong to it alone; the list is linked through their records.</remarks>
+/// <remarks>SAFETY: (whole type) pages on the list are in state Unlinked and belong to it alone; the list is linked through their records.</remarks>
 internal sealed unsafe class TablePageReclaimer(TablePageAllocator allocator, WorkQueue queue) : WorkItem
 {
     private const int PagesPerSlice = 256;

@@ -8,7 +8,7 @@ namespace Ring3.Mmu;
 /// Pre-order walk over the entries of one root that intersect a range of gfns. Lock-free: the caller is in an RCU section; every step reads the entry again.
 /// After a yield (the caller left and re-entered the section) the walk restarts at the top for the gfn it had reached: call <see cref="Restart"/>.
 /// </summary>
-/// <remarks>SAFETY (type): tables reached from the root are not freed while the caller stays in its RCU section.</remarks>
+/// <remarks>SAFETY: (whole type) tables reached from the root are not freed while the caller stays in its RCU section.</remarks>
 internal unsafe ref struct TdpIterator
 {
     private fixed ulong _tables[6];

@@ -7,7 +7,7 @@ namespace Ring3.Mmu;
 /// Page aging without mmu_lock. Accessed bits are cleared by compare-exchange under RCU, in valid roots only. Young information may be lost in a race, a Dirty bit or a mapping never: the exchange
 /// replaces exactly the value that was read. No TLB flush: a processor that has the translation cached does not set the bit again until it walks again.
 /// </summary>
-/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     /// <summary>

@@ -7,7 +7,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Dirty logging by write protection, KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG, and the harvest of the processor's Dirty bits.</summary>
-/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections; bitmap pointers are the caller's and cover the slot.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections; bitmap pointers are the caller's and cover the slot.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     private bool ManualProtect => (Slots.ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0;

@@ -5,7 +5,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Nested faults: from a guest-physical address to an installed entry. Allocates nothing on the managed heap.</summary>
-/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     /// <summary>

@@ -4,7 +4,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Splitting and re-forming of huge mappings.</summary>
-/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections; pages come from the allocator.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections; pages come from the allocator.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     private const int RecoverBatch = 64;

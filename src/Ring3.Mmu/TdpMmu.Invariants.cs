@@ -5,7 +5,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Consistency checks for tests and for a VM that behaves strangely.</summary>
-/// <remarks>SAFETY (file): under mmu_lock-write and RCU nothing reachable is freed.</remarks>
+/// <remarks>SAFETY: (whole file) under mmu_lock-write and RCU nothing reachable is freed.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     /// <summary>

@@ -4,6 +4,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Roots: sharing, references, invalidation. Zapping is in TdpMmu.ZapRoots.cs.</summary>
+/// <remarks>SAFETY: (whole file) pages are handled by their owner: the allocator, then the root.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     private TinyLock _rootsLock;

@@ -5,7 +5,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>The only places that write entries under mmu_lock, with the bookkeeping each change needs.</summary>
-/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     /// <summary>Exchanges the iterator's entry for <paramref name="newSpte"/> if nobody, the processor included, has changed it. Caller holds mmu_lock in either mode and owes any flush.</summary>

@@ -4,7 +4,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Removal of ranges from live roots: notifier, slot changes.</summary>
-/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     private FlushBatch _notifierBatch;

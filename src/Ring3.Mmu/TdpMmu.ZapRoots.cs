@@ -5,7 +5,7 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Zapping of invalidated roots: the worker, the two other policies, "zap all fast", and teardown.</summary>
-/// <remarks>SAFETY (file): entries are reached through iterators, inside RCU sections.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     /// <summary>The one work item of the MMU: zaps every scheduled root.</summary>

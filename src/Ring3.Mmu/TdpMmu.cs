@@ -9,6 +9,7 @@ namespace Ring3.Mmu;
 /// <remarks>
 /// Locks: mmu_lock (<see cref="MemorySlots.MmuLock"/>) for read plus compare-exchange to add mappings or take rights away, for write to invalidate roots and to remove ranges; walks are in RCU sections.
 /// Never wait for a grace period with mmu_lock held. Flushes are owed in a <see cref="FlushBatch"/> and paid before the lock is released. See docs/tdp-mmu.md.
+/// SAFETY: table memory is reached in RCU sections only and freed after a flush (or unreachable) and a grace period.
 /// </remarks>
 public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDisposable
 {

@@ -6,7 +6,7 @@ namespace Ring3.Mmu;
 /// The MMU context of one vCPU: its current roots (normal and SMM), their ASIDs, its slot cache, and a few table pages in reserve. For the vCPU's own thread, outside guest mode,
 /// except where noted.
 /// </summary>
-/// <remarks>SAFETY (type): cached pages are in state Cached and belong to this object.</remarks>
+/// <remarks>SAFETY: (whole type) cached pages are in state Cached and belong to this object.</remarks>
 public sealed unsafe class VcpuMmu : IDisposable
 {
     private const int CacheSize = PgLevel.Root4;

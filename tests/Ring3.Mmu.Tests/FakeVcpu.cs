@@ -161,6 +161,9 @@ internal sealed class FakeHost : IMmuHost
     private readonly List<FakeVcpu> _vcpus = [];
     private int _flushes, _obsolete;
 
+    /// <summary>Defect for controls: flushes are counted, not done.</summary>
+    public bool IgnoreFlushes { get; set; }
+
     public int Flushes => _flushes;
     public int ObsoleteRequests => _obsolete;
 
@@ -169,7 +172,8 @@ internal sealed class FakeHost : IMmuHost
     public void FlushRemoteTlbs()
     {
         Interlocked.Increment(ref _flushes);
-        All(FakeVcpu.RequestFlush);
+        if (!IgnoreFlushes)
+            All(FakeVcpu.RequestFlush);
     }
 
     public void FreeObsoleteRoots()
