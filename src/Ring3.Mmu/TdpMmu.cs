@@ -93,6 +93,8 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
 
     internal void AddVcpu(VcpuMmu vcpu)
     {
+        // Now, so that no vCPU pays for it when it drops a root.
+        _queue.Start();
         _vcpusLock.Enter();
         _vcpus.Add(vcpu);
         _vcpusLock.Exit();
