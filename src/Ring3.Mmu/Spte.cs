@@ -15,6 +15,7 @@ namespace Ring3.Mmu;
 /// bit  7      PS  processor  leaf at level 2 or 3
 /// bit  8      A   processor  accessed; set by the processor, cleared by aging
 /// bit  9      D   processor  dirty (leaf only); set by the processor, cleared by a dirty harvest
+/// bit  10     WM  software   read-only slot: a write is a device access for the client, not a missing right (never together with HW)
 /// bit  11     P   software   MMU-present: the entry maps memory or points to a table
 /// bits 12-51      processor  host virtual address of the page or table
 /// bit  57     HW  software   host-writable: the slot allows writes
@@ -23,12 +24,13 @@ namespace Ring3.Mmu;
 /// MMIO entry: bits 0-2 = <see cref="NestedPte.MmioValue"/> (a misconfiguration for the processor, which leaves with an MMIO exit), P = 0, bits 3-10 and 52-62 = low and high part of the slots' generation at
 /// installation, bits 12-51 = gfn.
 /// Frozen entry: <see cref="Frozen"/>: not present for everybody; only the thread that wrote it may replace it.
-/// INVARIANT: W implies HW, MW and P. MW implies HW. A leaf of level 1 has no PS. Every value without R, W and X bits that is not <see cref="Frozen"/> is 0.
+/// INVARIANT: W implies HW, MW and P. MW implies HW. A leaf has either HW or WM. A leaf of level 1 has no PS. Every value without R, W and X bits that is not <see cref="Frozen"/> is 0.
 /// </remarks>
 public static class Spte
 {
     public const ulong R = NestedPte.R, W = NestedPte.W, X = NestedPte.X, RWX = NestedPte.RWX, PS = NestedPte.PS, A = NestedPte.A, D = NestedPte.D;
     public const ulong MemTypeWriteBack = 6 << 3;
+    public const ulong WriteIsMmio = 1UL << 10;
     public const ulong Present = 1UL << 11;
     public const ulong AddressMask = NestedPte.Address;
     public const ulong HostWritable = 1UL << 57, MmuWritable = 1UL << 58;
@@ -78,8 +80,7 @@ public static class Spte
         ulong spte = hva | R | X | MemTypeWriteBack | A | Present;
         if (level > PgLevel.Level4K)
             spte |= PS;
-        if (hostWritable)
-            spte |= HostWritable | MmuWritable;
+        spte |= hostWritable ? HostWritable | MmuWritable : WriteIsMmio;
         if (hostWritable && writable)
             spte |= W;
         if (dirty && (spte & W) != 0)
@@ -122,6 +123,8 @@ public static class Spte
         if (!IsLeaf(spte, level))
             return (spte & RWX) == RWX && (spte & PS) == 0 && level > PgLevel.Level4K;
         if ((spte & R) == 0 || (spte & W) != 0 && (spte & MmuWritable) == 0 || (spte & MmuWritable) != 0 && (spte & HostWritable) == 0)
+            return false;
+        if ((spte & WriteIsMmio) != 0 == ((spte & HostWritable) != 0))
             return false;
         if (level == PgLevel.Level4K ? (spte & PS) != 0 : level > PgLevel.Level1G)
             return false;

@@ -8,7 +8,7 @@ public class SpteLayoutTests
     public void SoftwareBits_LieInPositionsThatTheProcessorIgnores()
     {
         ulong processor = NestedPte.RWX | NestedPte.MemType | 1UL << 6 | NestedPte.PS | NestedPte.A | NestedPte.D | NestedPte.Address | 1UL << 63;
-        ulong[] software = [Spte.Present, Spte.HostWritable, Spte.MmuWritable];
+        ulong[] software = [Spte.WriteIsMmio, Spte.Present, Spte.HostWritable, Spte.MmuWritable];
         ulong seen = 0;
         foreach (ulong bit in software)
         {
