@@ -5,14 +5,14 @@ namespace Ring3.Cpu;
 
 /// <summary>
 /// Guest MXCSR on the host's unit. Reading the host's MXCSR is the dearest part of a scalar operation, so with the default control bits (all masked, nearest, no FTZ or DAZ — also what managed code runs with)
-/// the guest's sticky status flags stay in the host's register ("live") until something needs them. With other control bits each operation loads and reads the register.
-/// INVARIANT: while live, <see cref="CpuState.MxcsrLive"/> is 1, the guest's control bits are <see cref="Default"/>, and this thread runs no floating-point code but thunks;
-/// every slow path (exit, block decode, XSAVE, exception) parks first.
+/// the guest's sticky status flags stay in the host's register ("live") until something needs them. With other control bits each operation loads and reads the register: see <see cref="VectorSlow"/>.
+/// The runtime may compile a method on this thread meanwhile, and its arithmetic is inexact: therefore the register goes live only when the guest's own Precision flag is already set, as it is after the first rounded result.
+/// INVARIANT: while live, <see cref="CpuState.MxcsrLive"/> is 1, the guest's control bits are <see cref="Default"/>, and PE is set; every exit from the guest and every reader of Mxcsr parks first.
 /// </summary>
 /// <remarks>SAFETY: the thunks touch only the word they are given.</remarks>
 internal static unsafe class MxcsrUnit
 {
-    public const uint Default = 0x1f80, StatusMask = 0x3f, MaskBits = 0x1f80, Writable = 0xffff, Ftz = 0x8000;
+    public const uint Default = 0x1f80, StatusMask = 0x3f, MaskBits = 0x1f80, Precision = 0x20, Writable = 0xffff, Ftz = 0x8000;
     private const int MaskShift = 7;
 
     private static readonly delegate* unmanaged[SuppressGCTransition]<uint*, void> s_load = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Ldmxcsr_m32);
@@ -35,11 +35,11 @@ internal static unsafe class MxcsrUnit
         return value;
     }
 
-    /// <summary>Makes the guest's MXCSR live. False when its control bits need the slow path.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
+    /// <summary>Makes the guest's MXCSR live. False when the slow path is needed.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool TryEnter(CpuState* c)
     {
-        if ((c->Mxcsr & ~StatusMask) != Default)
+        if ((c->Mxcsr & (~StatusMask | Precision)) != (Default | Precision))
             return false;
         LoadHost(c->Mxcsr);
         c->MxcsrLive = 1;

@@ -1,33 +1,64 @@
+using System.Runtime.CompilerServices;
+using Iced.Intel;
 using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>Floating-point forms under control bits that managed code must not run with: other rounding, FTZ, DAZ, or unmasked exceptions.</summary>
-/// <remarks>SAFETY: the temporary is as large as the largest operand; the real destination is written only when the instruction completes.</remarks>
+/// <summary>Floating-point forms whose MXCSR is not live: it is loaded, the form executed, and the status read by one emitted trampoline, so that no managed code runs in between.</summary>
+/// <remarks>SAFETY: the temporary is as large as the largest operand; the real destination of a form that may fault is written only when the instruction completes.</remarks>
 internal static unsafe class VectorSlow
 {
     private const uint Invalid = 1, Denormal = 2, ZeroDivide = 4, Underflow = 16;
 
+    /// <summary>What the trampoline works on.</summary>
+    private struct Frame
+    {
+        public uint Control, Raised, Host, Pad;
+        public nint Entry;
+    }
+
+    private static readonly delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, Frame*, ulong> s_trampoline = Emit();
+
+    private static delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, Frame*, ulong> Emit()
+    {
+        ThunkAssembler a = new();
+        a.Add(Instruction.Create(Code.Push_r64, Register.R9));
+        a.Unary(Code.Ldmxcsr_m32, Register.R9);
+        a.Unary(Code.Call_rm64, Register.R9, 16);
+        a.Add(Instruction.Create(Code.Pop_r64, Register.R9));
+        a.Unary(Code.Stmxcsr_m32, Register.R9, 4);
+        a.Unary(Code.Ldmxcsr_m32, Register.R9, 8);
+        a.Plain(Code.Retnq);
+        return (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, Frame*, ulong>)a.Finish();
+    }
+
     public static OpResult Execute(LogicalProcessor p, CpuState* c, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3)
     {
-        MxcsrUnit.Park(c);
+        uint mxcsr = c->Mxcsr;
+        if ((mxcsr & MxcsrUnit.MaskBits) != MxcsrUnit.MaskBits)
+            return ExecuteUnmasked(p, c, f, a0, a1, a2, a3);
+        ulong flags = Run(mxcsr, f, a0, a1, a2, a3, c, out uint raised);
+        c->Mxcsr = mxcsr | raised;
+        if ((f->Flags & VectorFormFlags.WritesFlags) != 0)
+            Flags.SetStatus(c, flags);
+        return OpResult.Next;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static OpResult ExecuteUnmasked(LogicalProcessor p, CpuState* c, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3)
+    {
         uint mxcsr = c->Mxcsr, unmasked = MxcsrUnit.Unmasked(mxcsr);
         uint control = mxcsr & ~MxcsrUnit.StatusMask | MxcsrUnit.MaskBits;
-        int size = f->ResultSize;
         byte* result = stackalloc byte[64];
         CopyIn(f, a0, result);
-
         ulong flags = Run(control, f, result, a1, a2, a3, c, out uint raised);
-        if (unmasked != 0)
-        {
-            // An unmasked underflow is raised by every tiny result, a masked one only by inexact ones: flushing to zero reports the first.
-            if ((unmasked & Underflow) != 0 && (raised & Underflow) == 0 && IsTiny(mxcsr, f, a0, a1, a2, a3, c))
-                raised |= Underflow;
-            if ((raised & unmasked) != 0)
-                return Raise(p, c, raised, unmasked);
-        }
+        // An unmasked underflow is raised by every tiny result, a masked one only by inexact ones: flushing to zero reports the first.
+        if ((unmasked & Underflow) != 0 && (raised & Underflow) == 0 && IsTiny(control, f, a0, a1, a2, a3, c))
+            raised |= Underflow;
+        if ((raised & unmasked) != 0)
+            return Raise(p, c, raised, unmasked);
         c->Mxcsr = mxcsr | raised;
-        Buffer.MemoryCopy(result, a0, 64, size);
+        Buffer.MemoryCopy(result, a0, 64, f->ResultSize);
         if ((f->Flags & VectorFormFlags.WritesFlags) != 0)
             Flags.SetStatus(c, flags);
         return OpResult.Next;
@@ -40,20 +71,23 @@ internal static unsafe class VectorSlow
             Buffer.MemoryCopy(a0, to, 64, 32);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static ulong Run(uint control, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3, CpuState* c, out uint raised)
     {
-        MxcsrUnit.LoadHost(control);
-        ulong flags = f->Entry(a0, a1, a2, a3, c);
-        raised = MxcsrUnit.ReadHost() & MxcsrUnit.StatusMask;
-        MxcsrUnit.LoadHost(MxcsrUnit.Default);
+        Frame frame;
+        frame.Control = control & ~MxcsrUnit.StatusMask;
+        frame.Host = MxcsrUnit.Default;
+        frame.Entry = (nint)f->Entry;
+        ulong flags = s_trampoline(a0, a1, a2, a3, c, &frame);
+        raised = frame.Raised & MxcsrUnit.StatusMask;
         return flags;
     }
 
-    private static bool IsTiny(uint mxcsr, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3, CpuState* c)
+    private static bool IsTiny(uint control, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3, CpuState* c)
     {
         byte* scratch = stackalloc byte[64];
         CopyIn(f, a0, scratch);
-        Run(mxcsr & ~MxcsrUnit.StatusMask | MxcsrUnit.MaskBits | MxcsrUnit.Ftz, f, scratch, a1, a2, a3, c, out uint raised);
+        Run(control | MxcsrUnit.Ftz, f, scratch, a1, a2, a3, c, out uint raised);
         return (raised & Underflow) != 0;
     }
 

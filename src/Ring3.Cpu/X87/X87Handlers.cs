@@ -75,8 +75,7 @@ internal static unsafe class X87Handlers
         ulong after = f->X87Entry(null, before);
         if (c->X87Live != X87Unit.Live)
             X87Unit.FinishUnmasked(c, op, 0);
-        // An unmasked exception of the operands leaves the flags alone.
-        if ((f->Flags & VectorFormFlags.WritesFlags) != 0 && (c->X87Live != X87Unit.Parked || (c->Fsw & X87Status.ES) == 0))
+        if ((f->Flags & VectorFormFlags.WritesFlags) != 0)
             Flags.SetStatus(c, after);
         return OpResult.Next;
     }

@@ -32,9 +32,10 @@ internal static unsafe class X87ThunkBuilder
         InstructionInfo used = new InstructionInfoFactory().GetInfo(instruction);
         if (form.MemoryIndex != 255 && used.GetOpAccess(form.MemoryIndex) is OpAccess.Write or OpAccess.CondWrite or OpAccess.ReadWrite)
             form.Flags |= VectorFormFlags.StoresMemory;
-        if (instruction.RflagsRead != 0)
+        // Iced also counts C0-C3 of the status word among the flags.
+        if ((instruction.RflagsRead & (RflagsBits.CF | RflagsBits.ZF | RflagsBits.PF)) != 0)
             form.Flags |= VectorFormFlags.ReadsFlags;
-        if (instruction.RflagsModified != 0)
+        if ((instruction.RflagsModified & RflagsBits.ZF) != 0)
             form.Flags |= VectorFormFlags.WritesFlags;
         if (instruction.GetFpuStackIncrementInfo() is { Increment: > 0, Conditional: false })
             form.Flags |= VectorFormFlags.Pops;

@@ -11,7 +11,7 @@ public unsafe class VectorTableTests
     private readonly VectorMachine _m = new();
     private readonly NativeRun _native = new();
     private readonly Random _random = new(12345);
-    private readonly NativeState* _before, _native1, _guest;
+    private readonly NativeState* _before, _host, _guest;
 
     private static readonly ulong[] s_doubles =
         [0, 1UL << 63, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000001, 0x7ff0000000000001, 0xfff4000000000000,
@@ -23,7 +23,7 @@ public unsafe class VectorTableTests
     {
         byte* b = HostMemory.Map(3 * 4096);
         _before = (NativeState*)b;
-        _native1 = (NativeState*)(b + 4096);
+        _host = (NativeState*)(b + 4096);
         _guest = (NativeState*)(b + 8192);
     }
 
@@ -83,8 +83,8 @@ public unsafe class VectorTableTests
         byte[] initial = all.ToArray();
         window.AsSpan(0, 64).CopyTo(initial.AsSpan((int)(address - (ulong)_m.Window)));
         initial.CopyTo(all);
-        *_native1 = *_before;
-        _native.Execute(instruction, _native1);
+        *_host = *_before;
+        _native.Execute(instruction, _host);
         all.CopyTo(nativeWindow);
 
         initial.CopyTo(all);
@@ -112,20 +112,20 @@ public unsafe class VectorTableTests
     {
         for (int i = 0; i < 16; i++)
         {
-            ReadOnlySpan<byte> n = new(_native1->Ymm + 32 * i, 32), g = new(_guest->Ymm + 32 * i, 32), b = new(_before->Ymm + 32 * i, 32);
+            ReadOnlySpan<byte> n = new(_host->Ymm + 32 * i, 32), g = new(_guest->Ymm + 32 * i, 32), b = new(_before->Ymm + 32 * i, 32);
             if (!n.SequenceEqual(g))
                 return $"{where}: ymm{i} host {Convert.ToHexString(n)} guest {Convert.ToHexString(g)} before {Convert.ToHexString(b)}";
         }
         for (int i = 0; i < 16; i++)
-            if (i is not (4 or 5) && _native1->Gpr[i] != _guest->Gpr[i])
-                return $"{where}: gpr{i} host {_native1->Gpr[i]:x} guest {_guest->Gpr[i]:x}";
-        if (((_native1->Flags ^ _guest->Flags) & Rflags.Status) != 0)
-            return $"{where}: flags host {_native1->Flags & Rflags.Status:x} guest {_guest->Flags & Rflags.Status:x}";
-        if (_native1->Mxcsr != _guest->Mxcsr)
-            return $"{where}: mxcsr host {_native1->Mxcsr:x} guest {_guest->Mxcsr:x}";
+            if (i is not (4 or 5) && _host->Gpr[i] != _guest->Gpr[i])
+                return $"{where}: gpr{i} host {_host->Gpr[i]:x} guest {_guest->Gpr[i]:x}";
+        if (((_host->Flags ^ _guest->Flags) & Rflags.Status) != 0)
+            return $"{where}: flags host {_host->Flags & Rflags.Status:x} guest {_guest->Flags & Rflags.Status:x}";
+        if (_host->Mxcsr != _guest->Mxcsr)
+            return $"{where}: mxcsr host {_host->Mxcsr:x} guest {_guest->Mxcsr:x}";
         for (int i = 0; i < 160; i++)
-            if (i is not (>= 5 and < 32) && (i < 32 || (i & 15) < 10) && _native1->Fx[i] != _guest->Fx[i])
-                return $"{where}: x87 image byte {i} host {_native1->Fx[i]:x} guest {_guest->Fx[i]:x}";
+            if (i is not (>= 5 and < 32) && (i < 32 || (i & 15) < 10) && _host->Fx[i] != _guest->Fx[i])
+                return $"{where}: x87 image byte {i} host {_host->Fx[i]:x} guest {_guest->Fx[i]:x}";
         return null;
     }
 
