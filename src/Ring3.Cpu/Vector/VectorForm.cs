@@ -24,6 +24,8 @@ internal enum VectorFormFlags : ushort
     Pops = 128,
     /// <summary>An MMX form that needs SSE state too: it has an XMM operand.</summary>
     NeedsSse = 256,
+    /// <summary>The thunk writes the lazy status flags of the state.</summary>
+    StoresFlags = 512,
 }
 
 /// <summary>

@@ -102,11 +102,11 @@ internal static unsafe class VectorMoves
                 return TGate.Refuse(p, c);
             if ((op->Flags & OpFlags.HasMemory) == 0)
                 return Copy(c, op);
-            byte* m = VectorMemory.Write(p, c, op, sizeof(TValue), AlignMask, out ulong linear);
-            if (m == null)
+            if (!p.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear))
                 return OpResult.Fault;
-            *(TValue*)m = *(TValue*)(c->Ymm + op->Reg1 * 32);
-            return p.EndWrite(c, m, linear, sizeof(TValue));
+            if ((linear & AlignMask) != 0)
+                return p.Raise(c, Arch.Vector.GP, 0);
+            return p.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32));
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -142,11 +142,7 @@ internal static unsafe class VectorMoves
                 return TGate.Refuse(p, c);
             if ((op->Flags & OpFlags.HasMemory) == 0)
                 return Copy(c, op);
-            byte* m = VectorMemory.Write(p, c, op, sizeof(TValue), 0, out ulong linear);
-            if (m == null)
-                return OpResult.Fault;
-            *(TValue*)m = *(TValue*)(c->Ymm + op->Reg1 * 32);
-            return p.EndWrite(c, m, linear, sizeof(TValue));
+            return p.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32)) : OpResult.Fault;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -185,11 +181,7 @@ internal static unsafe class VectorMoves
                 *(ulong*)((byte*)c + op->Reg0) = sizeof(TValue) == 4 ? *(uint*)from : *(ulong*)from;
                 return OpResult.Next;
             }
-            byte* m = VectorMemory.Write(p, c, op, sizeof(TValue), 0, out ulong linear);
-            if (m == null)
-                return OpResult.Fault;
-            *(TValue*)m = *(TValue*)from;
-            return p.EndWrite(c, m, linear, sizeof(TValue));
+            return p.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.StoreVector(c, linear, *(TValue*)from) : OpResult.Fault;
         }
     }
 }

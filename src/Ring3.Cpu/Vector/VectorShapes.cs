@@ -18,14 +18,14 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         byte* y = c->Ymm;
-        return Execute(p, c, VectorForms.At(op->Aux), y + op->Reg0 * 32, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32);
+        return Execute(p, c, p.Forms + op->Aux, y + op->Reg0 * 32, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32);
     }
 
     public static OpResult Load1(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         byte* m = VectorMemory.Read(p, c, op, f->MemorySize, f->AlignMask);
         if (m == null)
             return OpResult.Fault;
@@ -36,7 +36,7 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         byte* m = VectorMemory.Read(p, c, op, f->MemorySize, f->AlignMask);
         if (m == null)
             return OpResult.Fault;
@@ -48,7 +48,7 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         byte* m = VectorMemory.Write(p, c, op, f->MemorySize, f->AlignMask, out ulong linear);
         if (m == null)
             return OpResult.Fault;
@@ -75,7 +75,7 @@ internal static unsafe class MixedShapes<TGate, TFp> where TGate : struct, IVect
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         byte* s = (byte*)c;
         return Execute(p, c, f, s + f->Base0 + (op->Reg0 << f->Shift0), s + f->Base1 + (op->Reg1 << f->Shift1), s + f->Base2 + (op->Reg2 << f->Shift2), null);
     }
@@ -84,7 +84,7 @@ internal static unsafe class MixedShapes<TGate, TFp> where TGate : struct, IVect
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         byte* s = (byte*)c;
         byte* a1 = s + f->Base1 + (op->Reg1 << f->Shift1);
         if ((f->Flags & VectorFormFlags.StoresMemory) != 0)
@@ -131,7 +131,7 @@ internal static unsafe class MmxShapes<TFp> where TFp : struct, IFlag
                 return refused;
         }
         // SSE forms with an MMX operand (CVTPI2PS, MOVQ2DQ and the like) need SSE state too.
-        if ((VectorForms.At(op->Aux)->Flags & VectorFormFlags.NeedsSse) != 0 && !SseGate.IsOpen(c))
+        if (((p.Forms + op->Aux)->Flags & VectorFormFlags.NeedsSse) != 0 && !SseGate.IsOpen(c))
             return SseGate.Refuse(p, c);
         OpResult r = shape(p, c, op);
         if (r == OpResult.Next)

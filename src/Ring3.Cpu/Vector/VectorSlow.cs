@@ -51,12 +51,18 @@ internal static unsafe class VectorSlow
         uint control = mxcsr & ~MxcsrUnit.StatusMask | MxcsrUnit.MaskBits;
         byte* result = stackalloc byte[64];
         CopyIn(f, a0, result);
+        ulong zero = c->FlagsZero, sign = c->FlagsSign, carry = c->FlagsCarry;
         ulong flags = Run(control, f, result, a1, a2, a3, c, out uint raised);
         // An unmasked underflow is raised by every tiny result, a masked one only by inexact ones: flushing to zero reports the first.
         if ((unmasked & Underflow) != 0 && (raised & Underflow) == 0 && IsTiny(control, f, a0, a1, a2, a3, c))
             raised |= Underflow;
         if ((raised & unmasked) != 0)
+        {
+            c->FlagsZero = zero;
+            c->FlagsSign = sign;
+            c->FlagsCarry = carry;
             return Raise(p, c, raised, unmasked);
+        }
         c->Mxcsr = mxcsr | raised;
         Buffer.MemoryCopy(result, a0, 64, f->ResultSize);
         if ((f->Flags & VectorFormFlags.WritesFlags) != 0)

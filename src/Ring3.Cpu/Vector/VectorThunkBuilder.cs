@@ -45,6 +45,10 @@ internal static unsafe class VectorThunkBuilder
             a.Plain(Code.Pushfq);
             a.Add(Instruction.Create(Code.Pop_r64, Register.RAX));
         }
+        else if ((form.Flags & VectorFormFlags.StoresFlags) != 0)
+        {
+            EmitFlags(a);
+        }
         for (int i = 0; i < info.OpCount; i++)
             if (Writes(used.GetOpAccess(i)))
                 EmitStore(a, classes[i], i, vex);
@@ -116,8 +120,10 @@ internal static unsafe class VectorThunkBuilder
         VectorFormFlags flags = vex ? VectorFormFlags.Vex : 0;
         if (VectorFacts.UsesMxcsr(info.Code))
             flags |= VectorFormFlags.Fp;
+        // Compares and tests write the lazy flags themselves; the string compares, whose SF and OF mean something, return RFLAGS.
         if (instruction.RflagsModified != 0)
-            flags |= VectorFormFlags.WritesFlags | VectorFormFlags.Mixed;
+            flags |= IsStringCompare(used) || info.Mnemonic is Mnemonic.Pcmpistri or Mnemonic.Pcmpistrm or Mnemonic.Vpcmpistri or Mnemonic.Vpcmpistrm
+                ? VectorFormFlags.WritesFlags | VectorFormFlags.Mixed : VectorFormFlags.StoresFlags;
         for (int i = 0; i < info.OpCount; i++)
             flags |= classes[i] switch
             {
@@ -182,6 +188,23 @@ internal static unsafe class VectorThunkBuilder
                 break;
             case OperandClass.Gpr32 or OperandClass.Gpr64: a.Store(Code.Mov_rm64_r64, s_pointers[i], s_gpr64[i]); break;
         }
+    }
+
+    /// <summary>Writes ZF, PF and CF in the lazy form of <see cref="Flags"/>; OF, SF and AF are clear.</summary>
+    private static void EmitFlags(ThunkAssembler a)
+    {
+        CpuState c;
+        byte* start = (byte*)&c;
+        a.Add(Instruction.Create(Code.Setne_rm8, Register.AL));
+        a.Add(Instruction.Create(Code.Setnp_rm8, Register.R9L));
+        a.Add(Instruction.Create(Code.Sbb_r64_rm64, Register.R10, Register.R10));
+        a.Add(Instruction.Create(Code.Movzx_r32_rm8, Register.EAX, Register.AL));
+        a.Add(Instruction.Create(Code.Movzx_r32_rm8, Register.R9D, Register.R9L));
+        // CF in bit 63, and bit 62 equal to it: OF clear.
+        a.Add(Instruction.Create(Code.Shl_rm64_imm8, Register.R10, 62));
+        a.Store(Code.Mov_rm64_r64, State, Register.RAX, (int)((byte*)&c.FlagsZero - start));
+        a.Store(Code.Mov_rm64_r64, State, Register.R9, (int)((byte*)&c.FlagsSign - start));
+        a.Store(Code.Mov_rm64_r64, State, Register.R10, (int)((byte*)&c.FlagsCarry - start));
     }
 
     /// <summary>Implicit operands: XMM0 of the variable blends and SHA256RNDS2, EAX, EDX, ECX and XMM0 of the string compares.</summary>

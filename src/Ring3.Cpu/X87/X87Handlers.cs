@@ -57,7 +57,7 @@ internal static unsafe class X87Handlers
             return OpResult.Fault;
         if (c->X87Live == X87Unit.Parked)
             X87Unit.Enter(c);
-        VectorForms.At(op->Aux)->X87Entry(null, 0);
+        (p.Forms + op->Aux)->X87Entry(null, 0);
         if (c->X87Live != X87Unit.Live)
             X87Unit.FinishUnmasked(c, op, 0);
         return OpResult.Next;
@@ -70,7 +70,7 @@ internal static unsafe class X87Handlers
             return OpResult.Fault;
         if (c->X87Live == X87Unit.Parked)
             X87Unit.Enter(c);
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         ulong before = Flags.GetStatus(c);
         ulong after = f->X87Entry(null, before);
         if (c->X87Live != X87Unit.Live)
@@ -84,7 +84,7 @@ internal static unsafe class X87Handlers
     {
         if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
         byte* m = p.ReadPtr(c, linear, f->MemorySize);
@@ -102,7 +102,7 @@ internal static unsafe class X87Handlers
     {
         if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
-        VectorForm* f = VectorForms.At(op->Aux);
+        VectorForm* f = p.Forms + op->Aux;
         int size = f->MemorySize;
         if (!p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
