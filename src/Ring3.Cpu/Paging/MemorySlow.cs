@@ -34,14 +34,12 @@ public sealed unsafe partial class LogicalProcessor
     {
         AccessKind access = AccessKind.Read | privilege;
         int first = FirstFragment(linear, size);
-        if (!CheckLinear(c, linear, size) || !Translate(c, linear, access, out Translation t))
+        if (!CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !Translate(c, linear, access, out Translation t))
             return null;
         if (first == size && t.Host != null)
-            return CheckAligned(c, linear, size, privilege) ? Observed(c, linear, size, false, t.Host + (linear & 0xfff)) : null;
+            return Observed(c, linear, size, false, t.Host + (linear & 0xfff));
         Translation second = default;
         if (first != size && !Translate(c, NextPage(c, linear), access, out second))
-            return null;
-        if (!CheckAligned(c, linear, size, privilege))
             return null;
         Bounce* b = Prepare(linear, size, first, t, second);
         return FillBounce(c, b) ? Observed(c, linear, size, false, b->Data) : null;
@@ -52,14 +50,12 @@ public sealed unsafe partial class LogicalProcessor
     {
         AccessKind access = AccessKind.Write | privilege;
         int first = FirstFragment(linear, size);
-        if (!CheckLinear(c, linear, size) || !Translate(c, linear, access, out Translation t))
+        if (!CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !Translate(c, linear, access, out Translation t))
             return null;
         if (first == size && t.Host != null)
-            return CheckAligned(c, linear, size, privilege) ? Observed(c, linear, size, true, t.Host + (linear & 0xfff)) : null;
+            return Observed(c, linear, size, true, t.Host + (linear & 0xfff));
         Translation second = default;
         if (first != size && !Translate(c, NextPage(c, linear), access, out second))
-            return null;
-        if (!CheckAligned(c, linear, size, privilege))
             return null;
         Bounce* b = Prepare(linear, size, first, t, second);
         if (modify && !FillBounce(c, b))
@@ -153,6 +149,7 @@ public sealed unsafe partial class LogicalProcessor
         return false;
     }
 
+    /// <summary>#AC has priority over page faults of the same access, as processors do it.</summary>
     private bool CheckAligned(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
         if ((linear & (ulong)(size - 1)) == 0 || !AlignmentChecked(c) || (privilege & AccessKind.User) == 0 || size > 8 || !int.IsPow2(size))
