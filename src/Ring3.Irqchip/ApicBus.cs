@@ -49,6 +49,9 @@ public sealed class ApicBus
     /// <summary>The local APICs in order of creation.</summary>
     public IReadOnlyList<Lapic> Lapics => Volatile.Read(ref _map).All;
 
+    /// <summary>The same without an enumerator to allocate.</summary>
+    internal ReadOnlySpan<Lapic> Members => Volatile.Read(ref _map).All;
+
     internal void Add(Lapic apic)
     {
         lock (_lock)

@@ -144,7 +144,7 @@ public sealed partial class Ioapic
             _irrDelivered = 0;
             UpdateEoiVectors();
             ForgetRtc();
-            foreach (Lapic apic in _bus.Lapics)
+            foreach (Lapic apic in _bus.Members)
                 Restored(apic);
             for (int pin = 0; pin < PinCount; pin++)
                 if ((state.irr >> pin & 1) != 0)

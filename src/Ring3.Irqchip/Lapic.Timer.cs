@@ -160,7 +160,7 @@ public sealed partial class Lapic
     }
 
     /// <summary>Duration of <paramref name="count"/> timer ticks in nanoseconds.</summary>
-    private long PeriodOf(uint count) => count * _divider * (long)_bus.BusPeriodNs;
+    private long PeriodOf(uint count) => (long)UInt128.Min((UInt128)count * _divider * _bus.BusPeriodNs, long.MaxValue / 4);
 
     private uint CurrentCount()
     {

@@ -166,7 +166,7 @@ public sealed class PicPair
     private void NotifyOutput()
     {
         Interlocked.MemoryBarrier();
-        foreach (Lapic apic in _bus.Lapics)
+        foreach (Lapic apic in _bus.Members)
             if (apic.AcceptsPicInterrupt)
                 apic.NotifyPicOutput();
     }

@@ -191,7 +191,7 @@ public sealed class Pit : ITimerCallback
         _ = _irqchip.SetIrq(VmIrqchip.PitSourceId, 0, true);
         _ = _irqchip.SetIrq(VmIrqchip.PitSourceId, 0, false);
         // The NMI watchdog of old Linux kernels: the tick also reaches every LINT0 that is programmed as NMI.
-        foreach (Lapic apic in _irqchip.Bus.Lapics)
+        foreach (Lapic apic in _irqchip.Bus.Members)
             if (apic.Lint0IsNmi)
                 _ = apic.LocalDeliver(ApicRegister.LVT_LINT0);
     }
