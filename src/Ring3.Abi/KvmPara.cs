@@ -19,6 +19,8 @@ public static class KvmPara
     public const byte KVM_VCPU_PREEMPTED = 1, KVM_VCPU_FLUSH_TLB = 2;
     public const ulong KVM_STEAL_RESERVED_MASK = 0x3e, KVM_STEAL_VALID_BITS = ~0x3fUL;
     public const byte PVCLOCK_TSC_STABLE_BIT = 1, PVCLOCK_GUEST_STOPPED = 2;
+    /// <summary>Flag in the PV EOI word.</summary>
+    public const byte KVM_PV_EOI_MASK = 1;
 }
 
 /// <summary>Steal time area of a vCPU in guest memory.</summary>

@@ -1,0 +1,149 @@
+using Ring3.Abi;
+using Ring3.Host;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+/// <summary>
+/// The VM's clocks: kvmclock (nanoseconds since the VM was created, unless set), and the common base of the vCPUs' TSCs.
+/// When the host's TSC is invariant, all vCPUs publish one pair (host TSC, time) — the master clock — so that their pages agree and guests may read any of them.
+/// </summary>
+public sealed class VmClock
+{
+    private readonly Vm _vm;
+    private readonly Lock _lock = new();
+    private long _offsetNs;
+    private ulong _masterTsc;
+    private long _masterNs;
+    private long _lastTscWriteNs;
+    private ulong _lastTscWrite, _lastTscOffset;
+    private uint _lastTscKhz;
+
+    internal VmClock(Vm vm, uint tscKhz)
+    {
+        _vm = vm;
+        DefaultTscKhz = tscKhz;
+        _offsetNs = -HostClock.BootNs();
+        // All vCPUs start from TSC 0 at the creation of the VM.
+        InitialTscOffset = 0 - PvClockScale.Scale(HostClock.Tsc(), PvClockScale.TscMultiplier(tscKhz, HostTsc.Khz));
+        _lastTscOffset = InitialTscOffset;
+        _lastTscWriteNs = HostClock.BootNs();
+        _lastTscKhz = tscKhz;
+        Resample();
+    }
+
+    /// <summary>TSC frequency of new vCPUs, in kHz (KVM_SET_TSC_KHZ on the VM).</summary>
+    public uint DefaultTscKhz { get; private set; }
+
+    /// <summary>Whether pages carry PVCLOCK_TSC_STABLE_BIT.</summary>
+    public static bool IsStable => HostTsc.IsInvariant;
+
+    internal ulong InitialTscOffset { get; private set; }
+
+    /// <summary>KVM_SET_TSC_KHZ on the VM: 0 or -EINVAL. For vCPUs created later.</summary>
+    public int SetTscKhz(uint khz)
+    {
+        if (khz == 0)
+            khz = HostTsc.Khz;
+        if (!IsPossible(khz))
+            return -Errno.EINVAL;
+        DefaultTscKhz = khz;
+        InitialTscOffset = 0 - PvClockScale.Scale(HostClock.Tsc(), PvClockScale.TscMultiplier(khz, HostTsc.Khz));
+        return 0;
+    }
+
+    internal static bool IsPossible(uint khz) => khz is >= 1000 and < 1u << 31 && khz / (double)HostTsc.Khz is < 4096 and > 1e-6;
+
+    /// <summary>kvmclock now, in nanoseconds.</summary>
+    public long NowNs
+    {
+        get
+        {
+            lock (_lock)
+                return IsStable ? _masterNs + HostTicksToNs(HostClock.Tsc() - _masterTsc) : HostClock.BootNs() + _offsetNs;
+        }
+    }
+
+    private static long HostTicksToNs(ulong ticks) => (long)((UInt128)ticks * 1_000_000 / HostTsc.Khz);
+
+    /// <summary>The pair that clock pages are made from.</summary>
+    internal (ulong HostTsc, long Ns) Master
+    {
+        get
+        {
+            if (IsStable)
+                lock (_lock)
+                    return (_masterTsc, _masterNs);
+            ulong tsc = HostClock.Tsc();
+            return (tsc, HostClock.BootNs() + Volatile.Read(ref _offsetNs));
+        }
+    }
+
+    private void Resample()
+    {
+        _masterTsc = HostClock.Tsc();
+        _masterNs = HostClock.BootNs() + _offsetNs;
+    }
+
+    /// <summary>KVM_GET_CLOCK.</summary>
+    public kvm_clock_data Get()
+    {
+        lock (_lock)
+        {
+            ulong tsc = HostClock.Tsc();
+            long now = IsStable ? _masterNs + HostTicksToNs(tsc - _masterTsc) : HostClock.BootNs() + _offsetNs;
+            return new() { clock = (ulong)now, flags = KVM_CLOCK_REALTIME | (IsStable ? KVM_CLOCK_TSC_STABLE | KVM_CLOCK_HOST_TSC : 0), realtime = (ulong)HostClock.RealtimeNs(), host_tsc = tsc };
+        }
+    }
+
+    /// <summary>KVM_SET_CLOCK: 0 or -EINVAL. With KVM_CLOCK_REALTIME the clock continues as if it had run since data.realtime.</summary>
+    public int Set(in kvm_clock_data data)
+    {
+        if ((data.flags & ~(KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE)) != 0)
+            return -Errno.EINVAL;
+        lock (_lock)
+        {
+            long clock = (long)data.clock;
+            if ((data.flags & KVM_CLOCK_REALTIME) != 0)
+                clock += Math.Max(0, HostClock.RealtimeNs() - (long)data.realtime);
+            _offsetNs = clock - HostClock.BootNs();
+            Resample();
+        }
+        _vm.MakeAllRequest(VcpuRequest.ClockUpdate);
+        return 0;
+    }
+
+    /// <summary>Answers a MasterClockUpdate request: a new pair for all vCPUs.</summary>
+    internal void UpdateMaster()
+    {
+        lock (_lock)
+            Resample();
+        _vm.MakeAllRequest(VcpuRequest.ClockUpdate);
+    }
+
+    /// <summary>
+    /// Offset for a vCPU whose TSC the client sets to <paramref name="value"/>. Clients set the TSCs of all vCPUs one after the other, which would leave them apart by the time in between: a value within a second of what
+    /// another vCPU's would be by now gets the same offset. KVM: kvm_synchronize_tsc().
+    /// </summary>
+    internal ulong SynchronizeTsc(ulong value, uint khz, ulong multiplier)
+    {
+        lock (_lock)
+        {
+            long now = HostClock.BootNs();
+            ulong offset = value - PvClockScale.Scale(HostClock.Tsc(), multiplier);
+            bool match = khz == _lastTscKhz && value == 0;
+            if (!match && khz == _lastTscKhz)
+            {
+                ulong expected = _lastTscWrite + (ulong)((UInt128)(ulong)(now - _lastTscWriteNs) * khz / 1_000_000);
+                long difference = (long)(value - expected);
+                match = Math.Abs((double)difference) < khz * 1000.0;
+            }
+            if (match)
+                offset = _lastTscOffset;
+            else
+                _lastTscOffset = offset;
+            (_lastTscWrite, _lastTscWriteNs, _lastTscKhz) = (value, now, khz);
+            return offset;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+using System.Buffers.Binary;
+using Ring3.Abi;
+using Ring3.Host;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+/// <summary>An eventfd that a guest's write signals, without an exit to the client.</summary>
+internal sealed class Ioeventfd(in kvm_ioeventfd args, int fd) : IPortDevice, IMmioDevice
+{
+    private readonly ulong _address = args.addr, _data = args.datamatch;
+    private readonly uint _length = args.len;
+    private readonly bool _match = (args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0;
+
+    public bool IsPio { get; } = (args.flags & KVM_IOEVENTFD_FLAG_PIO) != 0;
+    public int ClientFd { get; } = args.fd;
+    public int Fd { get; } = fd;
+
+    /// <summary>Whether some write would signal both.</summary>
+    public bool CollidesWith(in kvm_ioeventfd o) => IsPio == ((o.flags & KVM_IOEVENTFD_FLAG_PIO) != 0) && _address == o.addr && (_length == 0 || o.len == 0 || _length == o.len
+        && (!_match || (o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) == 0 || _data == o.datamatch));
+
+    public bool Is(in kvm_ioeventfd o) => IsPio == ((o.flags & KVM_IOEVENTFD_FLAG_PIO) != 0) && _address == o.addr && _length == o.len && ClientFd == o.fd && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
+
+    bool IPortDevice.Read(ushort port, Span<byte> data) => false;
+    bool IMmioDevice.Read(ulong gpa, Span<byte> data) => false;
+    bool IPortDevice.Write(ushort port, ReadOnlySpan<byte> data) => Write(port, data);
+    public bool Write(ulong address, ReadOnlySpan<byte> data)
+    {
+        if (address != _address || _length != 0 && data.Length != _length || _match && Value(data) != _data)
+            return false;
+        EventFd.Signal(Fd);
+        return true;
+    }
+
+    private static ulong Value(ReadOnlySpan<byte> data) => data.Length switch
+    {
+        1 => data[0],
+        2 => BinaryPrimitives.ReadUInt16LittleEndian(data),
+        4 => BinaryPrimitives.ReadUInt32LittleEndian(data),
+        8 => BinaryPrimitives.ReadUInt64LittleEndian(data),
+        _ => ulong.MaxValue,
+    };
+}

@@ -1,0 +1,149 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Host;
+using static Ring3.Abi.KvmPara;
+
+namespace Ring3.Kvm;
+
+// The vCPU's time-stamp counter, and the clock pages it shows to the guest.
+public sealed unsafe partial class Vcpu
+{
+    private ulong _systemTimeMsr, _wallClockMsr, _tscAdjust;
+    private bool _guestStopped;
+
+    /// <summary>TSC frequency that the guest sees, in kHz.</summary>
+    public uint TscKhz { get; private set; }
+
+    private void InitializeClock()
+    {
+        TscKhz = Vm.Clock.DefaultTscKhz;
+        _s->TscMultiplier = PvClockScale.TscMultiplier(TscKhz, HostTsc.Khz);
+        _s->TscOffset = Vm.Clock.InitialTscOffset;
+    }
+
+    /// <summary>KVM_SET_TSC_KHZ: 0 or -EINVAL.</summary>
+    public int SetTscKhz(uint khz)
+    {
+        if (khz == 0)
+            khz = HostTsc.Khz;
+        if (!VmClock.IsPossible(khz))
+            return -Errno.EINVAL;
+        ulong now = GuestTsc();
+        TscKhz = khz;
+        _s->TscMultiplier = PvClockScale.TscMultiplier(khz, HostTsc.Khz);
+        _s->TscOffset = now - PvClockScale.Scale(HostClock.Tsc(), _s->TscMultiplier);
+        TscChanged();
+        return 0;
+    }
+
+    /// <summary>The guest's TSC now. Any thread.</summary>
+    public ulong GuestTsc() => GuestTscAt(HostClock.Tsc());
+    uint Irqchip.IVcpuInterruptSink.GuestTscKhz => TscKhz;
+
+    internal ulong GuestTscAt(ulong hostTsc) => PvClockScale.Scale(hostTsc, _s->TscMultiplier) + Volatile.Read(ref _s->TscOffset);
+
+    /// <summary>KVM_VCPU_TSC_OFFSET.</summary>
+    public ulong TscOffset
+    {
+        get => _s->TscOffset;
+        set
+        {
+            Volatile.Write(ref _s->TscOffset, value);
+            TscChanged();
+        }
+    }
+
+    private void TscChanged()
+    {
+        Lapic?.RestartTscDeadline();
+        Requests.MakeSelf(VcpuRequest.ClockUpdate);
+    }
+
+    private void WriteTsc(ulong value, bool host)
+    {
+        if (host)
+        {
+            TscOffset = Vm.Clock.SynchronizeTsc(value, TscKhz, _s->TscMultiplier);
+            return;
+        }
+        ulong delta = value - GuestTsc();
+        _tscAdjust += delta;
+        TscOffset = _s->TscOffset + delta;
+    }
+
+    private void WriteTscAdjust(ulong value, bool host)
+    {
+        // The client restores the value beside the TSC itself; the guest moves its TSC with it.
+        if (!host)
+            TscOffset = _s->TscOffset + (value - _tscAdjust);
+        _tscAdjust = value;
+    }
+
+    private void HandleClockRequests()
+    {
+        if (Requests.Check(VcpuRequest.MasterClockUpdate))
+            Vm.Clock.UpdateMaster();
+        if (Requests.Check(VcpuRequest.ClockUpdate))
+            WriteClockPage();
+        if (Requests.Check(VcpuRequest.StealUpdate) && _stealGpa != 0)
+            RecordStealTime();
+    }
+
+    /// <summary>KVM_KVMCLOCK_CTRL: tells the guest that it was stopped, so that its watchdogs do not bark. 0 or -EINVAL without a clock page.</summary>
+    public int KvmClockCtrl()
+    {
+        if ((_systemTimeMsr & KVM_MSR_ENABLED) == 0)
+            return -Errno.EINVAL;
+        _guestStopped = true;
+        Requests.MakeSelf(VcpuRequest.ClockUpdate);
+        return 0;
+    }
+
+    private void WriteSystemTimeMsr(ulong value)
+    {
+        _systemTimeMsr = value;
+        if ((value & KVM_MSR_ENABLED) != 0)
+            Requests.MakeSelf(VcpuRequest.ClockUpdate);
+    }
+
+    /// <summary>Writes the pvclock page: version odd, contents, version even. The guest reads the version before and after.</summary>
+    private void WriteClockPage()
+    {
+        if ((_systemTimeMsr & KVM_MSR_ENABLED) == 0)
+            return;
+        ulong gpa = _systemTimeMsr & ~KVM_MSR_ENABLED;
+        var (hostTsc, ns) = Vm.Clock.Master;
+        var (mul, shift) = PvClockScale.ForTscKhz(TscKhz);
+        if (!Vm.Memory.TryRead(gpa, out uint version))
+            return;
+        byte flags = VmClock.IsStable ? PVCLOCK_TSC_STABLE_BIT : (byte)0;
+        if (_guestStopped)
+            flags |= PVCLOCK_GUEST_STOPPED;
+        _guestStopped = false;
+        // A version left odd by somebody else's crash becomes even at the end all the same.
+        version += 1 + (version & 1);
+        pvclock_vcpu_time_info page = new() { version = version, tsc_timestamp = GuestTscAt(hostTsc), system_time = (ulong)ns, tsc_to_system_mul = mul, tsc_shift = shift, flags = flags };
+        Vm.Memory.TryWrite(gpa, version);
+        // PAIRS-WITH: the guest's read of version, contents, version (pvclock ABI).
+        Interlocked.MemoryBarrier();
+        Vm.Memory.Write(gpa + 4, (byte*)&page + 4, (nuint)sizeof(pvclock_vcpu_time_info) - 4);
+        Interlocked.MemoryBarrier();
+        Vm.Memory.TryWrite(gpa, version + 1);
+    }
+
+    /// <summary>Writes the wall-clock time of kvmclock's zero to the guest.</summary>
+    private void WriteWallClock(ulong gpa)
+    {
+        _wallClockMsr = gpa;
+        if (gpa == 0 || !Vm.Memory.TryRead(gpa, out uint version))
+            return;
+        version += 1 + (version & 1);
+        long boot = HostClock.RealtimeNs() - Vm.Clock.NowNs;
+        Vm.Memory.TryWrite(gpa, version);
+        Interlocked.MemoryBarrier();
+        Vm.Memory.TryWrite(gpa + 4, (uint)(boot / 1_000_000_000));
+        Vm.Memory.TryWrite(gpa + 8, (uint)(boot % 1_000_000_000));
+        Interlocked.MemoryBarrier();
+        Vm.Memory.TryWrite(gpa, version + 1);
+    }
+}

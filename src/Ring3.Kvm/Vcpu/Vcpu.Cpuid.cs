@@ -1,0 +1,160 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+using static Ring3.Kvm.CpuidBits;
+
+namespace Ring3.Kvm;
+
+// CPUID of this vCPU.
+public sealed unsafe partial class Vcpu
+{
+    /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
+    public const int MaxCpuidEntries = 256;
+
+    private const ulong SupportedEfer = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE;
+    private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
+
+    private kvm_cpuid_entry2[] _cpuid = [];
+    private uint _maxBasic, _maxExtended, _pvFeatures;
+
+    /// <summary>KVM_SET_CPUID2: 0, or -E2BIG for more than <see cref="MaxCpuidEntries"/>. The client decides what the guest sees; what it adds beyond KVM_GET_SUPPORTED_CPUID does not start to work.</summary>
+    public int SetCpuid2(ReadOnlySpan<kvm_cpuid_entry2> entries)
+    {
+        if (entries.Length > MaxCpuidEntries)
+            return -Errno.E2BIG;
+        _cpuid = entries.ToArray();
+        (_maxBasic, _maxExtended, _pvFeatures) = (0, 0, 0);
+        foreach (ref readonly var e in entries)
+        {
+            if (e.function == 0)
+                _maxBasic = e.eax;
+            else if (e.function == 0x8000_0000)
+                _maxExtended = e.eax;
+            else if (e.function == KvmPara.KVM_CPUID_FEATURES)
+                _pvFeatures = e.eax;
+        }
+        ApplyCpuid();
+        return 0;
+    }
+
+    /// <summary>KVM_GET_CPUID2: number of entries, or -E2BIG.</summary>
+    public int GetCpuid2(Span<kvm_cpuid_entry2> entries)
+    {
+        if (entries.Length < _cpuid.Length)
+            return -Errno.E2BIG;
+        _cpuid.CopyTo(entries);
+        for (int i = 0; i < _cpuid.Length; i++)
+            (entries[i].eax, entries[i].ebx, entries[i].ecx, entries[i].edx) = Dynamic(_cpuid[i]);
+        return _cpuid.Length;
+    }
+
+    /// <summary>Before KVM_SET_CPUID2 the processor executes everything, but CPUID reports nothing, as in KVM.</summary>
+    private void SetDefaultCpuid()
+    {
+        Cpu.CpuidFeatures.PhysicalAddressBits = 48;
+        Cpu.CpuidFeatures.Xcr0Mask = SupportedCpuid.SupportedXcr0;
+        Cpu.CpuidFeatures.Ffxsr = false;
+    }
+
+    private int FindEntry(uint function, uint index)
+    {
+        var entries = _cpuid;
+        for (int i = 0; i < entries.Length; i++)
+        {
+            ref readonly var e = ref entries[i];
+            if (e.function == function && ((e.flags & KvmApi.KVM_CPUID_FLAG_SIGNIFCANT_INDEX) == 0 || e.index == index))
+                return i;
+        }
+        return -1;
+    }
+
+    private kvm_cpuid_entry2 Leaf(uint function, uint index = 0) => FindEntry(function, index) is >= 0 and var i ? _cpuid[i] : default;
+
+    private void ApplyCpuid()
+    {
+        var l1 = Leaf(1);
+        var l7 = Leaf(7);
+        var x1 = Leaf(0x8000_0001);
+        var x8 = Leaf(0x8000_0008);
+        ulong xcr0 = Leaf(0xd).eax | (ulong)Leaf(0xd).edx << 32;
+        Cpu.CpuidFeatures = new CpuidFeatures
+        {
+            Signature = l1.eax,
+            PhysicalAddressBits = (x8.eax & 0xff) is >= 32 and <= 52 and var bits ? (int)bits : 36,
+            Pse = (l1.edx & Leaf1Edx.PSE) != 0,
+            Pae = (l1.edx & Leaf1Edx.PAE) != 0,
+            Pge = (l1.edx & Leaf1Edx.PGE) != 0,
+            Mce = (l1.edx & Leaf1Edx.MCE) != 0,
+            Vme = (l1.edx & Leaf1Edx.VME) != 0,
+            Fxsr = (l1.edx & Leaf1Edx.FXSR) != 0,
+            Sysenter = (l1.edx & Leaf1Edx.SEP) != 0,
+            Pcid = (l1.ecx & Leaf1Ecx.PCID) != 0,
+            Xsave = (l1.ecx & Leaf1Ecx.XSAVE) != 0,
+            Smep = (l7.ebx & Leaf7Ebx.SMEP) != 0,
+            Smap = (l7.ebx & Leaf7Ebx.SMAP) != 0,
+            FsGsBase = (l7.ebx & Leaf7Ebx.FSGSBASE) != 0,
+            Invpcid = (l7.ebx & Leaf7Ebx.INVPCID) != 0,
+            Umip = (l7.ecx & Leaf7Ecx.UMIP) != 0,
+            La57 = (l7.ecx & Leaf7Ecx.LA57) != 0,
+            Rdpid = (l7.ecx & Leaf7Ecx.RDPID) != 0,
+            Nx = (x1.edx & Ext1Edx.NX) != 0,
+            LongMode = (x1.edx & Ext1Edx.LM) != 0,
+            Pages1G = (x1.edx & Ext1Edx.GBPAGES) != 0,
+            Syscall = (x1.edx & Ext1Edx.SYSCALL) != 0,
+            Rdtscp = (x1.edx & Ext1Edx.RDTSCP) != 0,
+            Ffxsr = false,
+            Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
+        };
+        if (Lapic is not null)
+        {
+            Lapic.X2ApicSupported = (l1.ecx & Leaf1Ecx.X2APIC) != 0;
+            Lapic.TscDeadlineSupported = (l1.ecx & Leaf1Ecx.TSC_DEADLINE) != 0;
+        }
+        Cpu.RecomputeMode();
+    }
+
+    /// <summary>CPUID with the guest's EAX and ECX.</summary>
+    private void ExecuteCpuid()
+    {
+        uint function = (uint)_s->Gpr[0], index = (uint)_s->Gpr[1];
+        var (eax, ebx, ecx, edx) = Cpuid(function, index);
+        (_s->Gpr[0], _s->Gpr[3], _s->Gpr[1], _s->Gpr[2]) = (eax, ebx, ecx, edx);
+    }
+
+    /// <summary>What the guest gets for a leaf.</summary>
+    public (uint Eax, uint Ebx, uint Ecx, uint Edx) Cpuid(uint function, uint index)
+    {
+        int i = FindEntry(function, index);
+        if (i >= 0)
+            return Dynamic(_cpuid[i]);
+        if (function is 0xb or 0x1f && FindEntry(function, 0) is >= 0 and var first)
+            // Levels beyond the last are invalid, but still say which level was asked for, and by whom.
+            return (0, 0, index & 0xff, _cpuid[first].edx);
+        // SPEC: Intel returns the highest basic leaf for leaves beyond it; AMD zeros.
+        bool outOfRange = function < 0x4000_0000 ? function > _maxBasic : function >= 0x8000_0000 && function > _maxExtended;
+        if (!SupportedCpuid.IsAmd && outOfRange && function < 0xc000_0000 && FindEntry(_maxBasic, index) is >= 0 and var last)
+            return Dynamic(_cpuid[last]);
+        return default;
+    }
+
+    /// <summary>Bits that follow the state of the processor.</summary>
+    private (uint Eax, uint Ebx, uint Ecx, uint Edx) Dynamic(in kvm_cpuid_entry2 e)
+    {
+        var (eax, ebx, ecx, edx) = (e.eax, e.ebx, e.ecx, e.edx);
+        switch (e.function)
+        {
+            case 1:
+                ecx = (_s->Cr4 & Cr4.OSXSAVE) != 0 && (ecx & Leaf1Ecx.XSAVE) != 0 ? ecx | Leaf1Ecx.OSXSAVE : ecx & ~Leaf1Ecx.OSXSAVE;
+                if ((ApicBase & Irqchip.ApicBase.EN) == 0)
+                    edx &= ~Leaf1Edx.APIC;
+                break;
+            case 0xd when e.index <= 1:
+                if (e.index == 0 || (eax & (LeafDEax.XSAVEC | LeafDEax.XSAVES)) != 0)
+                    ebx = XsaveArea.SizeFor(_s->Xcr0);
+                break;
+        }
+        return (eax, ebx, ecx, edx);
+    }
+
+    private bool HasPvFeature(int bit) => (_pvFeatures >> bit & 1) != 0 || !Vm.EnforcePvFeatures;
+}

@@ -1,0 +1,214 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+using Ring3.Irqchip;
+
+namespace Ring3.Kvm;
+
+// Interrupts, NMIs, INIT and SIPI: what other threads queue, and what the next entry injects.
+public sealed unsafe partial class Vcpu : IVcpuInterruptSink
+{
+    /// <summary>An event taken from its source, to be injected (again) before anything else: an interrupted delivery, or an entry that did not happen.</summary>
+    private EventInjection _injected;
+    /// <summary>An exception that the client wants delivered; unlike an injected one its side effects (CR2, DR6) are still to come.</summary>
+    private EventInjection _pendingException;
+    /// <summary>Injection has to be evaluated before the next entry.</summary>
+    private bool _eventsDirty = true;
+    private int _nmiQueued, _nmiPending;
+    private bool _smiPending, _latchedInit;
+    private int _initPending, _sipiVector = -1;
+    private byte _eoiVector;
+
+    // ---- From any thread ----
+
+    void IVcpuInterruptSink.InterruptPending() => Requests.Make(VcpuRequest.Event);
+    void IVcpuInterruptSink.RaiseNmi() => InjectNmi();
+    void IVcpuInterruptSink.RaiseSmi() => InjectSmi();
+
+    void IVcpuInterruptSink.RaiseInit()
+    {
+        // INIT discards a SIPI that has not been taken.
+        Interlocked.Exchange(ref _sipiVector, -1);
+        Interlocked.Exchange(ref _initPending, 1);
+        Requests.Make(VcpuRequest.Event);
+    }
+
+    void IVcpuInterruptSink.RaiseSipi(byte vector)
+    {
+        Interlocked.Exchange(ref _sipiVector, vector);
+        Requests.Make(VcpuRequest.Event);
+    }
+
+    void IVcpuInterruptSink.IoapicEoi(byte vector)
+    {
+        _eoiVector = vector;
+        Requests.MakeSelf(VcpuRequest.IoapicEoiExit);
+    }
+
+    /// <summary>KVM_NMI: queues a non-maskable interrupt. Any thread.</summary>
+    public void InjectNmi()
+    {
+        Interlocked.Increment(ref _nmiQueued);
+        Requests.Make(VcpuRequest.Nmi);
+    }
+
+    /// <summary>KVM_SMI: accepted and dropped, as on a processor whose firmware has no handler (KVM_CAP_X86_SMM is not offered).</summary>
+    public void InjectSmi() => _smiPending = false;
+
+    /// <summary>KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers. 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST.</summary>
+    public int Interrupt(uint vector)
+    {
+        if (vector >= 256)
+            return -Errno.EINVAL;
+        if (Vm.Irqchip is { Split: false })
+            return -Errno.ENXIO;
+        if (_externalInterrupt >= 0)
+            return -Errno.EEXIST;
+        _externalInterrupt = (int)vector;
+        Requests.MakeSelf(VcpuRequest.Event);
+        return 0;
+    }
+
+    private int _externalInterrupt = -1;
+
+    // ---- On the vCPU's thread ----
+
+    /// <summary>INIT, then SIPI, in the order in which a processor takes them.</summary>
+    private void AcceptInitAndSipi()
+    {
+        if (Volatile.Read(ref _initPending) == 0 && Volatile.Read(ref _sipiVector) < 0)
+            return;
+        if (Interlocked.Exchange(ref _initPending, 0) != 0)
+        {
+            ResetForInit();
+            _mpState = IsBootProcessor ? MpState.Runnable : MpState.InitReceived;
+        }
+        int vector = Interlocked.Exchange(ref _sipiVector, -1);
+        if (vector < 0 || _mpState != MpState.InitReceived)
+            return;
+        _s->Cs.Selector = (ushort)(vector << 8);
+        _s->Cs.Base = (ulong)vector << 12;
+        _s->Rip = 0;
+        Cpu.RecomputeMode();
+        _mpState = MpState.Runnable;
+    }
+
+    private void ResetForInit()
+    {
+        Cpu.Reset(true);
+        Lapic?.Reset(init: true);
+        (_injected, _pendingException, _nmiPending) = (default, default, 0);
+        _guestDr7 = Dr.Dr7Fixed1;
+        Volatile.Write(ref _nmiQueued, 0);
+        SyncCr8();
+        ApplyDebugRegisters();
+        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        Requests.MakeSelf(VcpuRequest.Event);
+    }
+
+    /// <summary>At most two NMIs are remembered, one while one is being handled, as on hardware.</summary>
+    private void CollectNmis()
+    {
+        int limit = _s->NmiBlocked != 0 || _injected.Valid != 0 && _injected.Type == EventType.Nmi ? 1 : 2;
+        _nmiPending = Math.Min(_nmiPending + Interlocked.Exchange(ref _nmiQueued, 0), limit);
+    }
+
+    private bool HasInterrupt() => _externalInterrupt >= 0 || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
+
+    private bool InterruptAllowed() => (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0;
+
+    private bool IsReadyForInjection() => InterruptAllowed() && _injected.Valid == 0 && _externalInterrupt < 0;
+
+    /// <summary>Chooses what the next entry injects, and asks for a window for what cannot be injected yet.</summary>
+    private void PrepareEvents()
+    {
+        CpuState* c = _s;
+        _eventsDirty = false;
+        c->RequestInterruptWindow = 0;
+        c->RequestNmiWindow = 0;
+        CollectNmis();
+        if (_injected.Valid != 0)
+        {
+            c->Inject = _injected;
+            _injected = default;
+        }
+        else if (_pendingException.Valid != 0)
+            InjectPendingException();
+        else if (_nmiPending > 0 && c->NmiBlocked == 0 && c->InterruptShadow == 0)
+        {
+            _nmiPending--;
+            Stats.nmi_injections++;
+            c->Inject = new() { Valid = 1, Type = EventType.Nmi, Vector = Vector.NMI };
+        }
+        else if (HasInterrupt() && InterruptAllowed())
+            InjectInterrupt();
+        if (_nmiPending > 0)
+            c->RequestNmiWindow = 1;
+        if (HasInterrupt() || KvmRun->request_interrupt_window != 0)
+            c->RequestInterruptWindow = 1;
+    }
+
+    private void InjectInterrupt()
+    {
+        int vector = _externalInterrupt;
+        if (vector >= 0)
+            _externalInterrupt = -1;
+        else
+            vector = Vm.Irqchip!.AckInterrupt(Lapic!);
+        if (vector < 0)
+            return;
+        Stats.irq_injections++;
+        _s->Inject = new() { Valid = 1, Type = EventType.External, Vector = (byte)vector };
+        SyncCr8();
+    }
+
+    private void InjectPendingException()
+    {
+        EventInjection x = _pendingException;
+        _pendingException = default;
+        if (x.Vector == Vector.PF)
+            _s->Cr2 = x.Payload;
+        else if (x.Vector == Vector.DB)
+            _s->Dr6 = _s->Dr6 & ~15UL | x.Payload;
+        _s->Inject = x;
+    }
+
+    /// <summary>Queues a fault for the instruction at RIP.</summary>
+    private void QueueException(byte vector, bool hasErrorCode = false, uint errorCode = 0)
+    {
+        _injected = new() { Valid = 1, Type = EventType.HardwareException, Vector = vector, HasErrorCode = hasErrorCode ? (byte)1 : (byte)0, ErrorCode = errorCode };
+        _eventsDirty = true;
+    }
+
+    /// <summary>The entry did not happen: what was to be injected waits for the next one.</summary>
+    private void CancelInjection()
+    {
+        if (_s->Inject.Valid == 0)
+            return;
+        _injected = _s->Inject;
+        _s->Inject = default;
+        _eventsDirty = true;
+    }
+
+    /// <summary>An exit came before the injected event was delivered, or during a delivery: it is injected again.</summary>
+    private void KeepInjection()
+    {
+        if (_s->Inject.Valid != 0)
+            CancelInjection();
+        if (_exit->IdtVectoring.Valid == 0)
+            return;
+        _injected = _exit->IdtVectoring;
+        _exit->IdtVectoring = default;
+        if (_injected.Type == EventType.Nmi)
+            _s->NmiBlocked = 0;
+        _eventsDirty = true;
+    }
+
+    private int HandleInterruptWindow()
+    {
+        if (KvmRun->request_interrupt_window == 0 || HasInterrupt() || !IsReadyForInjection())
+            return KeepRunning;
+        KvmRun->exit_reason = KvmApi.KVM_EXIT_IRQ_WINDOW_OPEN;
+        return ToClient;
+    }
+}

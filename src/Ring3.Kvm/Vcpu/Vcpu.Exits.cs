@@ -1,0 +1,99 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+using Ring3.Mmu;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// Exits that the hypervisor finishes itself.
+public sealed unsafe partial class Vcpu
+{
+    private int HandleNestedFault()
+    {
+        Stats.pf_taken++;
+        ulong gpa = _exit->Gpa;
+        switch (Vm.Mmu.Fault(_mmu, gpa, (NestedAccess)(uint)_exit->Access))
+        {
+            case MmuResult.Retry:
+                return KeepRunning;
+            case MmuResult.Fixed:
+                Stats.pf_fixed++;
+                return KeepRunning;
+            case MmuResult.Mmio:
+                Stats.pf_mmio_spte_created++;
+                return KeepRunning;
+            case MmuResult.ReadOnlyWrite or MmuResult.NoSlot:
+                return ExitEmulationFailure();
+            default:
+                return -Errno.EFAULT;
+        }
+    }
+
+    private int HandleCr8()
+    {
+        ulong value = _exit->Payload;
+        if (value > 15)
+        {
+            QueueException(Vector.GP, true);
+            return KeepRunning;
+        }
+        ulong old = Cr8;
+        Cr8 = value;
+        Cpu.SkipInstruction();
+        if (Lapic is not null || value >= old)
+            return KeepRunning;
+        KvmRun->exit_reason = KVM_EXIT_SET_TPR;
+        return ToClient;
+    }
+
+    private int HandleXsetbv()
+    {
+        if ((uint)_s->Gpr[1] == 0 && TrySetXcr0(_s->Gpr[2] << 32 | (uint)_s->Gpr[0]))
+            Cpu.SkipInstruction();
+        else
+            QueueException(Vector.GP, true);
+        return KeepRunning;
+    }
+
+    private int HandleRsm()
+    {
+        // Not in SMM by any path of this hypervisor: RSM is undefined outside it.
+        QueueException(Vector.UD);
+        return KeepRunning;
+    }
+
+    // ---- Task priority and IA32_APIC_BASE ----
+
+    private ulong _apicBase;
+
+    internal ulong Cr8
+    {
+        get => Lapic?.Cr8 ?? _s->Cr8;
+        set
+        {
+            if (Lapic is not null)
+                Lapic.Cr8 = value & 15;
+            _s->Cr8 = value & 15;
+        }
+    }
+
+    /// <summary>The processor reads CR8 without an exit: keeps its copy equal to the local APIC's.</summary>
+    private void SyncCr8()
+    {
+        if (Lapic is not null)
+            _s->Cr8 = Lapic.Cr8;
+    }
+
+    internal ulong ApicBase => Lapic?.Base ?? _apicBase;
+
+    internal bool SetApicBase(ulong value, bool hostInitiated)
+    {
+        if (Lapic is null)
+        {
+            _apicBase = value;
+            return true;
+        }
+        return Lapic.SetBase(value, hostInitiated);
+    }
+}

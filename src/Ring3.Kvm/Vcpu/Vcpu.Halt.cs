@@ -1,0 +1,140 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Host;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// HLT, waiting for SIPI, and being woken.
+public sealed unsafe partial class Vcpu
+{
+    private const long PollStartNs = 10_000;
+    private long _haltPollNs;
+    private bool _pollDisabled;
+    private int _unhalted;
+
+    private int HandleHlt()
+    {
+        Stats.halt_exits++;
+        if (Lapic is null)
+        {
+            KvmRun->exit_reason = KVM_EXIT_HLT;
+            return ToClient;
+        }
+        // A PV kick that came first is not slept through.
+        if (Interlocked.Exchange(ref _unhalted, 0) == 0)
+            _mpState = MpState.Halted;
+        return KeepRunning;
+    }
+
+    /// <summary>KVM_HC_KICK_CPU: wakes the vCPU from HLT; if it is not halted, its next HLT returns at once. Any thread.</summary>
+    internal void PvUnhalt()
+    {
+        Volatile.Write(ref _unhalted, 1);
+        Requests.Make(VcpuRequest.Unblock);
+    }
+
+    /// <summary>Why a vCPU that is not running guest code would stop waiting.</summary>
+    private bool HasReasonToWake()
+    {
+        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || Volatile.Read(ref _initPending) != 0)
+            return true;
+        if (_mpState == MpState.InitReceived)
+            return Volatile.Read(ref _sipiVector) >= 0;
+        if (_mpState != MpState.Halted)
+            return false;
+        return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0
+            || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt();
+    }
+
+    /// <summary>Waits until the vCPU may run again, or the client wants it back.</summary>
+    private int Block()
+    {
+        if (_mpState == MpState.Halted && TryPoll())
+            return Unblock();
+        if (!HasReasonToWake())
+            Sleep();
+        return Unblock();
+    }
+
+    private int Unblock()
+    {
+        if (Requests.Check(VcpuRequest.VmDead) || Vm.IsDead)
+            return -Errno.EIO;
+        if (Requests.Check(VcpuRequest.UserKick))
+            return ExitIntr();
+        if (KvmRun->immediate_exit != 0)
+            return ExitIntr();
+        AcceptInitAndSipi();
+        if (_mpState == MpState.Halted && HasReasonToWake())
+        {
+            _ = Interlocked.Exchange(ref _unhalted, 0);
+            _mpState = MpState.Runnable;
+        }
+        _eventsDirty = true;
+        return KeepRunning;
+    }
+
+    /// <summary>Spins for a while, because a wake-up through the host's scheduler costs more than the wait often lasts. KVM: halt-polling.rst.</summary>
+    private bool TryPoll()
+    {
+        long limit = _haltPollNs;
+        if (limit == 0 || _pollDisabled)
+            return false;
+        Stats.halt_attempted_poll++;
+        long start = HostClock.MonotonicNs(), now = start;
+        do
+        {
+            Lapic?.PollTimer(now);
+            if (HasReasonToWake())
+            {
+                Stats.halt_successful_poll++;
+                Stats.halt_poll_success_ns += (ulong)(now - start);
+                return true;
+            }
+            Thread.SpinWait(20);
+            now = HostClock.MonotonicNs();
+        }
+        while (now - start < limit);
+        Stats.halt_poll_fail_ns += (ulong)(now - start);
+        return false;
+    }
+
+    private void Sleep()
+    {
+        if (_stealGpa != 0)
+            SetPreempted();
+        long start = HostClock.MonotonicNs();
+        int token = Requests.BeginBlock();
+        while (!HasReasonToWake())
+        {
+            long deadline = _mpState == MpState.Halted && Lapic is not null ? Lapic.TimerDeadlineNs : long.MaxValue, now = HostClock.MonotonicNs();
+            if (deadline <= now)
+            {
+                Lapic!.PollTimer(now);
+                if (Lapic.TimerDeadlineNs <= now)
+                    Requests.Sleep(token, 50_000);
+            }
+            else
+                Requests.Sleep(token, deadline == long.MaxValue ? -1 : deadline - now);
+            token = Requests.WakeToken;
+        }
+        Requests.EndBlock();
+        long waited = HostClock.MonotonicNs() - start;
+        Stats.halt_wakeup++;
+        Stats.halt_wait_ns += (ulong)waited;
+        AdjustPolling(waited);
+        if (_stealGpa != 0)
+            RecordStealTime();
+    }
+
+    /// <summary>Short waits make the next poll longer, long ones turn polling off.</summary>
+    private void AdjustPolling(long waitedNs)
+    {
+        long max = Vm.HaltPollNs;
+        if (waitedNs > max || max == 0)
+            _haltPollNs = 0;
+        else if (_haltPollNs < max)
+            _haltPollNs = Math.Min(max, Math.Max(PollStartNs, _haltPollNs * 2));
+    }
+}

@@ -1,0 +1,164 @@
+using System.Runtime.CompilerServices;
+using Ring3.Abi;
+using Ring3.Cpu;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// Port and memory-mapped I/O: the hypervisor's devices first, then the client.
+public sealed unsafe partial class Vcpu
+{
+    /// <summary>What the next Run has to finish.</summary>
+    private enum Completion : byte { None, PortRead, Mmio, MsrRead, MsrWrite }
+
+    private Completion _completion;
+    /// <summary>An MMIO access wider than the 8 bytes of kvm_run goes to the client in fragments; this is how far it has come.</summary>
+    private int _mmioDone;
+    private readonly byte[] _mmioData = new byte[64];
+
+    private int CompleteExit()
+    {
+        Completion what = _completion;
+        _completion = Completion.None;
+        switch (what)
+        {
+            case Completion.PortRead:
+                Cpu.CompleteIo(new ReadOnlySpan<byte>(_pioData, (int)_exit->Count * _exit->Size));
+                return KeepRunning;
+            case Completion.Mmio:
+                return CompleteMmioFragment();
+            case Completion.MsrRead:
+                CompleteMsr(KvmRun->msr.error == 0, KvmRun->msr.data);
+                return KeepRunning;
+            default:
+                CompleteMsr(KvmRun->msr.error == 0, 0);
+                return KeepRunning;
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private int HandleIo()
+    {
+        if (Vm.Ports.MayClaim(_exit->Port) && TryPortInKernel())
+            return KeepRunning;
+        ExitInfo* e = _exit;
+        kvm_run* run = KvmRun;
+        run->exit_reason = KVM_EXIT_IO;
+        run->io.direction = e->IsWrite;
+        run->io.size = e->Size;
+        run->io.port = e->Port;
+        run->io.count = e->Count;
+        run->io.data_offset = 4096;
+        if (e->IsWrite == 0)
+        {
+            _completion = Completion.PortRead;
+            return ToClient;
+        }
+        int bytes = (int)e->Count * e->Size;
+        if (bytes <= 4)
+            *(uint*)_pioData = *(uint*)e->Data;
+        else
+            Buffer.MemoryCopy(e->Data, _pioData, 4096, bytes);
+        return ToClient;
+    }
+
+    /// <summary>All elements of the access, or none: a string instruction stays with one device.</summary>
+    private bool TryPortInKernel()
+    {
+        ExitInfo* e = _exit;
+        PortBus bus = Vm.Ports;
+        int size = e->Size;
+        if (e->IsWrite != 0)
+        {
+            for (int i = 0; i < e->Count; i++)
+            {
+                var data = new ReadOnlySpan<byte>(e->Data + i * size, size);
+                if (!bus.TryWrite(e->Port, data) && !Vm.Coalesced.TryAdd(this, e->Port, data, pio: true) && i == 0)
+                    return false;
+            }
+            return true;
+        }
+        for (int i = 0; i < e->Count; i++)
+            if (!bus.TryRead(e->Port, new Span<byte>(e->Data + i * size, size)) && i == 0)
+                return false;
+        Cpu.CompleteIo(new ReadOnlySpan<byte>(e->Data, (int)e->Count * size));
+        return true;
+    }
+
+    private int HandleMmio()
+    {
+        ExitInfo* e = _exit;
+        int size = e->Size;
+        if (e->IsWrite != 0)
+        {
+            var data = new ReadOnlySpan<byte>(e->Data, size);
+            if (TryMmioWrite(e->Gpa, data))
+            {
+                Cpu.CompleteMmio(data);
+                return KeepRunning;
+            }
+            data.CopyTo(_mmioData);
+        }
+        else
+        {
+            var data = new Span<byte>(e->Data, size);
+            if (TryMmioRead(e->Gpa, data))
+            {
+                Cpu.CompleteMmio(data);
+                return KeepRunning;
+            }
+        }
+        _mmioDone = 0;
+        return ExitMmioFragment();
+    }
+
+    private bool TryMmioWrite(ulong gpa, ReadOnlySpan<byte> data)
+    {
+        if (Lapic is not null && Lapic.ClaimsMmio(gpa))
+        {
+            Lapic.MmioWrite((int)(gpa & 0xfff), data);
+            SyncCr8();
+            return true;
+        }
+        return Vm.MmioDevices.TryWrite(gpa, data) || Vm.Coalesced.TryAdd(this, gpa, data, pio: false);
+    }
+
+    private bool TryMmioRead(ulong gpa, Span<byte> data)
+    {
+        if (Lapic is not null && Lapic.ClaimsMmio(gpa))
+        {
+            Lapic.MmioRead((int)(gpa & 0xfff), data);
+            return true;
+        }
+        return Vm.MmioDevices.TryRead(gpa, data);
+    }
+
+    private int ExitMmioFragment()
+    {
+        kvm_run* run = KvmRun;
+        int length = Math.Min(8, _exit->Size - _mmioDone);
+        run->exit_reason = KVM_EXIT_MMIO;
+        run->mmio.phys_addr = _exit->Gpa + (ulong)_mmioDone;
+        run->mmio.len = (uint)length;
+        run->mmio.is_write = _exit->IsWrite;
+        *(ulong*)run->mmio.data = 0;
+        if (_exit->IsWrite != 0)
+            for (int i = 0; i < length; i++)
+                run->mmio.data[i] = _mmioData[_mmioDone + i];
+        _completion = Completion.Mmio;
+        return ToClient;
+    }
+
+    private int CompleteMmioFragment()
+    {
+        int length = Math.Min(8, _exit->Size - _mmioDone);
+        if (_exit->IsWrite == 0)
+            for (int i = 0; i < length; i++)
+                _mmioData[_mmioDone + i] = KvmRun->mmio.data[i];
+        _mmioDone += length;
+        if (_mmioDone < _exit->Size)
+            return ExitMmioFragment();
+        Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _exit->Size));
+        return KeepRunning;
+    }
+}

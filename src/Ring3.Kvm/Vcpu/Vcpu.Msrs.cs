@@ -1,0 +1,231 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// Model-specific registers: the guest's RDMSR and WRMSR, and the client's KVM_GET_MSRS and KVM_SET_MSRS.
+public sealed unsafe partial class Vcpu
+{
+    private const ulong FeatureControlLocked = 1, HwcrTscFreqSel = 1 << 24, HwcrMcStatusWrite = 1 << 18;
+    /// <summary>Hardware without Meltdown, L1TF, MDS, TAA, SSB and their kin: what an interpreter is.</summary>
+    private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */ | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */
+        | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */;
+    private const ulong DeCfgLfenceSerialize = 2;
+
+    private readonly MtrrState _mtrr = new();
+    private readonly MachineCheckState _machineCheck = new();
+    private ulong _miscEnable, _featureControl, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase;
+
+    private void InitializeMsrs()
+    {
+        _miscEnable = 1 | 1 << 11 | 1 << 12;
+        _hwcr = SupportedCpuid.IsAmd ? HwcrTscFreqSel : 0;
+        _microcode = SupportedCpuid.IsAmd ? 0x0100_0065 : 1UL << 32;
+        _platformInfo = 1UL << 31;
+        _smbase = 0x30000;
+    }
+
+    /// <summary>KVM_GET_MSRS: fills the data of the entries; returns how many were known before the first unknown one.</summary>
+    public int GetMsrs(Span<kvm_msr_entry> entries)
+    {
+        for (int i = 0; i < entries.Length; i++)
+            if (!TryReadMsr(entries[i].index, host: true, out entries[i].data))
+                return i;
+        return entries.Length;
+    }
+
+    /// <summary>KVM_SET_MSRS: returns how many were accepted before the first refused one.</summary>
+    public int SetMsrs(ReadOnlySpan<kvm_msr_entry> entries)
+    {
+        for (int i = 0; i < entries.Length; i++)
+            if (!TryWriteMsr(entries[i].index, host: true, entries[i].data))
+                return i;
+        return entries.Length;
+    }
+
+    /// <summary>KVM_X86_SETUP_MCE: 0 or -EINVAL.</summary>
+    public int SetupMce(ulong capability) => _machineCheck.Setup(capability);
+
+    /// <summary>KVM_X86_SET_MCE: 0 or -EINVAL.</summary>
+    public int SetMce(in kvm_x86_mce mce)
+    {
+        int r = _machineCheck.Inject(mce, out bool raise);
+        if (r != 0 || !raise)
+            return r;
+        if ((_s->Cr4 & Cr4.MCE) == 0)
+            Requests.MakeSelf(VcpuRequest.TripleFault);
+        else
+            QueueException(Vector.MC);
+        Requests.MakeSelf(VcpuRequest.Event);
+        return 0;
+    }
+
+    private int HandleRdmsr()
+    {
+        uint msr = (uint)_s->Gpr[1];
+        bool allowed = Vm.MsrFilter is not { } f || f.Allows(msr, KVM_MSR_FILTER_READ);
+        if (allowed && TryReadMsr(msr, host: false, out ulong value))
+            CompleteMsr(true, value);
+        else if (Vm.UserSpaceMsrMask != 0 && (Vm.UserSpaceMsrMask & (allowed ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_FILTER)) != 0)
+            return ExitMsr(KVM_EXIT_X86_RDMSR, allowed ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_FILTER, msr, 0, Completion.MsrRead);
+        else
+            CompleteMsr(false, 0);
+        return KeepRunning;
+    }
+
+    private int HandleWrmsr()
+    {
+        uint msr = (uint)_s->Gpr[1];
+        ulong value = _s->Gpr[2] << 32 | (uint)_s->Gpr[0];
+        bool allowed = Vm.MsrFilter is not { } f || f.Allows(msr, KVM_MSR_FILTER_WRITE);
+        if (allowed && TryWriteMsr(msr, host: false, value))
+            CompleteMsr(true, value);
+        else if (Vm.UserSpaceMsrMask != 0 && (Vm.UserSpaceMsrMask & (allowed ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_FILTER)) != 0)
+            return ExitMsr(KVM_EXIT_X86_WRMSR, allowed ? (IsKnownMsr(msr) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN) : KVM_MSR_EXIT_REASON_FILTER, msr, value, Completion.MsrWrite);
+        else
+            CompleteMsr(false, 0);
+        return KeepRunning;
+    }
+
+    /// <summary>Retires the RDMSR of the last exit with its value, or the WRMSR; or raises #GP(0) for it.</summary>
+    private void CompleteMsr(bool ok, ulong value)
+    {
+        if (!ok)
+        {
+            QueueException(Vector.GP, true);
+            return;
+        }
+        if (_exit->Reason == ExitReason.MsrRead)
+            (_s->Gpr[0], _s->Gpr[2]) = ((uint)value, value >> 32);
+        Cpu.SkipInstruction();
+    }
+
+    private bool IsKnownMsr(uint msr) => TryReadMsr(msr, host: true, out _);
+
+    private int ExitMsr(uint exit, uint reason, uint msr, ulong data, Completion completion)
+    {
+        kvm_run* run = KvmRun;
+        run->exit_reason = exit;
+        run->msr.error = 0;
+        run->msr.reason = reason;
+        run->msr.index = msr;
+        run->msr.data = data;
+        _completion = completion;
+        return ToClient;
+    }
+
+    /// <summary>The value of an MSR. False: the guest gets #GP(0), the client's list ends here.</summary>
+    private bool TryReadMsr(uint msr, bool host, out ulong value)
+    {
+        value = 0;
+        if (TryReadProcessorMsr(msr, out value))
+            return true;
+        if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
+            return Lapic is not null && Lapic.ReadMsr(msr, out value);
+        if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, out value) || TryReadPvMsr(msr, out value))
+            return true;
+        switch (msr)
+        {
+            case Msr.TSC: value = GuestTsc(); return true;
+            case Msr.TSC_ADJUST: value = _tscAdjust; return true;
+            case Msr.TSC_DEADLINE: value = Lapic?.TscDeadline ?? 0; return Lapic is not null || host;
+            case Msr.APIC_BASE: value = ApicBase; return true;
+            case Msr.MISC_ENABLE: value = _miscEnable; return true;
+            case Msr.BIOS_SIGN_ID: value = _microcode; return true;
+            case Msr.SMBASE: value = _smbase; return host;
+            case MsrIndex.SMI_COUNT: value = _smiCount; return true;
+            case MsrIndex.PLATFORM_INFO: value = _platformInfo; return true;
+            case MsrIndex.MISC_FEATURES_ENABLES: value = _miscFeatures; return true;
+            case Msr.PERF_STATUS: value = 1000 | 4UL << 40; return true;
+            case MsrIndex.FSB_FREQ: value = 3; return true;
+            case MsrIndex.EBC_FREQUENCY_ID: value = 1 << 24; return true;
+            case Msr.FEATURE_CONTROL: value = _featureControl; return !SupportedCpuid.IsAmd;
+            case Msr.SPEC_CTRL: value = _specCtrl; return !SupportedCpuid.IsAmd;
+            case Msr.ARCH_CAPABILITIES: value = ArchCapabilities; return !SupportedCpuid.IsAmd;
+            case Msr.HWCR: value = _hwcr; return true;
+            case MsrIndex.DE_CFG: value = DeCfgLfenceSerialize; return SupportedCpuid.IsAmd;
+            default: return ReadsAsZero(msr);
+        }
+    }
+
+    /// <summary>Registers of real machines that kernels probe, and that have nothing to say here.</summary>
+    private static bool ReadsAsZero(uint msr) => msr is Msr.PLATFORM_ID or MsrIndex.EBL_CR_POWERON or MsrIndex.BBL_CR_CTL3 or >= MsrIndex.LASTBRANCH_FIRST and <= MsrIndex.LASTBRANCH_LAST or MsrIndex.PERFCTR0 or MsrIndex.PERFCTR1
+        or MsrIndex.EVNTSEL0 or MsrIndex.EVNTSEL1 or MsrIndex.RAPL_POWER_UNIT or MsrIndex.PKG_ENERGY_STATUS or MsrIndex.DRAM_ENERGY_STATUS or MsrIndex.PP0_ENERGY_STATUS or MsrIndex.PP1_ENERGY_STATUS
+        or >= MsrIndex.K7_EVNTSEL_FIRST and <= MsrIndex.K7_PERFCTR_LAST or MsrIndex.SYSCFG or >= MsrIndex.IORR_FIRST and <= MsrIndex.TOP_MEM or MsrIndex.TOP_MEM2 or MsrIndex.NB_CFG or MsrIndex.INT_PENDING_MSG
+        or MsrIndex.MMIO_CONF_BASE or MsrIndex.TSEG_ADDR or MsrIndex.TSEG_MASK or MsrIndex.VM_CR or MsrIndex.VM_HSAVE_PA or MsrIndex.LS_CFG or MsrIndex.IC_CFG or MsrIndex.DC_CFG or MsrIndex.BU_CFG2 or MsrIndex.F15H_EX_CFG;
+
+    private bool TryWriteMsr(uint msr, bool host, ulong value)
+    {
+        if (TryWriteProcessorMsr(msr, host, value, out bool ok))
+            return ok;
+        if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
+        {
+            bool done = Lapic is not null && Lapic.WriteMsr(msr, value);
+            SyncCr8();
+            return done;
+        }
+        if (_mtrr.TryWrite(msr, value) || _machineCheck.TryWrite(msr, value, host, (_hwcr & HwcrMcStatusWrite) != 0) || TryWritePvMsr(msr, value, host))
+            return true;
+        switch (msr)
+        {
+            case Msr.TSC: WriteTsc(value, host); return true;
+            case Msr.TSC_ADJUST: WriteTscAdjust(value, host); return true;
+            case Msr.TSC_DEADLINE:
+                if (Lapic is not null)
+                    Lapic.TscDeadline = value;
+                return Lapic is not null || host;
+            case Msr.APIC_BASE: return SetApicBase(value, host);
+            case Msr.MISC_ENABLE: _miscEnable = value; return true;
+            case Msr.BIOS_SIGN_ID:
+                // The guest writes 0 before it asks for the revision.
+                if (host)
+                    _microcode = value;
+                return true;
+            case MsrIndex.UCODE_WRITE or MsrIndex.PATCH_LOADER: return true;
+            case Msr.SMBASE:
+                if (host)
+                    _smbase = value;
+                return host;
+            case MsrIndex.SMI_COUNT:
+                if (host)
+                    _smiCount = value;
+                return host;
+            case MsrIndex.PLATFORM_INFO:
+                if (host)
+                    _platformInfo = value;
+                return host;
+            case MsrIndex.MISC_FEATURES_ENABLES: _miscFeatures = value; return (value & ~1UL) == 0;
+            case Msr.FEATURE_CONTROL: return WriteFeatureControl(value, host);
+            case Msr.SPEC_CTRL:
+                if ((value & ~7UL) != 0 || SupportedCpuid.IsAmd)
+                    return false;
+                _specCtrl = value;
+                return true;
+            case Msr.PRED_CMD: return (value & ~1UL) == 0 && !SupportedCpuid.IsAmd;
+            case Msr.ARCH_CAPABILITIES: return host && !SupportedCpuid.IsAmd;
+            case Msr.HWCR: return WriteHwcr(value, host);
+            case MsrIndex.DE_CFG: return SupportedCpuid.IsAmd && (host || value == DeCfgLfenceSerialize);
+            default: return ReadsAsZero(msr) && (host ? value == 0 : msr != Msr.PLATFORM_ID);
+        }
+    }
+
+    private bool WriteFeatureControl(ulong value, bool host)
+    {
+        if (SupportedCpuid.IsAmd || (value & ~FeatureControlLocked) != 0 || !host && (_featureControl & FeatureControlLocked) != 0)
+            return false;
+        _featureControl = value;
+        return true;
+    }
+
+    private bool WriteHwcr(ulong value, bool host)
+    {
+        // Bits that BIOSes and kernels set and that mean nothing here: toggle cache, flush filter, monitor in user mode.
+        value &= ~0x1c8UL;
+        if ((value & ~(HwcrTscFreqSel | HwcrMcStatusWrite)) != 0)
+            return false;
+        _hwcr = value | (host ? 0 : _hwcr & HwcrTscFreqSel);
+        return true;
+    }
+}

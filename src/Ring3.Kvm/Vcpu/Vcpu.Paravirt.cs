@@ -1,0 +1,213 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Host;
+using Ring3.Irqchip;
+using static Ring3.Abi.KvmPara;
+
+namespace Ring3.Kvm;
+
+// Steal time, PV EOI, and hypercalls. KVM: Documentation/virt/kvm/x86/{msr,hypercalls}.rst.
+public sealed unsafe partial class Vcpu
+{
+    private ulong _stealMsr, _stealGpa, _pvEoiMsr, _pvEoiGpa, _pollControl = 1;
+    private long _lastRunDelayNs;
+    private long _nextSchedStatNs;
+    private SchedStat? _schedStat;
+    private bool _pvEoiPending;
+
+    private bool TryReadPvMsr(uint msr, out ulong value)
+    {
+        (bool known, value) = msr switch
+        {
+            Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW => (true, _wallClockMsr),
+            Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW => (true, _systemTimeMsr),
+            Msr.KVM_STEAL_TIME => (true, _stealMsr),
+            Msr.KVM_PV_EOI_EN => (true, _pvEoiMsr),
+            Msr.KVM_POLL_CONTROL => (true, _pollControl),
+            _ => (false, 0UL),
+        };
+        return known;
+    }
+
+    private bool TryWritePvMsr(uint msr, ulong value, bool host)
+    {
+        switch (msr)
+        {
+            case Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW:
+                WriteWallClock(value);
+                return true;
+            case Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW:
+                WriteSystemTimeMsr(value);
+                return true;
+            case Msr.KVM_STEAL_TIME:
+                if ((value & KVM_STEAL_RESERVED_MASK) != 0)
+                    return false;
+                _stealMsr = value;
+                _stealGpa = (value & KVM_MSR_ENABLED) != 0 ? value & KVM_STEAL_VALID_BITS : 0;
+                Requests.MakeSelf(VcpuRequest.StealUpdate);
+                return true;
+            case Msr.KVM_PV_EOI_EN:
+                if ((value & 2) != 0 || Lapic is null && !host)
+                    return false;
+                _pvEoiMsr = value;
+                _pvEoiGpa = (value & KVM_MSR_ENABLED) != 0 ? value & ~3UL : 0;
+                return true;
+            case Msr.KVM_POLL_CONTROL:
+                if ((value & ~1UL) != 0)
+                    return false;
+                _pollControl = value;
+                _pollDisabled = (value & 1) == 0;
+                return true;
+            default:
+                return false;
+        }
+    }
+
+    // ---- Steal time ----
+
+    private void OpenSchedStat()
+    {
+        _schedStat?.Dispose();
+        _schedStat = SchedStat.OpenForCurrentThread();
+        _lastRunDelayNs = _schedStat?.RunDelayNs ?? 0;
+    }
+
+    /// <summary>
+    /// The vCPU runs again: clears the preempted flag, flushes if another vCPU asked for that instead of sending an IPI, and adds the time for which the host ran something else.
+    /// The scheduler is asked at most every 10 ms.
+    /// </summary>
+    private void RecordStealTime()
+    {
+        ulong preempted = _stealGpa + 16;
+        byte old;
+        do
+        {
+            if (!Vm.Memory.TryRead(preempted, out old))
+                return;
+            if (old == 0)
+                break;
+        }
+        while (!Vm.Memory.CompareExchange(preempted, (byte)0, old, out byte seen) || seen != old);
+        if ((old & KVM_VCPU_FLUSH_TLB) != 0)
+            Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        long now = HostClock.MonotonicNs();
+        if (now < _nextSchedStatNs || _schedStat is null)
+            return;
+        _nextSchedStatNs = now + 10_000_000;
+        long delay = _schedStat.RunDelayNs;
+        long stolen = delay - _lastRunDelayNs;
+        _lastRunDelayNs = delay;
+        if (stolen <= 0 || !Vm.Memory.TryRead(_stealGpa, out ulong steal) || !Vm.Memory.TryRead(_stealGpa + 8, out uint version))
+            return;
+        version += 1 + (version & 1);
+        Vm.Memory.TryWrite(_stealGpa + 8, version);
+        Interlocked.MemoryBarrier();
+        Vm.Memory.TryWrite(_stealGpa, steal + (ulong)stolen);
+        Interlocked.MemoryBarrier();
+        Vm.Memory.TryWrite(_stealGpa + 8, version + 1);
+    }
+
+    /// <summary>The vCPU stops running: others need not wait for it, nor send it TLB-flush IPIs.</summary>
+    private void SetPreempted()
+    {
+        if (Vm.Memory.TryRead(_stealGpa + 16, out byte old) && old == 0)
+        {
+            _ = Vm.Memory.CompareExchange(_stealGpa + 16, KVM_VCPU_PREEMPTED, (byte)0, out byte _);
+            Stats.preemption_reported++;
+        }
+    }
+
+    // ---- PV EOI ----
+
+    /// <summary>Before an entry: offers the guest to end the interrupt in service by clearing a bit in memory.</summary>
+    private void PreparePvEoi()
+    {
+        if (Lapic is null || !Lapic.CanUsePvEoi || !Vm.Memory.TryRead(_pvEoiGpa, out byte flag))
+            return;
+        _pvEoiPending = Vm.Memory.TryWrite(_pvEoiGpa, (byte)(flag | KVM_PV_EOI_MASK));
+    }
+
+    /// <summary>After the exit: a cleared bit is an EOI; a bit still set is taken back.</summary>
+    private void FinishPvEoi()
+    {
+        _pvEoiPending = false;
+        if (!Vm.Memory.TryRead(_pvEoiGpa, out byte flag))
+            return;
+        if ((flag & KVM_PV_EOI_MASK) != 0)
+            Vm.Memory.TryWrite(_pvEoiGpa, (byte)(flag & ~KVM_PV_EOI_MASK));
+        else
+        {
+            Lapic!.SetEoi();
+            SyncCr8();
+        }
+    }
+
+    // ---- Hypercalls ----
+
+    private int HandleHypercall()
+    {
+        Stats.hypercalls++;
+        bool is64 = (_s->Efer & Efer.LMA) != 0 && (_s->Cs.Access & Cpu64BitCode) != 0;
+        ulong mask = is64 ? ulong.MaxValue : uint.MaxValue;
+        ulong nr = _s->Gpr[0] & mask, a0 = _s->Gpr[3] & mask, a1 = _s->Gpr[1] & mask, a2 = _s->Gpr[2] & mask, a3 = _s->Gpr[6] & mask;
+        long result = _s->Cpl != 0 ? -KVM_EPERM : Hypercall(nr, a0, a1, a2, a3, is64);
+        _s->Gpr[0] = is64 ? (ulong)result : (uint)result;
+        Cpu.SkipInstruction();
+        return KeepRunning;
+    }
+
+    private const uint Cpu64BitCode = Ring3.Cpu.Segment.L;
+
+    private long Hypercall(ulong nr, ulong a0, ulong a1, ulong a2, ulong a3, bool is64)
+    {
+        switch (nr)
+        {
+            case KVM_HC_VAPIC_POLL_IRQ:
+                return 0;
+            case KVM_HC_KICK_CPU when HasPvFeature(KVM_FEATURE_PV_UNHALT):
+                Vm.FindByApicId((uint)a1)?.PvUnhalt();
+                return 0;
+            case KVM_HC_SEND_IPI when HasPvFeature(KVM_FEATURE_PV_SEND_IPI):
+                return SendIpis(a0, a1, a2, a3, is64);
+            case KVM_HC_SCHED_YIELD when HasPvFeature(KVM_FEATURE_PV_SCHED_YIELD):
+                Stats.directed_yield_attempted++;
+                Thread.Yield();
+                return 0;
+            case KVM_HC_CLOCK_PAIRING:
+                return PairClocks(a0, a1);
+            default:
+                return -KVM_ENOSYS;
+        }
+    }
+
+    /// <summary>Delivers one interrupt to the APIC ids min + bit of a 128-bit mask (64-bit in 32-bit mode).</summary>
+    private long SendIpis(ulong low, ulong high, ulong min, ulong icr, bool is64)
+    {
+        if (Lapic is null)
+            return -KVM_ENOSYS;
+        var mode = (DeliveryMode)(icr >> 8 & 7);
+        if (mode is not (DeliveryMode.Fixed or DeliveryMode.Nmi) || (icr & 0xffff_f800 & ~0x4000UL) != 0)
+            return -KVM_EINVAL;
+        long count = 0;
+        int width = is64 ? 64 : 32;
+        for (int word = 0; word < 2; word++)
+        {
+            for (ulong bits = word == 0 ? low : high; bits != 0; bits &= bits - 1)
+            {
+                uint id = (uint)min + (uint)(word * width + System.Numerics.BitOperations.TrailingZeroCount(bits));
+                if (Vm.FindByApicId(id)?.Lapic is { } target)
+                    count += Math.Max(0, Vm.ApicBus.Deliver(null, new LapicInterrupt { Vector = (byte)icr, Mode = mode, Assert = true, Dest = target.X2ApicEnabled ? id : id & 0xff }));
+            }
+        }
+        return count;
+    }
+
+    private long PairClocks(ulong gpa, ulong type)
+    {
+        if (type != KVM_CLOCK_PAIRING_WALLCLOCK || !VmClock.IsStable)
+            return -KVM_EOPNOTSUPP;
+        long real = HostClock.RealtimeNs();
+        kvm_clock_pairing pair = new() { sec = real / 1_000_000_000, nsec = real % 1_000_000_000, tsc = GuestTsc() };
+        return Vm.Memory.TryWrite(gpa, pair) ? 0 : -KVM_EFAULT;
+    }
+}

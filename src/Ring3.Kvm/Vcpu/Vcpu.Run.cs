@@ -1,0 +1,242 @@
+using System.Runtime.CompilerServices;
+using Ring3.Abi;
+using Ring3.Cpu;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// KVM_RUN: the outer loop, entry and the dispatch of exits.
+public sealed unsafe partial class Vcpu
+{
+    /// <summary>What a step of the run loop wants: values of 0 and below are what Run returns.</summary>
+    private const int KeepRunning = 1, ToClient = 0;
+
+    /// <summary>
+    /// KVM_RUN. Finishes the exit that the client has handled (data of IN, MMIO read, RDMSR), then runs the guest until the next exit.
+    /// </summary>
+    /// <returns>0 with an exit in <see cref="KvmRun"/>; -EINTR after a kick or with immediate_exit set; -EIO when the VM is dead; -EFAULT when guest memory is not usable; -EBUSY when another thread runs the vCPU.</returns>
+    public int Run()
+    {
+        if (Interlocked.CompareExchange(ref _running, 1, 0) != 0)
+            return -Errno.EBUSY;
+        int r = BeginRun();
+        if (r == KeepRunning)
+        {
+            do
+                r = CanRunGuest() ? EnterGuest() : Block();
+            while (r > 0);
+        }
+        EndRun();
+        Volatile.Write(ref _running, 0);
+        return r;
+    }
+
+    private int BeginRun()
+    {
+        kvm_run* run = KvmRun;
+        run->exit_reason = KVM_EXIT_UNKNOWN;
+        run->flags = 0;
+        if (Vm.IsDead)
+            return -Errno.EIO;
+        int thread = Environment.CurrentManagedThreadId;
+        if (thread != _lastThread)
+            MoveToThread(thread);
+        if (run->kvm_dirty_regs != 0)
+        {
+            int e = StoreSyncRegs();
+            if (e != 0)
+                return e;
+        }
+        if (Lapic is null && run->cr8 != Cr8)
+            Cr8 = run->cr8;
+        if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
+            return r;
+        if (run->immediate_exit != 0)
+            return -Errno.EINTR;
+        if (_stealGpa != 0)
+            RecordStealTime();
+        if (run->request_interrupt_window != 0)
+            Requests.MakeSelf(VcpuRequest.Event);
+        return KeepRunning;
+    }
+
+    /// <summary>KVM's rule, kept though software translations do not live in the host thread: a vCPU that changes threads starts with an empty TLB.</summary>
+    private void MoveToThread(int thread)
+    {
+        if (_lastThread != 0)
+            Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        _lastThread = thread;
+        OpenSchedStat();
+    }
+
+    private void EndRun()
+    {
+        kvm_run* run = KvmRun;
+        run->if_flag = (_s->Rflags & Arch.Rflags.IF) != 0 ? (byte)1 : (byte)0;
+        run->cr8 = Cr8;
+        run->apic_base = ApicBase;
+        run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || IsReadyForInjection() ? (byte)1 : (byte)0;
+        if (_s->InSmm != 0)
+            run->flags |= KVM_RUN_X86_SMM;
+        if (run->kvm_valid_regs != 0)
+            LoadSyncRegs();
+        if (_stealGpa != 0)
+            SetPreempted();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool CanRunGuest() => _mpState == MpState.Runnable;
+
+    /// <summary>One stay in the guest.</summary>
+    private int EnterGuest()
+    {
+        int r;
+        if (Requests.AnyPending && (r = HandleRequests()) != KeepRunning)
+            return r;
+        if (!_mmu.LoadRoot())
+            return -Errno.ENOMEM;
+        _s->NestedRoot = _mmu.RootHva;
+        if (_eventsDirty)
+            PrepareEvents();
+        if (_pvEoiGpa != 0)
+            PreparePvEoi();
+        if (!Requests.TryEnterGuestMode())
+        {
+            CancelInjection();
+            return KeepRunning;
+        }
+        ExitReason reason = Cpu.Enter();
+        Requests.LeaveGuestMode();
+        Stats.exits++;
+        if (_s->Inject.Valid != 0 || _exit->IdtVectoring.Valid != 0)
+            KeepInjection();
+        if (_pvEoiPending)
+            FinishPvEoi();
+        return Dispatch(reason);
+    }
+
+    private int Dispatch(ExitReason reason)
+    {
+        switch (reason)
+        {
+            case ExitReason.Request:
+                Stats.request_exits++;
+                return KeepRunning;
+            case ExitReason.Io:
+                Stats.io_exits++;
+                return HandleIo();
+            case ExitReason.NestedFault:
+                return HandleNestedFault();
+            case ExitReason.Mmio:
+                Stats.mmio_exits++;
+                return HandleMmio();
+            case ExitReason.Hlt:
+                return HandleHlt();
+            case ExitReason.Cpuid:
+                Stats.cpuid_exits++;
+                ExecuteCpuid();
+                Cpu.SkipInstruction();
+                return KeepRunning;
+            case ExitReason.MsrRead:
+                Stats.msr_exits++;
+                return HandleRdmsr();
+            case ExitReason.MsrWrite:
+                Stats.msr_exits++;
+                return HandleWrmsr();
+            case ExitReason.Hypercall:
+                return HandleHypercall();
+            case ExitReason.InterruptWindow:
+                Stats.irq_window_exits++;
+                _eventsDirty = true;
+                return HandleInterruptWindow();
+            case ExitReason.NmiWindow:
+                Stats.nmi_window_exits++;
+                _eventsDirty = true;
+                return KeepRunning;
+            case ExitReason.Pause:
+                Stats.pause_exits++;
+                Thread.Yield();
+                return KeepRunning;
+            case ExitReason.Cr8Write:
+                return HandleCr8();
+            case ExitReason.Xsetbv:
+                return HandleXsetbv();
+            default:
+                return DispatchRare(reason);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private int DispatchRare(ExitReason reason)
+    {
+        switch (reason)
+        {
+            case ExitReason.Shutdown:
+                return ExitShutdown();
+            case ExitReason.Exception:
+                return HandleException();
+            case ExitReason.SingleStep:
+                return ExitDebug(Arch.Vector.DB, _s->Rip, Arch.Dr.Dr6Fixed1 | Arch.Dr.Dr6BS);
+            case ExitReason.Rsm:
+                return HandleRsm();
+            case ExitReason.MemoryFailure:
+                return -Errno.EFAULT;
+            case ExitReason.EmulationFailure:
+                return ExitEmulationFailure();
+            default:
+                KvmRun->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+                KvmRun->@internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+                KvmRun->@internal.ndata = 2;
+                KvmRun->@internal.data[0] = (ulong)reason;
+                KvmRun->@internal.data[1] = Id;
+                return ToClient;
+        }
+    }
+
+    private int ExitShutdown()
+    {
+        KvmRun->exit_reason = KVM_EXIT_SHUTDOWN;
+        return ToClient;
+    }
+
+    private int ExitEmulationFailure()
+    {
+        Stats.insn_emulation_fail++;
+        kvm_run* run = KvmRun;
+        run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+        run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
+        run->emulation_failure.ndata = 3;
+        run->emulation_failure.flags = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
+        run->emulation_failure.insn_size = _exit->InstructionLength;
+        Buffer.MemoryCopy(_exit->InstructionBytes, run->emulation_failure.insn_bytes, 15, 15);
+        return ToClient;
+    }
+
+    /// <summary>Fills what the client asked to find in kvm_run without a call of its own.</summary>
+    private void LoadSyncRegs()
+    {
+        kvm_run* run = KvmRun;
+        if ((run->kvm_valid_regs & KVM_SYNC_X86_REGS) != 0)
+            GetRegs(out run->s.regs);
+        if ((run->kvm_valid_regs & KVM_SYNC_X86_SREGS) != 0)
+            GetSregs(out run->s.sregs);
+        if ((run->kvm_valid_regs & KVM_SYNC_X86_EVENTS) != 0)
+            GetVcpuEvents(out run->s.events);
+    }
+
+    private int StoreSyncRegs()
+    {
+        kvm_run* run = KvmRun;
+        ulong dirty = run->kvm_dirty_regs;
+        if (((dirty | run->kvm_valid_regs) & ~(ulong)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)) != 0)
+            return -Errno.EINVAL;
+        // Copied first: the client can write the page at any time.
+        kvm_sync_regs s = run->s;
+        run->kvm_dirty_regs = 0;
+        if ((dirty & KVM_SYNC_X86_REGS) != 0)
+            SetRegs(s.regs);
+        if ((dirty & KVM_SYNC_X86_SREGS) != 0 && SetSregs(s.sregs) != 0)
+            return -Errno.EINVAL;
+        return (dirty & KVM_SYNC_X86_EVENTS) != 0 ? SetVcpuEvents(s.events) : 0;
+    }
+}

@@ -1,0 +1,147 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+
+namespace Ring3.Kvm;
+
+// x87, SSE and AVX state. For the vCPU's thread, or any thread while the vCPU is not running.
+public sealed unsafe partial class Vcpu
+{
+    private const uint MxcsrMask = 0xffff;
+
+    /// <summary>KVM_GET_FPU.</summary>
+    public void GetFpu(out kvm_fpu fpu)
+    {
+        CpuState* c = _s;
+        kvm_fpu f = new() { fcw = c->Fcw, fsw = c->Fsw, ftwx = c->Ftw, last_opcode = c->Fop, last_ip = c->Fip, last_dp = c->Fdp, mxcsr = c->Mxcsr };
+        StoreStack(c, f.fpr);
+        for (int i = 0; i < 16; i++)
+            Buffer.MemoryCopy(c->Ymm + 32 * i, f.xmm + 16 * i, 16, 16);
+        fpu = f;
+    }
+
+    /// <summary>KVM_SET_FPU: 0, or -EINVAL for a reserved bit in MXCSR.</summary>
+    public int SetFpu(in kvm_fpu fpu)
+    {
+        if ((fpu.mxcsr & ~MxcsrMask) != 0)
+            return -Errno.EINVAL;
+        CpuState* c = _s;
+        (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp, c->Mxcsr) = (fpu.fcw, fpu.fsw, fpu.ftwx, fpu.last_opcode, fpu.last_ip, fpu.last_dp, fpu.mxcsr);
+        fixed (kvm_fpu* f = &fpu)
+        {
+            LoadStack(c, f->fpr);
+            for (int i = 0; i < 16; i++)
+                Buffer.MemoryCopy(f->xmm + 16 * i, c->Ymm + 32 * i, 16, 16);
+        }
+        return 0;
+    }
+
+    /// <summary>KVM_GET_XSAVE: the standard format.</summary>
+    public void GetXsave(out kvm_xsave xsave)
+    {
+        kvm_xsave x = default;
+        CpuState* c = _s;
+        byte* p = (byte*)x.region;
+        *(ushort*)p = c->Fcw;
+        *(ushort*)(p + 2) = c->Fsw;
+        p[4] = c->Ftw;
+        *(ushort*)(p + 6) = c->Fop;
+        *(ulong*)(p + 8) = c->Fip;
+        *(ulong*)(p + 16) = c->Fdp;
+        *(uint*)(p + 24) = c->Mxcsr;
+        *(uint*)(p + 28) = MxcsrMask;
+        StoreStack(c, p + 32);
+        for (int i = 0; i < 16; i++)
+        {
+            Buffer.MemoryCopy(c->Ymm + 32 * i, p + 160 + 16 * i, 16, 16);
+            Buffer.MemoryCopy(c->Ymm + 32 * i + 16, p + XsaveArea.AvxOffset + 16 * i, 16, 16);
+        }
+        *(ulong*)(p + XsaveArea.LegacySize) = SupportedCpuid.SupportedXcr0;
+        xsave = x;
+    }
+
+    /// <summary>KVM_SET_XSAVE: 0, or -EINVAL for unsupported components or a compacted area.</summary>
+    public int SetXsave(in kvm_xsave xsave)
+    {
+        fixed (kvm_xsave* x = &xsave)
+        {
+            byte* p = (byte*)x->region;
+            ulong bv = *(ulong*)(p + XsaveArea.LegacySize), compaction = *(ulong*)(p + XsaveArea.LegacySize + 8);
+            if ((bv & ~SupportedCpuid.SupportedXcr0) != 0 || compaction != 0 || (bv & (Xcr0.Sse | Xcr0.Avx)) != 0 && (*(uint*)(p + 24) & ~MxcsrMask) != 0)
+                return -Errno.EINVAL;
+            LoadX87(p, (bv & Xcr0.X87) != 0);
+            _s->Mxcsr = (bv & (Xcr0.Sse | Xcr0.Avx)) != 0 ? *(uint*)(p + 24) : 0x1f80;
+            for (int i = 0; i < 16; i++)
+            {
+                LoadVector(_s->Ymm + 32 * i, p + 160 + 16 * i, (bv & Xcr0.Sse) != 0);
+                LoadVector(_s->Ymm + 32 * i + 16, p + XsaveArea.AvxOffset + 16 * i, (bv & Xcr0.Avx) != 0);
+            }
+        }
+        return 0;
+    }
+
+    private static void LoadVector(byte* to, byte* from, bool present)
+    {
+        if (present)
+            Buffer.MemoryCopy(from, to, 16, 16);
+        else
+            new Span<byte>(to, 16).Clear();
+    }
+
+    private void LoadX87(byte* p, bool present)
+    {
+        CpuState* c = _s;
+        if (present)
+        {
+            (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (*(ushort*)p, *(ushort*)(p + 2), p[4], *(ushort*)(p + 6), *(ulong*)(p + 8), *(ulong*)(p + 16));
+            LoadStack(c, p + 32);
+            return;
+        }
+        (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (0x37f, 0, 0, 0, 0, 0);
+        new Span<byte>(c->X87, 128).Clear();
+    }
+
+    /// <summary>FXSAVE order is by stack position, the state's by physical register.</summary>
+    private static void StoreStack(CpuState* c, byte* to)
+    {
+        int top = c->Fsw >> 11 & 7;
+        for (int i = 0; i < 8; i++)
+            Buffer.MemoryCopy(c->X87 + 16 * ((top + i) & 7), to + 16 * i, 10, 10);
+    }
+
+    private static void LoadStack(CpuState* c, byte* from)
+    {
+        int top = c->Fsw >> 11 & 7;
+        for (int i = 0; i < 8; i++)
+            Buffer.MemoryCopy(from + 16 * i, c->X87 + 16 * ((top + i) & 7), 16, 10);
+    }
+
+    /// <summary>KVM_GET_XCRS.</summary>
+    public void GetXcrs(out kvm_xcrs xcrs)
+    {
+        xcrs = new() { nr_xcrs = 1 };
+        xcrs.xcrs[0] = new() { xcr = 0, value = _s->Xcr0 };
+    }
+
+    /// <summary>KVM_SET_XCRS: 0 or -EINVAL.</summary>
+    public int SetXcrs(in kvm_xcrs xcrs)
+    {
+        if (xcrs.nr_xcrs > 16 || xcrs.flags != 0)
+            return -Errno.EINVAL;
+        for (int i = 0; i < xcrs.nr_xcrs; i++)
+        {
+            if (xcrs.xcrs[i].xcr == 0)
+                return TrySetXcr0(xcrs.xcrs[i].value) ? 0 : -Errno.EINVAL;
+        }
+        return 0;
+    }
+
+    private bool TrySetXcr0(ulong value)
+    {
+        if ((value & Xcr0.X87) == 0 || (value & ~Cpu.CpuidFeatures.Xcr0Mask) != 0 || (value & Xcr0.Avx) != 0 && (value & Xcr0.Sse) == 0)
+            return false;
+        _s->Xcr0 = value;
+        Cpu.RecomputeMode();
+        return true;
+    }
+}

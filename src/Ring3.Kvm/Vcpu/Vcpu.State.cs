@@ -1,0 +1,198 @@
+using System.Runtime.CompilerServices;
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// General, segment, control and debug registers. For the vCPU's thread, or any thread while the vCPU is not running.
+public sealed unsafe partial class Vcpu
+{
+    /// <summary>KVM_GET_REGS.</summary>
+    public void GetRegs(out kvm_regs regs)
+    {
+        CpuState* c = _s;
+        regs = new()
+        {
+            rax = c->Gpr[0], rcx = c->Gpr[1], rdx = c->Gpr[2], rbx = c->Gpr[3], rsp = c->Gpr[4], rbp = c->Gpr[5], rsi = c->Gpr[6], rdi = c->Gpr[7],
+            r8 = c->Gpr[8], r9 = c->Gpr[9], r10 = c->Gpr[10], r11 = c->Gpr[11], r12 = c->Gpr[12], r13 = c->Gpr[13], r14 = c->Gpr[14], r15 = c->Gpr[15],
+            rip = c->Rip, rflags = Cpu.RflagsValue,
+        };
+    }
+
+    /// <summary>KVM_SET_REGS.</summary>
+    public void SetRegs(in kvm_regs regs)
+    {
+        CpuState* c = _s;
+        c->Gpr[0] = regs.rax; c->Gpr[1] = regs.rcx; c->Gpr[2] = regs.rdx; c->Gpr[3] = regs.rbx;
+        c->Gpr[4] = regs.rsp; c->Gpr[5] = regs.rbp; c->Gpr[6] = regs.rsi; c->Gpr[7] = regs.rdi;
+        c->Gpr[8] = regs.r8; c->Gpr[9] = regs.r9; c->Gpr[10] = regs.r10; c->Gpr[11] = regs.r11;
+        c->Gpr[12] = regs.r12; c->Gpr[13] = regs.r13; c->Gpr[14] = regs.r14; c->Gpr[15] = regs.r15;
+        c->Rip = regs.rip;
+        Cpu.RflagsValue = regs.rflags & RflagsWritable | Rflags.Fixed1;
+        // An exception that was about to be delivered belonged to the state that this call replaces.
+        _pendingException = default;
+        Requests.MakeSelf(VcpuRequest.Event);
+        Cpu.RecomputeMode();
+    }
+
+    private const ulong RflagsWritable = Rflags.Status | Rflags.TF | Rflags.IF | Rflags.DF | Rflags.IOPL | Rflags.NT | Rflags.RF | Rflags.VM | Rflags.AC | Rflags.VIF | Rflags.VIP | Rflags.ID;
+
+    private static kvm_segment ToKvm(in Segment s) => new()
+    {
+        @base = s.Base,
+        limit = s.Limit,
+        selector = s.Selector,
+        type = (byte)(s.Access & Segment.TypeMask),
+        s = (byte)(s.Access >> 4 & 1),
+        dpl = (byte)(s.Access >> 5 & 3),
+        present = (byte)(s.Access >> 7 & 1),
+        avl = (byte)(s.Access >> 12 & 1),
+        l = (byte)(s.Access >> 13 & 1),
+        db = (byte)(s.Access >> 14 & 1),
+        g = (byte)(s.Access >> 15 & 1),
+        unusable = (byte)(s.Access >> 16 & 1),
+    };
+
+    private static Segment FromKvm(in kvm_segment s) => new()
+    {
+        Base = s.@base,
+        Limit = s.limit,
+        Selector = s.selector,
+        Access = (uint)(s.type & 15) | (uint)(s.s & 1) << 4 | (uint)(s.dpl & 3) << 5 | (uint)(s.present & 1) << 7 | (uint)(s.avl & 1) << 12 | (uint)(s.l & 1) << 13 | (uint)(s.db & 1) << 14
+            | (uint)(s.g & 1) << 15 | (s.unusable != 0 || s.present == 0 ? Segment.Unusable : 0),
+    };
+
+    /// <summary>KVM_GET_SREGS.</summary>
+    public void GetSregs(out kvm_sregs sregs)
+    {
+        GetSregs2(out kvm_sregs2 s2);
+        sregs = new()
+        {
+            cs = s2.cs, ds = s2.ds, es = s2.es, fs = s2.fs, gs = s2.gs, ss = s2.ss, tr = s2.tr, ldt = s2.ldt, gdt = s2.gdt, idt = s2.idt,
+            cr0 = s2.cr0, cr2 = s2.cr2, cr3 = s2.cr3, cr4 = s2.cr4, cr8 = s2.cr8, efer = s2.efer, apic_base = s2.apic_base,
+        };
+        if (_injected.Valid != 0 && _injected.Type == EventType.External)
+            sregs.interrupt_bitmap[_injected.Vector / 64] |= 1UL << (_injected.Vector & 63);
+    }
+
+    /// <summary>KVM_SET_SREGS: 0 or -EINVAL.</summary>
+    public int SetSregs(in kvm_sregs sregs)
+    {
+        kvm_sregs2 s2 = new()
+        {
+            cs = sregs.cs, ds = sregs.ds, es = sregs.es, fs = sregs.fs, gs = sregs.gs, ss = sregs.ss, tr = sregs.tr, ldt = sregs.ldt, gdt = sregs.gdt, idt = sregs.idt,
+            cr0 = sregs.cr0, cr2 = sregs.cr2, cr3 = sregs.cr3, cr4 = sregs.cr4, cr8 = sregs.cr8, efer = sregs.efer, apic_base = sregs.apic_base,
+        };
+        int r = ApplySregs(s2, pdptrs: false);
+        if (r != 0)
+            return r;
+        for (int i = 3; i >= 0; i--)
+        {
+            ulong word = sregs.interrupt_bitmap[i];
+            if (word == 0)
+                continue;
+            _injected = new() { Valid = 1, Type = EventType.External, Vector = (byte)(i * 64 + 63 - System.Numerics.BitOperations.LeadingZeroCount(word)) };
+            break;
+        }
+        return 0;
+    }
+
+    /// <summary>KVM_GET_SREGS2.</summary>
+    public void GetSregs2(out kvm_sregs2 sregs)
+    {
+        CpuState* c = _s;
+        sregs = new()
+        {
+            cs = ToKvm(c->Cs), ds = ToKvm(c->Ds), es = ToKvm(c->Es), fs = ToKvm(c->Fs), gs = ToKvm(c->Gs), ss = ToKvm(c->Ss), tr = ToKvm(c->Tr), ldt = ToKvm(c->Ldtr),
+            gdt = new() { @base = c->Gdtr.Base, limit = (ushort)c->Gdtr.Limit },
+            idt = new() { @base = c->Idtr.Base, limit = (ushort)c->Idtr.Limit },
+            cr0 = c->Cr0, cr2 = c->Cr2, cr3 = c->Cr3, cr4 = c->Cr4, cr8 = Cr8, efer = c->Efer, apic_base = ApicBase,
+        };
+        if (!IsPaePaging(c->Cr0, c->Cr4, c->Efer))
+            return;
+        sregs.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+        for (int i = 0; i < 4; i++)
+            sregs.pdptrs[i] = c->Pdptr[i];
+    }
+
+    /// <summary>KVM_SET_SREGS2: 0 or -EINVAL.</summary>
+    public int SetSregs2(in kvm_sregs2 sregs)
+    {
+        bool pdptrs = (sregs.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0;
+        if ((sregs.flags & ~KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 || pdptrs && !IsPaePaging(sregs.cr0, sregs.cr4, sregs.efer))
+            return -Errno.EINVAL;
+        return ApplySregs(sregs, pdptrs);
+    }
+
+    private static bool IsPaePaging(ulong cr0, ulong cr4, ulong efer) => (cr0 & Arch.Cr0.PG) != 0 && (cr4 & Arch.Cr4.PAE) != 0 && (efer & Arch.Efer.LMA) == 0;
+
+    /// <summary>The combinations that the processor can have. SPEC: SDM volume 3, "Checks on Guest Control Registers, Debug Registers, and MSRs".</summary>
+    private bool IsValid(in kvm_sregs2 s)
+    {
+        if ((s.efer & ~SupportedEfer) != 0 || (s.cr4 & ~SupportedCr4) != 0 || (s.cr0 >> 32) != 0)
+            return false;
+        if ((s.cr0 & (Arch.Cr0.PG | Arch.Cr0.PE)) == Arch.Cr0.PG || (s.cr0 & (Arch.Cr0.NW | Arch.Cr0.CD)) == Arch.Cr0.NW)
+            return false;
+        if ((s.efer & Arch.Efer.LME) != 0 && (s.cr0 & Arch.Cr0.PG) != 0)
+            return (s.cr4 & Arch.Cr4.PAE) != 0 && (s.efer & Arch.Efer.LMA) != 0 && (s.cr3 & ~((1UL << 48) - 1) & ~Cr3.NoFlush) == 0;
+        return (s.efer & Arch.Efer.LMA) == 0 && s.cs.l == 0;
+    }
+
+    private int ApplySregs(in kvm_sregs2 s, bool pdptrs)
+    {
+        if (!IsValid(s) || !SetApicBase(s.apic_base, hostInitiated: true))
+            return -Errno.EINVAL;
+        CpuState* c = _s;
+        c->Cs = FromKvm(s.cs); c->Ds = FromKvm(s.ds); c->Es = FromKvm(s.es); c->Fs = FromKvm(s.fs); c->Gs = FromKvm(s.gs); c->Ss = FromKvm(s.ss);
+        c->Tr = FromKvm(s.tr); c->Ldtr = FromKvm(s.ldt);
+        c->Gdtr = new() { Base = s.gdt.@base, Limit = s.gdt.limit };
+        c->Idtr = new() { Base = s.idt.@base, Limit = s.idt.limit };
+        c->Cr0 = s.cr0 | Arch.Cr0.ET;
+        c->Cr2 = s.cr2;
+        c->Cr3 = s.cr3;
+        c->Cr4 = s.cr4;
+        c->Efer = s.efer;
+        Cr8 = s.cr8;
+        c->Cpl = (c->Cr0 & Arch.Cr0.PE) == 0 ? 0 : (Cpu.RflagsValue & Rflags.VM) != 0 ? 3 : c->Ss.Access >> 5 & 3;
+        if (pdptrs)
+            for (int i = 0; i < 4; i++)
+                c->Pdptr[i] = s.pdptrs[i];
+        else if (IsPaePaging(c->Cr0, c->Cr4, c->Efer))
+            LoadPdptrs();
+        // Older clients wake an application processor by writing its start state.
+        if (IsBootProcessor && c->Rip == 0xfff0 && c->Cs.Selector == 0xf000 && c->Cs.Base == 0xffff0000 && (c->Cr0 & Arch.Cr0.PE) == 0)
+            _mpState = MpState.Runnable;
+        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        Requests.MakeSelf(VcpuRequest.Event);
+        Cpu.RecomputeMode();
+        return 0;
+    }
+
+    private void LoadPdptrs()
+    {
+        for (uint i = 0; i < 4; i++)
+            _s->Pdptr[i] = Vm.Memory.TryRead((_s->Cr3 & 0xffff_ffe0) + 8 * i, out ulong entry) ? entry : 0;
+    }
+
+    /// <summary>KVM_GET_DEBUGREGS.</summary>
+    public void GetDebugRegs(out kvm_debugregs regs)
+    {
+        regs = new() { dr6 = _s->Dr6, dr7 = _guestDr7 };
+        (regs.db[0], regs.db[1], regs.db[2], regs.db[3]) = (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3);
+    }
+
+    /// <summary>KVM_SET_DEBUGREGS: 0 or -EINVAL.</summary>
+    public int SetDebugRegs(in kvm_debugregs regs)
+    {
+        if (regs.flags != 0 || regs.dr6 >> 32 != 0 || regs.dr7 >> 32 != 0)
+            return -Errno.EINVAL;
+        fixed (kvm_debugregs* r = &regs)
+            (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3) = (r->db[0], r->db[1], r->db[2], r->db[3]);
+        _s->Dr6 = regs.dr6 & (Dr.Dr6BD | Dr.Dr6BS | Dr.Dr6BT | 15) | Dr.Dr6Fixed1;
+        _guestDr7 = regs.dr7 | Dr.Dr7Fixed1;
+        ApplyDebugRegisters();
+        return 0;
+    }
+}

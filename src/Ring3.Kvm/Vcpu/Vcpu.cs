@@ -1,0 +1,87 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+using Ring3.Host;
+using Ring3.Irqchip;
+using Ring3.Mmu;
+
+namespace Ring3.Kvm;
+
+/// <summary>
+/// A virtual processor. <see cref="Run"/> executes guest code on the calling thread until something needs the client; see <see cref="kvm_run"/> for the exits. State members are for the thread that runs the vCPU, or for
+/// any thread while it is not running; <see cref="Kick"/>, <see cref="InjectNmi"/> and the request members are for any thread.
+/// </summary>
+/// <remarks>SAFETY: _s and Cpu.Exit belong to the processor and KvmRun to this object; all live until Dispose.</remarks>
+public sealed unsafe partial class Vcpu : IDisposable
+{
+    /// <summary>KVM_GET_VCPU_MMAP_SIZE: kvm_run, the port I/O data page, the ring of coalesced writes.</summary>
+    public const int RunAreaBytes = 3 * 4096;
+
+    private readonly CpuState* _s;
+    private readonly ExitInfo* _exit;
+    private readonly byte* _pioData;
+    private readonly VcpuMmu _mmu;
+    private MpState _mpState;
+    private int _running;
+    private int _lastThread;
+
+    internal Vcpu(Vm vm, uint id, int index)
+    {
+        (Vm, Id, Index) = (vm, id, index);
+        IsBootProcessor = id == vm.BootCpuId;
+        Cpu = vm.Machine.CreateProcessor();
+        _s = Cpu.State;
+        _exit = Cpu.Exit;
+        KvmRun = (kvm_run*)HostMemory.Map(RunAreaBytes);
+        _pioData = (byte*)KvmRun + 4096;
+        Requests = new VcpuRequests(&_s->ExitRequest);
+        _mmu = new VcpuMmu(vm.Mmu, this);
+        _mpState = IsBootProcessor || vm.Irqchip is null ? MpState.Runnable : MpState.Uninitialized;
+        InitializeMsrs();
+        InitializeClock();
+        Lapic = vm.Irqchip?.CreateLapic(this, id, index, IsBootProcessor);
+        Cpu.Reset(false);
+        _apicBase = Irqchip.ApicBase.DefaultAddress | Irqchip.ApicBase.EN | (IsBootProcessor ? Irqchip.ApicBase.BSP : 0);
+        _guestDr7 = Dr.Dr7Fixed1;
+        SetDefaultCpuid();
+    }
+
+    public Vm Vm { get; }
+
+    /// <summary>The id given at creation: the APIC id.</summary>
+    public uint Id { get; }
+
+    /// <summary>Position in <see cref="Vm.Vcpus"/>.</summary>
+    public int Index { get; }
+    public bool IsBootProcessor { get; }
+    public VcpuStats Stats { get; } = new();
+
+    /// <summary>Requests and kicks: the protocol of docs/requests.md.</summary>
+    public VcpuRequests Requests { get; }
+
+    /// <summary>In-kernel local APIC, or null.</summary>
+    public Lapic? Lapic { get; }
+
+    /// <summary>The area shared with the client, <see cref="RunAreaBytes"/> bytes: kvm_run, then the data of port I/O exits, then the coalesced ring.</summary>
+    public kvm_run* KvmRun { get; }
+
+    /// <summary>Guest instructions retired since creation.</summary>
+    public ulong InstructionsRetired => Volatile.Read(ref _s->InstructionsRetired);
+
+    internal LogicalProcessor Cpu { get; }
+
+    /// <summary>
+    /// Makes the current or the next <see cref="Run"/> return -EINTR, once. Any thread. Unlike the signal that KVM needs, it cannot come too early.
+    /// </summary>
+    public void Kick() => Requests.Make(VcpuRequest.UserKick);
+
+    public void Dispose()
+    {
+        if (Lapic is not null)
+            Vm.ApicBus.Remove(Lapic);
+        _mmu.Dispose();
+        _schedStat?.Dispose();
+        Requests.Dispose();
+        HostMemory.Unmap(KvmRun, RunAreaBytes);
+    }
+}

@@ -1,0 +1,78 @@
+using Ring3.Abi;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// KVM_ENABLE_CAP, and the settings it makes.
+public sealed unsafe partial class Vm
+{
+    /// <summary>Client learns exceptions before their side effects (KVM_CAP_EXCEPTION_PAYLOAD).</summary>
+    public bool ExceptionPayloadEnabled { get; private set; }
+    public bool TripleFaultEventEnabled { get; private set; }
+    /// <summary>PV features not in the guest's CPUID do not work (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
+    public bool EnforcePvFeatures { get; private set; }
+    /// <summary>KVM_MSR_EXIT_REASON_* for which the client handles MSR accesses.</summary>
+    public uint UserSpaceMsrMask { get; private set; }
+    internal MsrFilter? MsrFilter { get; private set; }
+
+    private long _haltPollNs = -1;
+
+    /// <summary>Longest poll of a halted vCPU, in nanoseconds.</summary>
+    public long HaltPollNs => _haltPollNs >= 0 ? _haltPollNs : Options.HaltPollNs;
+
+    /// <summary>KVM_X86_SET_MSR_FILTER: 0 or -EINVAL.</summary>
+    public int SetMsrFilter(in kvm_msr_filter filter)
+    {
+        int r = MsrFilter.Create(filter, out MsrFilter? created);
+        if (r == 0)
+            MsrFilter = created;
+        return r;
+    }
+
+    /// <summary>KVM_ENABLE_CAP on the VM: 0 or -EINVAL.</summary>
+    public int EnableCap(in kvm_enable_cap cap)
+    {
+        if (cap.flags != 0)
+            return -Errno.EINVAL;
+        ulong arg = cap.args[0];
+        switch ((int)cap.cap)
+        {
+            case KVM_CAP_SPLIT_IRQCHIP:
+                return CreateSplitIrqchip((uint)Math.Min(arg, uint.MaxValue));
+            case KVM_CAP_X2APIC_API:
+                if ((arg & ~(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)) != 0 || Irqchip is null)
+                    return -Errno.EINVAL;
+                ApicBus.X2ApicFormat |= (arg & KVM_X2APIC_API_USE_32BIT_IDS) != 0;
+                ApicBus.BroadcastQuirkDisabled |= (arg & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK) != 0;
+                return 0;
+            case KVM_CAP_EXCEPTION_PAYLOAD:
+                ExceptionPayloadEnabled = arg != 0;
+                return 0;
+            case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+                TripleFaultEventEnabled = arg != 0;
+                return 0;
+            case KVM_CAP_X86_USER_SPACE_MSR:
+                if ((arg & ~(ulong)(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)) != 0)
+                    return -Errno.EINVAL;
+                UserSpaceMsrMask = (uint)arg;
+                return 0;
+            case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+                if ((arg & ~(ulong)(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)) != 0 || arg == KVM_DIRTY_LOG_INITIALLY_SET)
+                    return -Errno.EINVAL;
+                Slots.ManualDirtyLogProtect = (uint)arg;
+                return 0;
+            case KVM_CAP_HALT_POLL:
+                _haltPollNs = (uint)arg;
+                return 0;
+            case KVM_CAP_DISABLE_QUIRKS2 or KVM_CAP_DISABLE_QUIRKS:
+                return (arg & ~(ulong)Capabilities.Quirks) == 0 ? 0 : -Errno.EINVAL;
+            case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
+                if (Irqchip is null || arg is 0 or > uint.MaxValue || Vcpus.Length != 0)
+                    return -Errno.EINVAL;
+                ApicBus.BusPeriodNs = (uint)arg;
+                return 0;
+            default:
+                return -Errno.EINVAL;
+        }
+    }
+}

@@ -1,0 +1,129 @@
+using Ring3.Abi;
+using Ring3.Host;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm;
+
+// irqfds, ioeventfds and coalesced zones.
+public sealed partial class Vm
+{
+    private readonly List<Irqfd> _irqfds = [];
+    private readonly List<Ioeventfd> _ioeventfds = [];
+
+    internal CoalescedZones Coalesced { get; } = new();
+
+    /// <summary>KVM_IRQFD: attaches an eventfd to a GSI, or detaches it (KVM_IRQFD_FLAG_DEASSIGN). 0, -EINVAL, -EBUSY, -EBADF.</summary>
+    public int RegisterIrqfd(in kvm_irqfd args)
+    {
+        if ((args.flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE)) != 0 || Irqchip is not { } chip)
+            return -Errno.EINVAL;
+        if ((args.flags & KVM_IRQFD_FLAG_DEASSIGN) != 0)
+            return RemoveIrqfd((int)args.fd, args.gsi);
+        if (!EventFd.IsEventFd((int)args.fd))
+            return -Errno.EBADF;
+        bool resample = (args.flags & KVM_IRQFD_FLAG_RESAMPLE) != 0;
+        if (resample && !EventFd.IsEventFd((int)args.resamplefd))
+            return -Errno.EBADF;
+        lock (_lock)
+        {
+            foreach (Irqfd other in _irqfds)
+                if (other.ClientFd == (int)args.fd)
+                    return -Errno.EBUSY;
+            var irqfd = new Irqfd(this, chip, (int)args.fd, EventFd.Duplicate((int)args.fd), args.gsi, resample ? EventFd.Duplicate((int)args.resamplefd) : -1);
+            int r = Poller.Attach(irqfd);
+            if (r != 0)
+            {
+                irqfd.Close();
+                return r;
+            }
+            _irqfds.Add(irqfd);
+            return 0;
+        }
+    }
+
+    private int RemoveIrqfd(int fd, uint gsi)
+    {
+        Irqfd? found;
+        lock (_lock)
+        {
+            found = _irqfds.Find(i => i.ClientFd == fd && i.Gsi == gsi);
+            if (found is null)
+                return 0;
+            _irqfds.Remove(found);
+        }
+        Poller.Detach(found);
+        found.Close();
+        return 0;
+    }
+
+    /// <summary>KVM_IOEVENTFD: signals an eventfd on a guest's write to an address. 0, -EINVAL, -EEXIST, -ENOENT, -EBADF.</summary>
+    public int RegisterIoeventfd(in kvm_ioeventfd args)
+    {
+        const uint Known = KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN;
+        if ((args.flags & ~Known) != 0 || args.len is not (0 or 1 or 2 or 4 or 8) || args.len == 0 && (args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0 || args.addr + args.len < args.addr)
+            return -Errno.EINVAL;
+        bool pio = (args.flags & KVM_IOEVENTFD_FLAG_PIO) != 0;
+        if (pio && args.addr > 0xffff)
+            return -Errno.EINVAL;
+        lock (_lock)
+        {
+            if ((args.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) != 0)
+                return RemoveIoeventfd(args);
+            if (!EventFd.IsEventFd(args.fd))
+                return -Errno.EBADF;
+            foreach (Ioeventfd other in _ioeventfds)
+                if (other.CollidesWith(args))
+                    return -Errno.EEXIST;
+            var e = new Ioeventfd(args, EventFd.Duplicate(args.fd));
+            _ioeventfds.Add(e);
+            if (pio)
+                Ports.Add(e, (int)args.addr, 1);
+            else
+                MmioDevices.Add(e);
+            return 0;
+        }
+    }
+
+    private int RemoveIoeventfd(kvm_ioeventfd args)
+    {
+        if (_ioeventfds.Find(e => e.Is(args)) is not { } found)
+            return -Errno.ENOENT;
+        _ioeventfds.Remove(found);
+        if (found.IsPio)
+            Ports.Remove(found);
+        else
+            MmioDevices.Remove(found);
+        EventFd.Close(found.Fd);
+        return 0;
+    }
+
+    /// <summary>KVM_REGISTER_COALESCED_MMIO: 0 or -EINVAL.</summary>
+    public int RegisterCoalescedMmio(in kvm_coalesced_mmio_zone zone)
+    {
+        int r = Coalesced.Register(zone);
+        if (r == 0 && zone.pio != 0)
+            Ports.ClaimAll(zone.addr, zone.size);
+        return r;
+    }
+
+    /// <summary>KVM_UNREGISTER_COALESCED_MMIO: 0 or -EINVAL.</summary>
+    public int UnregisterCoalescedMmio(in kvm_coalesced_mmio_zone zone) => Coalesced.Unregister(zone);
+
+    private void CloseEventfds()
+    {
+        Irqfd[] irqfds;
+        lock (_lock)
+        {
+            irqfds = [.. _irqfds];
+            _irqfds.Clear();
+            foreach (Ioeventfd e in _ioeventfds)
+                EventFd.Close(e.Fd);
+            _ioeventfds.Clear();
+        }
+        foreach (Irqfd i in irqfds)
+        {
+            Poller.Detach(i);
+            i.Close();
+        }
+    }
+}

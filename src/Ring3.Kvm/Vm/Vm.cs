@@ -1,0 +1,173 @@
+using Ring3.Abi;
+using Ring3.Cpu;
+using Ring3.Host;
+using Ring3.Irqchip;
+using Ring3.Irqchip.Timers;
+using Ring3.Memory;
+using Ring3.Mmu;
+using Ring3.Sync;
+
+namespace Ring3.Kvm;
+
+/// <summary>
+/// A virtual machine: memory slots, interrupt controllers, clock and virtual processors. Members return 0 or a positive result, or the negated errno that api.rst documents; they may be called from any thread.
+/// </summary>
+public sealed unsafe partial class Vm : IDisposable
+{
+    /// <summary>KVM_CAP_MAX_VCPUS; also the bound of vCPU ids plus one (KVM_CAP_MAX_VCPU_ID).</summary>
+    public const int MaxVcpus = 1024;
+
+    private readonly Lock _lock = new();
+    private Vcpu[] _vcpus = [];
+    private VcpuRequests[] _requests = [];
+    private readonly WorkQueue _work;
+    private int _dead;
+    private bool _disposed;
+
+    /// <summary>KVM_CREATE_VM.</summary>
+    /// <exception cref="OutOfMemoryException">The host has no memory for the VM's own tables.</exception>
+    public static Vm Create(VmOptions? options = null) => new(options ?? new());
+
+    private Vm(VmOptions options)
+    {
+        Options = options;
+        Machine = new Machine();
+        Machine.ExternalWriters = options.ExternalWriters;
+        Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine) };
+        Memory = new GuestMemory(Slots);
+        _work = new WorkQueue("ring3-vm") { Failed = e => BugOn(true, e.Message) };
+        Mmu = new TdpMmu(Slots, this, _work);
+        Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
+        Ports = new PortBus();
+        MmioDevices = new MmioBus();
+    }
+
+    public VmOptions Options { get; }
+    public VmStats Stats { get; } = new();
+
+    /// <summary>Guest memory by guest-physical address, for the client's devices.</summary>
+    public GuestMemory Memory { get; }
+    public MemorySlots Slots { get; }
+    public TdpMmu Mmu { get; }
+    public VmClock Clock { get; }
+
+    /// <summary>In-kernel controllers, or null until <see cref="CreateIrqchip"/> (or the split irqchip) made them.</summary>
+    public VmIrqchip? Irqchip { get; private set; }
+
+    internal Machine Machine { get; }
+    internal PortBus Ports { get; }
+    internal MmioBus MmioDevices { get; }
+    internal ApicBus ApicBus => Irqchip!.Bus;
+
+    /// <summary>vCPUs in order of creation. The array behind the span is replaced, never changed.</summary>
+    public ReadOnlySpan<Vcpu> Vcpus => Volatile.Read(ref _vcpus);
+    internal VcpuRequests[] AllRequests => Volatile.Read(ref _requests);
+
+    /// <summary>KVM_SET_BOOT_CPU_ID: the vCPU that starts without INIT and SIPI.</summary>
+    public uint BootCpuId { get; private set; }
+
+    /// <summary>KVM_SET_BOOT_CPU_ID: 0, or -EBUSY when vCPUs exist.</summary>
+    public int SetBootCpuId(uint id)
+    {
+        lock (_lock)
+        {
+            if (_vcpus.Length != 0)
+                return -Errno.EBUSY;
+            BootCpuId = id;
+        }
+        return 0;
+    }
+
+    /// <summary>KVM_CREATE_VCPU: 0, -EINVAL for an id out of range, -EEXIST.</summary>
+    public int CreateVcpu(uint id, out Vcpu? vcpu)
+    {
+        vcpu = null;
+        if (id >= MaxVcpus || _disposed)
+            return -Errno.EINVAL;
+        lock (_lock)
+        {
+            if (IsDead)
+                return -Errno.EIO;
+            foreach (Vcpu v in _vcpus)
+                if (v.Id == id)
+                    return -Errno.EEXIST;
+            vcpu = new Vcpu(this, id, _vcpus.Length);
+            Volatile.Write(ref _requests, [.. _requests, vcpu.Requests]);
+            Volatile.Write(ref _vcpus, [.. _vcpus, vcpu]);
+        }
+        return 0;
+    }
+
+    /// <summary>Creates a vCPU; for callers to whom failure is a defect of their own.</summary>
+    /// <exception cref="InvalidOperationException">The id is taken or out of range.</exception>
+    public Vcpu CreateVcpu(uint id) => CreateVcpu(id, out Vcpu? vcpu) is 0 ? vcpu! : throw new InvalidOperationException($"vCPU id {id} is taken or out of range");
+
+    internal Vcpu? FindByApicId(uint id)
+    {
+        foreach (Vcpu v in Vcpus)
+            if (v.Id == id)
+                return v;
+        return null;
+    }
+
+    // ---- Death ------------------------------------------------------------------------------------------------------
+
+    /// <summary>A host invariant was violated: KVM_RUN of every vCPU returns -EIO from now on.</summary>
+    public bool IsDead => Volatile.Read(ref _dead) != 0;
+
+    /// <summary>What was found broken, when <see cref="IsDead"/>.</summary>
+    public string? BugMessage { get; private set; }
+
+    /// <summary>KVM_BUG_ON: marks this VM dead and gets its vCPUs out of the guest. Nothing of other VMs is touched.</summary>
+    public bool BugOn(bool condition, string what)
+    {
+        if (!condition)
+            return false;
+        BugMessage ??= what;
+        if (Interlocked.Exchange(ref _dead, 1) != 0)
+            return true;
+        MakeAllRequest(VcpuRequest.VmDead);
+        foreach (VcpuRequests r in AllRequests)
+            r.WakeUp();
+        return true;
+    }
+
+    // ---- Memory -----------------------------------------------------------------------------------------------------
+
+    /// <summary>KVM_SET_USER_MEMORY_REGION. Flags: KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY. A size of 0 deletes the slot.</summary>
+    /// <param name="slot">Slot number, address space in bits 31:16.</param>
+    /// <param name="hva">Host address of the memory; it must stay mapped while the slot exists, or be invalidated through <see cref="MemorySlots.Notifier"/>.</param>
+    public int SetUserMemoryRegion(uint slot, uint flags, ulong gpa, ulong size, ulong hva)
+    {
+        if (IsDead)
+            return -Errno.EIO;
+        return Slots.SetRegion(slot, flags, gpa, size, hva);
+    }
+
+    // ---- Requests ---------------------------------------------------------------------------------------------------
+
+    /// <summary>Makes a request to every vCPU. Returns whether any was kicked.</summary>
+    public bool MakeAllRequest(VcpuRequest request) => VcpuRequests.MakeAll(AllRequests, request);
+
+    private sealed class CodeSink(Machine machine) : ICodeWriteSink
+    {
+        public void CodeWritten(nint hva, nuint length) => machine.CodeWritten((byte*)hva, length);
+    }
+
+    /// <summary>Releases everything. No thread may be inside the VM's or its vCPUs' members.</summary>
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+                return;
+            _disposed = true;
+        }
+        CloseEventfds();
+        foreach (Vcpu v in Vcpus)
+            v.Dispose();
+        Mmu.Dispose();
+        _work.Dispose();
+        Machine.Dispose();
+    }
+}

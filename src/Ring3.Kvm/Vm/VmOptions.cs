@@ -1,0 +1,14 @@
+namespace Ring3.Kvm;
+
+/// <summary>What can be chosen when a VM is created. The defaults are KVM's.</summary>
+public sealed record VmOptions
+{
+    /// <summary>Longest time a halted vCPU polls before it sleeps, in nanoseconds; 0 turns polling off. KVM's halt_poll_ns.</summary>
+    public long HaltPollNs { get; init; } = 200_000;
+
+    /// <summary>Guest TSC frequency of new vCPUs in kHz; 0: the host's.</summary>
+    public uint TscKhz { get; init; }
+
+    /// <summary>Host threads other than vCPUs write guest memory without the accessors, so decoded code is verified again after each entry.</summary>
+    public bool ExternalWriters { get; init; }
+}

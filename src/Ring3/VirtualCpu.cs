@@ -1,0 +1,100 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Kvm;
+
+namespace Ring3;
+
+/// <summary>A processor of a <see cref="VirtualMachine"/>. Members are for the thread that runs it, except <see cref="Stop"/> and <see cref="InjectNmi"/>.</summary>
+public sealed unsafe class VirtualCpu
+{
+    internal VirtualCpu(VirtualMachine machine, Vcpu vcpu)
+    {
+        (Machine, Vcpu) = (machine, vcpu);
+        Span<kvm_cpuid_entry2> cpuid = stackalloc kvm_cpuid_entry2[SupportedCpuid.Entries.Length];
+        _ = SupportedCpuid.Get(cpuid);
+        CpuidTopology.Apply(cpuid, vcpu.Id, (uint)machine.Cpus.Count + 1);
+        Ring3Exception.ThrowIfFailed(vcpu.SetCpuid2(cpuid), "set CPUID");
+    }
+
+    public VirtualMachine Machine { get; }
+
+    /// <summary>The processor as KVM sees it: everything this class leaves out.</summary>
+    public Vcpu Vcpu { get; }
+
+    /// <summary>General registers, RIP and RFLAGS.</summary>
+    public kvm_regs Registers
+    {
+        get
+        {
+            Vcpu.GetRegs(out kvm_regs regs);
+            return regs;
+        }
+        set => Vcpu.SetRegs(value);
+    }
+
+    /// <summary>Segments, control registers, descriptor tables.</summary>
+    /// <exception cref="Ring3Exception">A combination that no processor can have.</exception>
+    public kvm_sregs SpecialRegisters
+    {
+        get
+        {
+            Vcpu.GetSregs(out kvm_sregs sregs);
+            return sregs;
+        }
+        set => Ring3Exception.ThrowIfFailed(Vcpu.SetSregs(value), "set the segment and control registers");
+    }
+
+    /// <summary>Guest instructions retired so far.</summary>
+    public ulong InstructionsRetired => Vcpu.InstructionsRetired;
+
+    /// <summary>Runs guest code on this thread until something needs the caller.</summary>
+    /// <exception cref="Ring3Exception">Another thread runs the processor, or the machine is dead.</exception>
+    public CpuExit Run()
+    {
+        int r = Vcpu.Run();
+        if (r == 0)
+            return new CpuExit(CpuExit.KindOf(*Vcpu.KvmRun), Vcpu.KvmRun);
+        if (r == -Errno.EINTR)
+            return new CpuExit(CpuExitKind.Interrupted, Vcpu.KvmRun);
+        if (r == -Errno.EFAULT)
+            return new CpuExit(CpuExitKind.Error, Vcpu.KvmRun);
+        throw new Ring3Exception("run the processor", -r);
+    }
+
+    /// <summary>Makes the current or the next <see cref="Run"/> return with <see cref="CpuExitKind.Interrupted"/>. Any thread.</summary>
+    public void Stop() => Vcpu.Kick();
+
+    /// <summary>Delivers an external interrupt as soon as the guest allows, on a machine without interrupt controllers.</summary>
+    /// <exception cref="Ring3Exception">One is already waiting, or the machine has interrupt controllers.</exception>
+    public void Interrupt(byte vector) => Ring3Exception.ThrowIfFailed(Vcpu.Interrupt(vector), "queue an interrupt");
+
+    /// <summary>Delivers a non-maskable interrupt. Any thread.</summary>
+    public void InjectNmi() => Vcpu.InjectNmi();
+
+    /// <summary>Prepares 16-bit real mode at an address below 1 MiB: segments 0, or the address's paragraph in CS when it does not fit 64 KiB.</summary>
+    public void StartInRealMode(uint address, ushort stack = 0x7000)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(address, 0xfffffu);
+        kvm_sregs s = SpecialRegisters;
+        uint cs = address < 0x10000 ? 0 : address >> 4;
+        s.cs.@base = cs << 4;
+        s.cs.selector = (ushort)cs;
+        SpecialRegisters = s;
+        Registers = new kvm_regs { rip = address - (cs << 4), rsp = stack, rflags = Rflags.Fixed1 };
+    }
+
+    /// <summary>
+    /// Prepares 64-bit mode, ring 0, with the first 512 GiB identity-mapped by 1 GiB pages. Two pages of page tables and one of descriptors are written at <paramref name="tables"/>, which must be memory.
+    /// </summary>
+    /// <param name="entry">Address of the first instruction.</param>
+    /// <param name="stack">Initial RSP.</param>
+    /// <param name="tables">Page-aligned guest-physical address of three free pages.</param>
+    public void StartInLongMode(ulong entry, ulong stack, ulong tables)
+    {
+        LongMode.WriteTables(Machine.Memory, tables);
+        kvm_sregs s = SpecialRegisters;
+        LongMode.Apply(ref s, tables);
+        SpecialRegisters = s;
+        Registers = new kvm_regs { rip = entry, rsp = stack, rflags = Rflags.Fixed1 };
+    }
+}

@@ -1,0 +1,133 @@
+using Ring3.Host;
+
+namespace Ring3.Kvm.Tests;
+
+/// <summary>The protocol between vCPU and requester, without a processor: the test thread plays the guest by polling the exit word.</summary>
+public sealed unsafe class RequestTests : IDisposable
+{
+    private readonly int* _exit = (int*)HostMemory.Map(4096);
+    private readonly VcpuRequests _q;
+
+    public RequestTests() => _q = new VcpuRequests(_exit);
+
+    public void Dispose()
+    {
+        _q.Dispose();
+        HostMemory.Unmap(_exit, 4096);
+    }
+
+    [Fact]
+    public void Flags_AreAsInLinux()
+    {
+        Assert.Equal((0xffu, 1u << 8, 1u << 9, 1u << 10), (VcpuRequest.NumberMask, VcpuRequest.NoWakeup, VcpuRequest.Wait, VcpuRequest.NoAction));
+        Assert.Equal(0, VcpuRequest.TlbFlush.Number);
+        Assert.Equal(1, VcpuRequest.VmDead.Number);
+        Assert.True(VcpuRequest.TlbFlush.Has(VcpuRequest.Wait) && VcpuRequest.TlbFlush.Has(VcpuRequest.NoWakeup));
+    }
+
+    [Theory]
+    [InlineData(0u, VcpuMode.OutsideGuestMode, false)]
+    [InlineData(0u, VcpuMode.InGuestMode, true)]
+    [InlineData(0u, VcpuMode.ExitingGuestMode, false)]
+    [InlineData(0u, VcpuMode.ReadingShadowPageTables, false)]
+    [InlineData(VcpuRequest.Wait, VcpuMode.ExitingGuestMode, true)]
+    [InlineData(VcpuRequest.Wait, VcpuMode.ReadingShadowPageTables, true)]
+    [InlineData(VcpuRequest.Wait, VcpuMode.OutsideGuestMode, false)]
+    [InlineData(VcpuRequest.Wait | VcpuRequest.WhenInGuest | VcpuRequest.WhenExiting, VcpuMode.ReadingShadowPageTables, false)]
+    [InlineData(VcpuRequest.Wait | VcpuRequest.WhenInGuest | VcpuRequest.WhenExiting, VcpuMode.ExitingGuestMode, true)]
+    public void ModeMask_SaysWhenTheVcpuIsConcerned(uint request, VcpuMode mode, bool concerned) => Assert.Equal(concerned, new VcpuRequest(request).Concerns(mode));
+
+    [Fact]
+    public void RequestBeforeEntry_IsSeenAndNotKicked()
+    {
+        Assert.False(_q.Make(VcpuRequest.Event));
+        Assert.False(_q.TryEnterGuestMode());
+        Assert.Equal(VcpuMode.OutsideGuestMode, _q.Mode);
+        Assert.True(_q.Check(VcpuRequest.Event));
+        Assert.False(_q.Check(VcpuRequest.Event));
+        Assert.True(_q.TryEnterGuestMode());
+        Assert.Equal(0, _q.Counters.Kicks);
+    }
+
+    [Fact]
+    public void SecondRequest_SendsNoSecondKick()
+    {
+        Assert.True(_q.TryEnterGuestMode());
+        Assert.True(_q.Make(VcpuRequest.Event));
+        Assert.Equal((VcpuMode.ExitingGuestMode, 1), (_q.Mode, *_exit));
+        Assert.False(_q.Make(VcpuRequest.ClockUpdate));
+        Assert.False(_q.Make(VcpuRequest.Event));
+        Assert.Equal((1L, 2L, 2L), (_q.Counters.Kicks, _q.Counters.Coalesced, _q.Counters.Requests));
+        _q.LeaveGuestMode();
+        Assert.True(_q.Check(VcpuRequest.Event) && _q.Check(VcpuRequest.ClockUpdate));
+    }
+
+    [Fact]
+    public void Wait_ReturnsOnlyAfterTheExit_EvenWhenSomebodyElseKicked()
+    {
+        Assert.True(_q.TryEnterGuestMode());
+        Assert.True(_q.Make(VcpuRequest.Event));
+        bool returned = false;
+        Thread waiter = new(() =>
+        {
+            _q.Make(VcpuRequest.TlbFlush);
+            Volatile.Write(ref returned, true);
+        });
+        waiter.Start();
+        SpinWait.SpinUntil(() => _q.Counters.Waits != 0);
+        Assert.False(Volatile.Read(ref returned));
+        _q.LeaveGuestMode();
+        waiter.Join();
+        Assert.True(_q.Check(VcpuRequest.TlbFlush));
+    }
+
+    [Fact]
+    public void NoAction_WaitsAndLeavesNothingToDo()
+    {
+        Assert.True(_q.TryEnterGuestMode());
+        Thread waiter = new(() => _q.Make(VcpuRequest.OutsideGuestMode));
+        waiter.Start();
+        SpinWait.SpinUntil(() => Volatile.Read(ref *_exit) != 0);
+        Assert.False(_q.AnyPending);
+        _q.LeaveGuestMode();
+        waiter.Join();
+        Assert.True(_q.TryEnterGuestMode());
+    }
+
+    [Fact]
+    public void ReadingTables_HoldsBackATlbFlushAndNothingElse()
+    {
+        _q.BeginReadingShadowPageTables();
+        _q.Make(VcpuRequest.OutsideGuestMode);
+        _q.Make(VcpuRequest.Event);
+        Thread waiter = new(() => _q.Make(VcpuRequest.TlbFlush));
+        waiter.Start();
+        SpinWait.SpinUntil(() => _q.Counters.Waits != 0);
+        _q.LeaveGuestMode();
+        waiter.Join();
+    }
+
+    [Fact]
+    public void Wakeup_ReachesASleeper_AndNoWakeupDoesNot()
+    {
+        using ManualResetEventSlim asleep = new();
+        Thread sleeper = new(() =>
+        {
+            int token = _q.BeginBlock();
+            asleep.Set();
+            while (!_q.Test(VcpuRequest.Unblock))
+            {
+                _q.Sleep(token);
+                token = _q.WakeToken;
+            }
+            _q.EndBlock();
+        });
+        sleeper.Start();
+        asleep.Wait();
+        _q.Make(VcpuRequest.ClockUpdate);
+        Assert.Equal(0, _q.Counters.Wakeups);
+        _q.Make(VcpuRequest.Unblock);
+        sleeper.Join();
+        Assert.Equal(1, _q.Counters.Wakeups);
+    }
+}
