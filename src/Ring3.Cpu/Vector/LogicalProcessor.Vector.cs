@@ -9,6 +9,8 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>The process-wide table of vector forms, here so that the fast path needs no static field.</summary>
     internal VectorForm* Forms;
 
+    partial void ParkVector(CpuState* c) => VectorUnit.Park(c);
+
     partial void InitializeVector() => Forms = VectorForms.At(0);
 
     /// <summary>Stores a whole value: one TLB lookup for address, permission and the check for overwritten code.</summary>
