@@ -33,6 +33,10 @@ public sealed unsafe partial class LogicalProcessor
 
     private ExitReason Run(CpuState* c)
     {
+        // An instruction whose MMIO access is done retires before any event: executed again after a handler, it would touch the device twice.
+        while (c->Inject.Valid != 0 && Replay.InProgress)
+            if (!Step(c))
+                return Exit->Reason;
         if (c->Inject.Valid != 0 && !DeliverInjected(c))
             return Exit->Reason;
         bool stale = false;

@@ -132,7 +132,7 @@ public sealed unsafe partial class LogicalProcessor
     internal bool LoadSystem(CpuState* c, ulong linear, int size, out ulong value)
     {
         value = 0;
-        byte* p = ReadPtrSlow(c, linear, size, ImplicitAccess);
+        byte* p = ReadPtrAs(c, linear, size, ImplicitAccess);
         if (p == null)
             return false;
         value = size switch
@@ -148,11 +148,38 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Writes 1, 2, 4 or 8 bytes with supervisor privilege whatever the CPL.</summary>
     internal bool StoreSystem(CpuState* c, ulong linear, int size, ulong value)
     {
-        byte* p = WritePtrSlow(c, linear, size, ImplicitAccess, false);
+        byte* p = WritePtrAs(c, linear, size, ImplicitAccess, out TlbEntry* e);
         if (p == null)
             return false;
         StoreSized(p, size, value);
-        return EndWriteSlow(c, p, linear, size) == OpResult.Next;
+        return EndWriteAs(c, p, linear, size, e);
+    }
+
+    /// <summary>Host pointer for a read with an explicit privilege: AccessKind.User, 0, or <see cref="ImplicitAccess"/>.</summary>
+    internal byte* ReadPtrAs(CpuState* c, ulong linear, int size, AccessKind privilege)
+    {
+        TlbEntry* e = Level1 + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | Tlb.Context(PrivilegeOf(c, privilege))) == e->TagRead)
+            return (byte*)(linear + (ulong)e->Addend);
+        return ReadPtrSlow(c, linear, size, privilege);
+    }
+
+    /// <summary>Host pointer for a write with an explicit privilege; finish with <see cref="EndWriteAs"/>. <paramref name="e"/> is null when level 1 missed.</summary>
+    internal byte* WritePtrAs(CpuState* c, ulong linear, int size, AccessKind privilege, out TlbEntry* e)
+    {
+        e = Level1 + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | Tlb.Context(PrivilegeOf(c, privilege))) == e->TagWrite)
+            return (byte*)(linear + (ulong)e->Addend);
+        e = null;
+        return WritePtrSlow(c, linear, size, privilege, false);
+    }
+
+    /// <summary>Completes a write through <see cref="WritePtrAs"/>. False: an MMIO exit is pending.</summary>
+    internal bool EndWriteAs(CpuState* c, byte* ptr, ulong linear, int size, TlbEntry* e)
+    {
+        if (e != null && (*e->CodeBits >> (int)((linear >> 6) & 63) & 1) == 0)
+            return true;
+        return EndWriteSlow(c, ptr, linear, size) == OpResult.Next;
     }
 
     private static void StoreSized(byte* p, int size, ulong value)

@@ -36,7 +36,7 @@ internal unsafe struct StackCursor
         ulong at = (Pointer - (ulong)size) & Mask;
         if (!Check(p, c, at, size, out ulong linear))
             return false;
-        byte* ptr = p.WritePtrSlow(c, linear, size, _privilege, false);
+        byte* ptr = p.WritePtrAs(c, linear, size, _privilege, out TlbEntry* e);
         if (ptr == null)
             return StackFault(c);
         switch (size)
@@ -45,7 +45,7 @@ internal unsafe struct StackCursor
             case 4: *(uint*)ptr = (uint)value; break;
             default: *(ulong*)ptr = value; break;
         }
-        if (p.EndWriteSlow(c, ptr, linear, size) != OpResult.Next)
+        if (!p.EndWriteAs(c, ptr, linear, size, e))
             return false;
         Pointer = (Pointer & ~Mask) | at;
         return true;
@@ -67,7 +67,7 @@ internal unsafe struct StackCursor
         ulong at = (Pointer + offset) & Mask;
         if (!Check(p, c, at, size, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtrSlow(c, linear, size, _privilege);
+        byte* ptr = p.ReadPtrAs(c, linear, size, _privilege);
         if (ptr == null)
             return StackFault(c);
         value = size switch { 2 => *(ushort*)ptr, 4 => *(uint*)ptr, _ => *(ulong*)ptr };
