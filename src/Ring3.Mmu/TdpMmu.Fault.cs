@@ -29,7 +29,9 @@ public sealed unsafe partial class TdpMmu
         MmuResult result = FaultRcu(vcpu, gfn, access);
         Rcu.Exit();
         if (result == MmuResult.Retry)
-            vcpu.Stats.PfRetry++;
+            vcpu.WaitBeforeRetry();
+        else
+            vcpu.Progressed();
         return result;
     }
 
@@ -38,9 +40,15 @@ public sealed unsafe partial class TdpMmu
     /// </summary>
     public bool IsMmio(VcpuMmu vcpu, ulong gpa, bool write)
     {
-        using var _ = Rcu.Read();
+        Rcu.Enter();
         Memslot? slot = Slots.Find(gpa >> Page.Shift, vcpu.AsId, ref vcpu.SlotCache);
-        return slot is null || write && slot.IsReadOnly;
+        bool mmio = slot is null || write && slot.IsReadOnly;
+        Rcu.Exit();
+        if (mmio)
+            vcpu.Progressed();
+        else
+            vcpu.WaitBeforeRetry();
+        return mmio;
     }
 
     private MmuResult FaultRcu(VcpuMmu vcpu, ulong gfn, NestedAccess access)

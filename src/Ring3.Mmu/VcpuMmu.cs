@@ -1,4 +1,5 @@
 using Ring3.Memory;
+using Ring3.Sync;
 
 namespace Ring3.Mmu;
 
@@ -16,6 +17,8 @@ public sealed unsafe class VcpuMmu : IDisposable
     private readonly uint[] _asids = new uint[MemorySlots.AddressSpaces];
     private TablePage* _cache;
     private int _cached;
+    private Backoff _backoff;
+    private bool _retrying;
     internal MemslotCache SlotCache;
 
     /// <summary>Counters.</summary>
@@ -85,6 +88,24 @@ public sealed unsafe class VcpuMmu : IDisposable
             return;
         _roots[asId] = null;
         _mmu.PutRoot(root);
+    }
+
+    /// <summary>
+    /// A fault has to be retried because another thread is in the middle of something. The first retries are immediate; a vCPU that keeps meeting the same obstacle lets the other thread run (it may have lost the processor to this very vCPU).
+    /// </summary>
+    internal void WaitBeforeRetry()
+    {
+        Stats.PfRetry++;
+        _retrying = true;
+        _backoff.Pause();
+    }
+
+    internal void Progressed()
+    {
+        if (!_retrying)
+            return;
+        _retrying = false;
+        _backoff = default;
     }
 
     /// <summary>Fills the page cache so that a fault cannot run out of pages under mmu_lock.</summary>

@@ -82,7 +82,8 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
     public MmuResult Access(ulong gpa, bool write, Action<ulong>? body = null)
     {
         NestedAccess kind = write ? NestedAccess.Write : NestedAccess.Read;
-        for (int attempt = 0; attempt < 1_000_000; attempt++)
+        long deadline = Environment.TickCount64 + 30_000;
+        while (Environment.TickCount64 < deadline)
         {
             Enter();
             Walk walk = Translate(gpa, write, out ulong hva);
