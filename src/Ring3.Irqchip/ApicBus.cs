@@ -140,6 +140,9 @@ public sealed class ApicBus
         return result;
     }
 
+    /// <summary>Delivers a message to one known local APIC, whatever its <see cref="LapicInterrupt.Dest"/>: paravirtual IPIs, whose ids must not be taken for a broadcast. Returns whether it was accepted.</summary>
+    public static bool DeliverTo(Lapic target, in LapicInterrupt irq) => target.HardwareEnabled && target.Accept(null, irq, null);
+
     /// <summary>Whether the message could reach this APIC; for EOI-exit bitmaps.</summary>
     public bool Reaches(Lapic apic, in LapicInterrupt irq) => IsBroadcast(null, irq) || ApicMap.Matches(apic, irq);
 

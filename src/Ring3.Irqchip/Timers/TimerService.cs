@@ -2,21 +2,24 @@ using Ring3.Host;
 
 namespace Ring3.Irqchip.Timers;
 
-/// <summary>The process's timer thread: sleeps until the earliest deadline of a <see cref="TimerQueue"/> and runs callbacks.</summary>
-// SAFETY: the only pointer is _word, a futex word allocated for the life of the object.
-public sealed unsafe class TimerService : ITimerService, IDisposable
+/// <summary>
+/// The process's timer thread: sleeps on a timerfd until the earliest deadline of a <see cref="TimerQueue"/> and runs callbacks. An earlier deadline sets the timerfd anew, so arming
+/// costs a system call at most and wakes nobody.
+/// </summary>
+public sealed class TimerService : ITimerService, IDisposable
 {
     private static readonly Lazy<TimerService> s_shared = new(() => new TimerService());
     private readonly Lock _lock = new();
     private readonly TimerQueue _queue = new();
-    private readonly int* _word;
+    private readonly TimerFd _fd = new();
     private readonly Thread _thread;
-    private long _sleepUntilNs;
+
+    /// <summary>What the timerfd is set to; <see cref="long.MinValue"/> while the thread is awake and will look at the queue again by itself.</summary>
+    private long _sleepUntilNs = long.MinValue;
     private bool _stop;
 
     public TimerService()
     {
-        _word = (int*)HostMemory.Map(4096);
         _thread = new Thread(Run) { IsBackground = true, Name = "ring3-timer" };
         _thread.Start();
     }
@@ -28,16 +31,12 @@ public sealed unsafe class TimerService : ITimerService, IDisposable
 
     public void Arm(HostTimer timer, long deadlineNs)
     {
-        bool wake;
         lock (_lock)
         {
             _queue.Arm(timer, deadlineNs);
-            wake = deadlineNs < _sleepUntilNs;
-            if (wake)
-                _sleepUntilNs = deadlineNs;
+            if (deadlineNs < _sleepUntilNs)
+                SleepUntil(deadlineNs);
         }
-        if (wake)
-            Wake();
     }
 
     public void Cancel(HostTimer timer)
@@ -46,38 +45,43 @@ public sealed unsafe class TimerService : ITimerService, IDisposable
             _ = _queue.Cancel(timer);
     }
 
-    private void Wake()
+    private void SleepUntil(long deadlineNs)
     {
-        _ = Interlocked.Increment(ref *_word);
-        _ = Futex.Wake(_word, 1);
+        _sleepUntilNs = deadlineNs;
+        _fd.Set(deadlineNs);
     }
 
     private void Run()
     {
-        HostThread.SetTimerSlack(1);
-        while (!Volatile.Read(ref _stop))
+        while (true)
         {
-            int seen = Volatile.Read(ref *_word);
-            long now = NowNs, until;
+            long now = NowNs;
             HostTimer? expired;
             lock (_lock)
             {
+                if (_stop)
+                    return;
                 expired = _queue.PopExpired(now);
-                // While this thread runs, nobody needs to wake it: it looks at the queue again before it sleeps.
-                until = _sleepUntilNs = expired is null ? _queue.NextDeadlineNs : long.MinValue;
+                if (expired is null)
+                    SleepUntil(_queue.NextDeadlineNs);
+                else
+                    _sleepUntilNs = long.MinValue;
             }
             if (expired is not null)
                 expired.Fire(now);
             else
-                _ = Futex.Wait(_word, seen, until == long.MaxValue ? -1 : Math.Max(0, until - now));
+                _fd.Wait();
         }
     }
 
     public void Dispose()
     {
-        Volatile.Write(ref _stop, true);
-        Wake();
+        lock (_lock)
+        {
+            _stop = true;
+            _fd.Set(0);
+        }
         _thread.Join();
-        HostMemory.Unmap(_word, 4096);
+        _fd.Dispose();
     }
 }

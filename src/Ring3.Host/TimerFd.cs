@@ -1,0 +1,37 @@
+using System.Runtime.InteropServices;
+
+namespace Ring3.Host;
+
+/// <summary>A one-shot CLOCK_MONOTONIC timer that one thread waits for and any thread sets.</summary>
+public sealed unsafe class TimerFd : IDisposable
+{
+    private const int ClockMonotonic = 1, Cloexec = 0x80000, AbsoluteTime = 1;
+    private readonly int _fd;
+
+    public TimerFd()
+    {
+        _fd = Libc.timerfd_create(ClockMonotonic, Cloexec);
+        if (_fd < 0)
+            throw new IOException($"timerfd_create: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+    }
+
+    /// <summary>Expires at <paramref name="deadlineNs"/>, at once if that has passed, never if it is <see cref="long.MaxValue"/>. Replaces what was set before; a waiting thread follows.</summary>
+    public void Set(long deadlineNs)
+    {
+        // SAFETY: struct itimerspec is four longs: interval, value. A zero value would disarm.
+        long* spec = stackalloc long[4];
+        spec[0] = spec[1] = 0;
+        (spec[2], spec[3]) = deadlineNs == long.MaxValue ? (0, 0) : (Math.Max(deadlineNs, 1) / 1_000_000_000, Math.Max(deadlineNs, 1) % 1_000_000_000);
+        _ = Libc.timerfd_settime(_fd, AbsoluteTime, spec, null);
+    }
+
+    /// <summary>Blocks until the timer has expired since the last call, or a signal arrives.</summary>
+    public void Wait()
+    {
+        // SAFETY: the kernel writes eight bytes.
+        ulong expirations;
+        _ = Libc.read(_fd, &expirations, 8);
+    }
+
+    public void Dispose() => _ = Libc.close(_fd);
+}
