@@ -97,7 +97,8 @@ internal sealed unsafe class BlockDecoder
             offset += instruction.Length;
             count++;
         }
-        _ops[count] = new Op { Kind = (ushort)OpKind.FallThrough, Offset = (ushort)offset, Disp = (long)OpEncoder.RipMask(mode & BlockMode.SizeMask), Imm = (ulong)offset };
+        OpKind end = (mode & BlockMode.SizeMask) == BlockMode.Code64 ? OpKind.FallThrough : OpKind.FallThroughNarrow;
+        _ops[count] = new Op { Kind = (ushort)end, Offset = (ushort)offset };
         _header.Instructions = (ushort)count;
         _header.Bytes = (ushort)offset;
         _header.Ops = (ushort)(OpOptimizer.Run(_ops, count) + 1);

@@ -9,9 +9,6 @@ internal static unsafe class OpEncoder
     /// <summary>Operand offset of "no register" in address fields, and of the block's RIP.</summary>
     public const byte NoRegister = 128, BlockRip = 136;
 
-    /// <summary>Bits of the instruction pointer that count in a mode.</summary>
-    public static ulong RipMask(uint size) => size == BlockMode.Code64 ? ulong.MaxValue : 0xffff_ffff;
-
     /// <summary>An encoding that raises #UD, or #GP when it is longer than 15 bytes.</summary>
     public static void Invalid(Op* op, bool tooLong)
     {

@@ -106,6 +106,7 @@ public sealed unsafe partial class LogicalProcessor
         c->BlockRip = c->Rip;
         LoopExit how = RunLoop(c, b);
         c->Attention = 0;
+        _link = null;
         if (how == LoopExit.Fault)
         {
             c->Rflags |= kept & Rflags.RF;
