@@ -157,6 +157,8 @@ internal static unsafe class OpEncoder
             return (byte)((r - Register.AL) * 8);
         if (r is >= Register.AH and <= Register.BH)
             return (byte)((r - Register.AH) * 8 + 1);
+        if (r is >= Register.SPL and <= Register.R15L)
+            return (byte)((r - Register.SPL + 4) * 8);
         if (r.IsGPR())
             return (byte)(r.GetNumber() * 8);
         return (byte)r.GetNumber();
