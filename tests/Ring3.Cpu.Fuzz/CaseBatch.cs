@@ -1,0 +1,206 @@
+using System.Runtime.CompilerServices;
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Differential;
+
+/// <summary>What a case is for.</summary>
+internal enum CaseKind : byte
+{
+    /// <summary>A valid instruction: everything is compared.</summary>
+    Compare,
+    /// <summary>Bytes that the decoder refuses: both sides must refuse them with the same exception.</summary>
+    Invalid,
+    /// <summary>A valid instruction that runs over the end of the mapped code: both sides must fault on the fetch.</summary>
+    Truncated,
+}
+
+/// <summary>The part of a case that is not machine state.</summary>
+internal struct CaseMeta
+{
+    internal CaseKind Kind;
+    internal Instruction Instruction;
+    /// <summary>Bytes of the instruction, or of the whole sequence.</summary>
+    internal int Length;
+    /// <summary>Instructions: more than one is a sequence that runs freely, so that flags across instructions and fused forms are compared too.</summary>
+    internal int Count;
+    /// <summary>Sequences: flags undefined at the end, and at any point before it.</summary>
+    internal ulong UndefinedAtEnd, UndefinedAnywhere;
+}
+
+/// <summary>One batch of cases in the oracle's shared memory: code slots, the data pages' contents and the inputs. A batch is a function of (seed, number).</summary>
+/// <remarks>SAFETY: all pointers are the oracle's, indices below <see cref="Sandbox.MaxCases"/>.</remarks>
+internal sealed unsafe class CaseBatch
+{
+    private readonly NativeOracle _oracle;
+    private readonly InstructionSource _source;
+    private readonly Placement _placement;
+    private readonly UndefinedFlags _undefined;
+    private readonly InstructionInfoFactory _infoFactory = new();
+    private readonly bool[] _runnable;
+    private readonly int _bits, _rawPercent;
+
+    internal CaseBatch(NativeOracle oracle, Code[] codes, int bits, int rawPercent, UndefinedFlags undefined)
+    {
+        _undefined = undefined;
+        _oracle = oracle;
+        _source = new InstructionSource(codes, bits);
+        _bits = bits;
+        _placement = new Placement(_source, bits);
+        _runnable = new bool[IcedConstants.CodeEnumCount];
+        foreach (Code c in codes)
+            _runnable[(int)c] = true;
+        _rawPercent = rawPercent;
+    }
+
+    internal CaseMeta[] Meta { get; } = new CaseMeta[Sandbox.MaxCases];
+
+    internal void Fill(ulong seed, ulong number)
+    {
+        var r = new FuzzRandom(seed * 0x9e37_79b9_7f4a_7c15 ^ number * 0xd134_2543_de82_ef95);
+        Values.Lanes(ref r, _oracle.Data, 512);
+        for (int at = 512; at < Sandbox.DataSize; at += 64)
+            Values.Lanes(ref r, _oracle.Data + at, 64);
+        new Span<byte>(_oracle.Code, Sandbox.CodeSize).Fill(0xcc);
+        for (int i = 0; i < Sandbox.MaxCases; i++)
+        {
+            while (!TryFillCase(ref r, i))
+            {
+            }
+        }
+    }
+
+    private bool TryFillCase(ref FuzzRandom r, int index)
+    {
+        CaseInput* s = _oracle.Input(index);
+        int start = 192 + r.Below(64);
+        // The last slot ends at an unmapped page: now and then an instruction runs over the edge.
+        if (index == Sandbox.MaxCases - 1 && r.Chance(50))
+            start = Sandbox.SlotSize - 1 - r.Below(10);
+        ulong rip = (_bits == 16 ? (ulong)(index * Sandbox.SlotSize & 0xffff) : Sandbox.CodeAddress + (ulong)(index * Sandbox.SlotSize)) + (ulong)start;
+        bool raw = r.Chance(_rawPercent);
+        Instruction instruction = raw ? _source.NextRaw(ref r, rip) : _source.Next(ref r, r.Below(_source.Count), rip);
+        StateBuilder.Fill(ref r, s);
+        s->Rip = rip;
+        s->Bits = (uint)_bits;
+        s->CodeSelector = _bits switch { 64 => 0x33, 32 => 0x23, _ => index < Sandbox.MaxCases / 2 ? Sandbox.WordCodeSelector0 : Sandbox.WordCodeSelector1 };
+        if (instruction.IsInvalid)
+        {
+            // Only a sample: these say little once the decoder is right.
+            if (!raw && !r.Chance(5) || start >= 256)
+                return false;
+            SafeForUnknown(ref r, s);
+            s->Rflags |= Rflags.TF;
+            return Publish(index, start, instruction, CaseKind.Invalid, 16);
+        }
+        if (!_runnable[(int)instruction.Code] || !_placement.TryPlace(ref r, ref instruction, s))
+            return false;
+        bool truncated = start + instruction.Length > Sandbox.SlotSize;
+        if (!truncated && start + instruction.Length + 8 > Sandbox.SlotSize)
+            return false;
+        if (!truncated && start < 256 && instruction.FlowControl == FlowControl.Next && r.Chance(30))
+            return PublishSequence(ref r, index, start, instruction);
+        return Publish(index, start, instruction, truncated ? CaseKind.Truncated : CaseKind.Compare, instruction.Length);
+    }
+
+    /// <summary>Up to six instructions without memory operands behind the first one; the last may be a branch. Flags that are undefined are never read.</summary>
+    private bool PublishSequence(ref FuzzRandom r, int index, int start, in Instruction first)
+    {
+        CaseInput* s = _oracle.Input(index);
+        byte* slot = _oracle.Code + index * Sandbox.SlotSize;
+        _source.Bytes[..first.Length].CopyTo(new Span<byte>(slot + start, first.Length));
+        int length = first.Length, count = 1, wanted = 2 + r.Below(5);
+        ulong undefined = _undefined.Mask(first, s), anywhere = undefined;
+        for (int tries = 0; count < wanted && tries < 60; tries++)
+        {
+            Instruction next = _source.Next(ref r, r.Below(_source.Count), s->Rip + (ulong)length);
+            if (next.IsInvalid || !_runnable[(int)next.Code] || !IsRegisterOnly(next) || (Status(next.RflagsRead) & undefined) != 0)
+                continue;
+            bool branch = next.FlowControl == FlowControl.ConditionalBranch;
+            if (branch ? !_placement.TryPlaceBranch(ref r, ref next, s) : next.FlowControl != FlowControl.Next)
+                continue;
+            _source.Bytes[..next.Length].CopyTo(new Span<byte>(slot + start + length, next.Length));
+            length += next.Length;
+            count++;
+            if (!IsShiftByRegister(next))
+                undefined &= ~Status(next.RflagsWritten | next.RflagsCleared | next.RflagsSet);
+            undefined |= _undefined.MaskOfFollower(next);
+            anywhere |= undefined;
+            if (branch)
+                break;
+        }
+        s->NextRip = s->Rip + (ulong)length;
+        EmitExit(slot + start + length, s);
+        Meta[index] = new CaseMeta { Kind = CaseKind.Compare, Instruction = first, Length = length, Count = count, UndefinedAtEnd = undefined, UndefinedAnywhere = anywhere };
+        return true;
+    }
+
+    /// <summary>No memory operand, explicit or implicit; no privilege; nothing that leaves the machine.</summary>
+    private bool IsRegisterOnly(in Instruction i)
+    {
+        if (i.IsPrivileged || i.HasLockPrefix || i.Mnemonic is Mnemonic.Wrfsbase or Mnemonic.Wrgsbase or Mnemonic.Ud2)
+            return false;
+        foreach (UsedMemory _ in _infoFactory.GetInfo(i, InstructionInfoOptions.NoRegisterUsage).GetUsedMemory())
+            return false;
+        return true;
+    }
+
+    private static bool IsShiftByRegister(in Instruction i) => i.OpCount > 1 && i.GetOpKind(i.OpCount - 1) == OpKind.Register && i.GetOpRegister(i.OpCount - 1) == Register.CL;
+
+    private static ulong Status(RflagsBits bits)
+    {
+        ulong flags = 0;
+        if ((bits & RflagsBits.OF) != 0)
+            flags |= Rflags.OF;
+        if ((bits & RflagsBits.SF) != 0)
+            flags |= Rflags.SF;
+        if ((bits & RflagsBits.ZF) != 0)
+            flags |= Rflags.ZF;
+        if ((bits & RflagsBits.AF) != 0)
+            flags |= Rflags.AF;
+        if ((bits & RflagsBits.CF) != 0)
+            flags |= Rflags.CF;
+        if ((bits & RflagsBits.PF) != 0)
+            flags |= Rflags.PF;
+        return flags;
+    }
+
+    /// <summary>Bytes that should be refused run with every register inside the sandbox, in case the host does not refuse them.</summary>
+    private void SafeForUnknown(ref FuzzRandom r, CaseInput* s)
+    {
+        for (int n = 0; n < 16; n++)
+            s->Gpr[n] = _bits != 64 && n >= 8 ? 0 : Sandbox.DataAddress + 0x800 + (ulong)r.Below(0x1000);
+        s->FsBase = s->GsBase = 0;
+        s->Rflags &= ~Rflags.AC;
+    }
+
+    private bool Publish(int index, int start, in Instruction instruction, CaseKind kind, int length)
+    {
+        CaseInput* s = _oracle.Input(index);
+        byte* slot = _oracle.Code + index * Sandbox.SlotSize;
+        int room = Math.Min(length, Sandbox.SlotSize - start);
+        _source.Bytes[..room].CopyTo(new Span<byte>(slot + start, room));
+        s->NextRip = s->Rip + (ulong)length;
+        if (kind == CaseKind.Compare)
+            EmitExit(slot + start + length, s);
+        Meta[index] = new CaseMeta { Kind = kind, Instruction = instruction, Length = length, Count = 1 };
+        return true;
+    }
+
+    /// <summary>What follows the instruction: a jump to the native side's exit.</summary>
+    private void EmitExit(byte* at, CaseInput* s)
+    {
+        if (_bits == 64)
+        {
+            *at = 0xe9;
+            Unsafe.WriteUnaligned(at + 1, (int)(_oracle.ExitAddress - (s->NextRip + 5)));
+            return;
+        }
+        // JMP ptr16:32 back to 64-bit mode.
+        if (_bits == 16)
+            *at++ = 0x66;
+        *at++ = 0xea;
+        Unsafe.WriteUnaligned(at, (uint)_oracle.ExitAddress);
+        Unsafe.WriteUnaligned(at + 4, (ushort)0x33);
+    }
+}

@@ -1,0 +1,221 @@
+using System.Globalization;
+using System.Runtime.CompilerServices;
+using System.Text;
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Differential;
+
+/// <summary>Compares the outcome of one case on both sides. Finding a difference is cheap; describing it is for the rare mismatch.</summary>
+/// <remarks>SAFETY: reads inside the given cases.</remarks>
+internal sealed unsafe class Comparer(UndefinedFlags undefined)
+{
+    private static readonly string[] s_gpr = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+
+    /// <summary>Brings what the native side reports about branches into the guest's form: the branch has retired, RIP is its target.</summary>
+    internal static void NormalizeNative(CaseInput* input, CaseOutput* o)
+    {
+        if (o->Vector == CaseOutput.NoVector)
+            return;
+        if (o->Vector == Vector.BP && o->Rip - 1 != input->Rip)
+        {
+            o->Rip--;
+            Retired(o);
+        }
+        else if (o->Rip != input->Rip && (o->Vector == Vector.PF && (o->ErrorCode & PageFaultError.I) != 0 || o->Vector == Vector.GP))
+        {
+            Retired(o);
+        }
+        if (o->Vector != Vector.PF)
+            o->Cr2 = 0;
+    }
+
+    private static void Retired(CaseOutput* o)
+    {
+        o->Vector = CaseOutput.NoVector;
+        o->ErrorCode = 0;
+        o->Cr2 = 0;
+    }
+
+    /// <summary>True when both sides agree.</summary>
+    internal bool Same(in CaseMeta meta, CaseInput* input, CaseOutput* native, CaseOutput* guest) => Compare(meta, input, native, guest, null);
+
+    /// <summary>What differs, one item for each register, flag or line.</summary>
+    internal string Describe(in CaseMeta meta, CaseInput* input, CaseOutput* native, CaseOutput* guest)
+    {
+        var text = new StringBuilder();
+        Compare(meta, input, native, guest, text);
+        return text.ToString().Trim();
+    }
+
+    private bool Compare(in CaseMeta meta, CaseInput* input, CaseOutput* native, CaseOutput* guest, StringBuilder? report)
+    {
+        if (native->Vector != guest->Vector || native->ErrorCode != guest->ErrorCode || native->Cr2 != guest->Cr2)
+        {
+            report?.Append(CultureInfo.InvariantCulture, $" exception native={Name(native)} guest={Name(guest)}");
+            if (report is null)
+                return false;
+        }
+        if (meta.Kind == CaseKind.Invalid)
+            return true;
+        bool same = true;
+        ulong undefinedFlags = meta.Count > 1 ? native->Vector == CaseOutput.NoVector ? meta.UndefinedAtEnd : meta.UndefinedAnywhere
+            : native->Vector == CaseOutput.NoVector ? undefined.Mask(meta.Instruction, input) : 0;
+        same &= Check(report, "rip", native->Rip, guest->Rip);
+        same &= Check(report, "rflags", native->Rflags & ~(undefinedFlags | Rflags.RF | Rflags.TF), guest->Rflags & ~(undefinedFlags | Rflags.RF | Rflags.TF));
+        for (int n = 0; n < 16; n++)
+        {
+            // With a 16-bit stack segment the host's kernel leaves noise in the high half of RSP when an interrupt returns.
+            ulong mask = n == 4 && input->Bits == 16 ? uint.MaxValue : ulong.MaxValue;
+            same &= Check(report, s_gpr[n], native->Gpr[n] & mask, guest->Gpr[n] & mask);
+        }
+        same &= Check(report, "fs.base", native->FsBase, guest->FsBase) & Check(report, "gs.base", native->GsBase, guest->GsBase);
+        same &= CompareVectors(report, native->Xsave, guest->Xsave);
+        same &= CompareX87(report, native->Xsave, guest->Xsave);
+        return same & CompareMemory(meta, input, native, guest, report);
+    }
+
+    private static string Name(CaseOutput* o) => o->Vector switch
+    {
+        CaseOutput.NoVector => "none",
+        CaseOutput.TimeoutVector => "timeout",
+        _ => string.Create(CultureInfo.InvariantCulture, $"#{o->Vector}({o->ErrorCode:x}) cr2={o->Cr2:x} rip={o->Rip:x}"),
+    };
+
+    private static bool Check(StringBuilder? report, string name, ulong native, ulong guest)
+    {
+        if (native == guest)
+            return true;
+        report?.Append(CultureInfo.InvariantCulture, $" {name} native={native:x} guest={guest:x}");
+        return false;
+    }
+
+    private static bool CompareVectors(StringBuilder? report, byte* native, byte* guest)
+    {
+        bool same = Check(report, "mxcsr", Unsafe.ReadUnaligned<uint>(native + XsaveArea.Mxcsr), Unsafe.ReadUnaligned<uint>(guest + XsaveArea.Mxcsr));
+        foreach ((int at, string name) in ((int, string)[])[(XsaveArea.Xmm, "xmm"), (XsaveArea.YmmHigh, "ymmh")])
+        {
+            if (new ReadOnlySpan<byte>(native + at, 256).SequenceEqual(new ReadOnlySpan<byte>(guest + at, 256)))
+                continue;
+            same = false;
+            for (int n = 0; report is not null && n < 16; n++)
+            {
+                var a = new ReadOnlySpan<byte>(native + at + 16 * n, 16);
+                var b = new ReadOnlySpan<byte>(guest + at + 16 * n, 16);
+                if (!a.SequenceEqual(b))
+                    report.Append(CultureInfo.InvariantCulture, $" {name}{n} native={Hex(a)} guest={Hex(b)}");
+            }
+        }
+        return same;
+    }
+
+    private static bool CompareX87(StringBuilder? report, byte* native, byte* guest)
+    {
+        bool same = Check(report, "fcw", Unsafe.ReadUnaligned<ushort>(native + XsaveArea.Fcw), Unsafe.ReadUnaligned<ushort>(guest + XsaveArea.Fcw))
+            & Check(report, "fsw", Unsafe.ReadUnaligned<ushort>(native + XsaveArea.Fsw), Unsafe.ReadUnaligned<ushort>(guest + XsaveArea.Fsw))
+            & Check(report, "ftw", native[XsaveArea.Ftw], guest[XsaveArea.Ftw]);
+        for (int n = 0; n < 8; n++)
+        {
+            byte* a = native + XsaveArea.St + 16 * n, b = guest + XsaveArea.St + 16 * n;
+            if (Unsafe.ReadUnaligned<ulong>(a) == Unsafe.ReadUnaligned<ulong>(b) && Unsafe.ReadUnaligned<ushort>(a + 8) == Unsafe.ReadUnaligned<ushort>(b + 8))
+                continue;
+            same = false;
+            report?.Append(CultureInfo.InvariantCulture, $" st{n} native={Hex(new(a, 10))} guest={Hex(new(b, 10))}");
+        }
+        return same;
+    }
+
+    private static bool CompareMemory(in CaseMeta meta, CaseInput* input, CaseOutput* native, CaseOutput* guest, StringBuilder? report)
+    {
+        bool same = native->Diffs == guest->Diffs;
+        if (!same)
+            report?.Append(CultureInfo.InvariantCulture, $" lines-written native={native->Diffs} guest={guest->Diffs}");
+        uint count = Math.Min(Math.Min(native->Diffs, guest->Diffs), Sandbox.MaxDiffs);
+        for (uint n = 0; n < count; n++)
+        {
+            if (native->DiffLine[n] != guest->DiffLine[n])
+            {
+                report?.Append(CultureInfo.InvariantCulture, $" line native={native->DiffLine[n]:x} guest={guest->DiffLine[n]:x}");
+                return false;
+            }
+            var a = new ReadOnlySpan<byte>(native->DiffBytes + n * Sandbox.Line, Sandbox.Line);
+            var b = new ReadOnlySpan<byte>(guest->DiffBytes + n * Sandbox.Line, Sandbox.Line);
+            if (a.SequenceEqual(b))
+                continue;
+            same = false;
+            if (report is not null)
+                DescribeLine(report, Sandbox.DataAddress + native->DiffLine[n] * Sandbox.Line, a, b);
+        }
+        return same;
+    }
+
+    private static void DescribeLine(StringBuilder report, ulong address, ReadOnlySpan<byte> native, ReadOnlySpan<byte> guest)
+    {
+        int first = native.CommonPrefixLength(guest), last = Sandbox.Line - 1;
+        while (native[last] == guest[last])
+            last--;
+        report.Append(CultureInfo.InvariantCulture, $" [{address + (ulong)first:x}] native={Convert.ToHexStringLower(native[first..(last + 1)])} guest={Convert.ToHexStringLower(guest[first..(last + 1)])}");
+    }
+
+    /// <summary>Most significant byte first, as registers are read.</summary>
+    private static string Hex(ReadOnlySpan<byte> little)
+    {
+        Span<byte> big = stackalloc byte[little.Length];
+        little.CopyTo(big);
+        big.Reverse();
+        return Convert.ToHexStringLower(big);
+    }
+
+    private static string Disassemble(in CaseMeta meta, CaseInput* input, ReadOnlySpan<byte> code)
+    {
+        if (meta.Kind == CaseKind.Invalid)
+            return "(invalid)";
+        if (meta.Count <= 1)
+            return meta.Instruction.ToString();
+        var decoder = Iced.Intel.Decoder.Create((int)input->Bits, code.ToArray(), input->Rip);
+        var parts = new List<string>();
+        while (decoder.IP < input->NextRip)
+            parts.Add(decoder.Decode().ToString());
+        return string.Join("; ", parts);
+    }
+
+    /// <summary>The case as one line: bytes, disassembly and the registers that it reads.</summary>
+    internal static string Reproducer(in CaseMeta meta, CaseInput* s, ReadOnlySpan<byte> code)
+    {
+        var text = new StringBuilder();
+        text.Append(CultureInfo.InvariantCulture, $"{Convert.ToHexStringLower(code)} {Disassemble(meta, s, code)} | rip={s->Rip:x} rflags={s->Rflags:x}");
+        var info = new InstructionInfoFactory().GetInfo(meta.Instruction);
+        var shown = new HashSet<string>();
+        foreach (UsedRegister u in info.GetUsedRegisters())
+        {
+            Register full = u.Register.GetFullRegister();
+            if (full.IsGPR64())
+                Show(full.ToString().ToLowerInvariant(), s->Gpr[full - Register.RAX].ToString("x", CultureInfo.InvariantCulture));
+            else if (full.IsYMM() || full.IsXMM() || full.IsZMM())
+                ShowVector(full.IsZMM() ? full - Register.ZMM0 : full.IsYMM() ? full - Register.YMM0 : full - Register.XMM0);
+            else if (full.IsSegmentRegister() && full is Register.FS or Register.GS)
+                Show(full.ToString().ToLowerInvariant(), (full == Register.FS ? s->FsBase : s->GsBase).ToString("x", CultureInfo.InvariantCulture));
+        }
+        bool x87 = meta.Instruction.Code.ToString().Contains("_mm", StringComparison.Ordinal) || Disassemble(meta, s, code).Split("; ").Any(i => i.StartsWith('f'));
+        if (x87)
+        {
+            Show("fcw", Unsafe.ReadUnaligned<ushort>(s->Xsave).ToString("x", CultureInfo.InvariantCulture));
+            Show("fsw", Unsafe.ReadUnaligned<ushort>(s->Xsave + 2).ToString("x", CultureInfo.InvariantCulture));
+            Show("ftw", s->Xsave[4].ToString("x", CultureInfo.InvariantCulture));
+            for (int n = 0; n < 8; n++)
+                Show($"st{n}", Hex(new(s->Xsave + XsaveArea.St + 16 * n, 10)));
+        }
+        Show("mxcsr", Unsafe.ReadUnaligned<uint>(s->Xsave + XsaveArea.Mxcsr).ToString("x", CultureInfo.InvariantCulture));
+        if (s->PatchLength != 0)
+            Show($"[{Sandbox.DataAddress + s->PatchOffset:x}]", Convert.ToHexStringLower(new ReadOnlySpan<byte>(s->Patch, (int)Math.Min(s->PatchLength, 64))));
+        return text.ToString();
+
+        void Show(string register, string value)
+        {
+            if (shown.Add(register))
+                text.Append(' ').Append(register).Append('=').Append(value);
+        }
+
+        void ShowVector(int n) => Show($"ymm{n}", Hex(new(s->Xsave + XsaveArea.YmmHigh + 16 * n, 16)) + "_" + Hex(new(s->Xsave + XsaveArea.Xmm + 16 * n, 16)));
+    }
+}

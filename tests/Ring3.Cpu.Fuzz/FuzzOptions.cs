@@ -1,0 +1,71 @@
+using System.Globalization;
+
+namespace Ring3.Differential;
+
+/// <summary>Command line of the fuzzer.</summary>
+internal sealed record FuzzOptions
+{
+    internal long Cases { get; init; } = 1_000_000;
+    internal ulong Seed { get; init; } = 1;
+    /// <summary>Part of a mnemonic or Code name; empty = everything.</summary>
+    internal string Filter { get; init; } = "";
+    internal int Threads { get; init; } = Environment.ProcessorCount;
+    /// <summary>Percentage of plain random byte streams.</summary>
+    internal int Raw { get; init; } = 3;
+    /// <summary>64; 32: compatibility mode; 16: 16-bit segments.</summary>
+    internal int Bits { get; init; } = 64;
+    /// <summary>Run this batch only, and print every mismatch in it.</summary>
+    internal long Batch { get; init; } = -1;
+    /// <summary>Compare the native side with a second run of itself: checks the harness.</summary>
+    internal bool Self { get; init; }
+    internal bool List { get; init; }
+    /// <summary>Print each case to standard error before the machine runs it: finds the one that ends the process.</summary>
+    internal bool Trace { get; init; }
+    /// <summary>Print the instructions that never ran to their end.</summary>
+    internal bool Coverage { get; init; }
+    /// <summary>Mismatches described for each instruction.</summary>
+    internal int Examples { get; init; } = 1;
+
+    internal const string Usage = """
+        usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC] [--threads T] [--raw PERCENT] [--examples N]
+                              [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
+          Runs random instructions on the host's processor and in the software machine and compares everything they changed.
+          --batch B   repeats one batch (mismatches name it) and describes each mismatch
+          --self      compares the host with itself: a check of the harness
+          --list      prints the instructions that take part, then those left out with the reason
+          --coverage  prints the instructions that never retired natively
+          --trace     prints each case to standard error before the machine runs it
+        Exit status: 0 no mismatch, 1 mismatches, 2 bad usage.
+        """;
+
+    internal static FuzzOptions? Parse(string[] args)
+    {
+        var o = new FuzzOptions();
+        for (int i = 0; i < args.Length; i++)
+        {
+            string? value = i + 1 < args.Length ? args[i + 1] : null;
+            switch (args[i])
+            {
+                case "--self": o = o with { Self = true }; continue;
+                case "--coverage": o = o with { Coverage = true }; continue;
+                case "--trace": o = o with { Trace = true }; continue;
+                case "--list": o = o with { List = true }; continue;
+                case "--filter" when value is not null: o = o with { Filter = value }; i++; continue;
+            }
+            if (!ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong n))
+                return null;
+            switch (args[i++])
+            {
+                case "--cases": o = o with { Cases = (long)n }; break;
+                case "--seed": o = o with { Seed = n }; break;
+                case "--threads" when n is > 0 and <= 256: o = o with { Threads = (int)n }; break;
+                case "--raw" when n <= 100: o = o with { Raw = (int)n }; break;
+                case "--bits" when n is 16 or 32 or 64: o = o with { Bits = (int)n }; break;
+                case "--batch": o = o with { Batch = (long)n }; break;
+                case "--examples": o = o with { Examples = (int)n }; break;
+                default: return null;
+            }
+        }
+        return o;
+    }
+}

@@ -1,0 +1,167 @@
+using System.Diagnostics;
+using Iced.Intel;
+
+namespace Ring3.Differential;
+
+/// <summary>Mismatches of one instruction.</summary>
+internal sealed class Finding
+{
+    internal long Count;
+    internal readonly List<string> Examples = [];
+}
+
+/// <summary>Runs batches on worker threads until the number of cases is reached, and collects the mismatches by instruction.</summary>
+internal sealed class FuzzSession(FuzzOptions options)
+{
+    private readonly Lock _lock = new();
+    private readonly SortedDictionary<string, Finding> _findings = new(StringComparer.Ordinal);
+    private readonly UndefinedFlags _undefined = UndefinedFlags.Load();
+    private readonly Exclusions _exclusions = Exclusions.Load();
+    private Code[] _codes = [];
+    private readonly long[] _outcomes = new long[256], _retired = new long[IcedConstants.CodeEnumCount];
+    private long _nextBatch, _cases, _mismatches;
+
+    internal long Cases => Volatile.Read(ref _cases);
+    internal long Mismatches => Volatile.Read(ref _mismatches);
+    internal IReadOnlyDictionary<string, Finding> Findings => _findings;
+
+    /// <summary>Instructions that take part.</summary>
+    internal Code[] SelectCodes() => [.. InstructionSource.AllCodes(_exclusions, options.Self ? _ => true : GuestProcessor.Supports, options.Bits).Where(Matches)];
+
+    private bool Matches(Code c) => options.Filter.Length == 0 || c.Mnemonic().ToString().Equals(options.Filter, StringComparison.OrdinalIgnoreCase)
+        || c.ToString().Contains(options.Filter, StringComparison.OrdinalIgnoreCase) && !options.Filter.All(char.IsLetter);
+
+    /// <summary>Runs everything. Returns the seconds it took.</summary>
+    internal double Run()
+    {
+        _codes = SelectCodes();
+        if (_codes.Length == 0)
+            throw new InvalidOperationException("no instruction matches");
+        var clock = Stopwatch.StartNew();
+        if (options.Batch >= 0)
+        {
+            _nextBatch = options.Batch;
+            Work(1);
+        }
+        else
+        {
+            long batches = (options.Cases + Sandbox.MaxCases - 1) / Sandbox.MaxCases;
+            Exception? failure = null;
+            var threads = new Thread[Math.Min(options.Threads, batches)];
+            for (int i = 0; i < threads.Length; i++)
+            {
+                threads[i] = new Thread(() =>
+                {
+                    try { Work(batches); }
+                    catch (Exception e) { failure = e; }
+                });
+                threads[i].Start();
+            }
+            foreach (Thread t in threads)
+                t.Join();
+            if (failure is not null)
+                throw new InvalidOperationException("a worker failed", failure);
+        }
+        return clock.Elapsed.TotalSeconds;
+    }
+
+    private unsafe void Work(long batches)
+    {
+        using var oracle = new NativeOracle();
+        using GuestProcessor? guest = options.Self ? null : new GuestProcessor(oracle, options.Bits);
+        var batch = new CaseBatch(oracle, _codes, options.Bits, options.Filter.Length == 0 ? options.Raw : 0, _undefined);
+        var comparer = new Comparer(_undefined);
+        var copies = new CaseOutput[Sandbox.MaxCases];
+        long first = options.Batch >= 0 ? options.Batch : 0;
+        for (; ; )
+        {
+            long number = Interlocked.Increment(ref _nextBatch) - 1;
+            if (number - first >= batches)
+                return;
+            batch.Fill(options.Seed, (ulong)number);
+            int lost = oracle.Run(Sandbox.MaxCases);
+            if (lost >= 0)
+                Report(number, lost, batch, comparer, oracle, null, "the native process ended");
+            guest?.NextBatch();
+            if (options.Self && lost < 0)
+            {
+                for (int i = 0; i < Sandbox.MaxCases; i++)
+                    copies[i] = *oracle.Output(i);
+                oracle.Run(Sandbox.MaxCases);
+            }
+            int count = lost < 0 ? Sandbox.MaxCases : lost;
+            for (int i = 0; i < count; i++)
+            {
+                CaseOutput result;
+                if (options.Trace)
+                    Console.Error.WriteLine(Comparer.Reproducer(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle)));
+                if (guest is null)
+                    result = copies[i];
+                else
+                    guest.Run(oracle.Input(i), batch.Meta[i], (i & 1) != 0 && batch.Meta[i].Count == 1, &result);
+                CaseOutput* native = oracle.Output(i);
+                Comparer.NormalizeNative(oracle.Input(i), native);
+                Interlocked.Increment(ref _outcomes[Math.Min(native->Vector, 255)]);
+                if (native->Vector == CaseOutput.NoVector)
+                    Interlocked.Increment(ref _retired[(int)batch.Meta[i].Instruction.Code]);
+                if (guest is null)
+                    Comparer.NormalizeNative(oracle.Input(i), &result);
+                if (!comparer.Same(batch.Meta[i], oracle.Input(i), native, &result))
+                    Report(number, i, batch, comparer, oracle, &result, null);
+            }
+            Interlocked.Add(ref _cases, count);
+        }
+    }
+
+    private unsafe void Report(long number, int index, CaseBatch batch, Comparer comparer, NativeOracle oracle, CaseOutput* guest, string? what)
+    {
+        Interlocked.Increment(ref _mismatches);
+        CaseMeta meta = batch.Meta[index];
+        string key = meta.Kind switch { CaseKind.Compare when meta.Count > 1 => "(sequence)", CaseKind.Compare => meta.Instruction.Code.ToString(), CaseKind.Invalid => "(invalid)", _ => "(truncated)" };
+        lock (_lock)
+        {
+            if (!_findings.TryGetValue(key, out Finding? finding))
+                _findings.Add(key, finding = new Finding());
+            if (++finding.Count > options.Examples && options.Batch < 0)
+                return;
+            CaseInput* input = oracle.Input(index);
+            what ??= comparer.Describe(meta, input, oracle.Output(index), guest);
+            finding.Examples.Add($"{what}\n      {Comparer.Reproducer(meta, input, CodeOf(index, batch, oracle))}\n      --seed {options.Seed} --bits {options.Bits} --batch {number} (case {index})");
+        }
+    }
+
+    private static unsafe ReadOnlySpan<byte> CodeOf(int index, CaseBatch batch, NativeOracle oracle)
+    {
+        int offset = index * Sandbox.SlotSize + (int)(oracle.Input(index)->Rip % Sandbox.SlotSize);
+        return new ReadOnlySpan<byte>(oracle.Code + offset, Math.Min(batch.Meta[index].Length, Sandbox.CodeSize - offset));
+    }
+
+    /// <summary>How the cases ended natively: retired, or the exception's vector.</summary>
+    internal string Outcomes() => string.Join(", ", Enumerable.Range(0, 256).Where(v => _outcomes[v] != 0).OrderByDescending(v => _outcomes[v])
+        .Select(v => $"{(v == 255 ? "retired" : v == CaseOutput.TimeoutVector ? "timeout" : $"#{v}")} {100.0 * _outcomes[v] / Math.Max(1, Cases):F2} %"));
+
+    /// <summary>Instructions that never retired natively in this run: privileged, refused by this host, or unlucky.</summary>
+    internal Code[] NeverRetired() => [.. _codes.Where(c => _retired[(int)c] == 0)];
+
+    /// <summary>Prints the mismatches, most frequent first.</summary>
+    internal void Print(TextWriter output)
+    {
+        foreach ((string key, Finding finding) in _findings.OrderByDescending(f => f.Value.Count))
+        {
+            output.WriteLine($"{finding.Count,8} {key}");
+            foreach (string example in finding.Examples)
+                output.WriteLine($"      {example}");
+        }
+    }
+
+    internal void List(TextWriter output)
+    {
+        foreach (Code c in SelectCodes())
+            output.WriteLine($"+ {c}");
+        foreach (Code c in Enum.GetValues<Code>())
+        {
+            if (c != Code.INVALID && Matches(c) && c.ToOpCode() is { IsInstruction: true } && _exclusions.Reason(c, options.Bits) is { } reason)
+                output.WriteLine($"- {c}: {reason}");
+        }
+    }
+}

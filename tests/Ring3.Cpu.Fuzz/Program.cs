@@ -1,0 +1,20 @@
+using Ring3.Differential;
+
+if (FuzzOptions.Parse(args) is not { } options)
+{
+    Console.Error.WriteLine(FuzzOptions.Usage);
+    return 2;
+}
+var session = new FuzzSession(options);
+if (options.List)
+{
+    session.List(Console.Out);
+    return 0;
+}
+double seconds = session.Run();
+session.Print(Console.Out);
+Console.WriteLine($"native outcomes: {session.Outcomes()}");
+if (options.Coverage)
+    Console.WriteLine($"never retired: {string.Join(' ', session.NeverRetired())}");
+Console.WriteLine($"{session.Cases} cases, {session.Mismatches} mismatches in {session.Findings.Count} instructions, {session.Cases / seconds / 1000:F0} k cases/s, seed {options.Seed}");
+return session.Mismatches == 0 ? 0 : 1;
