@@ -103,11 +103,6 @@ public sealed class ApicBus
 
     internal void RestoreInService(Lapic apic) => Volatile.Read(ref _eoi)?.Restored(apic);
 
-    /// <summary>Called when LVT LINT0 of an APIC changes; the VM's irqchip counts the NMI watchdogs.</summary>
-    internal Action<Lapic>? Lint0Hook { get; set; }
-
-    internal void Lint0Changed(Lapic apic) => Lint0Hook?.Invoke(apic);
-
     /// <summary>
     /// Delivers a message. Any thread; allocates nothing.
     /// </summary>

@@ -142,7 +142,7 @@ public sealed partial class Ioapic
             if (_rtcPendingEoi > 0 && _rtcMap.Remove(apic.Index, vector))
                 _rtcPendingEoi--;
             for (int pin = 0; pin < PinCount; pin++)
-                if (_table[pin].Vector == vector && (_table[pin].Level || !_table[pin].Masked))
+                if (_table[pin].Vector == vector)
                     pins |= 1u << pin;
         }
         for (int pin = 0; pin < PinCount; pin++)

@@ -158,8 +158,9 @@ public sealed partial class Lapic
         if (!_softwareEnabled)
             value |= ApicBits.LvtMasked;
         Volatile.Write(ref Reg(offset), value);
-        if (offset == ApicRegister.LVT_LINT0)
-            _bus.Lint0Changed(this);
+        // The PIC may have waited behind the mask.
+        if (offset == ApicRegister.LVT_LINT0 && AcceptsPicInterrupt)
+            _sink.InterruptPending();
     }
 
     private void CompleteRemoteRead(Lapic target, byte register)

@@ -52,7 +52,6 @@ public sealed partial class Lapic
         UpdatePpr();
         Volatile.Write(ref _irrPending, true);
         _bus.Recalculate();
-        _bus.Lint0Changed(this);
         _bus.RestoreInService(this);
         _sink.InterruptPending();
         return true;

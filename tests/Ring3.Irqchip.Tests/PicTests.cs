@@ -187,6 +187,18 @@ public class PicTests
     }
 
     [Fact]
+    public void Lint0_UnmaskTellsTheVcpuOfAWaitingOutput()
+    {
+        (Rig rig, PicPair pic) = NewPic();
+        rig.Write(0, ApicRegister.LVT_LINT0, 0x10700);
+        Pulse(pic, 1);
+        Assert.Equal(0, rig.Vcpus[0].Notified);
+        rig.Write(0, ApicRegister.LVT_LINT0, 0x700);
+        Assert.Equal(1, rig.Vcpus[0].Notified);
+        Assert.Equal(0x21, rig.Chip.AckInterrupt(rig.Apics[0]));
+    }
+
+    [Fact]
     public void State_RoundTrips()
     {
         (_, PicPair pic) = NewPic();
