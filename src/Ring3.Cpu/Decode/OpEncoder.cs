@@ -109,6 +109,9 @@ internal static unsafe class OpEncoder
         op->Flags |= OpFlags.HasMemory;
         op->Seg = Segment(i.MemorySegment);
         Register b = i.MemoryBase, x = i.MemoryIndex;
+        if (size == BlockMode.Code64 && op->Seg < SegmentIndex.FS)
+            // Prefixes of the flat segments are ignored; the base register alone decides between #SS and #GP.
+            op->Seg = b is Register.RSP or Register.RBP or Register.ESP or Register.EBP ? (byte)SegmentIndex.SS : (byte)SegmentIndex.DS;
         op->Disp = (long)i.MemoryDisplacement64;
         op->Shift = (byte)System.Numerics.BitOperations.Log2((uint)i.MemoryIndexScale);
         if (b == Register.RIP || b == Register.EIP)
