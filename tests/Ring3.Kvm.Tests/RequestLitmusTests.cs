@@ -14,7 +14,7 @@ public sealed unsafe class RequestLitmusTests
     public void NoRequestIsLost()
     {
         int* exit = (int*)HostMemory.Map(4096);
-        using VcpuRequests q = new(exit);
+        VcpuRequests q = new(exit);
         int made = 0, taken = 0, stop = 0;
         Thread vcpu = new(() =>
         {
@@ -92,8 +92,6 @@ public sealed unsafe class RequestLitmusTests
         foreach (Thread t in vcpus)
             t.Join();
         Assert.Equal(0, violations);
-        foreach (VcpuRequests q in qs)
-            q.Dispose();
         HostMemory.Unmap(exits, 4096);
     }
 
@@ -127,8 +125,6 @@ public sealed unsafe class RequestLitmusTests
         foreach (Thread t in vcpus)
             Assert.True(t.Join(TimeSpan.FromSeconds(60)), "the vCPUs wait for each other");
         Assert.Equal(2, done);
-        foreach (VcpuRequests q in qs)
-            q.Dispose();
         HostMemory.Unmap(exits, 4096);
     }
 

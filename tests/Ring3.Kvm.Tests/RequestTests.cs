@@ -12,7 +12,6 @@ public sealed unsafe class RequestTests : IDisposable
 
     public void Dispose()
     {
-        _q.Dispose();
         HostMemory.Unmap(_exit, 4096);
     }
 

@@ -10,8 +10,8 @@ namespace Ring3.Kvm;
 /// The core is a Dekker pair: a requester sets a bit, fences, reads the mode; the vCPU sets its mode, fences, reads the bits. At least one of them sees the other's store, so a request is
 /// either seen before the entry or followed by a kick. The same shape covers sleeping (Blocked against the condition) and acknowledging (ExitSequence against Waiters).
 /// </summary>
-/// <remarks>SAFETY: the block is unmanaged memory owned by this object until Dispose, which the VM calls after the last thread that could reach the vCPU is gone.</remarks>
-public sealed unsafe class VcpuRequests : IDisposable
+/// <remarks>SAFETY: the block lies in a pinned array that lives as long as this object, so a late kick by a client that has disposed of its VM touches nothing else.</remarks>
+public sealed unsafe class VcpuRequests
 {
     [StructLayout(LayoutKind.Explicit, Size = 128)]
     private struct Block
@@ -27,6 +27,7 @@ public sealed unsafe class VcpuRequests : IDisposable
         [FieldOffset(68)] public int WakeSequence;
     }
 
+    private readonly byte[] _memory;
     private readonly Block* _b;
     private readonly int* _exitRequest;
     private long _requestsMade, _kicksSent, _kicksCoalesced, _waits, _wakeups;
@@ -35,8 +36,8 @@ public sealed unsafe class VcpuRequests : IDisposable
     public VcpuRequests(int* exitRequest)
     {
         _exitRequest = exitRequest;
-        _b = (Block*)NativeMemory.AlignedAlloc((nuint)sizeof(Block), 64);
-        *_b = default;
+        _memory = GC.AllocateArray<byte>(sizeof(Block) + 64, pinned: true);
+        _b = (Block*)(((nuint)Unsafe.AsPointer(ref _memory[0]) + 63) & ~(nuint)63);
     }
 
     public VcpuMode Mode => (VcpuMode)Volatile.Read(ref _b->Mode);
@@ -235,6 +236,4 @@ public sealed unsafe class VcpuRequests : IDisposable
             Futex.Wait(&_b->ExitSequence, sequence);
         Interlocked.Decrement(ref _b->Waiters);
     }
-
-    public void Dispose() => NativeMemory.AlignedFree(_b);
 }

@@ -12,7 +12,7 @@ namespace Ring3.Kvm;
 /// any thread while it is not running; <see cref="Kick"/>, <see cref="InjectNmi"/> and the request members are for any thread.
 /// </summary>
 /// <remarks>SAFETY: _s and Cpu.Exit belong to the processor and KvmRun to this object; all live until Dispose.</remarks>
-public sealed unsafe partial class Vcpu : IDisposable
+public sealed unsafe partial class Vcpu
 {
     /// <summary>KVM_GET_VCPU_MMAP_SIZE: kvm_run, the port I/O data page, the ring of coalesced writes.</summary>
     public const int RunAreaBytes = 3 * 4096;
@@ -75,13 +75,15 @@ public sealed unsafe partial class Vcpu : IDisposable
     /// </summary>
     public void Kick() => Requests.Make(VcpuRequest.UserKick);
 
-    public void Dispose()
+    /// <summary>Disconnects the vCPU. Its VM frees it.</summary>
+    internal void Detach()
     {
         if (Lapic is not null)
             Vm.ApicBus.Remove(Lapic);
         _mmu.Dispose();
         _schedStat?.Dispose();
-        Requests.Dispose();
-        HostMemory.Unmap(KvmRun, RunAreaBytes);
     }
+
+    /// <summary>Second half of Dispose, after the last thread that could make a request is gone.</summary>
+    internal void Free() => HostMemory.Unmap(KvmRun, RunAreaBytes);
 }

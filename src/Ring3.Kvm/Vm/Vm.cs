@@ -165,9 +165,11 @@ public sealed unsafe partial class Vm : IDisposable
         }
         CloseEventfds();
         foreach (Vcpu v in Vcpus)
-            v.Dispose();
+            v.Detach();
         Mmu.Dispose();
         _work.Dispose();
+        foreach (Vcpu v in Vcpus)
+            v.Free();
         Machine.Dispose();
     }
 }
