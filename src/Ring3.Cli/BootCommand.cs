@@ -1,13 +1,109 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Globalization;
+using Ring3.Vmm;
+using Ring3.Vmm.Boot;
 
 namespace Ring3.Cli;
 
-/// <summary><c>ring3 boot</c>.</summary>
+/// <summary><c>ring3 boot</c>: options to <see cref="BootOptions"/>.</summary>
 internal static class BootCommand
 {
+    private static readonly Option<string?> s_kernel = new("--kernel", "-k") { Description = "bzImage, vmlinux, Multiboot image or boot sector (default: Debian's cloud kernel, fetched once)", HelpName = "FILE" };
+    private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
+    private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
+    private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
+    private static readonly Option<ulong> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G", HelpName = "SIZE", DefaultValueFactory = _ => 512UL << 20, CustomParser = ParseSize };
+    private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
+    private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
+    private static readonly Option<ulong?> s_seed = new("--seed") { Description = "make the guest's random seed repeatable, and its kernel's address fixed", HelpName = "NUMBER", CustomParser = ParseSeed };
+    private static readonly Option<string?> s_exec = new("--exec", "-e") { Description = "run CMD with sh in the guest, stream its output, and exit with its status", HelpName = "CMD" };
+    private static readonly Option<BootProtocol> s_protocol = new("--protocol") { Description = "how the kernel is entered: auto, linux64, linux32, linux16, pvh, multiboot, bootsector", HelpName = "NAME", DefaultValueFactory = _ => BootProtocol.Auto, CustomParser = ParseProtocol };
+    private static readonly Option<TraceCategories> s_trace = new("--trace") { Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, all; comma-separated", HelpName = "CATEGORIES", CustomParser = ParseTrace };
+    private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
+    private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
+
     public static Command Build()
     {
-        var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell.");
+        s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "all");
+        s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
+        var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
+        {
+            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_trace, s_stats, s_verbose,
+        };
+        command.SetAction(r => BootSession.Run(Options(r)));
         return command;
+    }
+
+    private static BootOptions Options(ParseResult r) => new()
+    {
+        Kernel = r.GetValue(s_kernel),
+        Initrd = r.GetValue(s_initrd) ?? [],
+        Append = r.GetValue(s_append)!,
+        Cpus = r.GetValue(s_cpus),
+        MemoryBytes = r.GetValue(s_memory),
+        Serial = r.GetValue(s_serial)!,
+        Acpi = !r.GetValue(s_noAcpi),
+        Seed = r.GetValue(s_seed),
+        Exec = r.GetValue(s_exec),
+        Protocol = r.GetValue(s_protocol),
+        Trace = r.GetValue(s_trace),
+        Stats = r.GetValue(s_stats),
+        Verbose = r.GetValue(s_verbose),
+    };
+
+    private static int ParseCpus(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int n) && n is >= 1 and <= BootOptions.MaxCpus)
+            return n;
+        r.AddError($"--cpus must be a number from 1 to {BootOptions.MaxCpus}, not '{text}'");
+        return 0;
+    }
+
+    private static ulong? ParseSeed(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out ulong n))
+            return n;
+        r.AddError($"--seed must be a number from 0 to {ulong.MaxValue}, not '{text}'");
+        return null;
+    }
+
+    private static ulong ParseSize(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        int shift = text.Length == 0 ? 0 : char.ToUpperInvariant(text[^1]) switch { 'K' => 10, 'M' => 20, 'G' => 30, _ => 0 };
+        string digits = shift == 0 ? text : text[..^1];
+        if (ulong.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out ulong n) && n << shift >> shift == n)
+        {
+            ulong bytes = n << (shift == 0 ? 20 : shift);
+            if (bytes is >= 1 << 20 and <= 1UL << 40)
+                return bytes;
+        }
+        r.AddError($"--memory must be a size between 1M and 1024G, such as 512M, not '{text}'");
+        return 0;
+    }
+
+    private static BootProtocol ParseProtocol(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (Enum.TryParse(text, ignoreCase: true, out BootProtocol p) && Enum.IsDefined(p) && !char.IsDigit(text[0]))
+            return p;
+        r.AddError($"--protocol must be auto, linux64, linux32, linux16, pvh, multiboot or bootsector, not '{text}'");
+        return default;
+    }
+
+    private static TraceCategories ParseTrace(ArgumentResult r)
+    {
+        TraceCategories all = TraceCategories.None;
+        foreach (string word in (r.Tokens.Count == 1 ? r.Tokens[0].Value : "").Split(','))
+        {
+            if (Enum.TryParse(word, ignoreCase: true, out TraceCategories one) && word.Length != 0 && !char.IsDigit(word[0]))
+                all |= one;
+            else
+                r.AddError($"--trace knows exits, io, mmio, interrupts, exceptions, blocks and all, not '{word}'");
+        }
+        return all;
     }
 }

@@ -18,6 +18,8 @@ internal static class BzImageLoader
         BootProtocol p = request.Protocol != BootProtocol.Auto ? request.Protocol : h.Is64Bit ? BootProtocol.Linux64 : BootProtocol.Linux32;
         if (p == BootProtocol.Linux64 && !h.Is64Bit)
             throw BootException.BadImage($"{image.Name}: this kernel has no 64-bit entry");
+        if (request.Protocol == BootProtocol.Auto && LinuxPayload.TryUnpack(image.Slice(h.SetupBytes + h.PayloadOffset, h.PayloadBytes, "kernel")) is { } unpacked)
+            return EnterUnpacked(image, unpacked, ram, request, h);
         CheckMemory(image, ram, h);
         ReadOnlySpan<byte> code = image.Slice(h.SetupBytes, (ulong)image.Length - h.SetupBytes, "protected-mode kernel");
         ram.Write(h.LoadAddress, code, "kernel");
@@ -37,6 +39,28 @@ internal static class BzImageLoader
             Rsi = MemoryLayout.ZeroPage,
             Cr3 = is64 ? BootTables.WriteIdentityMap(ram) : 0,
             Protocol = $"bzImage {h.Version >> 8}.{h.Version & 0xff:d2}, {(is64 ? "64" : "32")}-bit entry",
+        };
+    }
+
+    /// <summary>Enters the unpacked kernel where its own unpacker would: at its ELF entry, with boot_params in RSI and the first 4 GiB mapped.</summary>
+    private static EntryState EnterUnpacked(ImageView image, byte[] unpacked, MachineRam ram, BootRequest request, Header h)
+    {
+        var view = new ImageView(unpacked, image.Name);
+        ElfImage elf = ElfImage.Parse(view);
+        CheckMemory(image, ram, h);
+        ulong end = Math.Max(ElfLoader.LoadSegments(view, elf, ram, MemoryLayout.OneMiB), h.RuntimeEnd);
+        BootTables.WriteCommandLine(ram, request.CommandLine, h.CommandLineMax + 1);
+        (ulong, uint) initrd = BootTables.PlaceInitrd(ram, request.Modules, end, h.InitrdMax);
+        BootParams.Write(ram, image.Bytes[BootParams.SetupHeader..Math.Min(0x202 + h.HeaderLength, image.Length)], request, initrd);
+        BootTables.WriteGdt(ram, elf.Is64);
+        return new EntryState
+        {
+            Mode = elf.Is64 ? EntryMode.Long64 : EntryMode.Protected32,
+            Rip = elf.Entry,
+            Rsp = MemoryLayout.BootStack,
+            Rsi = MemoryLayout.ZeroPage,
+            Cr3 = elf.Is64 ? BootTables.WriteIdentityMap(ram) : 0,
+            Protocol = $"bzImage {h.Version >> 8}.{h.Version & 0xff:d2}, unpacked, {(elf.Is64 ? "64" : "32")}-bit entry",
         };
     }
 
@@ -77,7 +101,7 @@ internal static class BzImageLoader
     }
 
     /// <summary>The setup header's fields, validated.</summary>
-    private readonly record struct Header(ushort Version, ulong SetupBytes, int HeaderLength, bool Is64Bit, ulong LoadAddress, ulong RuntimeEnd, ulong InitrdMax, int CommandLineMax)
+    private readonly record struct Header(ushort Version, ulong SetupBytes, int HeaderLength, bool Is64Bit, ulong LoadAddress, ulong RuntimeEnd, ulong InitrdMax, int CommandLineMax, ulong PayloadOffset, ulong PayloadBytes)
     {
         public static Header Read(ImageView image)
         {
@@ -95,8 +119,8 @@ internal static class BzImageLoader
             bool is64 = version >= 0x20c && (image.U16(BootParams.XLoadFlags, "setup header") & BootParams.Kernel64) != 0;
             uint initrdMax = version >= 0x203 ? image.U32(BootParams.InitrdAddrMax, "setup header") : 0x37ff_ffff;
             uint cmdline = version >= 0x206 ? image.U32(BootParams.CmdlineSize, "setup header") : 255;
-            CheckPayload(image, version, setup);
-            return new Header(version, setup, length, is64, MemoryLayout.OneMiB, End(image, version, setup), initrdMax == 0 ? 0x37ff_ffff : initrdMax, (int)Math.Min(cmdline, MemoryLayout.CommandLineMax - 1));
+            (ulong payload, ulong payloadBytes) = Payload(image, version, setup);
+            return new Header(version, setup, length, is64, MemoryLayout.OneMiB, End(image, version, setup), initrdMax == 0 ? 0x37ff_ffff : initrdMax, (int)Math.Min(cmdline, MemoryLayout.CommandLineMax - 1), payload, payloadBytes);
         }
 
         /// <summary>First byte that the kernel does not use before it knows the memory map.</summary>
@@ -111,14 +135,15 @@ internal static class BzImageLoader
             return Math.Max(loadedEnd, Math.Max(preferred, MemoryLayout.OneMiB) + size);
         }
 
-        /// <summary>A file that ends before the compressed kernel does would fail late and obscurely.</summary>
-        private static void CheckPayload(ImageView image, ushort version, ulong setup)
+        /// <summary>Where the compressed kernel is, from the start of the protected-mode part. A file that ends before it does would fail late and obscurely.</summary>
+        private static (ulong Offset, ulong Bytes) Payload(ImageView image, ushort version, ulong setup)
         {
             if (version < 0x208)
-                return;
+                return default;
             ulong offset = image.U32(BootParams.PayloadOffset, "setup header"), length = image.U32(BootParams.PayloadLength, "setup header");
             if (!image.Has(setup + offset, length))
                 throw BootException.BadImage($"{image.Name}: truncated bzImage: the kernel ends at byte {setup + offset + length}, the file has {image.Length}");
+            return (offset, length);
         }
     }
 }

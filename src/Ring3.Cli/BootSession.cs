@@ -1,0 +1,118 @@
+using System.Runtime.InteropServices;
+using Ring3.Host;
+using Ring3.Vmm;
+using Ring3.Vmm.Bus;
+using Ring3.Vmm.Guest;
+using Ring3.Vmm.Streams;
+
+namespace Ring3.Cli;
+
+/// <summary>One run of <c>ring3 boot</c>: the guest's files, the machine, the terminal and the exit status.</summary>
+internal static class BootSession
+{
+    private const int Stdin = 0, Stdout = 1, Stderr = 2;
+    private const int TailLines = 12;
+
+    public static int Run(BootOptions options)
+    {
+        bool stdio = options.Serial == "stdio";
+        bool interactive = stdio && options.Exec is null && Terminal.IsTerminal(Stdin);
+        var cache = new GuestCache(Errors.Line);
+        GuestPlan plan = GuestPlan.Prepare(options, cache, interactive ? Terminal.Size(Stdin) : default);
+        using FileStream? serialFile = stdio ? null : OpenSerialFile(options.Serial);
+        using var console = new OutputPump(stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle(), "ring3-com1");
+        using var output = new OutputPump(Stdout, "ring3-out");
+        using var error = new OutputPump(Stderr, "ring3-err");
+        bool showConsole = options.Exec is null || options.Verbose || !stdio;
+        var tail = new TailSink(showConsole ? console : null);
+
+        using var machine = new Machine(options);
+        machine.AttachSerial(0, tail);
+        if (options.Exec is not null)
+        {
+            machine.AttachSerial(1, output);
+            machine.AttachSerial(2, error);
+            machine.AttachSerial(3, new ExecStatusSink(machine));
+        }
+        machine.Load(plan);
+        if (options.Verbose)
+            Errors.Line($"{plan.KernelName}: {machine.EntryProtocol}; {options.Cpus} processors, {options.MemoryBytes >> 20} MiB; command line: {plan.Request.CommandLine}");
+
+        MachineResult result;
+        using (var terminal = interactive ? RawTerminal.Enter(Stdin) : null)
+        {
+            using var signals = new EndOnSignal(machine);
+            using var input = stdio && options.Exec is null ? new InputPump(Stdin, machine, quitKey: interactive, endOfInput: options.Initrd.Count == 0 && options.Kernel is null) : null;
+            result = machine.Run();
+            console.Dispose();
+        }
+        output.Dispose();
+        error.Dispose();
+        if (options.Stats)
+            machine.WriteStats(Console.Error);
+        return Status(result, options, tail);
+    }
+
+    private static int Status(MachineResult result, BootOptions options, TailSink tail)
+    {
+        switch (result.End)
+        {
+            case MachineEnd.ExecDone: return result.Value;
+            case MachineEnd.DebugExit: return result.Value * 2 + 1 & 0xff;
+            case MachineEnd.Quit when result.Value != 0: return result.Value;
+            case MachineEnd.Quit: return ExitStatus.Quit;
+            case MachineEnd.PowerOff when options.Exec is null: return ExitStatus.Ok;
+        }
+
+        string what = result.End switch
+        {
+            MachineEnd.PowerOff => "the guest powered off",
+            MachineEnd.Reset => $"the guest reset the machine ({result.Detail})",
+            MachineEnd.TripleFault => $"the guest triple-faulted ({result.Detail})",
+            _ => $"the machine failed: {result.Detail}",
+        };
+        if (options.Exec is not null)
+        {
+            foreach (string line in tail.LastLines(TailLines))
+                Console.Error.WriteLine($"console: {line}");
+            what += " before the command ended";
+        }
+        Errors.Line(what);
+        return (result.End, options.Exec) switch
+        {
+            (MachineEnd.TripleFault, _) => ExitStatus.GuestTripleFault,
+            (MachineEnd.Failure, _) => ExitStatus.MachineFailure,
+            (_, not null) => ExitStatus.ExecLost,
+            (MachineEnd.Reset, _) => ExitStatus.GuestReset,
+            _ => ExitStatus.Ok,
+        };
+    }
+
+    private static FileStream OpenSerialFile(string path)
+    {
+        try { return new FileStream(path, FileMode.Create, FileAccess.Write, FileShare.ReadWrite, 1); }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException) { throw new BootException(ExitStatus.NoInput, $"cannot open --serial {path}: {e.Message}"); }
+    }
+
+    /// <summary>SIGINT, SIGTERM and SIGHUP end the machine; the process then exits with 128 + signal on its ordinary path, terminal restored.</summary>
+    private sealed class EndOnSignal : IDisposable
+    {
+        private readonly PosixSignalRegistration[] _registrations;
+
+        public EndOnSignal(IMachineControl machine)
+        {
+            PosixSignalRegistration On(PosixSignal signal, int number) => PosixSignalRegistration.Create(signal, context =>
+            {
+                context.Cancel = true;
+                machine.End(MachineEnd.Quit, 128 + number);
+            });
+            _registrations = [On(PosixSignal.SIGHUP, 1), On(PosixSignal.SIGINT, 2), On(PosixSignal.SIGQUIT, 3), On(PosixSignal.SIGTERM, 15)];
+        }
+
+        public void Dispose()
+        {
+            foreach (PosixSignalRegistration r in _registrations)
+                r.Dispose();
+        }
+    }
+}

@@ -1,0 +1,86 @@
+using System.Buffers.Binary;
+using Ring3.Host;
+using Ring3.Irqchip.Timers;
+using Ring3.Kvm;
+using Ring3.Memory;
+using Ring3.Vmm.Bus;
+using Ring3.Vmm.Devices;
+using Ring3.Vmm.Firmware;
+using Ring3.Vmm.Memory;
+
+namespace Ring3.Vmm;
+
+// The devices and how they are wired.
+public sealed partial class Machine
+{
+    private static readonly (ushort Port, int Irq)[] s_serialPorts = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+    private readonly SerialPort?[] _serial = new SerialPort?[4];
+    private readonly IInterruptLine[] _serialLines = new IInterruptLine[4];
+    private Bios? _bios;
+
+    /// <summary>Bytes of input go to the port even when the guest polls for them.</summary>
+    private bool PolledSerial => _options.Kernel is not null && _options.Exec is null;
+
+    private void AddDevices()
+    {
+        var irq3 = new SharedLine(new GsiLine(_vm, 3));
+        var irq4 = new SharedLine(new GsiLine(_vm, 4));
+        for (int i = 0; i < s_serialPorts.Length; i++)
+            _serialLines[i] = (s_serialPorts[i].Irq == 4 ? irq4 : irq3).AddInput();
+        var keyboard = new KeyboardController(this);
+        Ports.Add(KeyboardController.DataPort, 1, keyboard.Data);
+        Ports.Add(KeyboardController.CommandPort, 1, keyboard.Command);
+        Ports.Add(0x80, 1, new PostCode());
+        Ports.Add(0x92, 1, new Port92(this));
+        Ports.Add(DebugExit.Port, 4, new DebugExit(this));
+        Ports.Add(AcpiPm.Base, AcpiPm.Ports, new AcpiPm(this, new GsiLine(_vm, AcpiTables.SciIrq)));
+        Ports.Add(ResetControl.Port, 1, new ResetControl(this));
+        Ports.Add(PciHost.AddressPort, 1, Pci.Address);
+        Ports.Add(PciHost.DataPort, PciHost.DataPorts, Pci.Data);
+        var clock = new CmosRtc(new GsiLine(_vm, CmosRtc.Irq), TimerService.Shared, HostClock.RealtimeNs());
+        clock.SetMachine(Ram.LowRamEnd, Ram.HighRamEnd - MemoryLayout.FourGiB, _options.Cpus);
+        Ports.Add(CmosRtc.Base, CmosRtc.Ports, clock);
+        var firmwareConfig = new FwCfg(new DmaMemory(_vm.Memory));
+        Span<byte> number = stackalloc byte[8];
+        BinaryPrimitives.WriteUInt64LittleEndian(number, Ram.Bytes);
+        firmwareConfig.AddItem(FwCfg.KeyRamSize, number);
+        BinaryPrimitives.WriteUInt64LittleEndian(number, (ulong)_options.Cpus);
+        firmwareConfig.AddItem(FwCfg.KeyCpuCount, number[..2]);
+        firmwareConfig.AddItem(FwCfg.KeyMaxCpus, number[..2]);
+        Ports.Add(FwCfg.SelectorPort, FwCfg.SelectorPorts, firmwareConfig.Selector);
+        Ports.Add(FwCfg.DmaPort, FwCfg.DmaPorts, firmwareConfig.Dma);
+    }
+
+    /// <summary>PCI bus 0.</summary>
+    public PciHost Pci { get; } = new();
+
+    /// <summary>Gives a serial port (0 = COM1) its output; the port exists only then.</summary>
+    public void AttachSerial(int index, ISerialSink sink)
+    {
+        var port = new SerialPort(_serialLines[index], sink) { PolledInput = PolledSerial };
+        _serial[index] = port;
+        Ports.Add(s_serialPorts[index].Port, SerialPort.Ports, port);
+    }
+
+    /// <summary>Gives the guest serial input; returns the bytes taken.</summary>
+    public int SerialInput(int index, ReadOnlySpan<byte> data) => _serial[index]?.Receive(data) ?? data.Length;
+
+    private void InstallBios(byte[] disk)
+    {
+        _bios = new Bios(Ram, disk, b => _serial[0]?.Write(0, [b]));
+        _bios.Install();
+    }
+
+    /// <summary>Guest memory for bus masters.</summary>
+    private sealed class DmaMemory(GuestMemory memory) : IDmaMemory
+    {
+        public bool TryRead(ulong gpa, Span<byte> data) => memory.Read(gpa, data);
+        public bool TryWrite(ulong gpa, ReadOnlySpan<byte> data) => memory.Write(gpa, data);
+    }
+
+    /// <summary>One GSI of the virtual machine.</summary>
+    private sealed class GsiLine(Vm vm, int gsi) : IInterruptLine
+    {
+        public void Set(bool level) => _ = vm.IrqLine((uint)gsi, level);
+    }
+}

@@ -1,0 +1,35 @@
+using Ring3.Kvm;
+
+namespace Ring3.Vmm;
+
+// --stats.
+public sealed partial class Machine
+{
+    /// <summary>Prints KVM's counters, summed over the processors (zeros left out), and the speed.</summary>
+    public void WriteStats(TextWriter output)
+    {
+        var sums = new Dictionary<string, ulong>();
+        foreach (Vcpu v in _vcpus)
+        {
+            foreach ((string name, ulong value) in v.Stats.All())
+                sums[name] = sums.GetValueOrDefault(name) + value;
+        }
+        foreach ((string name, ulong value) in sums)
+        {
+            if (value != 0)
+                output.WriteLine($"stat {name,-32} {value}");
+        }
+        foreach (System.Reflection.FieldInfo f in typeof(VmStats).GetFields())
+        {
+            if (f.GetValue(_vm.Stats) is long value and not 0)
+                output.WriteLine($"stat {f.Name,-32} {value}");
+        }
+        ulong instructions = 0;
+        foreach (Vcpu v in _vcpus)
+            instructions += v.InstructionsRetired;
+        double seconds = (_stopNs - _startNs) / 1e9;
+        output.WriteLine($"stat {"instructions",-32} {instructions}");
+        output.WriteLine($"stat {"seconds",-32} {seconds:F3}");
+        output.WriteLine($"stat {"mips",-32} {instructions / Math.Max(seconds, 1e-9) / 1e6:F1}");
+    }
+}

@@ -1,0 +1,139 @@
+using Ring3.Abi;
+using Ring3.Host;
+using Ring3.Kvm;
+using Ring3.Vmm.Boot;
+using Ring3.Vmm.Bus;
+using Ring3.Vmm.Devices;
+using Ring3.Vmm.Firmware;
+using Ring3.Vmm.Guest;
+using Ring3.Vmm.Memory;
+
+namespace Ring3.Vmm;
+
+/// <summary>How a machine ended. <see cref="Value"/>: exit status, debug-exit value, or 128 + signal, by <see cref="End"/>.</summary>
+public readonly record struct MachineResult(MachineEnd End, int Value, string? Detail);
+
+/// <summary>
+/// A PC with one virtual machine of Ring3.Kvm: RAM, processors on threads of their own, and the devices of the VMM. It is a client of the hypervisor like any other: it sees exits
+/// through kvm_run and uses nothing behind the public interface.
+/// </summary>
+public sealed partial class Machine : IMachineControl, IDisposable
+{
+    private readonly BootOptions _options;
+    private readonly Vm _vm;
+    private readonly Vcpu[] _vcpus;
+    private readonly ManualResetEventSlim _ended = new(false);
+    private readonly MachineTrace? _trace;
+    private MachineResult _result;
+    private int _endClaimed;
+    private volatile bool _stopping;
+    private long _startNs, _stopNs;
+
+    public MachineRam Ram { get; }
+    public AddressBus Ports { get; } = new();
+    public AddressBus Mmio { get; } = new();
+
+    /// <summary>How the kernel was loaded, after <see cref="Load"/>.</summary>
+    public string EntryProtocol { get; private set; } = "";
+
+    /// <exception cref="BootException">Memory or another resource of the host is short.</exception>
+    public Machine(BootOptions options)
+    {
+        _options = options;
+        _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace);
+        Ram = new MachineRam(options.MemoryBytes);
+        _vm = Vm.Create();
+        Check(_vm.CreateIrqchip(), "create the interrupt controllers");
+        Check(_vm.CreatePit2(KvmApi.KVM_PIT_SPEAKER_DUMMY), "create the interval timer");
+        MapRam();
+        AddDevices();
+        _vcpus = new Vcpu[options.Cpus];
+        for (int i = 0; i < options.Cpus; i++)
+            _vcpus[i] = CreateVcpu(i);
+    }
+
+    private unsafe void MapRam()
+    {
+        uint slot = 0;
+        foreach (RamRegion r in Ram.Regions)
+        {
+            if (r.Bytes != 0)
+                Check(_vm.SetUserMemoryRegion(slot++, 0, r.Gpa, r.Bytes, (ulong)r.Hva), "map guest memory");
+        }
+    }
+
+    private Vcpu CreateVcpu(int id)
+    {
+        Check(_vm.CreateVcpu((uint)id, out Vcpu? vcpu), $"create processor {id}");
+        kvm_cpuid_entry2[] cpuid = SupportedCpuid.Entries.ToArray();
+        CpuidTopology.Apply(cpuid, (uint)id, (uint)_options.Cpus);
+        Check(vcpu!.SetCpuid2(cpuid), "set CPUID");
+        ProcessorSetup.WireLocalInterrupts(vcpu);
+        return vcpu;
+    }
+
+    /// <summary>Puts firmware tables and the kernel into RAM and sets the first processor to enter it.</summary>
+    /// <exception cref="BootException">The image is not valid or does not fit.</exception>
+    public void Load(GuestPlan plan)
+    {
+        ulong rsdp = FirmwareTables.Write(Ram, _options.Cpus, _options.Acpi);
+        EntryState entry = KernelLoader.Load(plan.Kernel, plan.KernelName, Ram, plan.Request with { Rsdp = rsdp });
+        EntryProtocol = entry.Protocol;
+        if (entry.NeedsBios)
+            InstallBios(plan.Kernel);
+        ProcessorSetup.Enter(_vcpus[0], entry);
+    }
+
+    /// <summary>Runs the machine on one thread per processor until it ends.</summary>
+    public MachineResult Run()
+    {
+        _startNs = HostClock.MonotonicNs();
+        var threads = new Thread[_vcpus.Length];
+        for (int i = 0; i < threads.Length; i++)
+        {
+            Vcpu vcpu = _vcpus[i];
+            threads[i] = new Thread(() => RunVcpu(vcpu)) { IsBackground = true, Name = $"ring3-vcpu{i}" };
+            threads[i].Start();
+        }
+        if (_trace is { Samples: true })
+            SampleUntilEnd();
+        _ended.Wait();
+        foreach (Thread t in threads)
+            t.Join();
+        _stopNs = HostClock.MonotonicNs();
+        return _result;
+    }
+
+    /// <summary>Kicks the processors now and then; each prints where it was.</summary>
+    private void SampleUntilEnd()
+    {
+        while (!_ended.Wait(MachineTrace.SampleMs))
+        {
+            foreach (Vcpu v in _vcpus)
+                v.Kick();
+        }
+    }
+
+    public void End(MachineEnd end, int value = 0, string? detail = null)
+    {
+        if (Interlocked.Exchange(ref _endClaimed, 1) != 0)
+            return;
+        _result = new MachineResult(end, value, detail);
+        _stopping = true;
+        _ended.Set();
+        foreach (Vcpu v in _vcpus)
+            v.Kick();
+    }
+
+    private static void Check(int result, string what)
+    {
+        if (result < 0)
+            throw new BootException(ExitStatus.Resources, $"cannot {what}: error {-result}");
+    }
+
+    public void Dispose()
+    {
+        _vm.Dispose();
+        Ram.Dispose();
+    }
+}

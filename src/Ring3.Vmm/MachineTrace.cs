@@ -1,0 +1,41 @@
+using Ring3.Abi;
+using Ring3.Kvm;
+
+namespace Ring3.Vmm;
+
+/// <summary>Prints what --trace asks for on standard error, one event a line.</summary>
+internal sealed class MachineTrace(TraceCategories categories)
+{
+    /// <summary>Milliseconds between the samples of category blocks.</summary>
+    public const int SampleMs = 100;
+
+    public bool Samples => (categories & TraceCategories.Blocks) != 0;
+
+    /// <summary>Where a kicked processor is.</summary>
+    public void Sample(Vcpu vcpu)
+    {
+        if (!Samples)
+            return;
+        vcpu.GetRegs(out kvm_regs r);
+        vcpu.GetSregs(out kvm_sregs s);
+        System.Console.Error.WriteLine($"sample: cpu {vcpu.Id} rip {s.cs.selector:x}:{r.rip:x} rsp {r.rsp:x} rflags {r.rflags:x} rax {r.rax:x} rbx {r.rbx:x} rcx {r.rcx:x} rdx {r.rdx:x} rsi {r.rsi:x} rdi {r.rdi:x} cr3 {s.cr3:x} instructions {vcpu.InstructionsRetired}");
+    }
+
+    public void Io(Vcpu vcpu, ushort port, bool write, ReadOnlySpan<byte> data)
+    {
+        if ((categories & TraceCategories.Io) != 0)
+            Line(vcpu, $"{(write ? "out" : "in ")} 0x{port:x}/{data.Length} 0x{Bus.BusData.Get(data):x}");
+    }
+
+    public void Mmio(Vcpu vcpu, ulong gpa, bool write, ReadOnlySpan<byte> data)
+    {
+        if ((categories & TraceCategories.Mmio) != 0)
+            Line(vcpu, $"mmio {(write ? "write" : "read ")} 0x{gpa:x}/{data.Length} 0x{Bus.BusData.Get(data):x}");
+    }
+
+    private static void Line(Vcpu vcpu, string text)
+    {
+        vcpu.GetRegs(out kvm_regs r);
+        System.Console.Error.WriteLine($"trace: cpu {vcpu.Id} rip {r.rip:x}: {text}");
+    }
+}
