@@ -63,6 +63,9 @@ public static class NestedPte
     /// <summary>Writable but not readable: a misconfiguration by definition. The processor leaves with <c>NestedMisconfig</c>; KVM marks MMIO with it.</summary>
     public const ulong MmioValue = W | X;
     public const ulong MmioMask = RWX;
+
+    /// <summary>Leaf of a read-only slot (the bit is ignored by EPT): a write is an MMIO access to its address, not a nested fault.</summary>
+    public const ulong WriteIsMmio = 1 << 10;
 }
 
 /// <summary>CR3 fields.</summary>

@@ -9,9 +9,6 @@ public interface IMmuHost
     /// </summary>
     void FlushRemoteTlbs();
 
-    /// <summary>As <see cref="FlushRemoteTlbs"/> for [gfn, gfn + npages) only; a full flush is always right.</summary>
-    void FlushRemoteTlbsRange(ulong gfn, ulong npages) => FlushRemoteTlbs();
-
     /// <summary>
     /// Request FreeObsoleteRoots to all vCPUs, waiting: on return no vCPU runs guest code with a root that was invalid at the call, and none enters before it has called
     /// <see cref="VcpuMmu.FreeObsoleteRoots"/>. Called with mmu_lock held for write.

@@ -30,7 +30,7 @@ public static class Spte
 {
     public const ulong R = NestedPte.R, W = NestedPte.W, X = NestedPte.X, RWX = NestedPte.RWX, PS = NestedPte.PS, A = NestedPte.A, D = NestedPte.D;
     public const ulong MemTypeWriteBack = 6 << 3;
-    public const ulong WriteIsMmio = 1UL << 10;
+    public const ulong WriteIsMmio = NestedPte.WriteIsMmio;
     public const ulong Present = 1UL << 11;
     public const ulong AddressMask = NestedPte.Address;
     public const ulong HostWritable = 1UL << 57, MmuWritable = 1UL << 58;

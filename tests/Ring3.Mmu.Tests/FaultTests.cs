@@ -77,7 +77,11 @@ public unsafe class FaultTests
         f.AddRam(0, 0, 4 * M, KvmApi.KVM_MEM_READONLY);
         Assert.Equal(MmuResult.Fixed, f.V.Access(0x1000, false));
         Assert.Equal(MmuResult.ReadOnlyWrite, f.V.Access(0x1000, true));
-        Assert.False(Spte.IsWritable(f.V.Leaf(0x1000, out _)));
+        ulong leaf = f.V.Leaf(0x1000, out _);
+        Assert.False(Spte.IsWritable(leaf));
+        Assert.NotEqual(0UL, leaf & Spte.WriteIsMmio);
+        Assert.True(f.Tdp.IsMmio(f.V.Mmu, 0x1000, write: true));
+        Assert.False(f.Tdp.IsMmio(f.V.Mmu, 0x1000, write: false));
     }
 
     [Fact]
@@ -112,6 +116,24 @@ public unsafe class FaultTests
         uint smmAsid = f.V.Mmu.Asid;
         f.V.Mmu.AsId = 0;
         Assert.NotEqual(smmAsid, f.V.Mmu.Asid);
+    }
+
+    [Fact]
+    public void Dump_MergesNeighbours()
+    {
+        using var f = new MmuFixture();
+        GuestRam ram = f.AddRam(0, 0, 16 * M);
+        f.V.Access(2 * M, true);
+        f.V.Access(4 * M, true);
+        f.V.Access(8 * M, false);
+        f.V.Access(0xfee00000, false);
+        var text = new StringWriter();
+        f.Tdp.Dump(text);
+        string[] lines = text.ToString().TrimEnd().Split('\n');
+        Assert.Equal(4, lines.Length);
+        Assert.Equal($"  gpa 0x200000-0x5fffff level 2 leaf 0x{ram.Hva + 2 * M:x} rwxad", lines[1]);
+        Assert.Equal($"  gpa 0x800000-0x9fffff level 2 leaf 0x{ram.Hva + 8 * M:x} rwxa-", lines[2]);
+        Assert.StartsWith("  gpa 0xfee00000-0xfee00fff level 1 mmio gen", lines[3]);
     }
 
     private static VcpuMmu Loaded(MmuFixture f)
