@@ -148,3 +148,22 @@ public class RoutingTests
         Assert.Equal([(7u, true)], recorder.Fired);
     }
 }
+
+public class DumpTests
+{
+    [Fact]
+    public void Dump_ShowsWhatIsPending()
+    {
+        var rig = new Rig(2);
+        _ = rig.Chip.CreatePit(true);
+        rig.Redirect(11, 0x5b | 1 << 15, 1);
+        _ = rig.Chip.SetIrq(0, 11, true);
+        var text = new StringWriter();
+        rig.Chip.Dump(text);
+        string dump = text.ToString();
+        Assert.Contains("lapic 1: id=1 mode=XApic", dump);
+        Assert.Contains("irr=5b isr=-", dump);
+        Assert.Contains("ioapic pin 11: vector=0x5b Fixed level remote-irr pending dest=0x1 physical", dump);
+        Assert.Contains("pic1: irr=08", dump);
+    }
+}
