@@ -9,7 +9,7 @@ namespace Ring3.Fuzz;
 internal sealed class KernelRun : IHostileRun
 {
     private const int RamBytes = 16 << 20;
-    private readonly GuestRam _ram = new(RamBytes);
+    private readonly MachineRam _ram = new(RamBytes);
 
     public void Kick() { }
     public void Recycle() { }

@@ -90,28 +90,28 @@ internal sealed unsafe class StreamRun : IHostileRun
         InstructionStream.Fill(random, memory.Slice((int)Code, 0x2000));
         Span<ulong> words = MemoryMarshal.Cast<byte, ulong>(memory);
         int word(ulong at) => (int)(at / 8);
-        ulong flags = random.Next(8) == 0 ? (ulong)random.NextInt64() & 0x8000_0000_0000_0fff | 1 : 7;
+        ulong flags = random.Next(8) == 0 ? (ulong)random.NextInt64() & 0x8000_0000_0000_0fff | 1 : 7UL;
         if (mode >= StreamMode.Compatibility)
         {
             words[word(Pml4)] = Pdpt | 7;
             words[word(Pdpt)] = Directory | 7;
             words[word(Directory)] = random.Next(2) == 0 ? Table | 7 : 0x87;
             for (int i = 0; i < 256; i++)
-                words[word(Table) + i] = (ulong)i << 12 | flags;
+                words[word(Table) + i] = ((ulong)i << 12) | flags;
         }
         else if (mode == StreamMode.Pae)
         {
             words[word(Pdpt)] = Directory | 1;
-            words[word(Directory)] = 0x83 | flags;
+            words[word(Directory)] = 0x83UL | flags;
         }
         else if (mode == StreamMode.Paged32)
             MemoryMarshal.Cast<byte, uint>(memory)[(int)(Directory / 4)] = 0x83 | (uint)flags & 0xfff;
         // Descriptors: null, code, data, user code, user data, TSS, and random ones.
         for (int i = 6; i < 32; i++)
             words[word(Gdt) + i] = (ulong)random.NextInt64();
-        words[word(Gdt) + 1] = mode >= StreamMode.Long ? 0x00af9b000000ffff : 0x00cf9b000000ffff;
+        words[word(Gdt) + 1] = mode >= StreamMode.Long ? 0x00af9b000000ffffUL : 0x00cf9b000000ffffUL;
         words[word(Gdt) + 2] = 0x00cf93000000ffff;
-        words[word(Gdt) + 3] = mode >= StreamMode.Long ? 0x00affb000000ffff : 0x00cffb000000ffff;
+        words[word(Gdt) + 3] = mode >= StreamMode.Long ? 0x00affb000000ffffUL : 0x00cffb000000ffffUL;
         words[word(Gdt) + 4] = 0x00cff3000000ffff;
         words[word(Gdt) + 5] = 0x00008b0000000067 | Tss << 16;
         // Interrupt gates into the code, or garbage.
