@@ -66,8 +66,12 @@ internal static unsafe class StringHandlers
                 CopyRun(source, target, (long)n, T.Size, run.Step);
                 run.Written(p, c, target, n);
             }
-            else if (!MoveOne<T>(p, c, op, ref run))
-                return OpResult.Fault;
+            else
+            {
+                n = 1;
+                if (!MoveOne<T>(p, c, op, ref run))
+                    return OpResult.Fault;
+            }
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
             count = run.CountDown(p, c, op, count, n);
@@ -195,8 +199,12 @@ internal static unsafe class StringHandlers
                 while (done < n && !Ends(op, a == b));
                 n = done;
             }
-            else if (!CompareOne(p, c, op, ref run, out a, out b))
-                return OpResult.Fault;
+            else
+            {
+                n = 1;
+                if (!CompareOne(p, c, op, ref run, out a, out b))
+                    return OpResult.Fault;
+            }
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
             SubtractStatus(c, a, b, T.Size);
