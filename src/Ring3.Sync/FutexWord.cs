@@ -1,34 +1,36 @@
-using System.Runtime.InteropServices;
+using System.Runtime.CompilerServices;
 using Ring3.Host;
 
 namespace Ring3.Sync;
 
-/// <summary>A 32-bit word in unmanaged memory on a cache line of its own, on which threads can sleep.</summary>
+/// <summary>A 32-bit word on a cache line of its own, on which threads can sleep.</summary>
+/// <remarks>
+/// SAFETY: the word lies in a pinned array, so its address is fixed; a reference to it keeps the array alive, so a thread that is still inside an operation on it can never meet freed memory.
+/// </remarks>
 internal sealed unsafe class FutexWord
 {
-    private readonly int* _word;
+    private const int LineInts = 32;
+    private readonly int[] _memory = GC.AllocateArray<int>(3 * LineInts, pinned: true);
+    private readonly int _at;
 
     public FutexWord()
     {
-        _word = (int*)NativeMemory.AlignedAlloc(128, 128);
-        *_word = 0;
+        nuint start = (nuint)Unsafe.AsPointer(ref _memory[0]);
+        _at = (int)(((start + 127) & ~(nuint)127) - start) / sizeof(int);
     }
 
-    // SAFETY: freed when no object that could wait on it is reachable.
-    ~FutexWord() => NativeMemory.AlignedFree(_word);
-
-    public ref int Value => ref *_word;
+    public ref int Value => ref _memory[_at];
 
     public bool Wait(int expected, long timeoutNs = -1)
     {
-        bool woken = Futex.Wait(_word, expected, timeoutNs);
-        GC.KeepAlive(this);
+        bool woken = Futex.Wait((int*)Unsafe.AsPointer(ref _memory[_at]), expected, timeoutNs);
+        GC.KeepAlive(_memory);
         return woken;
     }
 
     public void Wake(int count)
     {
-        Futex.Wake(_word, count);
-        GC.KeepAlive(this);
+        Futex.Wake((int*)Unsafe.AsPointer(ref _memory[_at]), count);
+        GC.KeepAlive(_memory);
     }
 }

@@ -57,6 +57,8 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
     {
         try
         {
+            if (Environment.GetEnvironmentVariable("FUZZ_TRACE") is not null)
+                Console.WriteLine(_run);
             Volatile.Write(ref _startedAt, Stopwatch.GetTimestamp());
             string ending = target.Once(new Random(HashCode.Combine(unchecked((int)seed), (int)_run)));
             Volatile.Write(ref _startedAt, 0);

@@ -18,6 +18,8 @@ internal sealed unsafe class StreamRun : IHostileRun
 
     private readonly byte* _all = (byte*)NativeMemory.AlignedAlloc(MemoryBytes + 2 * GuardBytes, 1 << 16);
     private readonly byte* _memory;
+    /// <summary>Held while the vCPU is created, destroyed or kicked: the API asks that nobody be inside a member when the VM goes.</summary>
+    private readonly Lock _alive = new();
     private Vm? _vm;
     private Vcpu? _vcpu;
 
@@ -28,15 +30,20 @@ internal sealed unsafe class StreamRun : IHostileRun
         new Span<byte>(_memory + MemoryBytes, GuardBytes).Fill(Guard);
     }
 
-    public void Kick() => Volatile.Read(ref _vcpu)?.Kick();
+    public void Kick()
+    {
+        lock (_alive)
+            _vcpu?.Kick();
+    }
 
     public void Recycle()
     {
-        Vcpu? vcpu = _vcpu;
-        Volatile.Write(ref _vcpu, null);
-        if (vcpu is not null)
-            _vm!.Dispose();
-        _vm = null;
+        lock (_alive)
+        {
+            _vm?.Dispose();
+            _vm = null;
+            _vcpu = null;
+        }
     }
 
     public void Dispose()
@@ -74,7 +81,8 @@ internal sealed unsafe class StreamRun : IHostileRun
             Expect(_vm.CreatePit2(), "CreatePit2");
         }
         Expect(_vm.SetUserMemoryRegion(0, random.Next(4) == 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0, 0, MemoryBytes, (ulong)_memory), "SetUserMemoryRegion");
-        Volatile.Write(ref _vcpu, _vm.CreateVcpu(0));
+        lock (_alive)
+            _vcpu = _vm.CreateVcpu(0);
     }
 
     private static void Expect(int result, string what)
