@@ -18,7 +18,8 @@ internal static class BootSession
         bool stdio = options.Serial == "stdio";
         bool interactive = stdio && options.Exec is null && Terminal.IsTerminal(Stdin);
         var cache = new GuestCache(Errors.Line);
-        GuestPlan plan = GuestPlan.Prepare(options, cache, interactive ? Terminal.Size(Stdin) : default);
+        (int rows, int columns) = interactive ? Terminal.Size(Stdin) : default;
+        GuestPlan plan = GuestPlan.Prepare(options, cache, new HostTerminal(interactive, rows, columns));
         using FileStream? serialFile = stdio ? null : OpenSerialFile(options.Serial);
         using var console = new OutputPump(stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle(), "ring3-com1");
         using var output = new OutputPump(Stdout, "ring3-out");

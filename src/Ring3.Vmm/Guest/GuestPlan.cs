@@ -3,14 +3,16 @@ using Ring3.Vmm.Boot;
 
 namespace Ring3.Vmm.Guest;
 
+/// <summary>The host's terminal as the guest is told of it. Rows and columns: 0 = unknown.</summary>
+public readonly record struct HostTerminal(bool Interactive, int Rows, int Columns);
+
 /// <summary>The files and the command line of one boot, in memory and ready for a loader.</summary>
 public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Request)
 {
     private const string LinuxDefaults = "console=ttyS0 panic=-1";
 
     /// <summary>Reads or fetches what the options ask for.</summary>
-    /// <param name="terminal">Rows and columns of the host's terminal, 0 = none.</param>
-    public static GuestPlan Prepare(BootOptions options, GuestCache cache, (int Rows, int Columns) terminal)
+    public static GuestPlan Prepare(BootOptions options, GuestCache cache, HostTerminal terminal)
     {
         string kernelPath = options.Kernel ?? cache.Kernel("cloud-amd64");
         byte[] kernel = GuestCache.ReadFile(kernelPath);
@@ -42,9 +44,9 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
         return string.Join(' ', words);
     }
 
-    private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, (int Rows, int Columns) terminal)
+    private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, HostTerminal terminal)
     {
-        var init = new InitOptions { Exec = options.Exec, Rows = terminal.Rows, Columns = terminal.Columns, Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
+        var init = new InitOptions { Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
         if (options.Initrd.Count == 0)
             return [new BootModule("initramfs", cache.BaseInitramfs()), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
         var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();

@@ -8,6 +8,8 @@ public sealed record InitOptions
 {
     /// <summary>Command for /bin/sh -c; null = interactive shell.</summary>
     public string? Exec { get; init; }
+    /// <summary>The shell talks to a terminal; otherwise it reads a script from the console until Ctrl-D.</summary>
+    public bool Interactive { get; init; } = true;
     /// <summary>Size of the host's terminal, 0 = unknown.</summary>
     public int Rows { get; init; }
     public int Columns { get; init; }
@@ -96,8 +98,9 @@ public static class Initramfs
     private static string ShellScript(InitOptions options)
     {
         string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F /dev/ttyS0 rows {options.Rows} cols {options.Columns}\n" : "";
+        string shell = options.Interactive ? "$b setsid $b cttyhack $b sh -l </dev/ttyS0 >/dev/ttyS0 2>&1" : "$b stty -F /dev/ttyS0 -echo\n$b cat /dev/ttyS0 | $b sh >/dev/ttyS0 2>&1";
         return $"""
-            {size}$b setsid $b cttyhack $b sh -l </dev/ttyS0 >/dev/ttyS0 2>&1
+            {size}{shell}
             $b sync
             $b poweroff -f
 
