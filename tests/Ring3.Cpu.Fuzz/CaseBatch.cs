@@ -93,8 +93,10 @@ internal sealed unsafe class CaseBatch
             s->Rflags |= Rflags.TF;
             return Publish(index, start, instruction, CaseKind.Invalid, 16);
         }
-        if (!_runnable[(int)instruction.Code] || !_placement.TryPlace(ref r, ref instruction, s))
+        if (!_runnable[(int)instruction.Code] || _source.IsVendorSpecific(instruction) || !_placement.TryPlace(ref r, ref instruction, s))
             return false;
+        if (IsStateImage(instruction))
+            s->Rflags &= ~Rflags.AC;
         bool truncated = start + instruction.Length > Sandbox.SlotSize;
         if (!truncated && start + instruction.Length + 8 > Sandbox.SlotSize)
             return false;
@@ -102,6 +104,9 @@ internal sealed unsafe class CaseBatch
             return PublishSequence(ref r, index, start, instruction);
         return Publish(index, start, instruction, truncated ? CaseKind.Truncated : CaseKind.Compare, instruction.Length);
     }
+
+    /// <summary>Which pieces of a state image are checked for alignment is the processor's own business.</summary>
+    private static bool IsStateImage(in Instruction i) => i.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fldenv or Mnemonic.Fnsave or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
 
     /// <summary>Up to six instructions without memory operands behind the first one; the last may be a branch. Flags that are undefined are never read.</summary>
     private bool PublishSequence(ref FuzzRandom r, int index, int start, in Instruction first)
@@ -114,7 +119,7 @@ internal sealed unsafe class CaseBatch
         for (int tries = 0; count < wanted && tries < 60; tries++)
         {
             Instruction next = _source.Next(ref r, r.Below(_source.Count), s->Rip + (ulong)length);
-            if (next.IsInvalid || !_runnable[(int)next.Code] || !IsRegisterOnly(next) || (Status(next.RflagsRead) & undefined) != 0)
+            if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || !IsRegisterOnly(next) || (Status(next.RflagsRead) & undefined) != 0)
                 continue;
             bool branch = next.FlowControl == FlowControl.ConditionalBranch;
             if (branch ? !_placement.TryPlaceBranch(ref r, ref next, s) : next.FlowControl != FlowControl.Next)

@@ -80,6 +80,25 @@ internal sealed class InstructionSource
         return instruction;
     }
 
+    /// <summary>
+    /// A near branch in 64-bit mode with an operand-size prefix: ignored on Intel, 16-bit on AMD. LOOPE and LOOPNE with a REP prefix: the prefix is reserved, and chooses the condition on AMD.
+    /// </summary>
+    internal bool IsVendorSpecific(in Instruction instruction)
+    {
+        if (instruction.Mnemonic is Mnemonic.Loope or Mnemonic.Loopne && _bytes.AsSpan(0, instruction.Length).IndexOfAny((byte)0xf2, (byte)0xf3) >= 0)
+            return true;
+        if (_bits != 64 || instruction.FlowControl is FlowControl.Next or FlowControl.Exception)
+            return false;
+        for (int i = 0; i < instruction.Length; i++)
+        {
+            if (_bytes[i] == 0x66)
+                return true;
+            if (_bytes[i] is not (0x2e or 0x36 or 0x3e or 0x26 or 0x64 or 0x65 or 0x67 or 0xf2 or 0xf3 or 0xf0))
+                return false;
+        }
+        return false;
+    }
+
     internal ConstantOffsets Offsets(in Instruction instruction) => _decoder.GetConstantOffsets(instruction);
 
     internal void Patch(int offset, ulong value, int bytes)

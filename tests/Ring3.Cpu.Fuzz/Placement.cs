@@ -233,6 +233,22 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
         return true;
     }
 
+    /// <summary>Linear address of the instruction's explicit memory operand in the state of <paramref name="s"/>.</summary>
+    internal static ulong ExplicitAddress(in Instruction i, CaseInput* s)
+    {
+        ulong offset = i.MemoryDisplacement64;
+        if (i.MemoryBase is not (Register.None or Register.RIP or Register.EIP))
+            offset += Value(i.MemoryBase, s);
+        if (i.MemoryIndex != Register.None)
+            offset += Value(i.MemoryIndex, s) * (ulong)i.MemoryIndexScale;
+        if (i.MemoryBase.IsGPR16() || i.MemoryIndex.IsGPR16() || i.MemoryDisplSize == 2)
+            offset = (ushort)offset;
+        else if (UsesNarrowAddress(i) || i.MemoryBase == Register.None && i.MemoryIndex == Register.None && i.MemoryDisplSize == 4 && s->Bits != 64)
+            offset = (uint)offset;
+        ulong segment = i.MemorySegment switch { Register.FS => s->FsBase, Register.GS => s->GsBase, _ => s->Bits == 16 ? Sandbox.WordDataBase : 0 };
+        return offset + segment;
+    }
+
     private ulong Linear(in UsedMemory m, CaseInput* s)
     {
         ulong offset = m.Displacement;

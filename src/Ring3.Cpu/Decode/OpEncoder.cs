@@ -79,7 +79,7 @@ internal static unsafe class OpEncoder
                 op->Flags |= OpFlags.HasMemory;
                 op->AddressSize = AddressSizeOf(kind);
                 if (kind < Iced.Intel.OpKind.MemoryESDI)
-                    op->Seg = Segment(i.MemorySegment);
+                    op->Seg = size == BlockMode.Code64 && i.MemorySegment < Register.FS ? (byte)SegmentIndex.DS : Segment(i.MemorySegment);
                 break;
             default:
                 if (immediate)

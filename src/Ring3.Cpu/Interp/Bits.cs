@@ -97,15 +97,17 @@ internal static unsafe class BitHandlers
 
     private static OpResult Bsf<W>(CpuState* c, Op* op, ulong b) where W : IWidth
     {
-        // A zero source leaves the destination alone (documented as undefined); the other flags are undefined and kept.
-        Shape.SetReg0<W>(c, op, b == 0 ? Shape.Reg0<W>(c, op) : (ulong)BitOperations.TrailingZeroCount(b));
+        // A zero source leaves the whole destination alone, also its upper half in the 32-bit form (documented by AMD); the other flags are undefined and kept.
+        if (b != 0)
+            Shape.SetReg0<W>(c, op, (ulong)BitOperations.TrailingZeroCount(b));
         Flags.SetZF(c, b == 0);
         return OpResult.Next;
     }
 
     private static OpResult Bsr<W>(CpuState* c, Op* op, ulong b) where W : IWidth
     {
-        Shape.SetReg0<W>(c, op, b == 0 ? Shape.Reg0<W>(c, op) : (ulong)BitOperations.Log2(b));
+        if (b != 0)
+            Shape.SetReg0<W>(c, op, (ulong)BitOperations.Log2(b));
         Flags.SetZF(c, b == 0);
         return OpResult.Next;
     }

@@ -155,9 +155,9 @@ internal static unsafe class DoubleShift
         int bits = Width.Bits<W>();
         if (n > bits)
         {
-            // Undefined for 16 bits and counts above 16: as processors do, the pair is rotated on.
+            // Undefined for 16 bits and counts above 16: the source follows itself, as on the host (AMD).
             n -= bits;
-            (a, b) = (b, a);
+            a = b;
         }
         ulong r = left ? a << n | (n == bits ? b : b >> (bits - n)) : a >> n | (n == bits ? b : b << (bits - n));
         return n == 64 ? b : r & Width.Mask<W>();

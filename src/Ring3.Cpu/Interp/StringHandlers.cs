@@ -222,15 +222,17 @@ internal static unsafe class StringHandlers
         a = b = 0;
         if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from) || !run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Read, out ulong to))
             return false;
-        byte* ptr = p.ReadPtr(c, from, run.Size);
-        if (ptr == null)
-            return false;
-        a = SlowOperands.Load(ptr, run.Size);
-        ptr = p.ReadPtr(c, to, run.Size);
-        if (ptr == null)
-            return false;
-        b = SlowOperands.Load(ptr, run.Size);
-        return true;
+        // The second operand is read first, except by REPE CMPSB, as the host (AMD) does: it decides which of two faults is taken.
+        if (run.Size == 1 && (op->Flags & OpFlags.Rep) != 0)
+            return LoadElement(p, c, from, run.Size, out a) && LoadElement(p, c, to, run.Size, out b);
+        return LoadElement(p, c, to, run.Size, out b) && LoadElement(p, c, from, run.Size, out a);
+    }
+
+    private static bool LoadElement(LogicalProcessor p, CpuState* c, ulong from, int size, out ulong value)
+    {
+        byte* ptr = p.ReadPtr(c, from, size);
+        value = ptr != null ? SlowOperands.Load(ptr, size) : 0;
+        return ptr != null;
     }
 
     private static OpResult Scas<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement

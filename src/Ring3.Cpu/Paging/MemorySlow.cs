@@ -149,10 +149,11 @@ public sealed unsafe partial class LogicalProcessor
         return false;
     }
 
-    /// <summary>#AC has priority over page faults of the same access, as processors do it.</summary>
+    /// <summary>#AC has priority over page faults of the same access, as processors do it. Vectors need 16-byte alignment whatever their size, 80-bit numbers 8 (measured on the host).</summary>
     private bool CheckAligned(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
-        if ((linear & (ulong)(size - 1)) == 0 || !AlignmentChecked(c) || (privilege & AccessKind.User) == 0 || size > 8 || !int.IsPow2(size))
+        int alignment = size == 10 ? 8 : !int.IsPow2(size) ? 1 : Math.Min(size, 16);
+        if ((linear & (ulong)(alignment - 1)) == 0 || !AlignmentChecked(c) || (privilege & AccessKind.User) == 0)
             return true;
         Raise(c, Vector.AC, 0);
         return false;
