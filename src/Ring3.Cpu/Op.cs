@@ -13,6 +13,8 @@ public enum OpResult
     Fault = 2,
     /// <summary>Retired, CpuState.Rip holds the next RIP, and an exit is pending (HLT, OUT).</summary>
     RetiredExit = 3,
+    /// <summary>This op and those after it have retired, CpuState.SkipOps in all; go on behind them.</summary>
+    Skip = 4,
 }
 
 [Flags]

@@ -3,21 +3,30 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Collects the host code of one thunk. Instructions are encoded from white-listed forms with fixed host registers; guest bytes never get here.
+/// Collects the host code of one thunk. Instructions are encoded from white-listed forms; guest bytes never get here. Code is position-independent.
 /// </summary>
 internal sealed class ThunkAssembler
 {
     private sealed class Sink : CodeWriter
     {
-        public readonly byte[] Bytes = new byte[256];
+        public byte[] Bytes = new byte[256];
         public int Count;
-        public override void WriteByte(byte value) => Bytes[Count++] = value;
+
+        public override void WriteByte(byte value)
+        {
+            if (Count == Bytes.Length)
+                Array.Resize(ref Bytes, 2 * Count);
+            Bytes[Count++] = value;
+        }
     }
 
     private readonly Sink _sink = new();
     private readonly Encoder _encoder;
 
     public ThunkAssembler() => _encoder = Encoder.Create(64, _sink);
+
+    /// <summary>Bytes so far; also the position of the next instruction.</summary>
+    public int Position => _sink.Count;
 
     public void Add(in Instruction instruction) => _encoder.Encode(instruction, (ulong)_sink.Count);
 
@@ -37,6 +46,19 @@ internal sealed class ThunkAssembler
 
     public static MemoryOperand Memory(Register pointer, int displacement = 0)
         => displacement == 0 ? new MemoryOperand(pointer) : new MemoryOperand(pointer, displacement, displacement is >= -128 and < 128 ? 1 : 8);
+
+    /// <summary>Conditional jump with a 32-bit displacement (second opcode byte 0F 8x); returns the place to give to <see cref="Bind"/>.</summary>
+    public int Jump(byte condition)
+    {
+        _sink.WriteByte(0x0f);
+        _sink.WriteByte((byte)(0x80 | condition));
+        for (int i = 0; i < 4; i++)
+            _sink.WriteByte(0);
+        return _sink.Count;
+    }
+
+    /// <summary>Makes a jump go to the current position.</summary>
+    public void Bind(int jump) => BitConverter.TryWriteBytes(_sink.Bytes.AsSpan(jump - 4), _sink.Count - jump);
 
     /// <summary>Publishes the code and empties the assembler for the next thunk.</summary>
     public nint Finish()

@@ -364,6 +364,9 @@ public sealed unsafe partial class LogicalProcessor
         {
             case OpResult.Next:
                 goto next;
+            case OpResult.Skip:
+                op += c->SkipOps - 1;
+                goto next;
             case OpResult.EndBlock:
                 if (NeedsAttention(c))
                     return LoopExit.Poll;

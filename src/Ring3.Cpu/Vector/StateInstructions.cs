@@ -9,26 +9,26 @@ internal static unsafe class StateInstructions
 {
     internal static void Register()
     {
-        HandlerTable.Set(Code.Fxsave_m512byte, &Fxsave);
-        HandlerTable.Set(Code.Fxsave64_m512byte, &Fxsave);
-        HandlerTable.Set(Code.Fxrstor_m512byte, &Fxrstor);
-        HandlerTable.Set(Code.Fxrstor64_m512byte, &Fxrstor);
-        HandlerTable.Set(Code.Xsave_mem, &Xsave);
-        HandlerTable.Set(Code.Xsave64_mem, &Xsave);
-        HandlerTable.Set(Code.Xsaveopt_mem, &Xsaveopt);
-        HandlerTable.Set(Code.Xsaveopt64_mem, &Xsaveopt);
-        HandlerTable.Set(Code.Xsavec_mem, &Xsavec);
-        HandlerTable.Set(Code.Xsavec64_mem, &Xsavec);
-        HandlerTable.Set(Code.Xsaves_mem, &Xsaves);
-        HandlerTable.Set(Code.Xsaves64_mem, &Xsaves);
-        HandlerTable.Set(Code.Xrstor_mem, &Xrstor);
-        HandlerTable.Set(Code.Xrstor64_mem, &Xrstor);
-        HandlerTable.Set(Code.Xrstors_mem, &Xrstors);
-        HandlerTable.Set(Code.Xrstors64_mem, &Xrstors);
-        HandlerTable.Set(Code.Ldmxcsr_m32, &Ldmxcsr<SseGate>);
-        HandlerTable.Set(Code.VEX_Vldmxcsr_m32, &Ldmxcsr<AvxGate>);
-        HandlerTable.Set(Code.Stmxcsr_m32, &Stmxcsr<SseGate>);
-        HandlerTable.Set(Code.VEX_Vstmxcsr_m32, &Stmxcsr<AvxGate>);
+        VectorHandlers.SetSpecial(Code.Fxsave_m512byte, &Fxsave);
+        VectorHandlers.SetSpecial(Code.Fxsave64_m512byte, &Fxsave);
+        VectorHandlers.SetSpecial(Code.Fxrstor_m512byte, &Fxrstor);
+        VectorHandlers.SetSpecial(Code.Fxrstor64_m512byte, &Fxrstor);
+        VectorHandlers.SetSpecial(Code.Xsave_mem, &Xsave);
+        VectorHandlers.SetSpecial(Code.Xsave64_mem, &Xsave);
+        VectorHandlers.SetSpecial(Code.Xsaveopt_mem, &Xsaveopt);
+        VectorHandlers.SetSpecial(Code.Xsaveopt64_mem, &Xsaveopt);
+        VectorHandlers.SetSpecial(Code.Xsavec_mem, &Xsavec);
+        VectorHandlers.SetSpecial(Code.Xsavec64_mem, &Xsavec);
+        VectorHandlers.SetSpecial(Code.Xsaves_mem, &Xsaves);
+        VectorHandlers.SetSpecial(Code.Xsaves64_mem, &Xsaves);
+        VectorHandlers.SetSpecial(Code.Xrstor_mem, &Xrstor);
+        VectorHandlers.SetSpecial(Code.Xrstor64_mem, &Xrstor);
+        VectorHandlers.SetSpecial(Code.Xrstors_mem, &Xrstors);
+        VectorHandlers.SetSpecial(Code.Xrstors64_mem, &Xrstors);
+        VectorHandlers.SetSpecial(Code.Ldmxcsr_m32, &Ldmxcsr<SseGate>);
+        VectorHandlers.SetSpecial(Code.VEX_Vldmxcsr_m32, &Ldmxcsr<AvxGate>);
+        VectorHandlers.SetSpecial(Code.Stmxcsr_m32, &Stmxcsr<SseGate>);
+        VectorHandlers.SetSpecial(Code.VEX_Vstmxcsr_m32, &Stmxcsr<AvxGate>);
     }
 
     private static OpResult Ldmxcsr<TGate>(LogicalProcessor p, CpuState* c, Op* op) where TGate : struct, IVectorGate

@@ -14,7 +14,8 @@ internal static unsafe class VectorForms
     private static readonly VectorForm* s_forms = (VectorForm*)HostMemory.Map((nuint)Capacity * (nuint)sizeof(VectorForm));
     private static readonly Dictionary<uint, uint> s_index = [];
     private static readonly Lock s_lock = new();
-    private static uint s_count;
+    // Index 0 means that an op has no form yet.
+    private static uint s_count = 1;
 
     public static VectorForm* At(uint index) => s_forms + index;
 

@@ -25,7 +25,10 @@ internal static unsafe class VectorHandlers
         {
             Code code = (Code)i;
             if (code.Encoding() is EncodingKind.Legacy or EncodingKind.VEX && Array.TrueForAll(code.CpuidFeatures(), IsThunked) && !IsInteger(code.Mnemonic()))
+            {
                 HandlerTable.Set(code, &First);
+                s_hasForm[i] = true;
+            }
         }
         VectorMoves.Register();
         VectorSpecial.Register();
@@ -38,20 +41,53 @@ internal static unsafe class VectorHandlers
         => m is Mnemonic.Prefetchnta or Mnemonic.Prefetcht0 or Mnemonic.Prefetcht1 or Mnemonic.Prefetcht2 or Mnemonic.Sfence or Mnemonic.Lfence or Mnemonic.Mfence
             or Mnemonic.Movnti or Mnemonic.Crc32;
 
-    /// <summary>First execution of an op: finds its form and replaces the handler. Processors that share the block may do it at the same time; they write the same values, Aux first.</summary>
+    /// <summary>Handlers of moves, which need no thunk, by code; 0 for all others.</summary>
+    private static readonly nint[] s_direct = new nint[HandlerTable.Count];
+
+    /// <summary>Codes whose handler is <see cref="First"/>.</summary>
+    private static readonly bool[] s_hasForm = new bool[HandlerTable.Count];
+
+    /// <summary>Registers a handler that does not use the thunk of its form.</summary>
+    internal static void SetDirect(Code code, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler) => s_direct[(int)code] = (nint)handler;
+
+    /// <summary>Registers a handler of an instruction that no thunk executes.</summary>
+    internal static void SetSpecial(Code code, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler)
+    {
+        HandlerTable.Set(code, handler);
+        s_hasForm[(int)code] = false;
+    }
+
+    /// <summary>First execution of an op. Processors that share the block may do it at the same time; they write the same values.</summary>
     private static OpResult First(LogicalProcessor p, CpuState* c, Op* op)
     {
         VectorUnit.Park(c);
-        Code code = (Code)op->Code;
-        uint index = VectorForms.Get(code, VectorFacts.HasImmediate(code) ? (byte)op->Imm : (byte)0, (op->Flags & OpFlags.HasMemory) != 0);
-        delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler = Choose(VectorForms.At(index));
-        Volatile.Write(ref op->Aux, index);
-        Volatile.Write(ref *(nint*)&op->Handler, (nint)handler);
-        return handler(p, c, op);
+        Resolve(op);
+        return (p.Forms + op->Aux)->Single(p, c, op);
     }
 
-    private static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Choose(VectorForm* f)
+    /// <summary>Whether the op is a vector op that a run may contain, as far as its code tells.</summary>
+    internal static bool CanFuse(Op* op) => s_hasForm[op->Code];
+
+    /// <summary>Gives an op its form and its own handler, unless it has them.</summary>
+    internal static void Resolve(Op* op)
     {
+        Code code = (Code)op->Code;
+        byte immediate = (byte)Volatile.Read(ref op->Imm);
+        // A run's head keeps other things in Imm, but it has its form since before.
+        if (Volatile.Read(ref op->Aux) != 0)
+            return;
+        bool memory = (op->Flags & OpFlags.HasMemory) != 0;
+        uint index = VectorForms.Get(code, VectorFacts.HasImmediate(code) ? immediate : (byte)0, memory);
+        VectorForm* f = VectorForms.At(index);
+        Volatile.Write(ref op->Aux, index);
+        bool mayRun = (f->Flags & (VectorFormFlags.Mmx | VectorFormFlags.WritesFlags)) == 0 && (!memory || op->AddressSize == 8);
+        Volatile.Write(ref *(nint*)&op->Handler, mayRun ? (nint)(delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)&RunHandlers.Warm : (nint)f->Single);
+    }
+
+    internal static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Choose(VectorForm* f)
+    {
+        if (s_direct[f->Code] != 0)
+            return (delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)s_direct[f->Code];
         bool fp = (f->Flags & VectorFormFlags.Fp) != 0;
         if ((f->Flags & VectorFormFlags.Mmx) != 0)
             return f->MemoryIndex == 255

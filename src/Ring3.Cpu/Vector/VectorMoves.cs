@@ -22,43 +22,43 @@ internal static unsafe class VectorMoves
         SetWhole(null, Code.Movntpd_m128_xmm, null, Code.VEX_Vmovntpd_m128_xmm, null, Code.VEX_Vmovntpd_m256_ymm, true);
         SetWhole(null, Code.Movntdq_m128_xmm, null, Code.VEX_Vmovntdq_m128_xmm, null, Code.VEX_Vmovntdq_m256_ymm, true);
 
-        HandlerTable.Set(Code.Movss_xmm_xmmm32, &Part<SseGate, uint, No>.Load);
-        HandlerTable.Set(Code.Movss_xmmm32_xmm, &Part<SseGate, uint, No>.Store);
-        HandlerTable.Set(Code.Movsd_xmm_xmmm64, &Part<SseGate, ulong, No>.Load);
-        HandlerTable.Set(Code.Movsd_xmmm64_xmm, &Part<SseGate, ulong, No>.Store);
-        HandlerTable.Set(Code.Movq_xmm_xmmm64, &Part<SseGate, ulong, Yes>.Load);
-        HandlerTable.Set(Code.Movq_xmmm64_xmm, &Part<SseGate, ulong, Yes>.Store);
-        HandlerTable.Set(Code.VEX_Vmovss_xmm_m32, &Part<AvxGate, uint, Yes>.Load);
-        HandlerTable.Set(Code.VEX_Vmovss_m32_xmm, &Part<AvxGate, uint, Yes>.Store);
-        HandlerTable.Set(Code.VEX_Vmovsd_xmm_m64, &Part<AvxGate, ulong, Yes>.Load);
-        HandlerTable.Set(Code.VEX_Vmovsd_m64_xmm, &Part<AvxGate, ulong, Yes>.Store);
-        HandlerTable.Set(Code.VEX_Vmovq_xmm_xmmm64, &Part<AvxGate, ulong, Yes>.Load);
-        HandlerTable.Set(Code.VEX_Vmovq_xmmm64_xmm, &Part<AvxGate, ulong, Yes>.Store);
+        VectorHandlers.SetDirect(Code.Movss_xmm_xmmm32, &Part<SseGate, uint, No>.Load);
+        VectorHandlers.SetDirect(Code.Movss_xmmm32_xmm, &Part<SseGate, uint, No>.Store);
+        VectorHandlers.SetDirect(Code.Movsd_xmm_xmmm64, &Part<SseGate, ulong, No>.Load);
+        VectorHandlers.SetDirect(Code.Movsd_xmmm64_xmm, &Part<SseGate, ulong, No>.Store);
+        VectorHandlers.SetDirect(Code.Movq_xmm_xmmm64, &Part<SseGate, ulong, Yes>.Load);
+        VectorHandlers.SetDirect(Code.Movq_xmmm64_xmm, &Part<SseGate, ulong, Yes>.Store);
+        VectorHandlers.SetDirect(Code.VEX_Vmovss_xmm_m32, &Part<AvxGate, uint, Yes>.Load);
+        VectorHandlers.SetDirect(Code.VEX_Vmovss_m32_xmm, &Part<AvxGate, uint, Yes>.Store);
+        VectorHandlers.SetDirect(Code.VEX_Vmovsd_xmm_m64, &Part<AvxGate, ulong, Yes>.Load);
+        VectorHandlers.SetDirect(Code.VEX_Vmovsd_m64_xmm, &Part<AvxGate, ulong, Yes>.Store);
+        VectorHandlers.SetDirect(Code.VEX_Vmovq_xmm_xmmm64, &Part<AvxGate, ulong, Yes>.Load);
+        VectorHandlers.SetDirect(Code.VEX_Vmovq_xmmm64_xmm, &Part<AvxGate, ulong, Yes>.Store);
 
-        HandlerTable.Set(Code.Movd_xmm_rm32, &General<SseGate, uint>.Load);
-        HandlerTable.Set(Code.Movq_xmm_rm64, &General<SseGate, ulong>.Load);
-        HandlerTable.Set(Code.VEX_Vmovd_xmm_rm32, &General<AvxGate, uint>.Load);
-        HandlerTable.Set(Code.VEX_Vmovq_xmm_rm64, &General<AvxGate, ulong>.Load);
-        HandlerTable.Set(Code.Movd_rm32_xmm, &General<SseGate, uint>.Store);
-        HandlerTable.Set(Code.Movq_rm64_xmm, &General<SseGate, ulong>.Store);
-        HandlerTable.Set(Code.VEX_Vmovd_rm32_xmm, &General<AvxGate, uint>.Store);
-        HandlerTable.Set(Code.VEX_Vmovq_rm64_xmm, &General<AvxGate, ulong>.Store);
+        VectorHandlers.SetDirect(Code.Movd_xmm_rm32, &General<SseGate, uint>.Load);
+        VectorHandlers.SetDirect(Code.Movq_xmm_rm64, &General<SseGate, ulong>.Load);
+        VectorHandlers.SetDirect(Code.VEX_Vmovd_xmm_rm32, &General<AvxGate, uint>.Load);
+        VectorHandlers.SetDirect(Code.VEX_Vmovq_xmm_rm64, &General<AvxGate, ulong>.Load);
+        VectorHandlers.SetDirect(Code.Movd_rm32_xmm, &General<SseGate, uint>.Store);
+        VectorHandlers.SetDirect(Code.Movq_rm64_xmm, &General<SseGate, ulong>.Store);
+        VectorHandlers.SetDirect(Code.VEX_Vmovd_rm32_xmm, &General<AvxGate, uint>.Store);
+        VectorHandlers.SetDirect(Code.VEX_Vmovq_rm64_xmm, &General<AvxGate, ulong>.Store);
     }
 
     private static void SetWhole(Code? load, Code? store, Code? load128, Code? store128, Code? load256, Code? store256, bool aligned)
     {
         if (load is { } a)
-            HandlerTable.Set(a, aligned ? &Whole<SseGate, Vector128<byte>, Yes>.Load : &Whole<SseGate, Vector128<byte>, No>.Load);
+            VectorHandlers.SetDirect(a, aligned ? &Whole<SseGate, Vector128<byte>, Yes>.Load : &Whole<SseGate, Vector128<byte>, No>.Load);
         if (store is { } b)
-            HandlerTable.Set(b, aligned ? &Whole<SseGate, Vector128<byte>, Yes>.Store : &Whole<SseGate, Vector128<byte>, No>.Store);
+            VectorHandlers.SetDirect(b, aligned ? &Whole<SseGate, Vector128<byte>, Yes>.Store : &Whole<SseGate, Vector128<byte>, No>.Store);
         if (load128 is { } d)
-            HandlerTable.Set(d, aligned ? &Whole<AvxGate, Vector128<byte>, Yes>.Load : &Whole<AvxGate, Vector128<byte>, No>.Load);
+            VectorHandlers.SetDirect(d, aligned ? &Whole<AvxGate, Vector128<byte>, Yes>.Load : &Whole<AvxGate, Vector128<byte>, No>.Load);
         if (store128 is { } e)
-            HandlerTable.Set(e, aligned ? &Whole<AvxGate, Vector128<byte>, Yes>.Store : &Whole<AvxGate, Vector128<byte>, No>.Store);
+            VectorHandlers.SetDirect(e, aligned ? &Whole<AvxGate, Vector128<byte>, Yes>.Store : &Whole<AvxGate, Vector128<byte>, No>.Store);
         if (load256 is { } f)
-            HandlerTable.Set(f, aligned ? &Whole<AvxGate, Vector256<byte>, Yes>.Load : &Whole<AvxGate, Vector256<byte>, No>.Load);
+            VectorHandlers.SetDirect(f, aligned ? &Whole<AvxGate, Vector256<byte>, Yes>.Load : &Whole<AvxGate, Vector256<byte>, No>.Load);
         if (store256 is { } g)
-            HandlerTable.Set(g, aligned ? &Whole<AvxGate, Vector256<byte>, Yes>.Store : &Whole<AvxGate, Vector256<byte>, No>.Store);
+            VectorHandlers.SetDirect(g, aligned ? &Whole<AvxGate, Vector256<byte>, Yes>.Store : &Whole<AvxGate, Vector256<byte>, No>.Store);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -10,42 +10,42 @@ internal static unsafe class VectorSpecial
 {
     internal static void Register()
     {
-        HandlerTable.Set(Code.Emms, &Emms);
-        HandlerTable.Set(Code.VEX_Vzeroupper, &ZeroUpper);
-        HandlerTable.Set(Code.VEX_Vzeroall, &ZeroAll);
-        HandlerTable.Set(Code.Maskmovq_rDI_mm_mm, &MaskmovMmx);
-        HandlerTable.Set(Code.Maskmovdqu_rDI_xmm_xmm, &Maskmov<SseGate>);
-        HandlerTable.Set(Code.VEX_Vmaskmovdqu_rDI_xmm_xmm, &Maskmov<AvxGate>);
+        VectorHandlers.SetSpecial(Code.Emms, &Emms);
+        VectorHandlers.SetSpecial(Code.VEX_Vzeroupper, &ZeroUpper);
+        VectorHandlers.SetSpecial(Code.VEX_Vzeroall, &ZeroAll);
+        VectorHandlers.SetSpecial(Code.Maskmovq_rDI_mm_mm, &MaskmovMmx);
+        VectorHandlers.SetSpecial(Code.Maskmovdqu_rDI_xmm_xmm, &Maskmov<SseGate>);
+        VectorHandlers.SetSpecial(Code.VEX_Vmaskmovdqu_rDI_xmm_xmm, &Maskmov<AvxGate>);
 
         Masked(Code.VEX_Vmaskmovps_xmm_xmm_m128, Code.VEX_Vmaskmovps_m128_xmm_xmm, Code.VEX_Vmaskmovps_ymm_ymm_m256, Code.VEX_Vmaskmovps_m256_ymm_ymm, false);
         Masked(Code.VEX_Vpmaskmovd_xmm_xmm_m128, Code.VEX_Vpmaskmovd_m128_xmm_xmm, Code.VEX_Vpmaskmovd_ymm_ymm_m256, Code.VEX_Vpmaskmovd_m256_ymm_ymm, false);
         Masked(Code.VEX_Vmaskmovpd_xmm_xmm_m128, Code.VEX_Vmaskmovpd_m128_xmm_xmm, Code.VEX_Vmaskmovpd_ymm_ymm_m256, Code.VEX_Vmaskmovpd_m256_ymm_ymm, true);
         Masked(Code.VEX_Vpmaskmovq_xmm_xmm_m128, Code.VEX_Vpmaskmovq_m128_xmm_xmm, Code.VEX_Vpmaskmovq_ymm_ymm_m256, Code.VEX_Vpmaskmovq_m256_ymm_ymm, true);
 
-        HandlerTable.Set(Code.VEX_Vpgatherdd_xmm_vm32x_xmm, &Gather<int, uint, L4>);
-        HandlerTable.Set(Code.VEX_Vpgatherdd_ymm_vm32y_ymm, &Gather<int, uint, L8>);
-        HandlerTable.Set(Code.VEX_Vpgatherdq_xmm_vm32x_xmm, &Gather<int, ulong, L2>);
-        HandlerTable.Set(Code.VEX_Vpgatherdq_ymm_vm32x_ymm, &Gather<int, ulong, L4>);
-        HandlerTable.Set(Code.VEX_Vpgatherqd_xmm_vm64x_xmm, &Gather<long, uint, L2>);
-        HandlerTable.Set(Code.VEX_Vpgatherqd_xmm_vm64y_xmm, &Gather<long, uint, L4>);
-        HandlerTable.Set(Code.VEX_Vpgatherqq_xmm_vm64x_xmm, &Gather<long, ulong, L2>);
-        HandlerTable.Set(Code.VEX_Vpgatherqq_ymm_vm64y_ymm, &Gather<long, ulong, L4>);
-        HandlerTable.Set(Code.VEX_Vgatherdps_xmm_vm32x_xmm, &Gather<int, uint, L4>);
-        HandlerTable.Set(Code.VEX_Vgatherdps_ymm_vm32y_ymm, &Gather<int, uint, L8>);
-        HandlerTable.Set(Code.VEX_Vgatherdpd_xmm_vm32x_xmm, &Gather<int, ulong, L2>);
-        HandlerTable.Set(Code.VEX_Vgatherdpd_ymm_vm32x_ymm, &Gather<int, ulong, L4>);
-        HandlerTable.Set(Code.VEX_Vgatherqps_xmm_vm64x_xmm, &Gather<long, uint, L2>);
-        HandlerTable.Set(Code.VEX_Vgatherqps_xmm_vm64y_xmm, &Gather<long, uint, L4>);
-        HandlerTable.Set(Code.VEX_Vgatherqpd_xmm_vm64x_xmm, &Gather<long, ulong, L2>);
-        HandlerTable.Set(Code.VEX_Vgatherqpd_ymm_vm64y_ymm, &Gather<long, ulong, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherdd_xmm_vm32x_xmm, &Gather<int, uint, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherdd_ymm_vm32y_ymm, &Gather<int, uint, L8>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherdq_xmm_vm32x_xmm, &Gather<int, ulong, L2>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherdq_ymm_vm32x_ymm, &Gather<int, ulong, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherqd_xmm_vm64x_xmm, &Gather<long, uint, L2>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherqd_xmm_vm64y_xmm, &Gather<long, uint, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherqq_xmm_vm64x_xmm, &Gather<long, ulong, L2>);
+        VectorHandlers.SetSpecial(Code.VEX_Vpgatherqq_ymm_vm64y_ymm, &Gather<long, ulong, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherdps_xmm_vm32x_xmm, &Gather<int, uint, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherdps_ymm_vm32y_ymm, &Gather<int, uint, L8>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherdpd_xmm_vm32x_xmm, &Gather<int, ulong, L2>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherdpd_ymm_vm32x_ymm, &Gather<int, ulong, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherqps_xmm_vm64x_xmm, &Gather<long, uint, L2>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherqps_xmm_vm64y_xmm, &Gather<long, uint, L4>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherqpd_xmm_vm64x_xmm, &Gather<long, ulong, L2>);
+        VectorHandlers.SetSpecial(Code.VEX_Vgatherqpd_ymm_vm64y_ymm, &Gather<long, ulong, L4>);
     }
 
     private static void Masked(Code load128, Code store128, Code load256, Code store256, bool wide)
     {
-        HandlerTable.Set(load128, wide ? &MaskedLoad<ulong, L2> : &MaskedLoad<uint, L4>);
-        HandlerTable.Set(load256, wide ? &MaskedLoad<ulong, L4> : &MaskedLoad<uint, L8>);
-        HandlerTable.Set(store128, wide ? &MaskedStore<ulong, L2> : &MaskedStore<uint, L4>);
-        HandlerTable.Set(store256, wide ? &MaskedStore<ulong, L4> : &MaskedStore<uint, L8>);
+        VectorHandlers.SetSpecial(load128, wide ? &MaskedLoad<ulong, L2> : &MaskedLoad<uint, L4>);
+        VectorHandlers.SetSpecial(load256, wide ? &MaskedLoad<ulong, L4> : &MaskedLoad<uint, L8>);
+        VectorHandlers.SetSpecial(store128, wide ? &MaskedStore<ulong, L2> : &MaskedStore<uint, L4>);
+        VectorHandlers.SetSpecial(store256, wide ? &MaskedStore<ulong, L4> : &MaskedStore<uint, L8>);
     }
 
     /// <summary>Number of elements as a type argument.</summary>

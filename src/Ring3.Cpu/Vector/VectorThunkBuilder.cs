@@ -2,6 +2,9 @@ using Iced.Intel;
 
 namespace Ring3.Cpu;
 
+/// <summary>What an operand of a vector form is.</summary>
+internal enum OperandClass : byte { None, Xmm, Ymm, Mmx, Gpr32, Gpr64, Memory, Immediate }
+
 /// <summary>
 /// Emits the thunk of a vector form: load the register operands from the state, execute the very instruction, store what it writes.
 /// Host registers: operand i is XMM/YMM(1+i), MM(i) or R9+i; its pointer is RDI, RSI, RDX, RCX; the state is R8; XMM0 is left for the implicit operand.
@@ -9,13 +12,11 @@ namespace Ring3.Cpu;
 /// </summary>
 internal static unsafe class VectorThunkBuilder
 {
-    private enum OperandClass : byte { None, Xmm, Ymm, Mmx, Gpr32, Gpr64, Memory, Immediate }
-
     private static readonly Register[] s_pointers = [Register.RDI, Register.RSI, Register.RDX, Register.RCX];
     private static readonly Register[] s_gpr32 = [Register.R9D, Register.R10D, Register.R11D, Register.EAX];
     private static readonly Register[] s_gpr64 = [Register.R9, Register.R10, Register.R11, Register.RAX];
     private const Register State = Register.R8;
-    private const int YmmOffset = 160, X87Offset = 672;
+    public const int YmmOffset = 160, X87Offset = 672;
 
     /// <summary>Builds the form. <paramref name="memory"/> chooses between the two meanings of an r/m operand.</summary>
     public static VectorForm Build(Code code, byte immediate, bool memory)
@@ -25,6 +26,7 @@ internal static unsafe class VectorThunkBuilder
         Span<OperandClass> classes = stackalloc OperandClass[4];
         VectorForm form = default;
         form.Code = (ushort)code;
+        form.Immediate = immediate;
         form.MemoryIndex = 255;
         Instruction instruction = Compose(info, immediate, memory, classes, ref form);
         InstructionInfo used = new InstructionInfoFactory().GetInfo(instruction);
@@ -47,7 +49,7 @@ internal static unsafe class VectorThunkBuilder
         }
         else if ((form.Flags & VectorFormFlags.StoresFlags) != 0)
         {
-            EmitFlags(a);
+            EmitFlags(a, State, Register.AL, Register.EAX, Register.R9L, Register.R9D, Register.R10);
         }
         for (int i = 0; i < info.OpCount; i++)
             if (Writes(used.GetOpAccess(i)))
@@ -59,6 +61,7 @@ internal static unsafe class VectorThunkBuilder
             a.Plain(Code.VEX_Vzeroupper);
         a.Plain(Code.Retnq);
         form.Entry = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, ulong>)a.Finish();
+        form.Single = VectorHandlers.Choose(&form);
         return form;
     }
 
@@ -88,7 +91,7 @@ internal static unsafe class VectorThunkBuilder
         return instruction;
     }
 
-    private static OperandClass Classify(OpCodeOperandKind kind, bool memory) => kind switch
+    public static OperandClass Classify(OpCodeOperandKind kind, bool memory) => kind switch
     {
         OpCodeOperandKind.mem => OperandClass.Memory,
         OpCodeOperandKind.imm8 => OperandClass.Immediate,
@@ -161,8 +164,8 @@ internal static unsafe class VectorThunkBuilder
         _ => (0, 0),
     };
 
-    private static bool Reads(OpAccess access) => access is OpAccess.Read or OpAccess.CondRead or OpAccess.ReadWrite or OpAccess.ReadCondWrite;
-    private static bool Writes(OpAccess access) => access is OpAccess.Write or OpAccess.CondWrite or OpAccess.ReadWrite or OpAccess.ReadCondWrite;
+    public static bool Reads(OpAccess access) => access is OpAccess.Read or OpAccess.CondRead or OpAccess.ReadWrite or OpAccess.ReadCondWrite;
+    public static bool Writes(OpAccess access) => access is OpAccess.Write or OpAccess.CondWrite or OpAccess.ReadWrite or OpAccess.ReadCondWrite;
 
     private static void EmitLoad(ThunkAssembler a, OperandClass cls, int i, bool vex)
     {
@@ -191,20 +194,20 @@ internal static unsafe class VectorThunkBuilder
     }
 
     /// <summary>Writes ZF, PF and CF in the lazy form of <see cref="Flags"/>; OF, SF and AF are clear.</summary>
-    private static void EmitFlags(ThunkAssembler a)
+    public static void EmitFlags(ThunkAssembler a, Register state, Register zero8, Register zero, Register parity8, Register parity, Register carry)
     {
         CpuState c;
         byte* start = (byte*)&c;
-        a.Add(Instruction.Create(Code.Setne_rm8, Register.AL));
-        a.Add(Instruction.Create(Code.Setnp_rm8, Register.R9L));
-        a.Add(Instruction.Create(Code.Sbb_r64_rm64, Register.R10, Register.R10));
-        a.Add(Instruction.Create(Code.Movzx_r32_rm8, Register.EAX, Register.AL));
-        a.Add(Instruction.Create(Code.Movzx_r32_rm8, Register.R9D, Register.R9L));
+        a.Add(Instruction.Create(Code.Setne_rm8, zero8));
+        a.Add(Instruction.Create(Code.Setnp_rm8, parity8));
+        a.Add(Instruction.Create(Code.Sbb_r64_rm64, carry, carry));
+        a.Add(Instruction.Create(Code.Movzx_r32_rm8, zero, zero8));
+        a.Add(Instruction.Create(Code.Movzx_r32_rm8, parity, parity8));
         // CF in bit 63, and bit 62 equal to it: OF clear.
-        a.Add(Instruction.Create(Code.Shl_rm64_imm8, Register.R10, 62));
-        a.Store(Code.Mov_rm64_r64, State, Register.RAX, (int)((byte*)&c.FlagsZero - start));
-        a.Store(Code.Mov_rm64_r64, State, Register.R9, (int)((byte*)&c.FlagsSign - start));
-        a.Store(Code.Mov_rm64_r64, State, Register.R10, (int)((byte*)&c.FlagsCarry - start));
+        a.Add(Instruction.Create(Code.Shl_rm64_imm8, carry, 62));
+        a.Store(Code.Mov_rm64_r64, state, zero.GetFullRegister(), (int)((byte*)&c.FlagsZero - start));
+        a.Store(Code.Mov_rm64_r64, state, parity.GetFullRegister(), (int)((byte*)&c.FlagsSign - start));
+        a.Store(Code.Mov_rm64_r64, state, carry, (int)((byte*)&c.FlagsCarry - start));
     }
 
     /// <summary>Implicit operands: XMM0 of the variable blends and SHA256RNDS2, EAX, EDX, ECX and XMM0 of the string compares.</summary>

@@ -1,0 +1,184 @@
+using Iced.Intel;
+using Ring3.Arch;
+using Ring3.Host;
+
+namespace Ring3.Cpu.Tests.Vec;
+
+/// <summary>Runs against the same instructions one by one: results, flags, MXCSR, memory, and the place of a fault.</summary>
+public unsafe class VectorRunTests
+{
+    private readonly VectorMachine _m = new();
+    private readonly Random _random = new(99);
+    private readonly NativeState* _before, _one, _run;
+    private readonly List<Code> _codes = [];
+
+    public VectorRunTests()
+    {
+        byte* b = HostMemory.Map(3 * 4096);
+        _before = (NativeState*)b;
+        _one = (NativeState*)(b + 4096);
+        _run = (NativeState*)(b + 8192);
+        foreach (Code code in Enum.GetValues<Code>())
+            if (VectorTableTests.IsVectorCode(code) && Fusable(code))
+                _codes.Add(code);
+    }
+
+    private static bool Fusable(Code code)
+    {
+        Op op = default;
+        op.Code = (ushort)code;
+        OpCodeInfo info = code.ToOpCode();
+        for (int i = 0; i < info.OpCount; i++)
+            if (info.GetOpKind(i).ToString().StartsWith("mm", StringComparison.Ordinal))
+                return false;
+        return VectorHandlers.CanFuse(&op);
+    }
+
+    /// <summary>Executes ops 0..count-1 as the loop does. Returns the index of the op that faulted, or count.</summary>
+    private int Loop(Op* ops, int count)
+    {
+        int i = 0;
+        while (i < count)
+        {
+            OpResult r = ops[i].Handler(_m.P, _m.C, ops + i);
+            if (r == OpResult.Skip)
+                i += (int)_m.C->SkipOps;
+            else if (r == OpResult.Next)
+                i++;
+            else
+                return i;
+        }
+        return i;
+    }
+
+    private Instruction Compose(Code code)
+    {
+        OpCodeInfo info = code.ToOpCode();
+        Instruction instruction = new() { Code = code };
+        bool memory = _random.Next(2) == 0;
+        for (int i = 0; i < info.OpCount; i++)
+        {
+            string name = info.GetOpKind(i).ToString();
+            int n = _random.Next(4) == 0 ? _random.Next(16) : _random.Next(4);
+            if (name == "imm8")
+            {
+                instruction.SetOpKind(i, Iced.Intel.OpKind.Immediate8);
+                instruction.Immediate8 = (byte)_random.Next(16);
+            }
+            else if (name == "mem" || (memory && name.EndsWith("_or_mem", StringComparison.Ordinal)))
+            {
+                instruction.SetOpKind(i, Iced.Intel.OpKind.Memory);
+                instruction.MemoryBase = _random.Next(3) switch { 0 => Register.RDI, 1 => Register.R8, _ => Register.RSI };
+                instruction.MemoryDisplacement64 = (ulong)(long)(_random.Next(-8, 8) * 16);
+                instruction.MemoryDisplSize = 8;
+                if (_random.Next(3) == 0)
+                {
+                    instruction.MemoryIndex = Register.RCX;
+                    instruction.MemoryIndexScale = 1 << _random.Next(4);
+                }
+            }
+            else
+            {
+                instruction.SetOpKind(i, Iced.Intel.OpKind.Register);
+                instruction.SetOpRegister(i, name[..3] switch
+                {
+                    "xmm" => Register.XMM0 + n,
+                    "ymm" => Register.YMM0 + n,
+                    "r32" => Register.R9D + (n & 3),
+                    _ => Register.R9 + (n & 3),
+                });
+            }
+        }
+        return instruction;
+    }
+
+    private void Randomize()
+    {
+        for (int i = 0; i < 64; i++)
+            ((ulong*)_before->Ymm)[i] = _random.Next(3) switch { 0 => BitConverter.DoubleToUInt64Bits((_random.NextDouble() - 0.5) * 1000), 1 => (ulong)_random.NextInt64(), _ => BitConverter.SingleToUInt32Bits(_random.NextSingle()) * 0x1_0000_0001UL };
+        for (int i = 0; i < 16; i++)
+            _before->Gpr[i] = (ulong)_random.NextInt64();
+        _before->Gpr[7] = (ulong)(_m.Window + 4096 + _random.Next(16) * 32);
+        _before->Gpr[8] = (ulong)(_m.Window + 6000 / 32 * 32);
+        _before->Gpr[6] = (ulong)(_m.Window + 8192 - _random.Next(4) * 32);
+        _before->Gpr[1] = (ulong)_random.Next(8) * 16;
+        _before->Flags = 0x202 | ((ulong)_random.Next() & Rflags.Status);
+        _before->Mxcsr = 0x1f80 | (uint)_random.Next(64) | (_random.Next(4) != 0 ? 0x20u : 0) | (_random.Next(8) == 0 ? 0x2000u : 0);
+        new Span<byte>(_before->Fx, 512).Clear();
+        *(ushort*)_before->Fx = 0x37f;
+    }
+
+    [Fact]
+    public void RandomRuns_EqualSingleExecution()
+    {
+        Op* ops = (Op*)HostMemory.Map(64 * 1024);
+        Op* single = ops + 64;
+        Span<byte> window = new(_m.Window, VectorMachine.WindowBytes);
+        int runs = 0, skipped = 0, faults = 0;
+        for (int trial = 0; trial < 1500; trial++)
+        {
+            int count = 2 + _random.Next(8);
+            List<Instruction> text = [];
+            for (int i = 0; i < count; i++)
+            {
+                text.Add(Compose(_codes[_random.Next(_codes.Count)]));
+                ops[i] = _m.Decode(text[i]);
+                ops[i].Offset = (ushort)(i * 8);
+                single[i] = ops[i];
+                VectorHandlers.Resolve(single + i);
+                single[i].Handler = VectorForms.At(single[i].Aux)->Single;
+            }
+            ops[count] = default;
+            // Warm up until the heads have tried to become runs.
+            for (int i = 0; i < 30; i++)
+            {
+                Randomize();
+                _m.LoadFrom(_before);
+                for (int at = 0; at < count;)
+                    at = Loop(ops + at, count - at) + at is var next && next == at ? at + 1 : next;
+            }
+            for (int i = 0; i < 4; i++)
+            {
+                Randomize();
+                _random.NextBytes(window);
+                bool unmapped = _random.Next(4) == 0;
+                if (unmapped)
+                {
+                    ulong page = (ulong)_m.Window + 8192;
+                    TlbEntry* e = _m.P.Level1 + Tlb.Index(page);
+                    e->TagRead = e->TagWrite = Tlb.Invalid;
+                }
+                byte[] initial = window.ToArray();
+                _m.LoadFrom(_before);
+                int endOne = Loop(single, count);
+                *_one = *_before;
+                _m.StoreTo(_one);
+                byte[] windowOne = window.ToArray();
+
+                initial.CopyTo(window);
+                _m.LoadFrom(_before);
+                _m.C->SkipOps = 0;
+                int endRun = Loop(ops, count);
+                skipped += (int)_m.C->SkipOps;
+                runs++;
+                *_run = *_before;
+                _m.StoreTo(_run);
+                if (endOne != count)
+                    faults++;
+                string what = $"trial {trial}: {string.Join("; ", text)} mxcsr {_before->Mxcsr:x} unmapped {unmapped}";
+                Assert.True(endOne == endRun, $"{what}: ended at {endOne} and {endRun}");
+                Assert.True(window.SequenceEqual(windowOne), $"{what}: memory");
+                for (int n = 0; n < 16; n++)
+                {
+                    Assert.True(new ReadOnlySpan<byte>(_one->Ymm + 32 * n, 32).SequenceEqual(new ReadOnlySpan<byte>(_run->Ymm + 32 * n, 32)), $"{what}: ymm{n}");
+                    Assert.True(_one->Gpr[n] == _run->Gpr[n], $"{what}: gpr{n}");
+                }
+                Assert.True(((_one->Flags ^ _run->Flags) & Rflags.Status) == 0, $"{what}: flags");
+                Assert.True(_one->Mxcsr == _run->Mxcsr, $"{what}: mxcsr {_one->Mxcsr:x} {_run->Mxcsr:x}");
+                _m.MapWindow();
+            }
+        }
+        Assert.True(skipped > runs, $"runs hardly happened: {skipped} ops skipped in {runs} executions, {faults} faults");
+        Assert.True(faults > 100, "no faults were seen");
+    }
+}
