@@ -44,12 +44,14 @@ internal sealed unsafe class TlbLevel2
         public ulong TableGpa;
         public uint Tag;
         public PageFlags Flags;
-        public ulong Unused;
+        /// <summary>Flush count at insertion; an older entry is invalid.</summary>
+        public ulong Epoch;
     }
 
     private readonly Entry* _entries = (Entry*)HostMemory.Map((nuint)(Ways * Sets * sizeof(Entry)));
     private readonly Structure* _structures = (Structure*)HostMemory.Map((nuint)(StructureEntries * sizeof(Structure)));
     private uint _victim;
+    private ulong _structureEpoch;
 
     private static uint SetOf(ulong vpn) => (uint)(vpn ^ (vpn >> 9)) & (Sets - 1);
 
@@ -95,14 +97,14 @@ internal sealed unsafe class TlbLevel2
     public Structure* FindStructure(ulong vpn2M, uint space)
     {
         Structure* s = _structures + (vpn2M & (StructureEntries - 1));
-        return s->Vpn2M == vpn2M && s->Tag == space ? s : null;
+        return s->Vpn2M == vpn2M && s->Tag == space && s->Epoch == _structureEpoch ? s : null;
     }
 
     public void InsertStructure(ulong vpn2M, uint space, ulong tableGpa, PageFlags flags) =>
-        _structures[vpn2M & (StructureEntries - 1)] = new Structure { Vpn2M = vpn2M, TableGpa = tableGpa, Tag = space, Flags = flags };
+        _structures[vpn2M & (StructureEntries - 1)] = new Structure { Vpn2M = vpn2M, TableGpa = tableGpa, Tag = space, Flags = flags, Epoch = _structureEpoch };
 
     /// <summary>INVLPG drops every cached table of the PCID, whatever its address.</summary>
-    public void ClearStructures() => new Span<byte>(_structures, StructureEntries * sizeof(Structure)).Clear();
+    public void ClearStructures() => _structureEpoch++;
 
     public void Clear()
     {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Ring3.Arch;
 
 namespace Ring3.Cpu;
@@ -40,6 +41,10 @@ public sealed unsafe partial class LogicalProcessor
         Tlb.Select(c->Asid, CurrentPcid(c));
         c->TlbContext = Tlb.Context(PrivilegeOf(c, ExplicitAccess(c)));
     }
+
+    /// <summary>Recomputes the level-1 context after CPL or RFLAGS.AC changed, and nothing else.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal void UpdatePrivilege(CpuState* c) => c->TlbContext = Tlb.Context(PrivilegeOf(c, ExplicitAccess(c)));
 
     /// <summary>
     /// Drops what the difference between the control registers and those of the cached translations makes invalid, and recomputes the context.

@@ -23,11 +23,11 @@ public sealed unsafe partial class LogicalProcessor
         ModeChanged(c);
     }
 
-    /// <summary>Recomputes the decode mode and the translation context after CS, CPL, RFLAGS or a control register changed.</summary>
+    /// <summary>Recomputes the decode mode and the privilege part of the translation context after CS, CPL or RFLAGS changed.</summary>
     internal void ModeChanged(CpuState* c)
     {
         c->BlockMode = Is64(c) ? BlockMode.Code64 : (c->Cs.Access & Segment.DB) != 0 ? BlockMode.Code32 : BlockMode.Code16;
-        UpdateContext(c);
+        UpdatePrivilege(c);
     }
 
     /// <summary>Replaces RFLAGS and recomputes what depends on TF, RF and AC. The caller has masked the value.</summary>
@@ -38,7 +38,7 @@ public sealed unsafe partial class LogicalProcessor
         if (changed == 0)
             return;
         UpdateStepMode(c);
-        UpdateContext(c);
+        UpdatePrivilege(c);
     }
 
     /// <summary>Cuts an instruction pointer to the code size.</summary>

@@ -174,7 +174,7 @@ internal static unsafe class ControlHandlers
         if (!p.CpuidFeatures.Smap || c->Cpl != 0)
             return p.Raise(c, Vector.UD);
         c->Rflags = on ? c->Rflags | Rflags.AC : c->Rflags & ~Rflags.AC;
-        p.UpdateContext(c);
+        p.UpdatePrivilege(c);
         return OpResult.Next;
     }
 

@@ -2,7 +2,7 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>SYSCALL, SYSRET, SYSENTER, SYSEXIT. SPEC: SDM volume 2.</summary>
+/// <summary>SYSCALL, SYSRET, SYSENTER, SYSEXIT. SPEC: SDM volume 2; SYSCALL outside 64-bit mode: AMD APM volume 3.</summary>
 internal static unsafe class FastCalls
 {
     private const uint KernelCode64 = 0xa09b, UserCode64 = 0xa0fb, KernelCode32 = 0xc09b, UserCode32 = 0xc0fb, KernelData = 0xc093, UserData = 0xc0f3;
@@ -12,28 +12,33 @@ internal static unsafe class FastCalls
 
     public static OpResult Syscall(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if ((c->Efer & Efer.SCE) == 0 || !LogicalProcessor.Is64(c))
+        bool wide = LogicalProcessor.Is64(c);
+        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(p.CpuidFeatures.Amd && LogicalProcessor.ProtectedMode(c))))
             return p.Raise(c, Vector.UD);
+        bool longMode = LogicalProcessor.LongMode(c);
         ulong flags = Flags.Get(c) & ~Rflags.RF;
         c->Gpr[1] = LogicalProcessor.NextRip(c, op);
-        c->Gpr[11] = flags;
         uint selector = (uint)(c->Star >> 32) & 0xfffc;
-        c->Cs = Flat(selector, KernelCode64);
+        c->Cs = Flat(selector, longMode ? KernelCode64 : KernelCode32);
         c->Ss = Flat(selector + 8, KernelData);
         c->Cpl = 0;
-        c->Rip = c->Lstar;
-        ulong masked = flags & ~(c->Sfmask & 0xffff_ffff);
+        c->Rip = wide ? c->Lstar : longMode ? c->Cstar : (uint)c->Star;
+        c->BlockMode = longMode ? BlockMode.Code64 : BlockMode.Code32;
+        if (longMode)
+            c->Gpr[11] = flags;
+        ulong masked = flags & ~(longMode ? c->Sfmask & 0xffff_ffff : Rflags.IF | Rflags.VM);
         Flags.Set(c, masked);
         if (((flags ^ masked) & Rflags.TF) != 0)
             p.TrapFlagMasked(c);
-        p.UpdateContext(c);
+        p.UpdatePrivilege(c);
         return OpResult.EndBlock;
     }
 
     /// <summary>SYSRET; <paramref name="size"/> 8 returns to 64-bit code, 4 to compatibility mode.</summary>
     public static OpResult Sysret(LogicalProcessor p, CpuState* c, Op* op, int size)
     {
-        if ((c->Efer & Efer.SCE) == 0 || !LogicalProcessor.Is64(c))
+        bool wide = LogicalProcessor.Is64(c);
+        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(p.CpuidFeatures.Amd && LogicalProcessor.ProtectedMode(c))))
             return p.Raise(c, Vector.UD);
         if (c->Cpl != 0 || (size == 8 && !LogicalProcessor.IsCanonical(c, c->Gpr[1])))
             return p.Raise(c, Vector.GP, 0);
@@ -42,7 +47,8 @@ internal static unsafe class FastCalls
         c->Cs = size == 8 ? Flat(selector + 16 | 3, UserCode64) : Flat(selector | 3, UserCode32);
         c->Ss = Flat(selector + 8 | 3, UserData);
         c->Cpl = 3;
-        p.SetRflags(c, (c->Gpr[11] & SysretFlags & (p.HasCodeBreakpoints ? ulong.MaxValue : ~Rflags.RF)) | Rflags.Fixed1);
+        ulong image = LogicalProcessor.LongMode(c) ? c->Gpr[11] : Flags.Get(c) | Rflags.IF;
+        p.SetRflags(c, (image & SysretFlags & (p.HasCodeBreakpoints ? ulong.MaxValue : ~Rflags.RF)) | Rflags.Fixed1);
         p.ModeChanged(c);
         return OpResult.EndBlock;
     }

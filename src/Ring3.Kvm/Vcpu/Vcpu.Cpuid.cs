@@ -80,6 +80,7 @@ public sealed unsafe partial class Vcpu
         Cpu.CpuidFeatures = new CpuidFeatures
         {
             Signature = l1.eax,
+            Amd = Leaf(0).ebx is 0x6874_7541 or 0x6f67_7948,
             PhysicalAddressBits = (x8.eax & 0xff) is >= 32 and <= 52 and var bits ? (int)bits : 36,
             Pse = (l1.edx & Leaf1Edx.PSE) != 0,
             Pae = (l1.edx & Leaf1Edx.PAE) != 0,
