@@ -10,7 +10,7 @@ public interface ISerialSink
 
 /// <summary>
 /// 16550A UART. Transmission takes no time: a written byte is in the sink when the write returns, and the transmitter is always empty. Received bytes wait in a backlog behind the
-/// 16-byte FIFO, so that a fast host cannot overrun a slow guest; they enter the FIFO only while the guest listens (receive interrupts on, or <see cref="PolledInput"/>), because
+/// 16-byte FIFO, so that a fast host cannot overrun a slow guest; they enter the FIFO only while the guest listens (receive interrupts on and let through by OUT2, or <see cref="PolledInput"/>), because
 /// drivers empty the FIFO when they probe and open a port. SPEC: National Semiconductor PC16550D data sheet.
 /// </summary>
 public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBusDevice
@@ -25,7 +25,7 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
 
     private readonly Lock _lock = new();
     private readonly Queue<byte> _receive = new(), _backlog = new();
-    private byte _ier, _fcr, _lcr = 3, _mcr = McrOut2, _lsrErrors, _scratch, _msrDelta, _msr = MsrReady;
+    private byte _ier, _fcr, _lcr = 3, _mcr, _lsrErrors, _scratch, _msrDelta, _msr = MsrReady;
     private ushort _divisor = 12;
     private bool _transmitPending, _level;
 
@@ -115,13 +115,26 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
                 break;
             case 2:
                 if ((value & 2) != 0 || ((value ^ _fcr) & 1) != 0)
-                    _receive.Clear();
+                    ClearReceived();
                 _fcr = (byte)(value & 0xc9);
                 break;
             case 3: _lcr = value; break;
             case 4: WriteModemControl(value); break;
             case 7: _scratch = value; break;
         }
+    }
+
+    /// <summary>Empties the FIFO. Input of the host goes back to the backlog: drivers reset the FIFO while they open the port, and the sender cannot send again.</summary>
+    private void ClearReceived()
+    {
+        if ((_mcr & McrLoop) == 0)
+        {
+            for (int n = _backlog.Count; n > 0; n--)
+                _receive.Enqueue(_backlog.Dequeue());
+            foreach (byte b in _receive)
+                _backlog.Enqueue(b);
+        }
+        _receive.Clear();
     }
 
     private void Transmit(byte value)
@@ -165,10 +178,11 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
 
     private void Update()
     {
-        bool listening = (_ier & IerReceive) != 0 || PolledInput;
-        while (listening && (_mcr & McrLoop) == 0 && _receive.Count < FifoBytes && _backlog.TryDequeue(out byte b))
+        bool interrupts = (_mcr & (McrOut2 | McrLoop)) == McrOut2;
+        bool listening = (_ier & IerReceive) != 0 && interrupts || PolledInput && (_mcr & McrLoop) == 0;
+        while (listening && _receive.Count < FifoBytes && _backlog.TryDequeue(out byte b))
             _receive.Enqueue(b);
-        bool level = Identify() != IirNone && (_mcr & (McrOut2 | McrLoop)) == McrOut2;
+        bool level = interrupts && Identify() != IirNone;
         if (level == _level)
             return;
         _level = level;
