@@ -7,6 +7,9 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: works within the scratch ops of the decoder.</remarks>
 internal static unsafe class OpOptimizer
 {
+    /// <summary>Suffixes of the condition codes.</summary>
+    internal static readonly string[] Conditions = ["O", "No", "B", "Ae", "Z", "Nz", "Be", "A", "S", "Ns", "P", "Np", "L", "Ge", "Le", "G"];
+
     /// <summary>What a kind does to the status flags.</summary>
     private enum Effect : byte
     {
@@ -26,14 +29,13 @@ internal static unsafe class OpOptimizer
 
     static OpOptimizer()
     {
-        string[] conditions = ["O", "No", "B", "Ae", "Z", "Nz", "Be", "A", "S", "Ns", "P", "Np", "L", "Ge", "Le", "G"];
         for (OpKind kind = 0; kind < OpKind.Last; kind++)
         {
             string name = kind.ToString();
             if (Enum.TryParse(name + "Nf", out OpKind plain))
                 s_withoutFlags[(int)kind] = plain;
             for (int cc = 0; cc < 16; cc++)
-                if (Enum.TryParse(name + "J" + conditions[cc], out OpKind fused))
+                if (Enum.TryParse(name + "J" + Conditions[cc], out OpKind fused))
                     s_fused[(int)kind * 16 + cc] = fused;
         }
         s_withoutFlags[(int)OpKind.Inc64] = OpKind.AddRI64Nf;
@@ -50,8 +52,12 @@ internal static unsafe class OpOptimizer
             string name = kind.ToString();
             if (name.EndsWith("Nf", StringComparison.Ordinal))
                 s_effects[(int)kind] = Effect.Neutral;
-            else if (s_fused.Contains(kind) && !name.StartsWith("Dec", StringComparison.Ordinal))
+            else if (name.StartsWith("Set", StringComparison.Ordinal) || name.StartsWith("Cmov", StringComparison.Ordinal))
+                s_effects[(int)kind] = Effect.Reads;
+            else if (s_fused.Contains(kind) && (name.Contains("RR", StringComparison.Ordinal) || name.Contains("RI", StringComparison.Ordinal)))
                 s_effects[(int)kind] = Effect.Writes;
+            else if (name.Contains("Cl64", StringComparison.Ordinal) || name.Contains("Cl32", StringComparison.Ordinal))
+                s_effects[(int)kind] = Effect.Reads;
         }
         foreach (string name in (string[])["Add", "Sub", "And", "Or", "Xor", "Cmp", "Test"])
             foreach (string form in (string[])["RR64", "RI64", "RR32", "RI32", "RR8", "RI8"])
@@ -59,13 +65,14 @@ internal static unsafe class OpOptimizer
                     s_effects[(int)kind] = Effect.Writes;
         foreach (OpKind kind in (OpKind[])[OpKind.ShlRI64, OpKind.ShrRI64, OpKind.SarRI64, OpKind.ShlRI32, OpKind.ShrRI32, OpKind.SarRI32, OpKind.Neg64, OpKind.Neg32])
             s_effects[(int)kind] = Effect.Writes;
-        foreach (OpKind kind in (OpKind[])[OpKind.AdcRR64, OpKind.AdcRI64, OpKind.SbbRR64, OpKind.SbbRI64, OpKind.AdcRR32, OpKind.AdcRI32, OpKind.SbbRR32, OpKind.SbbRI32, OpKind.AdcxRR64, OpKind.AdoxRR64])
+        foreach (OpKind kind in (OpKind[])[OpKind.AdcRR64, OpKind.AdcRI64, OpKind.SbbRR64, OpKind.SbbRI64, OpKind.AdcxRR64, OpKind.AdoxRR64])
             s_effects[(int)kind] = Effect.Reads;
         foreach (OpKind kind in (OpKind[])
         [
             OpKind.Nop, OpKind.MovRR64, OpKind.MovRR32, OpKind.MovRR8, OpKind.MovRI, OpKind.MovzxB, OpKind.MovzxW, OpKind.MovsxB64, OpKind.MovsxW64, OpKind.MovsxD64, OpKind.MovsxB32, OpKind.MovsxW32,
             OpKind.Lea64, OpKind.Lea32, OpKind.LeaBase64, OpKind.Cqo, OpKind.Cdq, OpKind.Not64, OpKind.Not32, OpKind.MulR64, OpKind.MulxRR64,
             OpKind.Inc64, OpKind.Dec64, OpKind.Inc32, OpKind.Dec32, OpKind.ImulRR64, OpKind.ImulRR32, OpKind.ImulRRI64, OpKind.ImulRRI32,
+            OpKind.RolRI64, OpKind.RolRI32, OpKind.RorRI64, OpKind.RorRI32,
         ])
             s_effects[(int)kind] = Effect.Neutral;
     }
@@ -108,6 +115,9 @@ internal static unsafe class OpOptimizer
         if (fused == OpKind.Generic)
             return;
         op->Kind = (ushort)fused;
+        // A memory operand needs its own displacement: that form takes target and length from the branch, which stays behind it.
+        if ((op->Flags & OpFlags.HasMemory) != 0)
+            return;
         op->Disp = branch->Disp;
         op->Length += branch->Length;
     }

@@ -9,6 +9,7 @@ internal static unsafe class OpSpecializer
     /// <summary>Inline forms of a code: with register operands, with a memory operand whose address is base and displacement, and with any 64-bit address.</summary>
     private struct Forms { public OpKind Register, Base, Index; }
 
+    private static readonly uint s_fsBase = OffsetOf(SegmentIndex.FS), s_gsBase = OffsetOf(SegmentIndex.GS);
     private static readonly Forms[] s_forms = new Forms[HandlerTable.Count];
 
     static OpSpecializer()
@@ -19,6 +20,12 @@ internal static unsafe class OpSpecializer
         Flow();
         foreach (Code code in (Code[])[Code.Nopw, Code.Nopd, Code.Nopq, Code.Endbr32, Code.Endbr64, Code.Nop_rm16, Code.Nop_rm32, Code.Nop_rm64])
             s_forms[(int)code] = new Forms { Register = OpKind.Nop, Base = OpKind.Nop, Index = OpKind.Nop };
+    }
+
+    private static uint OffsetOf(int segment)
+    {
+        CpuState state;
+        return (uint)((byte*)&CpuState.SegmentAt(&state, segment)->Base - (byte*)&state);
     }
 
     private static OpKind Kind(string name) => Enum.TryParse(name, out OpKind kind) ? kind : OpKind.Generic;
@@ -44,10 +51,10 @@ internal static unsafe class OpSpecializer
         Set(Code.Movzx_r64_rm8, "MovzxB", "LoadzxB");
         Set(Code.Movzx_r32_rm16, "MovzxW", "LoadzxW");
         Set(Code.Movzx_r64_rm16, "MovzxW", "LoadzxW");
-        Set(Code.Movsx_r64_rm8, "MovsxB64", "-");
-        Set(Code.Movsx_r64_rm16, "MovsxW64", "-");
-        Set(Code.Movsx_r32_rm8, "MovsxB32", "-");
-        Set(Code.Movsx_r32_rm16, "MovsxW32", "-");
+        Set(Code.Movsx_r64_rm8, "MovsxB64", "LoadsxB64");
+        Set(Code.Movsx_r64_rm16, "MovsxW64", "LoadsxW64");
+        Set(Code.Movsx_r32_rm8, "MovsxB32", "LoadsxB32");
+        Set(Code.Movsx_r32_rm16, "MovsxW32", "LoadsxW32");
         Set(Code.Movsxd_r64_rm32, "MovsxD64", "LoadsxD64");
         Set(Code.Cdqe, "MovsxD64", "-");
         Set(Code.Cwde, "MovsxW32", "-");
@@ -100,9 +107,10 @@ internal static unsafe class OpSpecializer
 
     private static void Shifts()
     {
-        foreach (string name in (string[])["Shl", "Shr", "Sar"])
+        foreach (string name in (string[])["Shl", "Shr", "Sar", "Rol", "Ror"])
             foreach (int width in (int[])[32, 64])
             {
+                Set(Parse($"{name}_rm{width}_CL"), $"{name}Cl{width}", "-");
                 Set(Parse($"{name}_rm{width}_imm8"), $"{name}RI{width}", "-");
                 Set(Parse($"{name}_rm{width}_1"), $"{name}RI{width}", "-");
             }
@@ -112,6 +120,9 @@ internal static unsafe class OpSpecializer
     {
         for (int cc = 0; cc < 16; cc++)
         {
+            Set(Code.Seto_rm8 + cc, "Set" + OpOptimizer.Conditions[cc], "-");
+            Set(Code.Cmovo_r64_rm64 + cc * 3, $"Cmov{OpOptimizer.Conditions[cc]}64", "-");
+            Set(Code.Cmovo_r32_rm32 + cc * 3, $"Cmov{OpOptimizer.Conditions[cc]}32", "-");
             Set(Code.Jo_rel8_64 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
             Set(Code.Jo_rel32_64 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
         }
@@ -121,7 +132,7 @@ internal static unsafe class OpSpecializer
         Set(Code.Retnq, "Ret64", "-");
         Set(Code.Retnq_imm16, "Ret64", "-");
         Set(Code.Jmp_rm64, "JmpR64", "JmpM64");
-        Set(Code.Call_rm64, "CallR64", "-");
+        Set(Code.Call_rm64, "CallR64", "CallM64");
     }
 
     private static Code Parse(string name) => Enum.Parse<Code>(name);
@@ -133,8 +144,10 @@ internal static unsafe class OpSpecializer
         OpKind kind = forms.Register;
         if ((op->Flags & OpFlags.HasMemory) != 0 && kind != OpKind.Nop)
         {
-            bool plain = op->AddressSize == 8 && op->Seg < SegmentIndex.FS && (op->Flags & OpFlags.Lock) == 0;
-            kind = !plain ? OpKind.Generic : op->Index == OpEncoder.NoRegister ? forms.Base : forms.Index;
+            bool plain = op->AddressSize == 8 && (op->Flags & OpFlags.Lock) == 0, segmented = op->Seg >= SegmentIndex.FS;
+            kind = !plain ? OpKind.Generic : op->Index == OpEncoder.NoRegister && !segmented ? forms.Base : forms.Index;
+            if (kind != OpKind.Generic)
+                op->Aux = !segmented ? OpEncoder.NoRegister : op->Seg == SegmentIndex.FS ? s_fsBase : s_gsBase;
         }
         op->Kind = (ushort)Refine(op, in i, kind, size);
     }
@@ -154,16 +167,16 @@ internal static unsafe class OpSpecializer
                 if (i.Code is Code.Mov_r32_imm32 or Code.Mov_rm32_imm32)
                     op->Imm = (uint)op->Imm;
                 return kind;
-            case OpKind.ShlRI64 or OpKind.ShrRI64 or OpKind.SarRI64:
+            case OpKind.ShlRI64 or OpKind.ShrRI64 or OpKind.SarRI64 or OpKind.RolRI64 or OpKind.RorRI64:
                 op->Imm &= 63;
                 return op->Imm != 0 ? kind : OpKind.Generic;
-            case OpKind.ShlRI32 or OpKind.ShrRI32 or OpKind.SarRI32:
+            case OpKind.ShlRI32 or OpKind.ShrRI32 or OpKind.SarRI32 or OpKind.RolRI32 or OpKind.RorRI32:
                 op->Imm &= 31;
                 return op->Imm != 0 ? kind : OpKind.Generic;
             case OpKind.Jmp or OpKind.Call64 or (>= OpKind.JO and <= OpKind.JG):
                 op->Disp = (long)op->Imm;
                 return kind;
-            case OpKind.Push64 or OpKind.Pop64 or OpKind.Ret64 or OpKind.JmpR64 or OpKind.CallR64:
+            case OpKind.Push64 or OpKind.Pop64 or OpKind.Ret64 or OpKind.JmpR64 or OpKind.JmpM64 or OpKind.CallR64 or OpKind.CallM64:
                 return size == BlockMode.Code64 ? kind : OpKind.Generic;
             default:
                 return kind;

@@ -28,11 +28,15 @@ public sealed unsafe partial class LogicalProcessor
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private LoopExit RunLoop(CpuState* c, Block* block)
     {
+        // Every case works on these few locals: a temporary of its own for each would be more than the compiler tracks in registers, and helpers more than it inlines.
+        byte* g = (byte*)c;
         TlbEntry* tlb = Level1;
         Op* op;
         TlbEntry* e;
         JumpEntry* j;
-        ulong rip, linear;
+        ulong rip, linear, key = JumpKey(c), x, y, r;
+        uint u, v, w;
+        int n;
     enter:
         c->InstructionsRetired += block->Instructions;
         op = Block.FirstOp(block) - 1;
@@ -41,314 +45,362 @@ public sealed unsafe partial class LogicalProcessor
         switch ((OpKind)op->Kind)
         {
             case OpKind.Nop: goto next;
-            case OpKind.MovRR64: W64(c, op->Reg0, R64(c, op->Reg1)); goto next;
-            case OpKind.MovRR32: W64(c, op->Reg0, R32(c, op->Reg1)); goto next;
-            case OpKind.MovRR8: *((byte*)c + op->Reg0) = *((byte*)c + op->Reg1); goto next;
-            case OpKind.MovRI: W64(c, op->Reg0, op->Imm); goto next;
-            case OpKind.MovzxB: W64(c, op->Reg0, *((byte*)c + op->Reg1)); goto next;
-            case OpKind.MovzxW: W64(c, op->Reg0, *(ushort*)((byte*)c + op->Reg1)); goto next;
-            case OpKind.MovsxB64: W64(c, op->Reg0, (ulong)*(sbyte*)((byte*)c + op->Reg1)); goto next;
-            case OpKind.MovsxW64: W64(c, op->Reg0, (ulong)*(short*)((byte*)c + op->Reg1)); goto next;
-            case OpKind.MovsxD64: W64(c, op->Reg0, (ulong)*(int*)((byte*)c + op->Reg1)); goto next;
-            case OpKind.MovsxB32: W64(c, op->Reg0, (uint)*(sbyte*)((byte*)c + op->Reg1)); goto next;
-            case OpKind.MovsxW32: W64(c, op->Reg0, (uint)*(short*)((byte*)c + op->Reg1)); goto next;
-            case OpKind.Lea64: W64(c, op->Reg0, EffectiveAddress(c, op)); goto next;
-            case OpKind.Lea32: W64(c, op->Reg0, (uint)EffectiveAddress(c, op)); goto next;
-            case OpKind.LeaBase64: W64(c, op->Reg0, R64(c, op->Base) + (ulong)op->Disp); goto next;
+            case OpKind.MovRR64: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.MovRR32: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg1); goto next;
+            case OpKind.MovRR8: *(g + op->Reg0) = *(g + op->Reg1); goto next;
+            case OpKind.MovRI: *(ulong*)(g + op->Reg0) = op->Imm; goto next;
+            case OpKind.MovzxB: *(ulong*)(g + op->Reg0) = *(g + op->Reg1); goto next;
+            case OpKind.MovzxW: *(ulong*)(g + op->Reg0) = *(ushort*)(g + op->Reg1); goto next;
+            case OpKind.MovsxB64: *(ulong*)(g + op->Reg0) = (ulong)*(sbyte*)(g + op->Reg1); goto next;
+            case OpKind.MovsxW64: *(ulong*)(g + op->Reg0) = (ulong)*(short*)(g + op->Reg1); goto next;
+            case OpKind.MovsxD64: *(ulong*)(g + op->Reg0) = (ulong)*(int*)(g + op->Reg1); goto next;
+            case OpKind.MovsxB32: *(ulong*)(g + op->Reg0) = (uint)*(sbyte*)(g + op->Reg1); goto next;
+            case OpKind.MovsxW32: *(ulong*)(g + op->Reg0) = (uint)*(short*)(g + op->Reg1); goto next;
+            case OpKind.Lea64: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp; goto next;
+            case OpKind.Lea32: *(ulong*)(g + op->Reg0) = (uint)(*(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp); goto next;
+            case OpKind.LeaBase64: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Base) + (ulong)op->Disp; goto next;
             case OpKind.Cqo: c->Gpr[2] = (ulong)((long)c->Gpr[0] >> 63); goto next;
             case OpKind.Cdq: c->Gpr[2] = (uint)((int)c->Gpr[0] >> 31); goto next;
-            case OpKind.AddRR64: Add64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.AddRI64: Add64(c, op, op->Imm); goto next;
-            case OpKind.SubRR64: Sub64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.SubRI64: Sub64(c, op, op->Imm); goto next;
-            case OpKind.AndRR64: And64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.AndRI64: And64(c, op, op->Imm); goto next;
-            case OpKind.OrRR64: Or64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.OrRI64: Or64(c, op, op->Imm); goto next;
-            case OpKind.XorRR64: Xor64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.XorRI64: Xor64(c, op, op->Imm); goto next;
-            case OpKind.AdcRR64: Adc64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.AdcRI64: Adc64(c, op, op->Imm); goto next;
-            case OpKind.SbbRR64: Sbb64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.SbbRI64: Sbb64(c, op, op->Imm); goto next;
-            case OpKind.CmpRR64: Cmp64(c, R64(c, op->Reg0), R64(c, op->Reg1)); goto next;
-            case OpKind.CmpRI64: Cmp64(c, R64(c, op->Reg0), op->Imm); goto next;
-            case OpKind.TestRR64: Test64(c, R64(c, op->Reg0), R64(c, op->Reg1)); goto next;
-            case OpKind.TestRI64: Test64(c, R64(c, op->Reg0), op->Imm); goto next;
-            case OpKind.Inc64: Inc64(c, op); goto next;
-            case OpKind.Dec64: Dec64(c, op); goto next;
-            case OpKind.Neg64: Neg64(c, op); goto next;
-            case OpKind.ShlRI64: Shl64(c, op, (int)op->Imm); goto next;
-            case OpKind.ShrRI64: Shr64(c, op, (int)op->Imm); goto next;
-            case OpKind.SarRI64: Sar64(c, op, (int)op->Imm); goto next;
-            case OpKind.Not64: W64(c, op->Reg0, ~R64(c, op->Reg0)); goto next;
-            case OpKind.ImulRR64: Imul64(c, op, R64(c, op->Reg0), R64(c, op->Reg1)); goto next;
-            case OpKind.ImulRRI64: Imul64(c, op, R64(c, op->Reg1), op->Imm); goto next;
-            case OpKind.AddRR32: Add32(c, op, R32(c, op->Reg1)); goto next;
-            case OpKind.AddRI32: Add32(c, op, (uint)op->Imm); goto next;
-            case OpKind.SubRR32: Sub32(c, op, R32(c, op->Reg1)); goto next;
-            case OpKind.SubRI32: Sub32(c, op, (uint)op->Imm); goto next;
-            case OpKind.AndRR32: And32(c, op, R32(c, op->Reg1)); goto next;
-            case OpKind.AndRI32: And32(c, op, (uint)op->Imm); goto next;
-            case OpKind.OrRR32: Or32(c, op, R32(c, op->Reg1)); goto next;
-            case OpKind.OrRI32: Or32(c, op, (uint)op->Imm); goto next;
-            case OpKind.XorRR32: Xor32(c, op, R32(c, op->Reg1)); goto next;
-            case OpKind.XorRI32: Xor32(c, op, (uint)op->Imm); goto next;
-            case OpKind.AdcRR32: Adc32(c, op, R32(c, op->Reg1)); goto next;
-            case OpKind.AdcRI32: Adc32(c, op, (uint)op->Imm); goto next;
-            case OpKind.SbbRR32: Sbb32(c, op, R32(c, op->Reg1)); goto next;
-            case OpKind.SbbRI32: Sbb32(c, op, (uint)op->Imm); goto next;
-            case OpKind.CmpRR32: Cmp32(c, R32(c, op->Reg0), R32(c, op->Reg1)); goto next;
-            case OpKind.CmpRI32: Cmp32(c, R32(c, op->Reg0), (uint)op->Imm); goto next;
-            case OpKind.TestRR32: Test32(c, R32(c, op->Reg0), R32(c, op->Reg1)); goto next;
-            case OpKind.TestRI32: Test32(c, R32(c, op->Reg0), (uint)op->Imm); goto next;
-            case OpKind.Inc32: Inc32(c, op); goto next;
-            case OpKind.Dec32: Dec32(c, op); goto next;
-            case OpKind.Neg32: Neg32(c, op); goto next;
-            case OpKind.ShlRI32: Shl32(c, op, (int)op->Imm); goto next;
-            case OpKind.ShrRI32: Shr32(c, op, (int)op->Imm); goto next;
-            case OpKind.SarRI32: Sar32(c, op, (int)op->Imm); goto next;
-            case OpKind.Not32: W64(c, op->Reg0, (uint)~R32(c, op->Reg0)); goto next;
-            case OpKind.ImulRR32: Imul32(c, op, R32(c, op->Reg0), R32(c, op->Reg1)); goto next;
-            case OpKind.ImulRRI32: Imul32(c, op, R32(c, op->Reg1), (uint)op->Imm); goto next;
-            case OpKind.CmpRR8: Cmp8(c, *((byte*)c + op->Reg0), *((byte*)c + op->Reg1)); goto next;
-            case OpKind.CmpRI8: Cmp8(c, *((byte*)c + op->Reg0), (byte)op->Imm); goto next;
-            case OpKind.TestRR8: Test8(c, *((byte*)c + op->Reg0), *((byte*)c + op->Reg1)); goto next;
-            case OpKind.TestRI8: Test8(c, *((byte*)c + op->Reg0), (byte)op->Imm); goto next;
-            case OpKind.AddRR64Nf: W64(c, op->Reg0, R64(c, op->Reg0) + R64(c, op->Reg1)); goto next;
-            case OpKind.AddRI64Nf: W64(c, op->Reg0, R64(c, op->Reg0) + op->Imm); goto next;
-            case OpKind.SubRR64Nf: W64(c, op->Reg0, R64(c, op->Reg0) - R64(c, op->Reg1)); goto next;
-            case OpKind.SubRI64Nf: W64(c, op->Reg0, R64(c, op->Reg0) - op->Imm); goto next;
-            case OpKind.AndRR64Nf: W64(c, op->Reg0, R64(c, op->Reg0) & R64(c, op->Reg1)); goto next;
-            case OpKind.AndRI64Nf: W64(c, op->Reg0, R64(c, op->Reg0) & op->Imm); goto next;
-            case OpKind.OrRR64Nf: W64(c, op->Reg0, R64(c, op->Reg0) | R64(c, op->Reg1)); goto next;
-            case OpKind.OrRI64Nf: W64(c, op->Reg0, R64(c, op->Reg0) | op->Imm); goto next;
-            case OpKind.XorRR64Nf: W64(c, op->Reg0, R64(c, op->Reg0) ^ R64(c, op->Reg1)); goto next;
-            case OpKind.XorRI64Nf: W64(c, op->Reg0, R64(c, op->Reg0) ^ op->Imm); goto next;
-            case OpKind.ShlRI64Nf: W64(c, op->Reg0, R64(c, op->Reg0) << (int)op->Imm); goto next;
-            case OpKind.ShrRI64Nf: W64(c, op->Reg0, R64(c, op->Reg0) >> (int)op->Imm); goto next;
-            case OpKind.SarRI64Nf: W64(c, op->Reg0, (ulong)((long)R64(c, op->Reg0) >> (int)op->Imm)); goto next;
-            case OpKind.ImulRR64Nf: W64(c, op->Reg0, R64(c, op->Reg0) * R64(c, op->Reg1)); goto next;
-            case OpKind.ImulRRI64Nf: W64(c, op->Reg0, R64(c, op->Reg1) * op->Imm); goto next;
-            case OpKind.Neg64Nf: W64(c, op->Reg0, 0 - R64(c, op->Reg0)); goto next;
-            case OpKind.AddRR32Nf: W64(c, op->Reg0, R32(c, op->Reg0) + R32(c, op->Reg1)); goto next;
-            case OpKind.AddRI32Nf: W64(c, op->Reg0, R32(c, op->Reg0) + (uint)op->Imm); goto next;
-            case OpKind.SubRR32Nf: W64(c, op->Reg0, R32(c, op->Reg0) - R32(c, op->Reg1)); goto next;
-            case OpKind.SubRI32Nf: W64(c, op->Reg0, R32(c, op->Reg0) - (uint)op->Imm); goto next;
-            case OpKind.AndRR32Nf: W64(c, op->Reg0, R32(c, op->Reg0) & R32(c, op->Reg1)); goto next;
-            case OpKind.AndRI32Nf: W64(c, op->Reg0, R32(c, op->Reg0) & (uint)op->Imm); goto next;
-            case OpKind.OrRR32Nf: W64(c, op->Reg0, R32(c, op->Reg0) | R32(c, op->Reg1)); goto next;
-            case OpKind.OrRI32Nf: W64(c, op->Reg0, R32(c, op->Reg0) | (uint)op->Imm); goto next;
-            case OpKind.XorRR32Nf: W64(c, op->Reg0, R32(c, op->Reg0) ^ R32(c, op->Reg1)); goto next;
-            case OpKind.XorRI32Nf: W64(c, op->Reg0, R32(c, op->Reg0) ^ (uint)op->Imm); goto next;
-            case OpKind.ShlRI32Nf: W64(c, op->Reg0, R32(c, op->Reg0) << (int)op->Imm); goto next;
-            case OpKind.ShrRI32Nf: W64(c, op->Reg0, R32(c, op->Reg0) >> (int)op->Imm); goto next;
-            case OpKind.SarRI32Nf: W64(c, op->Reg0, (uint)((int)R32(c, op->Reg0) >> (int)op->Imm)); goto next;
-            case OpKind.ImulRR32Nf: W64(c, op->Reg0, R32(c, op->Reg0) * R32(c, op->Reg1)); goto next;
-            case OpKind.ImulRRI32Nf: W64(c, op->Reg0, R32(c, op->Reg1) * (uint)op->Imm); goto next;
-            case OpKind.Neg32Nf: W64(c, op->Reg0, 0 - R32(c, op->Reg0)); goto next;
-            case OpKind.MulR64: Mul64(c, R64(c, op->Reg0)); goto next;
-            case OpKind.MulxRR64: Mulx64(c, op, R64(c, op->Reg2)); goto next;
-            case OpKind.AdcxRR64: Adcx64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.AdoxRR64: Adox64(c, op, R64(c, op->Reg1)); goto next;
-            case OpKind.Load64B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.Load32B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.LoadzxWB: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 2)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(ushort*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.LoadzxBB: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.Load8B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; *((byte*)c + op->Reg0) = Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend)); goto next;
-            case OpKind.LoadsxD64B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; W64(c, op->Reg0, (ulong)Volatile.Read(ref *(int*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.Store64B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; Volatile.Write(ref *(ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Store32B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; Volatile.Write(ref *(uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Store16B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 2)) goto generic; Volatile.Write(ref *(ushort*)(linear + (ulong)e->Addend), *(ushort*)((byte*)c + op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Store8B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 1)) goto generic; Volatile.Write(ref *(byte*)(linear + (ulong)e->Addend), *((byte*)c + op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.StoreI64B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; Volatile.Write(ref *(ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.StoreI32B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; Volatile.Write(ref *(uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.StoreI8B: linear = R64(c, op->Base) + (ulong)op->Disp; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 1)) goto generic; Volatile.Write(ref *(byte*)(linear + (ulong)e->Addend), (byte)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Load64X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.Load32X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.LoadzxWX: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 2)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(ushort*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.LoadzxBX: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; W64(c, op->Reg0, Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.Load8X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; *((byte*)c + op->Reg0) = Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend)); goto next;
-            case OpKind.LoadsxD64X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; W64(c, op->Reg0, (ulong)Volatile.Read(ref *(int*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.Store64X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; Volatile.Write(ref *(ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Store32X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; Volatile.Write(ref *(uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Store16X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 2)) goto generic; Volatile.Write(ref *(ushort*)(linear + (ulong)e->Addend), *(ushort*)((byte*)c + op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Store8X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 1)) goto generic; Volatile.Write(ref *(byte*)(linear + (ulong)e->Addend), *((byte*)c + op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.StoreI64X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; Volatile.Write(ref *(ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.StoreI32X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; Volatile.Write(ref *(uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.StoreI8X: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 1)) goto generic; Volatile.Write(ref *(byte*)(linear + (ulong)e->Addend), (byte)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AddRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Add64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.SubRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Sub64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.AndRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; And64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.OrRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Or64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.XorRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Xor64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.AdcRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Adc64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.SbbRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Sbb64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.CmpRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Cmp64(c, R64(c, op->Reg0), Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.CmpMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Cmp64(c, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend)), R64(c, op->Reg1)); goto next;
-            case OpKind.CmpMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Cmp64(c, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend)), op->Imm); goto next;
-            case OpKind.TestMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Test64(c, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend)), R64(c, op->Reg1)); goto next;
-            case OpKind.TestMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Test64(c, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend)), op->Imm); goto next;
-            case OpKind.AddMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; AddMemory64(c, (ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AddMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; AddMemory64(c, (ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SubMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; SubMemory64(c, (ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SubMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; SubMemory64(c, (ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AndMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; AndMemory64(c, (ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AndMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; AndMemory64(c, (ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.OrMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; OrMemory64(c, (ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.OrMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; OrMemory64(c, (ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.XorMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; XorMemory64(c, (ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.XorMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; XorMemory64(c, (ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AdcMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; AdcMemory64(c, (ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AdcMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; AdcMemory64(c, (ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SbbMR64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; SbbMemory64(c, (ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SbbMI64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; SbbMemory64(c, (ulong*)(linear + (ulong)e->Addend), op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.IncM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; IncMemory64(c, (ulong*)(linear + (ulong)e->Addend)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.DecM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; DecMemory64(c, (ulong*)(linear + (ulong)e->Addend)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.ImulRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Imul64(c, op, R64(c, op->Reg0), Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.AddRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Add32(c, op, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.SubRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Sub32(c, op, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.AndRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; And32(c, op, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.OrRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Or32(c, op, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.XorRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Xor32(c, op, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.AdcRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Adc32(c, op, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.SbbRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Sbb32(c, op, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.CmpRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Cmp32(c, R32(c, op->Reg0), Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.CmpMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Cmp32(c, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend)), R32(c, op->Reg1)); goto next;
-            case OpKind.CmpMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Cmp32(c, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend)), (uint)op->Imm); goto next;
-            case OpKind.TestMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Test32(c, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend)), R32(c, op->Reg1)); goto next;
-            case OpKind.TestMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Test32(c, Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend)), (uint)op->Imm); goto next;
-            case OpKind.AddMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; AddMemory32(c, (uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AddMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; AddMemory32(c, (uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SubMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; SubMemory32(c, (uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SubMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; SubMemory32(c, (uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AndMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; AndMemory32(c, (uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AndMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; AndMemory32(c, (uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.OrMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; OrMemory32(c, (uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.OrMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; OrMemory32(c, (uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.XorMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; XorMemory32(c, (uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.XorMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; XorMemory32(c, (uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AdcMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; AdcMemory32(c, (uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.AdcMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; AdcMemory32(c, (uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SbbMR32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; SbbMemory32(c, (uint*)(linear + (ulong)e->Addend), R32(c, op->Reg1)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.SbbMI32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; SbbMemory32(c, (uint*)(linear + (ulong)e->Addend), (uint)op->Imm); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.IncM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; IncMemory32(c, (uint*)(linear + (ulong)e->Addend)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.DecM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 4)) goto generic; DecMemory32(c, (uint*)(linear + (ulong)e->Addend)); if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.ImulRM32: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 4)) goto generic; Imul32(c, op, R32(c, op->Reg0), Volatile.Read(ref *(uint*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.CmpMI8: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; Cmp8(c, Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend)), (byte)op->Imm); goto next;
-            case OpKind.CmpMR8: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; Cmp8(c, Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend)), *((byte*)c + op->Reg1)); goto next;
-            case OpKind.CmpRM8: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; Cmp8(c, *((byte*)c + op->Reg0), Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.TestMI8: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 1)) goto generic; Test8(c, Volatile.Read(ref *(byte*)(linear + (ulong)e->Addend)), (byte)op->Imm); goto next;
-            case OpKind.MulM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Mul64(c, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.MulxRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Mulx64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.AdcxRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Adcx64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.AdoxRM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; Adox64(c, op, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
-            case OpKind.Push64: linear = c->Gpr[4] - 8; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8)) goto generic; Volatile.Write(ref *(ulong*)(linear + (ulong)e->Addend), R64(c, op->Reg0)); c->Gpr[4] = linear; if (CodeHit(e, linear)) goto overwritten; goto next;
-            case OpKind.Pop64: linear = c->Gpr[4]; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; c->Gpr[4] = linear + 8; W64(c, op->Reg0, Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend))); goto next;
+            case OpKind.AddRR64: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x + y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; goto next;
+            case OpKind.AddRI64: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x + y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; goto next;
+            case OpKind.SubRR64: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.SubRI64: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.AndRR64: r = *(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.AndRI64: r = *(ulong*)(g + op->Reg0) & op->Imm; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.OrRR64: r = *(ulong*)(g + op->Reg0) | *(ulong*)(g + op->Reg1); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.OrRI64: r = *(ulong*)(g + op->Reg0) | op->Imm; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.XorRR64: r = *(ulong*)(g + op->Reg0) ^ *(ulong*)(g + op->Reg1); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.XorRI64: r = *(ulong*)(g + op->Reg0) ^ op->Imm; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.AdcRR64: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x + y + (c->FlagsCarry >> 63); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; goto next;
+            case OpKind.AdcRI64: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x + y + (c->FlagsCarry >> 63); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; goto next;
+            case OpKind.SbbRR64: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y - (c->FlagsCarry >> 63); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.SbbRI64: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y - (c->FlagsCarry >> 63); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.CmpRR64: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.CmpRI64: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.TestRR64: r = (*(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1)); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.TestRI64: r = (*(ulong*)(g + op->Reg0) & op->Imm); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.Inc64: r = *(ulong*)(g + op->Reg0) + 1; *(ulong*)(g + op->Reg0) = r; y = c->FlagsCarry >> 63; x = r; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (r == 0x8000000000000000 ? 1UL : 0)) << 62 | ((r & 15) == 0 ? 8UL : 0); goto next;
+            case OpKind.Dec64: r = *(ulong*)(g + op->Reg0) - 1; *(ulong*)(g + op->Reg0) = r; y = c->FlagsCarry >> 63; x = r; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (r == 0x7fffffffffffffff ? 1UL : 0)) << 62 | ((r & 15) == 15 ? 8UL : 0); goto next;
+            case OpKind.Neg64: x = *(ulong*)(g + op->Reg0); r = 0 - x; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x | r; goto next;
+            case OpKind.ShlRI64: n = (int)op->Imm; x = *(ulong*)(g + op->Reg0); r = x << n; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x << (n - 1) & 1UL << 63 | r >> 63 << 62; goto next;
+            case OpKind.ShrRI64: n = (int)op->Imm; x = *(ulong*)(g + op->Reg0); r = x >> n; y = x >> (n - 1) & 1; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = y << 63 | (y << 62 ^ r & 1UL << 62); goto next;
+            case OpKind.SarRI64: n = (int)op->Imm; x = *(ulong*)(g + op->Reg0); r = (ulong)((long)x >> n); y = (ulong)((long)x >> (n - 1)) & 1; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = y << 63 | y << 62; goto next;
+            case OpKind.Not64: *(ulong*)(g + op->Reg0) = ~*(ulong*)(g + op->Reg0); goto next;
+            case OpKind.ImulRR64: Imul64(c, op, *(ulong*)(g + op->Reg0), *(ulong*)(g + op->Reg1)); goto next;
+            case OpKind.ImulRRI64: Imul64(c, op, *(ulong*)(g + op->Reg1), op->Imm); goto next;
+            case OpKind.AddRR32: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u + v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = u & v | (u | v) & ~w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.AddRI32: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u + v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = u & v | (u | v) & ~w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.SubRR32: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.SubRI32: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.AndRR32: w = *(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1); *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.AndRI32: w = *(uint*)(g + op->Reg0) & (uint)op->Imm; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.OrRR32: w = *(uint*)(g + op->Reg0) | *(uint*)(g + op->Reg1); *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.OrRI32: w = *(uint*)(g + op->Reg0) | (uint)op->Imm; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.XorRR32: w = *(uint*)(g + op->Reg0) ^ *(uint*)(g + op->Reg1); *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.XorRI32: w = *(uint*)(g + op->Reg0) ^ (uint)op->Imm; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.CmpRR32: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.CmpRI32: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.TestRR32: w = (*(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.TestRI32: w = (*(uint*)(g + op->Reg0) & (uint)op->Imm); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.Inc32: w = *(uint*)(g + op->Reg0) + 1; *(ulong*)(g + op->Reg0) = w; y = c->FlagsCarry >> 63; x = (ulong)(int)w; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (w == 0x80000000 ? 1UL : 0)) << 62 | ((w & 15) == 0 ? 8UL : 0); goto next;
+            case OpKind.Dec32: w = *(uint*)(g + op->Reg0) - 1; *(ulong*)(g + op->Reg0) = w; y = c->FlagsCarry >> 63; x = (ulong)(int)w; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (w == 0x7fffffff ? 1UL : 0)) << 62 | ((w & 15) == 15 ? 8UL : 0); goto next;
+            case OpKind.Neg32: u = *(uint*)(g + op->Reg0); w = 0 - u; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = u | w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.ShlRI32: n = (int)op->Imm; u = *(uint*)(g + op->Reg0); w = u << n; r = (ulong)(int)w; *(ulong*)(g + op->Reg0) = w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = (ulong)(u << (n - 1) >> 31) << 63 | (ulong)(w >> 31) << 62; goto next;
+            case OpKind.ShrRI32: n = (int)op->Imm; u = *(uint*)(g + op->Reg0); w = u >> n; v = u >> (n - 1) & 1; *(ulong*)(g + op->Reg0) = w; c->FlagsZero = w; c->FlagsSign = w; c->FlagsCarry = (ulong)v << 63 | (ulong)(v ^ w >> 30) << 62; goto next;
+            case OpKind.SarRI32: n = (int)op->Imm; u = *(uint*)(g + op->Reg0); w = (uint)((int)u >> n); v = (uint)((int)u >> (n - 1)) & 1; r = (ulong)(int)w; *(ulong*)(g + op->Reg0) = w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = (ulong)v << 63 | (ulong)v << 62; goto next;
+            case OpKind.Not32: *(ulong*)(g + op->Reg0) = ~*(uint*)(g + op->Reg0); goto next;
+            case OpKind.ImulRR32: Imul32(c, op, *(uint*)(g + op->Reg0), *(uint*)(g + op->Reg1)); goto next;
+            case OpKind.ImulRRI32: Imul32(c, op, *(uint*)(g + op->Reg1), (uint)op->Imm); goto next;
+            case OpKind.CmpRR8: u = *(byte*)(g + op->Reg0); v = *(byte*)(g + op->Reg1); w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; goto next;
+            case OpKind.CmpRI8: u = *(byte*)(g + op->Reg0); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; goto next;
+            case OpKind.TestRR8: w = (uint)(*(byte*)(g + op->Reg0) & *(byte*)(g + op->Reg1)); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.TestRI8: w = (uint)(*(byte*)(g + op->Reg0) & (byte)op->Imm); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.AddRR64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) + *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.AddRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) + op->Imm; goto next;
+            case OpKind.SubRR64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) - *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.SubRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) - op->Imm; goto next;
+            case OpKind.AndRR64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.AndRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) & op->Imm; goto next;
+            case OpKind.OrRR64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) | *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.OrRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) | op->Imm; goto next;
+            case OpKind.XorRR64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) ^ *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.XorRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) ^ op->Imm; goto next;
+            case OpKind.ShlRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) << (int)op->Imm; goto next;
+            case OpKind.ShrRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) >> (int)op->Imm; goto next;
+            case OpKind.SarRI64Nf: *(ulong*)(g + op->Reg0) = (ulong)(*(long*)(g + op->Reg0) >> (int)op->Imm); goto next;
+            case OpKind.ShlCl64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) << (int)c->Gpr[1]; goto next;
+            case OpKind.ShrCl64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) >> (int)c->Gpr[1]; goto next;
+            case OpKind.SarCl64Nf: *(ulong*)(g + op->Reg0) = (ulong)(*(long*)(g + op->Reg0) >> (int)c->Gpr[1]); goto next;
+            case OpKind.ImulRR64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg0) * *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.ImulRRI64Nf: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1) * op->Imm; goto next;
+            case OpKind.Neg64Nf: *(ulong*)(g + op->Reg0) = 0 - *(ulong*)(g + op->Reg0); goto next;
+            case OpKind.RolRI64: n = (int)op->Imm; x = *(ulong*)(g + op->Reg0); r = x << n | x >> (64 - n); *(ulong*)(g + op->Reg0) = r; c->FlagsCarry = c->FlagsCarry & 8 | (ulong)r << 63 | (ulong)(r >> 63) << 62; goto next;
+            case OpKind.RolRI64Nf: n = (int)op->Imm; x = *(ulong*)(g + op->Reg0); r = x << n | x >> (64 - n); *(ulong*)(g + op->Reg0) = r; goto next;
+            case OpKind.RorRI64: n = (int)op->Imm; x = *(ulong*)(g + op->Reg0); r = x >> n | x << (64 - n); *(ulong*)(g + op->Reg0) = r; c->FlagsCarry = c->FlagsCarry & 8 | (ulong)(r >> 63) << 63 | ((ulong)(r >> 62) & 1) << 62; goto next;
+            case OpKind.RorRI64Nf: n = (int)op->Imm; x = *(ulong*)(g + op->Reg0); r = x >> n | x << (64 - n); *(ulong*)(g + op->Reg0) = r; goto next;
+            case OpKind.ShlCl64: if (((int)c->Gpr[1] & 63) == 0) goto next; n = (int)c->Gpr[1] & 63; x = *(ulong*)(g + op->Reg0); r = x << n; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x << (n - 1) & 1UL << 63 | r >> 63 << 62; goto next;
+            case OpKind.ShrCl64: if (((int)c->Gpr[1] & 63) == 0) goto next; n = (int)c->Gpr[1] & 63; x = *(ulong*)(g + op->Reg0); r = x >> n; y = x >> (n - 1) & 1; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = y << 63 | (y << 62 ^ r & 1UL << 62); goto next;
+            case OpKind.SarCl64: if (((int)c->Gpr[1] & 63) == 0) goto next; n = (int)c->Gpr[1] & 63; x = *(ulong*)(g + op->Reg0); r = (ulong)((long)x >> n); y = (ulong)((long)x >> (n - 1)) & 1; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = y << 63 | y << 62; goto next;
+            case OpKind.AddRR32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) + *(uint*)(g + op->Reg1); goto next;
+            case OpKind.AddRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) + (uint)op->Imm; goto next;
+            case OpKind.SubRR32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) - *(uint*)(g + op->Reg1); goto next;
+            case OpKind.SubRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) - (uint)op->Imm; goto next;
+            case OpKind.AndRR32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1); goto next;
+            case OpKind.AndRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) & (uint)op->Imm; goto next;
+            case OpKind.OrRR32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) | *(uint*)(g + op->Reg1); goto next;
+            case OpKind.OrRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) | (uint)op->Imm; goto next;
+            case OpKind.XorRR32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) ^ *(uint*)(g + op->Reg1); goto next;
+            case OpKind.XorRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) ^ (uint)op->Imm; goto next;
+            case OpKind.ShlRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) << (int)op->Imm; goto next;
+            case OpKind.ShrRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) >> (int)op->Imm; goto next;
+            case OpKind.SarRI32Nf: *(ulong*)(g + op->Reg0) = (uint)(*(int*)(g + op->Reg0) >> (int)op->Imm); goto next;
+            case OpKind.ShlCl32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) << (int)c->Gpr[1]; goto next;
+            case OpKind.ShrCl32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) >> (int)c->Gpr[1]; goto next;
+            case OpKind.SarCl32Nf: *(ulong*)(g + op->Reg0) = (uint)(*(int*)(g + op->Reg0) >> (int)c->Gpr[1]); goto next;
+            case OpKind.ImulRR32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0) * *(uint*)(g + op->Reg1); goto next;
+            case OpKind.ImulRRI32Nf: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg1) * (uint)op->Imm; goto next;
+            case OpKind.Neg32Nf: *(ulong*)(g + op->Reg0) = 0 - *(uint*)(g + op->Reg0); goto next;
+            case OpKind.RolRI32: n = (int)op->Imm; u = *(uint*)(g + op->Reg0); w = u << n | u >> (32 - n); *(ulong*)(g + op->Reg0) = w; c->FlagsCarry = c->FlagsCarry & 8 | (ulong)w << 63 | (ulong)(w >> 31) << 62; goto next;
+            case OpKind.RolRI32Nf: n = (int)op->Imm; u = *(uint*)(g + op->Reg0); w = u << n | u >> (32 - n); *(ulong*)(g + op->Reg0) = w; goto next;
+            case OpKind.RorRI32: n = (int)op->Imm; u = *(uint*)(g + op->Reg0); w = u >> n | u << (32 - n); *(ulong*)(g + op->Reg0) = w; c->FlagsCarry = c->FlagsCarry & 8 | (ulong)(w >> 31) << 63 | ((ulong)(w >> 30) & 1) << 62; goto next;
+            case OpKind.RorRI32Nf: n = (int)op->Imm; u = *(uint*)(g + op->Reg0); w = u >> n | u << (32 - n); *(ulong*)(g + op->Reg0) = w; goto next;
+            case OpKind.ShlCl32: if (((int)c->Gpr[1] & 31) == 0) { *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0); goto next; } n = (int)c->Gpr[1] & 31; u = *(uint*)(g + op->Reg0); w = u << n; r = (ulong)(int)w; *(ulong*)(g + op->Reg0) = w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = (ulong)(u << (n - 1) >> 31) << 63 | (ulong)(w >> 31) << 62; goto next;
+            case OpKind.ShrCl32: if (((int)c->Gpr[1] & 31) == 0) { *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0); goto next; } n = (int)c->Gpr[1] & 31; u = *(uint*)(g + op->Reg0); w = u >> n; v = u >> (n - 1) & 1; *(ulong*)(g + op->Reg0) = w; c->FlagsZero = w; c->FlagsSign = w; c->FlagsCarry = (ulong)v << 63 | (ulong)(v ^ w >> 30) << 62; goto next;
+            case OpKind.SarCl32: if (((int)c->Gpr[1] & 31) == 0) { *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg0); goto next; } n = (int)c->Gpr[1] & 31; u = *(uint*)(g + op->Reg0); w = (uint)((int)u >> n); v = (uint)((int)u >> (n - 1)) & 1; r = (ulong)(int)w; *(ulong*)(g + op->Reg0) = w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = (ulong)v << 63 | (ulong)v << 62; goto next;
+            case OpKind.SetB: *(g + op->Reg0) = (long)c->FlagsCarry < 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovB64: if ((long)c->FlagsCarry < 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovB32: *(ulong*)(g + op->Reg0) = (long)c->FlagsCarry < 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetAe: *(g + op->Reg0) = (long)c->FlagsCarry >= 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovAe64: if ((long)c->FlagsCarry >= 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovAe32: *(ulong*)(g + op->Reg0) = (long)c->FlagsCarry >= 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetZ: *(g + op->Reg0) = c->FlagsZero == 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovZ64: if (c->FlagsZero == 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovZ32: *(ulong*)(g + op->Reg0) = c->FlagsZero == 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetNz: *(g + op->Reg0) = c->FlagsZero != 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovNz64: if (c->FlagsZero != 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovNz32: *(ulong*)(g + op->Reg0) = c->FlagsZero != 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetBe: *(g + op->Reg0) = (long)c->FlagsCarry < 0 || c->FlagsZero == 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovBe64: if ((long)c->FlagsCarry < 0 || c->FlagsZero == 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovBe32: *(ulong*)(g + op->Reg0) = (long)c->FlagsCarry < 0 || c->FlagsZero == 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetA: *(g + op->Reg0) = (long)c->FlagsCarry >= 0 && c->FlagsZero != 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovA64: if ((long)c->FlagsCarry >= 0 && c->FlagsZero != 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovA32: *(ulong*)(g + op->Reg0) = (long)c->FlagsCarry >= 0 && c->FlagsZero != 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetS: *(g + op->Reg0) = (long)c->FlagsSign < 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovS64: if ((long)c->FlagsSign < 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovS32: *(ulong*)(g + op->Reg0) = (long)c->FlagsSign < 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetNs: *(g + op->Reg0) = (long)c->FlagsSign >= 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovNs64: if ((long)c->FlagsSign >= 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovNs32: *(ulong*)(g + op->Reg0) = (long)c->FlagsSign >= 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetL: *(g + op->Reg0) = (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovL64: if ((long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovL32: *(ulong*)(g + op->Reg0) = (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetGe: *(g + op->Reg0) = (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovGe64: if ((long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovGe32: *(ulong*)(g + op->Reg0) = (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetLe: *(g + op->Reg0) = c->FlagsZero == 0 || (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovLe64: if (c->FlagsZero == 0 || (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovLe32: *(ulong*)(g + op->Reg0) = c->FlagsZero == 0 || (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.SetG: *(g + op->Reg0) = c->FlagsZero != 0 && (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0 ? (byte)1 : (byte)0; goto next;
+            case OpKind.CmovG64: if (c->FlagsZero != 0 && (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0) *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
+            case OpKind.CmovG32: *(ulong*)(g + op->Reg0) = c->FlagsZero != 0 && (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0 ? *(uint*)(g + op->Reg1) : *(uint*)(g + op->Reg0); goto next;
+            case OpKind.MulR64: Mul64(c, *(ulong*)(g + op->Reg0)); goto next;
+            case OpKind.MulxRR64: Mulx64(c, op, *(ulong*)(g + op->Reg2)); goto next;
+            case OpKind.AdcxRR64: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); linear = c->FlagsCarry; r = x + y + (linear >> 63); *(ulong*)(g + op->Reg0) = r; x = (x & y | (x | y) & ~r) >> 63; c->FlagsCarry = linear & 8 | x << 63 | (x ^ (linear ^ linear << 1) >> 63) << 62; goto next;
+            case OpKind.AdoxRR64: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); linear = c->FlagsCarry; r = x + y + ((linear ^ linear << 1) >> 63); *(ulong*)(g + op->Reg0) = r; x = (x & y | (x | y) & ~r) >> 63; c->FlagsCarry = linear & (8 | 1UL << 63) | (linear >> 63 ^ x) << 62; goto next;
+            case OpKind.Load64B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(ulong*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.Load32B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(uint*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadzxWB: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 1) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(ushort*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadzxBB: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(byte*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.Load8B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(g + op->Reg0) = *(byte*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadsxD64B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = (ulong)*(int*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.Store64B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = *(ulong*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Store32B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(uint*)(linear + (ulong)e->Addend) = *(uint*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Store16B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 1) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ushort*)(linear + (ulong)e->Addend) = *(ushort*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Store8B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(byte*)(linear + (ulong)e->Addend) = *(byte*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.StoreI64B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = op->Imm; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.StoreI32B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(uint*)(linear + (ulong)e->Addend) = (uint)op->Imm; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.StoreI8B: linear = *(ulong*)(g + op->Base) + (ulong)op->Disp; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(byte*)(linear + (ulong)e->Addend) = (byte)op->Imm; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Load64X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(ulong*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.Load32X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(uint*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadzxWX: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 1) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(ushort*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadzxBX: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = *(byte*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.Load8X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(g + op->Reg0) = *(byte*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadsxD64X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = (ulong)*(int*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.Store64X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = *(ulong*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Store32X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(uint*)(linear + (ulong)e->Addend) = *(uint*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Store16X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 1) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ushort*)(linear + (ulong)e->Addend) = *(ushort*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Store8X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(byte*)(linear + (ulong)e->Addend) = *(byte*)(g + op->Reg1); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.StoreI64X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = op->Imm; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.StoreI32X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(uint*)(linear + (ulong)e->Addend) = (uint)op->Imm; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.StoreI8X: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(byte*)(linear + (ulong)e->Addend) = (byte)op->Imm; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.AddRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x + y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; goto next;
+            case OpKind.SubRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.AndRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; r = *(ulong*)(g + op->Reg0) & *(ulong*)(linear + (ulong)e->Addend); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.OrRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; r = *(ulong*)(g + op->Reg0) | *(ulong*)(linear + (ulong)e->Addend); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.AdcRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x + y + (c->FlagsCarry >> 63); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; goto next;
+            case OpKind.SbbRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y - (c->FlagsCarry >> 63); *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.CmpRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.CmpMR64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.CmpMI64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; goto next;
+            case OpKind.AddMR64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = *(ulong*)(g + op->Reg1); r = x + y; *(ulong*)(linear + (ulong)e->Addend) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.AddMI64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = op->Imm; r = x + y; *(ulong*)(linear + (ulong)e->Addend) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.AdcMR64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = *(ulong*)(g + op->Reg1); r = x + y + (c->FlagsCarry >> 63); *(ulong*)(linear + (ulong)e->Addend) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = x & y | (x | y) & ~r; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.IncM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; r = *(ulong*)(linear + (ulong)e->Addend) + 1; *(ulong*)(linear + (ulong)e->Addend) = r; y = c->FlagsCarry >> 63; x = r; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (r == 0x8000000000000000 ? 1UL : 0)) << 62 | ((r & 15) == 0 ? 8UL : 0); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.DecM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; r = *(ulong*)(linear + (ulong)e->Addend) - 1; *(ulong*)(linear + (ulong)e->Addend) = r; y = c->FlagsCarry >> 63; x = r; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (r == 0x7fffffffffffffff ? 1UL : 0)) << 62 | ((r & 15) == 15 ? 8UL : 0); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.AddRM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u + v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = u & v | (u | v) & ~w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.SubRM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.AndRM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = *(uint*)(g + op->Reg0) & *(uint*)(linear + (ulong)e->Addend); *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.OrRM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = *(uint*)(g + op->Reg0) | *(uint*)(linear + (ulong)e->Addend); *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.XorRM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = *(uint*)(g + op->Reg0) ^ *(uint*)(linear + (ulong)e->Addend); *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.CmpRM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.CmpMR32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.TestMR32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = (*(uint*)(linear + (ulong)e->Addend) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.CmpMI32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; goto next;
+            case OpKind.TestMI32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = (*(uint*)(linear + (ulong)e->Addend) & (uint)op->Imm); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.AddMR32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = *(uint*)(g + op->Reg1); w = u + v; *(uint*)(linear + (ulong)e->Addend) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = u & v | (u | v) & ~w; c->FlagsCarry = (ulong)w << 32 | w; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.AddMI32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = (uint)op->Imm; w = u + v; *(uint*)(linear + (ulong)e->Addend) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = u & v | (u | v) & ~w; c->FlagsCarry = (ulong)w << 32 | w; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.IncM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; w = *(uint*)(linear + (ulong)e->Addend) + 1; *(uint*)(linear + (ulong)e->Addend) = w; y = c->FlagsCarry >> 63; x = (ulong)(int)w; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (w == 0x80000000 ? 1UL : 0)) << 62 | ((w & 15) == 0 ? 8UL : 0); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.DecM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; w = *(uint*)(linear + (ulong)e->Addend) - 1; *(uint*)(linear + (ulong)e->Addend) = w; y = c->FlagsCarry >> 63; x = (ulong)(int)w; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (w == 0x7fffffff ? 1UL : 0)) << 62 | ((w & 15) == 15 ? 8UL : 0); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.ImulRM32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; Imul32(c, op, *(uint*)(g + op->Reg0), *(uint*)(linear + (ulong)e->Addend)); goto next;
+            case OpKind.CmpMI8: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(byte*)(linear + (ulong)e->Addend); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; goto next;
+            case OpKind.CmpMR8: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(byte*)(linear + (ulong)e->Addend); v = *(byte*)(g + op->Reg1); w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; goto next;
+            case OpKind.CmpRM8: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(byte*)(g + op->Reg0); v = *(byte*)(linear + (ulong)e->Addend); w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; goto next;
+            case OpKind.TestMI8: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = (uint)(*(byte*)(linear + (ulong)e->Addend) & (byte)op->Imm); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; goto next;
+            case OpKind.MulM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; Mul64(c, *(ulong*)(linear + (ulong)e->Addend)); goto next;
+            case OpKind.MulxRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; Mulx64(c, op, *(ulong*)(linear + (ulong)e->Addend)); goto next;
+            case OpKind.AdcxRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); linear = c->FlagsCarry; r = x + y + (linear >> 63); *(ulong*)(g + op->Reg0) = r; x = (x & y | (x | y) & ~r) >> 63; c->FlagsCarry = linear & 8 | x << 63 | (x ^ (linear ^ linear << 1) >> 63) << 62; goto next;
+            case OpKind.AdoxRM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); linear = c->FlagsCarry; r = x + y + ((linear ^ linear << 1) >> 63); *(ulong*)(g + op->Reg0) = r; x = (x & y | (x | y) & ~r) >> 63; c->FlagsCarry = linear & (8 | 1UL << 63) | (linear >> 63 ^ x) << 62; goto next;
+            case OpKind.LoadsxB64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = (ulong)*(sbyte*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadsxW64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 1) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = (ulong)*(short*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadsxB32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = (uint)*(sbyte*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.LoadsxW32: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 1) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; *(ulong*)(g + op->Reg0) = (uint)*(short*)(linear + (ulong)e->Addend); goto next;
+            case OpKind.Push64: linear = c->Gpr[4] - 8; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = *(ulong*)(g + op->Reg0); c->Gpr[4] = linear; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) goto overwritten; goto next;
+            case OpKind.Pop64: linear = c->Gpr[4]; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; c->Gpr[4] = linear + 8; *(ulong*)(g + op->Reg0) = *(ulong*)(linear + (ulong)e->Addend); goto next;
             case OpKind.Jmp: goto taken;
-            case OpKind.JO: if (Flags.OF(c)) goto taken; goto fall;
-            case OpKind.JNo: if (!(Flags.OF(c))) goto taken; goto fall;
-            case OpKind.JB: if (Flags.CF(c)) goto taken; goto fall;
-            case OpKind.JAe: if (!(Flags.CF(c))) goto taken; goto fall;
-            case OpKind.JZ: if (Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.JNz: if (!(Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.JBe: if (Flags.CF(c) | Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.JA: if (!(Flags.CF(c) | Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.JS: if (Flags.SF(c)) goto taken; goto fall;
-            case OpKind.JNs: if (!(Flags.SF(c))) goto taken; goto fall;
+            case OpKind.JO: if ((long)(c->FlagsCarry ^ c->FlagsCarry << 1) < 0) goto taken; goto fall;
+            case OpKind.JNo: if (!((long)(c->FlagsCarry ^ c->FlagsCarry << 1) < 0)) goto taken; goto fall;
+            case OpKind.JB: if ((long)c->FlagsCarry < 0) goto taken; goto fall;
+            case OpKind.JAe: if ((long)c->FlagsCarry >= 0) goto taken; goto fall;
+            case OpKind.JZ: if (c->FlagsZero == 0) goto taken; goto fall;
+            case OpKind.JNz: if (c->FlagsZero != 0) goto taken; goto fall;
+            case OpKind.JBe: if ((long)c->FlagsCarry < 0 || c->FlagsZero == 0) goto taken; goto fall;
+            case OpKind.JA: if ((long)c->FlagsCarry >= 0 && c->FlagsZero != 0) goto taken; goto fall;
+            case OpKind.JS: if ((long)c->FlagsSign < 0) goto taken; goto fall;
+            case OpKind.JNs: if ((long)c->FlagsSign >= 0) goto taken; goto fall;
             case OpKind.JP: if (Flags.PF(c)) goto taken; goto fall;
-            case OpKind.JNp: if (!(Flags.PF(c))) goto taken; goto fall;
-            case OpKind.JL: if (Flags.Less(c)) goto taken; goto fall;
-            case OpKind.JGe: if (!(Flags.Less(c))) goto taken; goto fall;
-            case OpKind.JLe: if (Flags.Less(c) | Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.JG: if (!(Flags.Less(c) | Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.CmpRR64JZ: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if (a == b) goto taken; goto fall; }
-            case OpKind.CmpRR64JNz: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if (a != b) goto taken; goto fall; }
-            case OpKind.CmpRR64JB: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if (a < b) goto taken; goto fall; }
-            case OpKind.CmpRR64JAe: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if (a >= b) goto taken; goto fall; }
-            case OpKind.CmpRR64JBe: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if (a <= b) goto taken; goto fall; }
-            case OpKind.CmpRR64JA: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if (a > b) goto taken; goto fall; }
-            case OpKind.CmpRR64JL: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if ((long)a < (long)b) goto taken; goto fall; }
-            case OpKind.CmpRR64JGe: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if ((long)a >= (long)b) goto taken; goto fall; }
-            case OpKind.CmpRR64JLe: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if ((long)a <= (long)b) goto taken; goto fall; }
-            case OpKind.CmpRR64JG: { ulong a = R64(c, op->Reg0), b = R64(c, op->Reg1); Cmp64(c, a, b); if ((long)a > (long)b) goto taken; goto fall; }
-            case OpKind.TestRR64JZ: { ulong r = R64(c, op->Reg0) & R64(c, op->Reg1); Logic64(c, r); if (r == 0) goto taken; goto fall; }
-            case OpKind.TestRR64JNz: { ulong r = R64(c, op->Reg0) & R64(c, op->Reg1); Logic64(c, r); if (r != 0) goto taken; goto fall; }
-            case OpKind.TestRR64JS: { ulong r = R64(c, op->Reg0) & R64(c, op->Reg1); Logic64(c, r); if ((long)r < 0) goto taken; goto fall; }
-            case OpKind.TestRR64JNs: { ulong r = R64(c, op->Reg0) & R64(c, op->Reg1); Logic64(c, r); if ((long)r >= 0) goto taken; goto fall; }
-            case OpKind.TestRR64JLe: { ulong r = R64(c, op->Reg0) & R64(c, op->Reg1); Logic64(c, r); if ((long)r <= 0) goto taken; goto fall; }
-            case OpKind.TestRR64JG: { ulong r = R64(c, op->Reg0) & R64(c, op->Reg1); Logic64(c, r); if ((long)r > 0) goto taken; goto fall; }
-            case OpKind.CmpRI64JZ: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if (a == b) goto taken; goto fall; }
-            case OpKind.CmpRI64JNz: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if (a != b) goto taken; goto fall; }
-            case OpKind.CmpRI64JB: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if (a < b) goto taken; goto fall; }
-            case OpKind.CmpRI64JAe: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if (a >= b) goto taken; goto fall; }
-            case OpKind.CmpRI64JBe: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if (a <= b) goto taken; goto fall; }
-            case OpKind.CmpRI64JA: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if (a > b) goto taken; goto fall; }
-            case OpKind.CmpRI64JL: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if ((long)a < (long)b) goto taken; goto fall; }
-            case OpKind.CmpRI64JGe: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if ((long)a >= (long)b) goto taken; goto fall; }
-            case OpKind.CmpRI64JLe: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if ((long)a <= (long)b) goto taken; goto fall; }
-            case OpKind.CmpRI64JG: { ulong a = R64(c, op->Reg0), b = op->Imm; Cmp64(c, a, b); if ((long)a > (long)b) goto taken; goto fall; }
-            case OpKind.TestRI64JZ: { ulong r = R64(c, op->Reg0) & op->Imm; Logic64(c, r); if (r == 0) goto taken; goto fall; }
-            case OpKind.TestRI64JNz: { ulong r = R64(c, op->Reg0) & op->Imm; Logic64(c, r); if (r != 0) goto taken; goto fall; }
-            case OpKind.TestRI64JS: { ulong r = R64(c, op->Reg0) & op->Imm; Logic64(c, r); if ((long)r < 0) goto taken; goto fall; }
-            case OpKind.TestRI64JNs: { ulong r = R64(c, op->Reg0) & op->Imm; Logic64(c, r); if ((long)r >= 0) goto taken; goto fall; }
-            case OpKind.TestRI64JLe: { ulong r = R64(c, op->Reg0) & op->Imm; Logic64(c, r); if ((long)r <= 0) goto taken; goto fall; }
-            case OpKind.TestRI64JG: { ulong r = R64(c, op->Reg0) & op->Imm; Logic64(c, r); if ((long)r > 0) goto taken; goto fall; }
-            case OpKind.Dec64JZ: Dec64(c, op); if (Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.SubRI64JZ: Sub64(c, op, op->Imm); if (Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.AddRI64JZ: Add64(c, op, op->Imm); if (Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.Dec64JNz: Dec64(c, op); if (!(Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.SubRI64JNz: Sub64(c, op, op->Imm); if (!(Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.AddRI64JNz: Add64(c, op, op->Imm); if (!(Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.CmpRR32JZ: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if (a == b) goto taken; goto fall; }
-            case OpKind.CmpRR32JNz: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if (a != b) goto taken; goto fall; }
-            case OpKind.CmpRR32JB: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if (a < b) goto taken; goto fall; }
-            case OpKind.CmpRR32JAe: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if (a >= b) goto taken; goto fall; }
-            case OpKind.CmpRR32JBe: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if (a <= b) goto taken; goto fall; }
-            case OpKind.CmpRR32JA: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if (a > b) goto taken; goto fall; }
-            case OpKind.CmpRR32JL: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if ((int)a < (int)b) goto taken; goto fall; }
-            case OpKind.CmpRR32JGe: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if ((int)a >= (int)b) goto taken; goto fall; }
-            case OpKind.CmpRR32JLe: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if ((int)a <= (int)b) goto taken; goto fall; }
-            case OpKind.CmpRR32JG: { uint a = R32(c, op->Reg0), b = R32(c, op->Reg1); Cmp32(c, a, b); if ((int)a > (int)b) goto taken; goto fall; }
-            case OpKind.TestRR32JZ: { uint r = R32(c, op->Reg0) & R32(c, op->Reg1); Logic32(c, r); if (r == 0) goto taken; goto fall; }
-            case OpKind.TestRR32JNz: { uint r = R32(c, op->Reg0) & R32(c, op->Reg1); Logic32(c, r); if (r != 0) goto taken; goto fall; }
-            case OpKind.TestRR32JS: { uint r = R32(c, op->Reg0) & R32(c, op->Reg1); Logic32(c, r); if ((int)r < 0) goto taken; goto fall; }
-            case OpKind.TestRR32JNs: { uint r = R32(c, op->Reg0) & R32(c, op->Reg1); Logic32(c, r); if ((int)r >= 0) goto taken; goto fall; }
-            case OpKind.TestRR32JLe: { uint r = R32(c, op->Reg0) & R32(c, op->Reg1); Logic32(c, r); if ((int)r <= 0) goto taken; goto fall; }
-            case OpKind.TestRR32JG: { uint r = R32(c, op->Reg0) & R32(c, op->Reg1); Logic32(c, r); if ((int)r > 0) goto taken; goto fall; }
-            case OpKind.CmpRI32JZ: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if (a == b) goto taken; goto fall; }
-            case OpKind.CmpRI32JNz: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if (a != b) goto taken; goto fall; }
-            case OpKind.CmpRI32JB: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if (a < b) goto taken; goto fall; }
-            case OpKind.CmpRI32JAe: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if (a >= b) goto taken; goto fall; }
-            case OpKind.CmpRI32JBe: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if (a <= b) goto taken; goto fall; }
-            case OpKind.CmpRI32JA: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if (a > b) goto taken; goto fall; }
-            case OpKind.CmpRI32JL: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if ((int)a < (int)b) goto taken; goto fall; }
-            case OpKind.CmpRI32JGe: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if ((int)a >= (int)b) goto taken; goto fall; }
-            case OpKind.CmpRI32JLe: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if ((int)a <= (int)b) goto taken; goto fall; }
-            case OpKind.CmpRI32JG: { uint a = R32(c, op->Reg0), b = (uint)op->Imm; Cmp32(c, a, b); if ((int)a > (int)b) goto taken; goto fall; }
-            case OpKind.TestRI32JZ: { uint r = R32(c, op->Reg0) & (uint)op->Imm; Logic32(c, r); if (r == 0) goto taken; goto fall; }
-            case OpKind.TestRI32JNz: { uint r = R32(c, op->Reg0) & (uint)op->Imm; Logic32(c, r); if (r != 0) goto taken; goto fall; }
-            case OpKind.TestRI32JS: { uint r = R32(c, op->Reg0) & (uint)op->Imm; Logic32(c, r); if ((int)r < 0) goto taken; goto fall; }
-            case OpKind.TestRI32JNs: { uint r = R32(c, op->Reg0) & (uint)op->Imm; Logic32(c, r); if ((int)r >= 0) goto taken; goto fall; }
-            case OpKind.TestRI32JLe: { uint r = R32(c, op->Reg0) & (uint)op->Imm; Logic32(c, r); if ((int)r <= 0) goto taken; goto fall; }
-            case OpKind.TestRI32JG: { uint r = R32(c, op->Reg0) & (uint)op->Imm; Logic32(c, r); if ((int)r > 0) goto taken; goto fall; }
-            case OpKind.Dec32JZ: Dec32(c, op); if (Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.SubRI32JZ: Sub32(c, op, (uint)op->Imm); if (Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.AddRI32JZ: Add32(c, op, (uint)op->Imm); if (Flags.ZF(c)) goto taken; goto fall;
-            case OpKind.Dec32JNz: Dec32(c, op); if (!(Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.SubRI32JNz: Sub32(c, op, (uint)op->Imm); if (!(Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.AddRI32JNz: Add32(c, op, (uint)op->Imm); if (!(Flags.ZF(c))) goto taken; goto fall;
-            case OpKind.TestRR8JZ: { byte r = (byte)(*((byte*)c + op->Reg0) & *((byte*)c + op->Reg1)); Logic8(c, r); if (r == 0) goto taken; goto fall; }
-            case OpKind.TestRI8JZ: { byte r = (byte)(*((byte*)c + op->Reg0) & (byte)op->Imm); Logic8(c, r); if (r == 0) goto taken; goto fall; }
-            case OpKind.CmpRI8JZ: { byte a = *((byte*)c + op->Reg0), b = (byte)op->Imm; Cmp8(c, a, b); if (a == b) goto taken; goto fall; }
-            case OpKind.TestRR8JNz: { byte r = (byte)(*((byte*)c + op->Reg0) & *((byte*)c + op->Reg1)); Logic8(c, r); if (r != 0) goto taken; goto fall; }
-            case OpKind.TestRI8JNz: { byte r = (byte)(*((byte*)c + op->Reg0) & (byte)op->Imm); Logic8(c, r); if (r != 0) goto taken; goto fall; }
-            case OpKind.CmpRI8JNz: { byte a = *((byte*)c + op->Reg0), b = (byte)op->Imm; Cmp8(c, a, b); if (a != b) goto taken; goto fall; }
-            case OpKind.Call64: linear = c->Gpr[4] - 8; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8) || CodeHit(e, linear)) goto generic; Volatile.Write(ref *(ulong*)(linear + (ulong)e->Addend), c->BlockRip + op->Offset + op->Length); if (CodeHit(e, linear)) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto taken;
-            case OpKind.Ret64: linear = c->Gpr[4]; e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; rip = Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend)); j = _jumps + JumpIndex(rip); if (JumpMiss(c, j, rip)) goto generic; c->Gpr[4] = linear + 8 + op->Imm; goto jump;
-            case OpKind.JmpR64: rip = R64(c, op->Reg0); j = _jumps + JumpIndex(rip); if (JumpMiss(c, j, rip)) goto generic; goto jump;
-            case OpKind.JmpM64: linear = EffectiveAddress(c, op); e = Level1At(tlb, linear); if (ReadMiss(c, e, linear, 8)) goto generic; rip = Volatile.Read(ref *(ulong*)(linear + (ulong)e->Addend)); j = _jumps + JumpIndex(rip); if (JumpMiss(c, j, rip)) goto generic; goto jump;
-            case OpKind.CallR64: rip = R64(c, op->Reg0); j = _jumps + JumpIndex(rip); if (JumpMiss(c, j, rip)) goto generic; linear = c->Gpr[4] - 8; e = Level1At(tlb, linear); if (WriteMiss(c, e, linear, 8) || CodeHit(e, linear)) goto generic; Volatile.Write(ref *(ulong*)(linear + (ulong)e->Addend), c->BlockRip + op->Offset + op->Length); if (CodeHit(e, linear)) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto jump;
+            case OpKind.JNp: if (!Flags.PF(c)) goto taken; goto fall;
+            case OpKind.JL: if ((long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0) goto taken; goto fall;
+            case OpKind.JGe: if ((long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0) goto taken; goto fall;
+            case OpKind.JLe: if (c->FlagsZero == 0 || (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) < 0) goto taken; goto fall;
+            case OpKind.JG: if (c->FlagsZero != 0 && (long)(c->FlagsSign ^ c->FlagsCarry ^ c->FlagsCarry << 1) >= 0) goto taken; goto fall;
+            case OpKind.CmpRR64JZ: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x == y) goto taken; goto fall;
+            case OpKind.CmpRR64JNz: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x != y) goto taken; goto fall;
+            case OpKind.CmpRR64JB: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x < y) goto taken; goto fall;
+            case OpKind.CmpRR64JAe: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x >= y) goto taken; goto fall;
+            case OpKind.CmpRR64JBe: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x <= y) goto taken; goto fall;
+            case OpKind.CmpRR64JA: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x > y) goto taken; goto fall;
+            case OpKind.CmpRR64JL: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x < (long)y) goto taken; goto fall;
+            case OpKind.CmpRR64JGe: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x >= (long)y) goto taken; goto fall;
+            case OpKind.CmpRR64JLe: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x <= (long)y) goto taken; goto fall;
+            case OpKind.CmpRR64JG: x = *(ulong*)(g + op->Reg0); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x > (long)y) goto taken; goto fall;
+            case OpKind.TestRR64JZ: r = (*(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1)); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r == 0) goto taken; goto fall;
+            case OpKind.TestRR64JNz: r = (*(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1)); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r != 0) goto taken; goto fall;
+            case OpKind.TestRR64JS: r = (*(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1)); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r < 0) goto taken; goto fall;
+            case OpKind.TestRR64JNs: r = (*(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1)); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r >= 0) goto taken; goto fall;
+            case OpKind.TestRR64JLe: r = (*(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1)); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r <= 0) goto taken; goto fall;
+            case OpKind.TestRR64JG: r = (*(ulong*)(g + op->Reg0) & *(ulong*)(g + op->Reg1)); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r > 0) goto taken; goto fall;
+            case OpKind.CmpRI64JZ: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x == y) goto taken; goto fall;
+            case OpKind.CmpRI64JNz: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x != y) goto taken; goto fall;
+            case OpKind.CmpRI64JB: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x < y) goto taken; goto fall;
+            case OpKind.CmpRI64JAe: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x >= y) goto taken; goto fall;
+            case OpKind.CmpRI64JBe: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x <= y) goto taken; goto fall;
+            case OpKind.CmpRI64JA: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (x > y) goto taken; goto fall;
+            case OpKind.CmpRI64JL: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x < (long)y) goto taken; goto fall;
+            case OpKind.CmpRI64JGe: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x >= (long)y) goto taken; goto fall;
+            case OpKind.CmpRI64JLe: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x <= (long)y) goto taken; goto fall;
+            case OpKind.CmpRI64JG: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if ((long)x > (long)y) goto taken; goto fall;
+            case OpKind.TestRI64JZ: r = (*(ulong*)(g + op->Reg0) & op->Imm); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r == 0) goto taken; goto fall;
+            case OpKind.TestRI64JNz: r = (*(ulong*)(g + op->Reg0) & op->Imm); c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r != 0) goto taken; goto fall;
+            case OpKind.Dec64JZ: r = *(ulong*)(g + op->Reg0) - 1; *(ulong*)(g + op->Reg0) = r; y = c->FlagsCarry >> 63; x = r; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (r == 0x7fffffffffffffff ? 1UL : 0)) << 62 | ((r & 15) == 15 ? 8UL : 0); if (c->FlagsZero == 0) goto taken; goto fall;
+            case OpKind.SubRI64JZ: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (c->FlagsZero == 0) goto taken; goto fall;
+            case OpKind.Dec64JNz: r = *(ulong*)(g + op->Reg0) - 1; *(ulong*)(g + op->Reg0) = r; y = c->FlagsCarry >> 63; x = r; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (r == 0x7fffffffffffffff ? 1UL : 0)) << 62 | ((r & 15) == 15 ? 8UL : 0); if (c->FlagsZero != 0) goto taken; goto fall;
+            case OpKind.SubRI64JNz: x = *(ulong*)(g + op->Reg0); y = op->Imm; r = x - y; *(ulong*)(g + op->Reg0) = r; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; if (c->FlagsZero != 0) goto taken; goto fall;
+            case OpKind.CmpRR32JZ: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u == v) goto taken; goto fall;
+            case OpKind.CmpRR32JNz: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u != v) goto taken; goto fall;
+            case OpKind.CmpRR32JB: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u < v) goto taken; goto fall;
+            case OpKind.CmpRR32JAe: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u >= v) goto taken; goto fall;
+            case OpKind.CmpRR32JBe: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u <= v) goto taken; goto fall;
+            case OpKind.CmpRR32JA: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u > v) goto taken; goto fall;
+            case OpKind.CmpRR32JL: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u < (int)v) goto taken; goto fall;
+            case OpKind.CmpRR32JGe: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u >= (int)v) goto taken; goto fall;
+            case OpKind.CmpRR32JLe: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u <= (int)v) goto taken; goto fall;
+            case OpKind.CmpRR32JG: u = *(uint*)(g + op->Reg0); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u > (int)v) goto taken; goto fall;
+            case OpKind.TestRR32JZ: w = (*(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r == 0) goto taken; goto fall;
+            case OpKind.TestRR32JNz: w = (*(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r != 0) goto taken; goto fall;
+            case OpKind.TestRR32JS: w = (*(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r < 0) goto taken; goto fall;
+            case OpKind.TestRR32JNs: w = (*(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r >= 0) goto taken; goto fall;
+            case OpKind.TestRR32JLe: w = (*(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r <= 0) goto taken; goto fall;
+            case OpKind.TestRR32JG: w = (*(uint*)(g + op->Reg0) & *(uint*)(g + op->Reg1)); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r > 0) goto taken; goto fall;
+            case OpKind.CmpRI32JZ: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u == v) goto taken; goto fall;
+            case OpKind.CmpRI32JNz: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u != v) goto taken; goto fall;
+            case OpKind.CmpRI32JB: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u < v) goto taken; goto fall;
+            case OpKind.CmpRI32JAe: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u >= v) goto taken; goto fall;
+            case OpKind.CmpRI32JBe: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u <= v) goto taken; goto fall;
+            case OpKind.CmpRI32JA: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (u > v) goto taken; goto fall;
+            case OpKind.CmpRI32JL: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u < (int)v) goto taken; goto fall;
+            case OpKind.CmpRI32JGe: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u >= (int)v) goto taken; goto fall;
+            case OpKind.CmpRI32JLe: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u <= (int)v) goto taken; goto fall;
+            case OpKind.CmpRI32JG: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if ((int)u > (int)v) goto taken; goto fall;
+            case OpKind.TestRI32JZ: w = (*(uint*)(g + op->Reg0) & (uint)op->Imm); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r == 0) goto taken; goto fall;
+            case OpKind.TestRI32JNz: w = (*(uint*)(g + op->Reg0) & (uint)op->Imm); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r != 0) goto taken; goto fall;
+            case OpKind.Dec32JZ: w = *(uint*)(g + op->Reg0) - 1; *(ulong*)(g + op->Reg0) = w; y = c->FlagsCarry >> 63; x = (ulong)(int)w; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (w == 0x7fffffff ? 1UL : 0)) << 62 | ((w & 15) == 15 ? 8UL : 0); if (c->FlagsZero == 0) goto taken; goto fall;
+            case OpKind.SubRI32JZ: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (c->FlagsZero == 0) goto taken; goto fall;
+            case OpKind.Dec32JNz: w = *(uint*)(g + op->Reg0) - 1; *(ulong*)(g + op->Reg0) = w; y = c->FlagsCarry >> 63; x = (ulong)(int)w; c->FlagsZero = x; c->FlagsSign = x; c->FlagsCarry = y << 63 | (y ^ (w == 0x7fffffff ? 1UL : 0)) << 62 | ((w & 15) == 15 ? 8UL : 0); if (c->FlagsZero != 0) goto taken; goto fall;
+            case OpKind.SubRI32JNz: u = *(uint*)(g + op->Reg0); v = (uint)op->Imm; w = u - v; *(ulong*)(g + op->Reg0) = w; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; if (c->FlagsZero != 0) goto taken; goto fall;
+            case OpKind.TestRR8JZ: w = (uint)(*(byte*)(g + op->Reg0) & *(byte*)(g + op->Reg1)); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r == 0) goto taken; goto fall;
+            case OpKind.TestRR8JNz: w = (uint)(*(byte*)(g + op->Reg0) & *(byte*)(g + op->Reg1)); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r != 0) goto taken; goto fall;
+            case OpKind.TestRR8JS: w = (uint)(*(byte*)(g + op->Reg0) & *(byte*)(g + op->Reg1)); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r < 0) goto taken; goto fall;
+            case OpKind.TestRR8JNs: w = (uint)(*(byte*)(g + op->Reg0) & *(byte*)(g + op->Reg1)); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if ((long)r >= 0) goto taken; goto fall;
+            case OpKind.TestRI8JZ: w = (uint)(*(byte*)(g + op->Reg0) & (byte)op->Imm); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r == 0) goto taken; goto fall;
+            case OpKind.TestRI8JNz: w = (uint)(*(byte*)(g + op->Reg0) & (byte)op->Imm); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; if (r != 0) goto taken; goto fall;
+            case OpKind.CmpRI8JZ: u = *(byte*)(g + op->Reg0); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; if (u == v) goto taken; goto fall;
+            case OpKind.CmpRI8JNz: u = *(byte*)(g + op->Reg0); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; if (u != v) goto taken; goto fall;
+            case OpKind.CmpRI8JB: u = *(byte*)(g + op->Reg0); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; if (u < v) goto taken; goto fall;
+            case OpKind.CmpRI8JAe: u = *(byte*)(g + op->Reg0); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; if (u >= v) goto taken; goto fall;
+            case OpKind.CmpRI8JBe: u = *(byte*)(g + op->Reg0); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; if (u <= v) goto taken; goto fall;
+            case OpKind.CmpRI8JA: u = *(byte*)(g + op->Reg0); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; if (u > v) goto taken; goto fall;
+            case OpKind.CmpMI64JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x == y) goto taken; goto fall;
+            case OpKind.CmpMI64JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = op->Imm; r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x != y) goto taken; goto fall;
+            case OpKind.CmpRM64JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x == y) goto taken; goto fall;
+            case OpKind.CmpRM64JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x != y) goto taken; goto fall;
+            case OpKind.CmpRM64JB: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x < y) goto taken; goto fall;
+            case OpKind.CmpRM64JAe: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x >= y) goto taken; goto fall;
+            case OpKind.CmpRM64JBe: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x <= y) goto taken; goto fall;
+            case OpKind.CmpRM64JA: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(g + op->Reg0); y = *(ulong*)(linear + (ulong)e->Addend); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x > y) goto taken; goto fall;
+            case OpKind.CmpMR64JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x == y) goto taken; goto fall;
+            case OpKind.CmpMR64JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; x = *(ulong*)(linear + (ulong)e->Addend); y = *(ulong*)(g + op->Reg1); r = x - y; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = ~x & y | (~x | y) & r; op++; if (x != y) goto taken; goto fall;
+            case OpKind.CmpMI32JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u == v) goto taken; goto fall;
+            case OpKind.CmpMI32JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = (uint)op->Imm; w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u != v) goto taken; goto fall;
+            case OpKind.CmpRM32JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u == v) goto taken; goto fall;
+            case OpKind.CmpRM32JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u != v) goto taken; goto fall;
+            case OpKind.CmpRM32JB: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u < v) goto taken; goto fall;
+            case OpKind.CmpRM32JAe: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u >= v) goto taken; goto fall;
+            case OpKind.CmpRM32JBe: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u <= v) goto taken; goto fall;
+            case OpKind.CmpRM32JA: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(g + op->Reg0); v = *(uint*)(linear + (ulong)e->Addend); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u > v) goto taken; goto fall;
+            case OpKind.CmpMR32JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u == v) goto taken; goto fall;
+            case OpKind.CmpMR32JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(uint*)(linear + (ulong)e->Addend); v = *(uint*)(g + op->Reg1); w = u - v; r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; w = ~u & v | (~u | v) & w; c->FlagsCarry = (ulong)w << 32 | w; op++; if (u != v) goto taken; goto fall;
+            case OpKind.TestMI32JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = (*(uint*)(linear + (ulong)e->Addend) & (uint)op->Imm); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; op++; if (r == 0) goto taken; goto fall;
+            case OpKind.TestMI32JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = (*(uint*)(linear + (ulong)e->Addend) & (uint)op->Imm); r = (ulong)(int)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; op++; if (r != 0) goto taken; goto fall;
+            case OpKind.CmpMI8JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(byte*)(linear + (ulong)e->Addend); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; op++; if (u == v) goto taken; goto fall;
+            case OpKind.CmpMI8JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; u = *(byte*)(linear + (ulong)e->Addend); v = (byte)op->Imm; w = (byte)(u - v); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; w = (byte)(~u & v | (~u | v) & w); c->FlagsCarry = (ulong)w << 56 | w; op++; if (u != v) goto taken; goto fall;
+            case OpKind.TestMI8JZ: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = (uint)(*(byte*)(linear + (ulong)e->Addend) & (byte)op->Imm); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; op++; if (r == 0) goto taken; goto fall;
+            case OpKind.TestMI8JNz: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if ((linear & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; w = (uint)(*(byte*)(linear + (ulong)e->Addend) & (byte)op->Imm); r = (ulong)(sbyte)w; c->FlagsZero = r; c->FlagsSign = r; c->FlagsCarry = 0; op++; if (r != 0) goto taken; goto fall;
+            case OpKind.Call64: linear = c->Gpr[4] - 8; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = c->BlockRip + op->Offset + op->Length; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto taken;
+            case OpKind.Ret64: linear = c->Gpr[4]; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; rip = *(ulong*)(linear + (ulong)e->Addend); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; c->Gpr[4] = linear + 8 + op->Imm; goto jump;
+            case OpKind.JmpR64: rip = *(ulong*)(g + op->Reg0); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; goto jump;
+            case OpKind.JmpM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; rip = *(ulong*)(linear + (ulong)e->Addend); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; goto jump;
+            case OpKind.CallR64: rip = *(ulong*)(g + op->Reg0); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; linear = c->Gpr[4] - 8; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = c->BlockRip + op->Offset + op->Length; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto jump;
+            case OpKind.CallM64: linear = *(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux); e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; rip = *(ulong*)(linear + (ulong)e->Addend); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; linear = c->Gpr[4] - 8; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 7) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(ulong*)(linear + (ulong)e->Addend) = c->BlockRip + op->Offset + op->Length; if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto jump;
             case OpKind.FallThrough: goto fall;
             case OpKind.FallThroughNarrow: c->Rip = NextRip(c, op); return LoopExit.Lookup;
             case OpKind.Stale: return Abandon(c, block, op);
@@ -368,11 +420,12 @@ public sealed unsafe partial class LogicalProcessor
                 op += c->SkipOps - 1;
                 goto next;
             case OpResult.EndBlock:
-                if (NeedsAttention(c))
+                if (NeedsAttention(c) || _jumpGeneration != Tlb.FetchGeneration)
                     return LoopExit.Poll;
+                key = JumpKey(c);
                 rip = c->Rip;
                 j = _jumps + JumpIndex(rip);
-                if (JumpMiss(c, j, rip))
+                if (JumpMiss(j, rip, key))
                     return LoopExit.Lookup;
                 goto jump;
             case OpResult.RetiredExit:
@@ -411,43 +464,28 @@ public sealed unsafe partial class LogicalProcessor
 
     find:
         j = _jumps + JumpIndex(rip);
-        if (*(ulong*)&c->ExitRequest != 0 || JumpMiss(c, j, rip))
+        if (*(ulong*)&c->ExitRequest != 0 || JumpMiss(j, rip, key))
         {
             c->Rip = rip;
             return LoopExit.Lookup;
         }
         c->Rip = rip;
-        block = (Block*)(j->Packed & BlockAddress);
+        block = (Block*)(j->Packed ^ key);
         Connect(c, block);
         c->BlockRip = rip;
         goto enter;
 
     jump:
-        block = (Block*)(j->Packed & BlockAddress);
+        block = (Block*)(j->Packed ^ key);
         goto follow;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)] private static ulong R64(CpuState* c, int offset) => *(ulong*)((byte*)c + offset);
-    [MethodImpl(MethodImplOptions.AggressiveInlining)] private static uint R32(CpuState* c, int offset) => *(uint*)((byte*)c + offset);
-    [MethodImpl(MethodImplOptions.AggressiveInlining)] private static void W64(CpuState* c, int offset, ulong value) => *(ulong*)((byte*)c + offset) = value;
+    /// <summary>What bits 48-63 of a jump entry must hold for the current context and mode; a value that never matches outside 64-bit mode, whose targets are looked up by linear address.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static ulong JumpKey(CpuState* c) => c->BlockMode == BlockMode.Code64 ? (c->TlbContext | (ulong)BlockMode.Code64 << 12) << 48 : ulong.MaxValue << 48;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static TlbEntry* Level1At(TlbEntry* tlb, ulong linear) => tlb + (linear >> 12 & (Tlb.Level1Entries - 1));
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool ReadMiss(CpuState* c, TlbEntry* e, ulong linear, ulong size) => (((linear + size - 1) & ~0xfffUL) | c->TlbContext) != e->TagRead;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool WriteMiss(CpuState* c, TlbEntry* e, ulong linear, ulong size) => (((linear + size - 1) & ~0xfffUL) | c->TlbContext) != e->TagWrite;
-
-    /// <summary>After a store: whether decoded code may lie where it went.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool CodeHit(TlbEntry* e, ulong linear) => (Volatile.Read(ref *e->CodeBits) >> (int)(linear >> 6) & 1) != 0;
-
-    /// <summary>Whether the jump cache does not know a 64-bit target.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool JumpMiss(CpuState* c, JumpEntry* j, ulong rip)
-        => j->Linear != rip || j->Packed >> 48 != (c->TlbContext | (ulong)c->BlockMode << 12) || c->BlockMode != BlockMode.Code64 || _jumpGeneration != Tlb.FetchGeneration;
+    private static bool JumpMiss(JumpEntry* j, ulong rip, ulong key) => j->Linear != rip || (j->Packed ^ key) >> 48 != 0;
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void CallOverwritten(CpuState* c, ulong linear, TlbEntry* e) => EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, 8);
