@@ -28,7 +28,7 @@ public static class Cr4
 /// <summary>IA32_EFER bits.</summary>
 public static class Efer
 {
-    public const ulong SCE = 1 << 0, LME = 1 << 8, LMA = 1 << 10, NXE = 1 << 11, SVME = 1 << 12, FFXSR = 1 << 14;
+    public const ulong SCE = 1 << 0, LME = 1 << 8, LMA = 1 << 10, NXE = 1 << 11, SVME = 1 << 12, FFXSR = 1 << 14, AUTOIBRS = 1 << 21;
 }
 
 /// <summary>Exception vectors. SPEC: SDM volume 3, "Exception and Interrupt Reference".</summary>

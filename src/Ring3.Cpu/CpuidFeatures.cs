@@ -17,6 +17,8 @@ public struct CpuidFeatures
     public bool Vme = true, Fxsr = true, Mce = true, Ffxsr;
     /// <summary>The vendor is AMD: SYSCALL and SYSRET exist outside 64-bit mode.</summary>
     public bool Amd;
+    /// <summary>EFER.AutoIBRS may be set. It has no effect: nothing here speculates.</summary>
+    public bool AutoIbrs;
     /// <summary>MONITOR and MWAIT execute as no-ops instead of #UD.</summary>
     public bool Monitor;
     /// <summary>XCR0 bits that XSETBV may set.</summary>

@@ -65,7 +65,7 @@ public sealed unsafe partial class LogicalProcessor
             }
             flags = ToNestedFlags(allowed);
             if (!NestedPermits(flags, access))
-                return NestedFault(gpa, access | AccessKind.Present, gva);
+                return (access & AccessKind.Write) != 0 && (entry & NestedPte.WriteIsMmio) != 0 ? TranslateResult.Mmio : NestedFault(gpa, access | AccessKind.Present, gva);
             ulong set = (access & AccessKind.Write) != 0 ? NestedPte.A | NestedPte.D : NestedPte.A;
             if ((entry & set) != set && !TrySet(slot, entry, set))
             {

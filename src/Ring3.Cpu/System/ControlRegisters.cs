@@ -132,6 +132,7 @@ public sealed unsafe partial class LogicalProcessor
         if (f.LongMode) defined |= Efer.LME;
         if (f.Nx) defined |= Efer.NXE;
         if (f.Ffxsr) defined |= Efer.FFXSR;
+        if (f.AutoIbrs) defined |= Efer.AUTOIBRS;
         if ((value & ~defined) != 0 || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
         {
             Raise(c, Vector.GP, 0);

@@ -34,4 +34,5 @@ internal static class CpuidBits
     internal static class Ext7Edx { internal const uint INVARIANT_TSC = 1 << 8; }
     internal static class Ext8Ebx { internal const uint XSAVEERPTR = 1 << 2, SSB_NO = 1 << 26, BTC_NO = 1 << 29; }
     internal static class Ext21Eax { internal const uint NO_NESTED_DATA_BP = 1 << 0, LFENCE_RDTSC = 1 << 2, NULL_SEL_CLR_BASE = 1 << 6, AUTOIBRS = 1 << 8, NO_SMM_CTL_MSR = 1 << 9, SRSO_NO = 1 << 29; }
+    internal static class Ext21Ecx { internal const uint TSA_SQ_NO = 1 << 1, TSA_L1_NO = 1 << 2; }
 }

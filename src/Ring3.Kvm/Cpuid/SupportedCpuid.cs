@@ -152,7 +152,7 @@ public static class SupportedCpuid
         Add(list, 0x8000_001a, 4 /* 256-bit data paths */, 0, 0, 0);
         CacheLeaves(list, 0x8000_001d);
         Add(list, 0x8000_001e, 0, 0, 0, 0);
-        Add(list, 0x8000_0021, Ext21Eax.NO_NESTED_DATA_BP | Ext21Eax.LFENCE_RDTSC | Ext21Eax.NULL_SEL_CLR_BASE | Ext21Eax.NO_SMM_CTL_MSR | Ext21Eax.SRSO_NO, 0, 0, 0);
+        Add(list, 0x8000_0021, Ext21Eax.NO_NESTED_DATA_BP | Ext21Eax.LFENCE_RDTSC | Ext21Eax.NULL_SEL_CLR_BASE | Ext21Eax.AUTOIBRS | Ext21Eax.NO_SMM_CTL_MSR | Ext21Eax.SRSO_NO, 0, Ext21Ecx.TSA_SQ_NO | Ext21Ecx.TSA_L1_NO, 0);
     }
 }
 

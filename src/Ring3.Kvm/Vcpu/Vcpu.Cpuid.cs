@@ -11,7 +11,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
     public const int MaxCpuidEntries = 256;
 
-    private const ulong SupportedEfer = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE;
+    private static ulong SupportedEfer => Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (SupportedCpuid.IsAmd ? Efer.AUTOIBRS : 0);
     private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
 
     private kvm_cpuid_entry2[] _cpuid = [];
@@ -103,7 +103,7 @@ public sealed unsafe partial class Vcpu
             Pages1G = (x1.edx & Ext1Edx.GBPAGES) != 0,
             Syscall = (x1.edx & Ext1Edx.SYSCALL) != 0,
             Rdtscp = (x1.edx & Ext1Edx.RDTSCP) != 0,
-            Ffxsr = false,
+            AutoIbrs = (Leaf(0x8000_0021).eax & Ext21Eax.AUTOIBRS) != 0,
             Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
         };
         if (Lapic is not null)

@@ -11,7 +11,7 @@ public sealed unsafe partial class Vcpu
     private const ulong FeatureControlLocked = 1, HwcrTscFreqSel = 1 << 24, HwcrMcStatusWrite = 1 << 18;
     /// <summary>Hardware without Meltdown, L1TF, MDS, TAA, SSB and their kin: what an interpreter is.</summary>
     private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */ | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */
-        | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */;
+        | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */ | 1UL << 62 /* ITS_NO */;
     private const ulong DeCfgLfenceSerialize = 2;
 
     private readonly MtrrState _mtrr = new();
