@@ -23,7 +23,10 @@ public sealed unsafe partial class Vcpu
             case MmuResult.Mmio:
                 Stats.pf_mmio_spte_created++;
                 return KeepRunning;
-            case MmuResult.ReadOnlyWrite or MmuResult.NoSlot:
+            case MmuResult.ReadOnlyWrite:
+                // The entry now says that writes are device accesses: the processor leaves with MMIO next.
+                return KeepRunning;
+            case MmuResult.NoSlot:
                 return ExitEmulationFailure();
             default:
                 return -Errno.EFAULT;
