@@ -90,6 +90,7 @@ internal sealed unsafe class GuestProcessor : IDisposable
             c->Cs.Access = 0xb | Segment.S | Segment.DplMask | Segment.P;
             c->Ss = c->Ds = c->Es = new Segment { Selector = (ushort)Sandbox.WordDataSelector, Base = Sandbox.WordDataBase, Limit = 0xffff, Access = 0x3 | Segment.S | Segment.DplMask | Segment.P };
         }
+        c->Gdtr = c->Idtr = default;
         c->Ldtr = new Segment { Access = Segment.Unusable };
         c->Tr = new Segment { Selector = 0x40, Limit = 0x67, Access = 0xb | Segment.P };
         c->Cpl = 3;
