@@ -95,6 +95,8 @@ internal sealed unsafe class CaseBatch
         }
         if (!_runnable[(int)instruction.Code] || _source.IsVendorSpecific(instruction) || !_placement.TryPlace(ref r, ref instruction, s))
             return false;
+        if (instruction.Mnemonic is Mnemonic.Dpps or Mnemonic.Dppd or Mnemonic.Vdpps or Mnemonic.Vdppd)
+            MaskExceptions(s); // which intermediate result is reported first is the processor's own business
         if (IsStateImage(instruction))
             s->Rflags &= ~Rflags.AC;
         bool truncated = start + instruction.Length > Sandbox.SlotSize;
@@ -104,6 +106,8 @@ internal sealed unsafe class CaseBatch
             return PublishSequence(ref r, index, start, instruction);
         return Publish(index, start, instruction, truncated ? CaseKind.Truncated : CaseKind.Compare, instruction.Length);
     }
+
+    private static void MaskExceptions(CaseInput* s) => *(uint*)(s->Xsave + XsaveArea.Mxcsr) |= 0x1f80;
 
     /// <summary>Which pieces of a state image are checked for alignment is the processor's own business.</summary>
     private static bool IsStateImage(in Instruction i) => i.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fldenv or Mnemonic.Fnsave or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
@@ -124,6 +128,8 @@ internal sealed unsafe class CaseBatch
             bool branch = next.FlowControl == FlowControl.ConditionalBranch;
             if (branch ? !_placement.TryPlaceBranch(ref r, ref next, s) : next.FlowControl != FlowControl.Next)
                 continue;
+            if (next.Mnemonic is Mnemonic.Dpps or Mnemonic.Dppd or Mnemonic.Vdpps or Mnemonic.Vdppd)
+                MaskExceptions(s);
             _source.Bytes[..next.Length].CopyTo(new Span<byte>(slot + start + length, next.Length));
             length += next.Length;
             count++;

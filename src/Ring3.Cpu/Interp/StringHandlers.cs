@@ -220,19 +220,22 @@ internal static unsafe class StringHandlers
     private static bool CompareOne(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run, out ulong a, out ulong b)
     {
         a = b = 0;
-        if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from) || !run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Read, out ulong to))
-            return false;
         // The second operand is read first, except by REPE CMPSB, as the host (AMD) does: it decides which of two faults is taken.
         if (run.Size == 1 && (op->Flags & OpFlags.Rep) != 0)
-            return LoadElement(p, c, from, run.Size, out a) && LoadElement(p, c, to, run.Size, out b);
-        return LoadElement(p, c, to, run.Size, out b) && LoadElement(p, c, from, run.Size, out a);
+            return LoadElement(p, c, ref run, Rsi, op->Seg, out a) && LoadElement(p, c, ref run, Rdi, SegmentIndex.ES, out b);
+        return LoadElement(p, c, ref run, Rdi, SegmentIndex.ES, out b) && LoadElement(p, c, ref run, Rsi, op->Seg, out a);
     }
 
-    private static bool LoadElement(LogicalProcessor p, CpuState* c, ulong from, int size, out ulong value)
+    private static bool LoadElement(LogicalProcessor p, CpuState* c, ref StringRun run, int register, int segment, out ulong value)
     {
-        byte* ptr = p.ReadPtr(c, from, size);
-        value = ptr != null ? SlowOperands.Load(ptr, size) : 0;
-        return ptr != null;
+        value = 0;
+        if (!run.Linear(p, c, register, segment, AccessKind.Read, out ulong linear))
+            return false;
+        byte* ptr = p.ReadPtr(c, linear, run.Size);
+        if (ptr == null)
+            return false;
+        value = SlowOperands.Load(ptr, run.Size);
+        return true;
     }
 
     private static OpResult Scas<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement

@@ -147,15 +147,11 @@ internal static unsafe class TableHandlers
             Flags.SetZF(c, raised);
             return OpResult.Next;
         }
-        if (!p.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear))
+        // A read; the write follows only when the selector changes.
+        if (!p.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort selector))
             return OpResult.Fault;
-        byte* at = p.ModifyPtr(c, linear, 2);
-        if (at == null)
-            return OpResult.Fault;
-        bool lower = (*(ushort*)at & 3) < wanted;
-        if (lower)
-            *(ushort*)at = (ushort)((*(ushort*)at & ~3u) | wanted);
-        if (p.EndWrite(c, at, linear, 2) == OpResult.Fault)
+        bool lower = (selector & 3) < wanted;
+        if (lower && (!p.LinearAddress(c, op, 2, AccessKind.Write, out linear) || !p.Store16(c, linear, (ushort)((selector & ~3u) | wanted))))
             return OpResult.Fault;
         Flags.SetZF(c, lower);
         return OpResult.Next;
