@@ -138,8 +138,16 @@ public sealed unsafe partial class LogicalProcessor
 
     private byte* NextCodePage(CpuState* c, ulong linear)
     {
+        bool wide = c->BlockMode == BlockMode.Code64;
+        _fetchFailed = true;
+        if (!wide && c->Rip + (0xfff - (linear & 0xfff)) >= c->Cs.Limit)
+        {
+            // The code segment ends before the next page begins.
+            Raise(c, Arch.Vector.GP, 0);
+            return null;
+        }
         ulong page = (linear & ~0xfffUL) + 0x1000;
-        byte* host = TranslateExecute(c, c->BlockMode == BlockMode.Code64 ? page : (uint)page);
+        byte* host = TranslateExecute(c, wide ? page : (uint)page);
         _fetchFailed = host == null;
         return host;
     }
