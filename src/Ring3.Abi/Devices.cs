@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
+// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
 namespace Ring3.Abi;
 
 /// <summary>State of one 8259A.</summary>

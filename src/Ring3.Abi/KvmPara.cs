@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 
+// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
 namespace Ring3.Abi;
 
 /// <summary>The paravirtual interface between KVM and its guest. SPEC: asm/kvm_para.h, linux/kvm_para.h, asm/pvclock-abi.h.</summary>

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 
+// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
 namespace Ring3.Abi;
 
 /// <summary>

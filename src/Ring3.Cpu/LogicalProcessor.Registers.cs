@@ -1,3 +1,4 @@
+// SAFETY: the state block lives as long as the processor.
 namespace Ring3.Cpu;
 
 // Registers that the state keeps in an internal form.

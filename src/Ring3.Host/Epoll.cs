@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 
+// SAFETY: pointers passed to the C library are to locals of the right size.
 namespace Ring3.Host;
 
 /// <summary>An epoll instance whose events carry a 64-bit key.</summary>

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 
+// SAFETY: pointers passed to the C library are to locals of the right size.
 namespace Ring3.Host;
 
 /// <summary>Private futexes on unmanaged 32-bit words: sleep while a word has a value, wake sleepers.</summary>

@@ -2,6 +2,7 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Kvm;
 
+// SAFETY: pointers are to locals, or to blocks that live as long as their VM.
 namespace Ring3;
 
 /// <summary>A processor of a <see cref="VirtualMachine"/>. Members are for the thread that runs it, except <see cref="Stop"/> and <see cref="InjectNmi"/>.</summary>

@@ -3,6 +3,7 @@ using Ring3.Arch;
 using Ring3.Host;
 using static Ring3.Abi.KvmPara;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // The vCPU's time-stamp counter, and the clock pages it shows to the guest.

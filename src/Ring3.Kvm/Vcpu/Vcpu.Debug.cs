@@ -3,6 +3,7 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // KVM_SET_GUEST_DEBUG and the exits it asks for.

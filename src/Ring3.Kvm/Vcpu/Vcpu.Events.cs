@@ -3,6 +3,7 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using Ring3.Irqchip;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // Interrupts, NMIs, INIT and SIPI: what other threads queue, and what the next entry injects.

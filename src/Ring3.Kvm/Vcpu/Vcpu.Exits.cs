@@ -4,6 +4,7 @@ using Ring3.Cpu;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // Exits that the hypervisor finishes itself.

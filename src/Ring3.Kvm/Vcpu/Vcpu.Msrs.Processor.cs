@@ -1,6 +1,7 @@
 using Ring3.Arch;
 using Ring3.Cpu;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // MSRs that live in the processor's own state. The guest reaches most of them without an exit; the client always comes this way.

@@ -3,6 +3,7 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // Model-specific registers: the guest's RDMSR and WRMSR, and the client's KVM_GET_MSRS and KVM_SET_MSRS.

@@ -4,6 +4,7 @@ using Ring3.Host;
 using Ring3.Irqchip;
 using static Ring3.Abi.KvmPara;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // Steal time, PV EOI, and hypercalls. KVM: Documentation/virt/kvm/x86/{msr,hypercalls}.rst.

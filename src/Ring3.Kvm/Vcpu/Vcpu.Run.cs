@@ -3,6 +3,7 @@ using Ring3.Abi;
 using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // KVM_RUN: the outer loop, entry and the dispatch of exits.

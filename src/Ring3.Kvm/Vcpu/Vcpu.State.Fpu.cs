@@ -2,6 +2,7 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Cpu;
 
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
 // x87, SSE and AVX state. For the vCPU's thread, or any thread while the vCPU is not running.

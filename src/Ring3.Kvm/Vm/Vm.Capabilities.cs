@@ -1,6 +1,7 @@
 using Ring3.Abi;
 using static Ring3.Abi.KvmApi;
 
+// SAFETY: pointers are to locals, or to blocks that live as long as their VM.
 namespace Ring3.Kvm;
 
 // KVM_ENABLE_CAP, and the settings it makes.

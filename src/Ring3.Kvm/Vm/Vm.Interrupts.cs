@@ -3,6 +3,7 @@ using Ring3.Irqchip;
 using Ring3.Irqchip.Timers;
 using static Ring3.Abi.KvmApi;
 
+// SAFETY: pointers are to locals, or to blocks that live as long as their VM.
 namespace Ring3.Kvm;
 
 // Interrupt controllers, routes and lines.

@@ -7,6 +7,7 @@ using Ring3.Memory;
 using Ring3.Mmu;
 using Ring3.Sync;
 
+// SAFETY: pointers are to locals, or to blocks that live as long as their VM.
 namespace Ring3.Kvm;
 
 /// <summary>
