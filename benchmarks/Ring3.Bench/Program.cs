@@ -4,7 +4,9 @@ switch (args.FirstOrDefault())
 {
     case "cpu":
         return CpuBench.Run(args[1..]);
+    case "exit":
+        return ExitBench.Run();
     default:
-        Console.Error.WriteLine("usage: Ring3.Bench cpu [KERNEL...]");
+        Console.Error.WriteLine("usage: Ring3.Bench cpu [KERNEL...] | exit");
         return 2;
 }
