@@ -134,7 +134,8 @@ internal static unsafe class MmxShapes<TFp> where TFp : struct, IFlag
         if (((p.Forms + op->Aux)->Flags & VectorFormFlags.NeedsSse) != 0 && !SseGate.IsOpen(c))
             return SseGate.Refuse(p, c);
         OpResult r = shape(p, c, op);
-        if (r == OpResult.Next)
+        // The switch to MMX precedes the conversion, so an unmasked exception of the conversion does not prevent it.
+        if (r == OpResult.Next || (TFp.Value && c->ExitPending == 0 && c->PendingVector == Arch.Vector.XM))
         {
             c->Fsw &= unchecked((ushort)~X87Status.Top);
             c->Ftw = 0xff;

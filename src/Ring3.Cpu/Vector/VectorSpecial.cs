@@ -59,6 +59,7 @@ internal static unsafe class VectorSpecial
         if (!MmxGate.IsOpen(c) && MmxGate.Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
         c->Ftw = 0;
+        c->Fsw &= unchecked((ushort)~X87Status.Top);
         return OpResult.Next;
     }
 
@@ -82,24 +83,24 @@ internal static unsafe class VectorSpecial
     {
         if (!MmxGate.IsOpen(c) && MmxGate.Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
-        OpResult r = StoreBytes(p, c, op, c->X87 + 16 * op->Reg1, c->X87 + 16 * op->Reg2, 8);
-        if (r == OpResult.Next)
-        {
-            c->Fsw &= unchecked((ushort)~X87Status.Top);
-            c->Ftw = 0xff;
-        }
-        return r;
+        // The switch to MMX is not taken back by a fault of the store.
+        c->Fsw &= unchecked((ushort)~X87Status.Top);
+        c->Ftw = 0xff;
+        return StoreBytes(p, c, op, c->X87 + 16 * op->Reg1, c->X87 + 16 * op->Reg2, 8);
     }
 
     private static OpResult Maskmov<TGate>(LogicalProcessor p, CpuState* c, Op* op) where TGate : struct, IVectorGate
         => TGate.IsOpen(c) ? StoreBytes(p, c, op, c->Ymm + 32 * op->Reg1, c->Ymm + 32 * op->Reg2, 16) : TGate.Refuse(p, c);
 
-    /// <summary>Byte store at (E/R)DI under a mask of sign bits. All bytes are checked before the first is written.</summary>
+    /// <summary>Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, as processors do.</summary>
     private static OpResult StoreBytes(LogicalProcessor p, CpuState* c, Op* op, byte* data, byte* mask, int count)
     {
         ulong offset = c->Gpr[7] & LogicalProcessor.AddressMask(op->AddressSize);
         if (!p.SegmentLinear(c, op->Seg, offset, count, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
+        for (int at = 0; at < count; at += 8)
+            if (p.WritePtr(c, linear + (ulong)at, 8) == null)
+                return OpResult.Fault;
         return StoreElements(p, c, linear, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
     }
 
@@ -116,23 +117,39 @@ internal static unsafe class VectorSpecial
 
     private static bool StoreElements(LogicalProcessor p, CpuState* c, ulong linear, byte* data, byte* mask, int size, int count)
     {
-        for (int i = 0; i < count; i++)
-            if (IsSet(mask, size, i) && p.WritePtr(c, linear + (ulong)(i * size), size) == null)
+        int piece = Piece(c, linear, size);
+        for (int at = 0; at < size * count; at += piece)
+            if (IsSet(mask, size, at / size) && p.WritePtr(c, linear + (ulong)at, piece) == null)
                 return false;
-        for (int i = 0; i < count; i++)
+        for (int at = 0; at < size * count; at += piece)
         {
-            if (!IsSet(mask, size, i))
+            if (!IsSet(mask, size, at / size))
                 continue;
-            ulong at = linear + (ulong)(i * size);
-            byte* m = p.WritePtr(c, at, size);
+            byte* m = p.WritePtr(c, linear + (ulong)at, piece);
             if (m == null)
                 return false;
-            CopyElement(m, data + i * size, size);
-            if (p.EndWrite(c, m, at, size) != OpResult.Next)
+            CopyElement(m, data + at, piece);
+            if (p.EndWrite(c, m, linear + (ulong)at, piece) != OpResult.Next)
                 return false;
         }
         return true;
     }
+
+    private static bool LoadElement(LogicalProcessor p, CpuState* c, ulong linear, byte* to, int size)
+    {
+        int piece = Piece(c, linear, size);
+        for (int at = 0; at < size; at += piece)
+        {
+            byte* m = p.ReadPtr(c, linear + (ulong)at, piece);
+            if (m == null)
+                return false;
+            CopyElement(to + at, m, piece);
+        }
+        return true;
+    }
+
+    /// <summary>Elements are never subject to alignment checks: with those enabled, misaligned ones are accessed by bytes.</summary>
+    private static int Piece(CpuState* c, ulong linear, int size) => (linear & (ulong)(size - 1)) != 0 && LogicalProcessor.AlignmentChecked(c) ? 1 : size;
 
     private static void CopyElement(byte* to, byte* from, int size)
     {
@@ -157,10 +174,8 @@ internal static unsafe class VectorSpecial
         {
             if (!IsSet(mask, sizeof(T), i))
                 continue;
-            byte* m = p.ReadPtr(c, linear + (ulong)(i * sizeof(T)), sizeof(T));
-            if (m == null)
+            if (!LoadElement(p, c, linear + (ulong)(i * sizeof(T)), result + i * sizeof(T), sizeof(T)))
                 return OpResult.Fault;
-            *(T*)(result + i * sizeof(T)) = *(T*)m;
         }
         Unsafe.CopyBlock(c->Ymm + 32 * op->Reg0, result, 32);
         return OpResult.Next;
@@ -192,10 +207,10 @@ internal static unsafe class VectorSpecial
             ulong offset = start + ((ulong)scaled << op->Shift) & LogicalProcessor.AddressMask(op->AddressSize);
             if (!p.SegmentLinear(c, op->Seg, offset, sizeof(T), AccessKind.Read, out ulong linear))
                 return OpResult.Fault;
-            byte* m = p.ReadPtr(c, linear, sizeof(T));
-            if (m == null)
+            T value;
+            if (!LoadElement(p, c, linear, (byte*)&value, sizeof(T)))
                 return OpResult.Fault;
-            to[i] = *(T*)m;
+            to[i] = value;
             ClearElement<T>(mask, i);
         }
         uint used = (uint)(sizeof(T) * TCount.Value);
