@@ -106,7 +106,7 @@ internal sealed class FuzzSession(FuzzOptions options)
                     Interlocked.Increment(ref _retired[(int)batch.Meta[i].Instruction.Code]);
                 if (guest is null)
                     Comparer.NormalizeNative(oracle.Input(i), &result);
-                if (!comparer.Same(batch.Meta[i], oracle.Input(i), native, &result))
+                if (!comparer.Same(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native, &result))
                     Report(number, i, batch, comparer, oracle, &result, null);
             }
             Interlocked.Add(ref _cases, count);
@@ -125,7 +125,7 @@ internal sealed class FuzzSession(FuzzOptions options)
             if (++finding.Count > options.Examples && options.Batch < 0)
                 return;
             CaseInput* input = oracle.Input(index);
-            what ??= comparer.Describe(meta, input, oracle.Output(index), guest);
+            what ??= comparer.Describe(meta, input, CodeOf(index, batch, oracle), oracle.Output(index), guest);
             finding.Examples.Add($"{what}\n      {Comparer.Reproducer(meta, input, CodeOf(index, batch, oracle))}\n      --seed {options.Seed} --bits {options.Bits} --batch {number} (case {index})");
         }
     }
