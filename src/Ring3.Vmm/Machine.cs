@@ -45,6 +45,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         _vm = Vm.Create();
         Check(_vm.CreateIrqchip(), "create the interrupt controllers");
         Check(_vm.CreatePit2(KvmApi.KVM_PIT_SPEAKER_DUMMY), "create the interval timer");
+        Check(_vm.SetGsiRouting(Irqchip.IrqRouting.PcWiring()), "wire the interrupt controllers");
         MapRam();
         AddDevices();
         _vcpus = new Vcpu[options.Cpus];

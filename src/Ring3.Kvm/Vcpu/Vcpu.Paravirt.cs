@@ -196,8 +196,8 @@ public sealed unsafe partial class Vcpu
             for (ulong bits = word == 0 ? low : high; bits != 0; bits &= bits - 1)
             {
                 uint id = (uint)min + (uint)(word * width + System.Numerics.BitOperations.TrailingZeroCount(bits));
-                if (Vm.FindByApicId(id)?.Lapic is { } target)
-                    count += Math.Max(0, Vm.ApicBus.Deliver(null, new LapicInterrupt { Vector = (byte)icr, Mode = mode, Assert = true, Dest = target.X2ApicEnabled ? id : id & 0xff }));
+                if (Vm.FindByApicId(id)?.Lapic is { } target && ApicBus.DeliverTo(target, new LapicInterrupt { Vector = (byte)icr, Mode = mode, Assert = true, Dest = id }))
+                    count++;
             }
         }
         return count;

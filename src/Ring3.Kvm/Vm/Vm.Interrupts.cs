@@ -61,8 +61,8 @@ public sealed unsafe partial class Vm
         return r;
     }
 
-    /// <summary>KVM_IRQ_LINE_STATUS: drives a GSI. Positive: delivered; 0: coalesced; -1: masked or no route; -ENXIO without an irqchip.</summary>
-    public int IrqLine(uint gsi, bool level) => Irqchip is null ? -Errno.ENXIO : Irqchip.SetIrq(VmIrqchip.UserSourceId, gsi, level, lineStatus: true);
+    /// <summary>KVM_IRQ_LINE, or with <paramref name="lineStatus"/> KVM_IRQ_LINE_STATUS: drives a GSI. Positive: delivered; 0: coalesced; -1: masked or no route; -ENXIO without an irqchip.</summary>
+    public int IrqLine(uint gsi, bool level, bool lineStatus = false) => Irqchip is null ? -Errno.ENXIO : Irqchip.SetIrq(VmIrqchip.UserSourceId, gsi, level, lineStatus);
 
     /// <summary>KVM_SIGNAL_MSI: positive: delivered; 0: blocked by the guest; -EINVAL.</summary>
     public int SignalMsi(in kvm_msi msi) => Irqchip is null ? -Errno.EINVAL : Irqchip.SetMsi(msi);
