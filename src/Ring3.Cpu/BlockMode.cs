@@ -11,6 +11,11 @@ public static class BlockMode
     public const uint Code64 = 2;
     /// <summary>Mask of the three sizes.</summary>
     public const uint SizeMask = 3;
+    /// <summary>With <see cref="Code32"/>: CS, SS, DS and ES are writable or code segments of base 0 and limit 4 GiB, so that an offset is a linear address.</summary>
+    public const uint Flat = 4;
     /// <summary>Block of exactly one instruction: single step, interrupt shadow, breakpoints.</summary>
     public const uint Single = 8;
+
+    /// <summary>Whether RIP and the offsets of the flat segments are linear addresses without checks, in blocks of any length.</summary>
+    public static bool IsFlat(uint mode) => mode is Code64 or (Code32 | Flat);
 }

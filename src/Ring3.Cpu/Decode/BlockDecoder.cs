@@ -91,13 +91,13 @@ internal sealed unsafe class BlockDecoder
                 ends = true;
             }
             else
-                ends = OpEncoder.Encode(op, in instruction, rip, mode & BlockMode.SizeMask);
+                ends = OpEncoder.Encode(op, in instruction, rip, mode);
             op->Offset = (ushort)offset;
             op->Length = (byte)instruction.Length;
             offset += instruction.Length;
             count++;
         }
-        OpKind end = (mode & BlockMode.SizeMask) == BlockMode.Code64 ? OpKind.FallThrough : OpKind.FallThroughNarrow;
+        OpKind end = BlockMode.IsFlat(mode & ~BlockMode.Single) ? OpKind.FallThrough : OpKind.FallThroughNarrow;
         _ops[count] = new Op { Kind = (ushort)end, Offset = (ushort)offset };
         _header.Instructions = (ushort)count;
         _header.Bytes = (ushort)offset;

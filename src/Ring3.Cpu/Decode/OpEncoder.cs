@@ -20,8 +20,9 @@ internal static unsafe class OpEncoder
     private static OpResult TooLong(LogicalProcessor p, CpuState* c, Op* op) => p.Raise(c, Arch.Vector.GP, 0);
 
     /// <summary>Encodes the instruction; returns whether the block ends after it. Offset and Length are the caller's.</summary>
-    public static bool Encode(Op* op, in Instruction i, ulong blockRip, uint size)
+    public static bool Encode(Op* op, in Instruction i, ulong blockRip, uint mode)
     {
+        uint size = mode & BlockMode.SizeMask;
         *op = default;
         Code code = i.Code;
         op->Handler = HandlerTable.Get(code);
@@ -41,7 +42,7 @@ internal static unsafe class OpEncoder
         op->Aux = HandlerTable.Aux(code);
         if ((op->Flags & OpFlags.HasMemory) == 0 && HandlerTable.GetRegisterForm(code) != null)
             op->Handler = HandlerTable.GetRegisterForm(code);
-        OpSpecializer.Run(op, in i, size);
+        OpSpecializer.Run(op, in i, mode & ~BlockMode.Single);
         return HandlerTable.EndsBlock(code);
     }
 

@@ -60,6 +60,10 @@ internal static unsafe class OpSpecializer
         Set(Code.Cwde, "MovsxW32", "-");
         Set(Code.Cqo, "Cqo", "-");
         Set(Code.Cdq, "Cdq", "-");
+        Set(Code.Push_r32, "Push32", "-");
+        Set(Code.Pop_r32, "Pop32", "-");
+        Set(Code.Mov_EAX_moffs32, "-", "Load32");
+        Set(Code.Mov_moffs32_EAX, "-", "Store32");
         Set(Code.Push_r64, "Push64", "-");
         Set(Code.Pop_r64, "Pop64", "-");
     }
@@ -125,9 +129,16 @@ internal static unsafe class OpSpecializer
             Set(Code.Cmovo_r32_rm32 + cc * 3, $"Cmov{OpOptimizer.Conditions[cc]}32", "-");
             Set(Code.Jo_rel8_64 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
             Set(Code.Jo_rel32_64 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
+            Set(Code.Jo_rel8_32 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
+            Set(Code.Jo_rel32_32 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
         }
-        Set(Code.Jmp_rel8_64, "Jmp", "-");
-        Set(Code.Jmp_rel32_64, "Jmp", "-");
+        foreach (Code code in (Code[])[Code.Jmp_rel8_64, Code.Jmp_rel32_64, Code.Jmp_rel8_32, Code.Jmp_rel32_32])
+            Set(code, "Jmp", "-");
+        Set(Code.Call_rel32_32, "Call32", "-");
+        Set(Code.Retnd, "Ret32", "-");
+        Set(Code.Retnd_imm16, "Ret32", "-");
+        Set(Code.Jmp_rm32, "JmpR32", "JmpM32");
+        Set(Code.Call_rm32, "CallR32", "CallM32");
         Set(Code.Call_rel32_64, "Call64", "-");
         Set(Code.Retnq, "Ret64", "-");
         Set(Code.Retnq_imm16, "Ret64", "-");
@@ -137,22 +148,32 @@ internal static unsafe class OpSpecializer
 
     private static Code Parse(string name) => Enum.Parse<Code>(name);
 
-    /// <summary>Sets <c>Kind</c> of an encoded op.</summary>
-    public static void Run(Op* op, in Instruction i, uint size)
+    /// <summary>Sets <c>Kind</c> of an encoded op. <paramref name="mode"/> is the decode mode without <see cref="BlockMode.Single"/>.</summary>
+    public static void Run(Op* op, in Instruction i, uint mode)
     {
         ref Forms forms = ref s_forms[(int)i.Code];
         OpKind kind = forms.Register;
         if ((op->Flags & OpFlags.HasMemory) != 0 && kind != OpKind.Nop)
         {
-            bool plain = op->AddressSize == 8 && (op->Flags & OpFlags.Lock) == 0, segmented = op->Seg >= SegmentIndex.FS;
-            kind = !plain ? OpKind.Generic : op->Index == OpEncoder.NoRegister && !segmented ? forms.Base : forms.Index;
+            bool segmented = op->Seg >= SegmentIndex.FS;
+            kind = !IsPlain(op, mode) ? OpKind.Generic : op->Index == OpEncoder.NoRegister && !segmented ? forms.Base : forms.Index;
             if (kind != OpKind.Generic)
                 op->Aux = !segmented ? OpEncoder.NoRegister : op->Seg == SegmentIndex.FS ? s_fsBase : s_gsBase;
         }
-        op->Kind = (ushort)Refine(op, in i, kind, size);
+        op->Kind = (ushort)Refine(op, in i, kind, mode);
     }
 
-    private static OpKind Refine(Op* op, in Instruction i, OpKind kind, uint size)
+    /// <summary>Whether the loop can form the linear address of the memory operand: full-size addresses in 64-bit mode, and in flat segments.</summary>
+    private static bool IsPlain(Op* op, uint mode)
+    {
+        if ((op->Flags & OpFlags.Lock) != 0)
+            return false;
+        if (mode == BlockMode.Code64)
+            return op->AddressSize == 8;
+        return BlockMode.IsFlat(mode) && op->AddressSize == 4 && op->Seg is SegmentIndex.DS or SegmentIndex.ES or SegmentIndex.SS;
+    }
+
+    private static OpKind Refine(Op* op, in Instruction i, OpKind kind, uint mode)
     {
         switch (kind)
         {
@@ -173,11 +194,13 @@ internal static unsafe class OpSpecializer
             case OpKind.ShlRI32 or OpKind.ShrRI32 or OpKind.SarRI32 or OpKind.RolRI32 or OpKind.RorRI32:
                 op->Imm &= 31;
                 return op->Imm != 0 ? kind : OpKind.Generic;
-            case OpKind.Jmp or OpKind.Call64 or (>= OpKind.JO and <= OpKind.JG):
+            case OpKind.Jmp or OpKind.Call64 or OpKind.Call32 or (>= OpKind.JO and <= OpKind.JG):
                 op->Disp = (long)op->Imm;
-                return kind;
+                return BlockMode.IsFlat(mode) ? kind : OpKind.Generic;
             case OpKind.Push64 or OpKind.Pop64 or OpKind.Ret64 or OpKind.JmpR64 or OpKind.JmpM64 or OpKind.CallR64 or OpKind.CallM64:
-                return size == BlockMode.Code64 ? kind : OpKind.Generic;
+                return mode == BlockMode.Code64 ? kind : OpKind.Generic;
+            case OpKind.Push32 or OpKind.Pop32 or OpKind.Ret32 or OpKind.JmpR32 or OpKind.JmpM32 or OpKind.CallR32 or OpKind.CallM32:
+                return mode == (BlockMode.Code32 | BlockMode.Flat) ? kind : OpKind.Generic;
             default:
                 return kind;
         }

@@ -51,7 +51,7 @@ public sealed unsafe partial class LogicalProcessor
                 continue;
             }
             c->Attention = 0;
-            Block* b = stale ? FindBlock(c, c->BlockMode) : Lookup(c, c->BlockMode);
+            Block* b = stale ? FindBlock(c, CodeMode(c)) : Lookup(c, CodeMode(c));
             if (b == null)
             {
                 if (!Faulted(c))
@@ -94,7 +94,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         byte shadow = c->InterruptShadow;
         ulong kept = c->Rflags & (Rflags.TF | Rflags.RF);
-        uint mode = c->BlockMode | BlockMode.Single;
+        uint mode = CodeMode(c) | BlockMode.Single;
         _link = null;
         Block* b = Lookup(c, mode);
         if (b == null)
