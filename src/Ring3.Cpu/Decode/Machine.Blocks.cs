@@ -96,7 +96,8 @@ public sealed unsafe partial class Machine
         ulong bits = Block.GranulesIn(header, Block.PageOf(host));
         if ((page->Bits & bits) == bits)
             return false;
-        Volatile.Write(ref page->Bits, page->Bits | bits);
+        // With several processors a mark costs a barrier in all of them, so the whole page is marked at once. The first store to it brings the bitmap back to what is decoded.
+        Volatile.Write(ref page->Bits, _processors.Length > 1 ? ulong.MaxValue : page->Bits | bits);
         return true;
     }
 

@@ -1,0 +1,137 @@
+using Iced.Intel;
+using Xunit;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Ring3.Cpu.Tests;
+
+/// <summary>Decoded code that several processors share, that is overwritten, and that outgrows its arena.</summary>
+public sealed unsafe class CoreSharedCodeTests
+{
+    private static byte[] Assemble(Action<Assembler> body, ulong at = CpuHarness.CodeAddress) => CoreSmokeTests.Assemble(64, body, at);
+
+    [Fact]
+    public void OtherProcessorsCodeWriteIsSeen()
+    {
+        // B spins on a flag that A never writes: A patches B's immediate instead, and B leaves when it sees the new one.
+        const ulong other = 0x3_0000;
+        using CpuHarness a = CpuHarness.Long(Assemble(x =>
+        {
+            Label wait = x.CreateLabel();
+            x.mov(rdi, other + 1);
+            x.mov(rsi, CpuHarness.DataAddress);
+            x.Label(ref wait);
+            x.cmp(__dword_ptr[rsi], 0);
+            x.je(wait);
+            x.mov(__byte_ptr[rdi], 7);
+            x.hlt();
+        }));
+        CpuHarness b = CpuHarness.Long([], machine: a.Machine, memory: a.Memory);
+        b.Write(CpuHarness.CodeAddress, Assemble(x =>
+        {
+            Label wait = x.CreateLabel();
+            x.mov(rdi, other + 1);
+            x.mov(rsi, CpuHarness.DataAddress);
+            x.Label(ref wait);
+            x.cmp(__dword_ptr[rsi], 0);
+            x.je(wait);
+            x.mov(__byte_ptr[rdi], 7);
+            x.hlt();
+        }));
+        b.Write(other, Assemble(x =>
+        {
+            Label loop = x.CreateLabel();
+            x.Label(ref loop);
+            x.mov(eax, 0x100);
+            x.mov(rsi, CpuHarness.DataAddress);
+            x.mov(__dword_ptr[rsi], 1);
+            x.test(al, al);
+            x.jz(loop);
+            x.hlt();
+        }, other));
+        b.State->Rip = other;
+        Thread thread = new(a.RunToHlt);
+        thread.Start();
+        b.RunToHlt();
+        thread.Join();
+        Assert.Equal(0x107UL, b.Rax);
+    }
+
+    [Fact]
+    public void LockedAddsOfTwoProcessorsDoNotLoseAny()
+    {
+        const int rounds = 200_000;
+        byte[] code = Assemble(x =>
+        {
+            Label loop = x.CreateLabel();
+            x.mov(ecx, rounds);
+            x.mov(rsi, CpuHarness.DataAddress + 3);
+            x.Label(ref loop);
+            x.@lock.add(__dword_ptr[rsi], 1);
+            x.@lock.inc(__qword_ptr[rsi + 64]);
+            x.mov(eax, 1);
+            x.@lock.xadd(__word_ptr[rsi + 128], ax);
+            x.dec(ecx);
+            x.jnz(loop);
+            x.hlt();
+        });
+        using CpuHarness a = CpuHarness.Long(code);
+        CpuHarness b = CpuHarness.Long(code, machine: a.Machine, memory: a.Memory);
+        Thread thread = new(a.RunToHlt);
+        thread.Start();
+        b.RunToHlt();
+        thread.Join();
+        Assert.Equal(2 * rounds, *(int*)(a.Memory + CpuHarness.DataAddress + 3));
+        Assert.Equal(2L * rounds, *(long*)(a.Memory + CpuHarness.DataAddress + 67));
+        Assert.Equal(unchecked((ushort)(2 * rounds)), *(ushort*)(a.Memory + CpuHarness.DataAddress + 131));
+    }
+
+    [Fact]
+    public void ExternalWritersAreNoticedAtTheNextEntry()
+    {
+        using CpuHarness h = CpuHarness.Long(Assemble(x =>
+        {
+            x.mov(eax, 1);
+            x.hlt();
+        }));
+        h.Machine.ExternalWriters = true;
+        h.RunToHlt();
+        h.Memory[CpuHarness.CodeAddress + 1] = 2;
+        h.State->Rip = CpuHarness.CodeAddress;
+        h.RunToHlt();
+        Assert.Equal(2UL, h.Rax);
+    }
+
+    [Fact]
+    public void AFullArenaDropsEverythingAndGoesOn()
+    {
+        // A function that is rewritten and called again and again: every round decodes new blocks.
+        const ulong function = 0x4_0000;
+        using CpuHarness h = CpuHarness.Long(Assemble(x =>
+        {
+            Label loop = x.CreateLabel();
+            x.mov(ecx, 300_000);
+            x.mov(rsi, function);
+            x.mov(rdi, function);
+            x.Label(ref loop);
+            x.mov(__dword_ptr[rsi + 2], ecx);
+            x.call(rdi);
+            x.add(rbx, rax);
+            x.dec(ecx);
+            x.jnz(loop);
+            x.hlt();
+        }));
+        h.Write(function, [0x90, 0xb8, 0, 0, 0, 0, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3]);
+        h.RunToHlt();
+        Assert.Equal(300_000UL * 300_001 / 2, h.Rbx);
+        Assert.True(h.Machine.CodeFlushes > 2);
+    }
+
+    [Fact]
+    public void AKickIsSeenInATightLoop()
+    {
+        using CpuHarness h = CpuHarness.Long([0xeb, 0xfe]);
+        using Timer timer = new(_ => h.Cpu.RequestExit(), null, 50, Timeout.Infinite);
+        Assert.Equal(ExitReason.Request, h.Cpu.Enter());
+        Assert.Equal(CpuHarness.CodeAddress, h.State->Rip);
+    }
+}
