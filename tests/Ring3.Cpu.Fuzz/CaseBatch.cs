@@ -87,7 +87,7 @@ internal sealed unsafe class CaseBatch
         if (instruction.IsInvalid)
         {
             // Only a sample: these say little once the decoder is right.
-            if (!raw && !r.Chance(5) || start >= 256)
+            if (!raw && !r.Chance(5) || start >= 256 || MayBeOpmask(_source.Bytes) || MayBeLockedControl(_source.Bytes))
                 return false;
             SafeForUnknown(ref r, s);
             s->Rflags |= Rflags.TF;
@@ -174,6 +174,23 @@ internal sealed unsafe class CaseBatch
         if ((bits & RflagsBits.PF) != 0)
             flags |= Rflags.PF;
         return flags;
+    }
+
+    /// <summary>VEX encodings of the AVX-512 mask instructions, which a host may know and which take operands that the decoder refuses.</summary>
+    private static bool MayBeOpmask(ReadOnlySpan<byte> bytes)
+    {
+        int vex = bytes.IndexOfAny((byte)0xc4, (byte)0xc5);
+        if (vex is < 0 or > 8)
+            return false;
+        byte op = bytes[vex + (bytes[vex] == 0xc5 ? 2 : 3)];
+        return op is (>= 0x41 and <= 0x4b) or (>= 0x90 and <= 0x99) or (>= 0x30 and <= 0x33);
+    }
+
+    /// <summary>LOCK MOV to or from a control register: AMD's other name of CR8, which checks the privilege first.</summary>
+    private static bool MayBeLockedControl(ReadOnlySpan<byte> bytes)
+    {
+        int at = bytes.IndexOf((byte)0x0f);
+        return at is > 0 and < 12 && bytes[at + 1] is 0x20 or 0x22 && bytes[..at].Contains((byte)0xf0);
     }
 
     /// <summary>Bytes that should be refused run with every register inside the sandbox, in case the host does not refuse them.</summary>

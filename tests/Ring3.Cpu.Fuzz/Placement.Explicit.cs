@@ -168,7 +168,7 @@ internal sealed unsafe partial class Placement
     private void Contents(ref FuzzRandom r, in Instruction i, CaseInput* s, int size)
     {
         ulong at = _address;
-        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc || size > Sandbox.MaxPatch || r.Chance(25))
+        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc || size > Sandbox.MaxPatch || r.Chance(25) && i.Mnemonic is not (Mnemonic.Ldmxcsr or Mnemonic.Vldmxcsr or Mnemonic.Fxrstor or Mnemonic.Fxrstor64))
             return;
         byte* value = stackalloc byte[512];
         switch (i.Mnemonic)
@@ -247,7 +247,7 @@ internal sealed unsafe partial class Placement
                     s->Gpr[Number(i.Op0Register)] = near;
                     return true;
                 }
-                return UsesWordAddress(i) || _address + 4 <= Sandbox.DataAddress || _address >= DataEnd || Patch(s, _address, &near, 4);
+                return UsesWordAddress(i) && bits == 32 || _address + 4 <= Sandbox.DataAddress || _address >= DataEnd || Patch(s, _address, &near, 4);
             case Code.Jmp_rm16 or Code.Call_rm16:
                 ulong word = BranchTarget(ref r, i);
                 if (i.Op0Kind == OpKind.Register)

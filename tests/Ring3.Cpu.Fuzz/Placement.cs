@@ -114,6 +114,9 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
                 i = source.Decode(i.IP);
                 s->Gpr[Rbp] = (r.Chance(85) ? Interior(ref r, 300, 8) : Target(ref r, 8)) - SegmentBase(Register.SS, s);
                 return true;
+            case Mnemonic.Popa or Mnemonic.Popad:
+                s->Gpr[Rsp] = Interior(ref r, 64, 1) - SegmentBase(Register.SS, s); // which registers survive a fault in the middle differs
+                return true;
             case Mnemonic.Leave:
                 s->Gpr[Rbp] = Target(ref r, 8) - SegmentBase(Register.SS, s);
                 return true;

@@ -41,7 +41,12 @@ internal static unsafe class FlowHandlers
     private static OpResult Call<W>(LogicalProcessor p, CpuState* c, ulong target, ulong next) where W : IWidth
     {
         if (!Check(p, c, target))
+        {
+            // Any fault of the push comes before that of the target.
+            if (StackHandlers.CanPush<W>(p, c))
+                p.Raise(c, Vector.GP, 0);
             return OpResult.Fault;
+        }
         OpResult end = StackHandlers.Push<W>(p, c, next);
         if (end != OpResult.Next)
             return end;

@@ -41,6 +41,18 @@ internal static unsafe class StackHandlers
         return end;
     }
 
+    /// <summary>Whether a push would succeed; if not, its fault is pending.</summary>
+    public static bool CanPush<W>(LogicalProcessor p, CpuState* c) where W : IWidth
+    {
+        ulong sp = (c->Gpr[4] - (ulong)W.Bytes) & LogicalProcessor.StackMask(c);
+        if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
+            return false;
+        if (p.ModifyPtr(c, linear, W.Bytes) != null)
+            return true;
+        Failed(c);
+        return false;
+    }
+
     /// <summary>Reads at an offset from the stack pointer; moves nothing.</summary>
     public static bool Peek<W>(LogicalProcessor p, CpuState* c, ulong offset, out ulong value) where W : IWidth
     {
