@@ -15,6 +15,9 @@ internal static unsafe class GuestArea
             return false;
         if ((linear & alignMask) == 0)
             return true;
+        // A non-canonical address is the access's own fault, which may be #SS.
+        if (LogicalProcessor.Is64(c) && !LogicalProcessor.IsCanonical(c, linear))
+            return p.ReadPtr(c, linear, 1) != null;
         p.Raise(c, Arch.Vector.GP, 0);
         return false;
     }

@@ -80,7 +80,9 @@ internal static unsafe class StateInstructions
         StateImage.StoreXmm(c, image, count);
         if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        // Bytes after the last register are not written.
+        // The whole area must be writable, and processors look at its end first; but bytes after the last register are not written.
+        if (p.WritePtr(c, linear + StateImage.LegacySize - 1, 1) == null)
+            return OpResult.Fault;
         return GuestArea.Write(p, c, linear, image, StateImage.XmmOffset + 16 * count) ? OpResult.Next : OpResult.Fault;
     }
 
@@ -89,7 +91,7 @@ internal static unsafe class StateInstructions
         if (CheckFxsr(p, c) != OpResult.Next)
             return OpResult.Fault;
         byte* image = stackalloc byte[StateImage.LegacySize];
-        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear) || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
+        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear) || p.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
             return OpResult.Fault;
         uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
         if ((mxcsr & ~MxcsrUnit.Writable) != 0)

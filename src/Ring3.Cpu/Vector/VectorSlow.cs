@@ -66,7 +66,7 @@ internal static unsafe class VectorSlow
         ulong zero = c->FlagsZero, sign = c->FlagsSign, carry = c->FlagsCarry;
         ulong flags = Run(control, f, result, a1, a2, a3, c, out uint raised);
         // An unmasked underflow is raised by every tiny result, a masked one only by inexact ones: flushing to zero reports the first.
-        if ((unmasked & Underflow) != 0 && (raised & Underflow) == 0 && IsTiny(control, f, a0, a1, a2, a3, c))
+        if ((unmasked & Underflow) != 0 && (raised & Underflow) == 0 && (IsHalf(f) ? HasHalfDenormal(f, result) : IsTiny(control, f, a0, a1, a2, a3, c)))
             raised |= Underflow;
         if ((raised & unmasked) != 0)
         {
@@ -99,6 +99,21 @@ internal static unsafe class VectorSlow
         ulong flags = s_trampoline(a0, a1, a2, a3, c, &frame);
         raised = frame.Raised & MxcsrUnit.StatusMask;
         return flags;
+    }
+
+    private static bool IsHalf(VectorForm* f) => (Code)f->Code is Code.VEX_Vcvtps2ph_xmmm64_xmm_imm8 or Code.VEX_Vcvtps2ph_xmmm128_ymm_imm8;
+
+    /// <summary>VCVTPS2PH takes no notice of FTZ: there, a tiny result is a denormal half.</summary>
+    private static bool HasHalfDenormal(VectorForm* f, byte* result)
+    {
+        int count = (Code)f->Code == Code.VEX_Vcvtps2ph_xmmm64_xmm_imm8 ? 4 : 8;
+        for (int i = 0; i < count; i++)
+        {
+            ushort half = ((ushort*)result)[i];
+            if ((half & 0x7c00) == 0 && (half & 0x3ff) != 0)
+                return true;
+        }
+        return false;
     }
 
     private static bool IsTiny(uint control, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3, CpuState* c)

@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 /// A register is loaded when it is first read and stored at the end, or in the stub that leaves early.
 /// </summary>
 /// <remarks>SAFETY: emitted memory accesses repeat the level-1 TLB check of LogicalProcessor.ReadPtr and WritePtr and the check for overwritten code of EndWrite.</remarks>
-internal sealed unsafe class RunBuilder
+internal sealed unsafe partial class RunBuilder
 {
     private const Register State = Register.RDI, Tlb1 = Register.RSI, Address = Register.RAX, Entry = Register.RCX, Scratch = Register.RDX;
     private const byte NoRegister = OpEncoder.NoRegister, Carry = 2, NotEqual = 5;
@@ -31,6 +31,8 @@ internal sealed unsafe class RunBuilder
         RunBuilder b = new();
         for (int i = 0; i < count; i++)
         {
+            if (first[i].Kind != (ushort)OpKind.Generic)
+                continue;
             VectorFormFlags flags = (p.Forms + first[i].Aux)->Flags;
             b._avx |= (flags & VectorFormFlags.Vex) != 0;
             b._sse |= (flags & VectorFormFlags.Vex) == 0;
@@ -38,7 +40,12 @@ internal sealed unsafe class RunBuilder
         }
         b._wide = b._avx;
         for (int i = 0; i < count; i++)
-            b.Emit(p.Forms + first[i].Aux, first + i, i);
+        {
+            if (first[i].Kind != (ushort)OpKind.Generic)
+                b.EmitInteger(first + i, i);
+            else
+                b.Emit(p.Forms + first[i].Aux, first + i, i);
+        }
         b.Leave(b._dirty, count);
         b.EmitExits();
         (sse, avx, fp) = (b._sse, b._avx, b._fp);
@@ -54,15 +61,18 @@ internal sealed unsafe class RunBuilder
     private static int Count(LogicalProcessor p, Op* first)
     {
         int n = 0;
-        while (n < VectorRun.MaxOps && first[n].Kind == (ushort)OpKind.Generic && VectorHandlers.CanFuse(first + n))
+        for (; n < VectorRun.MaxOps; n++)
         {
+            if (n != 0 && CanTakeAlong(first + n))
+                continue;
+            if (first[n].Kind != (ushort)OpKind.Generic || !VectorHandlers.CanFuse(first + n))
+                break;
             VectorHandlers.Resolve(first + n);
             VectorFormFlags flags = p.Forms[first[n].Aux].Flags;
             // Only 64-bit addresses: with others there may be segments to check.
             bool segmented = (first[n].Flags & OpFlags.HasMemory) != 0 && first[n].AddressSize != 8;
             if ((flags & (VectorFormFlags.Mmx | VectorFormFlags.WritesFlags)) != 0 || segmented)
                 break;
-            n++;
         }
         return n;
     }
@@ -108,7 +118,7 @@ internal sealed unsafe class RunBuilder
                 _a.Load(Code.Mov_r64_rm64, Register.R8 + i, State, (&op->Reg0)[i]);
         bool stores = (f->Flags & VectorFormFlags.StoresMemory) != 0;
         if (memory)
-            EmitAddress(f, op, index, stores);
+            EmitAddress(op, f->MemorySize, f->AlignMask, index, stores);
         _a.Add(instruction);
         if (stores)
             EmitCodeCheck(index);
@@ -152,18 +162,19 @@ internal sealed unsafe class RunBuilder
     }
 
     /// <summary>Host address of the memory operand into RAX, or leave.</summary>
-    private void EmitAddress(VectorForm* f, Op* op, int index, bool write)
+    private void EmitAddress(Op* op, int size, byte alignMask, int index, bool write)
     {
-        EmitLinear(op);
-        if (f->AlignMask != 0)
+        EmitEffective(op);
+        EmitSegment(op);
+        if (alignMask != 0)
         {
-            _a.Add(Instruction.Create(Code.Test_rm8_imm8, Register.AL, (uint)f->AlignMask));
+            _a.Add(Instruction.Create(Code.Test_rm8_imm8, Register.AL, (uint)alignMask));
             LeaveIf(NotEqual, index);
         }
         _a.Add(Instruction.Create(Code.Mov_r64_rm64, Entry, Address));
         _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Entry, 12 - EntryShift));
         _a.Add(Instruction.Create(Code.And_rm32_imm32, Register.ECX, (Tlb.Level1Entries - 1) << EntryShift));
-        _a.Add(Instruction.Create(Code.Lea_r64_m, Scratch, ThunkAssembler.Memory(Address, f->MemorySize - 1)));
+        _a.Add(Instruction.Create(Code.Lea_r64_m, Scratch, ThunkAssembler.Memory(Address, size - 1)));
         _a.Add(Instruction.Create(Code.And_rm64_imm32, Scratch, -4096));
         CpuState c;
         _a.Load(Code.Or_r64_rm64, Scratch, State, (int)((byte*)&c.TlbContext - (byte*)&c));
@@ -172,7 +183,7 @@ internal sealed unsafe class RunBuilder
         _a.Add(Instruction.Create(Code.Add_r64_rm64, Address, new MemoryOperand(Tlb1, Entry, 1, AddendOffset, 1)));
     }
 
-    private void EmitLinear(Op* op)
+    private void EmitEffective(Op* op)
     {
         if (op->Base != NoRegister)
             _a.Load(Code.Mov_r64_rm64, Address, State, op->Base);
@@ -197,6 +208,10 @@ internal sealed unsafe class RunBuilder
             _a.Add(Instruction.Create(Code.Mov_r64_imm64, Entry, op->Disp));
             _a.Add(Instruction.Create(Code.Add_r64_rm64, Address, Entry));
         }
+    }
+
+    private void EmitSegment(Op* op)
+    {
         if (op->Seg >= SegmentIndex.FS)
         {
             CpuState c;
