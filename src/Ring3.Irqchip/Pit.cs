@@ -24,6 +24,7 @@ public sealed class Pit : ITimerCallback
     private long _pending;
     private bool _irqAcked = true;
     private bool _reinject;
+    private bool _pulsing, _pulseAgain;
 
     internal Pit(VmIrqchip irqchip, ITimerService timers, bool speaker)
     {
@@ -178,15 +179,42 @@ public sealed class Pit : ITimerCallback
         Inject();
     }
 
-    /// <summary>Delivers a tick, unless reinjection still waits for the acknowledgement of the last one.</summary>
+    /// <summary>
+    /// Delivers a tick, unless reinjection still waits for the acknowledgement of the last one. Pulses of the line do not overlap: a second one, made by the acknowledgement of the first while that is
+    /// still high, would be no edge, its tick never acknowledged, and the PIT silent for ever.
+    /// </summary>
     private void Inject()
     {
         lock (_lock)
         {
+            if (_pulsing)
+            {
+                _pulseAgain = true;
+                return;
+            }
             if (_reinject && !_irqAcked)
                 return;
-            _irqAcked = false;
+            (_pulsing, _irqAcked) = (true, false);
         }
+        do
+            Pulse();
+        while (ContinuesPulsing());
+    }
+
+    private bool ContinuesPulsing()
+    {
+        lock (_lock)
+        {
+            _pulsing = _pulseAgain && (!_reinject || _irqAcked && _pending > 0);
+            _pulseAgain = false;
+            if (_pulsing)
+                _irqAcked = false;
+            return _pulsing;
+        }
+    }
+
+    private void Pulse()
+    {
         // Not under the lock: the controllers may tell the acknowledgement of this very tick.
         _ = _irqchip.SetIrq(VmIrqchip.PitSourceId, 0, true);
         _ = _irqchip.SetIrq(VmIrqchip.PitSourceId, 0, false);
