@@ -45,6 +45,7 @@ public sealed unsafe partial class LogicalProcessor
         op++;
         switch ((OpKind)op->Kind)
         {
+            case OpKind.Generic: goto generic;
             case OpKind.Nop: goto next;
             case OpKind.MovRR64: *(ulong*)(g + op->Reg0) = *(ulong*)(g + op->Reg1); goto next;
             case OpKind.MovRR32: *(ulong*)(g + op->Reg0) = *(uint*)(g + op->Reg1); goto next;
@@ -478,9 +479,13 @@ public sealed unsafe partial class LogicalProcessor
             c->Rip = rip;
             return LoopExit.Lookup;
         }
-        c->Rip = rip;
         block = (Block*)(j->Packed ^ key);
-        Connect(c, block);
+        if (((c->BlockRip ^ rip) & ~0xfffUL) == 0)
+        {
+            c->Rip = rip;
+            Connect(c, block);
+        }
+        _link = null;
         c->BlockRip = rip;
         goto enter;
 
