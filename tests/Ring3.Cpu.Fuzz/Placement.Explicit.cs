@@ -19,6 +19,11 @@ internal sealed unsafe partial class Placement
             size = Math.Max(1, UnsizedOperand(i));
         if (i.IsVsib)
             return Gather(ref r, ref i, s, size);
+        // Offsets of masked elements wrap one by one: keep them where nothing wraps. CS and null segments hold no branch targets.
+        if (UsesWordAddress(i) && bits == 32 && i.Mnemonic is Mnemonic.Vmaskmovps or Mnemonic.Vmaskmovpd or Mnemonic.Vpmaskmovd or Mnemonic.Vpmaskmovq)
+            return false;
+        if (bits == 16 && i.FlowControl != FlowControl.Next && i.MemorySegment is Register.CS or Register.FS or Register.GS)
+            return false;
         if (UsesWordAddress(i) && bits == 32)
             return true; // lands in the first 64 KiB, which nothing maps
         if (!BitOffset(ref r, ref i, s))

@@ -87,10 +87,15 @@ internal static unsafe class FlowHandlers
     {
         if (!p.LinearAddress(c, op, 2 * W.Bytes, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.ReadPtr(c, linear, 2 * W.Bytes);
+        // Two accesses: each bound is aligned by itself.
+        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
-        long low = (long)W.SignExtend(W.Get(ptr)), high = (long)W.SignExtend(W.Get(ptr + W.Bytes)), index = (long)W.SignExtend(Shape.Reg0<W>(c, op));
+        long low = (long)W.SignExtend(W.Get(ptr)), index = (long)W.SignExtend(Shape.Reg0<W>(c, op));
+        ptr = p.ReadPtr(c, (uint)(linear + (ulong)W.Bytes), W.Bytes);
+        if (ptr == null)
+            return OpResult.Fault;
+        long high = (long)W.SignExtend(W.Get(ptr));
         return index < low || index > high ? p.Raise(c, Vector.BR) : OpResult.Next;
     }
 

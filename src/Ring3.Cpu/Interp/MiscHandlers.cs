@@ -27,7 +27,11 @@ internal static unsafe class MiscHandlers
             Code.Reservednop_rm16_r16_0F1E, Code.Reservednop_rm32_r32_0F1E, Code.Reservednop_rm64_r64_0F1E,
             Code.Reservednop_rm16_r16_0F1F, Code.Reservednop_rm32_r32_0F1F, Code.Reservednop_rm64_r64_0F1F,
             Code.Cldemote_m8, Code.Rdsspd_r32, Code.Rdsspq_r64);
-        HandlerTable.Set(Code.Mfence, &Mfence);
+        // The low bits of the fences' ModRM are ignored; 0F 0D knows more hints than have names.
+        Set(&Nothing, Code.Lfence_E9, Code.Lfence_EA, Code.Lfence_EB, Code.Lfence_EC, Code.Lfence_ED, Code.Lfence_EE, Code.Lfence_EF,
+            Code.Sfence_F9, Code.Sfence_FA, Code.Sfence_FB, Code.Sfence_FC, Code.Sfence_FD, Code.Sfence_FE, Code.Sfence_FF,
+            Code.Prefetchreserved3_m8, Code.Prefetchreserved4_m8, Code.Prefetchreserved5_m8, Code.Prefetchreserved6_m8, Code.Prefetchreserved7_m8);
+        Set(&Mfence, Code.Mfence, Code.Mfence_F1, Code.Mfence_F2, Code.Mfence_F3, Code.Mfence_F4, Code.Mfence_F5, Code.Mfence_F6, Code.Mfence_F7);
         Set(&CacheLine, Code.Clflush_m8, Code.Clflushopt_m8, Code.Clwb_m8);
         HandlerTable.Set(Code.Lahf, &Lahf);
         HandlerTable.Set(Code.Sahf, &Sahf);

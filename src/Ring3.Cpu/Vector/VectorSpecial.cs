@@ -108,12 +108,25 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
+        if (!AnySet(c->Ymm + 32 * op->Reg1, sizeof(T), TCount.Value))
+            return OpResult.Next;
         if (!p.LinearAddress(c, op, sizeof(T) * TCount.Value, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         return StoreElements(p, c, linear, c->Ymm + 32 * op->Reg2, c->Ymm + 32 * op->Reg1, sizeof(T), TCount.Value) ? OpResult.Next : OpResult.Fault;
     }
 
     private static bool IsSet(byte* mask, int size, int i) => (sbyte)mask[size * i + size - 1] < 0;
+
+    /// <summary>Without a selected element nothing is accessed, and no segment checked.</summary>
+    private static bool AnySet(byte* mask, int size, int count)
+    {
+        for (int i = 0; i < count; i++)
+        {
+            if (IsSet(mask, size, i))
+                return true;
+        }
+        return false;
+    }
 
     private static bool StoreElements(LogicalProcessor p, CpuState* c, ulong linear, byte* data, byte* mask, int size, int count)
     {
@@ -165,11 +178,12 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
-        if (!p.LinearAddress(c, op, sizeof(T) * TCount.Value, AccessKind.Read, out ulong linear))
-            return OpResult.Fault;
         byte* result = stackalloc byte[32];
         Unsafe.InitBlock(result, 0, 32);
         byte* mask = c->Ymm + 32 * op->Reg1;
+        ulong linear = 0;
+        if (AnySet(mask, sizeof(T), TCount.Value) && !p.LinearAddress(c, op, sizeof(T) * TCount.Value, AccessKind.Read, out linear))
+            return OpResult.Fault;
         for (int i = 0; i < TCount.Value; i++)
         {
             if (!IsSet(mask, sizeof(T), i))

@@ -1,0 +1,73 @@
+using System.Text;
+using Iced.Intel;
+using Ring3.Differential;
+
+namespace Ring3.Cpu.Tests;
+
+/// <summary>The software machine against the host's own processor: a seeded sample of the differential fuzzer (tests/Ring3.Cpu.Fuzz runs more).</summary>
+public class DifferentialTests
+{
+    private static FuzzSession Run(FuzzOptions options)
+    {
+        var session = new FuzzSession(options);
+        session.Run();
+        return session;
+    }
+
+    private static string Text(FuzzSession session)
+    {
+        var text = new StringWriter(new StringBuilder());
+        session.Print(text);
+        return text.ToString();
+    }
+
+    [Theory]
+    [InlineData(64, 160_000)]
+    [InlineData(32, 40_000)]
+    [InlineData(16, 20_000)]
+    public void RandomInstructions_ChangeTheSameState_AsOnTheHost(int bits, int cases)
+    {
+        FuzzSession session = Run(new FuzzOptions { Cases = cases, Seed = 2026, Threads = 2, Bits = bits });
+        Assert.True(session.Cases >= cases);
+        Assert.True(session.Mismatches == 0, $"{session.Mismatches} mismatches\n{Text(session)}");
+    }
+
+    [Fact]
+    public void RandomBytes_AreRefused_WhereTheHostRefusesThem()
+    {
+        FuzzSession session = Run(new FuzzOptions { Cases = 20_000, Seed = 7, Threads = 2, Raw = 100 });
+        Assert.True(session.Mismatches == 0, $"{session.Mismatches} mismatches\n{Text(session)}");
+    }
+
+    /// <summary>Control: two native runs agree, so that a mismatch means the machine, not the harness.</summary>
+    [Fact]
+    public void Host_AgreesWithItself()
+    {
+        FuzzSession session = Run(new FuzzOptions { Cases = 10_000, Seed = 3, Threads = 1, Self = true });
+        Assert.True(session.Mismatches == 0, Text(session));
+    }
+
+    /// <summary>Instructions that the fuzzer passes over because the machine lacks them must not be ones that CPUID reports.</summary>
+    [Fact]
+    public void EveryReportedInstruction_TakesPart()
+    {
+        CpuidFeature[] reported =
+        [
+            CpuidFeature.INTEL8086, CpuidFeature.INTEL186, CpuidFeature.INTEL286, CpuidFeature.INTEL386, CpuidFeature.INTEL486, CpuidFeature.X64, CpuidFeature.CMOV, CpuidFeature.CX8, CpuidFeature.CMPXCHG16B,
+            CpuidFeature.MULTIBYTENOP, CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387, CpuidFeature.MMX, CpuidFeature.SSE, CpuidFeature.SSE2, CpuidFeature.SSE3, CpuidFeature.SSSE3, CpuidFeature.SSE4_1,
+            CpuidFeature.SSE4_2, CpuidFeature.POPCNT, CpuidFeature.AES, CpuidFeature.PCLMULQDQ, CpuidFeature.SHA, CpuidFeature.AVX, CpuidFeature.AVX2, CpuidFeature.FMA, CpuidFeature.F16C, CpuidFeature.BMI1, CpuidFeature.BMI2,
+            CpuidFeature.LZCNT, CpuidFeature.MOVBE, CpuidFeature.ADX, CpuidFeature.FXSR, CpuidFeature.CLFSH, CpuidFeature.CLFLUSHOPT, CpuidFeature.FSGSBASE, CpuidFeature.PREFETCHW,
+        ];
+        Exclusions exclusions = Exclusions.Load();
+        string[] missing =
+        [
+            .. InstructionSource.AllCodes(exclusions, c => !GuestProcessor.Supports(c))
+                .Where(c => c.CpuidFeatures().All(f => reported.Contains(f)) && !IsUndecodable(c)).Select(c => c.ToString()),
+        ];
+        Assert.True(missing.Length == 0, $"no handler for {missing.Length} instructions: {string.Join(' ', missing)}");
+    }
+
+    /// <summary>Assembler forms with a WAIT in front and 8087/80287 leftovers, which no decoder produces in 64-bit mode or which are no-ops by another name.</summary>
+    private static bool IsUndecodable(Code c) => c is Code.Fstenv_m14byte or Code.Fstenv_m28byte or Code.Fstcw_m2byte or Code.Feni or Code.Fdisi or Code.Fclex or Code.Finit or Code.Fsetpm or Code.Fsave_m94byte
+        or Code.Fsave_m108byte or Code.Fstsw_m2byte or Code.Fstsw_AX;
+}
