@@ -12,6 +12,9 @@ public sealed unsafe partial class Vcpu
     /// <summary>What a step of the run loop wants: values of 0 and below are what Run returns.</summary>
     private const int KeepRunning = 1, ToClient = 0;
 
+    /// <summary>PAUSEs in a row after which a vCPU lets the host run another thread: the lock it spins for may be held by a vCPU that does not run. KVM's ple_window is of the same order of time.</summary>
+    private const uint PauseLoopWindow = 512;
+
     /// <summary>
     /// KVM_RUN. Finishes the exit that the client has handled (data of IN, MMIO read, RDMSR), then runs the guest until the next exit.
     /// </summary>
@@ -67,6 +70,7 @@ public sealed unsafe partial class Vcpu
         if (_lastThread != 0)
             Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
         _lastThread = thread;
+        _s->PauseLoopWindow = Vm.Vcpus.Length > 1 ? PauseLoopWindow : 0;
         OpenSchedStat();
     }
 

@@ -18,8 +18,8 @@ public sealed unsafe partial class Vm
 
     private long _haltPollNs = -1;
 
-    /// <summary>Longest poll of a halted vCPU, in nanoseconds.</summary>
-    public long HaltPollNs => _haltPollNs >= 0 ? _haltPollNs : Options.HaltPollNs;
+    /// <summary>Longest poll of a halted vCPU, in nanoseconds. 0 when there are more vCPUs than host processors: then a poll takes time from the one that is waited for.</summary>
+    public long HaltPollNs => _vcpus.Length > Environment.ProcessorCount ? 0 : _haltPollNs >= 0 ? _haltPollNs : Options.HaltPollNs;
 
     /// <summary>KVM_X86_SET_MSR_FILTER: 0 or -EINVAL.</summary>
     public int SetMsrFilter(in kvm_msr_filter filter)

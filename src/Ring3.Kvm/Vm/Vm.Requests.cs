@@ -8,9 +8,9 @@ public sealed partial class Vm : IMmuHost
     /// <summary>Waiting TLB flush of all vCPUs.</summary>
     public void FlushRemoteTlbs()
     {
-        Interlocked.Increment(ref Stats.remote_tlb_flush_requests);
+        Interlocked.Increment(ref _stats.remote_tlb_flush_requests);
         if (MakeAllRequest(VcpuRequest.TlbFlush))
-            Interlocked.Increment(ref Stats.remote_tlb_flush);
+            Interlocked.Increment(ref _stats.remote_tlb_flush);
     }
 
     void IMmuHost.FreeObsoleteRoots() => MakeAllRequest(VcpuRequest.FreeObsoleteRoots);

@@ -44,7 +44,36 @@ public sealed unsafe partial class Vm : IDisposable
     }
 
     public VmOptions Options { get; }
-    public VmStats Stats { get; } = new();
+
+    /// <summary>Counters; each call brings the gauges up to date.</summary>
+    public VmStats Stats
+    {
+        get
+        {
+            CollectStats();
+            return _stats;
+        }
+    }
+
+    private readonly VmStats _stats = new();
+
+    private void CollectStats()
+    {
+        VmStats s = _stats;
+        (s.requests, s.kicks, s.kicks_coalesced, s.request_waits, s.wakeups) = (0, 0, 0, 0, 0);
+        foreach (VcpuRequests r in AllRequests)
+        {
+            var c = r.Counters;
+            s.requests += c.Requests;
+            s.kicks += c.Kicks;
+            s.kicks_coalesced += c.Coalesced;
+            s.request_waits += c.Waits;
+            s.wakeups += c.Wakeups;
+        }
+        MmuStats m = Mmu.GetStats();
+        (s.pages_4k, s.pages_2m, s.pages_1g) = ((long)m.Pages4K, (long)m.Pages2M, (long)m.Pages1G);
+        (s.mmu_table_pages, s.mmu_roots_zapped, s.nx_lpage_splits) = ((long)m.TablePages, (long)m.RootsZapped, (long)m.HugeSplits);
+    }
 
     /// <summary>Guest memory by guest-physical address, for the client's devices.</summary>
     public GuestMemory Memory { get; }

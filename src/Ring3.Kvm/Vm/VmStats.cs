@@ -17,8 +17,13 @@ public sealed class VcpuStats
     }
 }
 
-/// <summary>Counters of a VM, with KVM's names. Updated with interlocked operations.</summary>
+/// <summary>Counters of a VM, with KVM's names; those of <see cref="VcpuRequests"/> and the page gauges are filled when they are asked for.</summary>
 public sealed class VmStats
 {
-    public long remote_tlb_flush, remote_tlb_flush_requests, mmu_shadow_zapped, nx_lpage_splits, pages_4k, pages_2m, pages_1g, max_mmu_page_hash_collisions;
+    /// <summary>Flushes of all vCPUs' translations asked for, and those that met a running vCPU.</summary>
+    public long remote_tlb_flush_requests, remote_tlb_flush;
+    /// <summary>Requests that set a bit, kicks sent, kicks that an earlier one made unnecessary, waits for an acknowledgement that had to sleep, wake-ups of halted vCPUs.</summary>
+    public long requests, kicks, kicks_coalesced, request_waits, wakeups;
+    /// <summary>Mapped pages by size; table pages in use; roots zapped; mappings split.</summary>
+    public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits;
 }
