@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Ring3.Host;
 using Ring3.Vmm;
@@ -17,9 +18,6 @@ internal static class BootSession
     {
         bool stdio = options.Serial == "stdio";
         bool interactive = stdio && options.Exec is null && Terminal.IsTerminal(Stdin);
-        var cache = new GuestCache(Errors.Line);
-        (int rows, int columns) = interactive ? Terminal.Size(Stdin) : default;
-        GuestPlan plan = GuestPlan.Prepare(options, cache, new HostTerminal(interactive, rows, columns));
         using FileStream? serialFile = stdio ? null : OpenSerialFile(options.Serial);
         using var console = new OutputPump(stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle(), "ring3-com1");
         using var output = new OutputPump(Stdout, "ring3-out");
@@ -35,9 +33,7 @@ internal static class BootSession
             machine.AttachSerial(2, error);
             machine.AttachSerial(3, new ExecStatusSink(machine));
         }
-        machine.Load(plan);
-        if (options.Verbose)
-            Errors.Line($"{plan.KernelName}: {machine.EntryProtocol}; {options.Cpus} processors, {options.MemoryBytes >> 20} MiB; command line: {plan.Request.CommandLine}");
+        Load(machine, options, interactive);
 
         MachineResult result;
         using (var terminal = interactive ? RawTerminal.Enter(Stdin) : null)
@@ -52,6 +48,26 @@ internal static class BootSession
         if (options.Stats)
             machine.WriteStats(Console.Error);
         return Status(result, options, tail);
+    }
+
+    /// <summary>
+    /// Reads or fetches the guest's files and loads them. The images, and what the loader unpacked, are garbage afterwards: a hundred megabytes that are given back before the guest
+    /// runs. Not inlined, so that no reference outlives the call.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void LoadFiles(Machine machine, BootOptions options, bool interactive)
+    {
+        (int rows, int columns) = interactive ? Terminal.Size(Stdin) : default;
+        GuestPlan plan = GuestPlan.Prepare(options, new GuestCache(Errors.Line), new HostTerminal(interactive, rows, columns));
+        machine.Load(plan);
+        if (options.Verbose)
+            Errors.Line($"{plan.KernelName}: {machine.EntryProtocol}; {options.Cpus} processors, {options.MemoryBytes >> 20} MiB; command line: {plan.Request.CommandLine}");
+    }
+
+    private static void Load(Machine machine, BootOptions options, bool interactive)
+    {
+        LoadFiles(machine, options, interactive);
+        GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
     }
 
     private static int Status(MachineResult result, BootOptions options, TailSink tail)
