@@ -31,6 +31,7 @@ public sealed unsafe partial class LogicalProcessor
         c->Cpl = 0;
         if (!init)
             ResetMsrsAndVectors(c);
+        _unfinishedTask.Valid = false;
         Replay.Retire();
         Tlb.FlushAsid(c->Asid);
         RecomputeMode();

@@ -78,6 +78,7 @@ public sealed unsafe partial class LogicalProcessor
                 ApplyPayload(c, e);
             _externalEvent = e.IsSoftware && e.Type != EventType.PrivilegedSoftwareException ? 0u : 1u;
             c->ExitPending = 0;
+            _switched = false;
             bool delivered = DeliverOnce(c, e);
             _externalEvent = 0;
             if (delivered)
@@ -87,7 +88,10 @@ public sealed unsafe partial class LogicalProcessor
             }
             if (c->ExitPending != 0)
             {
-                ReportVectoring(e);
+                if (_switched)
+                    EventDelivered(c, e);
+                else if (Exit->Reason is not (ExitReason.Shutdown or ExitReason.Exception))
+                    ReportVectoring(e);
                 return false;
             }
             original = e;

@@ -33,11 +33,13 @@ public sealed unsafe partial class LogicalProcessor
 
     private ExitReason Run(CpuState* c)
     {
+        if (_unfinishedTask.Valid && !ResumeTask(c))
+            return Exit->Reason;
         // An instruction whose MMIO access is done retires before any event: executed again after a handler, it would touch the device twice.
         while (c->Inject.Valid != 0 && Replay.InProgress)
             if (!Step(c))
                 return Exit->Reason;
-        if (c->Inject.Valid != 0 && !DeliverInjected(c))
+        if (c->Inject.Valid != 0 && (!DeliverInjected(c) || HostStepped(c)))
             return Exit->Reason;
         bool stale = false;
         for (; ; )
@@ -75,7 +77,17 @@ public sealed unsafe partial class LogicalProcessor
         if (c->ExitPending != 0)
             return false;
         Replay.Retire();
-        return DeliverPending(c);
+        return DeliverPending(c) && !HostStepped(c);
+    }
+
+    /// <summary>A host-requested step ends at the first instruction of a handler too: an endless chain of exceptions must not keep the owner out.</summary>
+    private bool HostStepped(CpuState* c)
+    {
+        if (c->HostSingleStep == 0)
+            return false;
+        Exit->Reason = ExitReason.SingleStep;
+        Exit->Payload = 0;
+        return true;
     }
 
     /// <summary>Events that wait for an instruction boundary, or else exactly one instruction. False: leave the guest.</summary>
@@ -169,7 +181,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         Raise(c, Vector.DB);
         c->PendingAddress = bits;
-        return DeliverPending(c);
+        return DeliverPending(c) && !HostStepped(c);
     }
 
     /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>

@@ -36,11 +36,11 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Result of a handler that called <see cref="SwitchTask"/>: when the switch has happened, RIP is the new task's.</summary>
     private OpResult FinishSwitch(CpuState* c, bool switched)
     {
-        if (!switched)
+        if (!switched && !_switched)
             return OpResult.Fault;
         ModeChanged(c);
         UpdateStepMode(c);
-        return OpResult.EndBlock;
+        return switched ? OpResult.EndBlock : OpResult.RetiredExit;
     }
 
     private OpResult FarTransferReal(CpuState* c, ushort selector, ulong offset, int size, bool call, ulong next)

@@ -11,6 +11,7 @@ public sealed unsafe partial class LogicalProcessor
     public void RecomputeMode()
     {
         CpuState* c = State;
+        _unfinishedTask.Valid = false;
         if ((c->Cr0 & Cr0.PE) == 0)
             c->Cpl = 0;
         else

@@ -23,11 +23,12 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>
-    /// Switches tasks. False: an exception or exit is pending and nothing has changed. True: the new task is current, or an exception that the new task's
-    /// segments caused has been delivered in it.
+    /// Switches tasks. True: the new task is current, or an exception that the new task's segments caused has been delivered in it.
+    /// False: an exception or exit is pending; nothing has changed, or with <see cref="_switched"/> the new task is current and the exit is its own.
     /// </summary>
     internal bool SwitchTask(CpuState* c, ushort selector, TaskSwitchKind kind, ulong resume, ulong flags, bool hasErrorCode, uint errorCode)
     {
+        _switched = false;
         if (!FindTask(c, selector, kind, out ulong raw, out ulong address))
             return false;
         bool wide = (Descriptor.Type(raw) & 8) != 0;
@@ -121,6 +122,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private void CommitTask(CpuState* c, Segment tr, bool wide, TaskImage* t)
     {
+        _switched = true;
         c->Tr = tr;
         c->Cr0 |= Cr0.TS;
         if (wide && (c->Cr0 & Cr0.PG) != 0 && t->Cr3 != c->Cr3)
@@ -149,6 +151,32 @@ public sealed unsafe partial class LogicalProcessor
             SetPdptrs(c, pdptrs);
     }
 
+    /// <summary>A switch whose new task is committed but whose segments are not loaded, because an exit came in between. The next entry goes on with it.</summary>
+    private struct UnfinishedTask
+    {
+        public bool Valid, Wide, HasErrorCode;
+        public uint ErrorCode, External;
+        public TaskImage Image;
+    }
+
+    private UnfinishedTask _unfinishedTask;
+
+    /// <summary>The last event delivery or far transfer has committed a new task: what failed after that belongs to the new task.</summary>
+    private bool _switched;
+
+    /// <summary>Goes on with a switch that an exit interrupted. False: an exit is pending.</summary>
+    private bool ResumeTask(CpuState* c)
+    {
+        UnfinishedTask u = _unfinishedTask;
+        _unfinishedTask.Valid = false;
+        _externalEvent = u.External;
+        bool done = FinishTask(c, u.Wide, &u.Image, u.HasErrorCode, u.ErrorCode);
+        _externalEvent = 0;
+        ModeChanged(c);
+        UpdateStepMode(c);
+        return done;
+    }
+
     private bool FinishTask(CpuState* c, bool wide, TaskImage* t, bool hasErrorCode, uint errorCode)
     {
         bool ok = LoadTaskSegments(c, t);
@@ -173,7 +201,14 @@ public sealed unsafe partial class LogicalProcessor
         }
         if (ok)
             return true;
-        return c->ExitPending == 0 && Deliver(c, TakePending(c), true);
+        if (c->ExitPending == 0)
+        {
+            bool delivered = Deliver(c, TakePending(c), true);
+            _switched = true;
+            return delivered;
+        }
+        _unfinishedTask = new UnfinishedTask { Valid = true, Wide = wide, HasErrorCode = hasErrorCode, ErrorCode = errorCode, External = _externalEvent, Image = *t };
+        return false;
     }
 
     private bool LoadTaskSegments(CpuState* c, TaskImage* t)
