@@ -38,6 +38,7 @@ public sealed unsafe partial class Machine
     private void Serve(Vcpu vcpu)
     {
         kvm_run* run = vcpu.KvmRun;
+        _trace?.Exit(vcpu, run->exit_reason);
         switch (run->exit_reason)
         {
             case KVM_EXIT_IO:

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Cpu;
 using Ring3.Kvm;
 
 namespace Ring3.Vmm;
@@ -21,6 +22,26 @@ internal sealed class MachineTrace(TraceCategories categories)
         System.Console.Error.WriteLine($"sample: cpu {vcpu.Id} rip {s.cs.selector:x}:{r.rip:x} rsp {r.rsp:x} rflags {r.rflags:x} rax {r.rax:x} rbx {r.rbx:x} rcx {r.rcx:x} rdx {r.rdx:x} rsi {r.rsi:x} rdi {r.rdi:x} cr3 {s.cr3:x} instructions {vcpu.InstructionsRetired}");
     }
 
+    /// <summary>Hooks a processor when exceptions or interrupts are wanted.</summary>
+    public void Attach(Vcpu vcpu)
+    {
+        if ((categories & (TraceCategories.Exceptions | TraceCategories.Interrupts)) == 0)
+            return;
+        vcpu.EventObserver = e =>
+        {
+            bool interrupt = e.Type is EventType.External or EventType.Nmi;
+            if ((categories & (interrupt ? TraceCategories.Interrupts : TraceCategories.Exceptions)) != 0)
+                Print(vcpu, e.Rip, $"{(interrupt ? "interrupt" : "exception")} {e.Vector}{(e.HasErrorCode ? $" error {e.ErrorCode:x}" : "")}{(e.Payload != 0 ? $" address {e.Payload:x}" : "")}");
+        };
+    }
+
+    /// <summary>An exit that reached the VMM.</summary>
+    public void Exit(Vcpu vcpu, uint reason)
+    {
+        if ((categories & TraceCategories.Exits) != 0)
+            Line(vcpu, $"exit {reason}");
+    }
+
     public void Io(Vcpu vcpu, ushort port, bool write, ReadOnlySpan<byte> data)
     {
         if ((categories & TraceCategories.Io) != 0)
@@ -36,6 +57,8 @@ internal sealed class MachineTrace(TraceCategories categories)
     private static void Line(Vcpu vcpu, string text)
     {
         vcpu.GetRegs(out kvm_regs r);
-        System.Console.Error.WriteLine($"trace: cpu {vcpu.Id} rip {r.rip:x}: {text}");
+        Print(vcpu, r.rip, text);
     }
+
+    private static void Print(Vcpu vcpu, ulong rip, string text) => System.Console.Error.WriteLine($"trace: cpu {vcpu.Id} rip {rip:x}: {text}");
 }

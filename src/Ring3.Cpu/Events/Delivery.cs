@@ -62,6 +62,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool Deliver(CpuState* c, PendingEvent e, bool interceptable)
     {
+        EventObserver?.Invoke(new DeliveredEvent(e.Vector, e.Type, c->Rip, e.HasErrorCode, e.ErrorCode, e.Payload));
         bool nested = false;
         PendingEvent original = default;
         Exit->IdtVectoring.Valid = 0;
