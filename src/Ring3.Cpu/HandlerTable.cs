@@ -6,6 +6,7 @@ namespace Ring3.Cpu;
 /// Handler of each instruction, by Iced's <see cref="Code"/>. A code without handler is #UD.
 /// Each family registers its own from <c>Register()</c>; the table is complete before the first decode and constant afterwards.
 /// </summary>
+/// <remarks>SAFETY: indices are Iced's codes, all below <see cref="Count"/>; the pointers are of static methods.</remarks>
 internal static unsafe class HandlerTable
 {
     /// <summary>Number of codes that the decoder can produce.</summary>

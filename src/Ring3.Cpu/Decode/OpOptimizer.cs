@@ -29,13 +29,15 @@ internal static unsafe class OpOptimizer
 
     static OpOptimizer()
     {
+        Dictionary<string, OpKind> byName = [];
         for (OpKind kind = 0; kind < OpKind.Last; kind++)
+            byName[kind.ToString()] = kind;
+        foreach ((string name, OpKind kind) in byName)
         {
-            string name = kind.ToString();
-            if (Enum.TryParse(name + "Nf", out OpKind plain))
+            if (byName.TryGetValue(name + "Nf", out OpKind plain))
                 s_withoutFlags[(int)kind] = plain;
             for (int cc = 0; cc < 16; cc++)
-                if (Enum.TryParse(name + "J" + Conditions[cc], out OpKind fused))
+                if (byName.TryGetValue(name + "J" + Conditions[cc], out OpKind fused))
                     s_fused[(int)kind * 16 + cc] = fused;
         }
         s_withoutFlags[(int)OpKind.Inc64] = OpKind.AddRI64Nf;
@@ -47,6 +49,7 @@ internal static unsafe class OpOptimizer
 
     private static void Effects()
     {
+        HashSet<OpKind> fused = [.. s_fused];
         for (OpKind kind = OpKind.Nop; kind < OpKind.Last; kind++)
         {
             string name = kind.ToString();
@@ -54,7 +57,7 @@ internal static unsafe class OpOptimizer
                 s_effects[(int)kind] = Effect.Neutral;
             else if (name.StartsWith("Set", StringComparison.Ordinal) || name.StartsWith("Cmov", StringComparison.Ordinal))
                 s_effects[(int)kind] = Effect.Reads;
-            else if (s_fused.Contains(kind) && (name.Contains("RR", StringComparison.Ordinal) || name.Contains("RI", StringComparison.Ordinal)))
+            else if (fused.Contains(kind) && (name.Contains("RR", StringComparison.Ordinal) || name.Contains("RI", StringComparison.Ordinal)))
                 s_effects[(int)kind] = Effect.Writes;
             else if (name.Contains("Cl64", StringComparison.Ordinal) || name.Contains("Cl32", StringComparison.Ordinal))
                 s_effects[(int)kind] = Effect.Reads;

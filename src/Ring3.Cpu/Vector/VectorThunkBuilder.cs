@@ -136,7 +136,7 @@ internal static unsafe class VectorThunkBuilder
             };
         if (form.MemoryIndex == 0)
             flags |= VectorFormFlags.StoresMemory;
-        if ((flags & VectorFormFlags.Mmx) != 0 && classes.Contains(OperandClass.Xmm))
+        if ((flags & VectorFormFlags.Mmx) != 0 && classes.ToArray().AsEnumerable().Contains(OperandClass.Xmm))
             flags |= VectorFormFlags.NeedsSse;
         if (form.MemoryIndex != 255)
         {
