@@ -112,7 +112,7 @@ internal sealed unsafe class CaseBatch
     /// <summary>Which pieces of a state image are checked for alignment is the processor's own business.</summary>
     private static bool IsStateImage(in Instruction i) => i.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fldenv or Mnemonic.Fnsave or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
 
-    /// <summary>Up to six instructions without memory operands behind the first one; the last may be a branch. Flags that are undefined are never read.</summary>
+    /// <summary>Up to six instructions behind the first one, with RIP-relative memory operands or none; the last may be a branch. Flags that are undefined are never read.</summary>
     private bool PublishSequence(ref FuzzRandom r, int index, int start, in Instruction first)
     {
         CaseInput* s = _oracle.Input(index);
@@ -123,7 +123,9 @@ internal sealed unsafe class CaseBatch
         for (int tries = 0; count < wanted && tries < 60; tries++)
         {
             Instruction next = _source.Next(ref r, r.Below(_source.Count), s->Rip + (ulong)length);
-            if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || !IsRegisterOnly(next) || (Status(next.RflagsRead) & undefined) != 0)
+            if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || next.IsPrivileged || (Status(next.RflagsRead) & undefined) != 0 || ChangesControl(next))
+                continue;
+            if (!IsRegisterOnly(next) && (_bits != 64 || ChangesControl(first) || !TryMakeRipRelative(ref r, ref next, s)))
                 continue;
             bool branch = next.FlowControl == FlowControl.ConditionalBranch;
             if (branch ? !_placement.TryPlaceBranch(ref r, ref next, s) : next.FlowControl != FlowControl.Next)
@@ -146,11 +148,26 @@ internal sealed unsafe class CaseBatch
         return true;
     }
 
-    /// <summary>No memory operand, explicit or implicit; no privilege; nothing that leaves the machine.</summary>
+    /// <summary>Control words and segment bases: values that later instructions of a sequence must find as they were placed.</summary>
+    private static bool ChangesControl(in Instruction i) => i.Mnemonic is Mnemonic.Wrfsbase or Mnemonic.Wrgsbase or Mnemonic.Ldmxcsr or Mnemonic.Vldmxcsr or Mnemonic.Ud2 || IsStateImage(i);
+
+    /// <summary>Turns the one memory operand into a RIP-relative one. False when that is not possible.</summary>
+    private bool TryMakeRipRelative(ref FuzzRandom r, ref Instruction i, CaseInput* s)
+    {
+        if (i.IsVsib || i.IsStringInstruction || i.Op0Kind != OpKind.Memory && i.Op1Kind != OpKind.Memory && i.Op2Kind != OpKind.Memory && i.Op3Kind != OpKind.Memory)
+            return false;
+        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == OpKind.Register || i.FlowControl != FlowControl.Next || i.Mnemonic is Mnemonic.Push or Mnemonic.Pop or Mnemonic.Xlatb)
+            return false;
+        Code code = i.Code;
+        if (!_source.MakeRipRelative(ref i) || i.Code != code || i.MemoryBase != Register.RIP)
+            return false;
+        _placement.PlaceFollower(ref r, ref i, s);
+        return true;
+    }
+
+    /// <summary>No memory operand, explicit or implicit.</summary>
     private bool IsRegisterOnly(in Instruction i)
     {
-        if (i.IsPrivileged || i.HasLockPrefix || i.Mnemonic is Mnemonic.Wrfsbase or Mnemonic.Wrgsbase or Mnemonic.Ud2)
-            return false;
         foreach (UsedMemory _ in _infoFactory.GetInfo(i, InstructionInfoOptions.NoRegisterUsage).GetUsedMemory())
             return false;
         return true;

@@ -22,7 +22,7 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined)
             o->Rip--;
             Retired(o);
         }
-        else if (o->Rip != input->Rip && (o->Vector == Vector.PF && (o->ErrorCode & PageFaultError.I) != 0 || o->Vector == Vector.GP))
+        else if (o->Rip != input->Rip && o->Vector == Vector.PF && (o->ErrorCode & PageFaultError.I) != 0)
         {
             Retired(o);
         }

@@ -85,17 +85,10 @@ internal sealed unsafe partial class Placement
     private void PlaceByDisplacement(ref FuzzRandom r, ref Instruction i, CaseInput* s, int size)
     {
         ConstantOffsets offsets = source.Offsets(i);
-        bool narrow = i.MemoryBase == Register.EIP || i.MemoryBase == Register.None && i.MemoryDisplSize == 4;
         ulong target = Target(ref r, size);
         if (offsets.DisplacementSize != 8 && !IsInWindow(target))
             target = Interior(ref r, size, 1);
         ulong b = SegmentBase(i.MemorySegment, s);
-        if (target < b)
-        {
-            s->FsBase = s->GsBase = 0;
-            b = 0;
-        }
-        _ = narrow;
         ulong displacement = target - b - (i.MemoryBase is Register.RIP or Register.EIP ? i.NextIP : 0);
         source.Patch(offsets.DisplacementOffset, displacement, offsets.DisplacementSize);
         i = source.Decode(i.IP);
@@ -229,6 +222,13 @@ internal sealed unsafe partial class Placement
     }
 
     // ---- branches
+
+    /// <summary>Places the RIP-relative operand of an instruction inside a sequence. Memory contents stay.</summary>
+    internal void PlaceFollower(ref FuzzRandom r, ref Instruction i, CaseInput* s)
+    {
+        int size = i.MemorySize.GetSize();
+        PlaceByDisplacement(ref r, ref i, s, size == 0 ? 8 : size);
+    }
 
     /// <summary>Gives a direct branch a target that is known on both sides.</summary>
     internal bool TryPlaceBranch(ref FuzzRandom r, ref Instruction i, CaseInput* s) => Branches(ref r, ref i, s);
