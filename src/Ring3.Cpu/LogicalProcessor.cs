@@ -37,6 +37,16 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Hook of the vector part: runs once at construction.</summary>
     partial void InitializeVector();
 
+    /// <summary>Releases the processor's memory. It never runs again.</summary>
+    internal void Free()
+    {
+        Tlb.Free();
+        FreeLookup();
+        FreeBounces();
+        HostMemory.Unmap(Exit, (nuint)sizeof(ExitInfo));
+        HostMemory.Unmap(State, (nuint)sizeof(CpuState));
+    }
+
     /// <summary>Makes the processor leave the guest at the next block end, or refuse to enter. Any thread.</summary>
     public void RequestExit() => Volatile.Write(ref State->ExitRequest, 1);
 

@@ -29,9 +29,12 @@ public sealed unsafe partial class Machine : IDisposable
         return p;
     }
 
-    /// <summary>Releases code and map. No processor may be inside the guest.</summary>
+    /// <summary>Releases the processors, code and map. No processor may be inside the guest, and none is used again.</summary>
     public void Dispose()
     {
+        foreach (LogicalProcessor p in Processors)
+            p.Free();
+        Volatile.Write(ref _processors, []);
         foreach (BlockArena a in _arenas)
             a.Free();
         _arenas.Clear();

@@ -150,6 +150,16 @@ public sealed class Pit : ITimerCallback
         _timers.Arm(_timer, _deadlineNs);
     }
 
+    /// <summary>Stops ticking for good: the VM goes away.</summary>
+    internal void Stop()
+    {
+        lock (_lock)
+        {
+            (_pending, _periodNs) = (0, 0);
+            Disarm();
+        }
+    }
+
     private void Disarm()
     {
         _deadlineNs = long.MaxValue;

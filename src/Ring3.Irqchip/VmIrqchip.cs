@@ -62,6 +62,15 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
             return Pit is null ? Pit = new Pit(this, _timers, speaker) : null;
     }
 
+    /// <summary>Stops every timer: the VM goes away. Callbacks that are running find nothing due.</summary>
+    public void Stop()
+    {
+        Pit?.Stop();
+        Ioapic?.Reset();
+        foreach (Lapic apic in Bus.Lapics)
+            apic.Reset(init: true);
+    }
+
     /// <summary>
     /// Drives a GSI for one source. Any thread; allocates nothing.
     /// </summary>

@@ -21,9 +21,13 @@ internal sealed unsafe class BlockDecoder
     private readonly Decoder[] _decoders;
     private Block _header;
 
+    private static nuint Bytes => (nuint)(SnapshotBytes + (Block.MaxInstructions + 2) * sizeof(Op) + 64);
+
+    public void Free() => HostMemory.Unmap(_ops, Bytes);
+
     public BlockDecoder()
     {
-        byte* memory = HostMemory.Map((nuint)(SnapshotBytes + (Block.MaxInstructions + 2) * sizeof(Op) + 64));
+        byte* memory = HostMemory.Map(Bytes);
         _ops = (Op*)memory;
         _snapshot = memory + (Block.MaxInstructions + 2) * sizeof(Op);
         _decoders = [Decoder.Create(16, _reader, Options), Decoder.Create(32, _reader, Options), Decoder.Create(64, _reader, Options)];

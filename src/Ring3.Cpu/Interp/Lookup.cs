@@ -26,6 +26,13 @@ public sealed unsafe partial class LogicalProcessor
 
     private readonly JumpEntry* _jumps = (JumpEntry*)HostMemory.Map((nuint)(JumpEntries * sizeof(JumpEntry)));
     private readonly BlockDecoder _decoder = new();
+
+    private void FreeLookup()
+    {
+        HostMemory.Unmap(_jumps, (nuint)(JumpEntries * sizeof(JumpEntry)));
+        _decoder.Free();
+    }
+
     private long _jumpEpoch;
     private uint _jumpGeneration;
     /// <summary>Successor slot of the block that was left last, when its target may be linked; else null.</summary>

@@ -26,6 +26,8 @@ public sealed unsafe partial class LogicalProcessor
     private readonly Bounce* _bounces = (Bounce*)HostMemory.Map(BounceSlots * 128);
     private int _nextBounce;
 
+    private void FreeBounces() => HostMemory.Unmap(_bounces, BounceSlots * 128);
+
     /// <summary>Finishes the access of the last <see cref="ExitReason.Mmio"/> exit: the data read, or anything for a write.</summary>
     public void CompleteMmio(ReadOnlySpan<byte> data) => Replay.Complete(data);
 

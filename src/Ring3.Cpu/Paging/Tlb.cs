@@ -75,11 +75,19 @@ internal sealed unsafe class Tlb
     // Statistics.
     public ulong Misses, Walks, NestedWalks, Flushes;
 
+    private static nuint Bytes => (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
+
+    /// <summary>Releases the memory; the processor never runs again.</summary>
+    public void Free()
+    {
+        HostMemory.Unmap(Level1, Bytes);
+        Level2.Free();
+        Nested.Free();
+    }
+
     public Tlb()
     {
-        const int filters = 3 * FilterWords * 8;
-        nuint bytes = (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + filters + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
-        byte* at = HostMemory.Map(bytes);
+        byte* at = HostMemory.Map(Bytes);
         Level1 = (TlbEntry*)at;
         Fetch = Level1 + Level1Entries;
         _executed = (ulong*)(Fetch + FetchEntries);

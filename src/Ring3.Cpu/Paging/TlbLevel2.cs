@@ -53,6 +53,12 @@ internal sealed unsafe class TlbLevel2
     private uint _victim;
     private ulong _structureEpoch;
 
+    public void Free()
+    {
+        HostMemory.Unmap(_entries, (nuint)(Ways * Sets * sizeof(Entry)));
+        HostMemory.Unmap(_structures, (nuint)(StructureEntries * sizeof(Structure)));
+    }
+
     private static uint SetOf(ulong vpn) => (uint)(vpn ^ (vpn >> 9)) & (Sets - 1);
 
     /// <summary>The entry for a page in the space <paramref name="space"/> or among the global pages <paramref name="global"/>, or null.</summary>
@@ -130,6 +136,8 @@ internal sealed unsafe class NestedTlb
     }
 
     private readonly Entry* _entries = (Entry*)HostMemory.Map((nuint)(Entries * sizeof(Entry)));
+
+    public void Free() => HostMemory.Unmap(_entries, (nuint)(Entries * sizeof(Entry)));
 
     public Entry* Find(ulong gfn, uint tag)
     {

@@ -23,14 +23,14 @@ public sealed unsafe partial class Vcpu
     {
         if (Interlocked.CompareExchange(ref _running, 1, 0) != 0)
             return -Errno.EBUSY;
-        int r = BeginRun();
-        if (r == KeepRunning)
+        int r = -Errno.EIO;
+        if (!Vm.IsDead)
         {
-            do
+            r = BeginRun();
+            while (r > 0)
                 r = CanRunGuest() ? EnterGuest() : Block();
-            while (r > 0);
+            EndRun();
         }
-        EndRun();
         Volatile.Write(ref _running, 0);
         return r;
     }
@@ -40,8 +40,6 @@ public sealed unsafe partial class Vcpu
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_UNKNOWN;
         run->flags = 0;
-        if (Vm.IsDead)
-            return -Errno.EIO;
         int thread = Environment.CurrentManagedThreadId;
         if (thread != _lastThread)
             MoveToThread(thread);

@@ -192,8 +192,11 @@ public sealed unsafe partial class Vm : IDisposable
             if (_disposed)
                 return;
             _disposed = true;
+            // A vCPU that is run by mistake afterwards is refused like that of a broken VM.
+            Volatile.Write(ref _dead, 1);
         }
         CloseEventfds();
+        Irqchip?.Stop();
         foreach (Vcpu v in Vcpus)
             v.Detach();
         Mmu.Dispose();
