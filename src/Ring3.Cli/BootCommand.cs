@@ -13,12 +13,12 @@ internal static class BootCommand
     private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
     private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
     private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
-    private static readonly Option<ulong> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G", HelpName = "SIZE", DefaultValueFactory = _ => 512UL << 20, CustomParser = ParseSize };
+    private static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = ParseSize };
     private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
     private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
     private static readonly Option<ulong?> s_seed = new("--seed") { Description = "make the guest's random seed repeatable, and its kernel's address fixed", HelpName = "NUMBER", CustomParser = ParseSeed };
     private static readonly Option<string?> s_exec = new("--exec", "-e") { Description = "run CMD with sh in the guest, stream its output, and exit with its status", HelpName = "CMD" };
-    private static readonly Option<BootProtocol> s_protocol = new("--protocol") { Description = "how the kernel is entered: auto, linux64, linux32, linux16, pvh, multiboot, bootsector", HelpName = "NAME", DefaultValueFactory = _ => BootProtocol.Auto, CustomParser = ParseProtocol };
+    private static readonly Option<BootProtocol> s_protocol = new("--protocol") { Description = "how the kernel is entered: auto, linux64, linux32, linux16, pvh, multiboot, bootsector (default: auto)", HelpName = "NAME", CustomParser = ParseProtocol };
     private static readonly Option<TraceCategories> s_trace = new("--trace") { Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, all; comma-separated", HelpName = "CATEGORIES", CustomParser = ParseTrace };
     private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
     private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
@@ -41,7 +41,7 @@ internal static class BootCommand
         Initrd = r.GetValue(s_initrd) ?? [],
         Append = r.GetValue(s_append)!,
         Cpus = r.GetValue(s_cpus),
-        MemoryBytes = r.GetValue(s_memory),
+        MemoryBytes = r.GetValue(s_memory) ?? 512UL << 20,
         Serial = r.GetValue(s_serial)!,
         Acpi = !r.GetValue(s_noAcpi),
         Seed = r.GetValue(s_seed),
@@ -70,7 +70,7 @@ internal static class BootCommand
         return null;
     }
 
-    private static ulong ParseSize(ArgumentResult r)
+    private static ulong? ParseSize(ArgumentResult r)
     {
         string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
         int shift = text.Length == 0 ? 0 : char.ToUpperInvariant(text[^1]) switch { 'K' => 10, 'M' => 20, 'G' => 30, _ => 0 };

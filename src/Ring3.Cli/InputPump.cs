@@ -8,11 +8,12 @@ namespace Ring3.Cli;
 internal sealed class InputPump : IDisposable
 {
     private const byte QuitKey = 0x1d, EndOfTransmission = 4;
-    private const int PollMs = 100;
+    private const int PollMs = 100, FullMs = 10;
     private readonly int _fd;
     private readonly Machine _machine;
     private readonly bool _quitKey, _endOfInput;
     private readonly Thread _thread;
+    private readonly ManualResetEvent _stopped = new(false);
     private volatile bool _stop;
 
     /// <param name="quitKey">Ctrl-] ends the machine (terminals).</param>
@@ -55,13 +56,15 @@ internal sealed class InputPump : IDisposable
             int taken = _machine.SerialInput(0, data);
             data = data[taken..];
             if (!data.IsEmpty)
-                Thread.Sleep(10);
+                _stopped.WaitOne(FullMs); // the guest has 64 KiB of input that it does not read
         }
     }
 
     public void Dispose()
     {
         _stop = true;
+        _stopped.Set();
         _thread.Join();
+        _stopped.Dispose();
     }
 }

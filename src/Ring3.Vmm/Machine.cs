@@ -55,6 +55,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
 
     private unsafe void MapRam()
     {
+        // SAFETY: the regions' host memory lives as long as the machine, which disposes the virtual machine first.
         uint slot = 0;
         foreach (RamRegion r in Ram.Regions)
         {

@@ -1,4 +1,6 @@
 using System.Formats.Tar;
+using System.Globalization;
+using System.Text.RegularExpressions;
 
 namespace Ring3.Vmm.Guest;
 
@@ -10,18 +12,34 @@ internal sealed class DebianPackages(string cacheDirectory, Action<string> progr
 {
     private string[]? _options;
 
-    /// <summary>Name of the package that a meta package depends on and whose name starts with <paramref name="prefix"/>.</summary>
-    public string ResolveDependency(string metaPackage, string prefix)
+    /// <summary>
+    /// The kernel package of a flavour: what the meta package depends on, or, when that build is not published yet, the newest of the flavour that is, signed or not.
+    /// </summary>
+    public string ResolveKernel(string flavour)
     {
+        const string Prefix = "linux-image-";
+        string metaPackage = Prefix + flavour;
         EnsureLists(metaPackage);
         HostCommand.Result r = HostCommand.Run("apt-cache", [.. _options!, "depends", metaPackage]);
         foreach (string line in r.Output.Split('\n'))
         {
             string[] parts = line.Trim().Split(": ", 2);
-            if (parts is ["Depends", var name] && name.StartsWith(prefix, StringComparison.Ordinal))
+            if (parts is ["Depends", var name] && name.StartsWith(Prefix, StringComparison.Ordinal) && IsPublished(name))
                 return name;
         }
-        throw Unavailable(metaPackage, r.Ok ? "it names no kernel" : r.Error);
+        HostCommand.Result names = HostCommand.Run("apt-cache", [.. _options!, "search", "--names-only", $"^{Prefix}[0-9.]+-[0-9]+-{Regex.Escape(flavour)}(-unsigned)?$"]);
+        return names.Output.Split('\n').Select(l => l.Split(' ')[0]).Where(n => n.Length != 0).MaxBy(BuildNumber) ?? throw Unavailable(metaPackage, r.Ok ? "it names no kernel" : r.Error);
+    }
+
+    private bool IsPublished(string package) => HostCommand.Run("apt-cache", [.. _options!, "show", "--no-all-versions", package]).Output.Contains("Filename:", StringComparison.Ordinal);
+
+    /// <summary>Version and build of a kernel package's name as one comparable number: linux-image-6.1.0-50-amd64 is 6, 1, 0, 50.</summary>
+    private static long BuildNumber(string package)
+    {
+        long number = 0;
+        foreach (Match m in Regex.Matches(package, "(?<=[-.])[0-9]+(?=[-.])").Take(4))
+            number = number * 10_000 + long.Parse(m.Value, CultureInfo.InvariantCulture) % 10_000;
+        return number;
     }
 
     /// <summary>Downloads a package into <paramref name="directory"/> and returns the .deb's path.</summary>

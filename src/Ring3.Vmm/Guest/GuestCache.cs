@@ -9,6 +9,7 @@ public sealed class GuestCache
     private const long NeededBytes = 128L << 20;
     private const string VersionFile = "package";
     private readonly Action<string> _progress;
+    private readonly DebianPackages _packages;
 
     /// <summary>$XDG_CACHE_HOME/ring3, else ~/.cache/ring3.</summary>
     public string Root { get; }
@@ -19,14 +20,13 @@ public sealed class GuestCache
         string? xdg = Environment.GetEnvironmentVariable("XDG_CACHE_HOME");
         string home = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile, Environment.SpecialFolderOption.DoNotVerify);
         Root = root ?? Path.Combine(string.IsNullOrEmpty(xdg) || !Path.IsPathRooted(xdg) ? Path.Combine(home.Length == 0 ? "/tmp" : home, ".cache") : xdg, "ring3");
+        _packages = new DebianPackages(Root, progress);
     }
 
     /// <summary>Path of Debian's kernel image of a flavour ("cloud-amd64", "amd64"); downloaded when missing or when <paramref name="update"/>.</summary>
     public string Kernel(string flavour, bool update = false) => Get($"linux-{flavour}", "vmlinuz", update, (packages, directory) =>
     {
-        string meta = $"linux-image-{flavour}";
-        string package = packages.ResolveDependency(meta, "linux-image-");
-        string deb = packages.Download(package, directory);
+        string deb = packages.Download(packages.ResolveKernel(flavour), directory);
         DebianPackages.Extract(deb, p => p.StartsWith("boot/vmlinuz", StringComparison.Ordinal), Path.Combine(directory, "vmlinuz"));
         return deb;
     });
@@ -77,7 +77,7 @@ public sealed class GuestCache
         {
             Directory.CreateDirectory(work);
             CheckSpace(work);
-            string deb = fetch(new DebianPackages(Root, _progress), work);
+            string deb = fetch(_packages, work);
             File.WriteAllText(Path.Combine(work, VersionFile), Path.GetFileNameWithoutExtension(deb) + "\n");
             File.Delete(deb);
             Publish(work, place);
