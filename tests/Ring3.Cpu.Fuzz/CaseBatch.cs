@@ -123,7 +123,7 @@ internal sealed unsafe class CaseBatch
         for (int tries = 0; count < wanted && tries < 60; tries++)
         {
             Instruction next = _source.Next(ref r, r.Below(_source.Count), s->Rip + (ulong)length);
-            if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || next.IsPrivileged || (Status(next.RflagsRead) & undefined) != 0 || ChangesControl(next))
+            if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || next.IsPrivileged || (FlagsRead(next) & undefined) != 0 || ChangesControl(next))
                 continue;
             if (!IsRegisterOnly(next) && (_bits != 64 || ChangesControl(first) || !TryMakeRipRelative(ref r, ref next, s)))
                 continue;
@@ -172,6 +172,9 @@ internal sealed unsafe class CaseBatch
             return false;
         return true;
     }
+
+    /// <summary>Rotates through carry read it whatever the count: the decoder's tables reduce some counts to none.</summary>
+    private static ulong FlagsRead(in Instruction i) => Status(i.RflagsRead) | (i.Mnemonic is Mnemonic.Rcl or Mnemonic.Rcr ? Rflags.CF : 0);
 
     private static bool IsShiftByRegister(in Instruction i) => i.OpCount > 1 && i.GetOpKind(i.OpCount - 1) == OpKind.Register && i.GetOpRegister(i.OpCount - 1) == Register.CL;
 
