@@ -3,6 +3,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>Registration of the system instructions.</summary>
+/// <remarks>SAFETY: takes addresses of static methods only.</remarks>
 internal static unsafe class SystemHandlers
 {
     internal static void Register()

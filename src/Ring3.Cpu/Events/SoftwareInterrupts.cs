@@ -3,6 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>INT n, INT3, INTO, INT1; INT n in virtual-8086 mode with and without the interrupt redirection bitmap.</summary>
+/// <remarks>SAFETY: works on the processor's own state; tables, gates and stacks go through the checked accessors.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     internal bool HasCodeBreakpoints => _codeBreakpoints != 0;

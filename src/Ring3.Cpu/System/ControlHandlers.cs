@@ -3,6 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>MOV CRn and DRn, LMSW, SMSW, CLTS, INVLPG, INVPCID, XGETBV, XSETBV, STAC, CLAC.</summary>
+/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
 internal static unsafe class ControlHandlers
 {
     public static OpResult MovFromControl(LogicalProcessor p, CpuState* c, Op* op)

@@ -3,6 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>RDMSR and WRMSR of the MSRs that the processor itself uses; every other index is the owner's.</summary>
+/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Value of an MSR that the processor owns.</summary>

@@ -3,6 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>MOV, PUSH, POP and Lxx of segment registers.</summary>
+/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
 internal static unsafe class SegmentHandlers
 {
     public static OpResult MovFromSegment(LogicalProcessor p, CpuState* c, Op* op) =>

@@ -32,6 +32,7 @@ internal enum VectorFormFlags : ushort
 /// One executable form: an instruction with its immediate, with or without memory operand. 64 bytes, in unmanaged memory that never moves.
 /// Operand i lives at <c>(byte*)state + Base_i + (Op.Reg_i &lt;&lt; Shift_i)</c>, except the memory operand.
 /// </summary>
+/// <remarks>SAFETY: describes forms; pointers are operand offsets into the processor's own state.</remarks>
 [StructLayout(LayoutKind.Explicit, Size = 64)]
 internal unsafe struct VectorForm
 {

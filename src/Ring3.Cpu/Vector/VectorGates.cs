@@ -12,6 +12,7 @@ internal unsafe interface IVectorGate
 }
 
 /// <summary>Legacy SSE.</summary>
+/// <remarks>SAFETY: reads the processor's own state.</remarks>
 internal readonly unsafe struct SseGate : IVectorGate
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -3,6 +3,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>Registration of the vector, MMX and x87 instructions.</summary>
+/// <remarks>SAFETY: takes addresses of static methods only.</remarks>
 internal static unsafe class VectorHandlers
 {
     /// <summary>Features whose every legacy or VEX form runs through a thunk unless a handler of its own is registered.</summary>

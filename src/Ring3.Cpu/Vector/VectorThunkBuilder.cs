@@ -10,6 +10,7 @@ internal enum OperandClass : byte { None, Xmm, Ymm, Mmx, Gpr32, Gpr64, Memory, I
 /// Host registers: operand i is XMM/YMM(1+i), MM(i) or R9+i; its pointer is RDI, RSI, RDX, RCX; the state is R8; XMM0 is left for the implicit operand.
 /// Everything used is caller-saved in the System V ABI.
 /// </summary>
+/// <remarks>SAFETY: emits code that touches only the operands passed to it, at the widths of the instruction it holds.</remarks>
 internal static unsafe class VectorThunkBuilder
 {
     private static readonly Register[] s_pointers = [Register.RDI, Register.RSI, Register.RDX, Register.RCX];

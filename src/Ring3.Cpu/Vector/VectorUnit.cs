@@ -3,6 +3,7 @@ using System.Runtime.CompilerServices;
 namespace Ring3.Cpu;
 
 /// <summary>The vector and x87 registers as seen by the rest of the processor.</summary>
+/// <remarks>SAFETY: registers are indexed by decoded numbers below 16; memory goes through the checked accessors.</remarks>
 internal static unsafe class VectorUnit
 {
     /// <summary>

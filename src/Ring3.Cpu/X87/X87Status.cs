@@ -1,6 +1,7 @@
 namespace Ring3.Cpu;
 
 /// <summary>x87 status and control word bits, and the tag word's two forms. SPEC: SDM volume 1, "x87 FPU Execution Environment".</summary>
+/// <remarks>SAFETY: works on the processor's own state; physical register numbers are masked to 0-7.</remarks>
 internal static unsafe class X87Status
 {
     public const ushort Exceptions = 0x3f, StackFault = 0x40, ES = 0x80, Top = 0x3800, B = 0x8000;

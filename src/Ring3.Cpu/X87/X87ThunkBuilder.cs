@@ -3,6 +3,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>Emits the thunk of an x87 form, which works on the live register stack: RDI points to the memory operand, ESI holds RFLAGS for FCMOVcc, the result is RFLAGS for FCOMI and its kin, or the status word for FNSTSW.</summary>
+/// <remarks>SAFETY: emits code that touches only the operands passed to it.</remarks>
 internal static unsafe class X87ThunkBuilder
 {
     /// <summary>Builds the form of an instruction with operand ST(<paramref name="sti"/>) or in memory.</summary>
