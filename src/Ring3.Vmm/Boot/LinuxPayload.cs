@@ -4,7 +4,7 @@ using System.IO.Compression;
 namespace Ring3.Vmm.Boot;
 
 /// <summary>
-/// The compressed vmlinux inside a bzImage. Unpacking it on the host saves the guest hundreds of millions of instructions. Formats: LZ4 (legacy frames, as kernels use) and gzip; for
+/// The compressed vmlinux inside a bzImage. Unpacking it on the host saves the guest hundreds of millions of instructions. Formats: LZ4 (legacy frames, as kernels use), xz and gzip; for
 /// others the kernel unpacks itself.
 /// </summary>
 internal static class LinuxPayload
@@ -23,9 +23,16 @@ internal static class LinuxPayload
         if (size is 0 or > MaxBytes)
             return null;
         byte[]? image = BinaryPrimitives.ReadUInt32LittleEndian(payload) == Lz4LegacyMagic ? UnpackLz4(payload[4..], (int)size)
+            : payload.StartsWith(XzDecoder.Magic) ? UnpackXz(payload[..^4], (int)size)
             : payload[0] == 0x1f && payload[1] == 0x8b ? UnpackGzip(payload, (int)size)
             : null;
         return image is not null && image.AsSpan().StartsWith(ElfImage.Magic) ? image : null;
+    }
+
+    private static byte[]? UnpackXz(ReadOnlySpan<byte> payload, int size)
+    {
+        var image = new byte[size];
+        return XzDecoder.TryUnpack(payload, image) ? image : null;
     }
 
     private static byte[]? UnpackGzip(ReadOnlySpan<byte> payload, int size)
