@@ -61,8 +61,8 @@ public unsafe struct CpuState
     internal fixed byte X87Image[576];
     /// <summary>Nonzero while the host's x87 unit holds the guest's registers: only between Enter and exit.</summary>
     public byte X87Live;
-    /// <summary>Ops that <see cref="OpResult.Skip"/> is about.</summary>
-    internal uint SkipOps;
+    /// <summary>Distance to the next op after <see cref="OpResult.Skip"/>.</summary>
+    internal int SkipOps;
 
     /// <summary>Lazy status flags, see <see cref="Cpu.Flags"/>: ZF is (FlagsZero == 0); SF is bit 63 and PF the parity of the low byte of FlagsSign; CF is bit 63, OF bit 63 xor bit 62, AF bit 3 of FlagsCarry.</summary>
     public ulong FlagsZero, FlagsSign, FlagsCarry;

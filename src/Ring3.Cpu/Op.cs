@@ -13,7 +13,7 @@ public enum OpResult
     Fault = 2,
     /// <summary>Retired, CpuState.Rip holds the next RIP, and an exit is pending (HLT, OUT).</summary>
     RetiredExit = 3,
-    /// <summary>This op and those after it have retired, CpuState.SkipOps in all; go on behind them.</summary>
+    /// <summary>Several ops have retired, perhaps a loop of them: go on CpuState.SkipOps ops from this one (may be negative).</summary>
     Skip = 4,
 }
 

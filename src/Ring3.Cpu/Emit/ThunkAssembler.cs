@@ -57,6 +57,22 @@ internal sealed class ThunkAssembler
         return _sink.Count;
     }
 
+    /// <summary>Unconditional jump, to be bound later.</summary>
+    public int Jump()
+    {
+        _sink.WriteByte(0xe9);
+        for (int i = 0; i < 4; i++)
+            _sink.WriteByte(0);
+        return _sink.Count;
+    }
+
+    /// <summary>Unconditional jump to an earlier position.</summary>
+    public void JumpTo(int position)
+    {
+        int jump = Jump();
+        BitConverter.TryWriteBytes(_sink.Bytes.AsSpan(jump - 4), position - jump);
+    }
+
     /// <summary>Makes a jump go to the current position.</summary>
     public void Bind(int jump) => BitConverter.TryWriteBytes(_sink.Bytes.AsSpan(jump - 4), _sink.Count - jump);
 

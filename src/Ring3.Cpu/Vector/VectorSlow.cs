@@ -45,13 +45,13 @@ internal static unsafe class VectorSlow
     }
 
     /// <summary>Executes a run with the guest's MXCSR, every exception of which is masked; returns the number of ops done.</summary>
-    public static uint Execute(LogicalProcessor p, CpuState* c, VectorRun* run)
+    public static int Execute(LogicalProcessor p, CpuState* c, VectorRun* run)
     {
         Frame frame;
         frame.Control = c->Mxcsr & ~MxcsrUnit.StatusMask;
         frame.Host = MxcsrUnit.Default;
         frame.Entry = (nint)run->Entry;
-        uint done = (uint)s_trampoline((byte*)c, (byte*)p.Level1, null, null, null, &frame);
+        int done = (int)s_trampoline((byte*)c, (byte*)p.Level1, null, null, null, &frame);
         c->Mxcsr |= frame.Raised & MxcsrUnit.StatusMask;
         return done;
     }

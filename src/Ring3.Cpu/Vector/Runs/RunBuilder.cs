@@ -10,10 +10,10 @@ namespace Ring3.Cpu;
 internal sealed unsafe partial class RunBuilder
 {
     private const Register State = Register.RDI, Tlb1 = Register.RSI, Address = Register.RAX, Entry = Register.RCX, Scratch = Register.RDX;
-    private const byte NoRegister = OpEncoder.NoRegister, Carry = 2, NotEqual = 5;
+    private const byte NoRegister = OpEncoder.NoRegister, Carry = 2, Equal = 4, NotEqual = 5;
     private const int TagReadOffset = 0, TagWriteOffset = 8, AddendOffset = 16, CodeBitsOffset = 24, EntryShift = 5;
 
-    private readonly ThunkAssembler _a = new();
+    private ThunkAssembler _a = new();
     private readonly InstructionInfoFactory _info = new();
     private readonly List<(int Op, int Jump, uint Dirty)> _exits = [];
     private uint _loaded, _dirty;
@@ -29,32 +29,53 @@ internal sealed unsafe partial class RunBuilder
         if (count < 2)
             return null;
         RunBuilder b = new();
+        b.Survey(p, first, count);
+        if (LoopStart(first, count) is var start && start != null)
+        {
+            // The first pass tells which registers the loop uses; the second one keeps them all in host registers.
+            b.EmitOps(p, first, 0, count);
+            RunBuilder loop = new() { _wide = b._wide, _loaded = b._loaded | b._dirty, _dirty = b._dirty };
+            loop.EmitLoop(p, start, first, count);
+            b._a = loop._a;
+        }
+        else
+        {
+            b.EmitOps(p, first, 0, count);
+            b.Leave(b._dirty, count);
+            b.EmitExits();
+        }
+        (sse, avx, fp) = (b._sse, b._avx, b._fp);
+        int bytes = b._a.Position;
+        return VectorRuns.Add(new VectorRun
+        {
+            Entry = (delegate* unmanaged[SuppressGCTransition]<CpuState*, TlbEntry*, int>)b._a.Finish(),
+            Single = (p.Forms + first->Aux)->Single,
+        }, bytes);
+    }
+
+    private void Survey(LogicalProcessor p, Op* first, int count)
+    {
         for (int i = 0; i < count; i++)
         {
             if (first[i].Kind != (ushort)OpKind.Generic)
                 continue;
             VectorFormFlags flags = (p.Forms + first[i].Aux)->Flags;
-            b._avx |= (flags & VectorFormFlags.Vex) != 0;
-            b._sse |= (flags & VectorFormFlags.Vex) == 0;
-            b._fp |= (flags & VectorFormFlags.Fp) != 0;
+            _avx |= (flags & VectorFormFlags.Vex) != 0;
+            _sse |= (flags & VectorFormFlags.Vex) == 0;
+            _fp |= (flags & VectorFormFlags.Fp) != 0;
         }
-        b._wide = b._avx;
-        for (int i = 0; i < count; i++)
+        _wide = _avx;
+    }
+
+    private void EmitOps(LogicalProcessor p, Op* first, int from, int to)
+    {
+        for (int i = from; i < to; i++)
         {
             if (first[i].Kind != (ushort)OpKind.Generic)
-                b.EmitInteger(first + i, i);
+                EmitInteger(first + i, i);
             else
-                b.Emit(p.Forms + first[i].Aux, first + i, i);
+                Emit(p.Forms + first[i].Aux, first + i, i);
         }
-        b.Leave(b._dirty, count);
-        b.EmitExits();
-        (sse, avx, fp) = (b._sse, b._avx, b._fp);
-        int bytes = b._a.Position;
-        return VectorRuns.Add(new VectorRun
-        {
-            Entry = (delegate* unmanaged[SuppressGCTransition]<CpuState*, TlbEntry*, uint>)b._a.Finish(),
-            Single = (p.Forms + first->Aux)->Single,
-        }, bytes);
     }
 
     /// <summary>Number of consecutive ops from <paramref name="first"/> on that can be in one run; gives each of them its form.</summary>
@@ -149,16 +170,18 @@ internal sealed unsafe partial class RunBuilder
         if (legacy && _wide)
             read |= written;
         for (int n = 0; n < 16; n++)
-        {
-            if ((read & ~_loaded & 1u << n) == 0)
-                continue;
-            if (_wide)
-                _a.Load(Code.VEX_Vmovups_ymm_ymmm256, Register.YMM0 + n, State, VectorThunkBuilder.YmmOffset + 32 * n);
-            else
-                _a.Load(Code.Movups_xmm_xmmm128, Register.XMM0 + n, State, VectorThunkBuilder.YmmOffset + 32 * n);
-        }
+            if ((read & ~_loaded & 1u << n) != 0)
+                LoadRegister(n);
         _loaded |= read;
         return written;
+    }
+
+    private void LoadRegister(int n)
+    {
+        if (_wide)
+            _a.Load(Code.VEX_Vmovups_ymm_ymmm256, Register.YMM0 + n, State, VectorThunkBuilder.YmmOffset + 32 * n);
+        else
+            _a.Load(Code.Movups_xmm_xmmm128, Register.XMM0 + n, State, VectorThunkBuilder.YmmOffset + 32 * n);
     }
 
     /// <summary>Host address of the memory operand into RAX, or leave.</summary>

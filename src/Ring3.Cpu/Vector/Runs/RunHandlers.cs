@@ -51,7 +51,7 @@ internal static unsafe class RunHandlers
         VectorRun* run = (VectorRun*)op->Imm;
         if (!TGate.IsOpen(c))
             return run->Single(p, c, op);
-        uint done;
+        int done;
         if (!TFp.Value || c->MxcsrLive != 0 || MxcsrUnit.TryEnter(c))
             done = run->Entry(c, p.Level1);
         else if ((c->Mxcsr & MxcsrUnit.MaskBits) == MxcsrUnit.MaskBits)

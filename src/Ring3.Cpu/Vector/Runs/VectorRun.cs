@@ -11,10 +11,13 @@ namespace Ring3.Cpu;
 internal unsafe struct VectorRun
 {
     /// <summary>Longest run, in ops.</summary>
-    public const int MaxOps = 24;
+    public const int MaxOps = 32;
 
-    /// <summary>Executes ops from the first on and returns how many: fewer than all when a memory operand needs the slow path, which then is done by the op's own handler.</summary>
-    public delegate* unmanaged[SuppressGCTransition]<CpuState*, TlbEntry*, uint> Entry;
+    /// <summary>
+    /// Executes ops from the first on and returns how many: fewer than all when a memory operand needs the slow path, which then is done by the op's own handler.
+    /// A run that is a whole loop counts from the first op as well, so the number is negative when it leaves at an op before it.
+    /// </summary>
+    public delegate* unmanaged[SuppressGCTransition]<CpuState*, TlbEntry*, int> Entry;
     /// <summary>Handler of the first op alone.</summary>
     public delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Single;
 }
