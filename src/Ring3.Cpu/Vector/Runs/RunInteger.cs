@@ -2,14 +2,14 @@ using Iced.Intel;
 
 namespace Ring3.Cpu;
 
-/// <summary>The integer ops that a run takes along: those between and behind vector instructions that set no flags anyone sees. They work on the registers in the state.</summary>
+/// <summary>The integer ops that a run takes along, between and behind vector instructions. They work on the registers and the lazy flags in the state.</summary>
 /// <remarks>SAFETY: as <see cref="RunBuilder"/>; each form does what the case of the same name does in the run loop.</remarks>
 internal sealed unsafe partial class RunBuilder
 {
     private const Register Value = Register.R8, Value32 = Register.R8D, Value16 = Register.R8W, Value8 = Register.R8L;
 
     /// <summary>How an inline kind is emitted.</summary>
-    private enum IntegerForm : byte { None, Nop, Move, MoveImmediate, Widen, Lea, Alu64, AluImmediate64, Alu32, AluImmediate32, Load, Store }
+    private enum IntegerForm : byte { None, Nop, Move, MoveImmediate, Widen, Lea, Alu64, AluImmediate64, Alu32, AluImmediate32, Load, Store, Flagged }
 
     /// <summary>Form of a kind, and the host instruction at its core.</summary>
     private static (IntegerForm Form, Code Code, int Size) Describe(OpKind kind) => kind switch
@@ -52,6 +52,8 @@ internal sealed unsafe partial class RunBuilder
         OpKind.Store32B or OpKind.Store32X => (IntegerForm.Store, Code.Mov_rm32_r32, 4),
         OpKind.Store16B or OpKind.Store16X => (IntegerForm.Store, Code.Mov_rm16_r16, 2),
         OpKind.Store8B or OpKind.Store8X => (IntegerForm.Store, Code.Mov_rm8_r8, 1),
+        OpKind.AddRR64 or OpKind.AddRI64 or OpKind.SubRR64 or OpKind.SubRI64 or OpKind.AndRR64 or OpKind.AndRI64 or OpKind.OrRR64 or OpKind.XorRR64 => (IntegerForm.Flagged, default, 8),
+        OpKind.AddRR32 or OpKind.AddRI32 or OpKind.SubRR32 or OpKind.SubRI32 or OpKind.AndRR32 or OpKind.AndRI32 or OpKind.OrRR32 or OpKind.XorRR32 => (IntegerForm.Flagged, default, 4),
         _ => default,
     };
 
@@ -100,6 +102,9 @@ internal sealed unsafe partial class RunBuilder
                 _a.Load(code, Result(code), Address);
                 _a.Store(Code.Mov_rm64_r64, State, Value, op->Reg0);
                 break;
+            case IntegerForm.Flagged:
+                EmitFlagged(op, size == 8);
+                break;
             case IntegerForm.Store:
                 EmitAddress(op, size, 0, index, write: true);
                 _a.Load(Code.Mov_r64_rm64, Value, State, op->Reg1);
@@ -107,6 +112,88 @@ internal sealed unsafe partial class RunBuilder
                 EmitCodeCheck(index);
                 break;
         }
+    }
+
+    /// <summary>Operation of a form that sets flags.</summary>
+    private enum Arithmetic : byte { Add, Sub, And, Or, Xor }
+
+    private const Register ResultValue = Register.R10, ResultValue32 = Register.R10D;
+
+    private void EmitFlagged(Op* op, bool wide)
+    {
+        OpKind kind = (OpKind)op->Kind;
+        bool immediate = kind is OpKind.AddRI64 or OpKind.SubRI64 or OpKind.AndRI64 or OpKind.AddRI32 or OpKind.SubRI32 or OpKind.AndRI32;
+        Arithmetic operation = kind switch
+        {
+            OpKind.AddRR64 or OpKind.AddRI64 or OpKind.AddRR32 or OpKind.AddRI32 => Arithmetic.Add,
+            OpKind.SubRR64 or OpKind.SubRI64 or OpKind.SubRR32 or OpKind.SubRI32 => Arithmetic.Sub,
+            OpKind.AndRR64 or OpKind.AndRI64 or OpKind.AndRR32 or OpKind.AndRI32 => Arithmetic.And,
+            OpKind.OrRR64 or OpKind.OrRR32 => Arithmetic.Or,
+            _ => Arithmetic.Xor,
+        };
+        LoadPair(op, immediate, wide);
+        Combine(operation);
+        if (!wide)
+            _a.Add(Instruction.Create(Code.Mov_r32_rm32, ResultValue32, ResultValue32));
+        _a.Store(Code.Mov_rm64_r64, State, ResultValue, op->Reg0);
+        StoreFlags(operation, wide);
+    }
+
+    /// <summary>The operands into X and Y, zero-extended when narrow.</summary>
+    private void LoadPair(Op* op, bool immediate, bool wide)
+    {
+        Code load = wide ? Code.Mov_r64_rm64 : Code.Mov_r32_rm32;
+        _a.Load(load, wide ? X : Register.R8D, State, op->Reg0);
+        if (!immediate)
+            _a.Load(load, wide ? Y : Register.R9D, State, op->Reg1);
+        else
+            _a.Add(Instruction.Create(Code.Mov_r64_imm64, Y, wide ? op->Imm : (uint)op->Imm));
+    }
+
+    /// <summary>X op Y into the result register.</summary>
+    private void Combine(Arithmetic operation)
+    {
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, ResultValue, X));
+        Code code = operation switch
+        {
+            Arithmetic.Add => Code.Add_r64_rm64,
+            Arithmetic.Sub => Code.Sub_r64_rm64,
+            Arithmetic.And => Code.And_r64_rm64,
+            Arithmetic.Or => Code.Or_r64_rm64,
+            _ => Code.Xor_r64_rm64,
+        };
+        _a.Add(Instruction.Create(code, ResultValue, Y));
+    }
+
+    /// <summary>The lazy flags of X op Y: see <see cref="Flags"/>. Destroys X, the result and the scratch registers.</summary>
+    private void StoreFlags(Arithmetic operation, bool wide)
+    {
+        CpuState c;
+        byte* state = (byte*)&c;
+        int zero = (int)((byte*)&c.FlagsZero - state), sign = (int)((byte*)&c.FlagsSign - state), carry = (int)((byte*)&c.FlagsCarry - state);
+        if (!wide)
+            _a.Add(Instruction.Create(Code.Movsxd_r64_rm32, ResultValue, ResultValue32));
+        _a.Store(Code.Mov_rm64_r64, State, ResultValue, zero);
+        _a.Store(Code.Mov_rm64_r64, State, ResultValue, sign);
+        if (operation is not (Arithmetic.Add or Arithmetic.Sub))
+        {
+            _a.Add(Instruction.Create(Code.Mov_rm64_imm32, ThunkAssembler.Memory(State, carry), 0));
+            return;
+        }
+        // Addition: x & y | (x | y) & ~r. Subtraction: ~x & y | (~x | y) & r.
+        _a.Add(Instruction.Create(Code.Not_rm64, operation == Arithmetic.Add ? ResultValue : X));
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Scratch, X));
+        _a.Add(Instruction.Create(Code.And_r64_rm64, Scratch, Y));
+        _a.Add(Instruction.Create(Code.Or_r64_rm64, X, Y));
+        _a.Add(Instruction.Create(Code.And_r64_rm64, X, ResultValue));
+        _a.Add(Instruction.Create(Code.Or_r64_rm64, Scratch, X));
+        if (!wide)
+        {
+            _a.Add(Instruction.Create(Code.Mov_r32_rm32, Register.EAX, Register.EDX));
+            _a.Add(Instruction.Create(Code.Shl_rm64_imm8, Scratch, 32));
+            _a.Add(Instruction.Create(Code.Or_r64_rm64, Scratch, Register.RAX));
+        }
+        _a.Store(Code.Mov_rm64_r64, State, Scratch, carry);
     }
 
     private static int Immediate(Code code, Op* op) => code switch

@@ -10,7 +10,7 @@ namespace Ring3.Cpu;
 internal sealed unsafe partial class RunBuilder
 {
     private const int MaxRounds = 2000;
-    private const Register Rounds = Register.R11D, X = Register.R8, Y = Register.R9, Difference = Register.R10;
+    private const Register Rounds = Register.R11D, X = Register.R8, Y = Register.R9;
 
     /// <summary>The compare and the condition of a fused branch.</summary>
     private readonly record struct Branch(bool IsTest, bool Immediate, bool Wide, byte Condition);
@@ -65,11 +65,7 @@ internal sealed unsafe partial class RunBuilder
     private void EmitBranch(Op* branch, Op* start, int index, int top)
     {
         Branch b = s_branches[(OpKind)branch->Kind];
-        _a.Load(b.Wide ? Code.Mov_r64_rm64 : Code.Mov_r32_rm32, b.Wide ? X : X + (Register.R8D - Register.R8), State, branch->Reg0);
-        if (!b.Immediate)
-            _a.Load(b.Wide ? Code.Mov_r64_rm64 : Code.Mov_r32_rm32, b.Wide ? Y : Y + (Register.R8D - Register.R8), State, branch->Reg1);
-        else
-            _a.Add(Instruction.Create(Code.Mov_r64_imm64, Y, b.Wide ? branch->Imm : (uint)branch->Imm));
+        LoadPair(branch, b.Immediate, b.Wide);
         Compare(b);
         LeaveIf((byte)(b.Condition ^ 1), index);
 
@@ -82,7 +78,9 @@ internal sealed unsafe partial class RunBuilder
         LeaveIf(Equal, index);
         _a.Add(Instruction.Create(Code.Dec_rm32, Rounds));
         LeaveIf(Equal, index);
-        StoreFlags(b);
+        // A fault in the next round may look at the flags.
+        Combine(b.IsTest ? Arithmetic.And : Arithmetic.Sub);
+        StoreFlags(b.IsTest ? Arithmetic.And : Arithmetic.Sub, b.Wide);
         _a.Add(Instruction.Create(Code.Add_rm64_imm32, ThunkAssembler.Memory(State, (int)((byte*)&c.InstructionsRetired - state)), ((Block*)start - 1)->Instructions));
         _a.JumpTo(top);
     }
@@ -98,38 +96,5 @@ internal sealed unsafe partial class RunBuilder
         };
         int narrow = b.Wide ? 0 : Register.R8D - Register.R8;
         _a.Add(Instruction.Create(code, X + narrow, Y + narrow));
-    }
-
-    /// <summary>The lazy flags that the run loop's case of the branch leaves: a fault in the next round may look at them.</summary>
-    private void StoreFlags(Branch b)
-    {
-        CpuState c;
-        byte* state = (byte*)&c;
-        int zero = (int)((byte*)&c.FlagsZero - state), sign = (int)((byte*)&c.FlagsSign - state), carry = (int)((byte*)&c.FlagsCarry - state);
-        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Difference, X));
-        _a.Add(Instruction.Create(b.IsTest ? Code.And_r64_rm64 : Code.Sub_r64_rm64, Difference, Y));
-        if (!b.Wide)
-            _a.Add(Instruction.Create(Code.Movsxd_r64_rm32, Difference, Register.R10D));
-        _a.Store(Code.Mov_rm64_r64, State, Difference, zero);
-        _a.Store(Code.Mov_rm64_r64, State, Difference, sign);
-        if (b.IsTest)
-        {
-            _a.Add(Instruction.Create(Code.Mov_rm64_imm32, ThunkAssembler.Memory(State, carry), 0));
-            return;
-        }
-        // ~x & y | (~x | y) & r
-        _a.Add(Instruction.Create(Code.Not_rm64, X));
-        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Scratch, X));
-        _a.Add(Instruction.Create(Code.And_r64_rm64, Scratch, Y));
-        _a.Add(Instruction.Create(Code.Or_r64_rm64, X, Y));
-        _a.Add(Instruction.Create(Code.And_r64_rm64, X, Difference));
-        _a.Add(Instruction.Create(Code.Or_r64_rm64, Scratch, X));
-        if (!b.Wide)
-        {
-            _a.Add(Instruction.Create(Code.Mov_r32_rm32, Register.EAX, Register.EDX));
-            _a.Add(Instruction.Create(Code.Shl_rm64_imm8, Scratch, 32));
-            _a.Add(Instruction.Create(Code.Or_r64_rm64, Scratch, Register.RAX));
-        }
-        _a.Store(Code.Mov_rm64_r64, State, Scratch, carry);
     }
 }
