@@ -206,11 +206,11 @@ internal sealed unsafe class CaseBatch
         return op is (>= 0x41 and <= 0x4b) or (>= 0x90 and <= 0x99) or (>= 0x30 and <= 0x33);
     }
 
-    /// <summary>LOCK MOV to or from a control register: AMD's other name of CR8, which checks the privilege first.</summary>
+    /// <summary>LOCK MOV to or from a control register: AMD's other name of CR8, which checks the privilege first. LOCK VERR and VERW, which AMD does not refuse.</summary>
     private static bool MayBeLockedControl(ReadOnlySpan<byte> bytes)
     {
         int at = bytes.IndexOf((byte)0x0f);
-        return at is > 0 and < 12 && bytes[at + 1] is 0x20 or 0x22 && bytes[..at].Contains((byte)0xf0);
+        return at is > 0 and < 12 && bytes[at + 1] is 0x20 or 0x22 or 0x00 && bytes[..at].Contains((byte)0xf0);
     }
 
     /// <summary>Bytes that should be refused run with every register inside the sandbox, in case the host does not refuse them.</summary>

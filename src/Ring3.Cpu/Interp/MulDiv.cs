@@ -87,8 +87,8 @@ internal static unsafe class MulDivHandlers
         Int128 n = W.Bytes == 8 ? new Int128(high, low) : (long)(W.SignExtend(high) << Width.Bits<W>() | low);
         if (W.Bytes < 8 || high == (ulong)((long)low >> 63))
             return IdivNarrow<W>(c, (long)n, b);
-        // The only quotient that overflows Int128 itself is MIN / -1, and it overflows here as well.
-        if (b == -1)
+        // Divided by -1, only 2^63 gives a quotient that fits; MIN / -1 would overflow Int128 itself.
+        if (b == -1 && n != (Int128)1 << 63)
             return false;
         (Int128 q, Int128 r) = Int128.DivRem(n, b);
         if (q != (long)q)
