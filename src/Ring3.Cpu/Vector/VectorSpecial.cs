@@ -101,55 +101,57 @@ internal static unsafe class VectorSpecial
         for (int at = 0; at < count; at += 8)
             if (p.WritePtr(c, linear + (ulong)at, 8) == null)
                 return OpResult.Fault;
-        return StoreElements(p, c, linear, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
+        return StoreElements(p, c, op, offset, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
     }
 
     private static OpResult MaskedStore<T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where T : unmanaged where TCount : struct, ICount
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
-        if (!AnySet(c->Ymm + 32 * op->Reg1, sizeof(T), TCount.Value))
-            return OpResult.Next;
-        if (!p.LinearAddress(c, op, sizeof(T) * TCount.Value, AccessKind.Write, out ulong linear))
-            return OpResult.Fault;
-        return StoreElements(p, c, linear, c->Ymm + 32 * op->Reg2, c->Ymm + 32 * op->Reg1, sizeof(T), TCount.Value) ? OpResult.Next : OpResult.Fault;
+        return StoreElements(p, c, op, LogicalProcessor.EffectiveAddress(c, op), c->Ymm + 32 * op->Reg2, c->Ymm + 32 * op->Reg1, sizeof(T), TCount.Value) ? OpResult.Next : OpResult.Fault;
     }
 
     private static bool IsSet(byte* mask, int size, int i) => (sbyte)mask[size * i + size - 1] < 0;
 
-    /// <summary>Without a selected element nothing is accessed, and no segment checked.</summary>
-    private static bool AnySet(byte* mask, int size, int count)
+    /// <summary>Linear address of <paramref name="size"/> bytes of an operand, with the segment's checks for just these; offsets wrap at the address size.</summary>
+    private static bool ElementLinear(LogicalProcessor p, CpuState* c, Op* op, ulong offset, int size, AccessKind access, out ulong linear)
+        => p.SegmentLinear(c, op->Seg, offset & LogicalProcessor.AddressMask(op->AddressSize), size, access, out linear);
+
+    private static bool StoreElements(LogicalProcessor p, CpuState* c, Op* op, ulong offset, byte* data, byte* mask, int size, int count)
     {
         for (int i = 0; i < count; i++)
-        {
-            if (IsSet(mask, size, i))
-                return true;
-        }
-        return false;
+            if (IsSet(mask, size, i) && !StoreElement(p, c, op, offset + (ulong)(i * size), null, size))
+                return false;
+        for (int i = 0; i < count; i++)
+            if (IsSet(mask, size, i) && !StoreElement(p, c, op, offset + (ulong)(i * size), data + i * size, size))
+                return false;
+        return true;
     }
 
-    private static bool StoreElements(LogicalProcessor p, CpuState* c, ulong linear, byte* data, byte* mask, int size, int count)
+    /// <summary>Stores one element, or only checks that it can be stored when <paramref name="from"/> is null.</summary>
+    private static bool StoreElement(LogicalProcessor p, CpuState* c, Op* op, ulong offset, byte* from, int size)
     {
+        if (!ElementLinear(p, c, op, offset, size, AccessKind.Write, out ulong linear))
+            return false;
         int piece = Piece(c, linear, size);
-        for (int at = 0; at < size * count; at += piece)
-            if (IsSet(mask, size, at / size) && p.WritePtr(c, linear + (ulong)at, piece) == null)
-                return false;
-        for (int at = 0; at < size * count; at += piece)
+        for (int at = 0; at < size; at += piece)
         {
-            if (!IsSet(mask, size, at / size))
-                continue;
             byte* m = p.WritePtr(c, linear + (ulong)at, piece);
             if (m == null)
                 return false;
-            CopyElement(m, data + at, piece);
+            if (from == null)
+                continue;
+            CopyElement(m, from + at, piece);
             if (p.EndWrite(c, m, linear + (ulong)at, piece) != OpResult.Next)
                 return false;
         }
         return true;
     }
 
-    private static bool LoadElement(LogicalProcessor p, CpuState* c, ulong linear, byte* to, int size)
+    private static bool LoadElement(LogicalProcessor p, CpuState* c, Op* op, ulong offset, byte* to, int size)
     {
+        if (!ElementLinear(p, c, op, offset, size, AccessKind.Read, out ulong linear))
+            return false;
         int piece = Piece(c, linear, size);
         for (int at = 0; at < size; at += piece)
         {
@@ -178,17 +180,15 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
+        ulong offset = LogicalProcessor.EffectiveAddress(c, op);
         byte* result = stackalloc byte[32];
         Unsafe.InitBlock(result, 0, 32);
         byte* mask = c->Ymm + 32 * op->Reg1;
-        ulong linear = 0;
-        if (AnySet(mask, sizeof(T), TCount.Value) && !p.LinearAddress(c, op, sizeof(T) * TCount.Value, AccessKind.Read, out linear))
-            return OpResult.Fault;
         for (int i = 0; i < TCount.Value; i++)
         {
             if (!IsSet(mask, sizeof(T), i))
                 continue;
-            if (!LoadElement(p, c, linear + (ulong)(i * sizeof(T)), result + i * sizeof(T), sizeof(T)))
+            if (!LoadElement(p, c, op, offset + (ulong)(i * sizeof(T)), result + i * sizeof(T), sizeof(T)))
                 return OpResult.Fault;
         }
         Unsafe.CopyBlock(c->Ymm + 32 * op->Reg0, result, 32);
@@ -218,11 +218,8 @@ internal static unsafe class VectorSpecial
                 continue;
             }
             long scaled = sizeof(TIndex) == 4 ? *(int*)(indices + i) : *(long*)(indices + i);
-            ulong offset = start + ((ulong)scaled << op->Shift) & LogicalProcessor.AddressMask(op->AddressSize);
-            if (!p.SegmentLinear(c, op->Seg, offset, sizeof(T), AccessKind.Read, out ulong linear))
-                return OpResult.Fault;
             T value;
-            if (!LoadElement(p, c, linear, (byte*)&value, sizeof(T)))
+            if (!LoadElement(p, c, op, start + ((ulong)scaled << op->Shift), (byte*)&value, sizeof(T)))
                 return OpResult.Fault;
             to[i] = value;
             ClearElement<T>(mask, i);
