@@ -11,6 +11,11 @@ if (options.List)
     session.List(Console.Out);
     return 0;
 }
+if (session.SelectCodes().Length == 0)
+{
+    Console.Error.WriteLine($"no instruction of the machine matches '{options.Filter}'");
+    return 2;
+}
 double seconds = session.Run();
 session.Print(Console.Out);
 Console.WriteLine($"native outcomes: {session.Outcomes()}");
