@@ -86,6 +86,9 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined)
         int prefixes = 0;
         while (prefixes < code.Length && code[prefixes] is 0x26 or 0x2e or 0x36 or 0x3e or 0x64 or 0x65 or 0x66 or 0x67 or 0xf0 or 0xf2 or 0xf3 or (>= 0x40 and <= 0x4f))
             prefixes++;
+        // VEX, XOP and EVEX lead in with as many bytes again.
+        if (prefixes < code.Length && code[prefixes] is 0x62 or 0x8f or 0xc4 or 0xc5)
+            prefixes += 3;
         return native->Vector is Vector.GP or Vector.UD && guest->Vector is Vector.GP or Vector.UD && prefixes > 3;
     }
 
