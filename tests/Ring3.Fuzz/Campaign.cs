@@ -20,6 +20,8 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
 {
     private const int KickAfterMs = 3, HangAfterMs = 20_000, LeakLimitMiB = 96, RunsPerCycle = 500;
 
+    /// <summary>FUZZ_TRACE=1 prints each run's number, to find one that ends the process.</summary>
+    private readonly bool _trace = Environment.GetEnvironmentVariable("FUZZ_TRACE") is not null;
     private readonly Dictionary<string, long> _endings = [];
     private long _run;
     private long _startedAt;
@@ -57,8 +59,8 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
     {
         try
         {
-            if (Environment.GetEnvironmentVariable("FUZZ_TRACE") is not null)
-                Console.WriteLine(_run);
+            if (_trace)
+                Console.WriteLine($"run {_run}");
             Volatile.Write(ref _startedAt, Stopwatch.GetTimestamp());
             string ending = target.Once(new Random(HashCode.Combine(unchecked((int)seed), (int)_run)));
             Volatile.Write(ref _startedAt, 0);

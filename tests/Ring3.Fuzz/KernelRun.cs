@@ -1,17 +1,28 @@
 using System.Buffers.Binary;
+using Ring3.Kvm;
 using Ring3.Vmm;
 using Ring3.Vmm.Boot;
 using Ring3.Vmm.Memory;
 
 namespace Ring3.Fuzz;
 
-/// <summary>Random and damaged kernel images: the loader refuses them with one message or loads them inside the guest's memory.</summary>
-internal sealed class KernelRun : IHostileRun
+/// <summary>Random and damaged kernel images: the loader refuses them with one message, or loads them inside the guest's memory and the guest boots them.</summary>
+/// <remarks>SAFETY: the guest's memory is disposed after the virtual machine that uses it.</remarks>
+internal sealed unsafe class KernelRun : IHostileRun
 {
     private const int RamBytes = 16 << 20;
     private readonly MachineRam _ram = new(RamBytes);
 
-    public void Kick() { }
+    /// <summary>Held while the vCPU is created, destroyed or kicked.</summary>
+    private readonly Lock _alive = new();
+    private Vcpu? _vcpu;
+
+    public void Kick()
+    {
+        lock (_alive)
+            _vcpu?.Kick();
+    }
+
     public void Recycle() { }
     public void Dispose() => _ram.Dispose();
 
@@ -32,13 +43,39 @@ internal sealed class KernelRun : IHostileRun
         try
         {
             EntryState entry = KernelLoader.Load(image, "image", _ram, request);
-            return $"loaded {entry.Mode}";
+            return $"{entry.Mode} {Boot(entry, random)}";
         }
         catch (BootException e)
         {
             if (e.Message.Contains('\n') || e.Message.Length == 0)
                 throw new InvalidOperationException($"not one clear line: '{e.Message}'");
             return $"refused {e.Status}";
+        }
+    }
+
+    private string Boot(EntryState entry, Random random)
+    {
+        using Vm vm = Vm.Create();
+        if (vm.CreateIrqchip() != 0 || vm.CreatePit2() != 0)
+            throw new InvalidOperationException("no interrupt controllers");
+        uint slot = 0;
+        foreach (RamRegion r in _ram.Regions)
+            if (r.Bytes != 0 && vm.SetUserMemoryRegion(slot++, 0, r.Gpa, r.Bytes, (ulong)r.Hva) != 0)
+                throw new InvalidOperationException("no memory slot");
+        lock (_alive)
+            _vcpu = vm.CreateVcpu(0);
+        try
+        {
+            ProcessorSetup.Enter(_vcpu, entry);
+            string ending = Client.Run(_vcpu, random);
+            return vm.IsDead ? throw new InvalidOperationException($"the guest broke a host invariant: {vm.BugMessage}") : ending;
+        }
+        finally
+        {
+            lock (_alive)
+                _vcpu = null;
+            foreach (RamRegion r in _ram.Regions)
+                _ram.Clear(r.Gpa, r.Bytes, "memory");
         }
     }
 

@@ -12,7 +12,7 @@ internal enum StreamMode { Real, Protected16, Protected32, Paged32, Pae, Compati
 /// <remarks>SAFETY: guest memory is one allocation with a guard area on each side, written through spans of its length.</remarks>
 internal sealed unsafe class StreamRun : IHostileRun
 {
-    private const int MemoryBytes = 1 << 20, GuardBytes = 1 << 16, MaxExits = 400;
+    private const int MemoryBytes = 1 << 20, GuardBytes = 1 << 16;
     private const byte Guard = 0xa5;
     private const ulong Pml4 = 0x1000, Pdpt = 0x2000, Directory = 0x3000, Table = 0x4000, Gdt = 0x5000, Idt = 0x6000, Tss = 0x7000, Stack = 0x9000, Code = 0x10000;
 
@@ -63,7 +63,7 @@ internal sealed unsafe class StreamRun : IHostileRun
             Recycle();
             return "refused";
         }
-        string ending = Run(random);
+        string ending = Client.Run(_vcpu!, random);
         if (_vm!.IsDead)
             throw new InvalidOperationException($"the guest broke a host invariant: {_vm.BugMessage}");
         if (new Span<byte>(_all, GuardBytes).IndexOfAnyExcept(Guard) >= 0 || new Span<byte>(_memory + MemoryBytes, GuardBytes).IndexOfAnyExcept(Guard) >= 0)
@@ -181,35 +181,5 @@ internal sealed unsafe class StreamRun : IHostileRun
         Expect(vcpu.SetVcpuEvents(events), "SetVcpuEvents");
         Expect(vcpu.SetMpState(new kvm_mp_state { mp_state = KVM_MP_STATE_RUNNABLE }), "SetMpState");
         return true;
-    }
-
-    private string Run(Random random)
-    {
-        Vcpu vcpu = _vcpu!;
-        kvm_run* run = vcpu.KvmRun;
-        for (int i = 0; i < MaxExits; i++)
-        {
-            int result = vcpu.Run();
-            if (result == -Errno.EINTR)
-                return "kicked";
-            if (result != 0)
-                return $"error {result}";
-            switch (run->exit_reason)
-            {
-                case KVM_EXIT_IO:
-                    if (run->io.direction == KVM_EXIT_IO_IN)
-                        random.NextBytes(new Span<byte>((byte*)run + run->io.data_offset, (int)(run->io.size * run->io.count)));
-                    break;
-                case KVM_EXIT_MMIO:
-                    if (run->mmio.is_write == 0)
-                        random.NextBytes(new Span<byte>(run->mmio.data, 8));
-                    break;
-                case KVM_EXIT_HLT: return "halt";
-                case KVM_EXIT_SHUTDOWN: return "shutdown";
-                case KVM_EXIT_INTERNAL_ERROR: return $"internal error {run->@internal.suberror}";
-                default: return $"exit {run->exit_reason}";
-            }
-        }
-        return "exits";
     }
 }
