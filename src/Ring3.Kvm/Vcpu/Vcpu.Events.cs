@@ -24,7 +24,8 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
 
     void IVcpuInterruptSink.InterruptPending() => Requests.Make(VcpuRequest.Event);
     void IVcpuInterruptSink.RaiseNmi() => InjectNmi();
-    void IVcpuInterruptSink.RaiseSmi() => InjectSmi();
+    /// <summary>There is no SMM (KVM_CAP_X86_SMM is not offered), so an SMI has nowhere to go, as in a kernel built without CONFIG_KVM_SMM.</summary>
+    void IVcpuInterruptSink.RaiseSmi() { }
 
     void IVcpuInterruptSink.RaiseInit()
     {
@@ -53,8 +54,6 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         Requests.Make(VcpuRequest.Nmi);
     }
 
-    /// <summary>KVM_SMI: accepted and dropped, as on a processor whose firmware has no handler (KVM_CAP_X86_SMM is not offered).</summary>
-    public void InjectSmi() => _smiPending = false;
 
     /// <summary>KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers. 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST.</summary>
     public int Interrupt(uint vector)
