@@ -30,27 +30,6 @@ internal sealed class FakeSerial : ISerialSink
     public void Transmit(byte value) => Bytes.Add(value);
 }
 
-/// <summary>A clock that moves only when told to, and fires what is due in order.</summary>
-internal sealed class FakeTimers : ITimerService
-{
-    private readonly TimerQueue _queue = new();
-    public long NowNs { get; private set; } = 5_000_000_000;
-    internal int Armed => _queue.Count;
-    public void Arm(HostTimer timer, long deadlineNs) => _queue.Arm(timer, deadlineNs);
-    public void Cancel(HostTimer timer) => _queue.Cancel(timer);
-
-    internal void Advance(long ns)
-    {
-        long end = NowNs + ns;
-        while (_queue.NextDeadlineNs <= end)
-        {
-            NowNs = Math.Max(NowNs, _queue.NextDeadlineNs);
-            _queue.PopExpired(NowNs)!.Fire(NowNs);
-        }
-        NowNs = end;
-    }
-}
-
 internal sealed class FakeMemory(int bytes) : IDmaMemory
 {
     internal readonly byte[] Bytes = new byte[bytes];
