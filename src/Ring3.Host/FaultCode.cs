@@ -1,0 +1,156 @@
+namespace Ring3.Host;
+
+/// <summary>
+/// Machine code of the accessors whose faults are fixed up, and of the handler that does it. System V calling convention; leaf routines without a stack frame, so that a fix-up is a change of RIP and nothing else.
+/// </summary>
+/// <remarks>
+/// Accessors return 0 in RAX; the fix-up returns 1. None touches a callee-saved register, except CompareExchange16, which keeps RBX in R9 and has a fix-up of its own.
+/// SAFETY: constant bytes; <see cref="FaultGuard"/> places them and patches the two addresses of the handler.
+/// </remarks>
+internal static class FaultCode
+{
+    /// <summary>copy(rdi = to, rsi = from, rdx = bytes). Forward order from 512 bytes on; shorter copies may write the end first.</summary>
+    internal static ReadOnlySpan<byte> Copy =>
+    [
+        0x48, 0x83, 0xFA, 0x10,                         // cmp rdx, 16
+        0x72, 0x33,                                     // jb under16
+        0x48, 0x81, 0xFA, 0x00, 0x02, 0x00, 0x00,       // cmp rdx, 512
+        0x73, 0x53,                                     // jae long
+        0xF3, 0x0F, 0x6F, 0x4C, 0x16, 0xF0,             // movdqu xmm1, [rsi+rdx-16]
+        0x48, 0x8D, 0x4A, 0xF0,                         // lea rcx, [rdx-16]
+        0x31, 0xC0,                                     // xor eax, eax
+        0xEB, 0x0E,                                     // jmp test
+        0xF3, 0x0F, 0x6F, 0x04, 0x06,                   // loop: movdqu xmm0, [rsi+rax]
+        0xF3, 0x0F, 0x7F, 0x04, 0x07,                   // movdqu [rdi+rax], xmm0
+        0x48, 0x83, 0xC0, 0x10,                         // add rax, 16
+        0x48, 0x39, 0xC8,                               // test: cmp rax, rcx
+        0x72, 0xED,                                     // jb loop
+        0xF3, 0x0F, 0x7F, 0x4C, 0x17, 0xF0,             // movdqu [rdi+rdx-16], xmm1
+        0x31, 0xC0,                                     // xor eax, eax
+        0xC3,                                           // ret
+        0x83, 0xFA, 0x08,                               // under16: cmp edx, 8
+        0x72, 0x13,                                     // jb under8
+        0x48, 0x8B, 0x06,                               // mov rax, [rsi]
+        0x48, 0x8B, 0x4C, 0x16, 0xF8,                   // mov rcx, [rsi+rdx-8]
+        0x48, 0x89, 0x07,                               // mov [rdi], rax
+        0x48, 0x89, 0x4C, 0x17, 0xF8,                   // mov [rdi+rdx-8], rcx
+        0x31, 0xC0,                                     // xor eax, eax
+        0xC3,                                           // ret
+        0x31, 0xC0,                                     // under8: xor eax, eax
+        0x39, 0xD0,                                     // bytes: cmp eax, edx
+        0x73, 0x10,                                     // jae done
+        0x0F, 0xB6, 0x0C, 0x06,                         // movzx ecx, byte [rsi+rax]
+        0x88, 0x0C, 0x07,                               // mov [rdi+rax], cl
+        0xFF, 0xC0,                                     // inc eax
+        0xEB, 0xF1,                                     // jmp bytes
+        0x48, 0x89, 0xD1,                               // long: mov rcx, rdx
+        0xF3, 0xA4,                                     // rep movsb
+        0x31, 0xC0,                                     // done: xor eax, eax
+        0xC3,                                           // ret
+    ];
+
+    /// <summary>fill(rdi = to, esi = value, rdx = bytes).</summary>
+    internal static ReadOnlySpan<byte> Fill =>
+    [
+        0x89, 0xF0,                                     // mov eax, esi
+        0x48, 0x89, 0xD1,                               // mov rcx, rdx
+        0xF3, 0xAA,                                     // rep stosb
+        0x31, 0xC0, 0xC3,                               // xor eax, eax; ret
+    ];
+
+    /// <summary>load(rdi = from, rsi = to), one access each.</summary>
+    internal static ReadOnlySpan<byte> Load1 => [0x0F, 0xB6, 0x07, 0x88, 0x06, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="Load1"/>
+    internal static ReadOnlySpan<byte> Load2 => [0x0F, 0xB7, 0x07, 0x66, 0x89, 0x06, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="Load1"/>
+    internal static ReadOnlySpan<byte> Load4 => [0x8B, 0x07, 0x89, 0x06, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="Load1"/>
+    internal static ReadOnlySpan<byte> Load8 => [0x48, 0x8B, 0x07, 0x48, 0x89, 0x06, 0x31, 0xC0, 0xC3];
+
+    /// <summary>store(rdi = to, rsi = value), one access each.</summary>
+    internal static ReadOnlySpan<byte> Store1 => [0x40, 0x88, 0x37, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="Store1"/>
+    internal static ReadOnlySpan<byte> Store2 => [0x66, 0x89, 0x37, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="Store1"/>
+    internal static ReadOnlySpan<byte> Store4 => [0x89, 0x37, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="Store1"/>
+    internal static ReadOnlySpan<byte> Store8 => [0x48, 0x89, 0x37, 0x31, 0xC0, 0xC3];
+
+    /// <summary>touch(rdi = address): a write that changes nothing, atomic. LOCK OR byte [rdi], 0.</summary>
+    internal static ReadOnlySpan<byte> Touch => [0xF0, 0x80, 0x0F, 0x00, 0x31, 0xC0, 0xC3];
+
+    /// <summary>compareExchange(rdi = address, rsi = value, rdx = pointer to the comparand, which receives the value found).</summary>
+    internal static ReadOnlySpan<byte> CompareExchange1 => [0x0F, 0xB6, 0x02, 0xF0, 0x40, 0x0F, 0xB0, 0x37, 0x88, 0x02, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="CompareExchange1"/>
+    internal static ReadOnlySpan<byte> CompareExchange4 => [0x8B, 0x02, 0xF0, 0x0F, 0xB1, 0x37, 0x89, 0x02, 0x31, 0xC0, 0xC3];
+    /// <inheritdoc cref="CompareExchange1"/>
+    internal static ReadOnlySpan<byte> CompareExchange8 => [0x48, 0x8B, 0x02, 0xF0, 0x48, 0x0F, 0xB1, 0x37, 0x48, 0x89, 0x02, 0x31, 0xC0, 0xC3];
+
+    /// <summary>As <see cref="CompareExchange1"/> for 16 bytes at a multiple of 16; rsi points to the value.</summary>
+    internal static ReadOnlySpan<byte> CompareExchange16 =>
+    [
+        0x49, 0x89, 0xD9,                               // mov r9, rbx
+        0x49, 0x89, 0xD0,                               // mov r8, rdx
+        0x48, 0x8B, 0x1E,                               // mov rbx, [rsi]
+        0x48, 0x8B, 0x4E, 0x08,                         // mov rcx, [rsi+8]
+        0x48, 0x8B, 0x02,                               // mov rax, [rdx]
+        0x48, 0x8B, 0x52, 0x08,                         // mov rdx, [rdx+8]
+        0xF0, 0x48, 0x0F, 0xC7, 0x0F,                   // lock cmpxchg16b [rdi]
+        0x49, 0x89, 0x00,                               // mov [r8], rax
+        0x49, 0x89, 0x50, 0x08,                         // mov [r8+8], rdx
+        0x31, 0xC0,                                     // xor eax, eax
+        0x4C, 0x89, 0xCB,                               // mov rbx, r9
+        0xC3,                                           // ret
+    ];
+
+    /// <summary>Where a fault inside CompareExchange16 continues; it runs on into <see cref="Failed"/>'s bytes.</summary>
+    internal static ReadOnlySpan<byte> Failed16 => [0x4C, 0x89, 0xCB, 0xB8, 0x01, 0x00, 0x00, 0x00, 0xC3];
+    /// <summary>Where a fault inside every other accessor continues: mov eax, 1; ret.</summary>
+    internal static ReadOnlySpan<byte> Failed => [0xB8, 0x01, 0x00, 0x00, 0x00, 0xC3];
+
+    /// <summary>Offset of the fix-up table's address in <see cref="Handler"/>.</summary>
+    internal const int HandlerTable = 0x0F;
+    /// <summary>Offset of the address of the previous actions in <see cref="Handler"/>: SIGSEGV's, then SIGBUS's, 32 bytes each as rt_sigaction gives them.</summary>
+    internal const int HandlerPrevious = 0x3E;
+
+    /// <summary>
+    /// handler(edi = signal, rsi = siginfo, rdx = ucontext). Only faults that the kernel raised (si_code above 0) are looked up; everything it does not know goes to the previous action with the
+    /// registers and the stack as they came, so that a previous handler cannot tell the difference. A previous default action is put back and the instruction runs again.
+    /// </summary>
+    internal static ReadOnlySpan<byte> Handler =>
+    [
+        0x83, 0x7E, 0x08, 0x00,                         // cmp dword [rsi+8], 0         si_code
+        0x7E, 0x36,                                     // jle chain
+        0x48, 0x8B, 0x82, 0xA8, 0x00, 0x00, 0x00,       // mov rax, [rdx+0xA8]          RIP
+        0x48, 0xB9, 0, 0, 0, 0, 0, 0, 0, 0,             // mov rcx, table
+        0x4C, 0x8B, 0x01,                               // next: mov r8, [rcx]          begin, 0 = end of the table
+        0x4D, 0x85, 0xC0,                               // test r8, r8
+        0x74, 0x1D,                                     // jz chain
+        0x4C, 0x39, 0xC0,                               // cmp rax, r8
+        0x72, 0x12,                                     // jb skip
+        0x48, 0x3B, 0x41, 0x08,                         // cmp rax, [rcx+8]             end
+        0x73, 0x0C,                                     // jae skip
+        0x4C, 0x8B, 0x41, 0x10,                         // mov r8, [rcx+16]             fix-up
+        0x4C, 0x89, 0x82, 0xA8, 0x00, 0x00, 0x00,       // mov [rdx+0xA8], r8
+        0xC3,                                           // ret
+        0x48, 0x83, 0xC1, 0x18,                         // skip: add rcx, 24
+        0xEB, 0xDB,                                     // jmp next
+        0x48, 0xB9, 0, 0, 0, 0, 0, 0, 0, 0,             // chain: mov rcx, previous
+        0x83, 0xFF, 0x07,                               // cmp edi, SIGBUS
+        0x75, 0x04,                                     // jne load
+        0x48, 0x83, 0xC1, 0x20,                         // add rcx, 32
+        0x48, 0x8B, 0x01,                               // load: mov rax, [rcx]
+        0x48, 0x83, 0xF8, 0x01,                         // cmp rax, SIG_IGN
+        0x76, 0x02,                                     // jbe default
+        0xFF, 0xE0,                                     // jmp rax
+        0x48, 0x89, 0xCE,                               // default: mov rsi, rcx
+        0x31, 0xD2,                                     // xor edx, edx
+        0x41, 0xBA, 0x08, 0x00, 0x00, 0x00,             // mov r10d, 8
+        0xB8, 0x0D, 0x00, 0x00, 0x00,                   // mov eax, SYS_rt_sigaction
+        0x0F, 0x05,                                     // syscall
+        0xC3,                                           // ret
+    ];
+
+    /// <summary>mov eax, SYS_rt_sigreturn; syscall.</summary>
+    internal static ReadOnlySpan<byte> Restorer => [0xB8, 0x0F, 0x00, 0x00, 0x00, 0x0F, 0x05];
+}
