@@ -55,4 +55,26 @@ public static partial class KvmApi
     public const uint KVM_MSR_FILTER_READ = 1, KVM_MSR_FILTER_WRITE = 2, KVM_MSR_FILTER_DEFAULT_DENY = 1, KVM_MSR_FILTER_MAX_RANGES = 16, KVM_MSR_FILTER_MAX_BITMAP_SIZE = 0x600;
     public const uint KVM_BUS_LOCK_DETECTION_OFF = 1, KVM_BUS_LOCK_DETECTION_EXIT = 2;
     public const uint KVM_NOTIFY_CONTEXT_INVALID = 1;
+    public const uint KVM_X86_NOTIFY_VMEXIT_ENABLED = 1, KVM_X86_NOTIFY_VMEXIT_USER = 2;
+    public const uint KVM_X86_QUIRK_SLOT_ZAP_ALL = 128;
+    public const ulong KVM_EXIT_HYPERCALL_LONG_MODE = 1;
+
+    // VM types.
+    public const uint KVM_X86_DEFAULT_VM = 0, KVM_X86_SW_PROTECTED_VM = 1;
+
+    // Private memory.
+    public const ulong KVM_MEMORY_ATTRIBUTE_PRIVATE = 8, KVM_MEMORY_EXIT_FLAG_PRIVATE = 8;
+
+    // Dirty rings.
+    public const uint KVM_DIRTY_GFN_F_DIRTY = 1, KVM_DIRTY_GFN_F_RESET = 2, KVM_DIRTY_GFN_F_MASK = 3;
+
+    // Devices and attributes.
+    public const uint KVM_DEV_TYPE_VFIO = 4, KVM_CREATE_DEVICE_TEST = 1, KVM_DEV_VFIO_FILE = 1;
+    public const ulong KVM_DEV_VFIO_FILE_ADD = 1, KVM_DEV_VFIO_FILE_DEL = 2;
+    public const uint KVM_X86_XCOMP_GUEST_SUPP = 0;
+
+    // Statistics.
+    public const uint KVM_STATS_TYPE_CUMULATIVE = 0, KVM_STATS_TYPE_INSTANT = 1, KVM_STATS_TYPE_PEAK = 2, KVM_STATS_TYPE_LINEAR_HIST = 3, KVM_STATS_TYPE_LOG_HIST = 4;
+    public const uint KVM_STATS_UNIT_NONE = 0 << 4, KVM_STATS_UNIT_BYTES = 1 << 4, KVM_STATS_UNIT_SECONDS = 2 << 4, KVM_STATS_UNIT_CYCLES = 3 << 4, KVM_STATS_UNIT_BOOLEAN = 4 << 4;
+    public const uint KVM_STATS_BASE_POW10 = 0 << 8, KVM_STATS_BASE_POW2 = 1 << 8;
 }

@@ -14,6 +14,8 @@ public static partial class KvmApi
     public const uint KVM_GET_API_VERSION = None | T | 0x00, KVM_CREATE_VM = None | T | 0x01, KVM_GET_MSR_INDEX_LIST = RW | 4 << 16 | T | 0x02, KVM_CHECK_EXTENSION = None | T | 0x03;
     public const uint KVM_GET_VCPU_MMAP_SIZE = None | T | 0x04, KVM_GET_SUPPORTED_CPUID = RW | 8 << 16 | T | 0x05, KVM_GET_EMULATED_CPUID = RW | 8 << 16 | T | 0x09, KVM_GET_MSR_FEATURE_INDEX_LIST = RW | 4 << 16 | T | 0x0a;
 
+    public const uint KVM_GET_SUPPORTED_HV_CPUID = RW | 8 << 16 | T | 0xc1;
+
     // VM.
     public const uint KVM_CREATE_VCPU = None | T | 0x41, KVM_GET_DIRTY_LOG = Write | 16 << 16 | T | 0x42, KVM_SET_NR_MMU_PAGES = None | T | 0x44, KVM_GET_NR_MMU_PAGES = None | T | 0x45;
     public const uint KVM_SET_USER_MEMORY_REGION = Write | 32 << 16 | T | 0x46, KVM_SET_TSS_ADDR = None | T | 0x47, KVM_SET_IDENTITY_MAP_ADDR = Write | 8 << 16 | T | 0x48, KVM_SET_USER_MEMORY_REGION2 = Write | 160 << 16 | T | 0x49;
@@ -27,6 +29,9 @@ public static partial class KvmApi
     public const uint KVM_XEN_HVM_GET_ATTR = RW | 72 << 16 | T | 0xc8, KVM_XEN_HVM_SET_ATTR = Write | 72 << 16 | T | 0xc9, KVM_XEN_HVM_EVTCHN_SEND = Write | 12 << 16 | T | 0xd0;
     public const uint KVM_CREATE_DEVICE = RW | 12 << 16 | T | 0xe0, KVM_SET_DEVICE_ATTR = Write | 24 << 16 | T | 0xe1, KVM_GET_DEVICE_ATTR = Write | 24 << 16 | T | 0xe2, KVM_HAS_DEVICE_ATTR = Write | 24 << 16 | T | 0xe3;
 
+    public const uint KVM_MEMORY_ENCRYPT_OP = RW | 8 << 16 | T | 0xba, KVM_MEMORY_ENCRYPT_REG_REGION = Read | 16 << 16 | T | 0xbb, KVM_MEMORY_ENCRYPT_UNREG_REGION = Read | 16 << 16 | T | 0xbc;
+    public const uint KVM_HYPERV_EVENTFD = Write | 24 << 16 | T | 0xbd, KVM_SET_MEMORY_ATTRIBUTES = Write | 32 << 16 | T | 0xd2, KVM_CREATE_GUEST_MEMFD = RW | 64 << 16 | T | 0xd4;
+
     // vCPU.
     public const uint KVM_RUN = None | T | 0x80, KVM_GET_REGS = Read | 144 << 16 | T | 0x81, KVM_SET_REGS = Write | 144 << 16 | T | 0x82, KVM_GET_SREGS = Read | 312 << 16 | T | 0x83, KVM_SET_SREGS = Write | 312 << 16 | T | 0x84;
     public const uint KVM_TRANSLATE = RW | 24 << 16 | T | 0x85, KVM_INTERRUPT = Write | 4 << 16 | T | 0x86, KVM_GET_MSRS = RW | 8 << 16 | T | 0x88, KVM_SET_MSRS = Write | 8 << 16 | T | 0x89, KVM_SET_CPUID = Write | 8 << 16 | T | 0x8a;
@@ -38,5 +43,5 @@ public static partial class KvmApi
     public const uint KVM_ENABLE_CAP = Write | 104 << 16 | T | 0xa3, KVM_GET_XSAVE = Read | 4096 << 16 | T | 0xa4, KVM_SET_XSAVE = Write | 4096 << 16 | T | 0xa5, KVM_GET_XCRS = Read | 392 << 16 | T | 0xa6, KVM_SET_XCRS = Write | 392 << 16 | T | 0xa7;
     public const uint KVM_KVMCLOCK_CTRL = None | T | 0xad, KVM_SMI = None | T | 0xb7, KVM_GET_NESTED_STATE = RW | 128 << 16 | T | 0xbe, KVM_SET_NESTED_STATE = Write | 128 << 16 | T | 0xbf;
     public const uint KVM_XEN_VCPU_GET_ATTR = RW | 72 << 16 | T | 0xca, KVM_XEN_VCPU_SET_ATTR = Write | 72 << 16 | T | 0xcb, KVM_GET_SREGS2 = Read | 320 << 16 | T | 0xcc, KVM_SET_SREGS2 = Write | 320 << 16 | T | 0xcd;
-    public const uint KVM_GET_STATS_FD = None | T | 0xce, KVM_GET_XSAVE2 = Read | 4096 << 16 | T | 0xcf;
+    public const uint KVM_GET_STATS_FD = None | T | 0xce, KVM_GET_XSAVE2 = Read | 4096 << 16 | T | 0xcf, KVM_PRE_FAULT_MEMORY = RW | 64 << 16 | T | 0xd5;
 }
