@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs KVM selftests, two at a time, each with a limit of 120 s, and writes one line a test: name, status, milliseconds, the arguments it was given.
+# usage: run.sh BIN_DIR OUT_DIR MODE PLAN -- RUNNER...    MODE full or quick; PLAN is plan.tsv; RUNNER is put before each test's path
+#        ONLY='a b' runs only the tests with these names
+set -uo pipefail
+bin=$1 out=$2 mode=$3 plan=$4
+shift 5
+runner=("$@")
+limit=120 jobs=2
+mkdir -p "$out/logs"
+: >"$out/results.tsv"
+export TMPDIR=${TMPDIR:-/tmp}
+
+# arguments NAME: what the plan gives a test in this mode.
+arguments() {
+    awk -F'\t' -v name="$1" -v mode="$mode" '$1 == "args" && $2 == name { a = $3 } $1 == "quick" && $2 == name && mode == "quick" { a = $3 } END { print a }' "$plan"
+}
+
+one() {
+    local path=$1 name args start status
+    name=$(basename "$path")
+    args=$(arguments "$name")
+    start=$(date +%s%N)
+    # shellcheck disable=SC2086  # the arguments are words
+    (cd "$out" && timeout -k 5 $limit "${runner[@]}" "$path" $args) >"$out/logs/$name.log" 2>&1 </dev/null
+    status=$?
+    printf '%s\t%s\t%s\t%s\n' "$name" $status $((($(date +%s%N) - start) / 1000000)) "$args" >>"$out/results.tsv"
+    [ -z "${VERBOSE:-}" ] || echo "$name $status" >&2
+}
+
+while read -r path; do
+    [ -z "${ONLY:-}" ] || case " $ONLY " in *" $(basename "$path") "*) ;; *) continue ;; esac
+    while [ "$(jobs -rp | wc -l)" -ge $jobs ]; do wait -n; done
+    one "$path" &
+done < <(find "$bin" -type f -perm -u+x | sort)
+wait
+sort -o "$out/results.tsv" "$out/results.tsv"
