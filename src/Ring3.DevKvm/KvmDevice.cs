@@ -1,7 +1,11 @@
+using System.Runtime.CompilerServices;
+using Ring3.Abi;
+using Ring3.Kvm;
+
 namespace Ring3.DevKvm;
 
 /// <summary>
-/// The front door: what an open of /dev/kvm, an ioctl on one of its descriptors and their last close do. Results are 0 or positive, or -errno.
+/// The front door: what an open of /dev/kvm, an ioctl on one of its descriptors and their last close do. Results are 0 or positive, or -errno. Any thread.
 /// </summary>
 /// <remarks>SAFETY: client addresses are numbers here; only the checked copy routine follows them.</remarks>
 public static unsafe class KvmDevice
@@ -12,40 +16,72 @@ public static unsafe class KvmDevice
     /// <summary>open("/dev/kvm"): 0, or -errno.</summary>
     public static long Open(out NewFd fd)
     {
-        fd = default;
-        return -Abi.Errno.ENODEV;
+        long r = Descriptors.Create(new SystemObject(), "kvm", out fd);
+        if (Tracer.IsOn)
+            Tracer.Open(r, fd);
+        return r;
     }
 
-    /// <summary>ioctl on a descriptor of the object <paramref name="handle"/>.</summary>
+    /// <summary>ioctl on a descriptor of the object <paramref name="handle"/>. -EBADF when the handle was released.</summary>
     public static long Ioctl(ulong handle, uint command, ulong argument, out NewFd fd)
     {
-        fd = default;
-        return -Abi.Errno.ENOTTY;
+        if (ObjectTable.Find(handle) is not { } o)
+        {
+            fd = default;
+            return -Errno.EBADF;
+        }
+        return Tracer.IsOn ? Tracer.Ioctl(o, command, argument, out fd) : Call(o, command, argument, out fd);
     }
 
-    /// <summary>The last descriptor of an object was closed.</summary>
+    /// <summary>The ioctl itself. A defect that shows as an exception costs the VM, never the client's process.</summary>
+    internal static long Call(KvmObject o, uint command, ulong argument, out NewFd fd)
+    {
+        try
+        {
+            return o.Ioctl(command, argument, out fd);
+        }
+        catch (OutOfMemoryException)
+        {
+            fd = default;
+            return -Errno.ENOMEM;
+        }
+        catch (Exception e)
+        {
+            fd = default;
+            Vm? vm = (o as VmObject)?.Vm ?? (o as VcpuObject)?.Vcpu.Vm;
+            vm?.BugOn(true, e.ToString());
+            return -Errno.EIO;
+        }
+    }
+
+    /// <summary>The last descriptor of an object was closed. Calls that are inside it go on.</summary>
     public static void Release(ulong handle)
     {
+        if (ObjectTable.Remove(handle) is not { } o)
+            return;
+        if (Tracer.IsOn)
+            Tracer.Close(o);
+        o.Close();
     }
 
     /// <summary>read or pread of a descriptor: number of bytes, or -errno.</summary>
-    public static long Read(ulong handle, byte* buffer, ulong length, long offset) => -Abi.Errno.EINVAL;
+    public static long Read(ulong handle, byte* buffer, ulong length, long offset) => ObjectTable.Find(handle) is { } o ? o.Read((ulong)buffer, length, offset) : -Errno.EBADF;
 
-    /// <summary>Address of the vCPU's signal words (see <c>VcpuSignal</c>), 0 when the handle is no vCPU.</summary>
-    public static nint VcpuSignalAddress(ulong handle) => 0;
+    /// <summary>Address of the signal words of a vCPU (see <see cref="VcpuSignal"/>), 0 when the handle is no vCPU. Valid as long as the handle.</summary>
+    public static nint VcpuSignalAddress(ulong handle) => ObjectTable.Find(handle) is VcpuObject v ? (nint)v.Vcpu.Signal : 0;
 
-    /// <summary>The client is about to change the mapping of [lo, hi): the guest must not use it until <see cref="InvalidateEnd"/>. True when a VM was concerned and End must be called.</summary>
-    public static bool InvalidateStart(ulong lo, ulong hi) => false;
+    /// <summary>The client is about to change the mapping of [lo, hi): the guest does not use it until <see cref="InvalidateEnd"/>. True when a VM was concerned and End must be called.</summary>
+    public static bool InvalidateStart(ulong lo, ulong hi) => ClientMemory.InvalidateStart(lo, hi);
 
-    public static void InvalidateEnd(ulong lo, ulong hi)
-    {
-    }
+    /// <summary>The change announced by <see cref="InvalidateStart"/> is done, or failed.</summary>
+    public static void InvalidateEnd(ulong lo, ulong hi) => ClientMemory.InvalidateEnd(lo, hi);
 
     /// <summary>Whether any byte of [lo, hi) belongs to a memory slot.</summary>
-    public static bool IsClientMemory(ulong lo, ulong hi) => false;
+    public static bool IsClientMemory(ulong lo, ulong hi) => ClientMemory.Contains(lo, hi);
 
     /// <summary>Two 64-bit words, [lo, hi): an interval that contains the client memory of all slots of all VMs; lo >= hi when there is none. Read by the interposer without a call.</summary>
-    public static ulong* ClientMemoryBounds => s_bounds;
+    public static ulong* ClientMemoryBounds => ClientMemory.Bounds;
 
-    private static readonly ulong* s_bounds = (ulong*)System.Runtime.InteropServices.NativeMemory.AllocZeroed(16);
+    /// <summary>Objects that exist: the client's open descriptors without duplicates.</summary>
+    public static int OpenObjects => ObjectTable.Count;
 }

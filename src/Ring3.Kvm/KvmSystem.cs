@@ -22,4 +22,10 @@ public static class KvmSystem
 
     /// <summary>KVM_GET_MSR_FEATURE_INDEX_LIST.</summary>
     public static ReadOnlySpan<uint> MsrFeatureIndexList => MsrList.Features;
+
+    /// <summary>KVM_GET_MSRS on /dev/kvm: what the host offers to guests. False for a register that is not in <see cref="MsrFeatureIndexList"/>.</summary>
+    public static bool TryGetFeatureMsr(uint msr, out ulong value) => Vcpu.TryGetFeatureMsr(msr, out value);
+
+    /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED.</summary>
+    public const ulong MceCapability = MachineCheckState.SupportedCapability;
 }

@@ -21,6 +21,15 @@ public sealed class FutexMutex(string name)
         return new Scope(this);
     }
 
+    /// <summary>Acquires if nobody holds it.</summary>
+    public bool TryEnter()
+    {
+        if (Interlocked.CompareExchange(ref _state.Value, Held, Free) != Free)
+            return false;
+        _owner = Environment.CurrentManagedThreadId;
+        return true;
+    }
+
     public void Exit()
     {
         Debug.Assert(IsHeldByMe, "mutex released by a thread that does not hold it");

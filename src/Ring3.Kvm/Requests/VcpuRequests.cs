@@ -111,6 +111,9 @@ public sealed unsafe class VcpuRequests
     /// <summary>Sleeps unless somebody woke the vCPU since <see cref="BeginBlock"/> returned <paramref name="token"/>.</summary>
     public void Sleep(int token, long timeoutNs = -1) => Futex.Wait(&_b->WakeSequence, token, timeoutNs);
 
+    /// <summary>The futex word of <see cref="Sleep"/>; its value is the token.</summary>
+    internal int* WakeWord => &_b->WakeSequence;
+
     public int WakeToken => Volatile.Read(ref _b->WakeSequence);
     public void EndBlock() => Volatile.Write(ref _b->Blocked, 0);
 

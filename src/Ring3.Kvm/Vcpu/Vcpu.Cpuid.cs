@@ -158,5 +158,5 @@ public sealed unsafe partial class Vcpu
         return (eax, ebx, ecx, edx);
     }
 
-    private bool HasPvFeature(int bit) => (_pvFeatures >> bit & 1) != 0 || !Vm.EnforcePvFeatures;
+    private bool HasPvFeature(int bit) => (_pvFeatures >> bit & 1) != 0 || !EnforcePvFeatures;
 }

@@ -23,9 +23,24 @@ public sealed unsafe partial class Vcpu
     {
         _miscEnable = 1 | 1 << 11 | 1 << 12;
         _hwcr = SupportedCpuid.IsAmd ? HwcrTscFreqSel : 0;
-        _microcode = SupportedCpuid.IsAmd ? 0x0100_0065 : 1UL << 32;
+        _microcode = DefaultMicrocode;
         _platformInfo = 1UL << 31;
         _smbase = 0x30000;
+    }
+
+    private static ulong DefaultMicrocode => SupportedCpuid.IsAmd ? 0x0100_0065 : 1UL << 32;
+
+    /// <summary>Registers that describe the processor rather than its state.</summary>
+    internal static bool TryGetFeatureMsr(uint msr, out ulong value)
+    {
+        value = msr switch
+        {
+            Msr.BIOS_SIGN_ID => DefaultMicrocode,
+            Msr.ARCH_CAPABILITIES => ArchCapabilities,
+            MsrIndex.DE_CFG => DeCfgLfenceSerialize,
+            _ => 0,
+        };
+        return MsrList.Features.Contains(msr);
     }
 
     /// <summary>KVM_GET_MSRS: fills the data of the entries; returns how many were known before the first unknown one.</summary>

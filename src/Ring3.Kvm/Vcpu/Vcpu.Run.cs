@@ -53,8 +53,8 @@ public sealed unsafe partial class Vcpu
             Cr8 = run->cr8;
         if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
             return r;
-        if (run->immediate_exit != 0)
-            return -Errno.EINTR;
+        if (run->immediate_exit != 0 || IsSignalled)
+            return ExitIntr();
         if (_stealGpa != 0)
             RecordStealTime();
         if (run->request_interrupt_window != 0)
@@ -107,6 +107,13 @@ public sealed unsafe partial class Vcpu
         {
             CancelInjection();
             return KeepRunning;
+        }
+        // After TryEnterGuestMode has dropped earlier kicks: a signal before this point is seen here, one after it stops the guest.
+        if (IsSignalled)
+        {
+            Requests.LeaveGuestMode();
+            CancelInjection();
+            return ExitIntr();
         }
         ExitReason reason = Cpu.Enter();
         Requests.LeaveGuestMode();

@@ -20,21 +20,24 @@ public sealed unsafe partial class Vcpu
     private readonly CpuState* _s;
     private readonly ExitInfo* _exit;
     private readonly byte* _pioData;
+    private readonly bool _ownsRunArea;
     private readonly VcpuMmu _mmu;
     private MpState _mpState;
     private int _running;
     private int _lastThread;
 
-    internal Vcpu(Vm vm, uint id, int index)
+    internal Vcpu(Vm vm, uint id, int index, byte* runArea)
     {
         (Vm, Id, Index) = (vm, id, index);
         IsBootProcessor = id == vm.BootCpuId;
         Cpu = vm.Machine.CreateProcessor();
         _s = Cpu.State;
         _exit = Cpu.Exit;
-        KvmRun = (kvm_run*)HostMemory.Map(RunAreaBytes);
+        _ownsRunArea = runArea == null;
+        KvmRun = (kvm_run*)(runArea != null ? runArea : HostMemory.Map(RunAreaBytes));
         _pioData = (byte*)KvmRun + 4096;
         Requests = new VcpuRequests(&_s->ExitRequest);
+        InitializeSignal();
         _mmu = new VcpuMmu(vm.Mmu, this);
         _mpState = IsBootProcessor || vm.Irqchip is null ? MpState.Runnable : MpState.Uninitialized;
         InitializeMsrs();
@@ -88,5 +91,10 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>Second half of Dispose, after the last thread that could make a request is gone.</summary>
-    internal void Free() => HostMemory.Unmap(KvmRun, RunAreaBytes);
+    internal void Free()
+    {
+        FreeSignal();
+        if (_ownsRunArea)
+            HostMemory.Unmap(KvmRun, RunAreaBytes);
+    }
 }

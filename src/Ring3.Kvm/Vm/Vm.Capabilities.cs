@@ -10,8 +10,6 @@ public sealed unsafe partial class Vm
     /// <summary>Client learns exceptions before their side effects (KVM_CAP_EXCEPTION_PAYLOAD).</summary>
     public bool ExceptionPayloadEnabled { get; private set; }
     public bool TripleFaultEventEnabled { get; private set; }
-    /// <summary>PV features not in the guest's CPUID do not work (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
-    public bool EnforcePvFeatures { get; private set; }
     /// <summary>KVM_MSR_EXIT_REASON_* for which the client handles MSR accesses.</summary>
     public uint UserSpaceMsrMask { get; private set; }
     internal MsrFilter? MsrFilter { get; private set; }
@@ -29,6 +27,9 @@ public sealed unsafe partial class Vm
             MsrFilter = created;
         return r;
     }
+
+    /// <summary>KVM_CHECK_EXTENSION on the VM: what this VM can do.</summary>
+    public int CheckExtension(int capability) => Capabilities.Check(capability);
 
     /// <summary>KVM_ENABLE_CAP on the VM: 0 or -EINVAL.</summary>
     public int EnableCap(in kvm_enable_cap cap)

@@ -109,7 +109,10 @@ public sealed unsafe partial class Vm : IDisposable
     }
 
     /// <summary>KVM_CREATE_VCPU: 0, -EINVAL for an id out of range, -EEXIST.</summary>
-    public int CreateVcpu(uint id, out Vcpu? vcpu)
+    public int CreateVcpu(uint id, out Vcpu? vcpu) => CreateVcpu(id, null, out vcpu);
+
+    /// <summary>KVM_CREATE_VCPU with the memory of kvm_run given: <see cref="Vcpu.RunAreaBytes"/> zeroed bytes that the caller keeps until the VM is disposed of.</summary>
+    public int CreateVcpu(uint id, byte* runArea, out Vcpu? vcpu)
     {
         vcpu = null;
         if (id >= MaxVcpus || _disposed)
@@ -121,7 +124,7 @@ public sealed unsafe partial class Vm : IDisposable
             foreach (Vcpu v in _vcpus)
                 if (v.Id == id)
                     return -Errno.EEXIST;
-            vcpu = new Vcpu(this, id, _vcpus.Length);
+            vcpu = new Vcpu(this, id, _vcpus.Length, runArea);
             Volatile.Write(ref _requests, [.. _requests, vcpu.Requests]);
             Volatile.Write(ref _vcpus, [.. _vcpus, vcpu]);
         }

@@ -1,0 +1,65 @@
+using Ring3.Abi;
+using Ring3.Host;
+using Ring3.Kvm;
+using Ring3.Sync;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.DevKvm;
+
+/// <summary>A vCPU's descriptor. Its memfd is the vCPU's shared area: the client maps it, and so does Ring3.</summary>
+internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
+{
+    /// <summary>Pages that a dirty ring can have; they begin at KVM_DIRTY_LOG_PAGE_OFFSET.</summary>
+    public const int MaxDirtyRingPages = 256;
+
+    /// <summary>Size of the memfd. Pages that are never touched cost nothing.</summary>
+    public const int FileBytes = ((int)KVM_DIRTY_LOG_PAGE_OFFSET + MaxDirtyRingPages) * 4096;
+
+    /// <summary>KVM's vcpu->mutex: held by every ioctl of the vCPU, KVM_RUN included.</summary>
+    private readonly FutexMutex _mutex = new("vcpu_mutex");
+    private int _closed, _released;
+
+    public Vcpu Vcpu { get; } = vcpu;
+    public VmObject VmObject => vm;
+    public override ObjectKind Kind => ObjectKind.Vcpu;
+    public override string Name => $"{vm.Name}.cpu{Vcpu.Id}";
+
+    public override long Ioctl(uint command, ulong argument, out NewFd fd)
+    {
+        fd = default;
+        // KVM: looks at the VM before it waits for the mutex, so a call on a dead VM never waits.
+        if (Vcpu.Vm.IsDead)
+            return -Errno.EIO;
+        _mutex.Enter();
+        try
+        {
+            return _closed != 0 ? -Errno.EBADF : command == KVM_RUN ? Run(argument) : Dispatch(command, argument, out fd);
+        }
+        finally
+        {
+            _mutex.Exit();
+            // PAIRS-WITH: Close (flag, then the mutex). Either this thread sees the flag, or the closer gets the mutex.
+            if (Volatile.Read(ref _closed) != 0)
+                ReleaseIfIdle();
+        }
+    }
+
+    private int Run(ulong argument) => argument != 0 ? -Errno.EINVAL : Vcpu.Run();
+
+    public override void Close()
+    {
+        Interlocked.Exchange(ref _closed, 1);
+        ReleaseIfIdle();
+    }
+
+    /// <summary>Drops the reference to the VM once, when no call is inside. The vCPU itself lives as long as its VM, as in KVM.</summary>
+    private void ReleaseIfIdle()
+    {
+        if (!_mutex.TryEnter())
+            return;
+        bool mine = Interlocked.Exchange(ref _released, 1) == 0;
+        _mutex.Exit();
+        if (mine)
+            vm.Put();
+    }
+}

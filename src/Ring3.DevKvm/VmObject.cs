@@ -1,0 +1,109 @@
+using Ring3.Abi;
+using Ring3.Host;
+using Ring3.Kvm;
+
+// SAFETY: run areas are mappings of this object, kept until the VM that uses them is gone.
+namespace Ring3.DevKvm;
+
+/// <summary>
+/// A VM's descriptor, and the life of the VM behind it: as KVM's, the VM exists until its own descriptors and those of its vCPUs, devices and statistics are closed and no call is inside it.
+/// </summary>
+internal sealed unsafe partial class VmObject : KvmObject
+{
+    private static int s_created;
+
+    private readonly int _number = Interlocked.Increment(ref s_created) - 1;
+    private readonly Lock _lock = new();
+    private readonly List<nint> _runAreas = [];
+    /// <summary>One for the VM's own descriptor, one for each object made from it, one for each call inside. The VM is freed when it reaches zero.</summary>
+    private int _references = 1;
+
+    private VmObject(Vm vm) => Vm = vm;
+
+    public Vm Vm { get; }
+    public override ObjectKind Kind => ObjectKind.Vm;
+    public override string Name => $"vm{_number}";
+
+    /// <summary>KVM_CREATE_VM.</summary>
+    public static long Create(ulong type, out NewFd fd)
+    {
+        fd = default;
+        if (type != KvmApi.KVM_X86_DEFAULT_VM)
+            return -Errno.EINVAL;
+        var vm = new VmObject(Vm.Create(new VmOptions { ExternalWriters = true }));
+        int r = Descriptors.Create(vm, "kvm-vm", out fd);
+        if (r < 0)
+            vm.Vm.Dispose();
+        else
+            ClientMemory.Add(vm);
+        return r;
+    }
+
+    /// <summary>Takes a reference; false when the VM is being freed.</summary>
+    public bool TryGet()
+    {
+        for (int n = Volatile.Read(ref _references); n != 0;)
+        {
+            int seen = Interlocked.CompareExchange(ref _references, n + 1, n);
+            if (seen == n)
+                return true;
+            n = seen;
+        }
+        return false;
+    }
+
+    /// <summary>Gives a reference back. The last one frees the VM.</summary>
+    public void Put()
+    {
+        if (Interlocked.Decrement(ref _references) == 0)
+            Free();
+    }
+
+    public override void Close() => Put();
+
+    private void Free()
+    {
+        ClientMemory.Remove(this);
+        Tracer.VmFreed(this);
+        Vm.Dispose();
+        foreach (nint area in _runAreas)
+            HostMemory.Unmap((void*)area, VcpuObject.FileBytes);
+    }
+
+    /// <summary>KVM_CREATE_VCPU.</summary>
+    private long CreateVcpu(ulong id, out NewFd fd)
+    {
+        fd = default;
+        if (id >= Vm.MaxVcpus)
+            return -Errno.EINVAL;
+        int memfd = MemFd.Create($"kvm-vcpu:{id}", VcpuObject.FileBytes);
+        if (memfd < 0)
+            return memfd;
+        byte* area = MemFd.Map(memfd, VcpuObject.FileBytes);
+        int r = -Errno.ENOMEM;
+        if (area != null && (r = Vm.CreateVcpu((uint)id, area, out Vcpu? vcpu)) == 0)
+        {
+            lock (_lock)
+                _runAreas.Add((nint)area);
+            Interlocked.Increment(ref _references);
+            r = Descriptors.Publish(new VcpuObject(this, vcpu!), memfd, out fd);
+            if (r < 0)
+                Put();
+            return r;
+        }
+        if (area != null)
+            HostMemory.Unmap(area, VcpuObject.FileBytes);
+        MemFd.Close(memfd);
+        return r;
+    }
+
+    /// <summary>A descriptor for an object that keeps the VM alive: 0 or -errno.</summary>
+    public int CreateDependent(KvmObject o, string name, out NewFd fd)
+    {
+        Interlocked.Increment(ref _references);
+        int r = Descriptors.Create(o, name, out fd);
+        if (r < 0)
+            Put();
+        return r;
+    }
+}
