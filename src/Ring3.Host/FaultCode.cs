@@ -5,7 +5,7 @@ namespace Ring3.Host;
 /// </summary>
 /// <remarks>
 /// Accessors return 0 in RAX; the fix-up returns 1. None touches a callee-saved register, except CompareExchange16, which keeps RBX in R9 and has a fix-up of its own.
-/// SAFETY: constant bytes; <see cref="FaultGuard"/> places them and patches the two addresses of the handler.
+/// SAFETY: constant bytes; <see cref="FaultGuard"/> places them and patches the address in the handler.
 /// </remarks>
 internal static class FaultCode
 {
@@ -108,49 +108,126 @@ internal static class FaultCode
     /// <summary>Where a fault inside every other accessor continues: mov eax, 1; ret.</summary>
     internal static ReadOnlySpan<byte> Failed => [0xB8, 0x01, 0x00, 0x00, 0x00, 0xC3];
 
-    /// <summary>Offset of the fix-up table's address in <see cref="Handler"/>.</summary>
-    internal const int HandlerTable = 0x0F;
-    /// <summary>Offset of the address of the previous actions in <see cref="Handler"/>: SIGSEGV's, then SIGBUS's, 32 bytes each as rt_sigaction gives them.</summary>
-    internal const int HandlerPrevious = 0x3E;
+    /// <summary>Offset of the address of the control block in <see cref="Handler"/>, see FaultGuard.Control.</summary>
+    internal const int HandlerControl = 2;
 
     /// <summary>
-    /// handler(edi = signal, rsi = siginfo, rdx = ucontext). Only faults that the kernel raised (si_code above 0) are looked up; everything it does not know goes to the previous action with the
-    /// registers and the stack as they came, so that a previous handler cannot tell the difference. A previous default action is put back and the instruction runs again.
+    /// handler(edi = signal, rsi = siginfo, rdx = ucontext). What it does not know goes to the previous action with the registers and the stack as they came, so that a previous handler cannot tell
+    /// the difference. A previous default action is put back and the instruction runs again.
     /// </summary>
     internal static ReadOnlySpan<byte> Handler =>
     [
-        0x83, 0x7E, 0x08, 0x00,                         // cmp dword [rsi+8], 0         si_code
-        0x7E, 0x36,                                     // jle chain
-        0x48, 0x8B, 0x82, 0xA8, 0x00, 0x00, 0x00,       // mov rax, [rdx+0xA8]          RIP
-        0x48, 0xB9, 0, 0, 0, 0, 0, 0, 0, 0,             // mov rcx, table
-        0x4C, 0x8B, 0x01,                               // next: mov r8, [rcx]          begin, 0 = end of the table
+        0x48, 0xB9, 0, 0, 0, 0, 0, 0, 0, 0,             // movabs rcx, control
+        0x83, 0x7E, 0x08, 0x00,                         // cmp dword [rsi+8], 0  ; si_code: only faults that the kernel raised
+        0x0F, 0x8E, 0x70, 0x01, 0x00, 0x00,             // jle chain
+        0x48, 0x8B, 0x82, 0xA8, 0x00, 0x00, 0x00,       // mov rax, [rdx+0xA8]  ; RIP
+        0x4C, 0x8B, 0x49, 0x40,                         // mov r9, [rcx+64]  ; routines
+        0x4D, 0x8B, 0x01,                               // next: mov r8, [r9]  ; begin; 0 ends the table
         0x4D, 0x85, 0xC0,                               // test r8, r8
-        0x74, 0x1D,                                     // jz chain
+        0x74, 0x40,                                     // jz managed
         0x4C, 0x39, 0xC0,                               // cmp rax, r8
-        0x72, 0x12,                                     // jb skip
-        0x48, 0x3B, 0x41, 0x08,                         // cmp rax, [rcx+8]             end
-        0x73, 0x0C,                                     // jae skip
-        0x4C, 0x8B, 0x41, 0x10,                         // mov r8, [rcx+16]             fix-up
-        0x4C, 0x89, 0x82, 0xA8, 0x00, 0x00, 0x00,       // mov [rdx+0xA8], r8
+        0x72, 0x35,                                     // jb skip
+        0x49, 0x3B, 0x41, 0x08,                         // cmp rax, [r9+8]
+        0x73, 0x2F,                                     // jae skip
+        0x4D, 0x8B, 0x41, 0x10,                         // mov r8, [r9+16]
+        0x49, 0x83, 0xF8, 0x02,                         // cmp r8, 2
+        0x77, 0x1D,                                     // ja resume
+        0x41, 0xBA, 0x01, 0x00, 0x00, 0x00,             // mov r10d, 1
+        0x72, 0x3A,                                     // jb guest
+        0x66, 0x81, 0x78, 0xF5, 0x0F, 0x85,             // cmp word [rax-11], 0x850F  ; a run: the jump to this instruction's exit is in front of it
+        0x0F, 0x85, 0x34, 0x01, 0x00, 0x00,             // jne chain
+        0x4C, 0x63, 0x40, 0xF7,                         // movsxd r8, dword [rax-9]
+        0x4E, 0x8D, 0x44, 0x00, 0xFB,                   // lea r8, [rax+r8-5]
+        0x4C, 0x89, 0x82, 0xA8, 0x00, 0x00, 0x00,       // resume: mov [rdx+0xA8], r8
         0xC3,                                           // ret
-        0x48, 0x83, 0xC1, 0x18,                         // skip: add rcx, 24
-        0xEB, 0xDB,                                     // jmp next
-        0x48, 0xB9, 0, 0, 0, 0, 0, 0, 0, 0,             // chain: mov rcx, previous
-        0x83, 0xFF, 0x07,                               // cmp edi, SIGBUS
+        0x49, 0x83, 0xC1, 0x18,                         // skip: add r9, 24
+        0xEB, 0xB8,                                     // jmp next
+        0x45, 0x31, 0xD2,                               // managed: xor r10d, r10d  ; not in emitted code
+        0x48, 0x3B, 0x41, 0x70,                         // cmp rax, [rcx+112]
+        0x0F, 0x82, 0x10, 0x01, 0x00, 0x00,             // jb chain
+        0x48, 0x3B, 0x41, 0x78,                         // cmp rax, [rcx+120]
+        0x0F, 0x83, 0x06, 0x01, 0x00, 0x00,             // jae chain
+        0x4C, 0x8B, 0x46, 0x10,                         // guest: mov r8, [rsi+16]
+        0x4C, 0x8B, 0x49, 0x48,                         // mov r9, [rcx+72]
+        0x4C, 0x8B, 0x59, 0x50,                         // mov r11, [rcx+80]  ; registered guest memory
+        0x4D, 0x39, 0xD9,                               // range: cmp r9, r11
+        0x0F, 0x83, 0xF1, 0x00, 0x00, 0x00,             // jae chain
+        0x4D, 0x3B, 0x01,                               // cmp r8, [r9]
+        0x72, 0x06,                                     // jb after
+        0x4D, 0x3B, 0x41, 0x08,                         // cmp r8, [r9+8]
+        0x72, 0x06,                                     // jb thread
+        0x49, 0x83, 0xC1, 0x10,                         // after: add r9, 16
+        0xEB, 0xE6,                                     // jmp range
+        0x64, 0x4C, 0x8B, 0x0C, 0x25, 0x00, 0x00, 0x00, 0x00, // thread: mov r9, fs:[0]  ; the thread's record
+        0x4C, 0x89, 0xC8,                               // mov rax, r9
+        0x48, 0xC1, 0xE8, 0x06,                         // shr rax, 6
+        0x69, 0xC0, 0xB1, 0x79, 0x37, 0x9E,             // imul eax, eax, 0x9E3779B1
+        0xC1, 0xE8, 0x14,                               // shr eax, 20
+        0x41, 0x89, 0xC3,                               // probe: mov r11d, eax
+        0x49, 0xC1, 0xE3, 0x0A,                         // shl r11, 10
+        0x4C, 0x03, 0x59, 0x58,                         // add r11, [rcx+88]
+        0x4D, 0x39, 0x0B,                               // cmp [r11], r9
+        0x74, 0x13,                                     // je found
+        0x49, 0x83, 0x3B, 0x00,                         // cmp qword [r11], 0
+        0x0F, 0x84, 0xAD, 0x00, 0x00, 0x00,             // je chain
+        0xFF, 0xC0,                                     // inc eax
+        0x25, 0xFF, 0x0F, 0x00, 0x00,                   // and eax, 4095
+        0xEB, 0xDD,                                     // jmp probe
+        0x41, 0x83, 0x7B, 0x28, 0x00,                   // found: cmp dword [r11+40], 0  ; inside the guest?
+        0x0F, 0x84, 0x99, 0x00, 0x00, 0x00,             // je chain
+        0x45, 0x85, 0xD2,                               // test r10d, r10d
+        0x74, 0x2F,                                     // jz record
+        0x4C, 0x8B, 0x8A, 0xA0, 0x00, 0x00, 0x00,       // mov r9, [rdx+0xA0]  ; a thunk: leave its frame
+        0x49, 0x8B, 0x01,                               // mov rax, [r9]
+        0x48, 0x3B, 0x41, 0x60,                         // cmp rax, [rcx+96]
+        0x72, 0x0D,                                     // jb leaf
+        0x48, 0x3B, 0x41, 0x68,                         // cmp rax, [rcx+104]
+        0x73, 0x07,                                     // jae leaf
+        0x49, 0x83, 0xC1, 0x10,                         // add r9, 16
+        0x49, 0x8B, 0x01,                               // mov rax, [r9]
+        0x49, 0x83, 0xC1, 0x08,                         // leaf: add r9, 8
+        0x4C, 0x89, 0x8A, 0xA0, 0x00, 0x00, 0x00,       // mov [rdx+0xA0], r9
+        0x48, 0x89, 0x82, 0xA8, 0x00, 0x00, 0x00,       // mov [rdx+0xA8], rax
+        0x4D, 0x89, 0x43, 0x08,                         // record: mov [r11+8], r8  ; address
+        0x48, 0x8B, 0x82, 0xC0, 0x00, 0x00, 0x00,       // mov rax, [rdx+0xC0]  ; error code of the fault
+        0x49, 0x89, 0x43, 0x10,                         // mov [r11+16], rax
+        0x41, 0xC7, 0x43, 0x2C, 0x01, 0x00, 0x00, 0x00, // mov dword [r11+44], 1
+        0x4C, 0x8B, 0x8A, 0xE0, 0x00, 0x00, 0x00,       // mov r9, [rdx+0xE0]  ; x87 and MXCSR as they were; the thread goes on with clean ones
+        0x4D, 0x85, 0xC9,                               // test r9, r9
+        0x74, 0x2F,                                     // jz raise
+        0x49, 0x89, 0xF2,                               // mov r10, rsi
+        0x4C, 0x89, 0xCE,                               // mov rsi, r9
+        0x49, 0x8D, 0x7B, 0x40,                         // lea rdi, [r11+64]
+        0x49, 0x89, 0xC8,                               // mov r8, rcx
+        0xB9, 0x40, 0x00, 0x00, 0x00,                   // mov ecx, 64
+        0xF3, 0x48, 0xA5,                               // rep movsq
+        0x4C, 0x89, 0xC1,                               // mov rcx, r8
+        0x4C, 0x89, 0xD6,                               // mov rsi, r10
+        0x41, 0xC7, 0x01, 0x7F, 0x03, 0x00, 0x00,       // mov dword [r9], 0x37F
+        0x41, 0xC6, 0x41, 0x04, 0x00,                   // mov byte [r9+4], 0
+        0x41, 0xC7, 0x41, 0x18, 0x80, 0x1F, 0x00, 0x00, // mov dword [r9+24], 0x1F80
+        0xBF, 0x0B, 0x00, 0x00, 0x00,                   // raise: mov edi, 11  ; a null reference for the runtime
+        0x89, 0x3E,                                     // mov [rsi], edi
+        0xC7, 0x46, 0x08, 0x01, 0x00, 0x00, 0x00,       // mov dword [rsi+8], 1
+        0x48, 0x83, 0x66, 0x10, 0x00,                   // and qword [rsi+16], 0
+        0x83, 0xFF, 0x07,                               // chain: cmp edi, 7
         0x75, 0x04,                                     // jne load
         0x48, 0x83, 0xC1, 0x20,                         // add rcx, 32
         0x48, 0x8B, 0x01,                               // load: mov rax, [rcx]
-        0x48, 0x83, 0xF8, 0x01,                         // cmp rax, SIG_IGN
+        0x48, 0x83, 0xF8, 0x01,                         // cmp rax, 1
         0x76, 0x02,                                     // jbe default
         0xFF, 0xE0,                                     // jmp rax
         0x48, 0x89, 0xCE,                               // default: mov rsi, rcx
         0x31, 0xD2,                                     // xor edx, edx
         0x41, 0xBA, 0x08, 0x00, 0x00, 0x00,             // mov r10d, 8
-        0xB8, 0x0D, 0x00, 0x00, 0x00,                   // mov eax, SYS_rt_sigaction
+        0xB8, 0x0D, 0x00, 0x00, 0x00,                   // mov eax, 13
         0x0F, 0x05,                                     // syscall
         0xC3,                                           // ret
     ];
 
     /// <summary>mov eax, SYS_rt_sigreturn; syscall.</summary>
     internal static ReadOnlySpan<byte> Restorer => [0xB8, 0x0F, 0x00, 0x00, 0x00, 0x0F, 0x05];
+
+    /// <summary>The thread pointer: mov rax, fs:[0]; ret.</summary>
+    internal static ReadOnlySpan<byte> ThreadPointer => [0x64, 0x48, 0x8B, 0x04, 0x25, 0x00, 0x00, 0x00, 0x00, 0xC3];
 }

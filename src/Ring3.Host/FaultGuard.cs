@@ -1,22 +1,34 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Ring3.Host;
 
+/// <summary>What a registered range of emitted code does when a guest access in it faults.</summary>
+public enum ThunkKind
+{
+    /// <summary>A leaf without a stack frame, called from managed code directly or through the trampoline: it is left, and its caller meets a null reference.</summary>
+    Leaf = 1,
+    /// <summary>
+    /// Code in which every guest access is directly behind <c>jne rel32; add rax, [rsi+rcx+disp8]</c>: it continues at the target of that jump.
+    /// </summary>
+    Run = 2,
+}
+
 /// <summary>
-/// The process's first handler of SIGSEGV and SIGBUS: machine code in front of the .NET runtime's handler. A fault in a registered routine continues at the routine's fix-up;
-/// everything else reaches the handler that was there before, unchanged.
+/// The process's first handler of SIGSEGV and SIGBUS: machine code in front of the .NET runtime's handler. A fault in a registered routine continues at the routine's fix-up; a fault of a thread that is
+/// inside the guest on registered guest memory becomes a <see cref="NullReferenceException"/> at the access; everything else reaches the handler that was there before, unchanged.
 /// </summary>
 /// <remarks>
 /// Installed by the first use, with the system call itself, so that neither the C library nor an interposer of sigaction takes part. It is never removed.
-/// SAFETY: the table only grows; an entry's begin is stored last, and the handler stops at the first zero begin.
+/// SAFETY: the table of routines only grows; an entry's begin is stored last, and the handler stops at the first zero begin. All that the handler reads is unmanaged and never freed.
 /// </remarks>
-public static unsafe class FaultGuard
+public static unsafe partial class FaultGuard
 {
     private const int SIGBUS = 7, SIGSEGV = 11, SYS_rt_sigaction = 13;
     private const ulong SA_SIGINFO = 4, SA_RESTORER = 0x04000000, SA_ONSTACK = 0x08000000, SA_NODEFER = 0x40000000;
-    private const int MaxRoutines = 128;
+    private const int MaxRoutines = 255;
 
-    /// <summary>A routine and where its faults continue.</summary>
+    /// <summary>A range of emitted code. Fixup is an address or a <see cref="ThunkKind"/>.</summary>
     private struct Routine
     {
         public ulong Begin, End, Fixup;
@@ -28,11 +40,24 @@ public static unsafe class FaultGuard
         public ulong Handler, Flags, Restorer, Mask;
     }
 
+    /// <summary>What the handler reads. The offsets are in its code.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct Control
+    {
+        public KernelAction PreviousSegv, PreviousBus;
+        public Routine* Routines;
+        public GuestRange* Ranges, RangesEnd;
+        public FaultRecord* Records;
+        public ulong TrampolineBegin, TrampolineEnd;
+        /// <summary>Where managed code can be.</summary>
+        public ulong CodeBegin, CodeEnd;
+    }
+
     private static readonly Lock s_lock = new();
     private static readonly ExecutableMemory s_code = new(8192);
-    private static readonly Routine* s_routines = (Routine*)HostMemory.Map((nuint)((MaxRoutines + 1) * sizeof(Routine)) + 2 * (nuint)sizeof(KernelAction));
-    private static readonly KernelAction* s_previous = (KernelAction*)(s_routines + MaxRoutines + 1);
+    private static readonly Control* s_control = (Control*)HostMemory.Map(4096);
     private static readonly nint s_failed = s_code.Add(FaultCode.Failed);
+    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_threadPointer = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(FaultCode.ThreadPointer);
     private static int s_count;
 
     static FaultGuard() => Install();
@@ -51,6 +76,20 @@ public static unsafe class FaultGuard
             return AddLocked(code, s_code.Add(fixup));
     }
 
+    /// <summary>Declares a range of emitted code. Never undone.</summary>
+    public static void AddThunks(nint begin, nuint length, ThunkKind kind)
+    {
+        lock (s_lock)
+            Register((ulong)begin, (ulong)begin + length, (ulong)kind);
+    }
+
+    /// <summary>Declares the one piece of emitted code that calls leaves with one saved register between its return address and theirs.</summary>
+    public static void SetTrampoline(nint begin, nuint length)
+    {
+        s_control->TrampolineBegin = (ulong)begin;
+        s_control->TrampolineEnd = (ulong)begin + length;
+    }
+
     private static nint AddLocked(ReadOnlySpan<byte> code, nint fixup)
     {
         nint at = s_code.Add(code);
@@ -61,8 +100,8 @@ public static unsafe class FaultGuard
     private static void Register(ulong begin, ulong end, ulong fixup)
     {
         if (s_count == MaxRoutines)
-            throw new InvalidOperationException("too many routines with a fix-up");
-        Routine* r = s_routines + s_count++;
+            throw new InvalidOperationException("too many ranges of emitted code");
+        Routine* r = s_control->Routines + s_count++;
         r->End = end;
         r->Fixup = fixup;
         Volatile.Write(ref r->Begin, begin);
@@ -70,24 +109,46 @@ public static unsafe class FaultGuard
 
     private static void Install()
     {
+        Control* c = s_control;
+        c->Routines = (Routine*)HostMemory.Map((MaxRoutines + 1) * (nuint)sizeof(Routine));
+        c->Ranges = c->RangesEnd = (GuestRange*)HostMemory.Map(MaxRanges * (nuint)sizeof(GuestRange));
+        c->Records = (FaultRecord*)HostMemory.Map(RecordCount * (nuint)sizeof(FaultRecord));
+        (c->CodeBegin, c->CodeEnd) = ManagedCode();
         Span<byte> handler = stackalloc byte[FaultCode.Handler.Length];
         FaultCode.Handler.CopyTo(handler);
-        MemoryMarshal.Write(handler[FaultCode.HandlerTable..], (ulong)s_routines);
-        MemoryMarshal.Write(handler[FaultCode.HandlerPrevious..], (ulong)s_previous);
+        MemoryMarshal.Write(handler[FaultCode.HandlerControl..], (ulong)c);
         KernelAction action = new()
         {
             Handler = (ulong)s_code.Add(handler),
             Restorer = (ulong)s_code.Add(FaultCode.Restorer),
             Flags = SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_NODEFER,
         };
-        InstallSignal(SIGSEGV, &action, s_previous);
-        InstallSignal(SIGBUS, &action, s_previous + 1);
+        // A SIGBUS may become the runtime's SIGSEGV at once: know both previous actions before the first of ours.
+        Swap(SIGSEGV, null, &c->PreviousSegv);
+        Swap(SIGBUS, null, &c->PreviousBus);
+        Swap(SIGSEGV, &action, &c->PreviousSegv);
+        Swap(SIGBUS, &action, &c->PreviousBus);
     }
 
-    private static void InstallSignal(int signal, KernelAction* action, KernelAction* previous)
+    private static void Swap(int signal, KernelAction* action, KernelAction* previous)
     {
-        // The previous action is complete before ours can run: a fault of another thread may come at once.
-        if (Libc.syscall(SYS_rt_sigaction, signal, 0, (nint)previous, 8, 0, 0) != 0 || Libc.syscall(SYS_rt_sigaction, signal, (nint)action, (nint)previous, 8, 0, 0) != 0)
+        if (Libc.syscall(SYS_rt_sigaction, signal, (nint)action, (nint)previous, 8, 0, 0) != 0)
             throw new IOException($"rt_sigaction: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+    }
+
+    /// <summary>With ahead-of-time compilation, the mapping that holds this assembly's code; a just-in-time compiler can put code anywhere.</summary>
+    private static (ulong Begin, ulong End) ManagedCode()
+    {
+        if (RuntimeFeature.IsDynamicCodeSupported)
+            return (0, ulong.MaxValue);
+        ulong here = (ulong)(delegate*<void>)&Install;
+        foreach (string line in File.ReadLines("/proc/self/maps"))
+        {
+            int dash = line.IndexOf('-'), space = line.IndexOf(' ');
+            ulong begin = Convert.ToUInt64(line[..dash], 16), end = Convert.ToUInt64(line[(dash + 1)..space], 16);
+            if (here >= begin && here < end)
+                return (begin, end);
+        }
+        return (0, ulong.MaxValue);
     }
 }
