@@ -1,0 +1,133 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Ring3.Host;
+
+namespace Ring3.DevKvm;
+
+/// <summary>The C interface of libring3-core.so: native/core.h describes the same functions for the interposer.</summary>
+/// <remarks>
+/// No exception crosses into C: what escapes the front door is an invariant that broke, reported as EIO.
+/// SAFETY: the interposer passes valid pointers of its own; client addresses are numbers that only the checked copy routine follows.
+/// </remarks>
+public static unsafe class Exports
+{
+    /// <summary>struct r3_host.</summary>
+    public struct HostCalls
+    {
+        public delegate* unmanaged<int, ulong> FdHandle;
+    }
+
+    /// <summary>struct r3_shared.</summary>
+    public struct Shared
+    {
+        public ulong* ClientBounds;
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_init")]
+    public static int Init(HostCalls* host, Shared* shared)
+    {
+        try
+        {
+            KvmDevice.FdHandle = host->FdHandle;
+            shared->ClientBounds = KvmDevice.ClientMemoryBounds;
+            // The fault handler must be in front of the runtime's before the client can replace either.
+            RuntimeHelpers.RunClassConstructor(typeof(FaultGuard).TypeHandle);
+            return 0;
+        }
+        catch (Exception)
+        {
+            return -Abi.Errno.EIO;
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_open")]
+    public static long Open(NewFd* made)
+    {
+        try
+        {
+            return KvmDevice.Open(out *made);
+        }
+        catch (Exception e)
+        {
+            return Broken("open", e);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_ioctl")]
+    public static long Ioctl(ulong handle, uint command, ulong argument, NewFd* made)
+    {
+        try
+        {
+            return KvmDevice.Ioctl(handle, command, argument, out *made);
+        }
+        catch (Exception e)
+        {
+            return Broken("ioctl", e);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_release")]
+    public static void Release(ulong handle)
+    {
+        try
+        {
+            KvmDevice.Release(handle);
+        }
+        catch (Exception e)
+        {
+            Broken("close", e);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_read")]
+    public static long Read(ulong handle, byte* buffer, ulong length, long offset)
+    {
+        try
+        {
+            return KvmDevice.Read(handle, buffer, length, offset);
+        }
+        catch (Exception e)
+        {
+            return Broken("read", e);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_vcpu_signal")]
+    public static nint VcpuSignal(ulong handle) => KvmDevice.VcpuSignalAddress(handle);
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_invalidate_start")]
+    public static int InvalidateStart(ulong lo, ulong hi)
+    {
+        try
+        {
+            return KvmDevice.InvalidateStart(lo, hi) ? 1 : 0;
+        }
+        catch (Exception e)
+        {
+            Broken("invalidate", e);
+            return 0;
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_invalidate_end")]
+    public static void InvalidateEnd(ulong lo, ulong hi)
+    {
+        try
+        {
+            KvmDevice.InvalidateEnd(lo, hi);
+        }
+        catch (Exception e)
+        {
+            Broken("invalidate", e);
+        }
+    }
+
+    private static long Broken(string call, Exception e)
+    {
+        // The terminal belongs to the client: one line, and only for a defect.
+        Console.Error.WriteLine($"ring3: internal error in {call}: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")}");
+        if (Environment.GetEnvironmentVariable("RING3_DEBUG") is not null)
+            Console.Error.WriteLine(e);
+        return -Abi.Errno.EIO;
+    }
+}

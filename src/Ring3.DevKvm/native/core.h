@@ -1,0 +1,48 @@
+/*
+ * The C interface of libring3-core.so (Exports.cs). Results are >= 0 or -errno; nothing here sets errno.
+ */
+#ifndef RING3_CORE_H
+#define RING3_CORE_H
+
+#include <stdint.h>
+
+/* ObjectKind in NewFd.cs. */
+enum r3_kind { R3_NONE, R3_SYSTEM, R3_VM, R3_VCPU, R3_DEVICE, R3_STATS, R3_GUEST_MEMFD };
+
+/* An object that a call has made and the memfd that stands for it; handle 0: the call made none. NewFd in NewFd.cs. */
+struct r3_new_fd {
+	uint64_t handle;
+	int32_t fd;
+	int32_t kind;
+};
+
+/* How a signal reaches a vCPU that runs: stores of the trampoline, in this order. VcpuSignal in the core. */
+struct r3_vcpu_signal {
+	uint32_t *exit_request;
+	uint32_t *wake_word;
+	uint32_t signalled;
+};
+
+/* What the core is told at its start. */
+struct r3_host {
+	uint64_t (*fd_handle)(int fd); /* handle behind a client's descriptor, 0: not one of ours */
+};
+
+/* What the core tells: [lo, hi) contains the client memory of every slot; lo >= hi: there is none. */
+struct r3_shared {
+	const volatile uint64_t *client_bounds;
+};
+
+struct r3_core {
+	int (*init)(const struct r3_host *host, struct r3_shared *shared);
+	long (*open)(struct r3_new_fd *made);
+	long (*ioctl)(uint64_t handle, uint32_t command, uint64_t argument, struct r3_new_fd *made);
+	void (*release)(uint64_t handle);
+	long (*read)(uint64_t handle, void *buffer, uint64_t length, int64_t offset);
+	struct r3_vcpu_signal *(*vcpu_signal)(uint64_t handle);
+	int (*invalidate_start)(uint64_t lo, uint64_t hi);
+	void (*invalidate_end)(uint64_t lo, uint64_t hi);
+	void (*at_exit)(void);
+};
+
+#endif

@@ -1,0 +1,219 @@
+/*
+ * ring3-exec: starts a program with libring3.so in front of the C library, in place of itself.
+ *
+ * usage: ring3-exec [--trace=ioctl[:FILE]] [--stats] [--] PROGRAM [ARGS...]
+ *
+ * It is native so that the program inherits the caller's signal dispositions, limits and descriptors as they are.
+ * Exit status: the program's; 64 bad usage; 66 the library is missing; 126 the program cannot be used; 127 there is no such program.
+ */
+#define _GNU_SOURCE
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+enum { USAGE = 64, NO_LIBRARY = 66, UNUSABLE = 126, NO_PROGRAM = 127 };
+
+static _Noreturn void stop(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static _Noreturn void stop(int status, const char *format, ...)
+{
+	va_list arguments;
+
+	fputs("ring3: ", stderr);
+	va_start(arguments, format);
+	vfprintf(stderr, format, arguments);
+	va_end(arguments);
+	fputc('\n', stderr);
+	exit(status);
+}
+
+static const char usage[] =
+	"Usage: ring3 exec [options] [--] PROGRAM [ARGS...]\n"
+	"\n"
+	"Runs PROGRAM, and everything it starts, with Ring3 as its /dev/kvm.\n"
+	"\n"
+	"Options:\n"
+	"  --trace=ioctl[:FILE]  print each KVM call, to standard error or FILE\n"
+	"  --stats               print KVM's counters when the program ends\n"
+	"  -h, --help            show this text\n";
+
+static const char *set_env(const char *name, const char *value)
+{
+	if (setenv(name, value, 1) != 0)
+		stop(UNUSABLE, "%s", strerror(errno));
+	return value;
+}
+
+static void option_trace(const char *value)
+{
+	char path[PATH_MAX + 8], absolute[PATH_MAX];
+
+	if (strncmp(value, "ioctl", 5) != 0 || (value[5] && value[5] != ':') || strcmp(value, "ioctl:") == 0)
+		stop(USAGE, "--trace knows 'ioctl' and 'ioctl:FILE', not '%s'", value);
+	if (value[5] == ':' && value[6] != '/') {
+		/* The program may change its directory. */
+		if (!getcwd(absolute, sizeof absolute))
+			stop(UNUSABLE, "the current directory: %s", strerror(errno));
+		if (snprintf(path, sizeof path, "ioctl:%s/%s", absolute, value + 6) >= (int)sizeof path)
+			stop(USAGE, "--trace: the name is too long");
+		value = path;
+	}
+	set_env("RING3_TRACE", value);
+}
+
+/* The library next to this program. */
+static void preload(void)
+{
+	char library[PATH_MAX + 32], *list;
+	const char *before = getenv("LD_PRELOAD");
+	ssize_t n = readlink("/proc/self/exe", library, PATH_MAX);
+
+	if (n <= 0)
+		stop(NO_LIBRARY, "cannot find libring3.so: /proc is not mounted");
+	while (n > 0 && library[n - 1] != '/')
+		n--;
+	strcpy(library + n, "libring3.so");
+	if (access(library, R_OK) != 0)
+		stop(NO_LIBRARY, "cannot read %s: %s", library, strerror(errno));
+	if (strpbrk(library, " :"))
+		stop(NO_LIBRARY, "LD_PRELOAD cannot name %s: its path contains a space or a colon", library);
+	if (!before || !*before) {
+		set_env("LD_PRELOAD", library);
+		return;
+	}
+	/* Once is enough for a nested ring3 exec. */
+	size_t length = strlen(library);
+	if (strncmp(before, library, length) == 0 && (!before[length] || before[length] == ':' || before[length] == ' '))
+		return;
+	if (asprintf(&list, "%s:%s", library, before) < 0)
+		stop(UNUSABLE, "%s", strerror(ENOMEM));
+	set_env("LD_PRELOAD", list);
+}
+
+/* As execvp looks for it. */
+static const char *find(const char *program)
+{
+	static char path[PATH_MAX];
+	struct stat st;
+	const char *search = getenv("PATH");
+
+	if (!*program)
+		stop(NO_PROGRAM, "there is no program with an empty name");
+	if (strchr(program, '/'))
+		return program;
+	if (!search)
+		search = "/usr/local/bin:/bin:/usr/bin";
+	for (;;) {
+		const char *end = strchrnul(search, ':');
+		int n = snprintf(path, sizeof path, "%.*s%s%s", (int)(end - search), search, end == search ? "" : "/", program);
+		if (n < (int)sizeof path && stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0)
+			return path;
+		if (!*end)
+			break;
+		search = end + 1;
+	}
+	stop(NO_PROGRAM, "%s: command not found", program);
+}
+
+static bool has_interpreter(int fd, const Elf64_Ehdr *head)
+{
+	Elf64_Phdr program;
+
+	for (int i = 0; i < head->e_phnum; i++) {
+		if (pread(fd, &program, sizeof program, (off_t)(head->e_phoff + (uint64_t)i * head->e_phentsize)) != sizeof program)
+			return false;
+		if (program.p_type == PT_INTERP)
+			return true;
+	}
+	return false;
+}
+
+/* Says in one line why the dynamic linker would not load the library into this program. */
+static void check(const char *path, int depth)
+{
+	union {
+		Elf64_Ehdr elf;
+		char text[PATH_MAX];
+	} head;
+	struct stat st;
+	char capability[64];
+
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		stop(NO_PROGRAM, "%s: no such program", path);
+	if (stat(path, &st) != 0)
+		stop(errno == ENOENT ? NO_PROGRAM : UNUSABLE, "%s: %s", path, strerror(errno));
+	if (S_ISDIR(st.st_mode))
+		stop(UNUSABLE, "%s: is a directory", path);
+	if (access(path, X_OK) != 0)
+		stop(UNUSABLE, "%s: %s", path, strerror(errno));
+	if (((st.st_mode & S_ISUID) && st.st_uid != geteuid()) || ((st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) && st.st_gid != getegid()))
+		stop(UNUSABLE, "%s: is set-uid or set-gid, so the system ignores LD_PRELOAD for it", path);
+	if (geteuid() != 0 && getxattr(path, "security.capability", capability, sizeof capability) > 0)
+		stop(UNUSABLE, "%s: has file capabilities, so the system ignores LD_PRELOAD for it", path);
+	if (fd < 0)
+		return; /* may be executed, not read: nothing more to see */
+	memset(&head, 0, sizeof head);
+	ssize_t n = read(fd, &head, sizeof head - 1);
+	if (n > 2 && memcmp(head.text, "#!", 2) == 0) {
+		char *interpreter = head.text + 2 + strspn(head.text + 2, " \t");
+		interpreter[strcspn(interpreter, " \t\n")] = 0;
+		if (depth < 4)
+			check(interpreter, depth + 1);
+	} else if (n < (ssize_t)sizeof head.elf || memcmp(head.elf.e_ident, ELFMAG, SELFMAG) != 0) {
+		if (depth > 0 || n < 1 || memchr(head.text, 0, (size_t)n))
+			stop(UNUSABLE, "%s: is not a program", path);
+	} else if (head.elf.e_ident[EI_CLASS] != ELFCLASS64 || head.elf.e_machine != EM_X86_64) {
+		stop(UNUSABLE, "%s: is not an x86-64 program", path);
+	} else if (!has_interpreter(fd, &head.elf)) {
+		stop(UNUSABLE, "%s: is statically linked, so no library can be put in front of it", path);
+	}
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	int i;
+
+	for (i = 1; i < argc && argv[i][0] == '-'; i++) {
+		if (strcmp(argv[i], "--") == 0) {
+			i++;
+			break;
+		}
+		if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-?") == 0)
+			return fputs(usage, stdout) < 0;
+		else if (strncmp(argv[i], "--trace=", 8) == 0)
+			option_trace(argv[i] + 8);
+		else if (strcmp(argv[i], "--trace") == 0 && i + 1 < argc)
+			option_trace(argv[++i]);
+		else if (strcmp(argv[i], "--stats") == 0)
+			set_env("RING3_STATS", "1");
+		else
+			stop(USAGE, "unknown option '%s' (see 'ring3 exec --help')", argv[i]);
+	}
+	if (i >= argc)
+		stop(USAGE, "exec needs a program (see 'ring3 exec --help')");
+	const char *program = find(argv[i]);
+	check(program, 0);
+	preload();
+	execv(program, argv + i);
+	if (errno == ENOEXEC) {
+		/* A script without "#!", as the shell would run it. */
+		char **shell = calloc((size_t)(argc - i) + 2, sizeof *shell);
+		if (shell) {
+			shell[0] = "/bin/sh";
+			shell[1] = (char *)program;
+			memcpy(shell + 2, argv + i + 1, (size_t)(argc - i) * sizeof *shell);
+			execv(shell[0], shell);
+		}
+	}
+	stop(errno == ENOENT ? NO_PROGRAM : UNUSABLE, "%s: %s", program, strerror(errno));
+}

@@ -1,0 +1,154 @@
+/*
+ * ioctl, and KVM_RUN's dealings with signals.
+ */
+#include "ring3.h"
+
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* Copies from an address that the client gave and that may be wrong. */
+static bool copy_from_client(void *to, uint64_t from, size_t size)
+{
+	struct iovec local = { to, size }, remote = { (void *)from, size };
+	long n = syscall(SYS_process_vm_readv, getpid(), &local, 1, &remote, 1, 0);
+
+	if (n < 0 && (errno == ENOSYS || errno == EPERM)) {
+		memcpy(to, (void *)from, size);
+		return true;
+	}
+	return n == (long)size;
+}
+
+/* KVM_SET_SIGNAL_MASK lives here: it is about the thread that calls, not about the processor. */
+static long set_signal_mask(struct object *object, uint64_t argument)
+{
+	struct kvm_signal_mask head;
+	kernel_sigset mask;
+
+	if (!argument) {
+		object->masked = false;
+		return 0;
+	}
+	if (!copy_from_client(&head, argument, sizeof head))
+		return -EFAULT;
+	if (head.len != sizeof mask)
+		return -EINVAL;
+	if (!copy_from_client(&mask, argument + offsetof(struct kvm_signal_mask, sigset), sizeof mask))
+		return -EFAULT;
+	object->mask = mask & ~(FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL) | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP));
+	object->masked = true;
+	return 0;
+}
+
+static long call_core(struct object *object, uint32_t command, uint64_t argument)
+{
+	struct r3_new_fd made = { 0 };
+	long result = r3_core.ioctl(object->handle, command, argument, &made);
+
+	if (UNLIKELY(made.handle != 0)) {
+		if (object_made(&made) < 0)
+			return -ENOMEM;
+		return result >= 0 && result != made.fd ? made.fd : result;
+	}
+	return result;
+}
+
+/*
+ * KVM_RUN. A signal that comes while the thread is inside is noted by the trampoline, which makes the run loop return -EINTR; its handler
+ * runs on leaving, or stays pending where only the mask of KVM_SET_SIGNAL_MASK had let it through.
+ */
+static long run_vcpu(struct thread *self, struct object *object, uint64_t argument)
+{
+	kernel_sigset before;
+	bool masked = object->masked;
+
+	if (UNLIKELY(masked)) {
+		kernel_sigset mask = object->mask;
+		syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &before, sizeof before);
+		signals_catch_default(before & ~mask);
+		self->run = object->signal;
+		COMPILER_BARRIER();
+		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
+	} else {
+		self->run = object->signal;
+		COMPILER_BARRIER();
+	}
+
+	long result = call_core(object, KVM_RUN, argument);
+
+	COMPILER_BARRIER();
+	self->run = NULL;
+	COMPILER_BARRIER();
+	if (UNLIKELY(self->deferred && object->signal))
+		object->signal->signalled = 0;
+	if (UNLIKELY(masked))
+		signals_deliver(self, &before);
+	return result;
+}
+
+static int kvm_ioctl(int fd, struct object *object, uint32_t command, uint64_t argument)
+{
+	long result;
+
+	if (UNLIKELY(object->foreign) && !adopt_system(object))
+		return fail(EIO);
+	struct thread *self = enter();
+	self->object = object;
+	COMPILER_BARRIER();
+	if (UNLIKELY(table_get(fd) != object || atomic_load_explicit(&object->dying, memory_order_relaxed) != ALIVE))
+		result = -EBADF;
+	else if (command == KVM_RUN && object->kind == R3_VCPU)
+		result = run_vcpu(self, object, argument);
+	else if (UNLIKELY(command == KVM_SET_SIGNAL_MASK && object->kind == R3_VCPU))
+		result = set_signal_mask(object, argument);
+	else
+		result = call_core(object, command, argument);
+	COMPILER_BARRIER();
+	object_leave(self);
+	leave(self);
+	return (int)fail_or(result);
+}
+
+EXPORT int ioctl(int fd, unsigned long request, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, request);
+	uint64_t argument = va_arg(arguments, uint64_t);
+	va_end(arguments);
+	if (UNLIKELY(_IOC_TYPE(request) == KVMIO) && r3_active && !CALLED_BY_CORE()) {
+		check_fork();
+		struct object *object = table_find(fd);
+		if (object)
+			return kvm_ioctl(fd, object, (uint32_t)request, argument);
+	}
+	return NEXT(ioctl)(fd, request, argument);
+}
+
+int kvm_open(int flags)
+{
+	struct r3_new_fd made = { 0 };
+	int error, fd;
+
+	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+		return fail(EEXIST);
+	if (flags & O_DIRECTORY)
+		return fail(ENOTDIR);
+	error = core_load();
+	if (error)
+		return fail(error);
+	struct thread *self = enter();
+	long result = r3_core.open(&made);
+	fd = result < 0 ? fail((int)-result) : object_made(&made);
+	if (fd >= 0 && !(flags & O_CLOEXEC))
+		NEXT(fcntl)(fd, F_SETFD, 0);
+	leave(self);
+	return fd;
+}

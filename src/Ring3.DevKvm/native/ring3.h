@@ -1,0 +1,185 @@
+/*
+ * libring3.so: the part of Ring3 that sits in the client's process in front of the C library.
+ *
+ * It is preloaded into a whole process tree, so it does nothing until a process opens /dev/kvm: no thread, no mapping, no handler. Only
+ * then is libring3-core.so loaded (core.c). From that moment on
+ *   - a KVM descriptor is a memfd that table.c maps to an object of the core,
+ *   - a thread is either outside (client code) or inside (in the core, or in a critical section here). A handler of the client never runs
+ *     inside: signals.c defers it to the moment of leaving, which is where the kernel would run it.
+ */
+#ifndef RING3_H
+#define RING3_H
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core.h"
+
+#define EXPORT __attribute__((visibility("default")))
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+/* Orders this thread's accesses against its own signal handlers, and, with membarrier() on the other side, against other threads. */
+#define COMPILER_BARRIER() atomic_signal_fence(memory_order_seq_cst)
+
+/* The next definition of a C library function behind ours, found on first use. */
+#define NEXT(function) \
+	({ \
+		static __typeof__(&function) next_; \
+		if (UNLIKELY(!next_)) \
+			next_ = (__typeof__(&function))dlsym(RTLD_NEXT, #function); \
+		next_; \
+	})
+
+typedef uint64_t kernel_sigset; /* bit n-1 is signal n */
+#define SIGNAL_BIT(n) (1ull << ((n) - 1))
+/* The .NET runtime stops threads with the first real-time signal; clients see the real-time range begin one later. */
+#define RUNTIME_SIGNAL 34
+/* Raised by the kernel for the thread's own instructions: never blocked, never deferred. */
+#define FAULT_SIGNALS (SIGNAL_BIT(SIGSEGV) | SIGNAL_BIT(SIGBUS) | SIGNAL_BIT(SIGFPE) | SIGNAL_BIT(SIGILL) | SIGNAL_BIT(SIGTRAP))
+
+struct object {
+	uint64_t handle;                  /* of the core; 0: the slot is free */
+	struct r3_vcpu_signal *signal;    /* vCPU only */
+	uint32_t kind;                    /* enum r3_kind */
+	uint32_t descriptors;             /* how many the table knows of */
+	_Atomic uint32_t dying;           /* enum dying */
+	bool foreign;                     /* belongs to the core of the process that forked this one */
+	bool masked;                      /* KVM_SET_SIGNAL_MASK gave a mask */
+	kernel_sigset mask;
+	dev_t device;
+	ino_t inode;
+	int probe;                        /* orphan: a descriptor of ours to look whether another process or a mapping still holds it; else -1 */
+	struct object *next;              /* of all objects, or of the free list */
+};
+
+enum dying { ALIVE, DYING, RELEASED };
+
+/* What this library knows of one thread of the client. */
+struct thread {
+	volatile int inside;                      /* depth */
+	struct r3_vcpu_signal *volatile run;      /* inside KVM_RUN of this vCPU */
+	struct object *volatile object;           /* protects the object from its release: see object_release() */
+	volatile int deferred;                    /* a signal arrived inside: deliver `info` on leaving */
+	volatile int cancelled;                   /* pthread_cancel came while inside */
+	bool prepared;
+	siginfo_t info;
+	kernel_sigset resume;                     /* the mask that the deferred signal found */
+	pthread_t id;
+	struct thread *next, **link;
+};
+
+extern __thread struct thread r3_self __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+#pragma GCC visibility push(hidden)
+
+/* core.c */
+extern struct r3_core r3_core;
+extern volatile bool r3_active;                   /* the core was loaded once, in this process or in one it was forked from */
+extern const volatile uint64_t *r3_bounds;        /* [lo, hi) of the client memory of all slots */
+extern volatile uint32_t *r3_alive;               /* 0 in a process that was forked since */
+extern uintptr_t r3_core_begin, r3_core_end;
+extern __thread int r3_loading __attribute__((tls_model("initial-exec")));
+int core_load(void);                              /* 0, or an errno */
+void core_after_fork(void);
+void thread_prepare(struct thread *self);
+void thread_registry_lock(void);
+void thread_registry_unlock(void);
+extern struct thread *r3_threads;
+
+/* Whether the caller at this return address is the core itself, whose calls pass unseen. */
+static inline bool from_core(const void *return_address)
+{
+	return (uintptr_t)return_address - r3_core_begin < r3_core_end - r3_core_begin || UNLIKELY(r3_loading);
+}
+#define CALLED_BY_CORE() from_core(__builtin_return_address(0))
+
+/* First line of every entry that looks at the table or calls the core. */
+static inline void check_fork(void)
+{
+	if (UNLIKELY(!*r3_alive))
+		core_after_fork();
+}
+
+/* signals.c */
+void signals_install(void);
+void signals_after_runtime(void);
+void signals_after_fork(void);
+void signals_deliver(struct thread *self, const kernel_sigset *mask);
+void signals_unblock_runtime(void);
+void signals_catch_default(kernel_sigset set);
+void signals_cancel(struct thread *self);
+
+static inline struct thread *enter(void)
+{
+	struct thread *self = &r3_self;
+	if (UNLIKELY(!self->prepared))
+		thread_prepare(self);
+	self->inside++;
+	COMPILER_BARRIER();
+	return self;
+}
+
+static inline void leave(struct thread *self)
+{
+	COMPILER_BARRIER();
+	if (--self->inside)
+		return;
+	COMPILER_BARRIER();
+	if (UNLIKELY(self->deferred))
+		signals_deliver(self, NULL);
+	if (UNLIKELY(self->cancelled))
+		signals_cancel(self);
+}
+
+/* table.c */
+struct object *table_get(int fd);                 /* what the table says, NULL: unknown */
+struct object *table_find(int fd);                /* also identifies unknown descriptors; NULL: not one of ours */
+void table_add(int fd, struct object *object);    /* fd is a new descriptor of the object */
+int object_made(const struct r3_new_fd *made);    /* takes over a new object; its descriptor */
+void object_leave(struct thread *self);           /* ends the protection of self->object */
+uint64_t handle_of_fd(int fd);
+void table_after_fork(void);
+bool adopt_system(struct object *object);
+/* A descriptor is about to be closed / was closed: brackets the real call. */
+struct closing {
+	struct object *object;
+	int probe;
+};
+void closing_begin(int fd, struct closing *closing);
+void closing_end(struct closing *closing);
+void table_close_range(unsigned first, unsigned last, void (*each)(int fd, void *context), void *context);
+
+/* ioctl.c */
+int kvm_open(int flags);
+
+/* sysfs.c: what /dev/kvm and /sys/module/kvm* look like. */
+enum path_kind { PATH_OTHER, PATH_DEVICE, PATH_FILE, PATH_DIRECTORY, PATH_ABSENT };
+enum path_kind path_classify(int directory, const char *path, const char **contents);
+int path_open_file(const char *contents, int flags);
+
+#pragma GCC visibility pop
+
+static inline int fail(int error)
+{
+	errno = error;
+	return -1;
+}
+
+static inline long fail_or(long result)
+{
+	if (UNLIKELY(result < 0)) {
+		errno = (int)-result;
+		return -1;
+	}
+	return result;
+}
+
+#endif

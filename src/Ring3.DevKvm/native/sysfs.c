@@ -1,0 +1,142 @@
+/*
+ * The paths that a client looks at: /dev/kvm, and the module parameters below /sys/module/kvm*. Parameters say what Ring3 does; of
+ * kvm_amd and kvm_intel there is the one that belongs to the host's processor, as clients choose by CPUID.
+ */
+#include "ring3.h"
+
+#include <cpuid.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct parameter {
+	const char *name, *value;
+};
+
+static const struct parameter kvm_parameters[] = {
+	{ "eager_page_split", "Y\n" },        { "enable_pmu", "N\n" },          { "enable_vmware_backdoor", "N\n" },
+	{ "force_emulation_prefix", "0\n" },  { "halt_poll_ns", "0\n" },        { "halt_poll_ns_grow", "2\n" },
+	{ "halt_poll_ns_grow_start", "10000\n" }, { "halt_poll_ns_shrink", "0\n" }, { "ignore_msrs", "N\n" },
+	{ "kvmclock_periodic_sync", "Y\n" },  { "min_timer_period_us", "200\n" }, { "mitigate_smt_rsb", "N\n" },
+	{ "mmio_caching", "Y\n" },            { "nx_huge_pages", "N\n" },       { "nx_huge_pages_recovery_period_ms", "0\n" },
+	{ "nx_huge_pages_recovery_ratio", "0\n" }, { "pi_inject_timer", "0\n" }, { "report_ignored_msrs", "Y\n" },
+	{ "tdp_mmu", "Y\n" },                 { "tsc_tolerance_ppm", "250\n" }, { "vector_hashing", "Y\n" },
+	{ NULL, NULL },
+};
+
+static const struct parameter amd_parameters[] = {
+	{ "avic", "N\n" }, { "nested", "0\n" }, { "npt", "Y\n" }, { "nrips", "1\n" }, { "sev", "N\n" }, { "sev_es", "N\n" },
+	{ "vgif", "0\n" }, { "vls", "0\n" },    { "vnmi", "N\n" }, { NULL, NULL },
+};
+
+static const struct parameter intel_parameters[] = {
+	{ "emulate_invalid_guest_state", "Y\n" }, { "enable_apicv", "N\n" }, { "enable_shadow_vmcs", "N\n" }, { "ept", "Y\n" },
+	{ "eptad", "Y\n" }, { "flexpriority", "N\n" }, { "nested", "N\n" }, { "pml", "N\n" }, { "preemption_timer", "N\n" },
+	{ "unrestricted_guest", "Y\n" }, { "vnmi", "Y\n" }, { "vpid", "Y\n" }, { NULL, NULL },
+};
+
+static bool host_is_intel(void)
+{
+	unsigned a, b, c, d;
+	return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx;
+}
+
+static enum path_kind classify_module(const char *rest, const char **contents)
+{
+	const struct parameter *p;
+
+	/* rest: what follows "/sys/module/kvm" */
+	if (strncmp(rest, "_amd", 4) == 0 && (rest[4] == '/' || !rest[4])) {
+		p = host_is_intel() ? NULL : amd_parameters;
+		rest += 4;
+	} else if (strncmp(rest, "_intel", 6) == 0 && (rest[6] == '/' || !rest[6])) {
+		p = host_is_intel() ? intel_parameters : NULL;
+		rest += 6;
+	} else if (rest[0] == '/' || !rest[0]) {
+		p = kvm_parameters;
+	} else {
+		return PATH_OTHER;
+	}
+	if (!p)
+		return PATH_ABSENT;
+	if (!*rest || strcmp(rest, "/") == 0 || strcmp(rest, "/parameters") == 0 || strcmp(rest, "/parameters/") == 0)
+		return PATH_DIRECTORY;
+	if (strncmp(rest, "/parameters/", 12) != 0)
+		return PATH_ABSENT;
+	for (; p->name; p++) {
+		if (strcmp(rest + 12, p->name) == 0) {
+			*contents = p->value;
+			return PATH_FILE;
+		}
+	}
+	return PATH_ABSENT;
+}
+
+static enum path_kind classify_absolute(const char *path, const char **contents)
+{
+	if (strcmp(path, "/dev/kvm") == 0)
+		return PATH_DEVICE;
+	if (strncmp(path, "/sys/module/kvm", 15) == 0)
+		return classify_module(path + 15, contents);
+	return PATH_OTHER;
+}
+
+/* Quick for everything else: one look at the path's first bytes, and for relative paths at the last component. */
+enum path_kind path_classify(int directory, const char *path, const char **contents)
+{
+	char absolute[256], link[32];
+
+	if (!path)
+		return PATH_OTHER;
+	if (path[0] == '/') {
+		if (path[1] != 'd' && path[1] != 's')
+			return PATH_OTHER;
+		return classify_absolute(path, contents);
+	}
+	if (strncmp(path, "kvm", 3) != 0 && strncmp(path, "parameters", 10) != 0 && strncmp(path, "./kvm", 5) != 0)
+		return PATH_OTHER;
+	if (strncmp(path, "./", 2) == 0)
+		path += 2;
+	if (directory == AT_FDCWD)
+		snprintf(link, sizeof link, "/proc/self/cwd");
+	else
+		snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
+	int error = errno;
+	ssize_t n = readlink(link, absolute, sizeof absolute);
+	errno = error;
+	if (n <= 0 || (size_t)n + strlen(path) + 2 > sizeof absolute)
+		return PATH_OTHER;
+	absolute[n] = '/';
+	strcpy(absolute + n + 1, path);
+	return classify_absolute(absolute, contents);
+}
+
+int path_open_file(const char *contents, int flags)
+{
+	char link[32];
+
+	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+		return fail(EEXIST);
+	if (flags & O_DIRECTORY)
+		return fail(ENOTDIR);
+	if ((flags & O_ACCMODE) != O_RDONLY)
+		return fail(EACCES);
+	int fd = memfd_create("kvm-parameter", MFD_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	ssize_t written = pwrite(fd, contents, strlen(contents), 0);
+	(void)written;
+	/* Read-only, as sysfs would give it. */
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	int reader = (int)syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | (flags & O_CLOEXEC));
+	if (reader >= 0) {
+		syscall(SYS_dup3, reader, fd, flags & O_CLOEXEC);
+		syscall(SYS_close, reader);
+	} else if (!(flags & O_CLOEXEC)) {
+		syscall(SYS_fcntl, fd, F_SETFD, 0);
+	}
+	return fd;
+}
