@@ -16,6 +16,9 @@ internal static unsafe class ClientMemory
     /// <summary>Two words [lo, hi); lo is ulong.MaxValue and hi 0 when no VM has memory.</summary>
     public static ulong* Bounds => s_bounds;
 
+    /// <summary>The VMs that exist.</summary>
+    public static VmObject[] Vms => Volatile.Read(ref s_vms);
+
     private static ulong* AllocateBounds()
     {
         var p = (ulong*)NativeMemory.Alloc(16);

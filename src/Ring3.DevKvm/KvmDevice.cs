@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
+using Ring3.DevKvm.Tracing;
 using Ring3.Kvm;
 
 namespace Ring3.DevKvm;
@@ -81,6 +82,9 @@ public static unsafe class KvmDevice
 
     /// <summary>Two 64-bit words, [lo, hi): an interval that contains the client memory of all slots of all VMs; lo >= hi when there is none. Read by the interposer without a call.</summary>
     public static ulong* ClientMemoryBounds => ClientMemory.Bounds;
+
+    /// <summary>The process is about to end: prints what RING3_STATS asked for.</summary>
+    public static void ProcessEnds() => Tracer.ProcessEnds();
 
     /// <summary>Objects that exist: the client's open descriptors without duplicates.</summary>
     public static int OpenObjects => ObjectTable.Count;

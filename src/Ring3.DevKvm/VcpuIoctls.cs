@@ -43,7 +43,7 @@ internal sealed unsafe partial class VcpuObject
             case KVM_SET_SIGNAL_MASK:
                 return CheckSignalMask(argument);
             case KVM_GET_STATS_FD:
-                return vm.CreateVcpuStats(this, out fd);
+                return StatsObject.ForVcpu(vm, Vcpu, out fd);
             case KVM_INTERRUPT:
                 return UserCopy.TryRead(argument, out kvm_interrupt irq) ? Vcpu.Interrupt(irq.irq) : -Errno.EFAULT;
             case KVM_NMI:

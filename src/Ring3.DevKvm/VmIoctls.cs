@@ -36,7 +36,7 @@ internal sealed unsafe partial class VmObject
             case KVM_CREATE_DEVICE:
                 return CreateDevice(argument, out fd);
             case KVM_GET_STATS_FD:
-                return CreateStats(out fd);
+                return StatsObject.ForVm(this, out fd);
             case KVM_SET_USER_MEMORY_REGION or KVM_SET_USER_MEMORY_REGION2 or KVM_GET_DIRTY_LOG or KVM_CLEAR_DIRTY_LOG or KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO or KVM_SET_NR_MMU_PAGES
                 or KVM_SET_TSS_ADDR or KVM_SET_IDENTITY_MAP_ADDR or KVM_SET_MEMORY_ATTRIBUTES or KVM_CREATE_GUEST_MEMFD or KVM_RESET_DIRTY_RINGS:
                 return MemoryIoctl(command, argument, out fd);

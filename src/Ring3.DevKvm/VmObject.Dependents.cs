@@ -1,5 +1,3 @@
-using Ring3.Abi;
-
 namespace Ring3.DevKvm;
 
 // Objects made from a VM that keep it alive.
@@ -10,16 +8,4 @@ internal sealed partial class VmObject
     /// <summary>A VM has at most one kvm-vfio device.</summary>
     public bool TryClaimVfio() => Interlocked.Exchange(ref _vfio, 1) == 0;
     public void ReleaseVfio() => Volatile.Write(ref _vfio, 0);
-
-    private int CreateStats(out NewFd fd)
-    {
-        fd = default;
-        return -Errno.ENOTTY;
-    }
-
-    public int CreateVcpuStats(VcpuObject vcpu, out NewFd fd)
-    {
-        fd = default;
-        return -Errno.EINVAL;
-    }
 }

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.DevKvm.Tracing;
 using Ring3.Host;
 using Ring3.Kvm;
 
@@ -52,6 +53,9 @@ internal sealed unsafe partial class VmObject : KvmObject
         return false;
     }
 
+    /// <summary>Takes a reference for an object that is made by a call inside.</summary>
+    public void AddReference() => Interlocked.Increment(ref _references);
+
     /// <summary>Gives a reference back. The last one frees the VM.</summary>
     public void Put()
     {
@@ -85,7 +89,7 @@ internal sealed unsafe partial class VmObject : KvmObject
         {
             lock (_lock)
                 _runAreas.Add((nint)area);
-            Interlocked.Increment(ref _references);
+            AddReference();
             r = Descriptors.Publish(new VcpuObject(this, vcpu!), memfd, out fd);
             if (r < 0)
                 Put();
@@ -100,7 +104,7 @@ internal sealed unsafe partial class VmObject : KvmObject
     /// <summary>A descriptor for an object that keeps the VM alive: 0 or -errno.</summary>
     public int CreateDependent(KvmObject o, string name, out NewFd fd)
     {
-        Interlocked.Increment(ref _references);
+        AddReference();
         int r = Descriptors.Create(o, name, out fd);
         if (r < 0)
             Put();

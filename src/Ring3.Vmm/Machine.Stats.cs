@@ -11,7 +11,7 @@ public sealed partial class Machine
         var sums = new Dictionary<string, ulong>();
         foreach (Vcpu v in _vcpus)
         {
-            foreach ((string name, ulong value) in v.Stats.All())
+            foreach ((string name, ulong value) in VcpuStats.All(v))
                 sums[name] = sums.GetValueOrDefault(name) + value;
         }
         foreach ((string name, ulong value) in sums)

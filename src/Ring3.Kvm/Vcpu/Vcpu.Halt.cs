@@ -91,6 +91,7 @@ public sealed unsafe partial class Vcpu
             {
                 Stats.halt_successful_poll++;
                 Stats.halt_poll_success_ns += (ulong)(now - start);
+                Stats.halt_poll_success_hist.Add((ulong)(now - start));
                 return true;
             }
             Thread.SpinWait(20);
@@ -98,6 +99,7 @@ public sealed unsafe partial class Vcpu
         }
         while (now - start < limit);
         Stats.halt_poll_fail_ns += (ulong)(now - start);
+        Stats.halt_poll_fail_hist.Add((ulong)(now - start));
         return false;
     }
 
@@ -124,6 +126,7 @@ public sealed unsafe partial class Vcpu
         long waited = HostClock.MonotonicNs() - start;
         Stats.halt_wakeup++;
         Stats.halt_wait_ns += (ulong)waited;
+        Stats.halt_wait_hist.Add((ulong)waited);
         AdjustPolling(waited);
         if (_stealGpa != 0)
             RecordStealTime();

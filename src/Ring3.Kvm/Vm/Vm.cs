@@ -57,6 +57,9 @@ public sealed unsafe partial class Vm : IDisposable
 
     private readonly VmStats _stats = new();
 
+    /// <summary>The counters as the last reader of <see cref="Stats"/> left them.</summary>
+    internal VmStats RawStats => _stats;
+
     private void CollectStats()
     {
         VmStats s = _stats;

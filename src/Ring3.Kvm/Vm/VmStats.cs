@@ -1,21 +1,6 @@
+using static Ring3.Kvm.StatDescriptor<Ring3.Kvm.Vm>;
+
 namespace Ring3.Kvm;
-
-/// <summary>Counters of one vCPU, with KVM's names (see Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD). Written by the vCPU's thread; a reader may see them one update late.</summary>
-public sealed class VcpuStats
-{
-    public ulong exits, io_exits, mmio_exits, signal_exits, irq_window_exits, nmi_window_exits, halt_exits, request_irq_exits, irq_exits, irq_injections, nmi_injections, hypercalls, insn_emulation, insn_emulation_fail;
-    public ulong halt_successful_poll, halt_attempted_poll, halt_poll_invalid, halt_wakeup, halt_poll_success_ns, halt_poll_fail_ns, halt_wait_ns;
-    public ulong pf_taken, pf_fixed, pf_mmio_spte_created, tlb_flush, invlpg, req_event, directed_yield_attempted, directed_yield_successful, preemption_reported, guest_mode, notify_window_exits;
-    /// <summary>Exits that KVM does not count apart.</summary>
-    public ulong cpuid_exits, msr_exits, user_exits, request_exits, pause_exits;
-
-    /// <summary>Every counter by name.</summary>
-    public IEnumerable<(string Name, ulong Value)> All()
-    {
-        foreach (var f in typeof(VcpuStats).GetFields())
-            yield return (f.Name, (ulong)f.GetValue(this)!);
-    }
-}
 
 /// <summary>Counters of a VM, with KVM's names; those of <see cref="VcpuRequests"/> and the page gauges are filled when they are asked for.</summary>
 public sealed class VmStats
@@ -26,4 +11,21 @@ public sealed class VmStats
     public long requests, kicks, kicks_coalesced, request_waits, wakeups;
     /// <summary>Mapped pages by size; table pages in use; roots zapped; mappings split.</summary>
     public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits;
+
+    /// <summary>KVM's statistics of a VM, in KVM's order. Shadow paging's are zero: there is none. Read after <see cref="Vm.Stats"/> has brought the gauges up to date.</summary>
+    public static IReadOnlyList<StatDescriptor<Vm>> Descriptors { get; } =
+    [
+        Counter("remote_tlb_flush", v => (ulong)v.RawStats.remote_tlb_flush), Counter("remote_tlb_flush_requests", v => (ulong)v.RawStats.remote_tlb_flush_requests),
+        Counter("mmu_shadow_zapped", _ => 0), Counter("mmu_pte_write", _ => 0), Counter("mmu_pde_zapped", _ => 0), Counter("mmu_flooded", _ => 0), Counter("mmu_recycled", _ => 0), Counter("mmu_cache_miss", _ => 0),
+        Instant("mmu_unsync", _ => 0), Instant("pages_4k", v => (ulong)v.RawStats.pages_4k), Instant("pages_2m", v => (ulong)v.RawStats.pages_2m), Instant("pages_1g", v => (ulong)v.RawStats.pages_1g),
+        Instant("nx_lpage_splits", _ => 0), Peak("max_mmu_rmap_size", _ => 0), Peak("max_mmu_page_hash_collisions", _ => 0),
+    ];
+
+    /// <summary>Counters of Ring3 beyond KVM's.</summary>
+    public static IReadOnlyList<StatDescriptor<Vm>> Own { get; } =
+    [
+        Counter("requests", v => (ulong)v.RawStats.requests), Counter("kicks", v => (ulong)v.RawStats.kicks), Counter("kicks_coalesced", v => (ulong)v.RawStats.kicks_coalesced),
+        Counter("request_waits", v => (ulong)v.RawStats.request_waits), Counter("wakeups", v => (ulong)v.RawStats.wakeups), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
+        Counter("mmu_roots_zapped", v => (ulong)v.RawStats.mmu_roots_zapped), Counter("huge_splits", v => (ulong)v.RawStats.nx_lpage_splits),
+    ];
 }
