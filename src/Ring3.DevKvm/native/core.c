@@ -58,7 +58,7 @@ static void thread_ends(void *argument)
 		self->next->link = self->link;
 	thread_registry_unlock();
 	self->prepared = false; /* a later destructor that comes back registers again */
-	self->inside--;
+	leave(self);
 }
 
 static void make_thread_key(void)
@@ -169,6 +169,13 @@ static void forked(void)
 	*r3_alive = 0;
 }
 
+pid_t r3_owner;
+
+bool shares_parent_memory(void)
+{
+	return (pid_t)syscall(SYS_getpid) != r3_owner;
+}
+
 static void begin_life(void)
 {
 	static bool done;
@@ -186,6 +193,7 @@ static void begin_life(void)
 		done = true;
 	}
 	*r3_alive = 1;
+	r3_owner = (pid_t)syscall(SYS_getpid);
 	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 }
 
@@ -220,7 +228,6 @@ static int load(void)
 			why = "it does not start";
 	}
 	r3_loading--;
-	signals_after_runtime();
 	if (error) {
 		dprintf(2, "ring3: cannot use %s: %s\n", path, why ? why : strerror(error));
 		return error;
@@ -264,11 +271,13 @@ void core_after_fork(void)
 		self->run = NULL;
 		self->object = NULL;
 		self->deferred = 0;
+		self->cancelled = 0;
 		loaded = false;
 		r3_bounds = no_bounds;
 		r3_core_begin = r3_core_end = 0;
 		table_after_fork();
 		signals_after_fork();
+		r3_owner = (pid_t)syscall(SYS_getpid);
 		*r3_alive = 1;
 	}
 	atomic_store(&busy, 0);

@@ -62,34 +62,15 @@ static long call_core(struct object *object, uint32_t command, uint64_t argument
 
 /*
  * KVM_RUN. A signal that comes while the thread is inside is noted by the trampoline, which makes the run loop return -EINTR; its handler
- * runs on leaving, or stays pending where only the mask of KVM_SET_SIGNAL_MASK had let it through.
+ * runs on leaving, or it stays pending where only the mask of KVM_SET_SIGNAL_MASK had let it through.
  */
 static long run_vcpu(struct thread *self, struct object *object, uint64_t argument)
 {
-	kernel_sigset before;
 	bool masked = object->masked;
 
-	if (UNLIKELY(masked)) {
-		kernel_sigset mask = object->mask;
-		syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &before, sizeof before);
-		signals_catch_default(before & ~mask);
-		self->run = object->signal;
-		COMPILER_BARRIER();
-		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
-	} else {
-		self->run = object->signal;
-		COMPILER_BARRIER();
-	}
-
+	signals_begin_run(self, object, masked);
 	long result = call_core(object, KVM_RUN, argument);
-
-	COMPILER_BARRIER();
-	self->run = NULL;
-	COMPILER_BARRIER();
-	if (UNLIKELY(self->deferred && object->signal))
-		object->signal->signalled = 0;
-	if (UNLIKELY(masked))
-		signals_deliver(self, &before);
+	signals_end_run(self, object, masked);
 	return result;
 }
 

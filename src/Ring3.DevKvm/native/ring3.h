@@ -67,11 +67,13 @@ struct thread {
 	volatile int inside;                      /* depth */
 	struct r3_vcpu_signal *volatile run;      /* inside KVM_RUN of this vCPU */
 	struct object *volatile object;           /* protects the object from its release: see object_release() */
-	volatile int deferred;                    /* a signal arrived inside: deliver `info` on leaving */
-	volatile int cancelled;                   /* pthread_cancel came while inside */
+	volatile int deferred;                    /* a signal arrived inside: everything is blocked until leaving */
+	volatile int cancelled;                   /* pthread_cancel was called: signals.c */
 	bool prepared;
-	siginfo_t info;
-	kernel_sigset resume;                     /* the mask that the deferred signal found */
+	kernel_sigset resume;                     /* deferred: the mask that leaving restores */
+	kernel_sigset before_run;                 /* KVM_SET_SIGNAL_MASK: the mask outside KVM_RUN */
+	bool shielded;                            /* cancellation is disabled until leaving, which restores cancel_state */
+	int cancel_state;
 	pthread_t id;
 	struct thread *next, **link;
 };
@@ -108,14 +110,19 @@ static inline void check_fork(void)
 		core_after_fork();
 }
 
+/* A child of vfork: it runs in its parent's memory with descriptors of its own. */
+extern pid_t r3_owner;
+bool shares_parent_memory(void);
+
 /* signals.c */
 void signals_install(void);
-void signals_after_runtime(void);
 void signals_after_fork(void);
-void signals_deliver(struct thread *self, const kernel_sigset *mask);
+void signals_deliver(struct thread *self);
 void signals_unblock_runtime(void);
-void signals_catch_default(kernel_sigset set);
-void signals_cancel(struct thread *self);
+void signals_begin_run(struct thread *self, struct object *vcpu, bool masked);
+void signals_end_run(struct thread *self, struct object *vcpu, bool masked);
+void signals_shield(struct thread *self);
+void signals_unshield(struct thread *self);
 
 static inline struct thread *enter(void)
 {
@@ -124,6 +131,10 @@ static inline struct thread *enter(void)
 		thread_prepare(self);
 	self->inside++;
 	COMPILER_BARRIER();
+	if (UNLIKELY(self->cancelled) && self->inside == 1) {
+		self->inside = 0;
+		signals_shield(self);
+	}
 	return self;
 }
 
@@ -134,9 +145,9 @@ static inline void leave(struct thread *self)
 		return;
 	COMPILER_BARRIER();
 	if (UNLIKELY(self->deferred))
-		signals_deliver(self, NULL);
+		signals_deliver(self);
 	if (UNLIKELY(self->cancelled))
-		signals_cancel(self);
+		signals_unshield(self);
 }
 
 /* table.c */
@@ -155,7 +166,8 @@ struct closing {
 };
 void closing_begin(int fd, struct closing *closing);
 void closing_end(struct closing *closing);
-void table_close_range(unsigned first, unsigned last, void (*each)(int fd, void *context), void *context);
+void table_forget(int fd);                        /* the number means something else now */
+void table_each(unsigned first, unsigned last, void (*each)(int fd, void *context), void *context);
 
 /* ioctl.c */
 int kvm_open(int flags);

@@ -1,8 +1,591 @@
+/*
+ * Signals, so that the client and the core's runtime do not notice each other.
+ *
+ *   kernel's action of a signal that the client handles:  trampoline() below, which calls the client's handler or defers it
+ *   kernel's action of SIGSEGV, SIGBUS, SIGFPE:           the core's handlers, chained: fix-ups, then the runtime, then fault_trampoline()
+ *   client's view:                                        actions[], which sigaction() reads and writes
+ *
+ * Invariants
+ *   - A thread that is inside (ring3.h) never runs a handler of the client. The trampoline queues the signal to the thread again and
+ *     blocks everything, so that it is pending; leaving restores the mask, and the kernel delivers it there. So handlers may use KVM,
+ *     longjmp, or find the signal still pending because the client itself had it blocked: just as behind the real ioctl.
+ *   - RUNTIME_SIGNAL is never blocked on a thread that can be inside.
+ */
 #include "ring3.h"
-void signals_install(void) {}
-void signals_after_runtime(void) {}
-void signals_after_fork(void) {}
-void signals_deliver(struct thread *self, const kernel_sigset *mask) {(void)self;(void)mask;}
-void signals_unblock_runtime(void) {}
-void signals_catch_default(kernel_sigset set) {(void)set;}
-void signals_cancel(struct thread *self) {(void)self;}
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define LAST_SIGNAL 64
+
+static struct sigaction actions[LAST_SIGNAL + 1];
+static _Atomic uint32_t versions[LAST_SIGNAL + 1]; /* odd: being written */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static bool actions_known;
+static kernel_sigset caught_default;               /* default actions that are trampolines in the kernel, for KVM_SET_SIGNAL_MASK */
+
+static const kernel_sigset never_deferred = FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL);
+
+/* The actions that belong to the core's handlers in the kernel. */
+static bool is_chained(int sig)
+{
+	return sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE;
+}
+
+/* Signals whose action the client owns but not the kernel; 32 and 33 are the C library's. */
+static bool is_ours(int sig)
+{
+	return sig > 0 && sig <= LAST_SIGNAL && sig != SIGKILL && sig != SIGSTOP && sig != 32 && sig != 33;
+}
+
+static kernel_sigset to_kernel(const sigset_t *set)
+{
+	kernel_sigset k;
+	memcpy(&k, set, sizeof k);
+	return k;
+}
+
+static void set_mask(kernel_sigset mask)
+{
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
+}
+
+static void read_action(int sig, struct sigaction *to)
+{
+	uint32_t version;
+
+	do {
+		while ((version = atomic_load_explicit(&versions[sig], memory_order_acquire)) & 1)
+			;
+		memcpy(to, &actions[sig], sizeof *to);
+		atomic_thread_fence(memory_order_acquire);
+	} while (atomic_load_explicit(&versions[sig], memory_order_relaxed) != version);
+}
+
+/* Caller: inside, so that no handler of this thread can wait for the version to become even. */
+static void write_action(int sig, const struct sigaction *from)
+{
+	atomic_fetch_add(&versions[sig], 1);
+	atomic_thread_fence(memory_order_release);
+	memcpy(&actions[sig], from, sizeof *from);
+	atomic_fetch_add_explicit(&versions[sig], 1, memory_order_release);
+}
+
+static void queue_to_self(int sig, siginfo_t *info)
+{
+	pid_t pid = (pid_t)syscall(SYS_getpid), tid = (pid_t)syscall(SYS_gettid);
+
+	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, sig, info) != 0)
+		syscall(SYS_tgkill, pid, tid, sig);
+}
+
+static void poke(struct r3_vcpu_signal *run)
+{
+	/* PAIRS-WITH: Vcpu's run loop, which reads wake_word, then the others, before it enters the guest or sleeps. */
+	__atomic_store_n(&run->signalled, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(run->exit_request, 1, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(run->wake_word, 1, __ATOMIC_SEQ_CST);
+}
+
+static void default_action(int sig)
+{
+	struct sigaction action = { .sa_handler = SIG_DFL };
+	NEXT(sigaction)(sig, &action, NULL);
+}
+
+/* ---- trampolines ---- */
+
+static void defer(struct thread *self, int sig, siginfo_t *info, ucontext_t *context)
+{
+	queue_to_self(sig, info);
+	if (!self->deferred) {
+		self->resume = to_kernel(&context->uc_sigmask);
+		self->deferred = 1;
+	}
+	kernel_sigset all = ~never_deferred;
+	memcpy(&context->uc_sigmask, &all, sizeof all);
+	if (self->run)
+		poke(self->run);
+}
+
+/* Calls the client's handler with the mask that the kernel would have set. */
+static void run_client(int sig, siginfo_t *info, ucontext_t *context)
+{
+	struct sigaction action, none = { .sa_handler = SIG_DFL };
+
+	read_action(sig, &action);
+	bool fault = is_chained(sig) && info->si_code > 0;
+	if (action.sa_handler == SIG_IGN && !fault)
+		return;
+	if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN) {
+		/* Again, with the default action: the instruction that faults is executed again; others are queued again. */
+		default_action(sig);
+		if (!fault)
+			queue_to_self(sig, info);
+		return;
+	}
+	if (action.sa_flags & SA_RESETHAND) {
+		write_action(sig, &none);
+		if (!is_chained(sig))
+			default_action(sig);
+	}
+	kernel_sigset mask = to_kernel(&context->uc_sigmask) | to_kernel(&action.sa_mask);
+	if (!(action.sa_flags & SA_NODEFER))
+		mask |= SIGNAL_BIT(sig);
+	set_mask(mask & ~SIGNAL_BIT(RUNTIME_SIGNAL));
+	action.sa_sigaction(sig, info, context);
+}
+
+static void trampoline(int sig, siginfo_t *info, void *context)
+{
+	struct thread *self = &r3_self;
+	int error = errno;
+
+	if (self->inside)
+		defer(self, sig, info, context);
+	else
+		run_client(sig, info, context);
+	errno = error;
+}
+
+/* What neither a fix-up nor the runtime wanted. */
+static void fault_trampoline(int sig, siginfo_t *info, void *context)
+{
+	struct thread *self = &r3_self;
+	int error = errno;
+
+	if (!self->inside)
+		run_client(sig, info, context);
+	else if (info->si_code <= 0)
+		defer(self, sig, info, context);
+	else
+		default_action(sig); /* a defect of the core: end where it happened */
+	errno = error;
+}
+
+/* The kernel's action for the client's. */
+static void install(int sig, const struct sigaction *action)
+{
+	struct sigaction ours = *action;
+
+	if (is_chained(sig) || sig == RUNTIME_SIGNAL)
+		return;
+	if (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN) {
+		kernel_sigset all = ~never_deferred;
+		ours.sa_sigaction = trampoline;
+		ours.sa_flags = (action->sa_flags & ~SA_RESETHAND) | SA_SIGINFO;
+		memcpy(&ours.sa_mask, &all, sizeof all);
+	}
+	caught_default &= ~SIGNAL_BIT(sig);
+	NEXT(sigaction)(sig, &ours, NULL);
+}
+
+static void install_faults(void)
+{
+	static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE };
+	struct sigaction action = { .sa_sigaction = fault_trampoline, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+
+	for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++)
+		NEXT(sigaction)(faults[i], &action, NULL);
+}
+
+/* ---- life of the core ---- */
+
+void signals_install(void)
+{
+	if (!actions_known) {
+		for (int sig = 1; sig <= LAST_SIGNAL; sig++) {
+			if (!is_ours(sig))
+				continue;
+			NEXT(sigaction)(sig, NULL, &actions[sig]);
+			if (actions[sig].sa_handler != SIG_DFL && actions[sig].sa_handler != SIG_IGN)
+				install(sig, &actions[sig]);
+		}
+		actions_known = true;
+	}
+	install_faults();
+}
+
+/* The handlers of the parent's core would look into an instance that has no threads. */
+void signals_after_fork(void)
+{
+	pthread_mutex_init(&lock, NULL);
+	for (int sig = 1; sig <= LAST_SIGNAL; sig++) {
+		if (atomic_load(&versions[sig]) & 1)
+			atomic_fetch_add(&versions[sig], 1);
+	}
+	install_faults();
+	default_action(RUNTIME_SIGNAL);
+}
+
+void signals_unblock_runtime(void)
+{
+	kernel_sigset runtime = SIGNAL_BIT(RUNTIME_SIGNAL);
+	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &runtime, NULL, sizeof runtime);
+}
+
+/* Everything is blocked and the thread is outside: what is pending and not blocked by the client comes now. */
+void signals_deliver(struct thread *self)
+{
+	kernel_sigset mask = self->resume & ~SIGNAL_BIT(RUNTIME_SIGNAL);
+
+	self->deferred = 0;
+	COMPILER_BARRIER();
+	set_mask(mask);
+}
+
+/*
+ * A signal that only the mask of KVM_SET_SIGNAL_MASK lets through makes KVM_RUN return and is pending afterwards, also when its action is
+ * the default one, which would end the process now.
+ */
+static void catch_default(kernel_sigset set)
+{
+	const kernel_sigset harmless = SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGCONT) | SIGNAL_BIT(SIGURG) | SIGNAL_BIT(SIGWINCH) | SIGNAL_BIT(SIGSTOP) |
+		SIGNAL_BIT(SIGTSTP) | SIGNAL_BIT(SIGTTIN) | SIGNAL_BIT(SIGTTOU) | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(32) | SIGNAL_BIT(33);
+	struct sigaction ours = { .sa_sigaction = trampoline, .sa_flags = SA_SIGINFO | SA_RESTART };
+	kernel_sigset all = ~never_deferred;
+
+	set &= ~(harmless | never_deferred);
+	if (LIKELY(!(set & ~__atomic_load_n(&caught_default, __ATOMIC_RELAXED))))
+		return;
+	memcpy(&ours.sa_mask, &all, sizeof all);
+	pthread_mutex_lock(&lock);
+	for (int sig = 1; sig <= LAST_SIGNAL; sig++) {
+		if ((set & ~caught_default & SIGNAL_BIT(sig)) && actions[sig].sa_handler == SIG_DFL)
+			NEXT(sigaction)(sig, &ours, NULL);
+	}
+	caught_default |= set;
+	pthread_mutex_unlock(&lock);
+}
+
+/* Around KVM_RUN: the thread is inside and self->run is set in between. */
+void signals_begin_run(struct thread *self, struct object *vcpu, bool masked)
+{
+	if (UNLIKELY(masked)) {
+		kernel_sigset mask = vcpu->mask, before;
+		syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &before, sizeof before);
+		/* A signal since enter() has blocked everything. */
+		COMPILER_BARRIER();
+		if (self->deferred)
+			before = self->resume;
+		catch_default(before & ~mask);
+		self->run = vcpu->signal;
+		COMPILER_BARRIER();
+		set_mask(mask);
+		/* signals_end_run() puts this one back. */
+		self->before_run = before;
+	} else {
+		self->run = vcpu->signal;
+		COMPILER_BARRIER();
+	}
+	if (UNLIKELY(self->deferred))
+		poke(vcpu->signal);
+}
+
+void signals_end_run(struct thread *self, struct object *vcpu, bool masked)
+{
+	COMPILER_BARRIER();
+	self->run = NULL;
+	COMPILER_BARRIER();
+	if (UNLIKELY(masked)) {
+		set_mask(~never_deferred);
+		COMPILER_BARRIER();
+		if (self->deferred)
+			vcpu->signal->signalled = 0;
+		self->resume = self->before_run;
+		self->deferred = 1;
+	} else if (UNLIKELY(self->deferred)) {
+		vcpu->signal->signalled = 0;
+	}
+}
+
+/* ---- sigaction and its kin ---- */
+
+EXPORT int sigaction(int sig, const struct sigaction *restrict new, struct sigaction *restrict old)
+{
+	if (CALLED_BY_CORE()) {
+		/* The runtime takes the faults and its own signal; the dispositions of all others are the client's. */
+		if (new && !is_chained(sig) && sig != RUNTIME_SIGNAL)
+			return 0;
+		return NEXT(sigaction)(sig, new, old);
+	}
+	if (!r3_active || !is_ours(sig))
+		return NEXT(sigaction)(sig, new, old);
+	struct sigaction wanted = { 0 }, before;
+	if (new)
+		wanted = *new;
+	struct thread *self = enter();
+	pthread_mutex_lock(&lock);
+	before = actions[sig];
+	if (new) {
+		/* In this order: the trampoline may come at once, and it may still be there a little later. */
+		bool handled = wanted.sa_handler != SIG_DFL && wanted.sa_handler != SIG_IGN;
+		if (handled)
+			write_action(sig, &wanted);
+		install(sig, &wanted);
+		if (!handled)
+			write_action(sig, &wanted);
+	}
+	pthread_mutex_unlock(&lock);
+	leave(self);
+	if (old)
+		*old = before;
+	return 0;
+}
+
+typedef void (*handler)(int);
+
+static handler simple(int sig, handler function, int flags)
+{
+	struct sigaction new = { .sa_handler = function, .sa_flags = flags }, old;
+
+	sigemptyset(&new.sa_mask);
+	if (!(flags & SA_NODEFER) && sig > 0 && sig <= LAST_SIGNAL)
+		sigaddset(&new.sa_mask, sig);
+	return sigaction(sig, &new, &old) != 0 ? SIG_ERR : old.sa_handler;
+}
+
+handler bsd_signal(int sig, handler function);
+handler ssignal(int sig, handler function);
+handler __sysv_signal(int sig, handler function);
+
+static kernel_sigset interrupting; /* siginterrupt() */
+
+static int bsd_flags(int sig)
+{
+	return sig > 0 && sig <= LAST_SIGNAL && (interrupting & SIGNAL_BIT(sig)) ? 0 : SA_RESTART;
+}
+
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+
+EXPORT handler signal(int sig, handler function)
+{
+	return r3_active && !CALLED_BY_CORE() ? simple(sig, function, bsd_flags(sig)) : NEXT(signal)(sig, function);
+}
+
+EXPORT handler bsd_signal(int sig, handler function)
+{
+	return r3_active ? simple(sig, function, bsd_flags(sig)) : NEXT(bsd_signal)(sig, function);
+}
+
+EXPORT handler ssignal(int sig, handler function)
+{
+	return r3_active ? simple(sig, function, bsd_flags(sig)) : NEXT(ssignal)(sig, function);
+}
+
+EXPORT handler __sysv_signal(int sig, handler function)
+{
+	return r3_active ? simple(sig, function, SA_RESETHAND | SA_NODEFER) : NEXT(__sysv_signal)(sig, function);
+}
+
+EXPORT handler sysv_signal(int sig, handler function)
+{
+	return r3_active ? simple(sig, function, SA_RESETHAND | SA_NODEFER) : NEXT(sysv_signal)(sig, function);
+}
+
+EXPORT int sigignore(int sig)
+{
+	if (!r3_active)
+		return NEXT(sigignore)(sig);
+	return simple(sig, SIG_IGN, SA_NODEFER) == SIG_ERR ? -1 : 0;
+}
+
+EXPORT handler sigset(int sig, handler function)
+{
+	sigset_t set, old;
+
+	if (!r3_active)
+		return NEXT(sigset)(sig, function);
+	sigemptyset(&set);
+	if (sigaddset(&set, sig) != 0)
+		return SIG_ERR;
+	struct sigaction now;
+	if (function == SIG_HOLD) {
+		if (sigprocmask(SIG_BLOCK, &set, &old) != 0 || sigaction(sig, NULL, &now) != 0)
+			return SIG_ERR;
+		return sigismember(&old, sig) ? SIG_HOLD : now.sa_handler;
+	}
+	handler before = simple(sig, function, SA_NODEFER);
+	if (before == SIG_ERR || sigprocmask(SIG_UNBLOCK, &set, &old) != 0)
+		return SIG_ERR;
+	return sigismember(&old, sig) ? SIG_HOLD : before;
+}
+
+EXPORT int siginterrupt(int sig, int interrupt)
+{
+	struct sigaction action;
+
+	if (!r3_active)
+		return NEXT(siginterrupt)(sig, interrupt);
+	if (sigaction(sig, NULL, &action) != 0)
+		return -1;
+	if (interrupt) {
+		action.sa_flags &= ~SA_RESTART;
+		__atomic_fetch_or(&interrupting, SIGNAL_BIT(sig), __ATOMIC_RELAXED);
+	} else {
+		action.sa_flags |= SA_RESTART;
+		__atomic_fetch_and(&interrupting, ~SIGNAL_BIT(sig), __ATOMIC_RELAXED);
+	}
+	return sigaction(sig, &action, NULL);
+}
+
+/* ---- cancellation ---- */
+
+/*
+ * A thread must not be cancelled while it is inside: neither by the C library's signal nor in a call that the core makes. Each side of
+ * { cancelled = 1; membarrier; read inside } and { inside++; read cancelled } is sure to see the other's store.
+ */
+enum { REQUESTED = 1, PENDING = 2 };
+
+EXPORT int pthread_cancel(pthread_t id)
+{
+	bool taken = false;
+
+	if (!r3_active)
+		return NEXT(pthread_cancel)(id);
+	struct thread *self = enter();
+	thread_registry_lock();
+	for (struct thread *t = r3_threads; t; t = t->next) {
+		if (!pthread_equal(t->id, id) || t->cancelled)
+			continue;
+		t->cancelled = REQUESTED;
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+		if (t != self && t->inside) {
+			struct r3_vcpu_signal *run = t->run;
+			taken = true;
+			if (run) {
+				poke(run);
+				syscall(SYS_futex, run->wake_word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+			}
+		}
+		break;
+	}
+	thread_registry_unlock();
+	leave(self);
+	return taken ? 0 : NEXT(pthread_cancel)(id);
+}
+
+/* The thread is outside. Does not return if the thread is to be cancelled at once. */
+static void cancel_self(struct thread *self)
+{
+	if (self->cancelled == REQUESTED) {
+		self->cancelled = PENDING;
+		NEXT(pthread_cancel)(pthread_self());
+	}
+}
+
+/* A cancelled thread enters, on its way to its next cancellation point: the core's calls are none. */
+void signals_shield(struct thread *self)
+{
+	self->inside = 0;
+	cancel_self(self);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &self->cancel_state);
+	self->shielded = true;
+	self->inside = 1;
+	COMPILER_BARRIER();
+}
+
+void signals_unshield(struct thread *self)
+{
+	if (self->shielded) {
+		self->shielded = false;
+		pthread_setcancelstate(self->cancel_state, NULL);
+	}
+	cancel_self(self);
+}
+
+/* ---- masks ---- */
+
+EXPORT int __libc_current_sigrtmin(void)
+{
+	return CALLED_BY_CORE() ? RUNTIME_SIGNAL : RUNTIME_SIGNAL + 1;
+}
+
+/* The set without the runtime's signal. */
+static const sigset_t *stripped(const sigset_t *set, sigset_t *copy)
+{
+	kernel_sigset k;
+
+	if (!set)
+		return NULL;
+	memcpy(copy, set, sizeof *copy);
+	k = to_kernel(copy) & ~SIGNAL_BIT(RUNTIME_SIGNAL);
+	memcpy(copy, &k, sizeof k);
+	return copy;
+}
+
+EXPORT int pthread_sigmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
+{
+	sigset_t copy;
+	return NEXT(pthread_sigmask)(how, how == SIG_UNBLOCK ? set : stripped(set, &copy), old);
+}
+
+EXPORT int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
+{
+	sigset_t copy;
+	return NEXT(sigprocmask)(how, how == SIG_UNBLOCK ? set : stripped(set, &copy), old);
+}
+
+EXPORT int sigsuspend(const sigset_t *set)
+{
+	sigset_t copy;
+	return NEXT(sigsuspend)(stripped(set, &copy));
+}
+
+EXPORT int sigwait(const sigset_t *restrict set, int *restrict sig)
+{
+	sigset_t copy;
+	return NEXT(sigwait)(stripped(set, &copy), sig);
+}
+
+EXPORT int sigwaitinfo(const sigset_t *restrict set, siginfo_t *restrict info)
+{
+	sigset_t copy;
+	return NEXT(sigwaitinfo)(stripped(set, &copy), info);
+}
+
+EXPORT int sigtimedwait(const sigset_t *restrict set, siginfo_t *restrict info, const struct timespec *restrict timeout)
+{
+	sigset_t copy;
+	return NEXT(sigtimedwait)(stripped(set, &copy), info, timeout);
+}
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/signalfd.h>
+
+EXPORT int signalfd(int fd, const sigset_t *set, int flags)
+{
+	sigset_t copy;
+	return NEXT(signalfd)(fd, stripped(set, &copy), flags);
+}
+
+EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *set)
+{
+	sigset_t copy;
+	return NEXT(ppoll)(fds, count, timeout, stripped(set, &copy));
+}
+
+EXPORT int pselect(int count, fd_set *restrict r, fd_set *restrict w, fd_set *restrict e, const struct timespec *restrict timeout, const sigset_t *restrict set)
+{
+	sigset_t copy;
+	return NEXT(pselect)(count, r, w, e, timeout, stripped(set, &copy));
+}
+
+EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *set)
+{
+	sigset_t copy;
+	return NEXT(epoll_pwait)(epfd, events, count, timeout, stripped(set, &copy));
+}
+
+EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int count, const struct timespec *timeout, const sigset_t *set)
+{
+	sigset_t copy;
+	return NEXT(epoll_pwait2)(epfd, events, count, timeout, stripped(set, &copy));
+}

@@ -177,6 +177,19 @@ void table_add(int fd, struct object *object)
 	leave(self);
 }
 
+void table_forget(int fd)
+{
+	struct object *_Atomic *at = entry(fd, false);
+
+	if (LIKELY(!at || !atomic_load(at)))
+		return;
+	struct thread *self = enter();
+	pthread_mutex_lock(&lock);
+	forget(at);
+	pthread_mutex_unlock(&lock);
+	leave(self);
+}
+
 static bool is_object(const struct object *object, const struct stat *st)
 {
 	return object->inode == st->st_ino && object->device == st->st_dev;
@@ -391,7 +404,7 @@ void closing_end(struct closing *closing)
 	leave(&r3_self);
 }
 
-void table_close_range(unsigned first, unsigned last, void (*each)(int fd, void *context), void *context)
+void table_each(unsigned first, unsigned last, void (*each)(int fd, void *context), void *context)
 {
 	for (unsigned n = first; n <= last && n < CHUNK * CHUNKS; n++) {
 		if (!atomic_load_explicit(&chunks[n / CHUNK], memory_order_acquire))
