@@ -3,7 +3,7 @@ namespace Ring3.Arch;
 /// <summary>MSR indices. SPEC: SDM volume 4; KVM's paravirtual MSRs: Documentation/virt/kvm/x86/msr.rst.</summary>
 public static class Msr
 {
-    public const uint TSC = 0x10, PLATFORM_ID = 0x17, APIC_BASE = 0x1b, FEATURE_CONTROL = 0x3a, TSC_ADJUST = 0x3b, SPEC_CTRL = 0x48, PRED_CMD = 0x49, BIOS_SIGN_ID = 0x8b, SMBASE = 0x9e, ARCH_CAPABILITIES = 0x10a;
+    public const uint TSC = 0x10, PLATFORM_ID = 0x17, APIC_BASE = 0x1b, FEATURE_CONTROL = 0x3a, TSC_ADJUST = 0x3b, SPEC_CTRL = 0x48, PRED_CMD = 0x49, BIOS_SIGN_ID = 0x8b, SMBASE = 0x9e, ARCH_CAPABILITIES = 0x10a, FLUSH_CMD = 0x10b;
     public const uint SYSENTER_CS = 0x174, SYSENTER_ESP = 0x175, SYSENTER_EIP = 0x176, MCG_CAP = 0x179, MCG_STATUS = 0x17a, MCG_CTL = 0x17b, PERF_STATUS = 0x198, MISC_ENABLE = 0x1a0;
     public const uint DEBUGCTL = 0x1d9, PAT = 0x277, MTRR_CAP = 0xfe, MTRR_DEF_TYPE = 0x2ff, MC0_CTL = 0x400, TSC_DEADLINE = 0x6e0, XSS = 0xda0;
     public const uint X2APIC_FIRST = 0x800, X2APIC_LAST = 0x8ff;

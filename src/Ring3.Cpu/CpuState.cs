@@ -120,6 +120,8 @@ public unsafe struct CpuState
     /// <summary>Exceptions (bit = vector) that leave with <see cref="ExitReason.Exception"/> instead of being delivered.</summary>
     public uint ExceptionIntercepts;
     public byte RequestInterruptWindow, RequestNmiWindow;
+    /// <summary>Every RDMSR and WRMSR leaves the guest, those of the processor's own MSRs as well.</summary>
+    public byte InterceptMsrs;
     /// <summary>Host-requested single step: leave with ExitReason.SingleStep after one instruction.</summary>
     public byte HostSingleStep;
     /// <summary>Leave on PAUSE after this many PAUSEs in a row of polls; 0 = never.</summary>

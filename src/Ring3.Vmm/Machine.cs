@@ -67,9 +67,9 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private Vcpu CreateVcpu(int id)
     {
         Check(_vm.CreateVcpu((uint)id, out Vcpu? vcpu), $"create processor {id}");
-        kvm_cpuid_entry2[] cpuid = SupportedCpuid.Entries.ToArray();
+        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu!.TscKhz);
         CpuidTopology.Apply(cpuid, (uint)id, (uint)_options.Cpus);
-        Check(vcpu!.SetCpuid2(cpuid), "set CPUID");
+        Check(vcpu.SetCpuid2(cpuid), "set CPUID");
         ProcessorSetup.WireLocalInterrupts(vcpu);
         _trace?.Attach(vcpu);
         return vcpu;

@@ -11,8 +11,7 @@ public sealed unsafe class VirtualCpu
     internal VirtualCpu(VirtualMachine machine, Vcpu vcpu)
     {
         (Machine, Vcpu) = (machine, vcpu);
-        Span<kvm_cpuid_entry2> cpuid = stackalloc kvm_cpuid_entry2[SupportedCpuid.Entries.Length];
-        _ = SupportedCpuid.Get(cpuid);
+        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu.TscKhz);
         CpuidTopology.Apply(cpuid, vcpu.Id, (uint)machine.Cpus.Count + 1);
         Ring3Exception.ThrowIfFailed(vcpu.SetCpuid2(cpuid), "set CPUID");
     }

@@ -124,8 +124,8 @@ public sealed unsafe partial class LogicalProcessor
         return true;
     }
 
-    /// <summary>WRMSR to EFER.</summary>
-    internal bool WriteEfer(CpuState* c, ulong value)
+    /// <summary>WRMSR to EFER; false: #GP(0).</summary>
+    internal bool TryWriteEfer(CpuState* c, ulong value)
     {
         ref readonly CpuidFeatures f = ref CpuidFeatures;
         ulong defined = Efer.LMA;
@@ -135,10 +135,7 @@ public sealed unsafe partial class LogicalProcessor
         if (f.Ffxsr) defined |= Efer.FFXSR;
         if (f.AutoIbrs) defined |= Efer.AUTOIBRS;
         if ((value & ~defined) != 0 || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
-        {
-            Raise(c, Vector.GP, 0);
             return false;
-        }
         c->Efer = (value & ~Efer.LMA) | (c->Efer & Efer.LMA);
         ControlsChanged(c);
         return true;

@@ -41,13 +41,32 @@ public sealed unsafe partial class LogicalProcessor
         _ => true,
     };
 
+    /// <summary>Whether the processor keeps this MSR itself.</summary>
+    public bool OwnsMsr(uint index) => MsrSlot(State, index) != null;
+
+    /// <summary>What RDMSR of an MSR that the processor owns gives the guest; false: #GP(0).</summary>
+    public bool TryReadGuestMsr(uint index, out ulong value) => ReadMsr(index, out value) && MsrExists(index);
+
+    /// <summary>What WRMSR of an MSR that the processor owns does; false: #GP(0), and nothing has changed.</summary>
+    public bool TryWriteGuestMsr(uint index, ulong value)
+    {
+        CpuState* c = State;
+        ulong* slot = MsrSlot(c, index);
+        if (slot == null || !MsrExists(index) || !MsrValueValid(c, index, value))
+            return false;
+        if (index == Msr.EFER)
+            return TryWriteEfer(c, value);
+        *slot = value;
+        return true;
+    }
+
     internal static OpResult Rdmsr(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!Operands.Privileged(p, c))
             return OpResult.Fault;
         uint index = (uint)c->Gpr[1];
         ulong* slot = MsrSlot(c, index);
-        if (slot == null)
+        if (slot == null || c->InterceptMsrs != 0)
             return Operands.Leave(p, c, op, ExitReason.MsrRead);
         if (!p.MsrExists(index))
             return p.Raise(c, Vector.GP, 0);
@@ -61,19 +80,11 @@ public sealed unsafe partial class LogicalProcessor
             return OpResult.Fault;
         uint index = (uint)c->Gpr[1];
         ulong value = (uint)c->Gpr[0] | c->Gpr[2] << 32;
-        ulong* slot = MsrSlot(c, index);
-        if (slot == null)
+        if (MsrSlot(c, index) == null || c->InterceptMsrs != 0)
             return Operands.Leave(p, c, op, ExitReason.MsrWrite);
-        if (!p.MsrExists(index) || !MsrValueValid(c, index, value))
-            return p.Raise(c, Vector.GP, 0);
         ulong next = NextRip(c, op);
-        if (index == Msr.EFER)
-        {
-            if (!p.WriteEfer(c, value))
-                return OpResult.Fault;
-        }
-        else
-            *slot = value;
+        if (!p.TryWriteGuestMsr(index, value))
+            return p.Raise(c, Vector.GP, 0);
         c->Rip = next;
         return OpResult.EndBlock;
     }

@@ -16,19 +16,15 @@ public sealed class VmClock
     private ulong _masterTsc;
     private long _masterNs;
     private long _lastTscWriteNs;
-    private ulong _lastTscWrite, _lastTscOffset;
+    private ulong _lastTscWrite, _lastTscOffset, _currentTscOffset;
     private uint _lastTscKhz;
+    private bool _tscSetByClient;
 
     internal VmClock(Vm vm, uint tscKhz)
     {
         _vm = vm;
         DefaultTscKhz = tscKhz;
         _offsetNs = -HostClock.BootNs();
-        // All vCPUs start from TSC 0 at the creation of the VM.
-        InitialTscOffset = 0 - PvClockScale.Scale(HostClock.Tsc(), PvClockScale.TscMultiplier(tscKhz, HostTsc.Khz));
-        _lastTscOffset = InitialTscOffset;
-        _lastTscWriteNs = HostClock.BootNs();
-        _lastTscKhz = tscKhz;
         Resample();
     }
 
@@ -38,8 +34,6 @@ public sealed class VmClock
     /// <summary>Whether pages carry PVCLOCK_TSC_STABLE_BIT.</summary>
     public static bool IsStable => HostTsc.IsInvariant;
 
-    internal ulong InitialTscOffset { get; private set; }
-
     /// <summary>KVM_SET_TSC_KHZ on the VM: 0 or -EINVAL. For vCPUs created later.</summary>
     public int SetTscKhz(uint khz)
     {
@@ -48,7 +42,6 @@ public sealed class VmClock
         if (!IsPossible(khz))
             return -Errno.EINVAL;
         DefaultTscKhz = khz;
-        InitialTscOffset = 0 - PvClockScale.Scale(HostClock.Tsc(), PvClockScale.TscMultiplier(khz, HostTsc.Khz));
         return 0;
     }
 
@@ -122,28 +115,44 @@ public sealed class VmClock
     }
 
     /// <summary>
-    /// Offset for a vCPU whose TSC the client sets to <paramref name="value"/>. Clients set the TSCs of all vCPUs one after the other, which would leave them apart by the time in between: a value within a second of what
-    /// another vCPU's would be by now gets the same offset. KVM: kvm_synchronize_tsc().
+    /// Offset for a vCPU that is created (<paramref name="value"/> is null: its TSC starts at 0) or whose TSC the client sets. Clients set the TSCs of all vCPUs one after the other, which would leave them apart by the time in
+    /// between: a value within a second of what the last one set would be by now joins it, and so does 0. The first value that a client sets joins nothing: it is not compared with what the creation of a vCPU left.
     /// </summary>
-    internal ulong SynchronizeTsc(ulong value, uint khz, ulong multiplier)
+    internal ulong SynchronizeTsc(ulong? value, uint khz, ulong multiplier)
     {
         lock (_lock)
         {
             long now = HostClock.BootNs();
-            ulong offset = value - PvClockScale.Scale(HostClock.Tsc(), multiplier);
-            bool match = khz == _lastTscKhz && value == 0;
-            if (!match && khz == _lastTscKhz)
-            {
-                ulong expected = _lastTscWrite + (ulong)((UInt128)(ulong)(now - _lastTscWriteNs) * khz / 1_000_000);
-                long difference = (long)(value - expected);
-                match = Math.Abs((double)difference) < khz * 1000.0;
-            }
-            if (match)
-                offset = _lastTscOffset;
-            else
-                _lastTscOffset = offset;
-            (_lastTscWrite, _lastTscWriteNs, _lastTscKhz) = (value, now, khz);
-            return offset;
+            ulong tsc = value ?? 0;
+            bool joins = tsc == 0 || _tscSetByClient && IsWithinASecond(tsc, now, khz);
+            _tscSetByClient |= value is not null;
+            if (joins && khz == _lastTscKhz)
+                return Record(_currentTscOffset, tsc, now, khz);
+            return _currentTscOffset = Record(tsc - PvClockScale.Scale(HostClock.Tsc(), multiplier), tsc, now, khz);
         }
+    }
+
+    /// <summary>KVM_VCPU_TSC_OFFSET: vCPUs whose TSC is set later join this one.</summary>
+    internal void TscOffsetSet(ulong offset, uint khz, ulong multiplier)
+    {
+        lock (_lock)
+        {
+            bool matches = khz == _lastTscKhz && offset == _lastTscOffset;
+            Record(offset, PvClockScale.Scale(HostClock.Tsc(), multiplier) + offset, HostClock.BootNs(), khz);
+            if (!matches)
+                _currentTscOffset = offset;
+        }
+    }
+
+    private bool IsWithinASecond(ulong tsc, long now, uint khz)
+    {
+        ulong expected = _lastTscWrite + (ulong)((UInt128)(ulong)(now - _lastTscWriteNs) * khz / 1_000_000), second = khz * 1000UL;
+        return tsc < expected + second && tsc + second > expected;
+    }
+
+    private ulong Record(ulong offset, ulong tsc, long now, uint khz)
+    {
+        (_lastTscOffset, _lastTscWrite, _lastTscWriteNs, _lastTscKhz) = (offset, tsc, now, khz);
+        return offset;
     }
 }

@@ -5,7 +5,7 @@ internal static class CpuidBits
 {
     internal static class Leaf1Ecx
     {
-        internal const uint SSE3 = 1 << 0, PCLMUL = 1 << 1, SSSE3 = 1 << 9, FMA = 1 << 12, CX16 = 1 << 13, PCID = 1 << 17, SSE41 = 1 << 19, SSE42 = 1 << 20, X2APIC = 1 << 21, MOVBE = 1 << 22, POPCNT = 1 << 23;
+        internal const uint SSE3 = 1 << 0, PCLMUL = 1 << 1, MONITOR = 1 << 3, SSSE3 = 1 << 9, FMA = 1 << 12, CX16 = 1 << 13, PCID = 1 << 17, SSE41 = 1 << 19, SSE42 = 1 << 20, X2APIC = 1 << 21, MOVBE = 1 << 22, POPCNT = 1 << 23;
         internal const uint TSC_DEADLINE = 1 << 24, AES = 1 << 25, XSAVE = 1 << 26, OSXSAVE = 1 << 27, AVX = 1 << 28, F16C = 1 << 29, RDRAND = 1 << 30, HYPERVISOR = 1u << 31;
     }
 

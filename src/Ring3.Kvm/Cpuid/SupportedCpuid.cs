@@ -32,6 +32,20 @@ public static class SupportedCpuid
         return s_entries.Length;
     }
 
+    /// <summary>
+    /// <see cref="Entries"/> with the hypervisor's timing leaf 0x40000010 (TSC and APIC bus, in kHz), so that guests need not calibrate. A client's own addition, as QEMU's vmware-cpuid-freq.
+    /// </summary>
+    public static kvm_cpuid_entry2[] WithTiming(uint tscKhz)
+    {
+        kvm_cpuid_entry2[] entries = [.. s_entries, new() { function = TimingLeaf, eax = tscKhz, ebx = 1_000_000 }];
+        foreach (ref var e in entries.AsSpan())
+            if (e.function == KVM_CPUID_SIGNATURE)
+                e.eax = TimingLeaf;
+        return entries;
+    }
+
+    private const uint TimingLeaf = 0x4000_0010;
+
     private static (uint Eax, uint Ebx, uint Ecx, uint Edx) Host(uint leaf, uint subleaf = 0)
     {
         var (a, b, c, d) = X86Base.CpuId((int)leaf, (int)subleaf);
@@ -86,7 +100,7 @@ public static class SupportedCpuid
 
         TopologyLeaf(list, 0xb);
         AddIndexed(list, 0xd, 0, (uint)SupportedXcr0, XsaveArea.SizeFor(SupportedXcr0), XsaveArea.SizeFor(SupportedXcr0), 0);
-        AddIndexed(list, 0xd, 1, LeafDEax.XSAVEOPT | LeafDEax.XSAVEC | LeafDEax.XGETBV1, XsaveArea.SizeFor(SupportedXcr0), 0, 0);
+        AddIndexed(list, 0xd, 1, LeafDEax.XSAVEOPT | LeafDEax.XSAVEC | LeafDEax.XGETBV1 | LeafDEax.XSAVES, XsaveArea.SizeFor(SupportedXcr0), 0, 0);
         if (avx)
             AddIndexed(list, 0xd, 2, XsaveArea.AvxSize, XsaveArea.AvxOffset, 0, 0);
         if (IsAmd)
@@ -119,12 +133,10 @@ public static class SupportedCpuid
     private static void KvmLeaves(List<kvm_cpuid_entry2> list)
     {
         ReadOnlySpan<uint> signature = MemoryMarshal.Cast<byte, uint>("KVMKVMKVM\0\0\0"u8);
-        Add(list, KVM_CPUID_SIGNATURE, 0x4000_0010, signature[0], signature[1], signature[2]);
+        Add(list, KVM_CPUID_SIGNATURE, KVM_CPUID_FEATURES, signature[0], signature[1], signature[2]);
         const uint Features = 1 << KVM_FEATURE_CLOCKSOURCE | 1 << KVM_FEATURE_NOP_IO_DELAY | 1 << KVM_FEATURE_CLOCKSOURCE2 | 1 << KVM_FEATURE_STEAL_TIME | 1 << KVM_FEATURE_PV_EOI | 1 << KVM_FEATURE_PV_UNHALT
             | 1 << KVM_FEATURE_PV_TLB_FLUSH | 1 << KVM_FEATURE_PV_SEND_IPI | 1 << KVM_FEATURE_POLL_CONTROL | 1 << KVM_FEATURE_PV_SCHED_YIELD | 1 << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT;
         Add(list, KVM_CPUID_FEATURES, Features, 0, 0, 0);
-        // Frequencies in kHz: TSC, and the APIC timer's bus.
-        Add(list, 0x4000_0010, HostTsc.Khz, 1_000_000, 0, 0);
     }
 
     private static void ExtendedLeaves(List<kvm_cpuid_entry2> list)

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm;
@@ -13,7 +14,7 @@ internal sealed unsafe class MsrFilter
 
     private MsrFilter(Range[] ranges, bool defaultAllow) => (_ranges, _defaultAllow) = (ranges, defaultAllow);
 
-    /// <summary>0 with a filter (null: everything is allowed), or -EINVAL.</summary>
+    /// <summary>0 with a filter (null: everything is allowed), -EINVAL, or -EFAULT when a bitmap cannot be read.</summary>
     public static int Create(in kvm_msr_filter filter, out MsrFilter? result)
     {
         result = null;
@@ -26,10 +27,13 @@ internal sealed unsafe class MsrFilter
             kvm_msr_filter_range r = filter.ranges[i];
             if (r.nmsrs == 0)
                 continue;
-            if ((r.flags & ~(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE)) != 0 || r.flags == 0 || r.nmsrs > KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8 || r.bitmap == 0)
+            if ((r.flags & ~(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE)) != 0 || r.flags == 0 || r.nmsrs > KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8)
                 return -Errno.EINVAL;
-            // SAFETY: the caller vouches for the bitmap, as for every pointer it passes.
-            byte[] bitmap = new ReadOnlySpan<byte>((void*)r.bitmap, (int)((r.nmsrs + 7) / 8)).ToArray();
+            byte[] bitmap = new byte[(r.nmsrs + 63) / 64 * 8];
+            // SAFETY: the client's address is followed by the checked copy only.
+            fixed (byte* p = bitmap)
+                if (!UserCopy.TryRead(r.bitmap, p, (nuint)bitmap.Length))
+                    return -Errno.EFAULT;
             ranges.Add(new(r.flags, r.@base, r.nmsrs, bitmap));
         }
         if (ranges.Count == 0 && !allow)

@@ -19,20 +19,18 @@ public sealed unsafe partial class Vcpu
     {
         TscKhz = Vm.Clock.DefaultTscKhz;
         _s->TscMultiplier = PvClockScale.TscMultiplier(TscKhz, HostTsc.Khz);
-        _s->TscOffset = Vm.Clock.InitialTscOffset;
+        _s->TscOffset = Vm.Clock.SynchronizeTsc(null, TscKhz, _s->TscMultiplier);
     }
 
-    /// <summary>KVM_SET_TSC_KHZ: 0 or -EINVAL.</summary>
+    /// <summary>KVM_SET_TSC_KHZ: 0 or -EINVAL. The offset stays: vCPUs that are in step stay in step when each is given the same frequency.</summary>
     public int SetTscKhz(uint khz)
     {
         if (khz == 0)
             khz = HostTsc.Khz;
         if (!VmClock.IsPossible(khz))
             return -Errno.EINVAL;
-        ulong now = GuestTsc();
         TscKhz = khz;
         _s->TscMultiplier = PvClockScale.TscMultiplier(khz, HostTsc.Khz);
-        _s->TscOffset = now - PvClockScale.Scale(HostClock.Tsc(), _s->TscMultiplier);
         TscChanged();
         return 0;
     }
@@ -43,15 +41,21 @@ public sealed unsafe partial class Vcpu
 
     internal ulong GuestTscAt(ulong hostTsc) => PvClockScale.Scale(hostTsc, _s->TscMultiplier) + Volatile.Read(ref _s->TscOffset);
 
-    /// <summary>KVM_VCPU_TSC_OFFSET.</summary>
+    /// <summary>KVM_VCPU_TSC_OFFSET: guest TSC minus the (scaled) host TSC.</summary>
     public ulong TscOffset
     {
         get => _s->TscOffset;
         set
         {
-            Volatile.Write(ref _s->TscOffset, value);
-            TscChanged();
+            Vm.Clock.TscOffsetSet(value, TscKhz, _s->TscMultiplier);
+            MoveTsc(value);
         }
+    }
+
+    private void MoveTsc(ulong offset)
+    {
+        Volatile.Write(ref _s->TscOffset, offset);
+        TscChanged();
     }
 
     private void TscChanged()
@@ -64,19 +68,19 @@ public sealed unsafe partial class Vcpu
     {
         if (host)
         {
-            TscOffset = Vm.Clock.SynchronizeTsc(value, TscKhz, _s->TscMultiplier);
+            MoveTsc(Vm.Clock.SynchronizeTsc(value, TscKhz, _s->TscMultiplier));
             return;
         }
         ulong delta = value - GuestTsc();
         _tscAdjust += delta;
-        TscOffset = _s->TscOffset + delta;
+        MoveTsc(_s->TscOffset + delta);
     }
 
     private void WriteTscAdjust(ulong value, bool host)
     {
         // The client restores the value beside the TSC itself; the guest moves its TSC with it.
         if (!host)
-            TscOffset = _s->TscOffset + (value - _tscAdjust);
+            MoveTsc(_s->TscOffset + (value - _tscAdjust));
         _tscAdjust = value;
     }
 

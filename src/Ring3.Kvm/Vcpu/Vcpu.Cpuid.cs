@@ -16,26 +16,57 @@ public sealed unsafe partial class Vcpu
     private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
 
     private kvm_cpuid_entry2[] _cpuid = [];
-    private uint _maxBasic, _maxExtended, _pvFeatures;
+    private uint _maxBasic, _maxExtended, _pvFeatures, _kvmBase;
 
-    /// <summary>KVM_SET_CPUID2: 0, or -E2BIG for more than <see cref="MaxCpuidEntries"/>. The client decides what the guest sees; what it adds beyond KVM_GET_SUPPORTED_CPUID does not start to work.</summary>
+    /// <summary>
+    /// KVM_SET_CPUID2: 0, -E2BIG for more than <see cref="MaxCpuidEntries"/>, -EINVAL for a linear address width other than 48 and 57 bits, or for another CPUID than before once the vCPU has run.
+    /// The client decides what the guest sees; what it adds beyond KVM_GET_SUPPORTED_CPUID does not start to work.
+    /// </summary>
     public int SetCpuid2(ReadOnlySpan<kvm_cpuid_entry2> entries)
     {
         if (entries.Length > MaxCpuidEntries)
             return -Errno.E2BIG;
+        uint kvmBase = FindKvmBase(entries);
+        if (_hasRun)
+            return IsSameCpuid(entries, kvmBase) ? 0 : -Errno.EINVAL;
+        foreach (ref readonly var e in entries)
+            if (e.function == 0x8000_0008 && (e.eax >> 8 & 0xff) is not (0 or 48 or 57))
+                return -Errno.EINVAL;
         _cpuid = entries.ToArray();
-        (_maxBasic, _maxExtended, _pvFeatures) = (0, 0, 0);
+        (_maxBasic, _maxExtended, _pvFeatures, _kvmBase) = (0, 0, 0, kvmBase);
         foreach (ref readonly var e in entries)
         {
             if (e.function == 0)
                 _maxBasic = e.eax;
             else if (e.function == 0x8000_0000)
                 _maxExtended = e.eax;
-            else if (e.function == KvmPara.KVM_CPUID_FEATURES)
-                _pvFeatures = e.eax;
+            else if (kvmBase != 0 && e.function == (kvmBase | KvmPara.KVM_CPUID_FEATURES))
+                _pvFeatures = Dynamic(e, kvmBase).Eax;
         }
         ApplyCpuid();
         return 0;
+    }
+
+    /// <summary>The base of the leaves that carry KVM's signature, where clients also offer another hypervisor's; 0 when there is none.</summary>
+    private static uint FindKvmBase(ReadOnlySpan<kvm_cpuid_entry2> entries)
+    {
+        foreach (ref readonly var e in entries)
+            if (e.function is >= 0x4000_0000 and < 0x4001_0000 && (e.function & 0xff) == 0 && (e.ebx, e.ecx, e.edx) == (0x4b4d_564b, 0x564b_4d56, 0x4d))
+                return e.function;
+        return 0;
+    }
+
+    private bool IsSameCpuid(ReadOnlySpan<kvm_cpuid_entry2> entries, uint kvmBase)
+    {
+        if (entries.Length != _cpuid.Length)
+            return false;
+        for (int i = 0; i < entries.Length; i++)
+        {
+            ref readonly var e = ref entries[i];
+            if ((e.function, e.index, e.flags) != (_cpuid[i].function, _cpuid[i].index, _cpuid[i].flags) || Dynamic(e, kvmBase) != Dynamic(_cpuid[i], _kvmBase))
+                return false;
+        }
+        return true;
     }
 
     /// <summary>KVM_GET_CPUID2: number of entries, or -E2BIG.</summary>
@@ -45,7 +76,7 @@ public sealed unsafe partial class Vcpu
             return -Errno.E2BIG;
         _cpuid.CopyTo(entries);
         for (int i = 0; i < _cpuid.Length; i++)
-            (entries[i].eax, entries[i].ebx, entries[i].ecx, entries[i].edx) = Dynamic(_cpuid[i]);
+            (entries[i].eax, entries[i].ebx, entries[i].ecx, entries[i].edx) = Dynamic(_cpuid[i], _kvmBase);
         return _cpuid.Length;
     }
 
@@ -128,35 +159,42 @@ public sealed unsafe partial class Vcpu
     {
         int i = FindEntry(function, index);
         if (i >= 0)
-            return Dynamic(_cpuid[i]);
+            return Dynamic(_cpuid[i], _kvmBase);
         if (function is 0xb or 0x1f && FindEntry(function, 0) is >= 0 and var first)
             // Levels beyond the last are invalid, but still say which level was asked for, and by whom.
             return (0, 0, index & 0xff, _cpuid[first].edx);
         // SPEC: Intel returns the highest basic leaf for leaves beyond it; AMD zeros.
         bool outOfRange = function < 0x4000_0000 ? function > _maxBasic : function >= 0x8000_0000 && function > _maxExtended;
         if (!SupportedCpuid.IsAmd && outOfRange && function < 0xc000_0000 && FindEntry(_maxBasic, index) is >= 0 and var last)
-            return Dynamic(_cpuid[last]);
+            return Dynamic(_cpuid[last], _kvmBase);
         return default;
     }
 
-    /// <summary>Bits that follow the state of the processor.</summary>
-    private (uint Eax, uint Ebx, uint Ecx, uint Edx) Dynamic(in kvm_cpuid_entry2 e)
+    /// <summary>Bits that follow the state of the processor and of the VM.</summary>
+    private (uint Eax, uint Ebx, uint Ecx, uint Edx) Dynamic(in kvm_cpuid_entry2 e, uint kvmBase)
     {
         var (eax, ebx, ecx, edx) = (e.eax, e.ebx, e.ecx, e.edx);
         switch (e.function)
         {
             case 1:
-                ecx = (_s->Cr4 & Cr4.OSXSAVE) != 0 && (ecx & Leaf1Ecx.XSAVE) != 0 ? ecx | Leaf1Ecx.OSXSAVE : ecx & ~Leaf1Ecx.OSXSAVE;
-                if ((ApicBase & Irqchip.ApicBase.EN) == 0)
-                    edx &= ~Leaf1Edx.APIC;
+                ecx = (_s->Cr4 & Cr4.OSXSAVE) != 0 ? ecx | Leaf1Ecx.OSXSAVE : ecx & ~Leaf1Ecx.OSXSAVE;
+                edx = (ApicBase & Irqchip.ApicBase.EN) != 0 ? edx | Leaf1Edx.APIC : edx & ~Leaf1Edx.APIC;
+                if ((Vm.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) != 0)
+                    ecx = (_miscEnable & MiscEnableMwait) != 0 ? ecx | Leaf1Ecx.MONITOR : ecx & ~Leaf1Ecx.MONITOR;
                 break;
-            case 0xd when e.index <= 1:
-                if (e.index == 0 || (eax & (LeafDEax.XSAVEC | LeafDEax.XSAVES)) != 0)
-                    ebx = XsaveArea.SizeFor(_s->Xcr0);
+            case 0xd when e.index == 0:
+                ebx = XsaveArea.SizeFor(_s->Xcr0);
+                break;
+            case 0xd when e.index == 1 && (eax & (LeafDEax.XSAVEC | LeafDEax.XSAVES)) != 0:
+                ebx = XsaveArea.SizeFor(_s->Xcr0);
+                break;
+            case >= 0x4000_0000 and < 0x4001_0000 when kvmBase != 0 && e.function == (kvmBase | KvmPara.KVM_CPUID_FEATURES) && Vm.HaltsInGuest:
+                eax &= ~(1u << KvmPara.KVM_FEATURE_PV_UNHALT);
                 break;
         }
         return (eax, ebx, ecx, edx);
     }
 
-    private bool HasPvFeature(int bit) => (_pvFeatures >> bit & 1) != 0 || !EnforcePvFeatures;
+    /// <summary>Whether the guest may use a paravirtual feature: all of them, unless the client restricted it to those of its CPUID (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
+    private bool HasPvFeature(int bit) => !EnforcePvFeatures || (_pvFeatures >> bit & 1) != 0;
 }

@@ -17,7 +17,7 @@ public sealed unsafe partial class Vcpu
     private int HandleHlt()
     {
         Stats.halt_exits++;
-        if (Lapic is null)
+        if (Lapic is null && !Vm.HaltsInGuest)
         {
             KvmRun->exit_reason = KVM_EXIT_HLT;
             return ToClient;
@@ -44,6 +44,8 @@ public sealed unsafe partial class Vcpu
             return Volatile.Read(ref _sipiVector) >= 0;
         if (_mpState != MpState.Halted)
             return false;
+        if (Lapic is null && KvmRun->request_interrupt_window != 0)
+            return true;
         return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0
             || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt();
     }

@@ -13,14 +13,18 @@ public sealed unsafe partial class Vcpu
     /// <summary>Hardware without Meltdown, L1TF, MDS, TAA, SSB and their kin: what an interpreter is.</summary>
     private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */ | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */
         | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */ | 1UL << 62 /* ITS_NO */;
-    private const ulong DeCfgLfenceSerialize = 2;
+    private const ulong DeCfgLfenceSerialize = 2, MiscEnableMwait = 1 << 18;
 
     private readonly MtrrState _mtrr = new();
     private readonly MachineCheckState _machineCheck = new();
-    private ulong _miscEnable, _featureControl, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase;
+    private ulong _miscEnable, _featureControl, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase, _powerCtl;
+
+    /// <summary>With a filter every access comes here, also those that the processor would do by itself. Any thread.</summary>
+    internal void InterceptMsrs(bool all) => Volatile.Write(ref _s->InterceptMsrs, all ? (byte)1 : (byte)0);
 
     private void InitializeMsrs()
     {
+        InterceptMsrs(Vm.MsrFilter is not null);
         _miscEnable = 1 | 1 << 11 | 1 << 12;
         _hwcr = SupportedCpuid.IsAmd ? HwcrTscFreqSel : 0;
         _microcode = DefaultMicrocode;
@@ -81,13 +85,11 @@ public sealed unsafe partial class Vcpu
     private int HandleRdmsr()
     {
         uint msr = (uint)_s->Gpr[1];
-        bool allowed = Vm.MsrFilter is not { } f || f.Allows(msr, KVM_MSR_FILTER_READ);
-        if (allowed && TryReadMsr(msr, host: false, out ulong value))
-            CompleteMsr(true, value);
-        else if (Vm.UserSpaceMsrMask != 0 && (Vm.UserSpaceMsrMask & (allowed ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_FILTER)) != 0)
-            return ExitMsr(KVM_EXIT_X86_RDMSR, allowed ? KVM_MSR_EXIT_REASON_UNKNOWN : KVM_MSR_EXIT_REASON_FILTER, msr, 0, Completion.MsrRead);
-        else
-            CompleteMsr(false, 0);
+        if (Vm.MsrFilter is { } f && !f.Allows(msr, KVM_MSR_FILTER_READ))
+            return RefuseMsr(KVM_EXIT_X86_RDMSR, KVM_MSR_EXIT_REASON_FILTER, msr, 0);
+        if (!TryReadMsr(msr, host: false, out ulong value))
+            return RefuseMsr(KVM_EXIT_X86_RDMSR, IsKnownMsr(msr) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN, msr, 0);
+        CompleteMsr(true, value);
         return KeepRunning;
     }
 
@@ -95,13 +97,20 @@ public sealed unsafe partial class Vcpu
     {
         uint msr = (uint)_s->Gpr[1];
         ulong value = _s->Gpr[2] << 32 | (uint)_s->Gpr[0];
-        bool allowed = Vm.MsrFilter is not { } f || f.Allows(msr, KVM_MSR_FILTER_WRITE);
-        if (allowed && TryWriteMsr(msr, host: false, value))
-            CompleteMsr(true, value);
-        else if (Vm.UserSpaceMsrMask != 0 && (Vm.UserSpaceMsrMask & (allowed ? KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_FILTER)) != 0)
-            return ExitMsr(KVM_EXIT_X86_WRMSR, allowed ? (IsKnownMsr(msr) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN) : KVM_MSR_EXIT_REASON_FILTER, msr, value, Completion.MsrWrite);
-        else
-            CompleteMsr(false, 0);
+        if (Vm.MsrFilter is { } f && !f.Allows(msr, KVM_MSR_FILTER_WRITE))
+            return RefuseMsr(KVM_EXIT_X86_WRMSR, KVM_MSR_EXIT_REASON_FILTER, msr, value);
+        if (!TryWriteMsr(msr, host: false, value))
+            return RefuseMsr(KVM_EXIT_X86_WRMSR, IsKnownMsr(msr) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN, msr, value);
+        CompleteMsr(true, value);
+        return KeepRunning;
+    }
+
+    /// <summary>An access that KVM does not make: the client's, when it asked for accesses with this reason, else #GP(0).</summary>
+    private int RefuseMsr(uint exit, uint reason, uint msr, ulong data)
+    {
+        if ((Vm.UserSpaceMsrMask & reason) != 0)
+            return ExitMsr(exit, reason, msr, data, exit == KVM_EXIT_X86_RDMSR ? Completion.MsrRead : Completion.MsrWrite);
+        CompleteMsr(false, 0);
         return KeepRunning;
     }
 
@@ -118,7 +127,7 @@ public sealed unsafe partial class Vcpu
         Cpu.SkipInstruction();
     }
 
-    private bool IsKnownMsr(uint msr) => TryReadMsr(msr, host: true, out _);
+    private bool IsKnownMsr(uint msr) => msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST or Msr.PRED_CMD or Msr.FLUSH_CMD || TryReadMsr(msr, host: true, out _);
 
     private int ExitMsr(uint exit, uint reason, uint msr, ulong data, Completion completion)
     {
@@ -135,13 +144,16 @@ public sealed unsafe partial class Vcpu
     /// <summary>The value of an MSR. False: the guest gets #GP(0), the client's list ends here.</summary>
     private bool TryReadMsr(uint msr, bool host, out ulong value)
     {
-        value = 0;
+        if (!host && Cpu.OwnsMsr(msr))
+            return Cpu.TryReadGuestMsr(msr, out value);
         if (TryReadProcessorMsr(msr, out value))
             return true;
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
             return Lapic is not null && Lapic.ReadMsr(msr, out value);
-        if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, out value) || TryReadPvMsr(msr, out value))
+        if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, out value))
             return true;
+        if (IsPvMsr(msr))
+            return TryReadPvMsr(msr, host, out value);
         switch (msr)
         {
             case Msr.TSC: value = GuestTsc(); return true;
@@ -149,6 +161,8 @@ public sealed unsafe partial class Vcpu
             case Msr.TSC_DEADLINE: value = Lapic?.TscDeadline ?? 0; return Lapic is not null || host;
             case Msr.APIC_BASE: value = ApicBase; return true;
             case Msr.MISC_ENABLE: value = _miscEnable; return true;
+            case MsrIndex.POWER_CTL: value = _powerCtl; return true;
+            case Msr.XSS: value = _s->Xss; return host || HasXsaves;
             case Msr.BIOS_SIGN_ID: value = _microcode; return true;
             case Msr.SMBASE: value = _smbase; return host;
             case MsrIndex.SMI_COUNT: value = _smiCount; return true;
@@ -174,6 +188,8 @@ public sealed unsafe partial class Vcpu
 
     private bool TryWriteMsr(uint msr, bool host, ulong value)
     {
+        if (!host && Cpu.OwnsMsr(msr))
+            return Cpu.TryWriteGuestMsr(msr, value);
         if (TryWriteProcessorMsr(msr, host, value, out bool ok))
             return ok;
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
@@ -182,8 +198,10 @@ public sealed unsafe partial class Vcpu
             SyncCr8();
             return done;
         }
-        if (_mtrr.TryWrite(msr, value) || _machineCheck.TryWrite(msr, value, host, (_hwcr & HwcrMcStatusWrite) != 0) || TryWritePvMsr(msr, value, host))
+        if (_mtrr.TryWrite(msr, value) || _machineCheck.TryWrite(msr, value, host, (_hwcr & HwcrMcStatusWrite) != 0))
             return true;
+        if (IsPvMsr(msr))
+            return TryWritePvMsr(msr, value, host);
         switch (msr)
         {
             case Msr.TSC: WriteTsc(value, host); return true;
@@ -194,6 +212,9 @@ public sealed unsafe partial class Vcpu
                 return Lapic is not null || host;
             case Msr.APIC_BASE: return SetApicBase(value, host);
             case Msr.MISC_ENABLE: _miscEnable = value; return true;
+            case MsrIndex.POWER_CTL: _powerCtl = value; return true;
+            // No supervisor state component exists.
+            case Msr.XSS: return value == 0 && (host || HasXsaves);
             case Msr.BIOS_SIGN_ID:
                 // The guest writes 0 before it asks for the revision.
                 if (host)
@@ -226,6 +247,8 @@ public sealed unsafe partial class Vcpu
             default: return ReadsAsZero(msr) && (host ? value == 0 : msr != Msr.PLATFORM_ID);
         }
     }
+
+    private bool HasXsaves => (Leaf(0xd, 1).eax & CpuidBits.LeafDEax.XSAVES) != 0;
 
     private bool WriteFeatureControl(ulong value, bool host)
     {

@@ -16,8 +16,26 @@ public sealed unsafe partial class Vcpu
     private SchedStat? _schedStat;
     private bool _pvEoiPending;
 
-    private bool TryReadPvMsr(uint msr, out ulong value)
+    private const long SchedStatIntervalNs = 150_000;
+
+    /// <summary>The feature that a paravirtual MSR belongs to, or -1.</summary>
+    private static int PvFeatureOf(uint msr) => msr switch
     {
+        Msr.KVM_WALL_CLOCK or Msr.KVM_SYSTEM_TIME => KVM_FEATURE_CLOCKSOURCE,
+        Msr.KVM_WALL_CLOCK_NEW or Msr.KVM_SYSTEM_TIME_NEW => KVM_FEATURE_CLOCKSOURCE2,
+        Msr.KVM_STEAL_TIME => KVM_FEATURE_STEAL_TIME,
+        Msr.KVM_PV_EOI_EN => KVM_FEATURE_PV_EOI,
+        Msr.KVM_POLL_CONTROL => KVM_FEATURE_POLL_CONTROL,
+        _ => -1,
+    };
+
+    private static bool IsPvMsr(uint msr) => PvFeatureOf(msr) >= 0;
+
+    private bool TryReadPvMsr(uint msr, bool host, out ulong value)
+    {
+        value = 0;
+        if (!HasPvFeature(PvFeatureOf(msr)))
+            return host;
         (bool known, value) = msr switch
         {
             Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW => (true, _wallClockMsr),
@@ -32,6 +50,9 @@ public sealed unsafe partial class Vcpu
 
     private bool TryWritePvMsr(uint msr, ulong value, bool host)
     {
+        // A client may still write back the 0 that it reads.
+        if (!HasPvFeature(PvFeatureOf(msr)))
+            return host && value == 0;
         switch (msr)
         {
             case Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW:
@@ -75,7 +96,7 @@ public sealed unsafe partial class Vcpu
 
     /// <summary>
     /// The vCPU runs again: clears the preempted flag, flushes if another vCPU asked for that instead of sending an IPI, and adds the time for which the host ran something else.
-    /// The scheduler is asked at most every 10 ms.
+    /// The scheduler is asked at most every 150 us: shorter delays are found by the next question.
     /// </summary>
     private void RecordStealTime()
     {
@@ -94,11 +115,11 @@ public sealed unsafe partial class Vcpu
         long now = HostClock.MonotonicNs();
         if (now < _nextSchedStatNs || _schedStat is null)
             return;
-        _nextSchedStatNs = now + 10_000_000;
+        _nextSchedStatNs = now + SchedStatIntervalNs;
         long delay = _schedStat.RunDelayNs;
         long stolen = delay - _lastRunDelayNs;
         _lastRunDelayNs = delay;
-        if (stolen <= 0 || !Vm.Memory.TryRead(_stealGpa, out ulong steal) || !Vm.Memory.TryRead(_stealGpa + 8, out uint version))
+        if (stolen < 0 || !Vm.Memory.TryRead(_stealGpa, out ulong steal) || !Vm.Memory.TryRead(_stealGpa + 8, out uint version))
             return;
         version += 1 + (version & 1);
         Vm.Memory.TryWrite(_stealGpa + 8, version);

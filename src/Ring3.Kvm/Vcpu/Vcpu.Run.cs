@@ -35,6 +35,9 @@ public sealed unsafe partial class Vcpu
         return r;
     }
 
+    /// <summary>From the first entry on, CPUID is fixed.</summary>
+    private bool _hasRun;
+
     private int BeginRun()
     {
         kvm_run* run = KvmRun;
@@ -55,6 +58,7 @@ public sealed unsafe partial class Vcpu
             return r;
         if (run->immediate_exit != 0 || IsSignalled)
             return ExitIntr();
+        _hasRun = true;
         if (_stealGpa != 0)
             RecordStealTime();
         if (run->request_interrupt_window != 0)
@@ -68,7 +72,7 @@ public sealed unsafe partial class Vcpu
         if (_lastThread != 0)
             Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
         _lastThread = thread;
-        _s->PauseLoopWindow = Vm.Vcpus.Length > 1 ? PauseLoopWindow : 0;
+        _s->PauseLoopWindow = Vm.Vcpus.Length > 1 && !Vm.PausesInGuest ? PauseLoopWindow : 0;
         OpenSchedStat();
     }
 

@@ -10,6 +10,12 @@ public sealed unsafe partial class Vm
     /// <summary>Client learns exceptions before their side effects (KVM_CAP_EXCEPTION_PAYLOAD).</summary>
     public bool ExceptionPayloadEnabled { get; private set; }
     public bool TripleFaultEventEnabled { get; private set; }
+    /// <summary>KVM_X86_QUIRK_* that the client turned off.</summary>
+    public uint DisabledQuirks { get; private set; }
+    /// <summary>HLT never leaves KVM_RUN (KVM_X86_DISABLE_EXITS_HLT).</summary>
+    public bool HaltsInGuest { get; private set; }
+    /// <summary>A guest that spins is left alone (KVM_X86_DISABLE_EXITS_PAUSE).</summary>
+    public bool PausesInGuest { get; private set; }
     /// <summary>KVM_MSR_EXIT_REASON_* for which the client handles MSR accesses.</summary>
     public uint UserSpaceMsrMask { get; private set; }
     internal MsrFilter? MsrFilter { get; private set; }
@@ -19,17 +25,42 @@ public sealed unsafe partial class Vm
     /// <summary>Longest poll of a halted vCPU, in nanoseconds. 0 when there are more vCPUs than host processors: then a poll takes time from the one that is waited for.</summary>
     public long HaltPollNs => _vcpus.Length > Environment.ProcessorCount ? 0 : _haltPollNs >= 0 ? _haltPollNs : Options.HaltPollNs;
 
-    /// <summary>KVM_X86_SET_MSR_FILTER: 0 or -EINVAL.</summary>
+    /// <summary>KVM_X86_SET_MSR_FILTER: 0, -EINVAL, or -EFAULT when a bitmap cannot be read.</summary>
     public int SetMsrFilter(in kvm_msr_filter filter)
     {
         int r = MsrFilter.Create(filter, out MsrFilter? created);
-        if (r == 0)
+        if (r != 0)
+            return r;
+        lock (_lock)
+        {
             MsrFilter = created;
-        return r;
+            foreach (Vcpu v in Vcpus)
+                v.InterceptMsrs(created is not null);
+        }
+        return 0;
     }
 
     /// <summary>KVM_CHECK_EXTENSION on the VM: what this VM can do.</summary>
     public int CheckExtension(int capability) => Capabilities.Check(capability);
+
+    /// <summary>The older form ignores what it does not know.</summary>
+    private int DisableQuirks(ulong quirks, bool checkedForm)
+    {
+        if (checkedForm && (quirks & ~(ulong)Capabilities.Quirks) != 0)
+            return -Errno.EINVAL;
+        DisabledQuirks |= (uint)quirks & Capabilities.Quirks;
+        return 0;
+    }
+
+    /// <summary>MWAIT and C-states are accepted as KVM does on a host that cannot leave them to the guest: nothing changes.</summary>
+    private int DisableExits(ulong exits)
+    {
+        if ((exits & ~(ulong)(KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE | KVM_X86_DISABLE_EXITS_CSTATE)) != 0)
+            return -Errno.EINVAL;
+        HaltsInGuest |= (exits & KVM_X86_DISABLE_EXITS_HLT) != 0;
+        PausesInGuest |= (exits & KVM_X86_DISABLE_EXITS_PAUSE) != 0;
+        return 0;
+    }
 
     /// <summary>KVM_ENABLE_CAP on the VM: 0 or -EINVAL.</summary>
     public int EnableCap(in kvm_enable_cap cap)
@@ -67,7 +98,9 @@ public sealed unsafe partial class Vm
                 _haltPollNs = (uint)arg;
                 return 0;
             case KVM_CAP_DISABLE_QUIRKS2 or KVM_CAP_DISABLE_QUIRKS:
-                return (arg & ~(ulong)Capabilities.Quirks) == 0 ? 0 : -Errno.EINVAL;
+                return DisableQuirks(arg, (int)cap.cap == KVM_CAP_DISABLE_QUIRKS2);
+            case KVM_CAP_X86_DISABLE_EXITS:
+                return DisableExits(arg);
             case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
                 if (Irqchip is null || arg is 0 or > uint.MaxValue || Vcpus.Length != 0)
                     return -Errno.EINVAL;
