@@ -81,7 +81,7 @@ internal static unsafe class Program
             fixed (ulong* b = bitmap)
             {
                 ulong* pinned = b;
-                log = Time(() => machine.Tdp.GetDirtyLog(0, pinned)) / (256 * M / P);
+                log = Time(() => machine.Tdp.GetDirtyLog(0, (ulong)pinned)) / (256 * M / P);
             }
             fast = Math.Min(fast, Time(() => machine.FaultAll(P, 256 * M, NestedAccess.Write | NestedAccess.Present)) / (256 * M / P));
         }

@@ -25,6 +25,28 @@ public static unsafe class HostMemory
         return (byte*)p;
     }
 
+    /// <summary>
+    /// Maps <paramref name="bytes"/> bytes of a file, shared, writable, without reserving swap, at a multiple of <paramref name="alignment"/> (a power of two, at least a page). Null on failure.
+    /// </summary>
+    public static byte* TryMapSharedAligned(int fd, nuint bytes, nuint alignment)
+    {
+        void* p = Libc.mmap(null, bytes + alignment, Libc.PROT_NONE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_NORESERVE, -1, 0);
+        if (p == (void*)-1)
+            return null;
+        byte* start = (byte*)(((nuint)p + alignment - 1) & ~(alignment - 1));
+        // SAFETY: replaces part of the reservation made above.
+        void* file = Libc.mmap(start, bytes, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_SHARED | Libc.MAP_FIXED | Libc.MAP_NORESERVE, fd, 0);
+        if (start != p)
+            Unmap(p, (nuint)(start - (byte*)p));
+        nuint tail = (nuint)((byte*)p + alignment - start);
+        if (tail != 0)
+            Unmap(start + bytes, tail);
+        if (file != (void*)-1)
+            return start;
+        Unmap(start, bytes);
+        return null;
+    }
+
     /// <summary>As <see cref="Map"/>, at an address that is a multiple of <paramref name="alignment"/> (a power of two, at least a page). <paramref name="bytes"/> is a multiple of the page size.</summary>
     public static byte* MapAligned(nuint bytes, nuint alignment, bool huge = false)
     {
@@ -42,4 +64,10 @@ public static unsafe class HostMemory
 
     /// <summary>Gives the pages back to the host; the next access reads zero (private mappings).</summary>
     public static void Discard(void* p, nuint bytes) => _ = Libc.madvise(p, bytes, Libc.MADV_DONTNEED);
+
+    /// <summary>Frees the pages of a shared file mapping, in the file too; the next access reads zero.</summary>
+    public static void RemoveShared(void* p, nuint bytes) => _ = Libc.madvise(p, bytes, Libc.MADV_REMOVE);
+
+    /// <summary>fallocate(2) on a file: 0 or -errno.</summary>
+    public static int Allocate(int fd, int mode, long offset, long length) => Libc.fallocate(fd, mode, offset, length) == 0 ? 0 : -Marshal.GetLastPInvokeError();
 }

@@ -22,6 +22,7 @@ internal static unsafe partial class Libc
     [LibraryImport(C, SetLastError = true)] internal static partial int madvise(void* addr, nuint length, int advice);
     [LibraryImport(C, SetLastError = true)] internal static partial int memfd_create(byte* name, uint flags);
     [LibraryImport(C, SetLastError = true)] internal static partial int ftruncate(int fd, long length);
+    [LibraryImport(C, SetLastError = true)] internal static partial int fallocate(int fd, int mode, long offset, long length);
     [LibraryImport(C, SetLastError = true)] internal static partial int close(int fd);
     [LibraryImport(C, SetLastError = true)] internal static partial int fcntl(int fd, int command, nint argument);
     [LibraryImport(C, SetLastError = true)] internal static partial nint read(int fd, void* buffer, nuint count);

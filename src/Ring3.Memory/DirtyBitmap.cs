@@ -7,6 +7,7 @@ namespace Ring3.Memory;
 public sealed unsafe class DirtyBitmap
 {
     private readonly ulong* _words;
+    private ulong* _scratch;
     private readonly nuint _bytes;
 
     /// <summary>Number of pages covered.</summary>
@@ -28,7 +29,31 @@ public sealed unsafe class DirtyBitmap
     }
 
     // SAFETY: the object is unreachable: no published slot and no reader holds it, so no grace period is needed.
-    ~DirtyBitmap() => HostMemory.Unmap(_words, _bytes);
+    ~DirtyBitmap()
+    {
+        HostMemory.Unmap(_words, _bytes);
+        if (_scratch != null)
+            HostMemory.Unmap(_scratch, _bytes);
+    }
+
+    /// <summary>Room for a copy of all words, for calls that exchange a bitmap with the client. Under the slots lock; the caller holds the bitmap.</summary>
+    public ulong* Scratch
+    {
+        get
+        {
+            if (_scratch == null)
+                _scratch = (ulong*)HostMemory.Map(_bytes);
+            return _scratch;
+        }
+    }
+
+    /// <summary>Copies all words to client memory. False: EFAULT.</summary>
+    public bool CopyOut(ulong address)
+    {
+        bool ok = UserCopy.TryWrite(address, _words, _bytes);
+        GC.KeepAlive(this);
+        return ok;
+    }
 
     /// <summary>Sets a page's bit. Cheap when it is already set.</summary>
     public void Set(ulong page)

@@ -16,10 +16,21 @@ public sealed partial class MemorySlots
     /// <returns>0, -EINVAL, or -EEXIST if the range overlaps another slot.</returns>
     public int SetRegion(uint slot, uint flags, ulong guestPhysAddr, ulong memorySize, ulong userspaceAddr)
     {
-        if ((ushort)slot >= UserSlots)
+        if ((ushort)slot >= UserSlots || (flags & KvmApi.KVM_MEM_GUEST_MEMFD) != 0)
             return -Errno.EINVAL;
         using var _ = SlotsLock.Enter();
         return SetRegionLocked(slot, flags, guestPhysAddr, memorySize, userspaceAddr);
+    }
+
+    /// <summary>KVM_SET_USER_MEMORY_REGION2: as SetRegion, and with KVM_MEM_GUEST_MEMFD the slot has private memory too. SPEC: api.rst, "KVM_SET_USER_MEMORY_REGION2".</summary>
+    /// <param name="memory">What region.guest_memfd stands for, null when that is no guest_memfd.</param>
+    /// <returns>0, -EINVAL or -EEXIST.</returns>
+    public int SetRegion(in kvm_userspace_memory_region2 region, GuestMemfd? memory)
+    {
+        if ((ushort)region.slot >= UserSlots)
+            return -Errno.EINVAL;
+        using var _ = SlotsLock.Enter();
+        return SetRegionLocked(region.slot, region.flags, region.guest_phys_addr, region.memory_size, region.userspace_addr, memory, region.guest_memfd_offset);
     }
 
     /// <inheritdoc cref="SetRegion(uint, uint, ulong, ulong, ulong)"/>
@@ -35,16 +46,28 @@ public sealed partial class MemorySlots
         return SetRegionLocked((uint)(UserSlots + index) | (uint)asId << 16, flags, guestPhysAddr, memorySize, userspaceAddr);
     }
 
-    private int SetRegionLocked(uint slot, uint flags, ulong gpa, ulong size, ulong hva)
+    private uint KnownFlags(uint flags)
+    {
+        uint known = KvmApi.KVM_MEM_LOG_DIRTY_PAGES | KvmApi.KVM_MEM_READONLY;
+        if (!AllowPrivateMemory)
+            return known;
+        // Private memory is neither logged nor read-only.
+        return (flags & KvmApi.KVM_MEM_GUEST_MEMFD) != 0 ? KvmApi.KVM_MEM_GUEST_MEMFD : known;
+    }
+
+    private int SetRegionLocked(uint slot, uint flags, ulong gpa, ulong size, ulong hva, GuestMemfd? memory = null, ulong memoryOffset = 0)
     {
         SlotsLock.AssertHeld();
         int asId = (int)(slot >> 16);
         int id = (ushort)slot;
-        if ((flags & ~(KvmApi.KVM_MEM_LOG_DIRTY_PAGES | KvmApi.KVM_MEM_READONLY)) != 0)
+        bool hasPrivate = (flags & KvmApi.KVM_MEM_GUEST_MEMFD) != 0;
+        if ((flags & ~KnownFlags(flags)) != 0)
             return -Errno.EINVAL;
         if (((gpa | size | hva) & Page.OffsetMask) != 0)
             return -Errno.EINVAL;
         if (hva > HostUserEnd || size > HostUserEnd - hva)
+            return -Errno.EINVAL;
+        if (hasPrivate && ((memoryOffset & Page.OffsetMask) != 0 || memoryOffset + size < memoryOffset))
             return -Errno.EINVAL;
         if (asId >= AddressSpaces || gpa + size < gpa || size >> Page.Shift > MaxPagesPerSlot)
             return -Errno.EINVAL;
@@ -57,7 +80,8 @@ public sealed partial class MemorySlots
         MemslotChange change = MemslotChange.Create;
         if (old is not null)
         {
-            if (hva != old.UserspaceAddr || npages != old.NPages || ((flags ^ old.Flags) & KvmApi.KVM_MEM_READONLY) != 0)
+            // A slot with private memory never changes; it can only be deleted.
+            if (hasPrivate || hva != old.UserspaceAddr || npages != old.NPages || ((flags ^ old.Flags) & KvmApi.KVM_MEM_READONLY) != 0)
                 return -Errno.EINVAL;
             if (baseGfn == old.BaseGfn && flags == old.Flags)
                 return 0;
@@ -65,15 +89,18 @@ public sealed partial class MemorySlots
         }
         if (change != MemslotChange.FlagsOnly && _active[asId].Overlaps(baseGfn, npages, id))
             return -Errno.EEXIST;
-        if (baseGfn + npages > MaxGfn)
+        if (baseGfn + npages > MaxGfn || hasPrivate && memory?.CanBind(this, memoryOffset, size) != true)
             return -Errno.EINVAL;
 
         var added = new Memslot
         {
             Id = (ushort)id, AsId = (byte)asId, BaseGfn = baseGfn, NPages = npages, UserspaceAddr = hva, Flags = flags,
-            DirtyBitmap = (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) == 0 ? null
+            DirtyBitmap = (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) == 0 || UseDirtyRings ? null
                 : old?.DirtyBitmap ?? new DirtyBitmap(npages, (ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_INITIALLY_SET) != 0),
+            PrivateMemory = hasPrivate ? memory : old?.PrivateMemory, PrivatePage = hasPrivate ? memoryOffset >> Page.Shift : old?.PrivatePage ?? 0,
         };
+        if (hasPrivate)
+            memory!.Bind(added);
         Apply(old, added, change, asId);
         if (change == MemslotChange.Create)
             TotalPages += npages;
@@ -83,6 +110,7 @@ public sealed partial class MemorySlots
     private int DeleteLocked(Memslot old)
     {
         Apply(old, null, MemslotChange.Delete, old.AsId);
+        old.PrivateMemory?.Unbind(old);
         TotalPages -= old.NPages;
         return 0;
     }

@@ -49,6 +49,12 @@ public sealed partial class MemorySlots
     /// <summary>KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 flags: KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_DIRTY_LOG_INITIALLY_SET.</summary>
     public uint ManualDirtyLogProtect { get; set; }
 
+    /// <summary>Slots may have private memory: KVM_MEM_GUEST_MEMFD and KVM_MEMORY_ATTRIBUTE_PRIVATE exist.</summary>
+    public bool AllowPrivateMemory { get; init; }
+
+    /// <summary>Dirty pages go to the vCPUs' rings, and slots have no bitmap.</summary>
+    public bool UseDirtyRings { get; set; }
+
     /// <summary>Generation of the published slots. Read it before a lookup whose result is used later; it has changed if any slot has.</summary>
     public ulong Generation => Volatile.Read(ref _generation);
 

@@ -19,27 +19,41 @@ public sealed class Memslot
     public required ulong UserspaceAddr { get; init; }
     /// <summary>KVM_MEM_* flags.</summary>
     public required uint Flags { get; init; }
-    /// <summary>Present while KVM_MEM_LOG_DIRTY_PAGES is set.</summary>
+    /// <summary>Present while KVM_MEM_LOG_DIRTY_PAGES is set, unless the VM logs into dirty rings.</summary>
     public DirtyBitmap? DirtyBitmap { get; init; }
+    /// <summary>Memory of the slot's private pages (KVM_MEM_GUEST_MEMFD), or null.</summary>
+    public GuestMemfd? PrivateMemory { get; init; }
+    /// <summary>Page of <see cref="PrivateMemory"/> that backs <see cref="BaseGfn"/>.</summary>
+    public ulong PrivatePage { get; init; }
     /// <summary>The slot is being deleted or moved: nothing may be mapped from it any more, and accesses wait or fail.</summary>
     public bool IsInvalid { get; init; }
 
     public ulong EndGfn => BaseGfn + NPages;
     public ulong HvaEnd => UserspaceAddr + (NPages << Page.Shift);
     public bool IsReadOnly => (Flags & KvmApi.KVM_MEM_READONLY) != 0;
-    public bool IsDirtyLogged => DirtyBitmap is not null;
+    public bool IsDirtyLogged => (Flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) != 0;
 
     public bool Contains(ulong gfn) => gfn - BaseGfn < NPages;
 
     /// <summary>Host virtual address of a page of this slot.</summary>
     public ulong HvaOf(ulong gfn) => UserspaceAddr + ((gfn - BaseGfn) << Page.Shift);
 
-    /// <summary>Records that the guest (or the host for it) has written the page. No-op without dirty logging. Any thread.</summary>
-    public void MarkDirty(ulong gfn) => DirtyBitmap?.Set(gfn - BaseGfn);
+    /// <summary>Host virtual address of the private version of a page. Only with <see cref="PrivateMemory"/>.</summary>
+    public ulong PrivateHvaOf(ulong gfn) => PrivateMemory!.Hva + ((PrivatePage + gfn - BaseGfn) << Page.Shift);
+
+    /// <summary>Records that the guest (or the host for it) has written the page: in the bitmap, or in the ring of the vCPU that runs on this thread. No-op without dirty logging. Any thread.</summary>
+    public void MarkDirty(ulong gfn)
+    {
+        if (DirtyBitmap is { } bitmap)
+            bitmap.Set(gfn - BaseGfn);
+        else if (IsDirtyLogged)
+            DirtyRing.Current?.Push((uint)AsId << 16 | Id, gfn - BaseGfn);
+    }
 
     internal Memslot AsInvalid() => new()
     {
-        Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap, IsInvalid = true,
+        Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap,
+        PrivateMemory = PrivateMemory, PrivatePage = PrivatePage, IsInvalid = true,
     };
 
     public override string ToString() => $"slot {AsId}:{Id} gpa 0x{BaseGfn << Page.Shift:x}+0x{NPages << Page.Shift:x} hva 0x{UserspaceAddr:x} flags {Flags}{(IsInvalid ? " invalid" : "")}";

@@ -12,6 +12,8 @@ public sealed class MemslotSet
     private Memslot[] _slots = new Memslot[8];
     private Memslot?[] _byId = new Memslot?[8];
 
+    private readonly HvaIndex _hvas = new();
+
     /// <summary>Number of slots.</summary>
     public int Count { get; private set; }
 
@@ -34,6 +36,12 @@ public sealed class MemslotSet
 
     /// <summary>The slot with an id, or null.</summary>
     public Memslot? ById(int id) => (uint)id < (uint)_byId.Length ? _byId[id] : null;
+
+    /// <summary>The slots whose memory intersects [start, end) of the host's addresses.</summary>
+    public HvaIndex.Enumerator InHvaRange(ulong start, ulong end) => _hvas.Find(start, end);
+
+    /// <summary>Lowest and highest host address of all slots' memory; equal when there is none.</summary>
+    public (ulong Low, ulong High) HvaBounds => _hvas.Bounds;
 
     /// <summary>Index of the first slot whose end is above <paramref name="gfn"/>.</summary>
     public int FirstEndingAbove(ulong gfn)
@@ -70,6 +78,15 @@ public sealed class MemslotSet
     /// <summary>Removes <paramref name="old"/> (by id) and adds <paramref name="added"/>; either may be null.</summary>
     internal void Replace(Memslot? old, Memslot? added)
     {
+        if (old is not null && added is not null && old.UserspaceAddr == added.UserspaceAddr && old.NPages == added.NPages)
+            _hvas.Exchange(old, added);
+        else
+        {
+            if (old is not null)
+                _hvas.Remove(old);
+            if (added is not null)
+                _hvas.Add(added);
+        }
         if (old is not null && added is not null && old.BaseGfn == added.BaseGfn)
         {
             int at = UpperBound(old.BaseGfn) - 1;

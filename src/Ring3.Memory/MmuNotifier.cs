@@ -10,7 +10,10 @@ public interface IMmuNotifierHandler
     /// <returns>True if a remote TLB flush is needed before the memory may go away.</returns>
     bool UnmapGfnRange(in GfnRange range);
 
-    /// <summary>Waiting TLB flush for everything that <see cref="UnmapGfnRange"/> removed. Caller holds mmu_lock for write.</summary>
+    /// <summary>As <see cref="UnmapGfnRange"/> for all frames of [start, end), with or without a slot.</summary>
+    bool UnmapGfns(ulong start, ulong end, int asId);
+
+    /// <summary>Waiting TLB flush for everything that <see cref="UnmapGfnRange"/> or <see cref="UnmapGfns"/> removed. Caller holds mmu_lock for write.</summary>
     void FlushAfterUnmap();
 
     /// <summary>Clears Accessed bits. No lock held.</summary>
@@ -95,7 +98,7 @@ public sealed class MmuNotifier
         foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
         {
             for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
-                foreach (Memslot slot in _slots.Set(asId).Slots)
+                foreach (Memslot slot in _slots.Set(asId).InHvaRange(start, end))
                     if (TryClip(slot, start, end, out GfnRange range))
                         flush |= handler.UnmapGfnRange(range);
         }
@@ -145,20 +148,37 @@ public sealed class MmuNotifier
         using var _ = Rcu.Read();
         foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
             for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
-                foreach (Memslot slot in _slots.Set(asId).Slots)
+                foreach (Memslot slot in _slots.Set(asId).InHvaRange(start, end))
                     if (TryClip(slot, start, end, out GfnRange range))
                         young |= clear ? handler.AgeGfnRange(range) : handler.TestAgeGfnRange(range);
         return young;
     }
 
-    private bool TouchesAnySlot(ulong start, ulong end)
+    /// <summary>Whether a byte of [start, end) is memory of a slot.</summary>
+    public bool TouchesAnySlot(ulong start, ulong end)
     {
         using var _ = Rcu.Read();
         for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
-            foreach (Memslot slot in _slots.Set(asId).Slots)
-                if (slot.UserspaceAddr < end && slot.HvaEnd > start)
-                    return true;
+            if (_slots.Set(asId).InHvaRange(start, end).MoveNext())
+                return true;
         return false;
+    }
+
+    /// <summary>
+    /// What the frames of [start, end) stand for changes: publishes that and removes their mappings in one hold of mmu_lock. A fault that knows the old state installs before and is removed, or finds out under mmu_lock.
+    /// </summary>
+    internal void UnmapGfns(ulong start, ulong end, Action publish)
+    {
+        _slots.MmuLock.EnterWrite();
+        publish();
+        bool flush = false;
+        foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
+            for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
+                flush |= handler.UnmapGfns(start, end, asId);
+        if (flush)
+            foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
+                handler.FlushAfterUnmap();
+        _slots.MmuLock.ExitWrite();
     }
 
     /// <summary>The frames of a slot whose memory intersects [start, end), widened to pages.</summary>

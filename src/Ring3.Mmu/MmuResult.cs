@@ -15,6 +15,8 @@ public enum MmuResult
     NoSlot,
     /// <summary>Out of host memory, or the slot's host memory cannot be used: KVM_RUN fails with EFAULT.</summary>
     MemoryFault,
+    /// <summary>The frame is private and has no private memory: KVM_EXIT_MEMORY_FAULT with KVM_MEMORY_EXIT_FLAG_PRIVATE.</summary>
+    PrivateMemoryFault,
 }
 
 /// <summary>Kind of the faulting access: same bits as the processor's AccessKind.</summary>

@@ -1,13 +1,14 @@
 using System.Numerics;
 using Ring3.Abi;
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
 
 namespace Ring3.Mmu;
 
 /// <summary>Dirty logging by write protection, KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG, and the harvest of the processor's Dirty bits.</summary>
-/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections; bitmap pointers are the caller's and cover the slot.</remarks>
+/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections; client memory is reached through UserCopy only, never with mmu_lock held.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     private bool ManualProtect => (Slots.ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0;
@@ -18,7 +19,7 @@ public sealed unsafe partial class TdpMmu
         if (added.IsDirtyLogged && !old.IsDirtyLogged)
         {
             // With all bits set initially, the first clear of each bit protects its page: nothing to do now.
-            if (InitiallySet)
+            if (InitiallySet && added.DirtyBitmap is not null)
                 return;
             WriteProtectSlot(added);
             if (EagerSplit)
@@ -99,9 +100,9 @@ public sealed unsafe partial class TdpMmu
 
     /// <summary>KVM_GET_DIRTY_LOG. Copies a slot's bitmap; without manual protection also clears it and protects the pages again, so that every write after the call is in the next log.</summary>
     /// <param name="slotAndAs">Bits 0-15 slot, 16-31 address space.</param>
-    /// <param name="bitmap">One bit a page, rounded up to 64-bit words.</param>
-    /// <returns>0, -EINVAL for a bad number, -ENOENT without slot or without logging.</returns>
-    public int GetDirtyLog(uint slotAndAs, ulong* bitmap)
+    /// <param name="bitmap">Client address of one bit a page, rounded up to 64-bit words.</param>
+    /// <returns>0, -EINVAL for a bad number, -ENOENT without slot or without logging, -ENXIO with dirty rings, -EFAULT.</returns>
+    public int GetDirtyLog(uint slotAndAs, ulong bitmap)
     {
         int error = FindLogged(slotAndAs, out uint id, out int asId);
         if (error != 0)
@@ -110,18 +111,15 @@ public sealed unsafe partial class TdpMmu
         if (Slots.Set(asId).ById((int)id) is not { DirtyBitmap: { } dirty } slot)
             return -Errno.ENOENT;
         if (ManualProtect)
-        {
-            for (ulong i = 0; i < dirty.WordCount; i++)
-                bitmap[i] = dirty.Word(i);
-            return 0;
-        }
+            return dirty.CopyOut(bitmap) ? 0 : -Errno.EFAULT;
+        ulong* taken = dirty.Scratch;
         FlushBatch batch = default;
         Lock.EnterRead();
         Rcu.Enter();
         for (ulong i = 0; i < dirty.WordCount; i++)
         {
             ulong mask = dirty.Take(i);
-            bitmap[i] = mask;
+            taken[i] = mask;
             if (mask != 0)
                 WriteProtectMasked(slot, i, mask, ref batch);
             BreakIfNeeded(ref batch, i);
@@ -129,30 +127,37 @@ public sealed unsafe partial class TdpMmu
         Rcu.Exit();
         Finish(ref batch);
         Lock.ExitRead();
-        return 0;
+        return UserCopy.TryWrite(bitmap, taken, (nuint)(dirty.WordCount * 8)) ? 0 : -Errno.EFAULT;
     }
 
     /// <summary>KVM_CLEAR_DIRTY_LOG: clears the given bits of [firstPage, firstPage + numPages) and protects those pages again.</summary>
-    /// <returns>0, -EINVAL (numbers, alignment to 64 pages, range), -ENOENT.</returns>
-    public int ClearDirtyLog(uint slotAndAs, ulong firstPage, uint numPages, ulong* bitmap)
+    /// <param name="bitmap">Client address.</param>
+    /// <returns>0, -EINVAL (numbers, alignment to 64 pages, range), -ENOENT, -ENXIO with dirty rings, -EFAULT.</returns>
+    public int ClearDirtyLog(uint slotAndAs, ulong firstPage, uint numPages, ulong bitmap)
     {
-        if ((firstPage & 63) != 0)
-            return -Errno.EINVAL;
         int error = FindLogged(slotAndAs, out uint id, out int asId);
         if (error != 0)
             return error;
+        if ((firstPage & 63) != 0)
+            return -Errno.EINVAL;
         using var _ = Slots.SlotsLock.Enter();
         if (Slots.Set(asId).ById((int)id) is not { DirtyBitmap: { } dirty } slot)
             return -Errno.ENOENT;
         if (firstPage > slot.NPages || numPages > slot.NPages - firstPage || numPages < slot.NPages - firstPage && (numPages & 63) != 0)
             return -Errno.EINVAL;
+        ulong words = ((ulong)numPages + 63) / 64;
+        ulong* wanted = dirty.Scratch;
+        if (!UserCopy.TryRead(bitmap, wanted, (nuint)(words * 8)))
+            return -Errno.EFAULT;
+        if (ManualProtect && InitiallySet && EagerSplit)
+            SplitCleared(slot, firstPage, wanted, words);
         FlushBatch batch = default;
         Lock.EnterRead();
         Rcu.Enter();
-        for (ulong i = 0; i < ((ulong)numPages + 63) / 64; i++)
+        for (ulong i = 0; i < words; i++)
         {
             ulong word = firstPage / 64 + i;
-            ulong mask = dirty.Clear(word, bitmap[i]);
+            ulong mask = dirty.Clear(word, wanted[i]);
             if (mask != 0)
                 WriteProtectMasked(slot, word, mask, ref batch);
             BreakIfNeeded(ref batch, i);
@@ -161,6 +166,20 @@ public sealed unsafe partial class TdpMmu
         Finish(ref batch);
         Lock.ExitRead();
         return 0;
+    }
+
+    /// <summary>With all bits set initially nothing was split when logging began: it is done piece by piece, where bits are cleared, in units of 2 MiB.</summary>
+    private void SplitCleared(Memslot slot, ulong firstPage, ulong* wanted, ulong words)
+    {
+        const ulong WordsPerStep = 8;
+        for (ulong i = 0; i < words; i += WordsPerStep)
+        {
+            ulong n = Math.Min(WordsPerStep, words - i);
+            if (!new ReadOnlySpan<ulong>(wanted + i, (int)n).ContainsAnyExcept(0UL))
+                continue;
+            ulong start = slot.BaseGfn + firstPage + i * 64;
+            SplitHugePages(start, Math.Min(start + n * 64, slot.EndGfn), slot.AsId);
+        }
     }
 
     private void BreakIfNeeded(ref FlushBatch batch, ulong step)
@@ -173,10 +192,12 @@ public sealed unsafe partial class TdpMmu
         Rcu.Enter();
     }
 
-    private static int FindLogged(uint slotAndAs, out uint id, out int asId)
+    private int FindLogged(uint slotAndAs, out uint id, out int asId)
     {
         id = (ushort)slotAndAs;
         asId = (int)(slotAndAs >> 16);
+        if (Slots.UseDirtyRings)
+            return -Errno.ENXIO;
         return asId >= MemorySlots.AddressSpaces || id >= MemorySlots.UserSlots ? -Errno.EINVAL : 0;
     }
 

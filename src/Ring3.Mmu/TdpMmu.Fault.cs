@@ -58,6 +58,8 @@ public sealed unsafe partial class TdpMmu
         // The order matters: what is noted first is compared last, under mmu_lock (see IsStale).
         ulong generation = Slots.Generation;
         ulong seq = Slots.Notifier.InvalidateSeq;
+        MemoryAttributes attributes = Slots.Attributes;
+        bool isPrivate = attributes.IsPrivate(gfn);
         Memslot? slot = Slots.Find(gfn, vcpu.AsId, ref vcpu.SlotCache);
         bool write = (access & NestedAccess.Write) != 0;
         ulong hva = 0;
@@ -65,49 +67,81 @@ public sealed unsafe partial class TdpMmu
         {
             if (slot.IsInvalid)
                 return MmuResult.Retry;
+            if (isPrivate && slot.PrivateMemory is not { IsReleased: false })
+                return MmuResult.PrivateMemoryFault;
             if (write && slot.IsReadOnly)
             {
                 vcpu.Stats.PfEmulate++;
                 return MmuResult.ReadOnlyWrite;
             }
-            hva = slot.HvaOf(gfn);
+            hva = isPrivate ? slot.PrivateHvaOf(gfn) : slot.HvaOf(gfn);
         }
+        else if (isPrivate)
+            return MmuResult.PrivateMemoryFault;
         Lock.EnterRead();
-        MmuResult result = IsStale(root, generation, seq, hva) ? MmuResult.Retry
+        MmuResult result = IsStale(root, generation, seq, attributes, hva) ? MmuResult.Retry
             : slot is null ? MapMmio(vcpu, root, gfn, generation)
-            : Map(vcpu, root, gfn, slot, write);
+            : Map(vcpu, root, gfn, new Backing(slot, attributes, isPrivate), write);
         Lock.ExitRead();
         return result;
     }
 
-    /// <summary>
-    /// True if what the fault has found out may be wrong by now. Slots are published, and roots invalidated, before mmu_lock is taken for write to remove what was installed from old knowledge;
-    /// so a fault that passes this test under mmu_lock-read installs before that removal, and is removed by it.
-    /// </summary>
-    private bool IsStale(TdpRoot root, ulong generation, ulong seq, ulong hva)
+    /// <summary>What a fault maps from: a slot's shared or its private memory.</summary>
+    private readonly ref struct Backing(Memslot slot, MemoryAttributes attributes, bool isPrivate)
     {
-        Lock.AssertHeldRead();
-        return root.Invalid || Slots.Generation != generation || hva != 0 && Slots.Notifier.NeedsRetry(seq, hva);
+        public readonly Memslot Slot = slot;
+        public readonly MemoryAttributes Attributes = attributes;
+        public ulong HvaOf(ulong gfn) => isPrivate ? Slot.PrivateHvaOf(gfn) : Slot.HvaOf(gfn);
     }
 
-    /// <summary>Largest level at which the slot can map the gfn: contained in the slot, hva and gpa equal modulo the size, not dirty-logged.</summary>
-    internal int GoalLevel(Memslot slot, ulong gfn)
+    /// <summary>
+    /// True if what the fault has found out may be wrong by now. Slots and attributes are published, and roots invalidated, before or while mmu_lock is held for write to remove what was installed from old knowledge;
+    /// so a fault that passes this test under mmu_lock-read installs before that removal, and is removed by it.
+    /// </summary>
+    private bool IsStale(TdpRoot root, ulong generation, ulong seq, MemoryAttributes attributes, ulong hva)
     {
+        Lock.AssertHeldRead();
+        return root.Invalid || Slots.Generation != generation || Slots.Attributes != attributes || hva != 0 && Slots.Notifier.NeedsRetry(seq, hva);
+    }
+
+    /// <summary>
+    /// Makes a page present as a read of the guest would, for KVM_PRE_FAULT_MEMORY. Caller as for <see cref="Fault"/>.
+    /// </summary>
+    /// <param name="end">With <see cref="MmuResult.Fixed"/>: first guest-physical address after the mapping.</param>
+    public MmuResult PreFault(VcpuMmu vcpu, ulong gpa, out ulong end)
+    {
+        end = gpa;
+        MmuResult result = Fault(vcpu, gpa, NestedAccess.Read);
+        if (result != MmuResult.Fixed)
+            return result;
+        using var _ = Rcu.Read();
+        int level = PgLevel.Level4K;
+        // Gone again already: the page was there, which is all that is promised.
+        if (vcpu.Root is not { } root || FindLeafRcu(root, gpa >> Page.Shift, out ulong _, out level) == null)
+            level = PgLevel.Level4K;
+        end = (gpa & ~(PgLevel.Bytes(level) - 1)) + PgLevel.Bytes(level);
+        return MmuResult.Fixed;
+    }
+
+    /// <summary>Largest level at which a gfn can be mapped: contained in the slot, alike in its attributes, hva and gpa equal modulo the size, not dirty-logged.</summary>
+    private int GoalLevel(in Backing backing, ulong gfn)
+    {
+        Memslot slot = backing.Slot;
         if (slot.IsDirtyLogged)
             return PgLevel.Level4K;
-        ulong misalignment = (slot.UserspaceAddr >> Page.Shift) ^ slot.BaseGfn;
+        ulong misalignment = (backing.HvaOf(gfn) >> Page.Shift) ^ gfn;
         for (int level = MaxLevel; level > PgLevel.Level4K; level--)
         {
             ulong pages = PgLevel.Pages(level), first = PgLevel.AlignDown(gfn, level);
-            if ((misalignment & (pages - 1)) == 0 && first >= slot.BaseGfn && first + pages <= slot.EndGfn)
+            if ((misalignment & (pages - 1)) == 0 && first >= slot.BaseGfn && first + pages <= slot.EndGfn && backing.Attributes.IsUniform(first, first + pages))
                 return level;
         }
         return PgLevel.Level4K;
     }
 
-    private MmuResult Map(VcpuMmu vcpu, TdpRoot root, ulong gfn, Memslot slot, bool write)
+    private MmuResult Map(VcpuMmu vcpu, TdpRoot root, ulong gfn, in Backing backing, bool write)
     {
-        int goal = GoalLevel(slot, gfn);
+        int goal = GoalLevel(backing, gfn);
         var it = new TdpIterator(root, gfn, gfn + 1);
         while (it.MoveNext())
         {
@@ -119,7 +153,7 @@ public sealed unsafe partial class TdpMmu
                     break;
                 // Below a table of an earlier, smaller mapping the goal may be above the current level: the smaller mapping stays. See RecoverHugePages.
                 if (it.Level <= goal)
-                    return MapLeaf(vcpu, ref it, gfn, slot, write);
+                    return MapLeaf(vcpu, ref it, gfn, backing, write);
                 bool huge = it.IsPresentLeaf;
                 if (huge ? TrySplit(ref it, vcpu.Take(), vcpu) : TryLinkTable(ref it, vcpu, root.Role.AsId))
                     break;
@@ -128,8 +162,9 @@ public sealed unsafe partial class TdpMmu
         return MmuResult.Retry;
     }
 
-    private MmuResult MapLeaf(VcpuMmu vcpu, ref TdpIterator it, ulong gfn, Memslot slot, bool write)
+    private MmuResult MapLeaf(VcpuMmu vcpu, ref TdpIterator it, ulong gfn, in Backing backing, bool write)
     {
+        Memslot slot = backing.Slot;
         ulong newSpte;
         if (it.IsPresentLeaf)
         {
@@ -143,7 +178,7 @@ public sealed unsafe partial class TdpMmu
         else
         {
             // A logged page is mapped writable only by a write, so that its first write is seen.
-            newSpte = Spte.MakeLeaf(slot.HvaOf(PgLevel.AlignDown(gfn, it.Level)), it.Level, !slot.IsReadOnly, write || !slot.IsDirtyLogged, write);
+            newSpte = Spte.MakeLeaf(backing.HvaOf(PgLevel.AlignDown(gfn, it.Level)), it.Level, !slot.IsReadOnly, write || !slot.IsDirtyLogged, write);
         }
         if (!TrySetSpteAtomic(ref it, newSpte))
             return MmuResult.Retry;

@@ -123,11 +123,13 @@ public sealed unsafe partial class TdpMmu
         int n = 0;
         FlushBatch batch = default;
         using var _ = Rcu.Read();
+        // A slot that was logged has no private memory, and the caller's slots lock keeps the attributes.
+        var backing = new Backing(slot, Slots.Attributes, false);
         var it = new TdpIterator(root, next, slot.EndGfn, PgLevel.Level2M);
         while (n < RecoverBatch && it.MoveNext())
         {
             next = it.EndGfn;
-            if (!it.IsTable || it.Level > GoalLevel(slot, Math.Max(it.Gfn, slot.BaseGfn)))
+            if (!it.IsTable || it.Level > GoalLevel(backing, Math.Max(it.Gfn, slot.BaseGfn)))
                 continue;
             TablePage* child = TablePage.FromSpte(it.OldSpte);
             if (child->Leaves == 0 && child->Tables == 0 || Slots.Notifier.InProgress != 0)

@@ -69,6 +69,12 @@ public sealed unsafe partial class TdpMmu
         return _notifierBatch.Needed;
     }
 
+    bool IMmuNotifierHandler.UnmapGfns(ulong start, ulong end, int asId)
+    {
+        ZapRangeLocked(start, end, asId, mayYield: false, ref _notifierBatch);
+        return _notifierBatch.Needed;
+    }
+
     void IMmuNotifierHandler.FlushAfterUnmap() => Finish(ref _notifierBatch);
 
     void IMemslotListener.FlushMemslot(Memslot old)

@@ -60,12 +60,12 @@ public sealed unsafe class MemoryTests
         g.Load(0xbb, 0x00, 0x00, 0x00, 0x40, 0xe6, 0x80, 0xff, 0x03, 0xff, 0x83, 0x00, 0x30, 0, 0, 0xe6, 0x80, 0xff, 0x83, 0x00, 0x50, 0, 0, 0xe6, 0xf4);
         ulong bits = 0;
         g.Run();
-        Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, &bits));
+        Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, (ulong)&bits));
         g.Run();
-        Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, &bits));
+        Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, (ulong)&bits));
         Assert.Equal(0b1001UL, bits);
         g.RunToEnd();
-        Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, &bits));
+        Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, (ulong)&bits));
         Assert.Equal(0b100000UL, bits);
     }
 

@@ -71,7 +71,7 @@ public unsafe class DirtyLogTests
         Assert.Equal([1UL, 0x41UL], Pages(f.GetDirtyLog(0)));
         Assert.Equal([1UL, 0x41UL], Pages(f.GetDirtyLog(0)));
         ulong mask = ~0UL;
-        Assert.Equal(0, f.Tdp.ClearDirtyLog(0, 0x40, 64, &mask));
+        Assert.Equal(0, f.Tdp.ClearDirtyLog(0, 0x40, 64, (ulong)&mask));
         Assert.Equal([1UL], Pages(f.GetDirtyLog(0)));
         f.V.Access(0x41000, true);
         Assert.Equal([1UL, 0x41UL], Pages(f.GetDirtyLog(0)));
@@ -88,7 +88,7 @@ public unsafe class DirtyLogTests
         Assert.Equal(512, Pages(f.GetDirtyLog(0)).Length);
         ulong[] all = Enumerable.Repeat(~0UL, 8).ToArray();
         fixed (ulong* a = all)
-            Assert.Equal(0, f.Tdp.ClearDirtyLog(0, 0, 512, a));
+            Assert.Equal(0, f.Tdp.ClearDirtyLog(0, 0, 512, (ulong)a));
         f.V.Access(0x7000, true);
         Assert.Equal([7UL], Pages(f.GetDirtyLog(0)));
     }
@@ -110,7 +110,7 @@ public unsafe class DirtyLogTests
         f.AddRam(0, 0, 100 * 4096, Log);
         f.AddRam(1, M, M);
         ulong* bitmap = stackalloc ulong[4];
-        Assert.Equal(expected, f.Tdp.ClearDirtyLog(slot, first, pages, bitmap));
+        Assert.Equal(expected, f.Tdp.ClearDirtyLog(slot, first, pages, (ulong)bitmap));
     }
 
     [Fact]

@@ -47,7 +47,7 @@ internal sealed unsafe class MmuFixture : IDisposable
         Memslot s = Slots.Set((int)(slot >> 16)).ById((ushort)slot)!;
         ulong[] bitmap = new ulong[(s.NPages + 63) / 64];
         fixed (ulong* b = bitmap)
-            Assert.Equal(0, Tdp.GetDirtyLog(slot, b));
+            Assert.Equal(0, Tdp.GetDirtyLog(slot, (ulong)b));
         return bitmap;
     }
 
