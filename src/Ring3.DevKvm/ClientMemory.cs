@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using Ring3.Memory;
 
 // SAFETY: the two words live for the whole process.
 namespace Ring3.DevKvm;
@@ -63,20 +62,8 @@ internal static unsafe class ClientMemory
     {
         foreach (VmObject vm in Volatile.Read(ref s_vms))
         {
-            if (Contains(vm.Vm.Slots, lo, hi))
+            if (vm.Vm.Slots.Notifier.TouchesAnySlot(lo, hi))
                 return true;
-        }
-        return false;
-    }
-
-    private static bool Contains(MemorySlots slots, ulong lo, ulong hi)
-    {
-        using var _ = Sync.Rcu.Read();
-        for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
-        {
-            foreach (Memslot s in slots.Set(asId).Slots)
-                if (s.UserspaceAddr < hi && lo < s.HvaEnd)
-                    return true;
         }
         return false;
     }

@@ -125,6 +125,8 @@ internal sealed unsafe partial class VcpuObject
                 return Vcpu.KvmClockCtrl();
             case KVM_ENABLE_CAP:
                 return UserCopy.TryRead(argument, out kvm_enable_cap cap) ? Vcpu.EnableCap(cap) : -Errno.EFAULT;
+            case KVM_PRE_FAULT_MEMORY:
+                return PreFault(argument);
             case KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR:
                 return TscAttribute(command, argument);
             default:
@@ -133,6 +135,15 @@ internal sealed unsafe partial class VcpuObject
     }
 
     private static int Put<T>(ulong argument, in T value) where T : unmanaged => UserCopy.TryWrite(argument, value) ? 0 : -Errno.EFAULT;
+
+    private int PreFault(ulong argument)
+    {
+        if (!UserCopy.TryRead(argument, out kvm_pre_fault_memory range))
+            return -Errno.EFAULT;
+        int r = Vcpu.PreFaultMemory(ref range);
+        // The rest goes back in any case.
+        return UserCopy.TryWrite(argument, range) ? r : -Errno.EFAULT;
+    }
 
     private int Translate(ulong argument)
     {

@@ -9,8 +9,6 @@ namespace Ring3.DevKvm;
 // The VM's ioctls about memory.
 internal sealed unsafe partial class VmObject
 {
-    private const ulong PageSize = 4096;
-
     private long MemoryIoctl(uint command, ulong argument, out NewFd fd)
     {
         fd = default;
@@ -21,13 +19,19 @@ internal sealed unsafe partial class VmObject
             case KVM_SET_USER_MEMORY_REGION2:
                 return UserCopy.TryRead(argument, out kvm_userspace_memory_region2 region2) ? SetRegion2(region2) : -Errno.EFAULT;
             case KVM_GET_DIRTY_LOG:
-                return UserCopy.TryRead(argument, out kvm_dirty_log log) ? GetDirtyLog(log) : -Errno.EFAULT;
+                return UserCopy.TryRead(argument, out kvm_dirty_log log) ? Vm.GetDirtyLog(log) : -Errno.EFAULT;
             case KVM_CLEAR_DIRTY_LOG:
-                return UserCopy.TryRead(argument, out kvm_clear_dirty_log clear) ? ClearDirtyLog(clear) : -Errno.EFAULT;
+                return UserCopy.TryRead(argument, out kvm_clear_dirty_log clear) ? Vm.ClearDirtyLog(clear) : -Errno.EFAULT;
             case KVM_REGISTER_COALESCED_MMIO:
                 return UserCopy.TryRead(argument, out kvm_coalesced_mmio_zone zone) ? Vm.RegisterCoalescedMmio(zone) : -Errno.EFAULT;
             case KVM_UNREGISTER_COALESCED_MMIO:
                 return UserCopy.TryRead(argument, out kvm_coalesced_mmio_zone old) ? Vm.UnregisterCoalescedMmio(old) : -Errno.EFAULT;
+            case KVM_SET_MEMORY_ATTRIBUTES:
+                return UserCopy.TryRead(argument, out kvm_memory_attributes attributes) ? Vm.SetMemoryAttributes(attributes) : -Errno.EFAULT;
+            case KVM_CREATE_GUEST_MEMFD:
+                return CreateGuestMemfd(argument, out fd);
+            case KVM_RESET_DIRTY_RINGS:
+                return Vm.ResetDirtyRings();
             case KVM_SET_NR_MMU_PAGES:
                 // The number of shadow pages: there are none, as in KVM with two-dimensional paging.
                 return argument < 64 ? -Errno.EINVAL : 0;
@@ -50,40 +54,40 @@ internal sealed unsafe partial class VmObject
 
     private int SetRegion2(in kvm_userspace_memory_region2 r)
     {
+        GuestMemfd? memory = null;
+        if ((r.flags & KVM_MEM_GUEST_MEMFD) != 0 && r.memory_size != 0)
+        {
+            int error = FindGuestMemfd((int)r.guest_memfd, out memory);
+            if (error != 0)
+                return error;
+        }
         ClientMemory.Extend(r.userspace_addr, r.userspace_addr + Math.Min(r.memory_size, ulong.MaxValue - r.userspace_addr));
-        return Vm.SetUserMemoryRegion(r.slot, r.flags, r.guest_phys_addr, r.memory_size, r.userspace_addr);
+        return Vm.SetUserMemoryRegion(r, memory);
     }
 
-    /// <summary>Bytes of a slot's dirty bitmap, which KVM rounds up to 64-bit words; 0 when there is no such slot.</summary>
-    private nuint BitmapBytes(uint slot)
+    /// <summary>The memory behind a descriptor of the client: null when it is something else, -EBADF when it is not open.</summary>
+    private static int FindGuestMemfd(int fd, out GuestMemfd? memory)
     {
-        if (slot >> 16 >= MemorySlots.AddressSpaces || (ushort)slot >= MemorySlots.UserSlots)
-            return 0;
-        using var _ = Sync.Rcu.Read();
-        return Vm.Slots.Set((int)(slot >> 16)).ById((ushort)slot) is { } s ? (nuint)((s.NPages + 63) / 64 * 8) : 0;
+        memory = null;
+        if (FileDescriptor.LinkTarget(fd) is null)
+            return -Errno.EBADF;
+        if (KvmDevice.FdHandle != null && ObjectTable.Find(KvmDevice.FdHandle(fd)) is GuestMemfdObject o)
+            memory = o.Memory;
+        return 0;
     }
 
-    private int GetDirtyLog(in kvm_dirty_log log)
+    private int CreateGuestMemfd(ulong argument, out NewFd fd)
     {
-        var words = new ulong[Math.Max(BitmapBytes(log.slot) / 8, 1)];
-        fixed (ulong* bitmap = words)
-        {
-            int r = Vm.Mmu.GetDirtyLog(log.slot, bitmap);
-            return r != 0 ? r : UserCopy.TryWrite(log.dirty_bitmap, bitmap, (nuint)words.Length * 8) ? 0 : -Errno.EFAULT;
-        }
-    }
-
-    private int ClearDirtyLog(in kvm_clear_dirty_log log)
-    {
-        nuint bytes = ((nuint)log.num_pages + 63) / 64 * 8;
-        if (bytes > BitmapBytes(log.slot))
-            bytes = 0;
-        var words = new ulong[Math.Max(bytes / 8, 1)];
-        fixed (ulong* bitmap = words)
-        {
-            if (bytes != 0 && !UserCopy.TryRead(log.dirty_bitmap, bitmap, bytes))
-                return -Errno.EFAULT;
-            return Vm.Mmu.ClearDirtyLog(log.slot, log.first_page, log.num_pages, bitmap);
-        }
+        fd = default;
+        if (!UserCopy.TryRead(argument, out kvm_create_guest_memfd args))
+            return -Errno.EFAULT;
+        int r = Vm.CreateGuestMemfd(args, out GuestMemfd? memory);
+        if (r != 0)
+            return r;
+        Interlocked.Increment(ref _references);
+        r = Descriptors.Publish(new GuestMemfdObject(this, memory!), memory!.Fd, out fd);
+        if (r < 0)
+            Put();
+        return r;
     }
 }

@@ -29,9 +29,9 @@ internal sealed unsafe partial class VmObject : KvmObject
     public static long Create(ulong type, out NewFd fd)
     {
         fd = default;
-        if (type != KvmApi.KVM_X86_DEFAULT_VM)
+        if (type is not (KvmApi.KVM_X86_DEFAULT_VM or KvmApi.KVM_X86_SW_PROTECTED_VM))
             return -Errno.EINVAL;
-        var vm = new VmObject(Vm.Create(new VmOptions { ExternalWriters = true }));
+        var vm = new VmObject(Vm.Create(new VmOptions { ExternalWriters = true, Type = (uint)type }));
         int r = Descriptors.Create(vm, "kvm-vm", out fd);
         if (r < 0)
             vm.Vm.Dispose();

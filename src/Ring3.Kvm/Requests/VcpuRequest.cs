@@ -32,6 +32,9 @@ public readonly record struct VcpuRequest(uint Value)
     /// <summary>The owner of the VM wants KVM_RUN to return with -EINTR.</summary>
     public static readonly VcpuRequest UserKick = new(3 | WhenInGuest);
 
+    /// <summary>The dirty ring has reached its soft limit.</summary>
+    public static readonly VcpuRequest DirtyRingSoftFull = new(4 | NoWakeup | WhenInGuest);
+
     public static readonly VcpuRequest TripleFault = new(ArchBase + 0 | WhenInGuest);
     /// <summary>Interrupt state changed: evaluate injection before the next entry.</summary>
     public static readonly VcpuRequest Event = new(ArchBase + 1 | WhenInGuest);

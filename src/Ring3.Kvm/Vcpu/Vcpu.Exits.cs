@@ -27,6 +27,10 @@ public sealed unsafe partial class Vcpu
             case MmuResult.ReadOnlyWrite:
                 // The entry now says that writes are device accesses: the processor leaves with MMIO next.
                 return KeepRunning;
+            case MmuResult.MemoryFault:
+                return ExitMemoryFault(gpa, false);
+            case MmuResult.PrivateMemoryFault:
+                return ExitMemoryFault(gpa, true);
             case MmuResult.NoSlot:
                 return ExitEmulationFailure();
             default:

@@ -15,6 +15,8 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
         VcpuRequests q = Requests;
         if (q.Check(VcpuRequest.VmDead) || Vm.IsDead)
             return -Errno.EIO;
+        if (ExitIfDirtyRingFull())
+            return ToClient;
         if (q.Check(VcpuRequest.UserKick))
             return ExitIntr();
         if (q.Check(VcpuRequest.FreeObsoleteRoots))

@@ -26,10 +26,14 @@ public sealed unsafe partial class Vcpu
         int r = -Errno.EIO;
         if (!Vm.IsDead)
         {
+            if (DirtyRing is not null)
+                Memory.DirtyRing.Current = DirtyRing;
             r = BeginRun();
             while (r > 0)
                 r = CanRunGuest() ? EnterGuest() : Block();
             EndRun();
+            if (DirtyRing is not null)
+                Memory.DirtyRing.Current = null;
         }
         Volatile.Write(ref _running, 0);
         return r;

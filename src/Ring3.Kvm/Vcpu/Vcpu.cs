@@ -34,10 +34,11 @@ public sealed unsafe partial class Vcpu
         _s = Cpu.State;
         _exit = Cpu.Exit;
         _ownsRunArea = runArea == null;
-        KvmRun = (kvm_run*)(runArea != null ? runArea : HostMemory.Map(RunAreaBytes));
+        KvmRun = (kvm_run*)(runArea != null ? runArea : HostMemory.Map((nuint)AreaBytes(vm)));
         _pioData = (byte*)KvmRun + 4096;
         Requests = new VcpuRequests(&_s->ExitRequest);
         InitializeSignal();
+        InitializeDirtyRing();
         _mmu = new VcpuMmu(vm.Mmu, this);
         _mpState = IsBootProcessor || vm.Irqchip is null ? MpState.Runnable : MpState.Uninitialized;
         InitializeMsrs();
@@ -95,6 +96,6 @@ public sealed unsafe partial class Vcpu
     {
         FreeSignal();
         if (_ownsRunArea)
-            HostMemory.Unmap(KvmRun, RunAreaBytes);
+            HostMemory.Unmap(KvmRun, (nuint)AreaBytes(Vm));
     }
 }

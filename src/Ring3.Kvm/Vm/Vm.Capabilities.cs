@@ -41,7 +41,7 @@ public sealed unsafe partial class Vm
     }
 
     /// <summary>KVM_CHECK_EXTENSION on the VM: what this VM can do.</summary>
-    public int CheckExtension(int capability) => Capabilities.Check(capability);
+    public int CheckExtension(int capability) => CheckMemoryExtension(capability) ?? Capabilities.Check(capability);
 
     /// <summary>The older form ignores what it does not know.</summary>
     private int DisableQuirks(ulong quirks, bool checkedForm)
@@ -49,6 +49,7 @@ public sealed unsafe partial class Vm
         if (checkedForm && (quirks & ~(ulong)Capabilities.Quirks) != 0)
             return -Errno.EINVAL;
         DisabledQuirks |= (uint)quirks & Capabilities.Quirks;
+        Mmu.SlotZapAll &= (quirks & KVM_X86_QUIRK_SLOT_ZAP_ALL) == 0;
         return 0;
     }
 
@@ -107,7 +108,7 @@ public sealed unsafe partial class Vm
                 ApicBus.BusPeriodNs = (uint)arg;
                 return 0;
             default:
-                return -Errno.EINVAL;
+                return EnableMemoryCap(cap);
         }
     }
 }

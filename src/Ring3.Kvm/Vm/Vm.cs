@@ -34,10 +34,11 @@ public sealed unsafe partial class Vm : IDisposable
         Options = options;
         Machine = new Machine();
         Machine.ExternalWriters = options.ExternalWriters;
-        Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine) };
+        bool isProtected = options.Type == Abi.KvmApi.KVM_X86_SW_PROTECTED_VM;
+        Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected };
         Memory = new GuestMemory(Slots);
         _work = new WorkQueue("ring3-vm") { Failed = e => BugOn(true, e.Message) };
-        Mmu = new TdpMmu(Slots, this, _work);
+        Mmu = new TdpMmu(Slots, this, _work) { SlotZapAll = !isProtected };
         Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
         Ports = new PortBus();
         MmioDevices = new MmioBus();
@@ -75,7 +76,7 @@ public sealed unsafe partial class Vm : IDisposable
         }
         MmuStats m = Mmu.GetStats();
         (s.pages_4k, s.pages_2m, s.pages_1g) = ((long)m.Pages4K, (long)m.Pages2M, (long)m.Pages1G);
-        (s.mmu_table_pages, s.mmu_roots_zapped, s.nx_lpage_splits) = ((long)m.TablePages, (long)m.RootsZapped, (long)m.HugeSplits);
+        (s.mmu_table_pages, s.mmu_roots_zapped) = ((long)m.TablePages, (long)m.RootsZapped);
     }
 
     /// <summary>Guest memory by guest-physical address, for the client's devices.</summary>

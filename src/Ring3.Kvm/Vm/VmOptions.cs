@@ -6,6 +6,9 @@ public sealed record VmOptions
     /// <summary>Longest time a halted vCPU polls before it sleeps, in nanoseconds; 0 turns polling off. KVM's halt_poll_ns.</summary>
     public long HaltPollNs { get; init; } = 200_000;
 
+    /// <summary>KVM_CREATE_VM's type: KVM_X86_DEFAULT_VM, or KVM_X86_SW_PROTECTED_VM with private memory.</summary>
+    public uint Type { get; init; }
+
     /// <summary>Guest TSC frequency of new vCPUs in kHz; 0: the host's.</summary>
     public uint TscKhz { get; init; }
 

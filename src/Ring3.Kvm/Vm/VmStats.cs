@@ -9,7 +9,7 @@ public sealed class VmStats
     public long remote_tlb_flush_requests, remote_tlb_flush;
     /// <summary>Requests that set a bit, kicks sent, kicks that an earlier one made unnecessary, waits for an acknowledgement that had to sleep, wake-ups of halted vCPUs.</summary>
     public long requests, kicks, kicks_coalesced, request_waits, wakeups;
-    /// <summary>Mapped pages by size; table pages in use; roots zapped; mappings split.</summary>
+    /// <summary>Mapped pages by size; table pages in use; roots zapped; mappings split because they were executed (never done here).</summary>
     public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits;
 
     /// <summary>KVM's statistics of a VM, in KVM's order. Shadow paging's are zero: there is none. Read after <see cref="Vm.Stats"/> has brought the gauges up to date.</summary>

@@ -1,0 +1,24 @@
+namespace Ring3.Host;
+
+/// <summary>What the kernel would let this process do.</summary>
+public static class Privileges
+{
+    private const int CapSysBoot = 22;
+
+    /// <summary>CAP_SYS_BOOT is effective.</summary>
+    public static bool MayReboot => (EffectiveCapabilities() >> CapSysBoot & 1) != 0;
+
+    private static ulong EffectiveCapabilities()
+    {
+        try
+        {
+            foreach (string line in File.ReadLines("/proc/thread-self/status"))
+                if (line.StartsWith("CapEff:", StringComparison.Ordinal))
+                    return Convert.ToUInt64(line[7..].Trim(), 16);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or FormatException)
+        {
+        }
+        return 0;
+    }
+}
