@@ -2,11 +2,12 @@
 # Prints the path of a Debian package file of this machine's release, fetched once into the user's cache with an apt configuration of its own:
 # the system's sources, lists and installed packages are not touched.
 # usage: fetch.sh ARCH PACKAGE            path of the fetched package file
-#        fetch.sh --kernel ARCH META      name of the newest kernel package that META's release offers (no file is fetched)
+#        fetch.sh --kernel ARCH META [SERIES]   name of the newest kernel package that META's release offers, of the series (6.12) when one is given
+#                                               (no file is fetched)
 set -euo pipefail
 kernel=
 if [ "$1" = --kernel ]; then kernel=1; shift; fi
-arch=$1 package=$2
+arch=$1 package=$2 series=${3:-}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ring3/test/$arch
 mkdir -p "$cache/lists/partial" "$cache/archives/partial" "$cache/debs"
 touch "$cache/status"
@@ -17,7 +18,9 @@ if [ -n "$kernel" ]; then
     # The meta package may name a signed build that is not published yet; any build of the same flavour serves.
     refresh
     flavour=${package#linux-image-}
-    apt-cache "${apt[@]}" search --names-only "^linux-image-[0-9.]+-[0-9]+-$flavour(-unsigned)?$" | cut -d' ' -f1 | sort -V | tail -1 | grep . && exit 0
+    pattern='[0-9.]+-[0-9]+'
+    [ -z "$series" ] || pattern="${series//./\\.}\\.[0-9]+(\\+deb[0-9]+|-[0-9]+)?"
+    apt-cache "${apt[@]}" search --names-only "^linux-image-$pattern-$flavour(-unsigned)?$" | cut -d' ' -f1 | sort -V | tail -1 | grep . && exit 0
     echo "fetch.sh: no kernel package of flavour $flavour ($arch)" >&2
     exit 1
 fi

@@ -1,0 +1,26 @@
+# shellcheck shell=bash
+# OVMF and memtest86+.
+
+ovmf() {
+    local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd
+    [ -e "$code" ] && [ -e "$vars" ] || skip "Debian package ovmf is not installed"
+    cp "$vars" "$dir/vars.fd"; chmod 666 "$dir/vars.fd"
+    # shellcheck disable=SC2046
+    vm_start vm 300 -machine "$1" $(accelerator) -m 256 -smp 2 -net none -drive "if=pflash,format=raw,unit=0,readonly=on,file=$code" -drive "if=pflash,format=raw,unit=1,file=$dir/vars.fd"
+    vm_expect vm 240 'UEFI Interactive Shell|Shell>'
+    vm_type vm ''
+    vm_expect vm 60 'Shell>'
+    vm_type vm 'ver'
+    vm_expect vm 60 'UEFI v?2\.[0-9]'
+    vm_type vm 'reset -s'
+    vm_end vm 60 0
+}
+
+# memtest: a whole pass over 64 MiB.
+memtest() {
+    local image=/boot/memtest86+x64.bin
+    [ -e "$image" ] || skip "Debian package memtest86+ is not installed"
+    # shellcheck disable=SC2046
+    vm_start vm 600 -machine pc $(accelerator) -m 64 -smp 1 -kernel "$image" -append 'console=ttyS0,115200 nobench'
+    vm_expect vm 590 'Pass.*complete|PASS'
+}
