@@ -43,7 +43,7 @@ set var *(int *)&leave = 1
 continue
 quit
 G
-    (cd "$dir" && timeout 60 gdb -nx -batch -x commands) > "$dir/gdb.log" 2>&1 || fail "gdb: $(tail -n 1 "$dir/gdb.log")"
+    (cd "$dir" && timeout 60 gdb -nx -batch -x commands) > "$dir/gdb.log" 2>&1 # The guest ends QEMU, so gdb's status says nothing.
     local line
     for line in 'A counter 0' 'B counter 1 at tick 1' 'C step 6 counter 2' 'D ecx 4662 at the return 1' 'E returned 1' 'F hardware, at tock 1' 'G hardware, at tock 1 counter 3' 'H watch, counter 4'; do
         grep -qx "$line" "$dir/gdb.log" || fail "gdb does not say '$line': $(grep -E '^[A-H] ' "$dir/gdb.log" | tr '\n' '|') $(tail -n 1 "$dir/gdb.log")"
