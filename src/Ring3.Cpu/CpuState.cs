@@ -124,6 +124,13 @@ public unsafe struct CpuState
     public byte InterceptMsrs;
     /// <summary>Host-requested single step: leave with ExitReason.SingleStep after one instruction.</summary>
     public byte HostSingleStep;
+    /// <summary>With <see cref="HostSingleStep"/>: an instruction has retired by an exit that the owner finished, so that the next entry leaves at once with ExitReason.SingleStep.</summary>
+    public byte HostStepDone;
+    /// <summary>Breakpoints in force are HostDr0-3 and HostDr7. The guest's own registers keep what the guest writes and have no effect.</summary>
+    public byte HostBreakpoints;
+    /// <summary>Enter only finishes an instruction that has made MMIO accesses and has not retired, then leaves with ExitReason.Request.</summary>
+    public byte FinishInstruction;
+    public ulong HostDr0, HostDr1, HostDr2, HostDr3, HostDr7;
     /// <summary>Leave on PAUSE after this many PAUSEs in a row of polls; 0 = never.</summary>
     public uint PauseLoopWindow;
     public ulong TscOffset;
@@ -159,6 +166,8 @@ public struct EventInjection
     public uint ErrorCode;
     /// <summary>Software events: RIP advance applied before delivery.</summary>
     public byte InstructionLength;
+    /// <summary>For the owner: <see cref="Payload"/> has not reached CR2 or DR6 yet.</summary>
+    public byte HasPayload;
     /// <summary>#PF: value of CR2; #DB: DR6 bits. Only exits that interrupted a delivery report it.</summary>
     public ulong Payload;
 }

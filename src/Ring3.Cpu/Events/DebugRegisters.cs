@@ -15,9 +15,12 @@ public sealed unsafe partial class LogicalProcessor
 
     private const int TypeExecute = 0, TypeWrite = 1, TypeIo = 2;
 
-    private static ulong DebugAddress(CpuState* c, int n) => (&c->Dr0)[n];
-    private static int BreakpointType(CpuState* c, int n) => (int)(c->Dr7 >> (16 + 4 * n)) & 3;
-    private static ulong BreakpointLength(CpuState* c, int n) => ((c->Dr7 >> (18 + 4 * n)) & 3) switch { 0 => 1UL, 1 => 2UL, 2 => 8UL, _ => 4UL };
+    /// <summary>DR7 in force: the guest's, or the one that the owner put over it.</summary>
+    internal static ulong EffectiveDr7(CpuState* c) => c->HostBreakpoints != 0 ? c->HostDr7 : c->Dr7;
+
+    private static ulong DebugAddress(CpuState* c, int n) => c->HostBreakpoints != 0 ? (&c->HostDr0)[n] : (&c->Dr0)[n];
+    private static int BreakpointType(CpuState* c, int n) => (int)(EffectiveDr7(c) >> (16 + 4 * n)) & 3;
+    private static ulong BreakpointLength(CpuState* c, int n) => ((EffectiveDr7(c) >> (18 + 4 * n)) & 3) switch { 0 => 1UL, 1 => 2UL, 2 => 8UL, _ => 4UL };
 
     /// <summary>Call after DR0-DR7, RFLAGS.TF, RFLAGS.RF or HostSingleStep changed.</summary>
     internal void UpdateStepMode(CpuState* c)
@@ -32,13 +35,13 @@ public sealed unsafe partial class LogicalProcessor
         c->StepMode = (byte)reason;
     }
 
-    /// <summary>Call after DR0-DR3 or DR7 changed.</summary>
+    /// <summary>Call after DR0-DR3 or DR7, the guest's or the owner's, changed.</summary>
     internal void DebugRegistersChanged(CpuState* c)
     {
         int data = 0, code = 0;
         for (int n = 0; n < 4; n++)
         {
-            if ((c->Dr7 >> (2 * n) & 3) == 0)
+            if ((EffectiveDr7(c) >> (2 * n) & 3) == 0)
                 continue;
             int type = BreakpointType(c, n);
             if (type == TypeExecute)

@@ -35,6 +35,19 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (_unfinishedTask.Valid && !ResumeTask(c))
             return Exit->Reason;
+        if (c->HostStepDone != 0 && c->HostSingleStep != 0)
+        {
+            c->HostStepDone = 0;
+            HostStepped(c);
+            return Exit->Reason;
+        }
+        while (c->FinishInstruction != 0)
+        {
+            if (!Replay.InProgress)
+                return Exit->Reason = ExitReason.Request;
+            if (!Step(c))
+                return Exit->Reason;
+        }
         // An instruction whose MMIO access is done retires before any event: executed again after a handler, it would touch the device twice.
         while (c->Inject.Valid != 0 && Replay.InProgress)
             if (!Step(c))
@@ -137,7 +150,11 @@ public sealed unsafe partial class LogicalProcessor
         if ((kept & Rflags.TF) != 0 && !TrapMasked)
             c->PendingDebug |= (ushort)Dr.Dr6BS;
         if (how == LoopExit.RetiredExit)
+        {
+            // A task switch can have committed the new task and still have something to load.
+            c->HostStepDone = Exit->Reason is ExitReason.Io or ExitReason.Hlt or ExitReason.Pause ? c->HostSingleStep : (byte)0;
             return false;
+        }
         if (c->HostSingleStep == 0)
             return true;
         Exit->Reason = ExitReason.SingleStep;
@@ -187,12 +204,31 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>
     public void SkipInstruction() => Retire(State, Exit->InstructionLength);
 
+    /// <summary>An instruction that replaces the whole state (RSM) has been carried out by the owner.</summary>
+    public void InstructionCompleted()
+    {
+        Replay.Retire();
+        State->InstructionsRetired++;
+        State->HostStepDone = State->HostSingleStep;
+    }
+
+    /// <summary>An instruction has made an MMIO access that the owner completed, or half of a task switch, and has not retired. Until it has, the state is between two instructions: see <see cref="CpuState.FinishInstruction"/>.</summary>
+    public bool IsInstructionInProgress => Replay.InProgress || _unfinishedTask.Valid;
+
+    /// <summary>The owner moves RIP away from an instruction in progress: what it has done to devices is done, the rest of it never happens.</summary>
+    public void AbandonInstruction()
+    {
+        Replay.Retire();
+        _unfinishedTask.Valid = false;
+    }
+
     private static void Retire(CpuState* c, int length)
     {
         ulong rip = c->Rip + (ulong)length;
         c->Rip = c->BlockMode == BlockMode.Code64 ? rip : c->BlockMode == BlockMode.Code32 ? (uint)rip : (ushort)rip;
         c->InterruptShadow = 0;
         c->InstructionsRetired++;
+        c->HostStepDone = c->HostSingleStep;
         if ((c->Rflags & Rflags.TF) != 0)
             c->PendingDebug |= (ushort)Dr.Dr6BS;
         c->Rflags &= ~Rflags.RF;

@@ -13,6 +13,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         CpuState* c = State;
         _unfinishedTask.Valid = false;
+        c->HostStepDone = 0;
         if ((c->Cr0 & Cr0.PE) == 0)
             c->Cpl = 0;
         else

@@ -84,7 +84,7 @@ internal static unsafe class ControlHandlers
             number += 2;
         if (!Operands.Privileged(p, c))
             return false;
-        if ((c->Dr7 & Dr.Dr7GD) == 0)
+        if ((LogicalProcessor.EffectiveDr7(c) & Dr.Dr7GD) == 0)
             return true;
         p.Raise(c, Vector.DB);
         c->PendingAddress = Dr.Dr6BD;

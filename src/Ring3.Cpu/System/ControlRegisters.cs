@@ -77,6 +77,12 @@ public sealed unsafe partial class LogicalProcessor
         return true;
     }
 
+    /// <summary>Whether CR4 has no bit that this guest's CPUID leaves undefined.</summary>
+    public bool IsValidCr4(ulong value) => (value & ~Cr4Defined()) == 0;
+
+    /// <summary>Whether EFER has no bit that this guest's CPUID leaves undefined.</summary>
+    public bool IsValidEfer(ulong value) => (value & ~EferDefined()) == 0;
+
     private ulong Cr4Defined()
     {
         ref readonly CpuidFeatures f = ref CpuidFeatures;
@@ -124,8 +130,7 @@ public sealed unsafe partial class LogicalProcessor
         return true;
     }
 
-    /// <summary>WRMSR to EFER; false: #GP(0).</summary>
-    internal bool TryWriteEfer(CpuState* c, ulong value)
+    private ulong EferDefined()
     {
         ref readonly CpuidFeatures f = ref CpuidFeatures;
         ulong defined = Efer.LMA;
@@ -134,7 +139,13 @@ public sealed unsafe partial class LogicalProcessor
         if (f.Nx) defined |= Efer.NXE;
         if (f.Ffxsr) defined |= Efer.FFXSR;
         if (f.AutoIbrs) defined |= Efer.AUTOIBRS;
-        if ((value & ~defined) != 0 || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
+        return defined;
+    }
+
+    /// <summary>WRMSR to EFER; false: #GP(0).</summary>
+    internal bool TryWriteEfer(CpuState* c, ulong value)
+    {
+        if (!IsValidEfer(value) || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
             return false;
         c->Efer = (value & ~Efer.LMA) | (c->Efer & Efer.LMA);
         ControlsChanged(c);

@@ -9,66 +9,82 @@ namespace Ring3.Kvm;
 // KVM_SET_GUEST_DEBUG and the exits it asks for.
 public sealed unsafe partial class Vcpu
 {
-    private uint _guestDebug;
-    /// <summary>The guest's DR7 and breakpoints, while the client's occupy the registers.</summary>
-    private ulong _guestDr7;
-    private readonly ulong[] _hostDr = new ulong[8];
+    /// <summary>KVM_CAP_SET_GUEST_DEBUG2: controls that KVM_SET_GUEST_DEBUG accepts.</summary>
+    internal const uint GuestDebugControls =
+        KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_BLOCKIRQ;
 
-    private bool ClientUsesBreakpoints => (_guestDebug & (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP)) == (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP);
+    private const ulong Dr6Writable = Dr.Dr6BD | Dr.Dr6BS | Dr.Dr6BT | 15;
+
+    private uint _guestDebug;
+
+    private bool ClientBlocksInterrupts => (_guestDebug & KVM_GUESTDBG_BLOCKIRQ) != 0;
 
     /// <summary>KVM_SET_GUEST_DEBUG: 0, -EINVAL, -EBUSY when an exception is already pending and another is to be injected.</summary>
     public int SetGuestDebug(in kvm_guest_debug debug)
     {
-        const uint Known = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_BLOCKIRQ;
-        if ((debug.control & ~Known) != 0)
+        if ((debug.control & ~GuestDebugControls) != 0)
             return -Errno.EINVAL;
         if ((debug.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) != 0)
         {
-            if (_injected.Valid != 0 || _pendingException.Valid != 0)
+            if (_pendingException.Valid != 0 || IsException(_injected))
                 return -Errno.EBUSY;
-            QueueException((debug.control & KVM_GUESTDBG_INJECT_DB) != 0 ? Vector.DB : Vector.BP);
+            if ((debug.control & KVM_GUESTDBG_INJECT_DB) != 0)
+                QueueException(Vector.DB);
+            else
+                QueueBreakpoint();
         }
-        if (!ClientUsesBreakpoints)
-            _guestDr7 = _s->Dr7;
         _guestDebug = (debug.control & KVM_GUESTDBG_ENABLE) != 0 ? debug.control : 0;
-        for (int i = 0; i < 8; i++)
-            fixed (kvm_guest_debug* d = &debug)
-                _hostDr[i] = d->arch.debugreg[i];
+        fixed (kvm_guest_debug* d = &debug)
+            (_s->HostDr0, _s->HostDr1, _s->HostDr2, _s->HostDr3, _s->HostDr7) = (d->arch.debugreg[0], d->arch.debugreg[1], d->arch.debugreg[2], d->arch.debugreg[3], (uint)d->arch.debugreg[7] | Dr.Dr7Fixed1);
         ApplyDebugRegisters();
         return 0;
     }
 
+    /// <summary>Gives the guest the breakpoint that the client took from it: an INT3 of one byte, whose frame points behind it.</summary>
+    private void QueueBreakpoint()
+    {
+        _pendingException = new() { Valid = 1, Type = EventType.SoftwareException, Vector = Vector.BP, InstructionLength = 1 };
+        _eventsDirty = true;
+    }
+
+    /// <summary>After the client's or the guest's debug registers, or any state that <see cref="LogicalProcessor.RecomputeMode"/> derives from, were replaced.</summary>
     private void ApplyDebugRegisters()
     {
-        bool client = ClientUsesBreakpoints;
-        if (client)
-            (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3) = (_hostDr[0], _hostDr[1], _hostDr[2], _hostDr[3]);
-        _s->Dr7 = client ? _hostDr[7] | Dr.Dr7Fixed1 : _guestDr7;
+        _s->HostBreakpoints = (_guestDebug & KVM_GUESTDBG_USE_HW_BP) != 0 ? (byte)1 : (byte)0;
         _s->HostSingleStep = (_guestDebug & KVM_GUESTDBG_SINGLESTEP) != 0 ? (byte)1 : (byte)0;
+        _s->HostStepDone &= _s->HostSingleStep;
         uint intercepts = (_guestDebug & KVM_GUESTDBG_USE_SW_BP) != 0 ? 1u << Vector.BP : 0;
         if ((_guestDebug & (KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_SINGLESTEP)) != 0)
             intercepts |= 1u << Vector.DB;
         _s->ExceptionIntercepts = intercepts;
+        _eventsDirty = true;
         Cpu.RecomputeMode();
     }
 
-    private int ExitDebug(byte vector, ulong pc, ulong dr6)
+    /// <summary>Linear address of the next instruction.</summary>
+    private ulong LinearRip => Is64BitCode ? _s->Rip : (uint)(_s->Cs.Base + _s->Rip);
+
+    private bool Is64BitCode => (_s->Efer & Arch.Efer.LMA) != 0 && (_s->Cs.Access & Segment.L) != 0;
+
+    private int ExitDebug(byte vector, ulong dr6)
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_DEBUG;
         run->debug.exception = vector;
-        run->debug.pc = pc;
+        run->debug.pc = LinearRip;
         run->debug.dr6 = dr6;
-        run->debug.dr7 = _s->Dr7;
+        run->debug.dr7 = _s->HostBreakpoints != 0 ? _s->HostDr7 : _s->Dr7;
         return ToClient;
     }
+
+    private int ExitSingleStep() => ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | _exit->Payload & 15);
 
     /// <summary>#DB and #BP that the client asked for; anything else goes back to the guest.</summary>
     private int HandleException()
     {
         byte vector = _exit->Vector;
         if (vector is Vector.DB or Vector.BP)
-            return ExitDebug(vector, (_s->Cs.Base & ((_s->Efer & Arch.Efer.LMA) != 0 ? 0 : ulong.MaxValue)) + _s->Rip, vector == Vector.DB ? Dr.Dr6Fixed1 | _exit->Payload : Dr.Dr6Fixed1);
+            return ExitDebug(vector, vector == Vector.DB ? Dr.Dr6Fixed1 | _exit->Payload : Dr.Dr6Fixed1);
         _injected = new() { Valid = 1, Type = EventType.HardwareException, Vector = vector, HasErrorCode = _exit->HasErrorCode, ErrorCode = _exit->ErrorCode };
         _eventsDirty = true;
         return KeepRunning;

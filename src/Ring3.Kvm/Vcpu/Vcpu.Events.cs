@@ -16,7 +16,8 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
     /// <summary>Injection has to be evaluated before the next entry.</summary>
     private bool _eventsDirty = true;
     private int _nmiQueued, _nmiPending;
-    private bool _smiPending, _latchedInit;
+    /// <summary>The next entry delivers an event and leaves again, because another event waits for the boundary behind it.</summary>
+    private bool _leaveAtOnce;
     private int _initPending, _sipiVector = -1;
     private byte _eoiVector;
 
@@ -24,8 +25,6 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
 
     void IVcpuInterruptSink.InterruptPending() => Requests.Make(VcpuRequest.Event);
     void IVcpuInterruptSink.RaiseNmi() => InjectNmi();
-    /// <summary>There is no SMM (KVM_CAP_X86_SMM is not offered), so an SMI has nowhere to go, as in a kernel built without CONFIG_KVM_SMM.</summary>
-    void IVcpuInterruptSink.RaiseSmi() { }
 
     void IVcpuInterruptSink.RaiseInit()
     {
@@ -73,11 +72,16 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
 
     // ---- On the vCPU's thread ----
 
-    /// <summary>INIT, then SIPI, in the order in which a processor takes them.</summary>
+    /// <summary>INIT, then SIPI, in the order in which a processor takes them. In system management mode INIT waits for RSM and SIPI is lost.</summary>
     private void AcceptInitAndSipi()
     {
         if (Volatile.Read(ref _initPending) == 0 && Volatile.Read(ref _sipiVector) < 0)
             return;
+        if (InSmm)
+        {
+            Interlocked.Exchange(ref _sipiVector, -1);
+            return;
+        }
         if (Interlocked.Exchange(ref _initPending, 0) != 0)
         {
             ResetForInit();
@@ -98,7 +102,7 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         Cpu.Reset(true);
         Lapic?.Reset(init: true);
         (_injected, _pendingException, _nmiPending) = (default, default, 0);
-        _guestDr7 = Dr.Dr7Fixed1;
+        _smiPending = false;
         Volatile.Write(ref _nmiQueued, 0);
         SyncCr8();
         ApplyDebugRegisters();
@@ -119,11 +123,14 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
 
     private bool IsReadyForInjection() => InterruptAllowed() && _injected.Valid == 0 && _externalInterrupt < 0;
 
+    private static bool IsException(in EventInjection e) => e.Valid != 0 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException;
+
     /// <summary>Chooses what the next entry injects, and asks for a window for what cannot be injected yet.</summary>
     private void PrepareEvents()
     {
         CpuState* c = _s;
         _eventsDirty = false;
+        _leaveAtOnce = false;
         c->RequestInterruptWindow = 0;
         c->RequestNmiWindow = 0;
         CollectNmis();
@@ -131,21 +138,38 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         {
             c->Inject = _injected;
             _injected = default;
+            _leaveAtOnce = _pendingException.Valid != 0;
         }
         else if (_pendingException.Valid != 0)
             InjectPendingException();
-        else if (_nmiPending > 0 && c->NmiBlocked == 0 && c->InterruptShadow == 0)
+        if (ClientBlocksInterrupts)
+            return;
+        if (_smiPending && !InSmm)
+        {
+            if (c->Inject.Valid == 0 && !Cpu.IsInstructionInProgress)
+                EnterSmm();
+            else
+                _leaveAtOnce = true;
+        }
+        if (c->Inject.Valid == 0 && _nmiPending > 0 && c->NmiBlocked == 0 && c->InterruptShadow == 0)
         {
             _nmiPending--;
             Stats.nmi_injections++;
             c->Inject = new() { Valid = 1, Type = EventType.Nmi, Vector = Vector.NMI };
         }
-        else if (HasInterrupt() && InterruptAllowed())
+        else if (c->Inject.Valid == 0 && HasInterrupt() && InterruptAllowed())
             InjectInterrupt();
         if (_nmiPending > 0)
             c->RequestNmiWindow = 1;
         if (HasInterrupt() || KvmRun->request_interrupt_window != 0)
             c->RequestInterruptWindow = 1;
+    }
+
+    /// <summary>After the mode says that the vCPU is in the guest: it delivers the injected event and comes back.</summary>
+    private void LeaveAtOnce()
+    {
+        _eventsDirty = true;
+        Volatile.Write(ref _s->ExitRequest, 1);
     }
 
     private void InjectInterrupt()
@@ -162,21 +186,36 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         SyncCr8();
     }
 
+    /// <summary>A pending exception is about to reach the guest: now its side effects happen.</summary>
     private void InjectPendingException()
     {
         EventInjection x = _pendingException;
         _pendingException = default;
+        ApplyPayload(x);
+        if (x.Vector == Vector.DB && (_s->Dr7 & Dr.Dr7GD) != 0)
+        {
+            _s->Dr7 &= ~Dr.Dr7GD;
+            Cpu.RecomputeMode();
+        }
+        x.HasPayload = 0;
+        _s->Inject = x;
+    }
+
+    /// <summary>CR2 of a page fault, DR6 bits of a debug exception, if the event still carries them.</summary>
+    private void ApplyPayload(in EventInjection x)
+    {
+        if (x.HasPayload == 0)
+            return;
         if (x.Vector == Vector.PF)
             _s->Cr2 = x.Payload;
         else if (x.Vector == Vector.DB)
-            _s->Dr6 = _s->Dr6 & ~15UL | x.Payload;
-        _s->Inject = x;
+            _s->Dr6 = _s->Dr6 & ~15UL | x.Payload & Dr6Writable | Dr.Dr6Fixed1;
     }
 
     /// <summary>Queues a fault for the instruction at RIP.</summary>
     private void QueueException(byte vector, bool hasErrorCode = false, uint errorCode = 0)
     {
-        _injected = new() { Valid = 1, Type = EventType.HardwareException, Vector = vector, HasErrorCode = hasErrorCode ? (byte)1 : (byte)0, ErrorCode = errorCode };
+        _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = vector, HasErrorCode = hasErrorCode ? (byte)1 : (byte)0, ErrorCode = errorCode };
         _eventsDirty = true;
     }
 

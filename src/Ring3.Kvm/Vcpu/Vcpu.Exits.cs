@@ -40,7 +40,7 @@ public sealed unsafe partial class Vcpu
 
     private int HandleCr8()
     {
-        ulong value = _exit->Payload;
+        ulong value = *(ulong*)_exit->Data;
         if (value > 15)
         {
             QueueException(Vector.GP, true);
@@ -61,13 +61,6 @@ public sealed unsafe partial class Vcpu
             Cpu.SkipInstruction();
         else
             QueueException(Vector.GP, true);
-        return KeepRunning;
-    }
-
-    private int HandleRsm()
-    {
-        // Not in SMM by any path of this hypervisor: RSM is undefined outside it.
-        QueueException(Vector.UD);
         return KeepRunning;
     }
 

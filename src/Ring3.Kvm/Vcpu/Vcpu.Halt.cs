@@ -25,7 +25,10 @@ public sealed unsafe partial class Vcpu
         // A PV kick that came first is not slept through.
         if (Interlocked.Exchange(ref _unhalted, 0) == 0)
             _mpState = MpState.Halted;
-        return KeepRunning;
+        if (_s->HostStepDone == 0)
+            return KeepRunning;
+        _s->HostStepDone = 0;
+        return ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS);
     }
 
     /// <summary>KVM_HC_KICK_CPU: wakes the vCPU from HLT; if it is not halted, its next HLT returns at once. Any thread.</summary>
@@ -38,7 +41,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>Why a vCPU that is not running guest code would stop waiting.</summary>
     private bool HasReasonToWake()
     {
-        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || IsSignalled || Volatile.Read(ref _initPending) != 0)
+        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || IsSignalled || Volatile.Read(ref _initPending) != 0 && !InSmm)
             return true;
         if (_mpState == MpState.InitReceived)
             return Volatile.Read(ref _sipiVector) >= 0;
@@ -46,7 +49,7 @@ public sealed unsafe partial class Vcpu
             return false;
         if (Lapic is null && KvmRun->request_interrupt_window != 0)
             return true;
-        return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0
+        return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0 || !InSmm && (_smiPending || Requests.Test(VcpuRequest.Smi))
             || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt();
     }
 

@@ -8,13 +8,25 @@ namespace Ring3.Kvm;
 // The vCPU's answers to requests, and the translations they are mostly about.
 public sealed unsafe partial class Vcpu : IVcpuTlb
 {
-    private uint _asid;
+    /// <summary>Requests that would look at or change a state which is between two instructions.</summary>
+    private static readonly VcpuRequest[] s_afterInstruction = [VcpuRequest.UserKick, VcpuRequest.TripleFault, VcpuRequest.IoapicEoiExit, VcpuRequest.Event, VcpuRequest.Nmi, VcpuRequest.Smi];
+
+    /// <summary>Requests that wait until the instruction whose MMIO access is done has retired.</summary>
+    private ulong _heldRequests;
+    /// <summary>This Run ends with the instruction in progress: immediate_exit was set.</summary>
+    private bool _finishOnly;
 
     private int HandleRequests()
     {
         VcpuRequests q = Requests;
         if (q.Check(VcpuRequest.VmDead) || Vm.IsDead)
             return -Errno.EIO;
+        if (Cpu.IsInstructionInProgress)
+            HoldRequests();
+        else if (_finishOnly)
+            return ExitIntr();
+        else if (_heldRequests != 0)
+            ReleaseRequests();
         if (ExitIfDirtyRingFull())
             return ToClient;
         if (q.Check(VcpuRequest.UserKick))
@@ -40,13 +52,34 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
             return ToClient;
         }
         _ = q.Check(VcpuRequest.Unblock) | q.Check(VcpuRequest.ScanIoapic) | q.Check(VcpuRequest.McClockInProgress);
-        if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | q.Check(VcpuRequest.Smi))
+        CollectSmi();
+        if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | _smiPending)
         {
             Stats.req_event++;
             _eventsDirty = true;
             AcceptInitAndSipi();
         }
         return KeepRunning;
+    }
+
+    /// <summary>
+    /// The client (or a device here) has answered an MMIO access of the instruction at RIP: only the instruction's end may come next, or the device would see the access again. Flushes are still done, the rest waits.
+    /// </summary>
+    private void HoldRequests()
+    {
+        foreach (VcpuRequest r in s_afterInstruction)
+            if (Requests.Check(r))
+                _heldRequests |= r.Bit;
+        _s->FinishInstruction = _heldRequests != 0 || _finishOnly ? (byte)1 : (byte)0;
+    }
+
+    private void ReleaseRequests()
+    {
+        _s->FinishInstruction = 0;
+        foreach (VcpuRequest r in s_afterInstruction)
+            if ((_heldRequests & r.Bit) != 0)
+                Requests.MakeSelf(r);
+        _heldRequests = 0;
     }
 
     private int ExitIntr()
@@ -59,15 +92,16 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
     private void FlushTlb()
     {
         Stats.tlb_flush++;
-        Cpu.FlushAsid(_asid);
+        for (uint asid = 1; asid <= Memory.MemorySlots.AddressSpaces; asid++)
+            Cpu.FlushAsid(asid);
     }
 
     /// <summary>One ASID for each address space, flushed whenever it gets a root: a freed root needs no flush of its own.</summary>
     uint IVcpuTlb.AssignAsid(bool smm)
     {
-        _asid = smm ? 2u : 1;
-        _s->Asid = _asid;
-        FlushTlb();
-        return _asid;
+        uint asid = smm ? 2u : 1;
+        Stats.tlb_flush++;
+        Cpu.FlushAsid(asid);
+        return asid;
     }
 }

@@ -50,7 +50,7 @@ public sealed unsafe partial class Vcpu
         int thread = Environment.CurrentManagedThreadId;
         if (thread != _lastThread)
             MoveToThread(thread);
-        if (run->kvm_dirty_regs != 0)
+        if ((run->kvm_dirty_regs | run->kvm_valid_regs) != 0)
         {
             int e = StoreSyncRegs();
             if (e != 0)
@@ -61,7 +61,12 @@ public sealed unsafe partial class Vcpu
         if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
             return r;
         if (run->immediate_exit != 0 || IsSignalled)
-            return ExitIntr();
+        {
+            // KVM: this completes the access of the last exit, to the end of its instruction.
+            if (!Cpu.IsInstructionInProgress)
+                return ExitIntr();
+            _finishOnly = true;
+        }
         _hasRun = true;
         if (_stealGpa != 0)
             RecordStealTime();
@@ -87,8 +92,11 @@ public sealed unsafe partial class Vcpu
         run->cr8 = Cr8;
         run->apic_base = ApicBase;
         run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || IsReadyForInjection() ? (byte)1 : (byte)0;
-        if (_s->InSmm != 0)
+        if (InSmm)
             run->flags |= KVM_RUN_X86_SMM;
+        _finishOnly = false;
+        if (_heldRequests != 0 || _s->FinishInstruction != 0)
+            ReleaseRequests();
         if (run->kvm_valid_regs != 0)
             LoadSyncRegs();
         if (_stealGpa != 0)
@@ -102,11 +110,11 @@ public sealed unsafe partial class Vcpu
     private int EnterGuest()
     {
         int r;
-        if (Requests.AnyPending && (r = HandleRequests()) != KeepRunning)
+        if ((Requests.AnyPending || _heldRequests != 0 || _finishOnly) && (r = HandleRequests()) != KeepRunning)
             return r;
         if (!_mmu.LoadRoot())
             return -Errno.ENOMEM;
-        _s->NestedRoot = _mmu.RootHva;
+        (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
         if (_eventsDirty)
             PrepareEvents();
         if (_pvEoiGpa != 0)
@@ -117,12 +125,17 @@ public sealed unsafe partial class Vcpu
             return KeepRunning;
         }
         // After TryEnterGuestMode has dropped earlier kicks: a signal before this point is seen here, one after it stops the guest.
-        if (IsSignalled)
+        if (IsSignalled && !_finishOnly)
         {
             Requests.LeaveGuestMode();
             CancelInjection();
-            return ExitIntr();
+            if (!Cpu.IsInstructionInProgress)
+                return ExitIntr();
+            _finishOnly = true;
+            return KeepRunning;
         }
+        if (_leaveAtOnce)
+            LeaveAtOnce();
         ExitReason reason = Cpu.Enter();
         Requests.LeaveGuestMode();
         Stats.exits++;
@@ -194,7 +207,7 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Exception:
                 return HandleException();
             case ExitReason.SingleStep:
-                return ExitDebug(Arch.Vector.DB, _s->Rip, Arch.Dr.Dr6Fixed1 | Arch.Dr.Dr6BS);
+                return ExitSingleStep();
             case ExitReason.Rsm:
                 return HandleRsm();
             case ExitReason.MemoryFailure:

@@ -9,35 +9,30 @@ namespace Ring3.Kvm;
 // Events in flight, multiprocessor state, local APIC. For the vCPU's thread, or any thread while the vCPU is not running.
 public sealed unsafe partial class Vcpu
 {
+    /// <summary>Interrupt shadow as KVM_VCPUEVENT spells it: KVM_X86_SHADOW_INT_MOV_SS is 1, KVM_X86_SHADOW_INT_STI is 2; the processor has them the other way round.</summary>
+    private byte KvmShadow
+    {
+        get => (byte)((_s->InterruptShadow & 1) << 1 | _s->InterruptShadow >> 1 & 1);
+        set => _s->InterruptShadow = (byte)(value >> 1 & 1 | (value & 1) << 1);
+    }
+
     /// <summary>KVM_GET_VCPU_EVENTS.</summary>
     public void GetVcpuEvents(out kvm_vcpu_events events)
     {
         CollectNmis();
+        CollectSmi();
         kvm_vcpu_events e = new() { flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM };
-        bool isException = _injected.Valid != 0 && _injected.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException;
-        EventInjection x = isException ? _injected : _pendingException;
-        if (x.Valid != 0)
-        {
-            // Without KVM_CAP_EXCEPTION_PAYLOAD both kinds read as injected, as in KVM.
-            bool pending = !isException && Vm.ExceptionPayloadEnabled;
-            (e.exception.injected, e.exception.pending) = (pending ? (byte)0 : (byte)1, pending ? (byte)1 : (byte)0);
-            (e.exception.nr, e.exception.has_error_code, e.exception.error_code) = (x.Vector, x.HasErrorCode, x.ErrorCode);
-            if (Vm.ExceptionPayloadEnabled)
-            {
-                e.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
-                (e.exception_has_payload, e.exception_payload) = (x.Vector is Vector.PF or Vector.DB ? (byte)1 : (byte)0, x.Payload);
-            }
-        }
+        SaveException(ref e);
         if (_injected.Valid != 0 && _injected.Type is EventType.External or EventType.SoftwareInterrupt)
             (e.interrupt.injected, e.interrupt.nr, e.interrupt.soft) = (1, _injected.Vector, _injected.Type == EventType.SoftwareInterrupt ? (byte)1 : (byte)0);
-        e.interrupt.shadow = (byte)((_s->InterruptShadow & 1) << 1 | _s->InterruptShadow >> 1 & 1);
+        e.interrupt.shadow = KvmShadow;
         e.nmi.injected = _injected.Valid != 0 && _injected.Type == EventType.Nmi ? (byte)1 : (byte)0;
         e.nmi.pending = (byte)_nmiPending;
         e.nmi.masked = _s->NmiBlocked;
-        e.sipi_vector = 0;
         e.smi.smm = _s->InSmm;
         e.smi.pending = _smiPending ? (byte)1 : (byte)0;
-        e.smi.latched_init = _latchedInit ? (byte)1 : (byte)0;
+        e.smi.smm_inside_nmi = _smmInsideNmi ? (byte)1 : (byte)0;
+        e.smi.latched_init = Lapic is not null && Volatile.Read(ref _initPending) != 0 ? (byte)1 : (byte)0;
         if (Vm.TripleFaultEventEnabled)
         {
             e.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
@@ -46,19 +41,50 @@ public sealed unsafe partial class Vcpu
         events = e;
     }
 
+    private void SaveException(ref kvm_vcpu_events e)
+    {
+        bool payloads = Vm.ExceptionPayloadEnabled;
+        if (payloads)
+            e.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
+        bool pending = _pendingException.Valid != 0;
+        if (!pending && !IsException(_injected))
+            return;
+        ref EventInjection x = ref pending ? ref _pendingException : ref _injected;
+        if (!payloads)
+        {
+            // A client that does not know payloads finds CR2 and DR6 as the handler will.
+            ApplyPayload(x);
+            x.HasPayload = 0;
+        }
+        // Software exceptions are not reported: the API has no room for their length, and their instruction will raise them again.
+        if (x.Type == EventType.HardwareException)
+            (e.exception.injected, e.exception.pending) = (pending && payloads ? (byte)0 : (byte)1, pending && payloads ? (byte)1 : (byte)0);
+        (e.exception.nr, e.exception.has_error_code, e.exception.error_code) = (x.Vector, x.HasErrorCode, x.ErrorCode);
+        if (x.HasPayload != 0)
+            (e.exception_has_payload, e.exception_payload) = (1, x.Payload);
+    }
+
     /// <summary>KVM_SET_VCPU_EVENTS: 0 or -EINVAL.</summary>
     public int SetVcpuEvents(in kvm_vcpu_events e)
     {
         const uint Known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-        bool payload = (e.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0;
+        bool payload = (e.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0, smm = (e.flags & KVM_VCPUEVENT_VALID_SMM) != 0;
         if ((e.flags & ~Known) != 0 || payload && !Vm.ExceptionPayloadEnabled || (e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0 && !Vm.TripleFaultEventEnabled)
             return -Errno.EINVAL;
-        if (payload && e.exception.pending != 0 && e.exception.injected != 0 || (e.exception.injected | e.exception.pending) != 0 && (e.exception.nr > 31 || e.exception.nr == Vector.NMI))
+        // Without the payload flag "pending" does not exist; with it, a pending exception is not also an injected one.
+        bool pending = payload && e.exception.pending != 0, injected = e.exception.injected != 0 && !pending;
+        if ((pending || injected) && (e.exception.nr > 31 || e.exception.nr == Vector.NMI))
             return -Errno.EINVAL;
-        bool pending = payload && e.exception.pending != 0, injected = e.exception.injected != 0;
-        EventInjection x = default;
-        if (pending || injected)
-            x = new() { Valid = 1, Type = EventType.HardwareException, Vector = e.exception.nr, HasErrorCode = e.exception.has_error_code, ErrorCode = e.exception.error_code, Payload = pending && e.exception_has_payload != 0 ? e.exception_payload : 0 };
+        if (smm && (e.smi.smm != 0 || e.smi.pending != 0) && _mpState == MpState.InitReceived)
+            return -Errno.EINVAL;
+        EventInjection x = new()
+        {
+            Valid = 1, Type = e.exception.nr is Vector.BP or Vector.OF ? EventType.SoftwareException : EventType.HardwareException, Vector = e.exception.nr,
+            InstructionLength = e.exception.nr is Vector.BP or Vector.OF ? (byte)1 : (byte)0,
+            HasErrorCode = e.exception.has_error_code, ErrorCode = e.exception.error_code,
+        };
+        if (pending && e.exception_has_payload != 0)
+            (x.HasPayload, x.Payload) = (1, e.exception_payload);
         _injected = injected ? x : default;
         _pendingException = pending ? x : default;
         if (!injected && e.interrupt.injected != 0)
@@ -66,19 +92,15 @@ public sealed unsafe partial class Vcpu
         else if (!injected && e.nmi.injected != 0)
             _injected = new() { Valid = 1, Vector = Vector.NMI, Type = EventType.Nmi };
         if ((e.flags & KVM_VCPUEVENT_VALID_SHADOW) != 0)
-            _s->InterruptShadow = (byte)(e.interrupt.shadow >> 1 & 1 | (e.interrupt.shadow & 1) << 1);
+            KvmShadow = e.interrupt.shadow;
         if ((e.flags & KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
         {
             Volatile.Write(ref _nmiQueued, 0);
             _nmiPending = Math.Min(e.nmi.pending, (byte)2);
         }
         _s->NmiBlocked = e.nmi.masked != 0 ? (byte)1 : (byte)0;
-        if ((e.flags & KVM_VCPUEVENT_VALID_SMM) != 0)
-        {
-            _s->InSmm = e.smi.smm != 0 ? (byte)1 : (byte)0;
-            _smiPending = e.smi.pending != 0;
-            _latchedInit = e.smi.latched_init != 0;
-        }
+        if (smm)
+            SetSmmEvents(e.smi);
         if ((e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0)
         {
             if (e.triple_fault.pending != 0)
@@ -88,6 +110,18 @@ public sealed unsafe partial class Vcpu
         }
         Requests.MakeSelf(VcpuRequest.Event);
         return 0;
+    }
+
+    private void SetSmmEvents(in kvm_vcpu_events.smi_t smi)
+    {
+        if (InSmm != (smi.smm != 0))
+            SetSmm(smi.smm != 0);
+        Requests.Clear(VcpuRequest.Smi);
+        _smiPending = smi.pending != 0;
+        if (InSmm)
+            _smmInsideNmi = smi.smm_inside_nmi != 0;
+        if (Lapic is not null)
+            Volatile.Write(ref _initPending, smi.latched_init != 0 ? 1 : 0);
     }
 
     /// <summary>KVM_GET_MP_STATE.</summary>
@@ -100,6 +134,9 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_SET_MP_STATE: 0 or -EINVAL.</summary>
     public int SetMpState(kvm_mp_state state)
     {
+        // INIT and SIPI do not reach a processor in system management mode.
+        if ((InSmm || _smiPending) && state.mp_state is KVM_MP_STATE_INIT_RECEIVED or KVM_MP_STATE_SIPI_RECEIVED)
+            return -Errno.EINVAL;
         switch (state.mp_state)
         {
             case KVM_MP_STATE_RUNNABLE:

@@ -30,6 +30,8 @@ public sealed unsafe partial class Vcpu
         c->Gpr[4] = regs.rsp; c->Gpr[5] = regs.rbp; c->Gpr[6] = regs.rsi; c->Gpr[7] = regs.rdi;
         c->Gpr[8] = regs.r8; c->Gpr[9] = regs.r9; c->Gpr[10] = regs.r10; c->Gpr[11] = regs.r11;
         c->Gpr[12] = regs.r12; c->Gpr[13] = regs.r13; c->Gpr[14] = regs.r14; c->Gpr[15] = regs.r15;
+        if (c->Rip != regs.rip)
+            Cpu.AbandonInstruction();
         c->Rip = regs.rip;
         Cpu.RflagsValue = regs.rflags & RflagsWritable | Rflags.Fixed1;
         // An exception that was about to be delivered belonged to the state that this call replaces.
@@ -132,14 +134,15 @@ public sealed unsafe partial class Vcpu
     /// <summary>The combinations that the processor can have. SPEC: SDM volume 3, "Checks on Guest Control Registers, Debug Registers, and MSRs".</summary>
     private bool IsValid(in kvm_sregs2 s)
     {
-        if ((s.efer & ~SupportedEfer) != 0 || (s.cr4 & ~SupportedCr4) != 0 || (s.cr0 >> 32) != 0)
-            return false;
-        if ((s.cr0 & (Arch.Cr0.PG | Arch.Cr0.PE)) == Arch.Cr0.PG || (s.cr0 & (Arch.Cr0.NW | Arch.Cr0.CD)) == Arch.Cr0.NW)
+        if ((s.efer & ~SupportedEfer) != 0 || (s.cr4 & ~SupportedCr4) != 0 || _cpuid.Length != 0 && !Cpu.IsValidCr4(s.cr4) || !IsValidCr0(s.cr0))
             return false;
         if ((s.efer & Arch.Efer.LME) != 0 && (s.cr0 & Arch.Cr0.PG) != 0)
             return (s.cr4 & Arch.Cr4.PAE) != 0 && (s.efer & Arch.Efer.LMA) != 0 && (s.cr3 & ~((1UL << 48) - 1) & ~Cr3.NoFlush) == 0;
         return (s.efer & Arch.Efer.LMA) == 0 && s.cs.l == 0;
     }
+
+    private static bool IsValidCr0(ulong cr0) =>
+        cr0 >> 32 == 0 && (cr0 & (Arch.Cr0.PG | Arch.Cr0.PE)) != Arch.Cr0.PG && (cr0 & (Arch.Cr0.NW | Arch.Cr0.CD)) != Arch.Cr0.NW;
 
     private int ApplySregs(in kvm_sregs2 s, bool pdptrs)
     {
@@ -171,16 +174,24 @@ public sealed unsafe partial class Vcpu
         return 0;
     }
 
-    private void LoadPdptrs()
+    /// <summary>Loads the PAE pointers from where CR3 points. False when one of them is not readable or has reserved bits; it is not present then.</summary>
+    private bool LoadPdptrs()
     {
+        bool valid = true;
+        ulong reserved = 0x1e6 | ~((1UL << Cpu.CpuidFeatures.PhysicalAddressBits) - 1);
         for (uint i = 0; i < 4; i++)
-            _s->Pdptr[i] = Vm.Memory.TryRead((_s->Cr3 & 0xffff_ffe0) + 8 * i, out ulong entry) ? entry : 0;
+        {
+            bool good = Vm.Memory.TryRead((_s->Cr3 & 0xffff_ffe0) + 8 * i, out ulong entry, AddressSpace) && ((entry & Pte.P) == 0 || (entry & reserved) == 0);
+            _s->Pdptr[i] = good ? entry : 0;
+            valid &= good;
+        }
+        return valid;
     }
 
     /// <summary>KVM_GET_DEBUGREGS.</summary>
     public void GetDebugRegs(out kvm_debugregs regs)
     {
-        regs = new() { dr6 = _s->Dr6, dr7 = _guestDr7 };
+        regs = new() { dr6 = _s->Dr6, dr7 = _s->Dr7 };
         (regs.db[0], regs.db[1], regs.db[2], regs.db[3]) = (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3);
     }
 
@@ -191,8 +202,8 @@ public sealed unsafe partial class Vcpu
             return -Errno.EINVAL;
         fixed (kvm_debugregs* r = &regs)
             (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3) = (r->db[0], r->db[1], r->db[2], r->db[3]);
-        _s->Dr6 = regs.dr6 & (Dr.Dr6BD | Dr.Dr6BS | Dr.Dr6BT | 15) | Dr.Dr6Fixed1;
-        _guestDr7 = regs.dr7 | Dr.Dr7Fixed1;
+        _s->Dr6 = regs.dr6 & Dr6Writable | Dr.Dr6Fixed1;
+        _s->Dr7 = regs.dr7 | Dr.Dr7Fixed1;
         ApplyDebugRegisters();
         return 0;
     }

@@ -46,7 +46,6 @@ public sealed unsafe partial class Vcpu
         Lapic = vm.Irqchip?.CreateLapic(this, id, index, IsBootProcessor);
         Cpu.Reset(false);
         _apicBase = Irqchip.ApicBase.DefaultAddress | Irqchip.ApicBase.EN | (IsBootProcessor ? Irqchip.ApicBase.BSP : 0);
-        _guestDr7 = Dr.Dr7Fixed1;
         SetDefaultCpuid();
     }
 

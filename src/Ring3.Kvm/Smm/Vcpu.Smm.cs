@@ -1,0 +1,131 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+
+// SAFETY: _s is a block that lives as long as the vCPU (see Vcpu.cs).
+namespace Ring3.Kvm;
+
+// System management mode: entry on an SMI, RSM, and what either does to the rest of the vCPU. SPEC: APM volume 2, "System-Management Mode"; the choices the manuals leave open follow KVM: no I/O restart, no halt restart.
+public sealed unsafe partial class Vcpu
+{
+    private bool _smiPending;
+    /// <summary>NMIs were blocked when SMM was entered: RSM leaves them blocked.</summary>
+    private bool _smmInsideNmi;
+
+    private bool InSmm => _s->InSmm != 0;
+
+    /// <summary>Address space of the memory slots that the processor sees now: 1 in system management mode.</summary>
+    internal int AddressSpace => _s->InSmm;
+
+    private bool HasLongMode => (Leaf(0x8000_0001).edx & CpuidBits.Ext1Edx.LM) != 0;
+
+    /// <summary>KVM_SMI: requests a system management interrupt. Any thread.</summary>
+    public void InjectSmi() => Requests.Make(VcpuRequest.Smi);
+
+    void Irqchip.IVcpuInterruptSink.RaiseSmi() => InjectSmi();
+
+    private void CollectSmi()
+    {
+        if (Requests.Check(VcpuRequest.Smi))
+            _smiPending = true;
+    }
+
+    /// <summary>
+    /// Switches between the two address spaces. Linear translations of either side mean nothing on the other, so both sets are dropped; a latched INIT or SMI is looked at again after RSM.
+    /// </summary>
+    private void SetSmm(bool on)
+    {
+        _s->InSmm = on ? (byte)1 : (byte)0;
+        _mmu.AsId = AddressSpace;
+        if (!on)
+            _smmInsideNmi = false;
+        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        Requests.MakeSelf(VcpuRequest.Event);
+    }
+
+    /// <summary>Saves the state to SMRAM and starts the handler: flat real mode at SMBASE + 0x8000. The VM is dead when SMRAM cannot be written, because the old state is gone then.</summary>
+    private void EnterSmm()
+    {
+        CpuState* c = _s;
+        _smiPending = false;
+        _smiCount++;
+        SaveState state = default;
+        if (HasLongMode)
+            Save64(ref state);
+        else
+            Save32(ref state);
+        SetSmm(true);
+        if (Vm.BugOn(!Vm.Memory.Write(_smbase + SaveState.Start, state.Bytes, AddressSpace), "SMRAM is not writable"))
+            return;
+        if (c->NmiBlocked != 0)
+            _smmInsideNmi = true;
+        c->NmiBlocked = 1;
+        Cpu.RflagsValue = Rflags.Fixed1;
+        c->Rip = 0x8000;
+        c->InterruptShadow = 0;
+        c->PendingDebug = 0;
+        c->Cr0 &= ~(Cr0.PE | Cr0.EM | Cr0.TS | Cr0.PG);
+        c->Cr4 = c->Efer = 0;
+        c->Idtr = default;
+        c->Dr7 = Dr.Dr7Fixed1;
+        const uint RealData = Segment.G | Segment.P | Segment.S | 3;
+        c->Ds = c->Es = c->Fs = c->Gs = c->Ss = new() { Limit = uint.MaxValue, Access = RealData };
+        c->Cs = new() { Limit = uint.MaxValue, Access = RealData, Base = _smbase, Selector = (ushort)(_smbase >> 4) };
+        ApplyDebugRegisters();
+    }
+
+    private void Save64(ref SaveState s)
+    {
+        CpuState* c = _s;
+        for (int i = 0; i < 16; i++)
+            s.At<ulong>(SaveState.Map64.Gpr15 + 8 * (15 - i)) = c->Gpr[i];
+        s.At<ulong>(SaveState.Map64.Rip) = c->Rip;
+        s.At<ulong>(SaveState.Map64.Rflags) = Cpu.RflagsValue;
+        s.At<ulong>(SaveState.Map64.Dr6) = c->Dr6;
+        s.At<ulong>(SaveState.Map64.Dr7) = c->Dr7;
+        s.At<ulong>(SaveState.Map64.Cr0) = c->Cr0;
+        s.At<ulong>(SaveState.Map64.Cr3) = c->Cr3;
+        s.At<ulong>(SaveState.Map64.Cr4) = c->Cr4;
+        s.At<ulong>(SaveState.Map64.Efer) = c->Efer;
+        s.At<uint>(SaveState.Map64.Smbase) = (uint)_smbase;
+        s.At<uint>(SaveState.Map64.Revision) = SaveState.Revision64;
+        s.At<byte>(SaveState.Map64.InterruptShadow) = KvmShadow;
+        s.Store64(SaveState.Map64.Es, c->Es);
+        s.Store64(SaveState.Map64.Cs, c->Cs);
+        s.Store64(SaveState.Map64.Ss, c->Ss);
+        s.Store64(SaveState.Map64.Ds, c->Ds);
+        s.Store64(SaveState.Map64.Fs, c->Fs);
+        s.Store64(SaveState.Map64.Gs, c->Gs);
+        s.Store64(SaveState.Map64.Ldtr, c->Ldtr);
+        s.Store64(SaveState.Map64.Tr, c->Tr);
+        s.Store64(SaveState.Map64.Gdtr, c->Gdtr);
+        s.Store64(SaveState.Map64.Idtr, c->Idtr);
+    }
+
+    private void Save32(ref SaveState s)
+    {
+        CpuState* c = _s;
+        for (int i = 0; i < 8; i++)
+            s.At<uint>(SaveState.Map32.Eax + 4 * i) = (uint)c->Gpr[i];
+        s.At<uint>(SaveState.Map32.Eip) = (uint)c->Rip;
+        s.At<uint>(SaveState.Map32.Eflags) = (uint)Cpu.RflagsValue;
+        s.At<uint>(SaveState.Map32.Dr6) = (uint)c->Dr6;
+        s.At<uint>(SaveState.Map32.Dr7) = (uint)c->Dr7;
+        s.At<uint>(SaveState.Map32.Cr0) = (uint)c->Cr0;
+        s.At<uint>(SaveState.Map32.Cr3) = (uint)c->Cr3;
+        s.At<uint>(SaveState.Map32.Cr4) = (uint)c->Cr4;
+        s.At<uint>(SaveState.Map32.Smbase) = (uint)_smbase;
+        s.At<uint>(SaveState.Map32.Revision) = SaveState.Revision32;
+        s.At<byte>(SaveState.Map32.InterruptShadow) = KvmShadow;
+        s.Store32(SaveState.Map32.Es, SaveState.Map32.EsSelector, c->Es);
+        s.Store32(SaveState.Map32.Cs, SaveState.Map32.CsSelector, c->Cs);
+        s.Store32(SaveState.Map32.Ss, SaveState.Map32.SsSelector, c->Ss);
+        s.Store32(SaveState.Map32.Ds, SaveState.Map32.DsSelector, c->Ds);
+        s.Store32(SaveState.Map32.Fs, SaveState.Map32.FsSelector, c->Fs);
+        s.Store32(SaveState.Map32.Gs, SaveState.Map32.GsSelector, c->Gs);
+        s.Store32(SaveState.Map32.Ldtr, SaveState.Map32.LdtrSelector, c->Ldtr);
+        s.Store32(SaveState.Map32.Tr, SaveState.Map32.TrSelector, c->Tr);
+        s.Store32(SaveState.Map32.Gdtr, c->Gdtr);
+        s.Store32(SaveState.Map32.Idtr, c->Idtr);
+    }
+}
