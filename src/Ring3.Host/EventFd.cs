@@ -32,6 +32,22 @@ public static unsafe class EventFd
         catch (IOException) { return false; }
     }
 
+    /// <summary>0 when the descriptor is an eventfd; -EBADF when it is closed, -EINVAL when it is something else.</summary>
+    public static int Check(int fd) => FileDescriptor.LinkTarget(fd) is not { } target ? -9 : target.Contains("[eventfd]", StringComparison.Ordinal) ? 0 : -22;
+
+    /// <summary>
+    /// Whether two descriptors are the same eventfd. A client may name it by another number than before, and a number may stand for another eventfd than before.
+    /// Where the kernel does not say (no kcmp), descriptors are compared by <paramref name="knownAs"/>, the client's number at registration.
+    /// </summary>
+    /// <param name="own">Our duplicate.</param>
+    public static bool IsSame(int own, int knownAs, int fd)
+    {
+        const nint Kcmp = 312, KcmpFile = 0;
+        nint pid = Environment.ProcessId;
+        nint r = Libc.syscall(Kcmp, pid, pid, KcmpFile, own, fd, 0);
+        return r == 0 || r < 0 && Marshal.GetLastPInvokeError() != 9 && knownAs == fd;
+    }
+
     /// <summary>Second descriptor for the same eventfd, so that the client may close its own; -1 on failure.</summary>
     public static int Duplicate(int fd) => Libc.fcntl(fd, 1030 /* F_DUPFD_CLOEXEC */, 0);
 

@@ -20,7 +20,7 @@ internal sealed class Ioeventfd(in kvm_ioeventfd args, int fd) : IPortDevice, IM
     public bool CollidesWith(in kvm_ioeventfd o) => IsPio == ((o.flags & KVM_IOEVENTFD_FLAG_PIO) != 0) && _address == o.addr && (_length == 0 || o.len == 0 || _length == o.len
         && (!_match || (o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) == 0 || _data == o.datamatch));
 
-    public bool Is(in kvm_ioeventfd o) => IsPio == ((o.flags & KVM_IOEVENTFD_FLAG_PIO) != 0) && _address == o.addr && _length == o.len && ClientFd == o.fd && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
+    public bool Is(in kvm_ioeventfd o) => IsPio == ((o.flags & KVM_IOEVENTFD_FLAG_PIO) != 0) && _address == o.addr && _length == o.len && EventFd.IsSame(Fd, ClientFd, o.fd) && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
 
     bool IPortDevice.Read(ushort port, Span<byte> data) => false;
     bool IMmioDevice.Read(ulong gpa, Span<byte> data) => false;

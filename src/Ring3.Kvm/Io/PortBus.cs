@@ -15,6 +15,8 @@ internal sealed class PortBus
 {
     private readonly Lock _lock = new();
     private readonly ulong[] _claimed = new ulong[65536 / 64];
+    /// <summary>Ports claimed by <see cref="ClaimAll"/>.</summary>
+    private readonly ulong[] _claimedElsewhere = new ulong[65536 / 64];
     private (ushort First, int Count, IPortDevice Device)[] _ranges = [];
 
     /// <summary>Adds a device with one or more ranges given as first port, number of ports. First added, first asked.</summary>
@@ -31,25 +33,33 @@ internal sealed class PortBus
         }
     }
 
-    /// <summary>Removes every range of a device. The claimed bits of ports shared with another device stay.</summary>
+    /// <summary>Removes every range of a device. The claimed bits of ports shared with another device stay, also for those who look meanwhile.</summary>
     public void Remove(IPortDevice device)
     {
         lock (_lock)
         {
             var rest = Array.FindAll(_ranges, r => r.Device != device);
             Volatile.Write(ref _ranges, rest);
-            Array.Clear(_claimed);
+            var claimed = (ulong[])_claimedElsewhere.Clone();
             foreach (var (first, count, _) in rest)
                 for (int port = first; port < first + count; port++)
-                    Interlocked.Or(ref _claimed[port >> 6], 1UL << (port & 63));
+                    claimed[port >> 6] |= 1UL << (port & 63);
+            for (int i = 0; i < claimed.Length; i++)
+                Volatile.Write(ref _claimed[i], claimed[i]);
         }
     }
 
     /// <summary>Marks ports that a table outside this bus may take.</summary>
     public void ClaimAll(ulong first, uint count)
     {
-        for (ulong port = first; port < Math.Min(first + count, 65536); port++)
-            Interlocked.Or(ref _claimed[port >> 6], 1UL << (int)(port & 63));
+        lock (_lock)
+        {
+            for (ulong port = first; port < Math.Min(first + count, 65536); port++)
+            {
+                _claimedElsewhere[port >> 6] |= 1UL << (int)(port & 63);
+                Interlocked.Or(ref _claimed[port >> 6], 1UL << (int)(port & 63));
+            }
+        }
     }
 
     public bool MayClaim(ushort port) => (Volatile.Read(ref _claimed[port >> 6]) >> (port & 63) & 1) != 0;

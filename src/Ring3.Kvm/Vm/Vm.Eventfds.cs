@@ -19,15 +19,19 @@ public sealed partial class Vm
             return -Errno.EINVAL;
         if ((args.flags & KVM_IRQFD_FLAG_DEASSIGN) != 0)
             return RemoveIrqfd((int)args.fd, args.gsi);
-        if (!EventFd.IsEventFd((int)args.fd))
-            return -Errno.EBADF;
         bool resample = (args.flags & KVM_IRQFD_FLAG_RESAMPLE) != 0;
-        if (resample && !EventFd.IsEventFd((int)args.resamplefd))
-            return -Errno.EBADF;
+        // The end of a level interrupt is seen by an I/O APIC or PIC in the hypervisor only.
+        if (resample && chip.Split)
+            return -Errno.EINVAL;
+        int e = EventFd.Check((int)args.fd);
+        if (e == 0 && resample)
+            e = EventFd.Check((int)args.resamplefd);
+        if (e != 0)
+            return e;
         lock (_lock)
         {
             foreach (Irqfd other in _irqfds)
-                if (other.ClientFd == (int)args.fd)
+                if (EventFd.IsSame(other.Fd, other.ClientFd, (int)args.fd))
                     return -Errno.EBUSY;
             var irqfd = new Irqfd(this, chip, (int)args.fd, EventFd.Duplicate((int)args.fd), args.gsi, resample ? EventFd.Duplicate((int)args.resamplefd) : -1);
             int r = Poller.Attach(irqfd);
@@ -43,10 +47,13 @@ public sealed partial class Vm
 
     private int RemoveIrqfd(int fd, uint gsi)
     {
+        int e = EventFd.Check(fd);
+        if (e != 0)
+            return e;
         Irqfd? found;
         lock (_lock)
         {
-            found = _irqfds.Find(i => i.ClientFd == fd && i.Gsi == gsi);
+            found = _irqfds.Find(i => i.Gsi == gsi && EventFd.IsSame(i.Fd, i.ClientFd, fd));
             if (found is null)
                 return 0;
             _irqfds.Remove(found);
@@ -63,22 +70,21 @@ public sealed partial class Vm
         if ((args.flags & ~Known) != 0 || args.len is not (0 or 1 or 2 or 4 or 8) || args.len == 0 && (args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0 || args.addr + args.len < args.addr)
             return -Errno.EINVAL;
         bool pio = (args.flags & KVM_IOEVENTFD_FLAG_PIO) != 0;
-        if (pio && args.addr > 0xffff)
-            return -Errno.EINVAL;
+        int error = EventFd.Check(args.fd);
+        if (error != 0)
+            return error;
         lock (_lock)
         {
             if ((args.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) != 0)
                 return RemoveIoeventfd(args);
-            if (!EventFd.IsEventFd(args.fd))
-                return -Errno.EBADF;
             foreach (Ioeventfd other in _ioeventfds)
                 if (other.CollidesWith(args))
                     return -Errno.EEXIST;
             var e = new Ioeventfd(args, EventFd.Duplicate(args.fd));
             _ioeventfds.Add(e);
-            if (pio)
+            if (pio && args.addr <= ushort.MaxValue)
                 Ports.Add(e, (int)args.addr, 1);
-            else
+            else if (!pio)
                 MmioDevices.Add(e);
             return 0;
         }
