@@ -82,8 +82,13 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
         _heldRequests = 0;
     }
 
+    /// <summary>This Run began with immediate_exit set: the exit that it finished stays in kvm_run, where clients look at it afterwards.</summary>
+    private bool _immediateExit;
+
     private int ExitIntr()
     {
+        if (_immediateExit)
+            return -Errno.EINTR;
         Stats.signal_exits++;
         KvmRun->exit_reason = KVM_EXIT_INTR;
         return -Errno.EINTR;

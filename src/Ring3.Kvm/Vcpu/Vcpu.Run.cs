@@ -45,7 +45,8 @@ public sealed unsafe partial class Vcpu
     private int BeginRun()
     {
         kvm_run* run = KvmRun;
-        run->exit_reason = KVM_EXIT_UNKNOWN;
+        // Read once, before anything: the client can change it at any time. KVM: with it set, the exit that is finished here stays in kvm_run.
+        bool immediateExit = run->immediate_exit != 0;
         run->flags = 0;
         int thread = Environment.CurrentManagedThreadId;
         if (thread != _lastThread)
@@ -60,7 +61,10 @@ public sealed unsafe partial class Vcpu
             Cr8 = run->cr8;
         if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
             return r;
-        if (run->immediate_exit != 0 || IsSignalled)
+        _immediateExit = immediateExit;
+        if (!immediateExit)
+            run->exit_reason = KVM_EXIT_UNKNOWN;
+        if (immediateExit || IsSignalled)
         {
             // KVM: this completes the access of the last exit, to the end of its instruction.
             if (!Cpu.IsInstructionInProgress)
@@ -261,6 +265,8 @@ public sealed unsafe partial class Vcpu
         ulong dirty = run->kvm_dirty_regs;
         if (((dirty | run->kvm_valid_regs) & ~(ulong)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)) != 0)
             return -Errno.EINVAL;
+        if (dirty == 0)
+            return 0;
         // Copied first: the client can write the page at any time.
         kvm_sync_regs s = run->s;
         run->kvm_dirty_regs = 0;
