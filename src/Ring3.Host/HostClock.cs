@@ -7,8 +7,14 @@ public static unsafe class HostClock
     private static readonly ExecutableMemory s_code = new(4096);
     private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add([0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3]);
 
+    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtscOrdered
+        = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add([0x0f, 0xae, 0xe8, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3]);
+
     /// <summary>RDTSC.</summary>
     public static ulong Tsc() => s_rdtsc();
+
+    /// <summary>LFENCE; RDTSC: not read before the loads that come first in program order, so that a value seen through memory is never ahead of it.</summary>
+    public static ulong TscOrdered() => s_rdtscOrdered();
 
     /// <summary>CLOCK_MONOTONIC.</summary>
     public static long MonotonicNs() => Get(1);

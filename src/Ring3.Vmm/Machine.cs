@@ -71,6 +71,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         CpuidTopology.Apply(cpuid, (uint)id, (uint)_options.Cpus);
         Check(vcpu.SetCpuid2(cpuid), "set CPUID");
         ProcessorSetup.WireLocalInterrupts(vcpu);
+        ProcessorSetup.SetTscFrequencySelect(vcpu);
         _trace?.Attach(vcpu);
         return vcpu;
     }

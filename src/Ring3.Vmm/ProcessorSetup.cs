@@ -25,6 +25,13 @@ internal static unsafe class ProcessorSetup
         _ = vcpu.SetLapic(state);
     }
 
+    /// <summary>On AMD, firmware says that the TSC ticks at the P0 frequency (HWCR.TscFreqSel); kernels complain otherwise.</summary>
+    public static void SetTscFrequencySelect(Vcpu vcpu)
+    {
+        if (SupportedCpuid.IsAmd)
+            _ = vcpu.SetMsrs([new kvm_msr_entry { index = Msr.HWCR, data = 1 << 24 }]);
+    }
+
     public static void Enter(Vcpu vcpu, EntryState e)
     {
         vcpu.GetSregs(out kvm_sregs s);

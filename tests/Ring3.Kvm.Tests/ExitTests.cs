@@ -123,8 +123,11 @@ public sealed unsafe class ExitTests
         Assert.Equal(KVM_EXIT_INTR, g.Cpu.KvmRun->exit_reason);
         using Timer t = new(_ => g.Cpu.Kick(), null, 20, Timeout.Infinite);
         Assert.Equal(-Errno.EINTR, g.Cpu.Run());
+        // With immediate_exit nothing is run, and the last exit stays readable.
+        g.Cpu.KvmRun->exit_reason = KVM_EXIT_IO;
         g.Cpu.KvmRun->immediate_exit = 1;
         Assert.Equal(-Errno.EINTR, g.Cpu.Run());
+        Assert.Equal(KVM_EXIT_IO, g.Cpu.KvmRun->exit_reason);
     }
 
     [Fact]

@@ -166,8 +166,8 @@ public static unsafe class GuestTsc
     /// <summary>Multiplier of a guest that runs at the host's frequency.</summary>
     public const ulong Unscaled = 1UL << 48;
 
-    /// <summary>Guest TSC of this instant.</summary>
-    public static ulong Read(CpuState* c) => FromHost(c, HostClock.Tsc());
+    /// <summary>Guest TSC of this instant, after the guest's earlier loads.</summary>
+    public static ulong Read(CpuState* c) => FromHost(c, HostClock.TscOrdered());
 
     /// <summary>Guest TSC of the instant of a host TSC value.</summary>
     public static ulong FromHost(CpuState* c, ulong host)

@@ -26,7 +26,6 @@ public sealed unsafe partial class Vcpu
     {
         InterceptMsrs(Vm.MsrFilter is not null);
         _miscEnable = 1 | 1 << 11 | 1 << 12;
-        _hwcr = SupportedCpuid.IsAmd ? HwcrTscFreqSel : 0;
         _microcode = DefaultMicrocode;
         _platformInfo = 1UL << 31;
         _smbase = 0x30000;
@@ -261,7 +260,7 @@ public sealed unsafe partial class Vcpu
     private bool WriteHwcr(ulong value, bool host)
     {
         // Bits that BIOSes and kernels set and that mean nothing here: toggle cache, flush filter, monitor in user mode.
-        value &= ~0x1c8UL;
+        value &= ~0x148UL;
         if ((value & ~(HwcrTscFreqSel | HwcrMcStatusWrite)) != 0)
             return false;
         _hwcr = value | (host ? 0 : _hwcr & HwcrTscFreqSel);
