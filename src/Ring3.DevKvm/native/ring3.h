@@ -42,8 +42,8 @@ typedef uint64_t kernel_sigset; /* bit n-1 is signal n */
 #define SIGNAL_BIT(n) (1ull << ((n) - 1))
 /* The .NET runtime stops threads with the first real-time signal; clients see the real-time range begin one later. */
 #define RUNTIME_SIGNAL 34
-/* Raised by the kernel for the thread's own instructions: never blocked, never deferred. */
-#define FAULT_SIGNALS (SIGNAL_BIT(SIGSEGV) | SIGNAL_BIT(SIGBUS) | SIGNAL_BIT(SIGFPE) | SIGNAL_BIT(SIGILL) | SIGNAL_BIT(SIGTRAP))
+/* The core's own instructions raise them, so they are never blocked inside. */
+#define FAULT_SIGNALS (SIGNAL_BIT(SIGSEGV) | SIGNAL_BIT(SIGBUS) | SIGNAL_BIT(SIGFPE))
 
 struct object {
 	uint64_t handle;                  /* of the core; 0: the slot is free */
@@ -70,6 +70,7 @@ struct thread {
 	volatile int deferred;                    /* a signal arrived inside: everything is blocked until leaving */
 	volatile int cancelled;                   /* pthread_cancel was called: signals.c */
 	bool prepared;
+	siginfo_t held[3];                        /* of FAULT_SIGNALS that somebody sent while the thread was inside */
 	kernel_sigset resume;                     /* deferred: the mask that leaving restores */
 	kernel_sigset before_run;                 /* KVM_SET_SIGNAL_MASK: the mask outside KVM_RUN */
 	bool shielded;                            /* cancellation is disabled until leaving, which restores cancel_state */

@@ -2,7 +2,8 @@
  * Signals, so that the client and the core's runtime do not notice each other.
  *
  *   kernel's action of a signal that the client handles:  trampoline() below, which calls the client's handler or defers it
- *   kernel's action of SIGSEGV, SIGBUS, SIGFPE:           the core's handlers, chained: fix-ups, then the runtime, then fault_trampoline()
+ *   kernel's action of SIGSEGV, SIGBUS, SIGFPE:           the core's fix-ups of guest accesses, which chain to fault_trampoline() below;
+ *                                                         that one calls the runtime for faults in its code, and else the client
  *   client's view:                                        actions[], which sigaction() reads and writes
  *
  * Invariants
@@ -29,12 +30,19 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool actions_known;
 static kernel_sigset caught_default;               /* default actions that are trampolines in the kernel, for KVM_SET_SIGNAL_MASK */
 
+static struct sigaction runtime_faults[3];         /* what the core's runtime asked sigaction() for: SIGSEGV, SIGBUS, SIGFPE */
+
 static const kernel_sigset never_deferred = FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL);
 
 /* The actions that belong to the core's handlers in the kernel. */
 static bool is_chained(int sig)
 {
 	return sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE;
+}
+
+static int fault_index(int sig)
+{
+	return sig == SIGSEGV ? 0 : sig == SIGBUS ? 1 : 2;
 }
 
 /* Signals whose action the client owns but not the kernel; 32 and 33 are the C library's. */
@@ -102,7 +110,10 @@ static void default_action(int sig)
 
 static void defer(struct thread *self, int sig, siginfo_t *info, ucontext_t *context)
 {
-	queue_to_self(sig, info);
+	if (is_chained(sig))
+		self->held[fault_index(sig)] = *info;
+	else
+		queue_to_self(sig, info);
 	if (!self->deferred) {
 		self->resume = to_kernel(&context->uc_sigmask);
 		self->deferred = 1;
@@ -153,16 +164,20 @@ static void trampoline(int sig, siginfo_t *info, void *context)
 	errno = error;
 }
 
-/* What neither a fix-up nor the runtime wanted. */
+/* What no fix-up of the core wanted. */
 static void fault_trampoline(int sig, siginfo_t *info, void *context)
 {
 	struct thread *self = &r3_self;
+	const struct sigaction *runtime = &runtime_faults[fault_index(sig)];
+	uintptr_t at = (uintptr_t)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
 	int error = errno;
 
-	if (!self->inside)
+	if (info->si_code <= 0) /* sent, not raised */
+		trampoline(sig, info, context);
+	else if (runtime->sa_sigaction && at - r3_core_begin < r3_core_end - r3_core_begin)
+		runtime->sa_sigaction(sig, info, context);
+	else if (!self->inside)
 		run_client(sig, info, context);
-	else if (info->si_code <= 0)
-		defer(self, sig, info, context);
 	else
 		default_action(sig); /* a defect of the core: end where it happened */
 	errno = error;
@@ -215,6 +230,7 @@ void signals_install(void)
 void signals_after_fork(void)
 {
 	pthread_mutex_init(&lock, NULL);
+	memset(runtime_faults, 0, sizeof runtime_faults);
 	for (int sig = 1; sig <= LAST_SIGNAL; sig++) {
 		if (atomic_load(&versions[sig]) & 1)
 			atomic_fetch_add(&versions[sig], 1);
@@ -236,6 +252,13 @@ void signals_deliver(struct thread *self)
 
 	self->deferred = 0;
 	COMPILER_BARRIER();
+	for (int i = 0; i < 3; i++) {
+		if (UNLIKELY(self->held[i].si_signo)) {
+			siginfo_t info = self->held[i];
+			self->held[i].si_signo = 0;
+			queue_to_self(info.si_signo, &info);
+		}
+	}
 	set_mask(mask);
 }
 
@@ -309,10 +332,15 @@ void signals_end_run(struct thread *self, struct object *vcpu, bool masked)
 EXPORT int sigaction(int sig, const struct sigaction *restrict new, struct sigaction *restrict old)
 {
 	if (CALLED_BY_CORE()) {
-		/* The runtime takes the faults and its own signal; the dispositions of all others are the client's. */
-		if (new && !is_chained(sig) && sig != RUNTIME_SIGNAL)
+		/* The runtime gets its faults from the trampoline, and its own signal; the dispositions of all others are the client's. */
+		if (is_chained(sig)) {
+			if (old)
+				memset(old, 0, sizeof *old);
+			if (new)
+				runtime_faults[fault_index(sig)] = *new;
 			return 0;
-		return NEXT(sigaction)(sig, new, old);
+		}
+		return new && sig != RUNTIME_SIGNAL ? 0 : NEXT(sigaction)(sig, new, old);
 	}
 	if (!r3_active || !is_ours(sig))
 		return NEXT(sigaction)(sig, new, old);
