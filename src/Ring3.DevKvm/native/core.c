@@ -19,7 +19,7 @@
 __thread struct thread r3_self;
 __thread int r3_loading;
 struct r3_core r3_core;
-volatile bool r3_active;
+volatile bool r3_active, r3_tracking;
 static const volatile uint64_t no_bounds[2];
 const volatile uint64_t *r3_bounds = no_bounds;
 static volatile uint32_t always_alive = 1;
@@ -176,10 +176,14 @@ bool shares_parent_memory(void)
 	return (pid_t)syscall(SYS_getpid) != r3_owner;
 }
 
-static void begin_life(void)
+/* From now on forks are noticed and descriptors are looked at. */
+void track(void)
 {
 	static bool done;
 	void *page;
+
+	if (r3_tracking && *r3_alive)
+		return;
 
 	if (!done) {
 		/* Zero in every child, however it was made; clone() and _Fork() run no atfork handlers. */
@@ -195,6 +199,7 @@ static void begin_life(void)
 	*r3_alive = 1;
 	r3_owner = (pid_t)syscall(SYS_getpid);
 	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	r3_tracking = true;
 }
 
 static int load(void)
@@ -208,7 +213,7 @@ static int load(void)
 	int error = core_path(path, sizeof path);
 	if (error)
 		return error;
-	begin_life();
+	track();
 	/* Before the runtime starts, so that its handlers chain to ours and the client's later ones never replace them. */
 	signals_install();
 	r3_active = true;
@@ -239,7 +244,7 @@ static int load(void)
 
 int core_load(void)
 {
-	if (r3_active)
+	if (r3_tracking)
 		check_fork();
 	if (LIKELY(__atomic_load_n(&loaded, __ATOMIC_ACQUIRE)))
 		return 0;

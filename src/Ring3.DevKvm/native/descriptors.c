@@ -30,7 +30,7 @@ static struct object *ours(int fd)
 {
 	struct object *object;
 
-	if (LIKELY(!r3_active) || LIKELY(!(object = table_get(fd))))
+	if (LIKELY(!r3_tracking) || LIKELY(!(object = table_get(fd))))
 		return NULL;
 	check_fork();
 	return shares_parent_memory() ? NULL : object;
@@ -53,7 +53,7 @@ EXPORT int close(int fd)
 EXPORT int fclose(FILE *stream)
 {
 	struct closing closing;
-	int fd = r3_active && stream ? fileno(stream) : -1;
+	int fd = r3_tracking && stream ? fileno(stream) : -1;
 
 	if (LIKELY(fd < 0 || !ours(fd)))
 		return NEXT(fclose)(stream);
@@ -72,7 +72,7 @@ static void close_one(int fd, void *context)
 
 EXPORT int close_range(unsigned first, unsigned last, int flags)
 {
-	if (r3_active && first <= last && !(flags & ~(int)CLOSE_RANGE_UNSHARE) && !CALLED_BY_CORE()) {
+	if (r3_tracking && first <= last && !(flags & ~(int)CLOSE_RANGE_UNSHARE) && !CALLED_BY_CORE()) {
 		check_fork();
 		if (!shares_parent_memory() && !(flags & CLOSE_RANGE_UNSHARE))
 			table_each(first, last, close_one, NULL);
@@ -82,7 +82,7 @@ EXPORT int close_range(unsigned first, unsigned last, int flags)
 
 EXPORT void closefrom(int first)
 {
-	if (r3_active && !CALLED_BY_CORE()) {
+	if (r3_tracking && !CALLED_BY_CORE()) {
 		check_fork();
 		if (!shares_parent_memory())
 			table_each(first < 0 ? 0 : (unsigned)first, ~0u, close_one, NULL);
@@ -110,7 +110,7 @@ static int duplicate_over(int from, int to, int flags, bool dup3_form)
 
 	if (from == to || CALLED_BY_CORE())
 		return dup3_form ? NEXT(dup3)(from, to, flags) : NEXT(dup2)(from, to);
-	bool open = !r3_active || syscall(SYS_fcntl, from, F_GETFD) >= 0;
+	bool open = !r3_tracking || syscall(SYS_fcntl, from, F_GETFD) >= 0;
 	if (UNLIKELY(open && ours(to)))
 		closing_begin(to, &closing);
 	int made = dup3_form ? NEXT(dup3)(from, to, flags) : NEXT(dup2)(from, to);
@@ -122,14 +122,14 @@ static int duplicate_over(int from, int to, int flags, bool dup3_form)
 
 EXPORT int dup2(int from, int to)
 {
-	if (LIKELY(!r3_active))
+	if (LIKELY(!r3_tracking))
 		return NEXT(dup2)(from, to);
 	return duplicate_over(from, to, 0, false);
 }
 
 EXPORT int dup3(int from, int to, int flags)
 {
-	if (LIKELY(!r3_active))
+	if (LIKELY(!r3_tracking))
 		return NEXT(dup3)(from, to, flags);
 	return duplicate_over(from, to, flags, true);
 }
@@ -172,7 +172,7 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
 	ssize_t n = NEXT(recvmsg)(fd, message, flags);
 
-	if (UNLIKELY(r3_active && n >= 0 && message->msg_control && message->msg_controllen)) {
+	if (UNLIKELY(r3_tracking && n >= 0 && message->msg_control && message->msg_controllen)) {
 		int error = errno;
 		check_fork();
 		look_at(message);
@@ -185,7 +185,7 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
 {
 	int n = NEXT(recvmmsg)(fd, messages, count, flags, timeout);
 
-	if (UNLIKELY(r3_active)) {
+	if (UNLIKELY(r3_tracking)) {
 		int error = errno;
 		check_fork();
 		for (int i = 0; i < n; i++) {
@@ -199,11 +199,25 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
 
 /* ---- read and write ---- */
 
+/* /dev/kvm is a device file; all others are streams. */
+static int positioned_error(const struct object *object)
+{
+	return object->kind == R3_SYSTEM ? EINVAL : ESPIPE;
+}
+
+/* Statistics are open for reading only. */
+static ssize_t write_ours(const struct object *object, bool positioned)
+{
+	if (object->kind == R3_STATS)
+		return fail(EBADF);
+	return fail(positioned ? positioned_error(object) : EINVAL);
+}
+
 /* Statistics are read; nothing else of KVM can be read or written. offset -1: the descriptor's position. */
 static ssize_t read_ours(int fd, struct object *object, void *buffer, size_t length, off_t offset)
 {
 	if (object->kind != R3_STATS)
-		return fail(EINVAL);
+		return fail(offset >= 0 ? positioned_error(object) : EINVAL);
 	if (object->foreign)
 		return fail(EIO);
 	off_t at = offset < 0 ? lseek(fd, 0, SEEK_CUR) : offset;
@@ -260,18 +274,21 @@ EXPORT ssize_t readv(int fd, const struct iovec *vectors, int count)
 
 EXPORT ssize_t write(int fd, const void *buffer, size_t length)
 {
-	return UNLIKELY(ours(fd) != NULL) ? fail(EINVAL) : NEXT(write)(fd, buffer, length);
+	struct object *object = ours(fd);
+	return UNLIKELY(object != NULL) ? write_ours(object, false) : NEXT(write)(fd, buffer, length);
 }
 
 EXPORT ssize_t writev(int fd, const struct iovec *vectors, int count)
 {
-	return UNLIKELY(ours(fd) != NULL) ? fail(EINVAL) : NEXT(writev)(fd, vectors, count);
+	struct object *object = ours(fd);
+	return UNLIKELY(object != NULL) ? write_ours(object, false) : NEXT(writev)(fd, vectors, count);
 }
 
 #define PWRITE(name) \
 	EXPORT ssize_t name(int fd, const void *buffer, size_t length, off_t offset) \
 	{ \
-		return UNLIKELY(ours(fd) != NULL) ? fail(EINVAL) : NEXT(name)(fd, buffer, length, offset); \
+		struct object *object = ours(fd); \
+		return UNLIKELY(object != NULL) ? write_ours(object, true) : NEXT(name)(fd, buffer, length, offset); \
 	}
 PWRITE(pwrite)
 PWRITE(pwrite64)

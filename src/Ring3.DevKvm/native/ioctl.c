@@ -104,7 +104,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(arguments, request);
 	uint64_t argument = va_arg(arguments, uint64_t);
 	va_end(arguments);
-	if (UNLIKELY(_IOC_TYPE(request) == KVMIO) && r3_active && !CALLED_BY_CORE()) {
+	if (UNLIKELY(_IOC_TYPE(request) == KVMIO) && !CALLED_BY_CORE()) {
 		check_fork();
 		struct object *object = table_find(fd);
 		if (object)

@@ -91,7 +91,7 @@ EXPORT void *mmap(void *at, size_t length, int protection, int flags, int fd, of
 	struct object *object;
 	int error;
 
-	if (LIKELY(!r3_active) || CALLED_BY_CORE())
+	if (LIKELY(!r3_tracking) || CALLED_BY_CORE())
 		return raw_mmap(at, length, protection, flags, fd, offset);
 	if (!(flags & MAP_ANONYMOUS) && UNLIKELY((object = table_get(fd)) != NULL)) {
 		error = mapping_error(object, length, protection, flags, offset);
@@ -328,7 +328,7 @@ EXPORT int fallocate(int fd, int mode, off_t offset, off_t length)
 	struct ranges ranges;
 	struct object *object;
 
-	if (LIKELY(!r3_active) || CALLED_BY_CORE())
+	if (LIKELY(!r3_tracking) || CALLED_BY_CORE())
 		return NEXT(fallocate)(fd, mode, offset, length);
 	object = table_get(fd);
 	if (object) {
@@ -351,7 +351,7 @@ EXPORT int ftruncate(int fd, off_t length)
 {
 	struct ranges ranges;
 
-	if (LIKELY(!r3_active) || CALLED_BY_CORE())
+	if (LIKELY(!r3_tracking) || CALLED_BY_CORE())
 		return NEXT(ftruncate)(fd, length);
 	if (table_get(fd))
 		return fail(EINVAL);

@@ -86,10 +86,12 @@ extern __thread struct thread r3_self __attribute__((tls_model("initial-exec"), 
 /* core.c */
 extern struct r3_core r3_core;
 extern volatile bool r3_active;                   /* the core was loaded once, in this process or in one it was forked from */
+extern volatile bool r3_tracking;                 /* the table may have entries */
 extern const volatile uint64_t *r3_bounds;        /* [lo, hi) of the client memory of all slots */
 extern volatile uint32_t *r3_alive;               /* 0 in a process that was forked since */
 extern uintptr_t r3_core_begin, r3_core_end;
 extern __thread int r3_loading __attribute__((tls_model("initial-exec")));
+void track(void);
 int core_load(void);                              /* 0, or an errno */
 void core_after_fork(void);
 void thread_prepare(struct thread *self);

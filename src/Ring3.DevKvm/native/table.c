@@ -272,8 +272,10 @@ static struct object *stranger(int fd, const struct stat *st)
 	bool system = name[10] == ' ' || name[10] == 0;
 	struct r3_new_fd made = { .handle = UINT64_MAX, .fd = fd, .kind = system ? R3_SYSTEM : R3_VM };
 	struct object *object = new_object(&made, st);
-	if (object)
+	if (object) {
 		object->foreign = true;
+		track();
+	}
 	return object;
 }
 

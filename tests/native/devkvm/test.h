@@ -74,7 +74,7 @@ struct machine {
 #define GUEST_OUT "\xe6\x10\xeb\xfc"          /* again: out 0x10, al; jmp again */
 #define GUEST_SPIN "\xeb\xfe"                 /* jmp $ */
 #define GUEST_HALT "\xf4\xeb\xfd"             /* again: hlt; jmp again */
-#define GUEST_STORE "\xa2\x00\x80\xeb\xfb"    /* again: mov [0x8000], al; jmp again */
+#define GUEST_STORE "\xc6\x06\x00\x80\x01\xeb\xf9" /* again: mov byte [0x8000], 1; jmp again */
 #define GUEST_LOAD_OUT "\xa0\x00\x80\xe6\x10\xeb\xf9" /* again: mov al, [0x8000]; out 0x10, al; jmp again */
 
 static inline int open_kvm(void)

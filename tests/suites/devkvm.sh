@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# A KVM client's view of Ring3's /dev/kvm: descriptors, processes, signals, memory. Sourced by ./test, which provides verdict, results and root.
+"$root/src/Ring3.DevKvm/native/build.sh" || verdict devkvm-build 1 "artifacts/devkvm-build.log"
+devkvm=$results/devkvm
+mkdir -p "$devkvm"
+for source in "$root"/tests/native/devkvm/*.c; do
+    program=$(basename "$source" .c)
+    if ! gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -o "$devkvm/$program" "$source" -lpthread >"$devkvm/$program.log" 2>&1; then
+        verdict "devkvm-$program" 1 "does not compile: artifacts/test/devkvm/$program.log"
+        continue
+    fi
+    for name in $("$devkvm/$program"); do
+        RING3_ROUNDS=${RING3_ROUNDS:-10000} timeout -k 5 120 "$root/artifacts/devkvm/ring3-exec" "$devkvm/$program" "$name" >"$devkvm/$program.$name.log" 2>&1
+        verdict "devkvm-$program-$name" $? "status $?: $(tail -n 1 "$devkvm/$program.$name.log")"
+    done
+done
+
+# check NAME STATUS_EXPECTED PATTERN ARGS...: what ring3 exec says in one line, and its status.
+devkvm_exec() {
+    local name=$1 expected=$2 pattern=$3 status
+    shift 3
+    "$root/ring3" exec "$@" >"$devkvm/exec.$name.log" 2>&1 </dev/null
+    status=$?
+    [ $status -eq "$expected" ] && [ "$(wc -l <"$devkvm/exec.$name.log")" -le 1 ] && grep -qE -- "$pattern" "$devkvm/exec.$name.log"
+    verdict "exec-$name" $? "status $status: $(head -n 1 "$devkvm/exec.$name.log")"
+}
+echo 'int main(void) { return 0; }' >"$devkvm/static.c"
+gcc -static -o "$devkvm/static" "$devkvm/static.c" && devkvm_exec static 126 '^ring3: .*static: is statically linked' "$devkvm/static"
+devkvm_exec missing 127 '^ring3: nosuchprogram: command not found' -- nosuchprogram
+devkvm_exec not-a-program 126 '^ring3: .*Permission denied' "$devkvm/static.c"
+devkvm_exec status 7 '^one two$' -- sh -c 'echo "$@"; exit 7' sh one two
+devkvm_exec script 0 '^12$' sh -c 'test -c /dev/kvm && echo 12'
+devkvm_exec usage 64 '^ring3: exec needs a program'
+if [ "$(id -u)" = 0 ] && cp "$devkvm/descriptors" "$devkvm/setuid" && chown 1:1 "$devkvm/setuid" && chmod 4755 "$devkvm/setuid"; then
+    devkvm_exec set-uid 126 '^ring3: .*setuid: is set-uid' "$devkvm/setuid"
+fi
+"$root/ring3" exec -- sh -c 'kill -TERM $$' 2>/dev/null
+[ $? -eq 143 ]; verdict exec-signal $? "the program's signal is not the status"
