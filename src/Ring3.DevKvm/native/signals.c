@@ -393,7 +393,9 @@ static int bsd_flags(int sig)
 
 EXPORT handler signal(int sig, handler function)
 {
-	return r3_active && !CALLED_BY_CORE() ? simple(sig, function, bsd_flags(sig)) : NEXT(signal)(sig, function);
+	if (CALLED_BY_CORE())
+		return SIG_DFL; /* the runtime would ignore SIGPIPE for the whole process */
+	return r3_active ? simple(sig, function, bsd_flags(sig)) : NEXT(signal)(sig, function);
 }
 
 EXPORT handler bsd_signal(int sig, handler function)
