@@ -120,4 +120,18 @@ public unsafe class HostTests
         timer.Wait();
         Assert.True(HostClock.MonotonicNs() >= deadline);
     }
+
+    [Fact]
+    public void TimeScale_AgreesWithTheClock()
+    {
+        uint khz = HostTimeScale.TscKhz();
+        if (khz == 0)
+            return;
+        (ulong tsc, long ns) = (HostClock.Tsc(), HostClock.MonotonicRawNs());
+        while (HostClock.MonotonicRawNs() - ns < 50_000_000)
+            Thread.SpinWait(1000);
+        double measured = (HostClock.Tsc() - tsc) * 1e6 / (HostClock.MonotonicRawNs() - ns);
+        // Being descheduled between the two reads of a sample costs precision, not a factor.
+        Assert.InRange(khz / measured, 0.9, 1.1);
+    }
 }

@@ -235,11 +235,12 @@ public sealed unsafe partial class LogicalProcessor
             TranslateResult r = NestedTranslate(c, gpa, AccessKind.Read | AccessKind.GuestPageWalk, linear, out host, out _);
             if (r == TranslateResult.Mmio)
             {
-                ulong data = 0;
-                if (!Replay.Read(this, c, gpa, linear, (byte*)&data, size))
-                    return false;
-                value = data;
-                return true;
+                // KVM: page tables are read from memory slots only; without one there is nothing to continue with.
+                Exit->Gpa = gpa;
+                Exit->Gva = linear;
+                Exit->InstructionLength = 0;
+                LeaveWith(c, ExitReason.EmulationFailure);
+                return false;
             }
             if (r != TranslateResult.Ok)
                 return false;

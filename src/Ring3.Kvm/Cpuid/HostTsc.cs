@@ -8,7 +8,7 @@ namespace Ring3.Kvm;
 /// </summary>
 public static class HostTsc
 {
-    private static readonly Lazy<uint> s_khz = new(() => FromCpuid() is uint khz and not 0 ? khz : Measure());
+    private static readonly Lazy<uint> s_khz = new(() => FromCpuid() is uint khz and not 0 ? khz : HostTimeScale.TscKhz() is uint scale and not 0 ? scale : Measure());
 
     /// <summary>In kHz.</summary>
     public static uint Khz => s_khz.Value;
