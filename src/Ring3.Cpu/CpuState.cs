@@ -72,6 +72,9 @@ public unsafe struct CpuState
     /// <summary>Nonzero: leave the fast loop at the block end and look at single step, interrupt shadow, windows and debug events. Owning thread only.</summary>
     public int Attention;
 
+    /// <summary>The op whose memory access runs, for <see cref="LogicalProcessor"/>.MemoryFailure.cs: the loop stores it before it touches guest memory or calls a handler.</summary>
+    internal Op* CurrentOp;
+
     /// <summary>Low 12 bits of every TLB tag: number of the current translation context (ASID, PCID, privilege, SMAP override). See Tlb.cs.</summary>
     public ulong TlbContext;
     /// <summary>Current decode mode: part of a block's key. See BlockMode.</summary>

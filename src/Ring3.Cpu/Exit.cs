@@ -42,7 +42,7 @@ public enum ExitReason
     SingleStep,
     /// <summary>RSM executed in SMM, not retired: the owner restores the state from SMRAM.</summary>
     Rsm,
-    /// <summary>Host memory behind a present nested entry could not be accessed: Gpa, Size.</summary>
+    /// <summary>Host memory behind a present nested entry could not be accessed: Host, Access. RIP is at the instruction, which did not retire; re-entering restarts it.</summary>
     MemoryFailure,
     /// <summary>The processor met something it cannot execute exactly: InstructionBytes, Length. KVM_INTERNAL_ERROR_EMULATION.</summary>
     EmulationFailure,
@@ -73,6 +73,8 @@ public unsafe struct ExitInfo
     public ulong Gpa;
     /// <summary>Linear address of the access, when there is one.</summary>
     public ulong Gva;
+    /// <summary>MemoryFailure: host address of the access.</summary>
+    public ulong Host;
     public ushort Port;
     /// <summary>Bytes of one element (I/O: 1, 2, 4; MMIO: 1..64).</summary>
     public byte Size;

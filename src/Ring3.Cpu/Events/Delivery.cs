@@ -81,7 +81,7 @@ public sealed unsafe partial class LogicalProcessor
             _externalEvent = e.IsSoftware && e.Type != EventType.PrivilegedSoftwareException ? 0u : 1u;
             c->ExitPending = 0;
             _switched = false;
-            bool delivered = DeliverOnce(c, e);
+            bool delivered = DeliverGuarded(c, e);
             _externalEvent = 0;
             if (delivered)
             {

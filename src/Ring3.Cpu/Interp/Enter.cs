@@ -22,7 +22,7 @@ public sealed unsafe partial class LogicalProcessor
         EnterEpoch();
         Replay.Begin();
         _pauses = 0;
-        ExitReason reason = Run(c);
+        ExitReason reason = RunGuarded(c);
         LeaveEpoch();
         ParkVector(c);
         return reason;
@@ -76,7 +76,7 @@ public sealed unsafe partial class LogicalProcessor
             if (_link != null)
                 Connect(c, b);
             c->BlockRip = c->Rip;
-            LoopExit how = RunLoop(c, b);
+            LoopExit how = LoopGuarded(c, b);
             stale = how == LoopExit.Stale;
             if (how == LoopExit.RetiredExit || (how == LoopExit.Fault && !Faulted(c)))
                 return Exit->Reason;
@@ -129,7 +129,7 @@ public sealed unsafe partial class LogicalProcessor
         TrapMasked = false;
         c->Attention = 1;
         c->BlockRip = c->Rip;
-        LoopExit how = RunLoop(c, b);
+        LoopExit how = LoopGuarded(c, b);
         c->Attention = 0;
         _link = null;
         if (how == LoopExit.Fault)

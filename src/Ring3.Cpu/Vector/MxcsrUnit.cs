@@ -61,6 +61,14 @@ internal static unsafe class MxcsrUnit
         c->MxcsrLive = 0;
     }
 
+    /// <summary>As <see cref="Park"/>, when a fault has taken the guest's value off the host's register.</summary>
+    public static void ParkFrom(CpuState* c, uint host)
+    {
+        if (c->MxcsrLive != 0)
+            c->Mxcsr |= host & StatusMask;
+        c->MxcsrLive = 0;
+    }
+
     /// <summary>Status bits of unmasked exceptions for this MXCSR.</summary>
     public static uint Unmasked(uint mxcsr) => ~(mxcsr >> MaskShift) & StatusMask;
 }

@@ -79,12 +79,26 @@ internal static unsafe class X87Unit
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void ParkLive(CpuState* c)
     {
+        if (c->X87Live == LiveUnmasked)
+            s_saveUnmasked(c->X87Image);
+        else
+            s_save(c->X87Image);
+        Unload(c);
+    }
+
+    /// <summary>As <see cref="Park"/>, when a fault has taken the guest's registers off the host's unit. <paramref name="host"/>: FXSAVE image of the unit at the fault.</summary>
+    public static void ParkFrom(CpuState* c, byte* host)
+    {
+        if (c->X87Live == Parked)
+            return;
+        Unsafe.CopyBlock(c->X87Image, host, HostControlOffset);
+        Unload(c);
+    }
+
+    private static void Unload(CpuState* c)
+    {
         byte* image = c->X87Image;
         ushort aside = c->X87Live == LiveUnmasked && (c->Fsw & X87Status.ES) != 0 ? (ushort)(c->Fsw & (X87Status.ES | X87Status.B | X87Status.Exceptions)) : (ushort)0;
-        if (c->X87Live == LiveUnmasked)
-            s_saveUnmasked(image);
-        else
-            s_save(image);
         c->X87Live = Parked;
         ushort status = *(ushort*)(image + StatusOffset);
         c->Fsw = (ushort)(status | aside);

@@ -1,0 +1,87 @@
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// Host memory that is gone under a translation: the access faults, <see cref="FaultGuard"/> raises a null reference at it, and here it becomes <see cref="ExitReason.MemoryFailure"/> with the state
+/// of before the instruction.
+/// </summary>
+/// <remarks>
+/// What makes the state exact: <see cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an instruction changes registers only after its last access, or can be
+/// executed again from what it has left (REP, gathers, task switches), as page faults demand anyway.
+/// SAFETY: the op lies in a block of the running epoch; the record belongs to this thread.
+/// </remarks>
+public sealed unsafe partial class LogicalProcessor
+{
+    private const int ImageMxcsr = 24;
+
+    private FaultRecord* _faults;
+
+    private ExitReason RunGuarded(CpuState* c)
+    {
+        FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
+        faults->Inside = 1;
+        try
+        {
+            return Run(c);
+        }
+        catch (NullReferenceException) when (faults->Pending != 0)
+        {
+            // Between instructions, or fetching one: RIP is exact.
+            MemoryFailed(c);
+            return Exit->Reason;
+        }
+        finally { faults->Inside = 0; }
+    }
+
+    private LoopExit LoopGuarded(CpuState* c, Block* block)
+    {
+        try
+        {
+            return RunLoop(c, block);
+        }
+        catch (NullReferenceException) when (_faults->Pending != 0)
+        {
+            MemoryFailed(c);
+            return Interrupt(c, BlockOf(c->CurrentOp), c->CurrentOp);
+        }
+    }
+
+    private bool DeliverGuarded(CpuState* c, in PendingEvent e)
+    {
+        try
+        {
+            return DeliverOnce(c, e);
+        }
+        catch (NullReferenceException) when (_faults->Pending != 0)
+        {
+            MemoryFailed(c);
+            return false;
+        }
+    }
+
+    /// <summary>Only a block's first op has offset 0.</summary>
+    private static Block* BlockOf(Op* op)
+    {
+        while (op->Offset != 0)
+            op--;
+        return (Block*)op - 1;
+    }
+
+    private void MemoryFailed(CpuState* c)
+    {
+        FaultRecord* faults = _faults;
+        faults->Pending = 0;
+        MxcsrUnit.ParkFrom(c, *(uint*)(faults->Units + ImageMxcsr));
+        X87Unit.ParkFrom(c, faults->Units);
+        FailMemory(c, faults->Address, (faults->Error & 2) != 0 ? AccessKind.Write : AccessKind.Read);
+    }
+
+    /// <summary>Leaves with <see cref="ExitReason.MemoryFailure"/>.</summary>
+    internal OpResult FailMemory(CpuState* c, ulong host, AccessKind access)
+    {
+        Exit->Host = host;
+        Exit->Access = access;
+        return LeaveWith(c, ExitReason.MemoryFailure);
+    }
+}
