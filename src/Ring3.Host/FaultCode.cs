@@ -76,6 +76,19 @@ internal static class FaultCode
     /// <inheritdoc cref="Store1"/>
     internal static ReadOnlySpan<byte> Store8 => [0x48, 0x89, 0x37, 0x31, 0xC0, 0xC3];
 
+    /// <summary>
+    /// move(rdi = to, rsi = from, rdx = elements), forward or backward as REP MOVS does it, whatever the overlap. Returns the elements not moved; a fault continues behind the REP MOVS.
+    /// </summary>
+    internal static byte[] Move(int size, bool backward)
+    {
+        byte[] rep = size switch { 1 => [0xF3, 0xA4], 2 => [0xF3, 0x66, 0xA5], 4 => [0xF3, 0xA5], _ => [0xF3, 0x48, 0xA5] };
+        // mov rcx, rdx; std; rep movs; cld; mov rax, rcx; ret
+        return backward ? [0x48, 0x89, 0xD1, 0xFD, .. rep, .. Moved] : [0x48, 0x89, 0xD1, .. rep, .. Moved];
+    }
+
+    /// <summary>The end of <see cref="Move"/>: cld; mov rax, rcx; ret.</summary>
+    internal static ReadOnlySpan<byte> Moved => [0xFC, 0x48, 0x89, 0xC8, 0xC3];
+
     /// <summary>touch(rdi = address): a write that changes nothing, atomic. LOCK OR byte [rdi], 0.</summary>
     internal static ReadOnlySpan<byte> Touch => [0xF0, 0x80, 0x0F, 0x00, 0x31, 0xC0, 0xC3];
 

@@ -1,4 +1,4 @@
-using System.Runtime.CompilerServices;
+using System.Numerics;
 
 namespace Ring3.Host;
 
@@ -22,6 +22,8 @@ public static unsafe class UserCopy
     private static readonly nint s_cas1 = FaultGuard.Add(FaultCode.CompareExchange1), s_cas4 = FaultGuard.Add(FaultCode.CompareExchange4), s_cas8 = FaultGuard.Add(FaultCode.CompareExchange8);
     private static readonly nint s_cas16 = FaultGuard.Add(FaultCode.CompareExchange16, FaultCode.Failed16);
 
+    private static readonly nint[] s_move = [.. from backward in (bool[])[false, true] from size in (int[])[1, 2, 4, 8] select FaultGuard.Add(FaultCode.Move(size, backward), FaultCode.Moved)];
+
     /// <summary>Copies <paramref name="n"/> bytes in from <paramref name="src"/>. False: EFAULT.</summary>
     public static bool TryRead(ulong src, void* dst, nuint n) => Copy(dst, (void*)src, n);
 
@@ -30,6 +32,16 @@ public static unsafe class UserCopy
 
     /// <summary>Copies between two places of which neither needs to be there. Not for overlapping places.</summary>
     public static bool TryCopy(ulong dst, ulong src, nuint n) => Copy((void*)dst, (void*)src, n);
+
+    /// <summary>
+    /// Moves elements of 1, 2, 4 or 8 bytes one after the other, upwards or downwards from the given ones, which shows when the places overlap. Returns the number of elements that were not moved because
+    /// memory is gone: the others were moved completely.
+    /// </summary>
+    public static ulong MoveElements(void* dst, void* src, ulong count, int size, bool backward)
+    {
+        nint move = s_move[BitOperations.Log2((uint)size) + (backward ? 4 : 0)];
+        return ((delegate* unmanaged[SuppressGCTransition]<void*, void*, ulong, ulong>)move)(dst, src, count);
+    }
 
     /// <summary>Reads a value without an atomicity promise. False: EFAULT, and <paramref name="value"/> is default.</summary>
     public static bool TryRead<T>(ulong src, out T value) where T : unmanaged

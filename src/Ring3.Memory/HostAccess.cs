@@ -1,14 +1,13 @@
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
+using Ring3.Host;
 
 namespace Ring3.Memory;
 
 /// <summary>
-/// Every raw access of the hypervisor to host memory that backs a guest. The one place where memory that disappears without notice has to be caught.
+/// Every raw access of the hypervisor to host memory that backs a guest. The client may take it away without notice: then the access fails, and the process lives.
 /// </summary>
 /// <remarks>
-/// SAFETY: (whole file) callers pass addresses inside a slot that is published to them (RCU section) or inside a valid GfnToPfnCache, so the pages are mapped. Accesses of 1, 2, 4 or 8 aligned bytes
-/// are single host accesses, as the guest's other processors expect. No exception escapes on plain memory.
+/// SAFETY: (whole file) guest memory is touched through <see cref="UserCopy"/> only; the other side is the caller's. Accesses of 1, 2, 4 or 8 aligned bytes are single host accesses,
+/// as the guest's other processors expect.
 /// </remarks>
 public static unsafe class HostAccess
 {
@@ -16,64 +15,52 @@ public static unsafe class HostAccess
     /// <returns>False if the memory could not be read.</returns>
     public static bool Read(ulong hva, void* destination, nuint length)
     {
-        byte* p = (byte*)hva;
-        if ((hva & (length - 1)) == 0)
+        if ((hva & (length - 1)) != 0)
+            return UserCopy.TryRead(hva, destination, length);
+        switch (length)
         {
-            switch (length)
-            {
-                case 1: *(byte*)destination = Volatile.Read(ref *p); return true;
-                case 2: Unsafe.WriteUnaligned(destination, Volatile.Read(ref *(ushort*)p)); return true;
-                case 4: Unsafe.WriteUnaligned(destination, Volatile.Read(ref *(uint*)p)); return true;
-                case 8: Unsafe.WriteUnaligned(destination, Volatile.Read(ref *(ulong*)p)); return true;
-            }
+            case 1: return UserCopy.TryRead1(hva, out *(byte*)destination);
+            case 2:
+                bool ok2 = UserCopy.TryRead2(hva, out ushort v2);
+                *(ushort*)destination = v2;
+                return ok2;
+            case 4:
+                bool ok4 = UserCopy.TryRead4(hva, out uint v4);
+                *(uint*)destination = v4;
+                return ok4;
+            case 8:
+                bool ok8 = UserCopy.TryRead8(hva, out ulong v8);
+                *(ulong*)destination = v8;
+                return ok8;
+            default: return UserCopy.TryRead(hva, destination, length);
         }
-        NativeMemory.Copy(p, destination, length);
-        return true;
     }
 
     /// <summary>Copies into guest memory. Aligned 1, 2, 4 and 8 byte copies are atomic.</summary>
     /// <returns>False if the memory could not be written.</returns>
     public static bool Write(ulong hva, void* source, nuint length)
     {
-        byte* p = (byte*)hva;
-        if ((hva & (length - 1)) == 0)
+        if ((hva & (length - 1)) != 0)
+            return UserCopy.TryWrite(hva, source, length);
+        return length switch
         {
-            switch (length)
-            {
-                case 1: Volatile.Write(ref *p, *(byte*)source); return true;
-                case 2: Volatile.Write(ref *(ushort*)p, Unsafe.ReadUnaligned<ushort>(source)); return true;
-                case 4: Volatile.Write(ref *(uint*)p, Unsafe.ReadUnaligned<uint>(source)); return true;
-                case 8: Volatile.Write(ref *(ulong*)p, Unsafe.ReadUnaligned<ulong>(source)); return true;
-            }
-        }
-        NativeMemory.Copy(source, p, length);
-        return true;
+            1 => UserCopy.TryWrite1(hva, *(byte*)source),
+            2 => UserCopy.TryWrite2(hva, *(ushort*)source),
+            4 => UserCopy.TryWrite4(hva, *(uint*)source),
+            8 => UserCopy.TryWrite8(hva, *(ulong*)source),
+            _ => UserCopy.TryWrite(hva, source, length),
+        };
     }
 
-    public static bool Fill(ulong hva, byte value, nuint length)
-    {
-        NativeMemory.Fill((void*)hva, length, value);
-        return true;
-    }
+    public static bool Fill(ulong hva, byte value, nuint length) => UserCopy.Fill(hva, value, length);
 
     /// <summary>Compare-exchange of a naturally aligned value.</summary>
-    public static bool CompareExchange(ulong hva, ulong value, ulong comparand, out ulong observed)
-    {
-        observed = Interlocked.CompareExchange(ref *(ulong*)hva, value, comparand);
-        return true;
-    }
+    /// <returns>False if the memory could not be written.</returns>
+    public static bool CompareExchange(ulong hva, ulong value, ulong comparand, out ulong observed) => UserCopy.CompareExchange(hva, value, comparand, out observed);
 
     /// <inheritdoc cref="CompareExchange(ulong, ulong, ulong, out ulong)"/>
-    public static bool CompareExchange(ulong hva, uint value, uint comparand, out uint observed)
-    {
-        observed = Interlocked.CompareExchange(ref *(uint*)hva, value, comparand);
-        return true;
-    }
+    public static bool CompareExchange(ulong hva, uint value, uint comparand, out uint observed) => UserCopy.CompareExchange(hva, value, comparand, out observed);
 
     /// <inheritdoc cref="CompareExchange(ulong, ulong, ulong, out ulong)"/>
-    public static bool CompareExchange(ulong hva, byte value, byte comparand, out byte observed)
-    {
-        observed = Interlocked.CompareExchange(ref *(byte*)hva, value, comparand);
-        return true;
-    }
+    public static bool CompareExchange(ulong hva, byte value, byte comparand, out byte observed) => UserCopy.CompareExchange(hva, value, comparand, out observed);
 }

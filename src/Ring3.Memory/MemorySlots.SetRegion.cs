@@ -1,5 +1,6 @@
 using Ring3.Abi;
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Memory;
@@ -117,6 +118,8 @@ public sealed partial class MemorySlots
 
     private void Apply(Memslot? old, Memslot? added, MemslotChange change, int asId)
     {
+        if (added is not null)
+            added.GuardTicket = old?.GuardTicket ?? FaultGuard.AddGuestMemory(added.UserspaceAddr, added.HvaEnd);
         Memslot? current = old;
         if (change is MemslotChange.Delete or MemslotChange.Move)
         {
@@ -129,6 +132,8 @@ public sealed partial class MemorySlots
         Publish(current, added, asId);
         foreach (IMemslotListener listener in _listeners)
             listener.CommitMemslot(old, added, change);
+        if (added is null)
+            FaultGuard.RemoveGuestMemory(old!.GuardTicket);
     }
 
     /// <summary>Publishes the other set with one slot exchanged, waits for the readers of the first, and brings the first up to date.</summary>

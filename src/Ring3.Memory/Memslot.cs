@@ -28,6 +28,9 @@ public sealed class Memslot
     /// <summary>The slot is being deleted or moved: nothing may be mapped from it any more, and accesses wait or fail.</summary>
     public bool IsInvalid { get; init; }
 
+    /// <summary>Registration of the memory with FaultGuard: shared by the versions of a slot, taken back with the last.</summary>
+    internal nint GuardTicket { get; set; }
+
     public ulong EndGfn => BaseGfn + NPages;
     public ulong HvaEnd => UserspaceAddr + (NPages << Page.Shift);
     public bool IsReadOnly => (Flags & KvmApi.KVM_MEM_READONLY) != 0;
@@ -53,7 +56,7 @@ public sealed class Memslot
     internal Memslot AsInvalid() => new()
     {
         Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap,
-        PrivateMemory = PrivateMemory, PrivatePage = PrivatePage, IsInvalid = true,
+        PrivateMemory = PrivateMemory, PrivatePage = PrivatePage, IsInvalid = true, GuardTicket = GuardTicket,
     };
 
     public override string ToString() => $"slot {AsId}:{Id} gpa 0x{BaseGfn << Page.Shift:x}+0x{NPages << Page.Shift:x} hva 0x{UserspaceAddr:x} flags {Flags}{(IsInvalid ? " invalid" : "")}";

@@ -1,4 +1,5 @@
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
 
@@ -23,6 +24,7 @@ public sealed unsafe partial class TdpMmu
         }
         if ((access & NestedAccess.Present) != 0 && FastPageFault(vcpu, gfn, access))
             return MmuResult.Fixed;
+        vcpu.FailedHva = 0;
         if (!vcpu.TopUp())
             return MmuResult.MemoryFault;
         Rcu.Enter();
@@ -75,6 +77,11 @@ public sealed unsafe partial class TdpMmu
                 return MmuResult.ReadOnlyWrite;
             }
             hva = isPrivate ? slot.PrivateHvaOf(gfn) : slot.HvaOf(gfn);
+            if (!Probe(hva, write))
+            {
+                (vcpu.FailedGfn, vcpu.FailedHva) = (gfn, hva);
+                return MmuResult.MemoryFault;
+            }
         }
         else if (isPrivate)
             return MmuResult.PrivateMemoryFault;
@@ -85,6 +92,12 @@ public sealed unsafe partial class TdpMmu
         Lock.ExitRead();
         return result;
     }
+
+    /// <summary>
+    /// Whether the host page can be accessed; a write makes it present and its own, as the guest's write will. It may wait for the client (userfaultfd). What the page is worth later is not known:
+    /// the processor's own accesses can fail too.
+    /// </summary>
+    private static bool Probe(ulong hva, bool write) => write ? UserCopy.ProbeWrite(hva) : UserCopy.ProbeRead(hva);
 
     /// <summary>What a fault maps from: a slot's shared or its private memory.</summary>
     private readonly ref struct Backing(Memslot slot, MemoryAttributes attributes, bool isPrivate)

@@ -21,6 +21,11 @@ public sealed unsafe class VcpuMmu : IDisposable
     private bool _retrying;
     internal MemslotCache SlotCache;
 
+    /// <summary>After <see cref="MmuResult.MemoryFault"/> for memory that is gone: the page.</summary>
+    public ulong FailedGfn { get; internal set; }
+    /// <summary>As <see cref="FailedGfn"/>: its host address, or 0 when no table page could be allocated.</summary>
+    public ulong FailedHva { get; internal set; }
+
     /// <summary>Counters.</summary>
     public VcpuMmuStats Stats;
 

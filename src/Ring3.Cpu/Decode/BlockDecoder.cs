@@ -33,6 +33,9 @@ internal sealed unsafe class BlockDecoder
         _decoders = [Decoder.Create(16, _reader, Options), Decoder.Create(32, _reader, Options), Decoder.Create(64, _reader, Options)];
     }
 
+    /// <summary>Host memory that the last <see cref="Decode"/> could not read, or null.</summary>
+    public byte* Unreadable { get; private set; }
+
     public Op* Ops => _ops;
     public byte* Snapshot => _snapshot;
 
@@ -44,17 +47,20 @@ internal sealed unsafe class BlockDecoder
 
     /// <summary>
     /// Decodes at <paramref name="rip"/>, whose bytes are at <paramref name="host"/>. <paramref name="hostNext"/>: the following page, or null when it was not translated yet.
-    /// Returns false when the first instruction needs that page.
+    /// Returns false when the first instruction needs that page, or when <see cref="Unreadable"/> is set.
     /// </summary>
     public bool Decode(ulong rip, byte* host, byte* hostNext, uint mode, out Block header)
     {
         int available = 4096 - (int)((nuint)host & 0xfff);
         int length = Math.Min(available, SnapshotBytes);
-        Buffer.MemoryCopy(host, _snapshot, SnapshotBytes, length);
+        header = default;
+        if (!Fetch(host, _snapshot, length))
+            return false;
         if (hostNext != null)
         {
             length = Math.Min(available, MaxInstructionLength);
-            Buffer.MemoryCopy(hostNext, _snapshot + length, MaxInstructionLength, MaxInstructionLength);
+            if (!Fetch(hostNext, _snapshot + length, MaxInstructionLength))
+                return false;
             length += MaxInstructionLength;
         }
         _header = new Block { Host = host, Mode = mode };
@@ -66,6 +72,12 @@ internal sealed unsafe class BlockDecoder
         }
         header = _header;
         return complete;
+    }
+
+    private bool Fetch(byte* host, byte* to, int length)
+    {
+        Unreadable = UserCopy.TryRead((ulong)host, to, (nuint)length) ? null : host;
+        return Unreadable == null;
     }
 
     private bool Fill(ulong rip, uint mode, int length, int crossing)

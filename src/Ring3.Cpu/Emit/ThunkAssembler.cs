@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -77,9 +78,9 @@ internal sealed class ThunkAssembler
     public void Bind(int jump) => BitConverter.TryWriteBytes(_sink.Bytes.AsSpan(jump - 4), _sink.Count - jump);
 
     /// <summary>Publishes the code and empties the assembler for the next thunk.</summary>
-    public nint Finish()
+    public nint Finish(ThunkKind kind = ThunkKind.Leaf)
     {
-        nint entry = ThunkMemory.Add(_sink.Bytes.AsSpan(0, _sink.Count));
+        nint entry = ThunkMemory.Add(_sink.Bytes.AsSpan(0, _sink.Count), kind);
         _sink.Count = 0;
         return entry;
     }

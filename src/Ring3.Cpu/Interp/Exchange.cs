@@ -5,17 +5,9 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>CMPXCHG, CMPXCHG8B, CMPXCHG16B.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>; the emitted thunk touches 16 aligned bytes that the TLB granted.</remarks>
+/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
 internal static unsafe class ExchangeHandlers
 {
-    // bool CompareExchange16(byte* at (rdi), ulong* expected (rsi), ulong* desired (rdx)): expected receives the old value.
-    private static readonly ExecutableMemory s_code = new(4096);
-    private static readonly delegate* unmanaged[SuppressGCTransition]<byte*, ulong*, ulong*, uint> s_compareExchange16 = (delegate* unmanaged[SuppressGCTransition]<byte*, ulong*, ulong*, uint>)s_code.Add(
-    [
-        0x53, 0x49, 0x89, 0xd0, 0x48, 0x8b, 0x06, 0x48, 0x8b, 0x56, 0x08, 0x49, 0x8b, 0x18, 0x49, 0x8b, 0x48, 0x08, // push rbx; mov r8,rdx; mov rax,[rsi]; mov rdx,[rsi+8]; mov rbx,[r8]; mov rcx,[r8+8]
-        0xf0, 0x48, 0x0f, 0xc7, 0x0f, 0x48, 0x89, 0x06, 0x48, 0x89, 0x56, 0x08, 0x0f, 0x94, 0xc0, 0x0f, 0xb6, 0xc0, 0x5b, 0xc3, // lock cmpxchg16b [rdi]; mov [rsi],rax; mov [rsi+8],rdx; setz al; movzx eax,al; pop rbx; ret
-    ]);
-
     private static OpResult Reg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
         ulong accumulator = W.Get((byte*)c), old = Shape.Reg0<W>(c, op);
@@ -97,20 +89,18 @@ internal static unsafe class ExchangeHandlers
         byte* ptr = p.ModifyPtr(c, linear, 16);
         if (ptr == null)
             return OpResult.Fault;
-        ulong* words = stackalloc ulong[4];
-        words[0] = c->Gpr[0];
-        words[1] = c->Gpr[2];
-        words[2] = c->Gpr[3];
-        words[3] = c->Gpr[1];
-        bool equal = s_compareExchange16(ptr, words, words + 2) != 0;
+        UInt128 expected = new(c->Gpr[2], c->Gpr[0]), desired = new(c->Gpr[1], c->Gpr[3]);
+        if (!UserCopy.CompareExchange((ulong)ptr, desired, expected, out UInt128 old))
+            return p.FailMemory(c, (ulong)ptr, AccessKind.Write);
+        bool equal = old == expected;
         OpResult end = p.EndWrite(c, ptr, linear, 16);
         if (end != OpResult.Next)
             return end;
         Flags.SetZF(c, equal);
         if (!equal)
         {
-            c->Gpr[0] = words[0];
-            c->Gpr[2] = words[1];
+            c->Gpr[0] = (ulong)old;
+            c->Gpr[2] = (ulong)(old >> 64);
         }
         return OpResult.Next;
     }

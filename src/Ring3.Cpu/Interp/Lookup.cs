@@ -144,12 +144,18 @@ public sealed unsafe partial class LogicalProcessor
                 return b;
             Machine.InvalidateBlock(b);
         }
-        if (!_decoder.Decode(rip, host, next, mode, out Block header))
+        if (!_decoder.Decode(rip, host, next, mode, out Block header) && _decoder.Unreadable == null)
         {
             next = NextCodePage(c, linear);
             if (next == null)
                 return null;
             _decoder.Decode(rip, host, next, mode, out header);
+        }
+        if (_decoder.Unreadable != null)
+        {
+            FailMemory(c, (ulong)_decoder.Unreadable, AccessKind.Execute);
+            _fetchFailed = true;
+            return null;
         }
         return Machine.Publish(&header, _decoder.Ops, _decoder.Snapshot);
     }

@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using Iced.Intel;
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -61,13 +62,17 @@ internal static unsafe class StringHandlers
         {
             ulong n = 1;
             byte* source = run.Direct(p, c, Rsi, op->Seg, false, count, ref n), target = source != null ? run.Direct(p, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
+            ulong moved = 0;
             if (target != null)
             {
-                CopyRun(source, target, (long)n, T.Size, run.Step);
+                moved = CopyRun(source, target, n, T.Size, run.Step);
                 run.Written(p, c, target, n);
             }
+            if (moved != 0)
+                n = moved;
             else
             {
+                // Memory that is gone is met again here, by one element.
                 n = 1;
                 if (!MoveOne<T>(p, c, op, ref run))
                     return OpResult.Fault;
@@ -101,25 +106,24 @@ internal static unsafe class StringHandlers
         return p.EndWrite(c, target, to, size) == OpResult.Next;
     }
 
-    /// <summary>Copies <paramref name="n"/> elements in the order of the instruction, which shows when the ranges overlap.</summary>
-    private static void CopyRun(byte* source, byte* target, long n, int size, int step)
+    /// <summary>
+    /// Copies <paramref name="n"/> elements in the order of the instruction, which shows when the ranges overlap. Returns how many; none when a copy that can be repeated failed.
+    /// </summary>
+    private static ulong CopyRun(byte* source, byte* target, ulong n, int size, int step)
     {
-        long bytes = n * size;
-        if (step > 0 && (target <= source || target >= source + bytes))
-        {
-            Buffer.MemoryCopy(source, target, bytes, bytes);
-            return;
-        }
+        ulong bytes = n * (ulong)size;
+        if (step > 0 && (target >= source + bytes || source >= target + bytes))
+            return UserCopy.TryCopy((ulong)target, (ulong)source, (nuint)bytes) ? n : 0;
         if (step > 0 && target - source >= 32)
         {
             // The ranges overlap so that the start repeats with the period target - source: copy period by period.
-            long period = target - source;
-            for (long done = 0; done < bytes; done += period)
-                Buffer.MemoryCopy(source + done, target + done, period, Math.Min(period, bytes - done));
-            return;
+            ulong period = (ulong)(target - source);
+            for (ulong done = 0; done < bytes; done += period)
+                if (!UserCopy.TryCopy((ulong)(target + done), (ulong)(source + done), (nuint)Math.Min(period, bytes - done)))
+                    return 0;
+            return n;
         }
-        for (; n > 0; n--, source += step, target += step)
-            SlowOperands.Store(target, size, SlowOperands.Load(source, size));
+        return n - UserCopy.MoveElements(target, source, n, size, step < 0);
     }
 
     private static OpResult Stos<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement

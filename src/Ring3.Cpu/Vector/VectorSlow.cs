@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using Iced.Intel;
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -29,7 +30,10 @@ internal static unsafe class VectorSlow
         a.Unary(Code.Stmxcsr_m32, Register.R9, 4);
         a.Unary(Code.Ldmxcsr_m32, Register.R9, 8);
         a.Plain(Code.Retnq);
-        return (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, Frame*, ulong>)a.Finish();
+        int length = a.Position;
+        nint entry = a.Finish();
+        FaultGuard.SetTrampoline(entry, (nuint)length);
+        return (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, Frame*, ulong>)entry;
     }
 
     public static OpResult Execute(LogicalProcessor p, CpuState* c, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3)

@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -48,7 +49,7 @@ internal sealed unsafe partial class RunBuilder
         int bytes = b._a.Position;
         return VectorRuns.Add(new VectorRun
         {
-            Entry = (delegate* unmanaged[SuppressGCTransition]<CpuState*, TlbEntry*, int>)b._a.Finish(),
+            Entry = (delegate* unmanaged[SuppressGCTransition]<CpuState*, TlbEntry*, int>)b._a.Finish(ThunkKind.Run),
             Single = (p.Forms + first->Aux)->Single,
         }, bytes);
     }
@@ -184,7 +185,9 @@ internal sealed unsafe partial class RunBuilder
             _a.Load(Code.Movups_xmm_xmmm128, Register.XMM0 + n, State, VectorThunkBuilder.YmmOffset + 32 * n);
     }
 
-    /// <summary>Host address of the memory operand into RAX, or leave.</summary>
+    /// <summary>
+    /// Host address of the memory operand into RAX, or leave. The access must follow directly: a fault looks for the last jump here, and leaves as it does (<see cref="ThunkKind.Run"/>).
+    /// </summary>
     private void EmitAddress(Op* op, int size, byte alignMask, int index, bool write)
     {
         EmitEffective(op);

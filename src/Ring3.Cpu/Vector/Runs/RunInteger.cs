@@ -106,8 +106,8 @@ internal sealed unsafe partial class RunBuilder
                 EmitFlagged(op, size == 8);
                 break;
             case IntegerForm.Store:
-                EmitAddress(op, size, 0, index, write: true);
                 _a.Load(Code.Mov_r64_rm64, Value, State, op->Reg1);
+                EmitAddress(op, size, 0, index, write: true);
                 _a.Store(code, Address, size switch { 8 => Value, 4 => Value32, 2 => Value16, _ => Value8 });
                 EmitCodeCheck(index);
                 break;
