@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Memory;
@@ -65,6 +66,15 @@ public sealed partial class MemorySlots
     {
         using var _ = SlotsLock.Enter();
         _listeners.Add(listener);
+    }
+
+    /// <summary>The VM is gone: nothing accesses the slots' memory as guest memory any more. No slot call follows.</summary>
+    public void Release()
+    {
+        using var _ = SlotsLock.Enter();
+        foreach (MemslotSet set in _active)
+            foreach (Memslot slot in set.Slots)
+                FaultGuard.RemoveGuestMemory(slot.GuardTicket);
     }
 
     /// <summary>The published slots. The caller is in an RCU section (or holds the slots lock) as long as it uses the set.</summary>

@@ -68,6 +68,7 @@ public sealed unsafe partial class LogicalProcessor
         return (Block*)op - 1;
     }
 
+    /// <summary>Turns the fault that is pending into an exit.</summary>
     private void MemoryFailed(CpuState* c)
     {
         FaultRecord* faults = _faults;

@@ -1,5 +1,6 @@
 using Iced.Intel;
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -155,8 +156,12 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>The INS of the last input exit; Length 0 for IN.</summary>
     internal Op InputOp;
 
+    /// <summary>Elements of the input that CompleteIo has stored before host memory was gone.</summary>
+    private uint _inputDone;
+
     /// <summary>Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as zero.</summary>
-    public void CompleteIo(ReadOnlySpan<byte> data)
+    /// <returns>False: host memory for the rest of the input is gone. To be called again with the same data, before the next entry.</returns>
+    public bool CompleteIo(ReadOnlySpan<byte> data)
     {
         CpuState* c = State;
         int size = Exit->Size;
@@ -166,12 +171,29 @@ public sealed unsafe partial class LogicalProcessor
             data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
             SlowOperands.Set(c, 0, size, value);
             SkipInstruction();
-            return;
+            return true;
         }
+        FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
+        faults->Inside = 1;
+        try
+        {
+            StoreInput(c, data, size);
+        }
+        catch (NullReferenceException) when (faults->Pending != 0)
+        {
+            faults->Pending = 0;
+            return false;
+        }
+        finally { faults->Inside = 0; }
+        return true;
+    }
+
+    private void StoreInput(CpuState* c, ReadOnlySpan<byte> data, int size)
+    {
         Op op = InputOp;
         StringRun run = new(c, &op, size);
         ulong count = (op.Flags & (OpFlags.Rep | OpFlags.Repne)) != 0 ? c->Gpr[1] & run.Mask : 1;
-        for (uint i = 0; i < Exit->Count; i++)
+        for (uint i = _inputDone; i < Exit->Count; _inputDone = ++i)
         {
             ulong value = 0;
             ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];
@@ -187,6 +209,7 @@ public sealed unsafe partial class LogicalProcessor
             run.Advance(c, 7, 1);
             count = run.CountDown(this, c, &op, count, 1);
         }
+        _inputDone = 0;
         c->ExitPending = 0;
         if (count == 0)
             SkipInstruction();

@@ -1,4 +1,5 @@
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -229,6 +230,12 @@ public sealed unsafe partial class LogicalProcessor
             host = PeekNested(c, gpa);
             if (host == null)
                 return false;
+            host += gpa & 0xfff;
+            if (size == 8)
+                return UserCopy.TryRead8((ulong)host, out value);
+            bool readable = UserCopy.TryRead4((ulong)host, out uint narrow);
+            value = narrow;
+            return readable;
         }
         else
         {

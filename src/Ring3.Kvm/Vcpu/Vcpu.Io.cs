@@ -24,8 +24,7 @@ public sealed unsafe partial class Vcpu
         switch (what)
         {
             case Completion.PortRead:
-                Cpu.CompleteIo(new ReadOnlySpan<byte>(_pioData, (int)_exit->Count * _exit->Size));
-                return KeepRunning;
+                return FinishInput();
             case Completion.Mmio:
                 return CompleteMmioFragment();
             case Completion.MsrRead:
@@ -41,7 +40,7 @@ public sealed unsafe partial class Vcpu
     private int HandleIo()
     {
         if (Vm.Ports.MayClaim(_exit->Port) && TryPortInKernel())
-            return KeepRunning;
+            return _exit->IsWrite != 0 ? KeepRunning : FinishInput();
         ExitInfo* e = _exit;
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_IO;
@@ -80,10 +79,18 @@ public sealed unsafe partial class Vcpu
             return true;
         }
         for (int i = 0; i < e->Count; i++)
-            if (!bus.TryRead(e->Port, new Span<byte>(e->Data + i * size, size)) && i == 0)
+            if (!bus.TryRead(e->Port, new Span<byte>(_pioData + i * size, size)) && i == 0)
                 return false;
-        Cpu.CompleteIo(new ReadOnlySpan<byte>(e->Data, (int)e->Count * size));
         return true;
+    }
+
+    /// <summary>Gives the guest what was read from a port. When memory for it is gone, the next Run tries again.</summary>
+    private int FinishInput()
+    {
+        if (Cpu.CompleteIo(new ReadOnlySpan<byte>(_pioData, (int)_exit->Count * _exit->Size)))
+            return KeepRunning;
+        _completion = Completion.PortRead;
+        return -Errno.EFAULT;
     }
 
     private int HandleMmio()

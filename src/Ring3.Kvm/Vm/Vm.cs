@@ -211,5 +211,6 @@ public sealed unsafe partial class Vm : IDisposable
         foreach (Vcpu v in Vcpus)
             v.Free();
         Machine.Dispose();
+        Slots.Release();
     }
 }
