@@ -74,6 +74,9 @@ public unsafe struct CpuState
 
     /// <summary>The op whose memory access runs, for <see cref="LogicalProcessor"/>.MemoryFailure.cs: the loop stores it before it touches guest memory or calls a handler.</summary>
     internal Op* CurrentOp;
+    /// <summary>RSP to put back when memory fails under <see cref="KeptBy"/>, an op that moves the stack pointer before its last access.</summary>
+    internal ulong KeptRsp;
+    internal Op* KeptBy;
 
     /// <summary>Low 12 bits of every TLB tag: number of the current translation context (ASID, PCID, privilege, SMAP override). See Tlb.cs.</summary>
     public ulong TlbContext;

@@ -60,6 +60,13 @@ public static unsafe class HostMemory
         return start;
     }
 
+    /// <summary>Changes what accesses to whole pages are allowed. Without reading there is no writing.</summary>
+    public static void Protect(void* p, nuint bytes, bool read, bool write)
+    {
+        if (Libc.mprotect(p, bytes, (read ? Libc.PROT_READ : Libc.PROT_NONE) | (write ? Libc.PROT_WRITE : 0)) != 0)
+            throw new IOException($"mprotect: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+    }
+
     public static void Unmap(void* p, nuint bytes) => _ = Libc.munmap(p, bytes);
 
     /// <summary>Gives the pages back to the host; the next access reads zero (private mappings).</summary>

@@ -20,15 +20,22 @@ public sealed unsafe class GuestMemfd
     private readonly byte* _mapping;
     /// <summary>Slots that use the memory. Under the slots lock.</summary>
     private readonly List<Memslot> _bindings = [];
+    private readonly nint _guard;
     private int _released;
 
     private GuestMemfd(MemorySlots slots, int fd, byte* mapping, ulong size)
     {
         (_slots, Fd, Size) = (slots, fd, size);
         _mapping = mapping;
+        // The client can shrink the file through its descriptor.
+        _guard = FaultGuard.AddGuestMemory((ulong)mapping, (ulong)mapping + size);
     }
 
-    ~GuestMemfd() => HostMemory.Unmap(_mapping, (nuint)Size);
+    ~GuestMemfd()
+    {
+        FaultGuard.RemoveGuestMemory(_guard);
+        HostMemory.Unmap(_mapping, (nuint)Size);
+    }
 
     /// <summary>Creates the memory and a descriptor for it, which then belongs to the caller.</summary>
     /// <returns>0, -EINVAL for a bad size, or the host's errno.</returns>

@@ -13,8 +13,11 @@ internal sealed unsafe class SysMachine : IDisposable
     public readonly byte* Ram = HostMemory.Map(Pages * 4096);
     private readonly ulong* _nested = (ulong*)HostMemory.Map(16 * 4096);
 
+    private readonly nint _guard;
+
     public SysMachine()
     {
+        _guard = FaultGuard.AddGuestMemory((ulong)Ram, (ulong)Ram + Pages * 4096);
         P = Machine.CreateProcessor();
         C = P.State;
         // Root, one level 3, one level 2, and a leaf table for each 2 MiB.
@@ -42,6 +45,7 @@ internal sealed unsafe class SysMachine : IDisposable
     public void Dispose()
     {
         Machine.Dispose();
+        FaultGuard.RemoveGuestMemory(_guard);
         HostMemory.Unmap(Ram, Pages * 4096);
         HostMemory.Unmap(_nested, 16 * 4096);
     }

@@ -54,6 +54,75 @@ public sealed unsafe class SysRestartTests
         Assert.True(finished > 1000, $"only {finished} cases got anywhere");
     }
 
+    /// <summary>As above, but the nested tables map everything and the host pages are gone: each access faults in the host, and its page comes back.</summary>
+    [Theory]
+    [InlineData("long", 21)]
+    [InlineData("compat", 22)]
+    [InlineData("32", 23)]
+    [InlineData("16", 24)]
+    [InlineData("v86", 25)]
+    [InlineData("real", 26)]
+    public void InstructionsWhoseHostMemoryIsGoneEndAlike(string mode, int seed)
+    {
+        using SysMachine m = new();
+        Random r = new(seed);
+        int failures = 0;
+        for (int i = 0; i < 1500; i++)
+        {
+            Randomize(m, r, mode);
+            byte[] code = Instruction(r, mode == "long");
+            ulong at = Low + (r.Next(4) == 0 ? 0x1000 - (ulong)r.Next(1, 8) : (ulong)r.Next(0x800));
+            Place(m, mode, at, code);
+            Unsafe.CopyBlock(_snapshot, m.Ram, Used);
+            CpuState start = *m.C;
+            string what = $"{mode} #{i}: {Convert.ToHexString(code)} cpl {m.C->Cpl}";
+
+            ExitReason first = Run(m, demand: false, what);
+            CpuState expected = *m.C;
+            ExitInfoCopy exit = new(m.P.Exit);
+            Unsafe.CopyBlock(_result, m.Ram, Used);
+
+            Restore(m, start);
+            ExitReason second = RunWithoutMemory(m, what, ref failures);
+            Assert.True(first == second, $"{what}: {first} undisturbed, {second} without memory");
+            Compare(expected, *m.C, what + " " + first);
+            Assert.True(exit.Equals(new ExitInfoCopy(m.P.Exit)), what + ": exit information differs");
+            int difference = new ReadOnlySpan<byte>(_result, Used).CommonPrefixLength(new ReadOnlySpan<byte>(m.Ram, Used));
+            Assert.True(difference == Used, $"{what} {first}: memory differs at {difference:x}");
+        }
+        Assert.True(failures > 3000, $"only {failures} accesses failed");
+    }
+
+    private static ExitReason RunWithoutMemory(SysMachine m, string what, ref int failures)
+    {
+        const int AllOfIt = SysMachine.Pages * 4096;
+        HostMemory.Protect(m.Ram, AllOfIt, false, false);
+        m.P.FlushAll();
+        m.P.Replay.Retire();
+        m.C->HostSingleStep = 1;
+        ExitReason reason;
+        for (int exits = 0; ; exits++)
+        {
+            Assert.True(exits < 200, what + ": no progress");
+            m.C->ExitRequest = 0;
+            ulong retired = m.C->InstructionsRetired, rip = m.C->Rip;
+            reason = m.P.Enter();
+            if (reason == ExitReason.Request)
+                continue;
+            if (reason != ExitReason.MemoryFailure)
+                break;
+            failures++;
+            // A task switch that has reached the new task has retired.
+            Assert.True(m.C->InstructionsRetired == retired || m.C->Rip != rip, what + ": retired");
+            ulong page = m.P.Exit->Host & ~0xfffUL;
+            HostMemory.Protect((void*)page, 4096, true, true);
+            if (m.P.Exit->IdtVectoring.Valid != 0)
+                m.C->Inject = m.P.Exit->IdtVectoring;
+        }
+        HostMemory.Protect(m.Ram, AllOfIt, true, true);
+        return reason;
+    }
+
     private readonly record struct ExitInfoCopy(ExitReason Reason, byte Vector, uint ErrorCode, byte Length, ulong Payload)
     {
         public ExitInfoCopy(ExitInfo* e)

@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 /// of before the instruction.
 /// </summary>
 /// <remarks>
-/// What makes the state exact: <see cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an instruction changes registers only after its last access, or can be
+/// What makes the state exact: <see cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an instruction changes registers only after its last access, keeps the old stack pointer with <see cref="Keep"/>, or can be
 /// executed again from what it has left (REP, gathers, task switches), as page faults demand anyway.
 /// SAFETY: the op lies in a block of the running epoch; the record belongs to this thread.
 /// </remarks>
@@ -43,6 +43,8 @@ public sealed unsafe partial class LogicalProcessor
         catch (NullReferenceException) when (_faults->Pending != 0)
         {
             MemoryFailed(c);
+            if (c->KeptBy == c->CurrentOp)
+                c->Gpr[4] = c->KeptRsp;
             return Interrupt(c, BlockOf(c->CurrentOp), c->CurrentOp);
         }
     }
@@ -58,6 +60,29 @@ public sealed unsafe partial class LogicalProcessor
             MemoryFailed(c);
             return false;
         }
+    }
+
+    /// <summary>The part of a task switch that belongs to the new task, which is current already.</summary>
+    private bool LoadTaskGuarded(CpuState* c, bool wide, TaskImage* t, bool hasErrorCode, uint errorCode)
+    {
+        try
+        {
+            return LoadTask(c, wide, t, hasErrorCode, errorCode);
+        }
+        catch (NullReferenceException) when (_faults->Pending != 0)
+        {
+            MemoryFailed(c);
+            ModeChanged(c);
+            return false;
+        }
+    }
+
+    /// <summary>Called by a handler before anything else when it moves the stack pointer early.</summary>
+    internal static ulong Keep(CpuState* c, Op* op)
+    {
+        c->KeptRsp = c->Gpr[4];
+        c->KeptBy = op;
+        return c->Gpr[4];
     }
 
     /// <summary>Only a block's first op has offset 0.</summary>

@@ -91,9 +91,9 @@ internal static unsafe class StackHandlers
     /// <summary>The stack pointer is incremented before the operand's address is computed from it.</summary>
     private static OpResult PopMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
+        ulong old = LogicalProcessor.Keep(c, op);
         if (!Peek<W>(p, c, 0, out ulong value))
             return OpResult.Fault;
-        ulong old = c->Gpr[4];
         Drop(c, (ulong)W.Bytes);
         OpResult end = Shape.Store<W>(p, c, op, value);
         if (end != OpResult.Next)
@@ -103,7 +103,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult PushAll<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong old = c->Gpr[4];
+        ulong old = LogicalProcessor.Keep(c, op);
         for (int i = 0; i < 8; i++)
         {
             OpResult end = Push<W>(p, c, i == 4 ? old : c->Gpr[i]);
@@ -157,7 +157,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult Leave<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong mask = LogicalProcessor.StackMask(c), old = c->Gpr[4];
+        ulong mask = LogicalProcessor.StackMask(c), old = LogicalProcessor.Keep(c, op);
         LogicalProcessor.SetStackPointer(c, c->Gpr[5], mask);
         if (!Peek<W>(p, c, 0, out ulong value))
         {
@@ -171,7 +171,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult Enter<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong mask = LogicalProcessor.StackMask(c), old = c->Gpr[4], frameBase = c->Gpr[5];
+        ulong mask = LogicalProcessor.StackMask(c), old = LogicalProcessor.Keep(c, op), frameBase = c->Gpr[5];
         int level = op->Imm2 & 31;
         OpResult end = Push<W>(p, c, frameBase);
         ulong frame = c->Gpr[4];

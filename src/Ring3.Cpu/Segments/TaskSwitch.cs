@@ -179,20 +179,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool FinishTask(CpuState* c, bool wide, TaskImage* t, bool hasErrorCode, uint errorCode)
     {
-        bool ok = LoadTaskSegments(c, t);
-        ModeChanged(c);
-        if (ok && c->Rip > c->Cs.Limit)
-        {
-            Raise(c, Vector.GP, _externalEvent);
-            ok = false;
-        }
-        if (ok && hasErrorCode)
-        {
-            StackCursor stack = StackCursor.Current(c);
-            ok = stack.Push(this, c, wide ? 4 : 2, errorCode);
-            if (ok)
-                CommitStack(c, stack);
-        }
+        bool ok = LoadTaskGuarded(c, wide, t, hasErrorCode, errorCode);
         if (ok && t->DebugTrap)
         {
             Raise(c, Vector.DB);
@@ -209,6 +196,26 @@ public sealed unsafe partial class LogicalProcessor
         }
         _unfinishedTask = new UnfinishedTask { Valid = true, Wide = wide, HasErrorCode = hasErrorCode, ErrorCode = errorCode, External = _externalEvent, Image = *t };
         return false;
+    }
+
+    /// <summary>Loads the segments of the new task and pushes the error code.</summary>
+    private bool LoadTask(CpuState* c, bool wide, TaskImage* t, bool hasErrorCode, uint errorCode)
+    {
+        bool ok = LoadTaskSegments(c, t);
+        ModeChanged(c);
+        if (ok && c->Rip > c->Cs.Limit)
+        {
+            Raise(c, Vector.GP, _externalEvent);
+            ok = false;
+        }
+        if (ok && hasErrorCode)
+        {
+            StackCursor stack = StackCursor.Current(c);
+            ok = stack.Push(this, c, wide ? 4 : 2, errorCode);
+            if (ok)
+                CommitStack(c, stack);
+        }
+        return ok;
     }
 
     private bool LoadTaskSegments(CpuState* c, TaskImage* t)

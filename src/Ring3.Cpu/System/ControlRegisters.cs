@@ -1,4 +1,5 @@
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -175,8 +176,12 @@ public sealed unsafe partial class LogicalProcessor
         TranslateResult r = NestedTranslate(c, gpa, AccessKind.Read | AccessKind.GuestPageWalk, gpa, out byte* host, out _);
         if (r != TranslateResult.Ok)
             return r == TranslateResult.Mmio ? TranslateResult.Fault : r;
-        ulong* table = (ulong*)(host + (gpa & 0xfff));
-        pdptrs = new Pdptrs { P0 = Volatile.Read(ref table[0]), P1 = Volatile.Read(ref table[1]), P2 = Volatile.Read(ref table[2]), P3 = Volatile.Read(ref table[3]) };
+        ulong table = (ulong)host + (gpa & 0xfff);
+        if (!UserCopy.TryRead8(table, out pdptrs.P0) || !UserCopy.TryRead8(table + 8, out pdptrs.P1) || !UserCopy.TryRead8(table + 16, out pdptrs.P2) || !UserCopy.TryRead8(table + 24, out pdptrs.P3))
+        {
+            FailMemory(c, table, AccessKind.Read);
+            return TranslateResult.Exit;
+        }
         return Valid(pdptrs.P0) && Valid(pdptrs.P1) && Valid(pdptrs.P2) && Valid(pdptrs.P3) ? TranslateResult.Ok : TranslateResult.Fault;
     }
 
