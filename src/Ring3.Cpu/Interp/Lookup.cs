@@ -24,14 +24,21 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Machine epoch this processor may hold block pointers of; <see cref="long.MaxValue"/> outside the guest.</summary>
     internal long ActiveEpoch = long.MaxValue;
 
-    private readonly JumpEntry* _jumps = (JumpEntry*)HostMemory.Map((nuint)(JumpEntries * sizeof(JumpEntry)));
+    /// <summary>So many entries of the jump cache are remembered as written; forgetting them one by one is cheaper than forgetting all.</summary>
+    private const int RememberedJumps = 256;
+
+    private readonly JumpEntry* _jumps = (JumpEntry*)HostMemory.Map((nuint)(JumpEntries * sizeof(JumpEntry) + RememberedJumps * sizeof(ushort)));
     private readonly BlockDecoder _decoder = new();
 
     private void FreeLookup()
     {
-        HostMemory.Unmap(_jumps, (nuint)(JumpEntries * sizeof(JumpEntry)));
+        HostMemory.Unmap(_jumps, (nuint)(JumpEntries * sizeof(JumpEntry) + RememberedJumps * sizeof(ushort)));
         _decoder.Free();
     }
+
+    /// <summary>Indices of the entries written since all were forgotten, in the order of writing, behind the entries themselves.</summary>
+    private ushort* WrittenJumps => (ushort*)(_jumps + JumpEntries);
+    private int _jumpsWritten;
 
     private long _jumpEpoch;
     private uint _jumpGeneration;
@@ -61,7 +68,12 @@ public sealed unsafe partial class LogicalProcessor
 
     private void ForgetJumps(long epoch)
     {
-        new Span<JumpEntry>(_jumps, JumpEntries).Clear();
+        if (_jumpsWritten > RememberedJumps)
+            new Span<JumpEntry>(_jumps, JumpEntries).Clear();
+        else
+            for (int i = 0; i < _jumpsWritten; i++)
+                _jumps[WrittenJumps[i]] = default;
+        _jumpsWritten = 0;
         _jumpEpoch = epoch;
         _jumpGeneration = Tlb.FetchGeneration;
         _link = null;
@@ -123,7 +135,12 @@ public sealed unsafe partial class LogicalProcessor
             return BeyondLimit(c, rip, b, mode);
         if (Machine.Epoch != _jumpEpoch)
             EnterEpoch();
-        JumpEntry* e = _jumps + JumpIndex(linear);
+        uint index = JumpIndex(linear);
+        if (_jumpsWritten < RememberedJumps)
+            WrittenJumps[_jumpsWritten++] = (ushort)index;
+        else
+            _jumpsWritten = RememberedJumps + 1;
+        JumpEntry* e = _jumps + index;
         e->Linear = linear;
         e->Packed = (ulong)b | (c->TlbContext | (ulong)mode << 12) << 48;
         return b;
