@@ -22,7 +22,7 @@ public enum ExitReason
     MsrRead,
     /// <summary>WRMSR (index in RCX, value EDX:EAX), not retired: finish with CompleteMsr.</summary>
     MsrWrite,
-    /// <summary>VMCALL or VMMCALL at RIP, not retired: the owner writes RAX and calls SkipInstruction, or injects an exception.</summary>
+    /// <summary>VMCALL (Payload 0) or VMMCALL (Payload 1) at RIP, not retired: the owner writes RAX and calls SkipInstruction, or injects an exception.</summary>
     Hypercall,
     /// <summary>MOV to CR8 (Data = value, Register = 8), not retired: the owner acts and calls SkipInstruction. Writes to CR0/CR3/CR4/EFER are done by the processor itself.</summary>
     Cr8Write,

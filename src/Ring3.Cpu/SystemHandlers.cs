@@ -158,8 +158,8 @@ internal static unsafe class SystemHandlers
     private static void RegisterMisc()
     {
         HandlerTable.Set(Code.Cpuid, &TransferHandlers.Cpuid, true);
-        HandlerTable.Set(Code.Vmcall, &TransferHandlers.Hypercall, true);
-        HandlerTable.Set(Code.Vmmcall, &TransferHandlers.Hypercall, true);
+        HandlerTable.Set(Code.Vmcall, &TransferHandlers.Vmcall, true);
+        HandlerTable.Set(Code.Vmmcall, &TransferHandlers.Vmmcall, true);
         HandlerTable.Set(Code.Rsm, &TransferHandlers.Rsm, true);
         HandlerTable.Set(Code.Invd, &TransferHandlers.CacheFlush);
         HandlerTable.Set(Code.Wbinvd, &TransferHandlers.CacheFlush);

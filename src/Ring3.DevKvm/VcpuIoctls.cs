@@ -49,6 +49,9 @@ internal sealed unsafe partial class VcpuObject
             case KVM_NMI:
                 Vcpu.InjectNmi();
                 return 0;
+            case KVM_SMI:
+                Vcpu.InjectSmi();
+                return 0;
             default:
                 return StateIoctl(command, argument);
         }

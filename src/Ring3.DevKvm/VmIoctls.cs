@@ -49,7 +49,7 @@ internal sealed unsafe partial class VmObject
             case KVM_GET_TSC_KHZ:
                 return Vm.Clock.DefaultTscKhz;
             case KVM_SET_BOOT_CPU_ID:
-                return argument > Vm.MaxVcpus ? Vm.Vcpus.Length != 0 ? -Errno.EBUSY : -Errno.EINVAL : Vm.SetBootCpuId((uint)argument);
+                return Vm.SetBootCpuId(argument);
             case KVM_X86_SET_MSR_FILTER:
                 return UserCopy.TryRead(argument, out kvm_msr_filter filter) ? Vm.SetMsrFilter(filter) : -Errno.EFAULT;
             case KVM_MEMORY_ENCRYPT_REG_REGION or KVM_MEMORY_ENCRYPT_UNREG_REGION:

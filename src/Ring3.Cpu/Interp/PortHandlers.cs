@@ -193,7 +193,8 @@ public sealed unsafe partial class LogicalProcessor
         Op op = InputOp;
         StringRun run = new(c, &op, size);
         ulong count = (op.Flags & (OpFlags.Rep | OpFlags.Repne)) != 0 ? c->Gpr[1] & run.Mask : 1;
-        for (uint i = _inputDone; i < Exit->Count; _inputDone = ++i)
+        // The owner may have changed the count register: it decides how many elements are still wanted.
+        for (uint i = _inputDone; i < Exit->Count && count != 0; _inputDone = ++i)
         {
             ulong value = 0;
             ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];

@@ -46,7 +46,15 @@ internal static unsafe class TransferHandlers
         Flags.OF(c) ? p.RaiseSoftware(c, Vector.OF, EventType.SoftwareException, op->Length) : Operands.EndBlock(c, op);
 
     public static OpResult Cpuid(LogicalProcessor p, CpuState* c, Op* op) => Operands.Leave(p, c, op, ExitReason.Cpuid);
-    public static OpResult Hypercall(LogicalProcessor p, CpuState* c, Op* op) => Operands.Leave(p, c, op, ExitReason.Hypercall);
+    public static OpResult Vmcall(LogicalProcessor p, CpuState* c, Op* op) => Hypercall(p, c, op, 0);
+    public static OpResult Vmmcall(LogicalProcessor p, CpuState* c, Op* op) => Hypercall(p, c, op, 1);
+
+    private static OpResult Hypercall(LogicalProcessor p, CpuState* c, Op* op, ulong vendor)
+    {
+        p.Exit->Payload = vendor;
+        return Operands.Leave(p, c, op, ExitReason.Hypercall);
+    }
+
     public static OpResult Rsm(LogicalProcessor p, CpuState* c, Op* op) => c->InSmm != 0 ? Operands.Leave(p, c, op, ExitReason.Rsm) : p.Raise(c, Vector.UD);
 
     /// <summary>WBINVD, INVD, WBNOINVD: caches are coherent, so privilege is all there is.</summary>

@@ -18,15 +18,4 @@ public sealed unsafe partial class Vcpu
         EnforcePvFeatures = cap.args[0] != 0;
         return 0;
     }
-
-    /// <summary>KVM_TRANSLATE: what a linear address maps to with the current paging mode. The answer is in <paramref name="tr"/>; an address that maps to nothing is not an error.</summary>
-    public void Translate(ref kvm_translation tr)
-    {
-        bool valid = Cpu.TranslateGva(tr.linear_address, out ulong gpa, out _, out _);
-        tr.physical_address = valid ? gpa : ulong.MaxValue;
-        tr.valid = valid ? (byte)1 : (byte)0;
-        // KVM: these two are constants there.
-        tr.writeable = 1;
-        tr.usermode = 0;
-    }
 }

@@ -86,7 +86,12 @@ public sealed unsafe partial class Vcpu
         Cpu.CpuidFeatures.PhysicalAddressBits = 48;
         Cpu.CpuidFeatures.Xcr0Mask = SupportedCpuid.SupportedXcr0;
         Cpu.CpuidFeatures.Ffxsr = false;
+        UpdateMonitor();
     }
+
+    /// <summary>MONITOR and MWAIT do nothing here. KVM: as with its quirk, they do that even where CPUID does not have them.</summary>
+    internal void UpdateMonitor() =>
+        Cpu.CpuidFeatures.Monitor = (Vm.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) == 0 || FindEntry(1, 0) is >= 0 and var i && (Dynamic(_cpuid[i], _kvmBase).Ecx & Leaf1Ecx.MONITOR) != 0;
 
     private int FindEntry(uint function, uint index)
     {
@@ -138,6 +143,7 @@ public sealed unsafe partial class Vcpu
             AutoIbrs = (Leaf(0x8000_0021).eax & Ext21Eax.AUTOIBRS) != 0,
             Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
         };
+        UpdateMonitor();
         if (Lapic is not null)
         {
             Lapic.X2ApicSupported = (l1.ecx & Leaf1Ecx.X2APIC) != 0;

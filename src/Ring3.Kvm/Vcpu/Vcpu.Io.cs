@@ -10,7 +10,7 @@ namespace Ring3.Kvm;
 public sealed unsafe partial class Vcpu
 {
     /// <summary>What the next Run has to finish.</summary>
-    private enum Completion : byte { None, PortRead, Mmio, MsrRead, MsrWrite }
+    private enum Completion : byte { None, PortRead, Mmio, MsrRead, MsrWrite, Hypercall }
 
     private Completion _completion;
     /// <summary>An MMIO access wider than the 8 bytes of kvm_run goes to the client in fragments; this is how far it has come.</summary>
@@ -27,6 +27,9 @@ public sealed unsafe partial class Vcpu
                 return FinishInput();
             case Completion.Mmio:
                 return CompleteMmioFragment();
+            case Completion.Hypercall:
+                FinishHypercall(KvmRun->hypercall.ret, Is64BitCode);
+                return KeepRunning;
             case Completion.MsrRead:
                 CompleteMsr(KvmRun->msr.error == 0, KvmRun->msr.data);
                 return KeepRunning;
@@ -97,6 +100,8 @@ public sealed unsafe partial class Vcpu
     {
         ExitInfo* e = _exit;
         int size = e->Size;
+        if (Vm.ExitsOnEmulationFailure && Cpu.IsBeyondMmioEmulation())
+            return ExitEmulationFailure();
         if (e->IsWrite != 0)
         {
             var data = new ReadOnlySpan<byte>(e->Data, size);

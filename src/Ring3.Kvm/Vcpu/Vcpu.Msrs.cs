@@ -165,7 +165,7 @@ public sealed unsafe partial class Vcpu
             case Msr.BIOS_SIGN_ID: value = _microcode; return true;
             case Msr.SMBASE: value = _smbase; return host;
             case MsrIndex.SMI_COUNT: value = _smiCount; return true;
-            case MsrIndex.PLATFORM_INFO: value = _platformInfo; return true;
+            case MsrIndex.PLATFORM_INFO: value = _platformInfo; return host || Vm.PlatformInfoReadable;
             case MsrIndex.MISC_FEATURES_ENABLES: value = _miscFeatures; return true;
             case Msr.PERF_STATUS: value = 1000 | 4UL << 40; return true;
             case MsrIndex.FSB_FREQ: value = 3; return true;
@@ -210,7 +210,10 @@ public sealed unsafe partial class Vcpu
                     Lapic.TscDeadline = value;
                 return Lapic is not null || host;
             case Msr.APIC_BASE: return SetApicBase(value, host);
-            case Msr.MISC_ENABLE: _miscEnable = value; return true;
+            case Msr.MISC_ENABLE:
+                _miscEnable = value;
+                UpdateMonitor();
+                return true;
             case MsrIndex.POWER_CTL: _powerCtl = value; return true;
             // No supervisor state component exists.
             case Msr.XSS: return value == 0 && (host || HasXsaves);

@@ -166,20 +166,6 @@ public sealed unsafe partial class Vcpu
 
     // ---- Hypercalls ----
 
-    private int HandleHypercall()
-    {
-        Stats.hypercalls++;
-        bool is64 = (_s->Efer & Efer.LMA) != 0 && (_s->Cs.Access & Cpu64BitCode) != 0;
-        ulong mask = is64 ? ulong.MaxValue : uint.MaxValue;
-        ulong nr = _s->Gpr[0] & mask, a0 = _s->Gpr[3] & mask, a1 = _s->Gpr[1] & mask, a2 = _s->Gpr[2] & mask, a3 = _s->Gpr[6] & mask;
-        long result = _s->Cpl != 0 ? -KVM_EPERM : Hypercall(nr, a0, a1, a2, a3, is64);
-        _s->Gpr[0] = is64 ? (ulong)result : (uint)result;
-        Cpu.SkipInstruction();
-        return KeepRunning;
-    }
-
-    private const uint Cpu64BitCode = Ring3.Cpu.Segment.L;
-
     private long Hypercall(ulong nr, ulong a0, ulong a1, ulong a2, ulong a3, bool is64)
     {
         switch (nr)

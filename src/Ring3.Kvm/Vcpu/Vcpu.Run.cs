@@ -66,7 +66,6 @@ public sealed unsafe partial class Vcpu
             run->exit_reason = KVM_EXIT_UNKNOWN;
         if (immediateExit || IsSignalled)
         {
-            // KVM: this completes the access of the last exit, to the end of its instruction.
             if (!Cpu.IsInstructionInProgress)
                 return ExitIntr();
             _finishOnly = true;
@@ -237,11 +236,13 @@ public sealed unsafe partial class Vcpu
     private int ExitEmulationFailure()
     {
         Stats.insn_emulation_fail++;
+        Cpu.ReportInstruction();
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
         run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
+        // The flags, then 16 bytes of size and instruction.
         run->emulation_failure.ndata = 3;
-        run->emulation_failure.flags = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
+        run->emulation_failure.flags = _exit->InstructionLength != 0 ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0;
         run->emulation_failure.insn_size = _exit->InstructionLength;
         Buffer.MemoryCopy(_exit->InstructionBytes, run->emulation_failure.insn_bytes, 15, 15);
         return ToClient;

@@ -16,6 +16,15 @@ public sealed unsafe partial class Vm
     public bool HaltsInGuest { get; private set; }
     /// <summary>A guest that spins is left alone (KVM_X86_DISABLE_EXITS_PAUSE).</summary>
     public bool PausesInGuest { get; private set; }
+    /// <summary>Hypercalls that can go to the client: KVM_HC_MAP_GPA_RANGE.</summary>
+    internal const uint SupportedHypercallExits = 1u << 12;
+
+    /// <summary>Bits are numbers of hypercalls that go to the client (KVM_CAP_EXIT_HYPERCALL).</summary>
+    public uint HypercallExits { get; private set; }
+    /// <summary>MMIO by instructions that KVM's emulator does not have goes to the client as KVM_INTERNAL_ERROR_EMULATION; otherwise it is carried out.</summary>
+    public bool ExitsOnEmulationFailure { get; private set; }
+    /// <summary>Whether the guest can read MSR_PLATFORM_INFO (KVM_CAP_MSR_PLATFORM_INFO).</summary>
+    public bool PlatformInfoReadable { get; private set; } = true;
     /// <summary>KVM_MSR_EXIT_REASON_* for which the client handles MSR accesses.</summary>
     public uint UserSpaceMsrMask { get; private set; }
     internal MsrFilter? MsrFilter { get; private set; }
@@ -50,6 +59,8 @@ public sealed unsafe partial class Vm
             return -Errno.EINVAL;
         DisabledQuirks |= (uint)quirks & Capabilities.Quirks;
         Mmu.SlotZapAll &= (quirks & KVM_X86_QUIRK_SLOT_ZAP_ALL) == 0;
+        foreach (Vcpu v in Vcpus)
+            v.UpdateMonitor();
         return 0;
     }
 
@@ -102,6 +113,21 @@ public sealed unsafe partial class Vm
                 return DisableQuirks(arg, (int)cap.cap == KVM_CAP_DISABLE_QUIRKS2);
             case KVM_CAP_X86_DISABLE_EXITS:
                 return DisableExits(arg);
+            case KVM_CAP_EXIT_HYPERCALL:
+                if ((arg & ~(ulong)SupportedHypercallExits) != 0)
+                    return -Errno.EINVAL;
+                HypercallExits = (uint)arg;
+                return 0;
+            case KVM_CAP_EXIT_ON_EMULATION_FAILURE:
+                if ((arg & ~1UL) != 0)
+                    return -Errno.EINVAL;
+                ExitsOnEmulationFailure = arg != 0;
+                return 0;
+            case KVM_CAP_MSR_PLATFORM_INFO:
+                PlatformInfoReadable = arg != 0;
+                return 0;
+            case KVM_CAP_MAX_VCPU_ID:
+                return SetMaxVcpuIds(arg);
             case KVM_CAP_X86_APIC_BUS_CYCLES_NS:
                 if (Irqchip is null || arg is 0 or > uint.MaxValue || Vcpus.Length != 0)
                     return -Errno.EINVAL;

@@ -100,14 +100,31 @@ public sealed unsafe partial class Vm : IDisposable
     /// <summary>KVM_SET_BOOT_CPU_ID: the vCPU that starts without INIT and SIPI.</summary>
     public uint BootCpuId { get; private set; }
 
-    /// <summary>KVM_SET_BOOT_CPU_ID: 0, or -EBUSY when vCPUs exist.</summary>
-    public int SetBootCpuId(uint id)
+    /// <summary>Bound of vCPU ids that the client set with KVM_CAP_MAX_VCPU_ID, once; 0 when it did not.</summary>
+    private uint _maxVcpuIds;
+
+    /// <summary>KVM_SET_BOOT_CPU_ID: 0, -EBUSY when vCPUs exist, -EINVAL for an id out of range.</summary>
+    public int SetBootCpuId(ulong id)
     {
         lock (_lock)
         {
             if (_vcpus.Length != 0)
                 return -Errno.EBUSY;
-            BootCpuId = id;
+            if (id > (_maxVcpuIds != 0 ? _maxVcpuIds : MaxVcpus))
+                return -Errno.EINVAL;
+            BootCpuId = (uint)id;
+        }
+        return 0;
+    }
+
+    /// <summary>KVM_CAP_MAX_VCPU_ID: 0, or -EINVAL beyond what is possible, below the boot processor's id, or for another value than before.</summary>
+    private int SetMaxVcpuIds(ulong ids)
+    {
+        lock (_lock)
+        {
+            if (ids > MaxVcpus || BootCpuId > ids || _maxVcpuIds != 0 && _maxVcpuIds != ids)
+                return -Errno.EINVAL;
+            _maxVcpuIds = (uint)ids;
         }
         return 0;
     }
@@ -125,6 +142,11 @@ public sealed unsafe partial class Vm : IDisposable
         {
             if (IsDead)
                 return -Errno.EIO;
+            // KVM: the first vCPU fixes the bound.
+            if (_maxVcpuIds == 0)
+                _maxVcpuIds = MaxVcpus;
+            if (id >= _maxVcpuIds)
+                return -Errno.EINVAL;
             foreach (Vcpu v in _vcpus)
                 if (v.Id == id)
                     return -Errno.EEXIST;
