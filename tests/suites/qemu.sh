@@ -10,10 +10,11 @@ for part in lib machines state debug firmware; do . "$root/tests/qemu/$part.sh";
 if ! "$root/tests/qemu/prepare.sh" "$work" >"$results/qemu-prepare.log" 2>&1; then
     verdict qemu-prepare 4 "cannot build the guests: $(tail -n 1 "$results/qemu-prepare.log")"
 else
+    irqchip= ring= cpu= as_user=
     for model in pc q35 microvm; do
-        for irqchip in on split off; do
-            case $model-$irqchip in
-                *) qemu_test "$model-irqchip-$irqchip" machine $model $irqchip ;;
+        for chip in on split off; do
+            case $model-$chip in
+                *) qemu_test "$model-irqchip-$chip" machine $model $chip ;;
             esac
         done
     done
