@@ -4,7 +4,7 @@
 # stub_target: a bare 32-bit guest with known symbols.
 stub_target() {
     # shellcheck disable=SC2046
-    vm_start vm 120 -machine "$1" $(accelerator) -m 64 -kernel "$work/target" -S -device isa-debug-exit,iobase=0xf4,iosize=4 \
+    vm_start vm 300 -machine "$1" $(accelerator) -m 64 -kernel "$work/target" -S -device isa-debug-exit,iobase=0xf4,iosize=4 \
         -chardev "socket,id=g,path=$dir/gdb,server=on,wait=off" -gdb chardev:g
     vm_monitor vm 30 'info status' 'paused'
     cp "$work/target" "$dir"
@@ -54,9 +54,9 @@ G
 # stub_linux: breakpoints in a running Linux kernel with two processors, at the address that the kernel itself names.
 stub_linux() {
     # shellcheck disable=SC2046
-    vm_start vm 180 -machine q35 $(accelerator) -m 256 -smp 2 $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet nokaslr' \
+    vm_start vm 400 -machine q35 $(accelerator) -m 256 -smp 2 $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet nokaslr' \
         -chardev "socket,id=g,path=$dir/gdb,server=on,wait=off" -gdb chardev:g
-    vm_expect vm 90 '== shell'
+    vm_expect vm 150 '== shell'
     vm_run vm 20 'grep -w __x64_sys_sethostname /proc/kallsyms | cut -c1-16' 'ffffffff[0-9a-f]{8}'
     local address=0x${found[0]} kind
     for kind in break hbreak; do

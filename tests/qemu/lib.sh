@@ -18,7 +18,7 @@ qemu_command() {
 hide_kvm=
 [ ! -e /dev/kvm ] || ! unshare -m true 2>/dev/null || hide_kvm=1
 
-declare -A vm_pid=() vm_in=() vm_mon=() vm_at=() vm_mon_at=()
+declare -A vm_pid=() vm_cat=() vm_in=() vm_mon=() vm_at=() vm_mon_at=()
 
 # reason TEXT: why the test ends; the verdict shows it.
 fail() { echo "$*" > "$reason"; exit 1; }
@@ -34,6 +34,7 @@ vm_start() {
     exec {fd}<>"$dir/$name.in"; vm_in[$name]=$fd
     exec {fd}<>"$dir/$name.mon.in"; vm_mon[$name]=$fd
     cat "$dir/$name.mon.out" > "$dir/$name.mon" &
+    vm_cat[$name]=$!
     echo "+ ${command[*]} $*" > "$dir/$name.err"
     timeout -k 5 "$limit" "${command[@]}" -no-user-config -display none -chardev stdio,id=serial,signal=off -serial chardev:serial \
         -chardev "pipe,id=monitor,path=$dir/$name.mon" -mon chardev=monitor,mode=readline \
@@ -47,9 +48,10 @@ accelerator() {
     echo "-accel kvm${irqchip:+,kernel-irqchip=$irqchip}${ring:+,dirty-ring-size=$ring} -cpu ${cpu:-${RING3_QEMU_CPU:-host}}"
 }
 
-# vm_kill NAME
-vm_kill() { kill "${vm_pid[$1]}" 2>/dev/null; wait "${vm_pid[$1]}" 2>/dev/null; }
-vm_kill_all() { local name; for name in "${!vm_pid[@]}"; do kill "${vm_pid[$name]}" 2>/dev/null; done; wait 2>/dev/null; }
+vm_kill_all() {
+    local name
+    for name in "${!vm_pid[@]}"; do kill "${vm_pid[$name]}" 2>/dev/null; wait "${vm_pid[$name]}" 2>/dev/null; kill "${vm_cat[$name]}" 2>/dev/null; done
+}
 
 # watch FILE PID AT LIMIT_S REGEX: waits until REGEX matches FILE behind offset AT; sets found (BASH_REMATCH) and behind (offset after the match).
 watch() {

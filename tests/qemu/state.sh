@@ -4,9 +4,9 @@
 savevm() {
     cp "$work/empty.qcow2" "$dir/disk.qcow2"; chmod 666 "$dir/disk.qcow2"
     # shellcheck disable=SC2046
-    vm_start vm 240 -machine "$1" $(accelerator) -m 128 -smp 2 $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet' \
+    vm_start vm 400 -machine "$1" $(accelerator) -m 128 -smp 2 $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet' \
         -drive "if=none,id=d,file=$dir/disk.qcow2,format=qcow2" -device virtio-blk-pci,drive=d
-    vm_expect vm 90 '== shell'
+    vm_expect vm 150 '== shell'
     vm_run vm 20 'tool memory 16 >/tmp/memory.log & x=before; head -c 3000000 /dev/urandom >/tmp/file; sum=$(sha256sum </tmp/file); echo ready $x' 'ready before'
     vm_monitor vm 60 'savevm one'
     vm_run vm 20 'x=after; rm /tmp/file; sleep 2; tail -n1 /tmp/memory.log; echo now $x' 'now after'
@@ -18,14 +18,14 @@ savevm() {
     vm_end vm 30 0
 }
 
-# migrate MODEL [RING]: a guest that keeps writing memory moves to a second QEMU. The source's memory after the move and the destination's
+# migrate MODEL: a guest that keeps writing memory moves to a second QEMU. The source's memory after the move and the destination's
 # before its first instruction are the same bytes; the guest's own checks go on at the destination.
 migrate() {
-    local model=$1 ring=${2:-} common
+    local model=$1 common
     # shellcheck disable=SC2046
     common=(-machine "$model" $(accelerator) -m 128 -smp 2 -vga none $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet')
     vm_start from 300 "${common[@]}"
-    vm_expect from 90 '== shell'
+    vm_expect from 150 '== shell'
     vm_run from 20 'tool memory 32 >/tmp/memory.log & sleep 1; head -c 3000000 /dev/urandom >/tmp/file; sum=$(sha256sum </tmp/file); echo ready' 'ready'
     vm_start to 300 "${common[@]}" -S -incoming "unix:$dir/socket"
     vm_monitor to 60 'info status' 'inmigrate'

@@ -10,31 +10,37 @@ for part in lib machines state debug firmware; do . "$root/tests/qemu/$part.sh";
 if ! "$root/tests/qemu/prepare.sh" "$work" >"$results/qemu-prepare.log" 2>&1; then
     verdict qemu-prepare 4 "cannot build the guests: $(tail -n 1 "$results/qemu-prepare.log")"
 else
-    irqchip= ring= cpu= as_user=
+    # quick NAME...: as qemu_test, in the selection that runs with everything else; slow: only when this suite is asked for.
+    quick() { qemu_test "$@"; }
+    slow() { [ -n "${all:-}" ] || qemu_test "$@"; }
+    irqchip= ring= cpu= as_user= cpus=2
+    quick pc-irqchip-on machine pc on
+    slow pc-irqchip-split machine pc split
+    slow q35-irqchip-on machine q35 on
+    quick q35-irqchip-split machine q35 split
+    quick microvm-irqchip-on machine microvm on
+    slow microvm-irqchip-split machine microvm split
     for model in pc q35 microvm; do
-        for chip in on split off; do
-            case $model-$chip in
-                *) qemu_test "$model-irqchip-$chip" machine $model $chip ;;
-            esac
-        done
+        slow "$model-irqchip-off" deadlocked "$model"
+        cpus=1 slow "$model-irqchip-off-1" machine $model off
     done
-    qemu_test seabios-ide disk_boot -drive "file=$work/disk.img,format=raw,if=ide,snapshot=on"
-    qemu_test seabios-virtio disk_boot -drive "file=$work/disk.img,format=raw,if=virtio,snapshot=on"
-    qemu_test virtio-pci virtio q35 pci
-    qemu_test virtio-mmio virtio microvm device
-    qemu_test reset-pc reset pc
-    irqchip=split qemu_test reset-q35-split reset q35
-    cpu=host qemu_test cpu-host processor 'model name.*: .+'
-    cpu=qemu64 qemu_test cpu-qemu64 processor 'QEMU Virtual CPU'
-    qemu_test debug-exit debug_exit
-    qemu_test savevm-pc savevm pc
-    irqchip=split qemu_test savevm-q35-split savevm q35
-    qemu_test migrate-bitmap migrate q35
-    qemu_test migrate-ring migrate q35 4096
-    irqchip=off qemu_test migrate-off migrate pc
-    qemu_test gdb-target stub_target pc
-    qemu_test gdb-linux stub_linux
-    as_user=1 qemu_test as-user machine q35 on
-    qemu_test ovmf ovmf q35
-    qemu_test memtest memtest
+    quick seabios-ide disk_boot -drive "file=$work/disk.img,format=raw,if=ide,snapshot=on"
+    slow seabios-virtio disk_boot -drive "file=$work/disk.img,format=raw,if=virtio,snapshot=on"
+    quick virtio-pci virtio q35 pci
+    slow virtio-mmio virtio microvm device
+    quick reset-pc reset pc
+    irqchip=split slow reset-q35-split reset q35
+    cpu=host slow cpu-host processor 'model name.*: .+'
+    cpu=qemu64 slow cpu-qemu64 processor 'QEMU Virtual CPU'
+    quick debug-exit debug_exit
+    quick savevm-pc savevm pc
+    irqchip=split slow savevm-q35-split savevm q35
+    slow migrate-bitmap migrate q35
+    ring=4096 quick migrate-ring migrate q35
+    irqchip=split slow migrate-pc-split migrate pc
+    quick gdb-target stub_target pc
+    slow gdb-linux stub_linux
+    as_user=1 quick as-user machine q35 on
+    slow ovmf ovmf q35
+    slow memtest memtest
 fi
