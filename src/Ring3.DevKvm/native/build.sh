@@ -21,7 +21,7 @@ outdated() {
 
 shim_outdated() { outdated "$out/libring3.so" "$here" '*.c' '*.h' '*.sh'; }
 core_outdated() {
-    outdated "$out/libring3-core.so" "$root/src" '*.cs' 'Ring3.*.csproj' threads.c ||
+    outdated "$out/libring3-core.so" "$root/src" '*.cs' 'Ring3.*.csproj' threads.c strings.c ||
         [ "$root/Directory.Build.props" -nt "$out/libring3-core.so" ] || [ "$root/Directory.Packages.props" -nt "$out/libring3-core.so" ]
 }
 
@@ -51,7 +51,7 @@ build_shim() {
 
 build_core() {
     : >"$log"
-    gcc "${flags[@]}" -c -o "$out/threads.o" "$here/threads.c" >>"$log" 2>&1 || failed libring3-core.so
+    gcc "${flags[@]}" -r -o "$out/threads.o" "$here/threads.c" "$here/strings.c" >>"$log" 2>&1 || failed libring3-core.so
     RING3_AOT=1 dotnet publish "$root/src/Ring3.DevKvm" -c Release -r linux-x64 -f "$framework" -v q -nologo \
         -p:Ring3CoreObject="$out/threads.o" -o "$out/publish" >>"$log" 2>&1 || failed libring3-core.so
     mv -f "$out/publish/Ring3.DevKvm.so" "$out/libring3-core.so"
