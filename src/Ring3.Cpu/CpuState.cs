@@ -128,6 +128,8 @@ public unsafe struct CpuState
     public byte RequestInterruptWindow, RequestNmiWindow;
     /// <summary>Every RDMSR and WRMSR leaves the guest, those of the processor's own MSRs as well.</summary>
     public byte InterceptMsrs;
+    /// <summary>With external writers: number of this stay in the guest, see Block.VerifiedAt; else 0.</summary>
+    public ulong EntryStamp;
     /// <summary>Host-requested single step: leave with ExitReason.SingleStep after one instruction.</summary>
     public byte HostSingleStep;
     /// <summary>With <see cref="HostSingleStep"/>: an instruction has retired by an exit that the owner finished, so that the next entry leaves at once with ExitReason.SingleStep.</summary>

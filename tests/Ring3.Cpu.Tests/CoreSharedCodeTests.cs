@@ -102,6 +102,40 @@ public sealed unsafe class CoreSharedCodeTests
     }
 
     [Fact]
+    public void ExternalWritersAreNoticedBehindLinksAndCachedJumps()
+    {
+        using CpuHarness h = CpuHarness.Long(Assemble(x =>
+        {
+            Label loop = x.CreateLabel(), function = x.CreateLabel();
+            x.mov(ecx, 10);
+            x.Label(ref loop);
+            x.call(function);
+            x.dec(ecx);
+            x.jnz(loop);
+            x.hlt();
+            x.Label(ref function);
+            x.mov(eax, 0x11111111);
+            x.ret();
+        }));
+        h.Machine.ExternalWriters = true;
+        h.RunToHlt();
+        Assert.Equal(0x11111111UL, h.Rax);
+        var code = new Span<byte>(h.Memory + CpuHarness.CodeAddress, 64);
+        int at = code.IndexOf("\x11\x11\x11\x11"u8);
+        for (int round = 0; round < 3; round++)
+        {
+            code.Slice(at, 4).Fill((byte)(0x20 + round));
+            h.State->Rip = CpuHarness.CodeAddress;
+            h.RunToHlt();
+            Assert.Equal(0x01010101UL * (uint)(0x20 + round), h.Rax);
+            ulong decoded = h.Machine.BlocksDecoded;
+            h.State->Rip = CpuHarness.CodeAddress;
+            h.RunToHlt();
+            Assert.Equal(decoded, h.Machine.BlocksDecoded);
+        }
+    }
+
+    [Fact]
     public void AFullArenaDropsEverythingAndGoesOn()
     {
         // A function that is rewritten and called again and again: every round decodes new blocks.

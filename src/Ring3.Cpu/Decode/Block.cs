@@ -33,6 +33,8 @@ internal unsafe struct Block
     public byte* HostNext;
     /// <summary>Chain of the block table.</summary>
     public Block* HashNext;
+    /// <summary>With external writers: the machine's entry stamp (<see cref="Machine.EntryStamp"/>) before the bytes were last compared with <see cref="Copy"/>; else 0.</summary>
+    public ulong VerifiedAt;
     /// <summary>Chains of the pages, see <see cref="PageCode.First"/>; a page-crossing block is in two.</summary>
     public Block* PageNext, PageNext2;
     /// <summary>The code bytes as they were decoded when the machine has external writers, else null.</summary>

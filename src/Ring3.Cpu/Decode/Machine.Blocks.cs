@@ -26,6 +26,25 @@ public sealed unsafe partial class Machine
     /// <summary>Blocks decoded, blocks dropped because their bytes were written, and times everything was dropped.</summary>
     public ulong BlocksDecoded, BlocksInvalidated, CodeFlushes;
 
+    private ulong _entryStamp;
+
+    /// <summary>Entries into the guest so far, of all processors, while there are external writers.</summary>
+    internal ulong EntryStamp => Volatile.Read(ref _entryStamp);
+
+    /// <summary>The number of a new stay in the guest: blocks verified before it are verified again. 0 without external writers.</summary>
+    internal ulong NextEntryStamp() => _externalWriters ? Interlocked.Increment(ref _entryStamp) : 0;
+
+    /// <summary>Whether the block's bytes are still what was decoded; remembers since when that is known.</summary>
+    internal bool Verify(Block* b)
+    {
+        // Read before the bytes: a stay that began earlier may rely on the comparison.
+        ulong stamp = EntryStamp;
+        if (b->Copy != null && !SameBytes(b, b->Copy))
+            return false;
+        Volatile.Write(ref b->VerifiedAt, stamp);
+        return true;
+    }
+
     /// <summary>
     /// Other processes or threads write guest memory without telling <see cref="CodeWritten"/>: every block is compared with its bytes once after each entry. Set it before the first entry or with every processor outside the guest.
     /// </summary>

@@ -56,7 +56,8 @@ public sealed unsafe partial class LogicalProcessor
             Interlocked.MemoryBarrier();
         }
         while (Machine.Epoch != epoch);
-        if (_jumpEpoch != epoch || _jumpGeneration != Tlb.FetchGeneration || Machine.ExternalWriters)
+        State->EntryStamp = Machine.NextEntryStamp();
+        if (_jumpEpoch != epoch || _jumpGeneration != Tlb.FetchGeneration)
             ForgetJumps(epoch);
     }
 
@@ -157,7 +158,7 @@ public sealed unsafe partial class LogicalProcessor
         Block* b = Machine.Find(host, mode, next);
         if (b != null)
         {
-            if (b->Copy == null || Machine.SameBytes(b, b->Copy))
+            if (Machine.Verify(b))
                 return b;
             Machine.InvalidateBlock(b);
         }

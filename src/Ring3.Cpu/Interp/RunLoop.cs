@@ -39,6 +39,11 @@ public sealed unsafe partial class LogicalProcessor
         uint u, v, w;
         int n;
     enter:
+        if (block->VerifiedAt < c->EntryStamp && !Machine.Verify(block))
+        {
+            c->Rip = c->BlockRip;
+            return LoopExit.Stale;
+        }
         c->InstructionsRetired += block->Instructions;
         op = Block.FirstOp(block) - 1;
     next:
@@ -537,7 +542,7 @@ public sealed unsafe partial class LogicalProcessor
         Block** slot = _link;
         _link = null;
         bool samePage = ((c->BlockRip ^ c->Rip) & ~0xfffUL) == 0;
-        if (!samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Machine.ExternalWriters)
+        if (!samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode))
             return;
         *slot = target;
         // The block may have been invalidated by another processor before the link existed.
