@@ -13,6 +13,7 @@ internal static class CommandTree
           ring3 boot --exec 'uname -a'                 run one command, exit with its status
           ring3 boot --cpus 8 --memory 1G --stats      more of everything, and KVM's counters at the end
           ring3 boot --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
+          ring3 exec -- qemu-system-x86_64 -accel kvm   an unmodified KVM client on Ring3
           source <(ring3 completion bash)              completion for this shell
 
         Exit statuses are listed in docs/cli.md.
@@ -20,9 +21,11 @@ internal static class CommandTree
 
     public static RootCommand Build()
     {
-        var root = new RootCommand("Linux KVM in user space: boots kernels on a software x86-64 machine, without /dev/kvm.")
+        var root = new RootCommand("Linux KVM in user space: boots kernels and runs KVM clients on a software x86-64 machine, without /dev/kvm.")
         {
             BootCommand.Build(),
+            ExecCommand.Build(),
+            DoctorCommand.Build(),
             FetchCommand.Build(),
             InitramfsCommand.Build(),
         };

@@ -41,4 +41,6 @@ internal static unsafe partial class Libc
     [LibraryImport(C, SetLastError = true)] internal static partial int ioctl(int fd, nuint request, void* argument);
     [LibraryImport(C, SetLastError = true)] internal static partial int poll(void* fds, nuint count, int timeoutMs);
     [LibraryImport(C), SuppressGCTransition] internal static partial int clock_gettime(int clock, long* ts);
+    [LibraryImport(C, SetLastError = true)] internal static partial int execv(byte* path, byte** arguments);
+    [LibraryImport(C)] internal static partial nint signal(int number, nint handler);
 }

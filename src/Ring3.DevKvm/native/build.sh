@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds libring3.so, libring3-core.so and ring3-exec into artifacts/devkvm when they are missing or older than their sources.
+# Builds libring3.so, libring3-core.so, ring3-exec and ring3-selftest into artifacts/devkvm when they are missing or older than their sources.
 # usage: build.sh [--force]
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -46,6 +46,8 @@ build_shim() {
         "$here"/{core,table,ioctl,sysfs,paths,signals,descriptors,memory}.c -ldl -lpthread >>"$log" 2>&1 || failed libring3.so
     gcc "${flags[@]}" -o "$out/ring3-exec.new" "$here/exec.c" >>"$log" 2>&1 || failed ring3-exec
     mv -f "$out/ring3-exec.new" "$out/ring3-exec"
+    gcc "${flags[@]}" -o "$out/ring3-selftest.new" "$here/selftest.c" >>"$log" 2>&1 || failed ring3-selftest
+    mv -f "$out/ring3-selftest.new" "$out/ring3-selftest"
     mv -f "$out/libring3.so.new" "$out/libring3.so"
 }
 

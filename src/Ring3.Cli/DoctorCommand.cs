@@ -1,0 +1,134 @@
+using System.CommandLine;
+using System.Diagnostics;
+using System.Runtime.Intrinsics.X86;
+using Ring3.Vmm;
+using Spectre.Console;
+
+namespace Ring3.Cli;
+
+/// <summary><c>ring3 doctor</c>: what this machine offers, and whether Ring3's /dev/kvm works on it.</summary>
+internal static class DoctorCommand
+{
+    private enum Verdict
+    {
+        Good,
+        /// <summary>Not there, and not needed.</summary>
+        Fine,
+        Bad,
+    }
+
+    private readonly record struct Finding(string What, Verdict Verdict, string Text);
+
+    public static Command Build()
+    {
+        var command = new Command("doctor", "Say what this machine offers and test Ring3's /dev/kvm for a second.");
+        command.SetAction(_ => Run());
+        return command;
+    }
+
+    private static int Run()
+    {
+        Finding[] findings = [RealKvm(), Processor(), Memory(), Library(NativeFiles.Interposer), Library(NativeFiles.Core), Compiler(), SelfTest()];
+        var table = new Table().Border(TableBorder.Simple).AddColumns("", "", "");
+        table.ShowHeaders = false;
+        foreach (Finding f in findings)
+        {
+            string mark = f.Verdict switch { Verdict.Good => "[green]ok[/]", Verdict.Fine => "[dim]-[/]", _ => "[red]no[/]" };
+            table.AddRow(new Markup(Markup.Escape(f.What)), new Markup(mark), new Text(f.Text));
+        }
+        if (Console.IsOutputRedirected)
+            AnsiConsole.Profile.Width = 160;
+        AnsiConsole.Write(table);
+        return findings.Any(f => f.Verdict == Verdict.Bad) ? ExitStatus.Internal : 0;
+    }
+
+    private static Finding RealKvm()
+    {
+        const string name = "real /dev/kvm", path = "/dev/kvm", notNeeded = "; Ring3 does not need it";
+        if (!File.Exists(path))
+            return new(name, Verdict.Fine, "not there" + notNeeded);
+        string mode = Convert.ToString((int)File.GetUnixFileMode(path), 8);
+        try
+        {
+            using FileStream open = new(path, FileMode.Open, FileAccess.ReadWrite, FileShare.ReadWrite, 0);
+            return new(name, Verdict.Good, $"can be opened (mode {mode}){notNeeded}");
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return new(name, Verdict.Fine, $"cannot be opened by this user (mode {mode}){notNeeded}");
+        }
+    }
+
+    private static Finding Processor()
+    {
+        string model = Field("/proc/cpuinfo", "model name") ?? "unknown";
+        (string Name, bool Has)[] features =
+        [
+            ("SSE4.2", Sse42.IsSupported), ("POPCNT", Popcnt.IsSupported), ("AES", Aes.IsSupported), ("PCLMULQDQ", Pclmulqdq.IsSupported), ("AVX", Avx.IsSupported), ("AVX2", Avx2.IsSupported),
+            ("FMA", Fma.IsSupported), ("BMI1", Bmi1.IsSupported), ("BMI2", Bmi2.IsSupported), ("LZCNT", Lzcnt.IsSupported), ("AVX512F", Avx512F.IsSupported),
+        ];
+        string has = string.Join(' ', features.Where(f => f.Has).Select(f => f.Name)), lacks = string.Join(' ', features.Where(f => !f.Has).Select(f => f.Name));
+        string text = $"{model}, {Environment.ProcessorCount} available; used: {has}" + (lacks.Length == 0 ? "" : $"; not there: {lacks}");
+        return new("processor", Sse42.IsSupported && Popcnt.IsSupported ? Verdict.Good : Verdict.Bad, text);
+    }
+
+    private static Finding Memory()
+    {
+        string? available = Field("/proc/meminfo", "MemAvailable");
+        return available is not null && long.TryParse(available.Split(' ')[0], out long kib)
+            ? new("memory", kib >= 512 * 1024 ? Verdict.Good : Verdict.Bad, $"{kib / 1024} MiB available")
+            : new("memory", Verdict.Fine, "unknown");
+    }
+
+    private static Finding Library(string name) => NativeFiles.Find(name) is string path
+        ? new(name, Verdict.Good, path)
+        : new(name, Verdict.Bad, "not built: run ./ring3 exec in the repository once");
+
+    private static Finding Compiler()
+    {
+        string? line = FirstLine("gcc", ["--version"], 5000, out _);
+        return line is not null ? new("C compiler", Verdict.Good, line) : new("C compiler", Verdict.Fine, "no gcc; needed only to build libring3.so");
+    }
+
+    private static Finding SelfTest()
+    {
+        const string name = "self-test";
+        if (NativeFiles.Find(NativeFiles.Launcher) is not string launcher || NativeFiles.Find(NativeFiles.SelfTest) is not string test)
+            return new(name, Verdict.Bad, "not built");
+        string? line = FirstLine(launcher, ["--", test], 20000, out int status);
+        return new(name, status == 0 ? Verdict.Good : Verdict.Bad, line ?? $"no answer (status {status})");
+    }
+
+    private static string? Field(string file, string name)
+    {
+        if (!File.Exists(file))
+            return null;
+        string? line = File.ReadLines(file).FirstOrDefault(l => l.StartsWith(name, StringComparison.Ordinal));
+        return line?[(line.IndexOf(':') + 1)..].Trim();
+    }
+
+    /// <summary>First line of a program's output. Null: it does not start, does not end in time, or says nothing.</summary>
+    private static string? FirstLine(string program, string[] arguments, int limitMs, out int status)
+    {
+        status = -1;
+        try
+        {
+            using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+            process.ErrorDataReceived += static (_, _) => { };
+            process.BeginErrorReadLine();
+            Task<string> output = process.StandardOutput.ReadToEndAsync();
+            if (!process.WaitForExit(limitMs))
+            {
+                process.Kill(entireProcessTree: true);
+                return null;
+            }
+            status = process.ExitCode;
+            string[] lines = output.Result.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+            return lines.Length == 0 ? null : lines[0];
+        }
+        catch (System.ComponentModel.Win32Exception)
+        {
+            return null;
+        }
+    }
+}

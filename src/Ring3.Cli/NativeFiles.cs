@@ -1,0 +1,21 @@
+namespace Ring3.Cli;
+
+/// <summary>Where the native files of <c>ring3 exec</c> are: next to this program, or in the repository that it was built in.</summary>
+internal static class NativeFiles
+{
+    public const string Interposer = "libring3.so", Core = "libring3-core.so", Launcher = "ring3-exec", SelfTest = "ring3-selftest";
+
+    /// <summary>Full path of a native file, or null.</summary>
+    public static string? Find(string name)
+    {
+        for (DirectoryInfo? d = new(AppContext.BaseDirectory); d is not null; d = d.Parent)
+        {
+            foreach (string candidate in (string[])[Path.Combine(d.FullName, name), Path.Combine(d.FullName, "devkvm", name)])
+            {
+                if (File.Exists(candidate))
+                    return candidate;
+            }
+        }
+        return null;
+    }
+}

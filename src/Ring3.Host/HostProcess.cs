@@ -1,0 +1,28 @@
+using System.Runtime.InteropServices;
+
+namespace Ring3.Host;
+
+/// <summary>The process itself.</summary>
+/// <remarks>SAFETY: the vector and its strings live until execv has copied them or failed.</remarks>
+public static unsafe class HostProcess
+{
+    private const int SIGPIPE = 13;
+
+    /// <summary>Becomes another program, with SIGPIPE as programs expect it, which the runtime ignores. Returns only to say why not.</summary>
+    public static string Replace(string program, ReadOnlySpan<string> arguments)
+    {
+        nint* vector = (nint*)NativeMemory.AllocZeroed((nuint)(arguments.Length + 2), (nuint)sizeof(nint));
+        nint path = Marshal.StringToCoTaskMemUTF8(program);
+        vector[0] = path;
+        for (int i = 0; i < arguments.Length; i++)
+            vector[i + 1] = Marshal.StringToCoTaskMemUTF8(arguments[i]);
+        nint before = Libc.signal(SIGPIPE, 0);
+        _ = Libc.execv((byte*)path, (byte**)vector);
+        string why = Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError());
+        _ = Libc.signal(SIGPIPE, before);
+        for (nint* p = vector; *p != 0; p++)
+            Marshal.FreeCoTaskMem(*p);
+        NativeMemory.Free(vector);
+        return why;
+    }
+}
