@@ -132,6 +132,12 @@ internal sealed unsafe partial class VcpuObject
                 return PreFault(argument);
             case KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR:
                 return TscAttribute(command, argument);
+            case KVM_XEN_VCPU_SET_ATTR:
+                return UserCopy.TryRead(argument, out kvm_xen_vcpu_attr attr) ? Vcpu.XenSetAttr(attr) : -Errno.EFAULT;
+            case KVM_XEN_VCPU_GET_ATTR:
+                if (!UserCopy.TryRead(argument, out attr))
+                    return -Errno.EFAULT;
+                return Vcpu.XenGetAttr(ref attr) is not 0 and var e ? e : Put(argument, attr);
             default:
                 return -Errno.EINVAL;
         }

@@ -95,6 +95,16 @@ internal sealed unsafe partial class VmObject
                 return UserCopy.TryRead(argument, out kvm_irqfd irqfd) ? Vm.RegisterIrqfd(irqfd) : -Errno.EFAULT;
             case KVM_IOEVENTFD:
                 return UserCopy.TryRead(argument, out kvm_ioeventfd ioeventfd) ? Vm.RegisterIoeventfd(ioeventfd) : -Errno.EFAULT;
+            case KVM_XEN_HVM_CONFIG:
+                return UserCopy.TryRead(argument, out kvm_xen_hvm_config xen) ? Vm.XenHvmConfig(xen) : -Errno.EFAULT;
+            case KVM_XEN_HVM_SET_ATTR:
+                return UserCopy.TryRead(argument, out kvm_xen_hvm_attr attr) ? Vm.XenSetAttr(attr) : -Errno.EFAULT;
+            case KVM_XEN_HVM_GET_ATTR:
+                if (!UserCopy.TryRead(argument, out attr))
+                    return -Errno.EFAULT;
+                return Vm.XenGetAttr(ref attr) is not 0 and var error ? error : UserCopy.TryWrite(argument, attr) ? 0 : -Errno.EFAULT;
+            case KVM_XEN_HVM_EVTCHN_SEND:
+                return UserCopy.TryRead(argument, out kvm_irq_routing_xen_evtchn send) ? Vm.XenEvtchnSend(send) : -Errno.EFAULT;
             default:
                 return -Errno.ENOTTY;
         }

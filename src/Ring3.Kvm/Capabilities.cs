@@ -42,6 +42,7 @@ public static class Capabilities
         KVM_CAP_X86_DISABLE_EXITS => (int)(KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE),
         KVM_CAP_DISABLE_QUIRKS => 1,
         KVM_CAP_DISABLE_QUIRKS2 => (int)Quirks,
+        KVM_CAP_XEN_HVM => (int)Vm.XenFeatures,
         KVM_CAP_XSAVE2 => 4096,
         KVM_CAP_INTR_SHADOW => 1,
         _ => 0,

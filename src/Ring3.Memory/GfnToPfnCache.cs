@@ -1,5 +1,6 @@
 using Ring3.Abi;
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Memory;
@@ -104,16 +105,18 @@ public sealed unsafe class GfnToPfnCache : IInvalidatedByHva
                 SetInvalid(gpa);
                 return -Errno.EFAULT;
             }
+            // As a fault of the kernel's own would: memory that is not there or may not be written is no translation. After the notes above, so that a change behind our back makes another round.
+            bool usable = UserCopy.ProbeWrite(found);
             Lock.EnterWrite();
             bool stale = _slots.Notifier.CacheNeedsRetry(seq) || gpa != InvalidGpa && _slots.Generation != generation;
             if (!stale)
             {
                 (Gpa, Hva, _slot, _generation) = (gpa, found, slot, generation);
-                _valid = true;
+                _valid = usable;
             }
             Lock.ExitWrite();
             if (!stale)
-                return 0;
+                return usable ? 0 : -Errno.EFAULT;
             backoff.Pause();
         }
     }

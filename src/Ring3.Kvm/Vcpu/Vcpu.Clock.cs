@@ -89,7 +89,10 @@ public sealed unsafe partial class Vcpu
         if (Requests.Check(VcpuRequest.MasterClockUpdate))
             Vm.Clock.UpdateMaster();
         if (Requests.Check(VcpuRequest.ClockUpdate))
+        {
             WriteClockPage();
+            WriteXenClocks();
+        }
         if (Requests.Check(VcpuRequest.StealUpdate) && _stealGpa != 0)
             RecordStealTime();
     }

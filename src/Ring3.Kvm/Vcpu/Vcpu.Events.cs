@@ -117,7 +117,7 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         _nmiPending = Math.Min(_nmiPending + Interlocked.Exchange(ref _nmiQueued, 0), limit);
     }
 
-    private bool HasInterrupt() => _externalInterrupt >= 0 || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
+    private bool HasInterrupt(bool mayWait = true) => _externalInterrupt >= 0 || HasXenInterrupt(mayWait) || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
 
     private bool InterruptAllowed() => (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0;
 
@@ -177,6 +177,8 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         int vector = _externalInterrupt;
         if (vector >= 0)
             _externalInterrupt = -1;
+        else if (HasXenInterrupt(mayWait: true))
+            vector = Vm.Xen.UpcallVector;
         else
             vector = Vm.Irqchip!.AckInterrupt(Lapic!);
         if (vector < 0)

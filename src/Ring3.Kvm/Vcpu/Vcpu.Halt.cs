@@ -50,7 +50,8 @@ public sealed unsafe partial class Vcpu
         if (Lapic is null && KvmRun->request_interrupt_window != 0)
             return true;
         return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0 || !InSmm && (_smiPending || Requests.Test(VcpuRequest.Smi))
-            || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt();
+            || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt(mayWait: false)
+            || _xen is { HasPendingWork: true };
     }
 
     /// <summary>Waits until the vCPU may run again, or the client wants it back.</summary>
@@ -133,6 +134,7 @@ public sealed unsafe partial class Vcpu
         Stats.halt_wait_ns += (ulong)waited;
         Stats.halt_wait_hist.Add((ulong)waited);
         AdjustPolling(waited);
+        _xenArrives = true;
         if (_stealGpa != 0)
             RecordStealTime();
     }

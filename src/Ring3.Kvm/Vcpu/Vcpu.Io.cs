@@ -10,7 +10,7 @@ namespace Ring3.Kvm;
 public sealed unsafe partial class Vcpu
 {
     /// <summary>What the next Run has to finish.</summary>
-    private enum Completion : byte { None, PortRead, Mmio, MsrRead, MsrWrite, Hypercall }
+    private enum Completion : byte { None, PortRead, Mmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
 
     private Completion _completion;
     /// <summary>An MMIO access wider than the 8 bytes of kvm_run goes to the client in fragments; this is how far it has come.</summary>
@@ -29,6 +29,9 @@ public sealed unsafe partial class Vcpu
                 return CompleteMmioFragment();
             case Completion.Hypercall:
                 FinishHypercall(KvmRun->hypercall.ret, Is64BitCode);
+                return KeepRunning;
+            case Completion.XenHypercall:
+                CompleteXenHypercall();
                 return KeepRunning;
             case Completion.MsrRead:
                 CompleteMsr(KvmRun->msr.error == 0, KvmRun->msr.data);

@@ -187,6 +187,8 @@ public sealed unsafe partial class Vcpu
 
     private bool TryWriteMsr(uint msr, bool host, ulong value)
     {
+        if (TryWriteXenMsr(msr, value, out bool written))
+            return written;
         if (!host && Cpu.OwnsMsr(msr))
             return Cpu.TryWriteGuestMsr(msr, value);
         if (TryWriteProcessorMsr(msr, host, value, out bool ok))

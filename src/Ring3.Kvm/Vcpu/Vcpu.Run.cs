@@ -73,6 +73,7 @@ public sealed unsafe partial class Vcpu
         _hasRun = true;
         if (_stealGpa != 0)
             RecordStealTime();
+        _xenArrives = true;
         if (run->request_interrupt_window != 0)
             Requests.MakeSelf(VcpuRequest.Event);
         return KeepRunning;
@@ -86,6 +87,7 @@ public sealed unsafe partial class Vcpu
         _lastThread = thread;
         _s->PauseLoopWindow = Vm.Vcpus.Length > 1 && !Vm.PausesInGuest ? PauseLoopWindow : 0;
         OpenSchedStat();
+        _xen?.Runstate.ThreadChanged(_lastRunDelayNs);
     }
 
     private void EndRun()
@@ -118,6 +120,8 @@ public sealed unsafe partial class Vcpu
         if (!_mmu.LoadRoot())
             return -Errno.ENOMEM;
         (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
+        if (_xen is { } xen)
+            PrepareXen(xen);
         if (_eventsDirty)
             PrepareEvents();
         if (_pvEoiGpa != 0)
@@ -178,7 +182,7 @@ public sealed unsafe partial class Vcpu
                 Stats.msr_exits++;
                 return HandleWrmsr();
             case ExitReason.Hypercall:
-                return HandleHypercall();
+                return Vm.XenOrNull is { InterceptsHypercalls: true } ? HandleXenHypercall() : HandleHypercall();
             case ExitReason.InterruptWindow:
                 Stats.irq_window_exits++;
                 _eventsDirty = true;

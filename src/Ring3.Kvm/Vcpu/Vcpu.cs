@@ -86,6 +86,7 @@ public sealed unsafe partial class Vcpu
     {
         if (Lapic is not null)
             Vm.ApicBus.Remove(Lapic);
+        _xen?.Dispose();
         _mmu.Dispose();
         _schedStat?.Dispose();
     }

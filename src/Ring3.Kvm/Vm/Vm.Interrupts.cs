@@ -28,6 +28,7 @@ public sealed unsafe partial class Vm
                 Ports.Add(new PicPorts(pic), 0x20, 2, 0xa0, 2, 0x4d0, 2);
             if (chip.Ioapic is { } ioapic)
                 MmioDevices.Add(new IoapicMmio(ioapic));
+            chip.Routing.Extension = this;
             Irqchip = chip;
         }
         return 0;

@@ -228,6 +228,7 @@ public sealed unsafe partial class Vm : IDisposable
         Irqchip?.Stop();
         foreach (Vcpu v in Vcpus)
             v.Detach();
+        _xen?.Dispose();
         Mmu.Dispose();
         _work.Dispose();
         foreach (Vcpu v in Vcpus)

@@ -1,0 +1,204 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+using Ring3.Host;
+using Ring3.Irqchip;
+using Ring3.Irqchip.Timers;
+using Ring3.Xen;
+using static Ring3.Abi.KvmApi;
+
+// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
+namespace Ring3.Kvm;
+
+// The vCPU of a Xen guest: events before an entry, hypercalls, run state, and what Ring3.Xen needs from a vCPU.
+public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
+{
+    private XenVcpu? _xen;
+    private HostTimer? _xenTimer;
+    /// <summary>The vCPU comes back to a processor: "running" begins at the next entry.</summary>
+    private bool _xenArrives;
+    private bool _xenLapicWasOn;
+    private ulong _xenHypercallRip;
+
+    /// <summary>The Xen side, made on first use. Any thread.</summary>
+    public XenVcpu Xen
+    {
+        get
+        {
+            if (Volatile.Read(ref _xen) is { } xen)
+                return xen;
+            var created = new XenVcpu(Vm.Xen, this);
+            created.Runstate.ThreadChanged(_schedStat?.RunDelayNs ?? 0);
+            return Interlocked.CompareExchange(ref _xen, created, null) ?? created;
+        }
+    }
+
+    /// <summary>KVM_XEN_VCPU_SET_ATTR. See <see cref="XenVcpu.SetAttribute"/>.</summary>
+    public int XenSetAttr(in kvm_xen_vcpu_attr attr) => Xen.SetAttribute(attr);
+
+    /// <summary>KVM_XEN_VCPU_GET_ATTR. See <see cref="XenVcpu.GetAttribute"/>.</summary>
+    public int XenGetAttr(ref kvm_xen_vcpu_attr attr) => Xen.GetAttribute(ref attr);
+
+    // ---- Around an entry ----
+
+    /// <summary>Before an entry: what other threads have left in the shadow goes to the guest, and the upcall is considered.</summary>
+    private void PrepareXen(XenVcpu xen)
+    {
+        // Only the rest of an instruction runs: nothing new is taken.
+        if (_finishOnly)
+            return;
+        if (xen.HasShadowEvents)
+            xen.MergePendingEvents();
+        if (xen.HasPendingTimer)
+            xen.InjectPendingTimer();
+        if (_xenArrives)
+        {
+            _xenArrives = false;
+            if (Vm.Xen.IsEnabled)
+                xen.UpdateRunstate(XenAbi.RUNSTATE_running);
+        }
+        if (Lapic is null)
+            return;
+        bool on = Lapic.SoftwareEnabled;
+        if (on && !_xenLapicWasOn)
+            xen.LapicEnabled();
+        _xenLapicWasOn = on;
+        if (xen.HasInterrupt(mayWait: true))
+            _eventsDirty = true;
+    }
+
+    private bool HasXenInterrupt(bool mayWait) => _xen is { } xen && Lapic is not null && xen.HasInterrupt(mayWait);
+
+    private void WriteXenClocks()
+    {
+        if (_xen is not { } xen)
+            return;
+        var (hostTsc, ns) = Vm.Clock.Master;
+        var (mul, shift) = PvClockScale.ForTscKhz(TscKhz);
+        xen.WriteClocks(new pvclock_vcpu_time_info
+        {
+            tsc_timestamp = GuestTscAt(hostTsc), system_time = (ulong)ns, tsc_to_system_mul = mul, tsc_shift = shift, flags = VmClock.IsStable ? KvmPara.PVCLOCK_TSC_STABLE_BIT : (byte)0,
+        });
+    }
+
+    private bool TryWriteXenMsr(uint msr, ulong value, out bool ok)
+    {
+        ok = false;
+        if (Vm.XenOrNull is not { } xen || xen.HypercallMsr != msr || msr == 0)
+            return false;
+        ok = Vm.WriteXenHypercallPage(value, (_s->Efer & Efer.LMA) != 0);
+        return true;
+    }
+
+    // ---- Hypercalls ----
+
+    private int HandleXenHypercall()
+    {
+        Stats.hypercalls++;
+        bool is64 = (_s->Efer & Efer.LMA) != 0 && (_s->Cs.Access & Cpu64BitCode) != 0;
+        ulong* g = _s->Gpr;
+        Hypercall call = is64
+            ? new(g[0], (byte)_s->Cpl, true, g[7], g[6], g[2], g[10], g[8], g[9])
+            : new((uint)g[0], (byte)_s->Cpl, false, (uint)g[3], (uint)g[1], (uint)g[2], (uint)g[6], (uint)g[7], (uint)g[5]);
+        if (Xen.TryHypercall(call, out long result))
+        {
+            g[0] = (ulong)result;
+            Cpu.SkipInstruction();
+            return KeepRunning;
+        }
+        kvm_run* run = KvmRun;
+        run->exit_reason = KVM_EXIT_XEN;
+        run->xen.type = KVM_EXIT_XEN_HCALL;
+        run->xen.longmode = is64 ? 1u : 0;
+        run->xen.cpl = call.Cpl;
+        run->xen.input = call.Number;
+        (run->xen.@params[0], run->xen.@params[1], run->xen.@params[2]) = (call.A0, call.A1, call.A2);
+        (run->xen.@params[3], run->xen.@params[4], run->xen.@params[5]) = (call.A3, call.A4, call.A5);
+        _xenHypercallRip = _s->Rip;
+        _completion = Completion.XenHypercall;
+        return ToClient;
+    }
+
+    /// <summary>The client has answered. If it has moved the vCPU meanwhile (a reset, a migration) there is nothing to finish.</summary>
+    private void CompleteXenHypercall()
+    {
+        if (_s->Rip != _xenHypercallRip)
+            return;
+        _s->Gpr[0] = KvmRun->xen.result;
+        Cpu.SkipInstruction();
+    }
+
+    // ---- For Ring3.Xen ----
+
+    bool IXenProcessor.HasLapic => Lapic is not null;
+
+    void IXenProcessor.KickForEvents() => Requests.Make(VcpuRequest.Unblock);
+
+    void IXenProcessor.InjectVector(byte vector)
+    {
+        if (Lapic is not null)
+            _ = ApicBus.DeliverTo(Lapic, new LapicInterrupt { Vector = vector, Mode = DeliveryMode.Fixed, Assert = true, Dest = Id });
+    }
+
+    void IXenProcessor.RequestClockUpdate() => Requests.Make(VcpuRequest.ClockUpdate);
+
+    void IXenProcessor.ArmTimer(ulong deadlineClockNs)
+    {
+        long delta = (long)(deadlineClockNs - (ulong)Vm.Clock.NowNs), now = HostClock.MonotonicNs();
+        TimerService.Shared.Arm(_xenTimer ??= new HostTimer(this), delta > long.MaxValue - now ? long.MaxValue : now + delta);
+    }
+
+    void IXenProcessor.CancelTimer()
+    {
+        if (_xenTimer is not null)
+            TimerService.Shared.Cancel(_xenTimer);
+    }
+
+    void ITimerCallback.TimerExpired(HostTimer timer, long nowNs) => _xen?.TimerExpired();
+
+    long IXenProcessor.RunDelayNs => _schedStat?.RunDelayNs ?? 0;
+
+    /// <summary>Giving the processor up is a preemption: the vCPU is runnable until it comes back.</summary>
+    void IXenProcessor.Yield()
+    {
+        Xen.UpdateRunstate(XenAbi.RUNSTATE_runnable);
+        Thread.Yield();
+        Xen.UpdateRunstate(XenAbi.RUNSTATE_running);
+    }
+
+    void IXenProcessor.WaitForEvent(Func<bool> ready, long timeoutNs)
+    {
+        long deadline = timeoutNs < 0 ? long.MaxValue : HostClock.MonotonicNs() + timeoutNs;
+        _mpState = MpState.Halted;
+        int token = Requests.BeginBlock();
+        while (!Requests.Check(VcpuRequest.Unblock) && !HasReasonToWake() && !ready())
+        {
+            long now = HostClock.MonotonicNs();
+            if (now >= deadline)
+                break;
+            Lapic!.PollTimer(now);
+            long until = Math.Min(deadline, Lapic.TimerDeadlineNs);
+            Requests.Sleep(token, until == long.MaxValue ? -1 : Math.Max(until - now, 50_000));
+            token = Requests.WakeToken;
+        }
+        Requests.EndBlock();
+        _mpState = MpState.Runnable;
+        _eventsDirty = true;
+        _xenArrives = true;
+    }
+
+    bool IXenProcessor.ReadVirtual(ulong gva, Span<byte> destination)
+    {
+        while (destination.Length != 0)
+        {
+            int n = (int)Math.Min((ulong)destination.Length, 4096 - (gva & 4095));
+            if (!GuestVirtual.TryTranslate(_s, Vm.Memory, gva, out ulong gpa) || !Vm.Memory.Read(gpa, destination[..n]))
+                return false;
+            destination = destination[n..];
+            gva += (ulong)n;
+            if ((_s->Efer & Efer.LMA) == 0)
+                gva = (uint)gva;
+        }
+        return true;
+    }
+}

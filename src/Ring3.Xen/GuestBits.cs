@@ -1,0 +1,55 @@
+using Ring3.Host;
+
+namespace Ring3.Xen;
+
+/// <summary>
+/// Atomic operations on words that are shared with the guest. Each is one or more locked host instructions with a fix-up: memory that has gone gives false, never a signal.
+/// </summary>
+/// <remarks>A locked instruction is a full fence, as the protocols between hypervisor and guest expect.</remarks>
+internal static class GuestBits
+{
+    /// <summary>Sets bits of a 64-bit word. False: the memory is not there.</summary>
+    public static bool Or64(ulong hva, ulong bits, out ulong old)
+    {
+        if (!UserCopy.TryRead8(hva, out old))
+            return false;
+        while (true)
+        {
+            if (!UserCopy.CompareExchange(hva, old | bits, old, out ulong seen))
+                return false;
+            if (seen == old)
+                return true;
+            old = seen;
+        }
+    }
+
+    /// <summary>Sets bits of a 32-bit word.</summary>
+    public static bool Or32(ulong hva, uint bits, out uint old)
+    {
+        if (!UserCopy.TryRead4(hva, out old))
+            return false;
+        while (true)
+        {
+            if (!UserCopy.CompareExchange(hva, old | bits, old, out uint seen))
+                return false;
+            if (seen == old)
+                return true;
+            old = seen;
+        }
+    }
+
+    /// <summary>Clears bits of a 32-bit word.</summary>
+    public static bool AndNot32(ulong hva, uint bits, out uint old)
+    {
+        if (!UserCopy.TryRead4(hva, out old))
+            return false;
+        while (true)
+        {
+            if (!UserCopy.CompareExchange(hva, old & ~bits, old, out uint seen))
+                return false;
+            if (seen == old)
+                return true;
+            old = seen;
+        }
+    }
+}
