@@ -41,6 +41,9 @@ public sealed partial class XenVcpu
     /// <summary>Events are recorded that the vCPU's own thread has to write to vcpu_info. Any thread.</summary>
     public bool HasShadowEvents => Volatile.Read(ref _pendingSel) != 0;
 
+    /// <summary>The shadow itself, for tests.</summary>
+    internal ref ulong Shadow => ref _pendingSel;
+
     // ---- Delivery ----
 
     /// <summary>
