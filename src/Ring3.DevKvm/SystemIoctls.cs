@@ -33,6 +33,8 @@ internal sealed unsafe partial class SystemObject
                 return GetCpuid(argument, emulated: false);
             case KVM_GET_EMULATED_CPUID:
                 return GetCpuid(argument, emulated: true);
+            case KVM_GET_SUPPORTED_HV_CPUID:
+                return GetHyperVCpuid(argument);
             case KVM_GET_MSRS:
                 return GetFeatureMsrs(argument);
             case KVM_X86_GET_MCE_CAP_SUPPORTED:
@@ -56,6 +58,18 @@ internal sealed unsafe partial class SystemObject
             return -Errno.E2BIG;
         fixed (uint* indices = list)
             return UserCopy.TryWrite(argument + sizeof(uint), indices, (nuint)list.Length * sizeof(uint)) ? 0 : -Errno.EFAULT;
+    }
+
+    private static int GetHyperVCpuid(ulong argument)
+    {
+        if (!UserCopy.TryRead(argument, out kvm_cpuid2 header))
+            return -Errno.EFAULT;
+        ReadOnlySpan<kvm_cpuid_entry2> leaves = Vcpu.HyperVCpuid;
+        if (header.nent < (uint)leaves.Length)
+            return -Errno.E2BIG;
+        header.nent = (uint)leaves.Length;
+        fixed (kvm_cpuid_entry2* e = leaves)
+            return UserCopy.TryWrite(argument + (ulong)sizeof(kvm_cpuid2), e, (nuint)leaves.Length * (nuint)sizeof(kvm_cpuid_entry2)) && UserCopy.TryWrite(argument, header) ? 0 : -Errno.EFAULT;
     }
 
     private static int GetCpuid(ulong argument, bool emulated)

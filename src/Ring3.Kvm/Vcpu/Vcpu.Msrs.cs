@@ -149,7 +149,7 @@ public sealed unsafe partial class Vcpu
             return true;
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
             return Lapic is not null && Lapic.ReadMsr(msr, out value);
-        if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, out value))
+        if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, out value) || TryReadHyperVMsr(msr, out value))
             return true;
         if (IsPvMsr(msr))
             return TryReadPvMsr(msr, host, out value);

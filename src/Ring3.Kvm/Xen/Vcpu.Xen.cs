@@ -83,6 +83,8 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
 
     private bool TryWriteXenMsr(uint msr, ulong value, out bool ok)
     {
+        if (TryWriteHyperVMsr(msr, value, out ok))
+            return true;
         ok = false;
         if (Vm.XenOrNull is not { } xen || xen.HypercallMsr != msr || msr == 0)
             return false;
@@ -94,6 +96,8 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
 
     private int HandleXenHypercall()
     {
+        if (IsHyperVCall(_s->Gpr[0]))
+            return HandleHyperVHypercall();
         Stats.hypercalls++;
         bool is64 = (_s->Efer & Efer.LMA) != 0 && (_s->Cs.Access & Cpu64BitCode) != 0;
         ulong* g = _s->Gpr;

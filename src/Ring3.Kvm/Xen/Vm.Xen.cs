@@ -18,6 +18,9 @@ public sealed unsafe partial class Vm : IXenMachine, IRouteExtension
     internal const uint XenFeatures = KVM_XEN_HVM_CONFIG_HYPERCALL_MSR | KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL | KVM_XEN_HVM_CONFIG_SHARED_INFO | KVM_XEN_HVM_CONFIG_RUNSTATE | KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL
         | KVM_XEN_HVM_CONFIG_EVTCHN_SEND | KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG | KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE | KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA;
 
+    /// <summary>HV_X64_MSR_GUEST_OS_ID, which is the VM's.</summary>
+    internal ulong HyperVGuestOsId;
+
     /// <summary>The Xen side, made on first use.</summary>
     public XenVm Xen
     {
