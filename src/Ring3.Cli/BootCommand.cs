@@ -20,6 +20,8 @@ internal static class BootCommand
     private static readonly Option<string?> s_exec = new("--exec", "-e") { Description = "run CMD with sh in the guest, stream its output, and exit with its status", HelpName = "CMD" };
     private static readonly Option<BootProtocol> s_protocol = new("--protocol") { Description = "how the kernel is entered: auto, linux64, linux32, linux16, pvh, multiboot, bootsector (default: auto)", HelpName = "NAME", CustomParser = ParseProtocol };
     private static readonly Option<TraceCategories> s_trace = new("--trace") { Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, all; comma-separated", HelpName = "CATEGORIES", CustomParser = ParseTrace };
+    private static readonly Option<bool> s_xen = new("--xen") { Description = "be a Xen HVM guest's machine: event channels, PV timer and IPIs, console hvc0" };
+    private static readonly Option<bool> s_xenFifo = new("--xen-fifo") { Description = "with --xen: offer FIFO event channels" };
     private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
     private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
 
@@ -29,7 +31,7 @@ internal static class BootCommand
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_trace, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_trace, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -48,6 +50,8 @@ internal static class BootCommand
         Exec = r.GetValue(s_exec),
         Protocol = r.GetValue(s_protocol),
         Trace = r.GetValue(s_trace),
+        Xen = r.GetValue(s_xen) || r.GetValue(s_xenFifo),
+        XenFifo = r.GetValue(s_xenFifo),
         Stats = r.GetValue(s_stats),
         Verbose = r.GetValue(s_verbose),
     };

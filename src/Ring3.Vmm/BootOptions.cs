@@ -19,6 +19,10 @@ public sealed record BootOptions
     public ulong? Seed { get; init; }
     public string? Exec { get; init; }
     public BootProtocol Protocol { get; init; } = BootProtocol.Auto;
+    /// <summary>The machine is a Xen HVM guest's.</summary>
+    public bool Xen { get; init; }
+    /// <summary>With <see cref="Xen"/>: offer FIFO event channels.</summary>
+    public bool XenFifo { get; init; }
     public bool Stats { get; init; }
     public bool Verbose { get; init; }
     public TraceCategories Trace { get; init; }

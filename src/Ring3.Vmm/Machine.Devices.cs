@@ -59,11 +59,13 @@ public sealed partial class Machine
     {
         var port = new SerialPort(_serialLines[index], sink) { PolledInput = PolledSerial };
         _serial[index] = port;
+        if (index == 0 && _xen is not null)
+            _xen.Console.Sink = sink;
         Ports.Add(s_serialPorts[index].Port, SerialPort.Ports, port);
     }
 
     /// <summary>Gives the guest serial input; returns the bytes taken.</summary>
-    public int SerialInput(int index, ReadOnlySpan<byte> data) => _serial[index]?.Receive(data) ?? data.Length;
+    public int SerialInput(int index, ReadOnlySpan<byte> data) => index == 0 && _xen is not null ? _xen.ConsoleInput(data) : _serial[index]?.Receive(data) ?? data.Length;
 
     private void InstallBios(byte[] disk)
     {

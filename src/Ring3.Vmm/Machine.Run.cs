@@ -47,6 +47,9 @@ public sealed unsafe partial class Machine
             case KVM_EXIT_MMIO:
                 ServeMmio(vcpu, run);
                 break;
+            case KVM_EXIT_XEN when _xen is not null:
+                _xen.Serve(vcpu);
+                break;
             case KVM_EXIT_INTR or KVM_EXIT_IRQ_WINDOW_OPEN:
                 break;
             case KVM_EXIT_SHUTDOWN:

@@ -24,6 +24,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private readonly Vcpu[] _vcpus;
     private readonly ManualResetEventSlim _ended = new(false);
     private readonly MachineTrace? _trace;
+    private readonly Xen.XenPlatform? _xen;
     private MachineResult _result;
     private int _endClaimed;
     private volatile bool _stopping;
@@ -51,6 +52,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
         _vcpus = new Vcpu[options.Cpus];
         for (int i = 0; i < options.Cpus; i++)
             _vcpus[i] = CreateVcpu(i);
+        if (options.Xen)
+            _xen = new Xen.XenPlatform(_vm, _vcpus, this, Ram.Bytes, options.XenFifo);
     }
 
     private unsafe void MapRam()
@@ -69,6 +72,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
         Check(_vm.CreateVcpu((uint)id, out Vcpu? vcpu), $"create processor {id}");
         kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu!.TscKhz);
         CpuidTopology.Apply(cpuid, (uint)id, (uint)_options.Cpus);
+        if (_options.Xen)
+            cpuid = Xen.XenCpuid.Apply(cpuid, (uint)id, vcpu.TscKhz);
         Check(vcpu.SetCpuid2(cpuid), "set CPUID");
         ProcessorSetup.WireLocalInterrupts(vcpu);
         ProcessorSetup.SetTscFrequencySelect(vcpu);
@@ -138,6 +143,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public void Dispose()
     {
         _vm.Dispose();
+        _xen?.Dispose();
         Ram.Dispose();
     }
 }

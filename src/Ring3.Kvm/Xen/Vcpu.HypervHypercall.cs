@@ -81,7 +81,7 @@ public sealed unsafe partial class Vcpu
             return KeepRunning;
         }
         ulong* g = _s->Gpr;
-        bool is64 = (_s->Efer & Efer.LMA) != 0 && (_s->Cs.Access & Cpu64BitCode) != 0;
+        bool is64 = Is64BitCode;
         ulong control = is64 ? g[1] : g[2] << 32 | (uint)g[0];
         ulong input = is64 ? g[2] : g[3] << 32 | (uint)g[1];
         const ulong RepAndVariable = 0x0fff_0fff_03fe_0000;

@@ -99,7 +99,7 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
         if (IsHyperVCall(_s->Gpr[0]))
             return HandleHyperVHypercall();
         Stats.hypercalls++;
-        bool is64 = (_s->Efer & Efer.LMA) != 0 && (_s->Cs.Access & Cpu64BitCode) != 0;
+        bool is64 = Is64BitCode;
         ulong* g = _s->Gpr;
         Hypercall call = is64
             ? new(g[0], (byte)_s->Cpl, true, g[7], g[6], g[2], g[10], g[8], g[9])
@@ -196,7 +196,7 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
         while (destination.Length != 0)
         {
             int n = (int)Math.Min((ulong)destination.Length, 4096 - (gva & 4095));
-            if (!GuestVirtual.TryTranslate(_s, Vm.Memory, gva, out ulong gpa) || !Vm.Memory.Read(gpa, destination[..n]))
+            if (!TryTranslate(gva, out ulong gpa, out _) || !Vm.Memory.Read(gpa, destination[..n]))
                 return false;
             destination = destination[n..];
             gva += (ulong)n;

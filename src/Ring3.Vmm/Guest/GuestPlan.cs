@@ -32,7 +32,7 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
 
     private static string LinuxCommandLine(BootOptions options)
     {
-        var words = new List<string> { LinuxDefaults };
+        var words = new List<string> { options.Xen ? LinuxDefaults.Replace("ttyS0", "hvc0", StringComparison.Ordinal) : LinuxDefaults };
         if (options.Exec is not null)
             words.Add((options.Verbose ? "" : "quiet ") + "8250.nr_uarts=4");
         if (options.Exec is not null || options.Initrd.Count == 0)
@@ -46,7 +46,7 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
 
     private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, HostTerminal terminal)
     {
-        var init = new InitOptions { Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
+        var init = new InitOptions { Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0", Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
         if (options.Initrd.Count == 0)
             return [new BootModule("initramfs", cache.BaseInitramfs()), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
         var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();

@@ -13,6 +13,7 @@ public sealed record InitOptions
     /// <summary>Size of the host's terminal, 0 = unknown.</summary>
     public int Rows { get; init; }
     public int Columns { get; init; }
+    public string Console { get; init; } = "/dev/ttyS0";
     public string Terminal { get; init; } = "linux";
 }
 
@@ -97,8 +98,8 @@ public static class Initramfs
 
     private static string ShellScript(InitOptions options)
     {
-        string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F /dev/ttyS0 rows {options.Rows} cols {options.Columns}\n" : "";
-        string shell = options.Interactive ? "$b setsid $b cttyhack $b sh -l </dev/ttyS0 >/dev/ttyS0 2>&1" : "$b stty -F /dev/ttyS0 -echo\n$b cat /dev/ttyS0 | $b sh >/dev/ttyS0 2>&1";
+        string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F {options.Console} rows {options.Rows} cols {options.Columns}\n" : "";
+        string shell = options.Interactive ? $"$b setsid $b cttyhack $b sh -l <{options.Console} >{options.Console} 2>&1" : $"$b stty -F {options.Console} -echo\n$b cat {options.Console} | $b sh >{options.Console} 2>&1";
         return $"""
             {size}{shell}
             $b sync
