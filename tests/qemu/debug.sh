@@ -15,6 +15,10 @@ set architecture i386:x86-64
 add-symbol-file target
 target remote gdb
 set $counter = (int *)&counter
+# The firmware has yet to load the guest: an instruction planted now would be overwritten.
+hbreak _start
+continue
+delete
 break tick
 continue
 printf "A counter %d\n", *$counter
@@ -43,7 +47,7 @@ set var *(int *)&leave = 1
 continue
 quit
 G
-    (cd "$dir" && timeout 60 gdb -nx -batch -x commands) > "$dir/gdb.log" 2>&1 # The guest ends QEMU, so gdb's status says nothing.
+    (cd "$dir" && timeout 120 gdb -nx -batch -x commands) > "$dir/gdb.log" 2>&1 # The guest ends QEMU, so gdb's status says nothing.
     local line
     for line in 'A counter 0' 'B counter 1 at tick 1' 'C step 6 counter 2' 'D ecx 4662 at the return 1' 'E returned 1' 'F hardware, at tock 1' 'G hardware, at tock 1 counter 3' 'H watch, counter 4'; do
         grep -qx "$line" "$dir/gdb.log" || fail "gdb does not say '$line': $(grep -E '^[A-H] ' "$dir/gdb.log" | tr '\n' '|') $(tail -n 1 "$dir/gdb.log")"
@@ -57,7 +61,7 @@ stub_linux() {
     vm_start vm 400 -machine q35 $(accelerator) -m 256 -smp 2 $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet nokaslr' \
         -chardev "socket,id=g,path=$dir/gdb,server=on,wait=off" -gdb chardev:g
     vm_expect vm 150 '== shell'
-    vm_run vm 20 'grep -w __x64_sys_sethostname /proc/kallsyms | cut -c1-16' 'ffffffff[0-9a-f]{8}'
+    vm_run vm 120 'grep -w __x64_sys_sethostname /proc/kallsyms | cut -c1-16' 'ffffffff[0-9a-f]{8}'
     local address=0x${found[0]} kind
     for kind in break hbreak; do
         cat > "$dir/commands" <<G
@@ -76,7 +80,7 @@ detach
 quit
 G
         vm_type vm "sleep 2; hostname by-$kind; echo name \$(hostname)"
-        (cd "$dir" && timeout 60 gdb -nx -batch -x commands) > "$dir/gdb-$kind.log" 2>&1 || fail "gdb, $kind: $(tail -n 1 "$dir/gdb-$kind.log")"
+        (cd "$dir" && timeout 120 gdb -nx -batch -x commands) > "$dir/gdb-$kind.log" 2>&1 || fail "gdb, $kind: $(tail -n 1 "$dir/gdb-$kind.log")"
         grep -qx 'at 1' "$dir/gdb-$kind.log" && grep -qx 'moved 1' "$dir/gdb-$kind.log" || fail "gdb, $kind: $(tail -n 3 "$dir/gdb-$kind.log" | tr '\n' '|')"
         vm_expect vm 30 "name by-$kind"
     done

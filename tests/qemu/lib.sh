@@ -8,7 +8,7 @@ qemu_command() {
     if [ -n "${RING3_QEMU_ORACLE:-}" ]; then command=(qemu-system-x86_64); return; fi
     command=("$root/ring3" exec -- qemu-system-x86_64)
     if [ -n "${as_user:-}" ]; then
-        command=(setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs "${command[@]}")
+        command=(setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs "$work/ring3-exec" -- qemu-system-x86_64)
     elif [ -n "$hide_kvm" ]; then
         # The machine's /dev/kvm is not there: /dev/null stands in its place.
         command=(unshare -m sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' sh "${command[@]}")
@@ -98,7 +98,9 @@ vm_monitor() {
     printf '%s\n' "$3" >&"${vm_mon[$1]}"
     watch "$dir/$1.mon" "${vm_pid[$1]}" "${vm_mon_at[$1]}" "$2" "${4:-$'\n'\\(qemu\\) }" || fail "monitor command '$3' did not say '${4:-(qemu)}' in $2 s: $(tail -c 200 "$dir/$1.mon" | tr -c '[:print:]' ' ') $(last "$1")"
     vm_mon_at[$1]=$behind
+    local said=("${found[@]}")
     [ -z "${4:-}" ] || { watch "$dir/$1.mon" "${vm_pid[$1]}" "$behind" 30 '\(qemu\) ' && vm_mon_at[$1]=$behind; }
+    found=("${said[@]}")
 }
 
 # vm_end NAME LIMIT_S STATUS: QEMU ends by itself with STATUS.

@@ -85,3 +85,19 @@ debug_exit() {
     vm_type vm 'tool out 0xf4 16'
     vm_end vm 30 33
 }
+
+# unprivileged: the same as a user that may not open /dev/kvm, from a place that everybody may read.
+unprivileged() {
+    [ "$(id -u)" = 0 ] || skip "needs root to become another user"
+    [ -z "${RING3_QEMU_ORACLE:-}" ] || skip "the machine's own KVM is root's"
+    "$root/ring3" exec -- true
+    local home
+    home=$(mktemp -d /tmp/ring3-qemu.XXXXXX)
+    trap 'vm_kill_all; rm -rf "$home"' EXIT
+    chmod 755 "$home"
+    cp "$root"/artifacts/devkvm/{ring3-exec,libring3.so,libring3-core.so} "$work"/{vmlinuz,initrd.gz} "$home"
+    chmod -R a+rX "$home"
+    work=$home as_user=1
+    setpriv --reuid 65534 --regid 65534 --clear-groups sh -c ': <>/dev/kvm' 2>/dev/null && skip "everybody may open this machine's /dev/kvm"
+    machine q35 on
+}

@@ -19,7 +19,7 @@ savevm() {
 }
 
 # migrate MODEL: a guest that keeps writing memory moves to a second QEMU. The source's memory after the move and the destination's
-# before its first instruction are the same bytes; the guest's own checks go on at the destination.
+# before its first instruction are the same bytes (but for a clock); the guest's own checks go on at the destination.
 migrate() {
     local model=$1 common
     # shellcheck disable=SC2046
@@ -45,10 +45,16 @@ migrate() {
     done
     local vm
     for vm in from to; do
-        vm_monitor $vm 30 "pmemsave 0 0xa0000 $dir/$vm.low"
-        vm_monitor $vm 30 "pmemsave 0x100000 0x7f00000 $dir/$vm.high"
+        vm_monitor $vm 30 "pmemsave 0 0xa0000 \"$dir/$vm.low\""
+        vm_monitor $vm 30 "pmemsave 0x100000 0x7f00000 \"$dir/$vm.high\""
     done
-    cmp "$dir/from.low" "$dir/to.low" && cmp "$dir/from.high" "$dir/to.high" || fail "memory differs: $(cmp -l "$dir/from.high" "$dir/to.high" | wc -l) bytes above 1 MiB"
+    # Registers set at the destination write one structure of KVM's own: the wall clock, 12 bytes at the address that the guest gave it.
+    local differing
+    for vm in low high; do
+        [ -s "$dir/from.$vm" ] && [ -s "$dir/to.$vm" ] || fail "no copy of memory: $(last from)"
+        differing=$(cmp -l "$dir/from.$vm" "$dir/to.$vm" | awk 'NR == 1 { first = $1 } { last = $1 } END { print NR ? last - first + 1 : 0 }')
+        [ "$differing" -le 12 ] || fail "memory differs, $vm: over $differing bytes, from $(cmp "$dir/from.$vm" "$dir/to.$vm")"
+    done
     rm -f "$dir"/*.low "$dir"/*.high
     grep -a 'dirty sync count' "$dir/from.mon" | tail -n 1
     vm_monitor from 30 'info migrate' 'dirty sync count: ([0-9]+)'

@@ -40,7 +40,7 @@ else
     irqchip=split slow migrate-pc-split migrate pc
     quick gdb-target stub_target pc
     slow gdb-linux stub_linux
-    as_user=1 quick as-user machine q35 on
+    quick as-user unprivileged
     slow ovmf ovmf q35
     slow memtest memtest
 fi
