@@ -12,4 +12,7 @@ public static class FileDescriptor
         catch (IOException) { return null; }
         catch (UnauthorizedAccessException) { return null; }
     }
+
+    /// <summary>The descriptor stays open in a program that this process executes.</summary>
+    public static void KeepOnExec(int fd) => _ = Libc.fcntl(fd, 2 /* F_SETFD */, 0);
 }

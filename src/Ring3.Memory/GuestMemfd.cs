@@ -53,6 +53,8 @@ public sealed unsafe class GuestMemfd
             MemFd.Close(fd);
             return -Errno.ENOMEM;
         }
+        // KVM: this descriptor survives an exec, unlike all others.
+        FileDescriptor.KeepOnExec(fd);
         memory = new GuestMemfd(slots, fd, mapping, size);
         return 0;
     }

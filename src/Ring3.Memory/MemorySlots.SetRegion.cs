@@ -70,7 +70,7 @@ public sealed partial class MemorySlots
             return -Errno.EINVAL;
         if (hasPrivate && ((memoryOffset & Page.OffsetMask) != 0 || memoryOffset + size < memoryOffset))
             return -Errno.EINVAL;
-        if (asId >= AddressSpaces || gpa + size < gpa || size >> Page.Shift > MaxPagesPerSlot)
+        if (asId >= UsableAddressSpaces || gpa + size < gpa || size >> Page.Shift > MaxPagesPerSlot)
             return -Errno.EINVAL;
 
         Memslot? old = _active[asId].ById(id);
@@ -82,7 +82,7 @@ public sealed partial class MemorySlots
         if (old is not null)
         {
             // A slot with private memory never changes; it can only be deleted.
-            if (hasPrivate || hva != old.UserspaceAddr || npages != old.NPages || ((flags ^ old.Flags) & KvmApi.KVM_MEM_READONLY) != 0)
+            if (hasPrivate || hva != old.UserspaceAddr || npages != old.NPages || ((flags ^ old.Flags) & (KvmApi.KVM_MEM_READONLY | KvmApi.KVM_MEM_GUEST_MEMFD)) != 0)
                 return -Errno.EINVAL;
             if (baseGfn == old.BaseGfn && flags == old.Flags)
                 return 0;
@@ -98,7 +98,7 @@ public sealed partial class MemorySlots
             Id = (ushort)id, AsId = (byte)asId, BaseGfn = baseGfn, NPages = npages, UserspaceAddr = hva, Flags = flags,
             DirtyBitmap = (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) == 0 || UseDirtyRings ? null
                 : old?.DirtyBitmap ?? new DirtyBitmap(npages, (ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_INITIALLY_SET) != 0),
-            PrivateMemory = hasPrivate ? memory : old?.PrivateMemory, PrivatePage = hasPrivate ? memoryOffset >> Page.Shift : old?.PrivatePage ?? 0,
+            PrivateMemory = hasPrivate ? memory : null, PrivatePage = hasPrivate ? memoryOffset >> Page.Shift : 0,
         };
         if (hasPrivate)
             memory!.Bind(added);

@@ -53,6 +53,9 @@ public sealed partial class MemorySlots
     /// <summary>Slots may have private memory: KVM_MEM_GUEST_MEMFD and KVM_MEMORY_ATTRIBUTE_PRIVATE exist.</summary>
     public bool AllowPrivateMemory { get; init; }
 
+    /// <summary>Address spaces of this VM: attributes know no SMM, so with private memory there is one.</summary>
+    public int UsableAddressSpaces => AllowPrivateMemory ? 1 : AddressSpaces;
+
     /// <summary>Dirty pages go to the vCPUs' rings, and slots have no bitmap.</summary>
     public bool UseDirtyRings { get; set; }
 

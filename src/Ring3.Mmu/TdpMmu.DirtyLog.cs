@@ -198,7 +198,7 @@ public sealed unsafe partial class TdpMmu
         asId = (int)(slotAndAs >> 16);
         if (Slots.UseDirtyRings)
             return -Errno.ENXIO;
-        return asId >= MemorySlots.AddressSpaces || id >= MemorySlots.UserSlots ? -Errno.EINVAL : 0;
+        return asId >= Slots.UsableAddressSpaces || id >= MemorySlots.UserSlots ? -Errno.EINVAL : 0;
     }
 
     /// <summary>

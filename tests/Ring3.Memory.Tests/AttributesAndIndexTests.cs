@@ -102,6 +102,8 @@ public unsafe class AttributesAndIndexTests
         Assert.Equal(-Errno.EINVAL, slots.SetRegion(Region(0, 0, 2, 0, Gmem | KvmApi.KVM_MEM_READONLY), memory));
         Assert.Equal(0, slots.SetRegion(Region(0, 0, 2, 0), memory));
         Assert.Equal(-Errno.EINVAL, slots.SetRegion(Region(0, 0, 2, 0), memory));
+        Assert.Equal(-Errno.EINVAL, slots.SetRegion(Region(0, 0, 2, 0, flags: 0), null));
+        Assert.Equal(-Errno.EINVAL, slots.SetRegion(Region(1 << 16, 0, 2, 2 * P, flags: 0), null));
         Assert.Equal(-Errno.EINVAL, slots.SetRegion(Region(1, 16, 2, P), memory));
         Assert.Equal(-Errno.EEXIST, slots.SetRegion(Region(1, 1, 2, 2 * P), memory));
         Assert.Equal(0, slots.SetRegion(Region(1, 16, 2, 2 * P), memory));

@@ -103,6 +103,9 @@ public sealed unsafe partial class Vcpu
     {
         ExitInfo* e = _exit;
         int size = e->Size;
+        // A slot may have appeared since the processor found none: KVM looks at memory first, too.
+        if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, e->IsWrite != 0))
+            return KeepRunning;
         if (Vm.ExitsOnEmulationFailure && Cpu.IsBeyondMmioEmulation())
             return ExitEmulationFailure();
         if (e->IsWrite != 0)

@@ -50,6 +50,7 @@ public sealed unsafe partial class Vm
     {
         KVM_CAP_GUEST_MEMFD => Slots.AllowPrivateMemory ? 1 : 0,
         KVM_CAP_MEMORY_ATTRIBUTES => (int)Slots.SupportedAttributes,
+        KVM_CAP_MULTI_ADDRESS_SPACE when Slots.AllowPrivateMemory => 1,
         _ => null,
     };
 
