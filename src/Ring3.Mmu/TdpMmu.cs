@@ -93,12 +93,13 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
 
     internal void AddVcpu(VcpuMmu vcpu)
     {
-        // Now, so that no vCPU pays for it when it drops a root.
-        _queue.Start();
         _vcpusLock.Enter();
         _vcpus.Add(vcpu);
         _vcpusLock.Exit();
     }
+
+    /// <summary>Before a vCPU gets a root, so that none pays for the worker when it drops one; and not earlier, so that a VM that never runs has none.</summary>
+    internal void StartWorker() => _queue.Start();
 
     internal void RemoveVcpu(VcpuMmu vcpu)
     {

@@ -64,6 +64,7 @@ public sealed unsafe class VcpuMmu : IDisposable
     private bool LoadSlow()
     {
         FreeObsoleteRoots();
+        _mmu.StartWorker();
         TdpRoot? root = _mmu.GetRoot(new TdpRole(PgLevel.Root4, AsId));
         if (root is null)
             return false;

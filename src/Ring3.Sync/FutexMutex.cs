@@ -3,7 +3,9 @@ using System.Diagnostics;
 namespace Ring3.Sync;
 
 /// <summary>A sleeping mutex for long critical sections (slots lock). Not recursive. Allocates nothing.</summary>
-public sealed class FutexMutex(string name)
+/// <param name="name">For messages.</param>
+/// <param name="anonymous">Does not note its owner: cheaper, and nobody can ask who holds it.</param>
+public sealed class FutexMutex(string name, bool anonymous = false)
 {
     private const int Free = 0, Held = 1, Contended = 2;
     private readonly FutexWord _state = new();
@@ -17,7 +19,7 @@ public sealed class FutexMutex(string name)
         Debug.Assert(!IsHeldByMe, "mutex is not recursive");
         if (Interlocked.CompareExchange(ref _state.Value, Held, Free) != Free)
             EnterSlow();
-        _owner = Environment.CurrentManagedThreadId;
+        NoteOwner();
         return new Scope(this);
     }
 
@@ -26,16 +28,23 @@ public sealed class FutexMutex(string name)
     {
         if (Interlocked.CompareExchange(ref _state.Value, Held, Free) != Free)
             return false;
-        _owner = Environment.CurrentManagedThreadId;
+        NoteOwner();
         return true;
     }
 
     public void Exit()
     {
-        Debug.Assert(IsHeldByMe, "mutex released by a thread that does not hold it");
-        _owner = 0;
+        Debug.Assert(anonymous || IsHeldByMe, "mutex released by a thread that does not hold it");
+        if (!anonymous)
+            _owner = 0;
         if (Interlocked.Exchange(ref _state.Value, Free) == Contended)
             _state.Wake(1);
+    }
+
+    private void NoteOwner()
+    {
+        if (!anonymous)
+            _owner = Environment.CurrentManagedThreadId;
     }
 
     public bool IsHeldByMe => _owner == Environment.CurrentManagedThreadId;

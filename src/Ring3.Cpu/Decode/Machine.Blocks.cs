@@ -56,7 +56,8 @@ public sealed unsafe partial class Machine
             lock (_decodeLock)
             {
                 _externalWriters = value;
-                DropAll();
+                if (BlocksDecoded != 0)
+                    DropAll();
             }
         }
     }

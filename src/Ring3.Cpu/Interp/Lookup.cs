@@ -153,9 +153,14 @@ public sealed unsafe partial class LogicalProcessor
     {
         _fetchFailed = false;
         byte* next = null;
-        if (Machine.HasCrossing(host, mode) && (next = NextCodePage(c, linear)) == null)
-            return null;
-        Block* b = Machine.Find(host, mode, next);
+        Block* b = Machine.Find(host, mode, null);
+        if (b == null && Machine.HasCrossing(host, mode))
+        {
+            next = NextCodePage(c, linear);
+            if (next == null)
+                return null;
+            b = Machine.Find(host, mode, next);
+        }
         if (b != null)
         {
             if (Machine.Verify(b))
