@@ -49,7 +49,16 @@ public sealed partial class Lapic : ITimerCallback
     public bool DirectedEoiSupported { get; set; }
 
     /// <summary>The processor has a corrected-machine-check LVT entry (seven entries; else six).</summary>
-    public bool CmciSupported { get; set; }
+    public bool CmciSupported
+    {
+        get;
+        set
+        {
+            if (value && !field)
+                Reg(ApicRegister.LVT_CMCI) = ApicBits.LvtMasked;
+            field = value;
+        }
+    }
 
     /// <summary>Number of physical address bits, for the check of IA32_APIC_BASE.</summary>
     public int PhysicalAddressBits { get; set; } = 48;

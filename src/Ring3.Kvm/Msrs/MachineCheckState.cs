@@ -7,11 +7,18 @@ namespace Ring3.Kvm;
 internal sealed class MachineCheckState
 {
     public const int MaxBanks = 32, DefaultBanks = 10;
-    /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED: MCG_CTL and software error recovery.</summary>
-    public const ulong SupportedCapability = 1 << 8 | 1 << 24;
-    private const ulong CtlPresent = 1 << 8;
+    /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED: MCG_CTL, corrected-error interrupts and software error recovery. A guest has of them what the client sets up.</summary>
+    public const ulong SupportedCapability = CtlPresent | CmciPresent | 1 << 24;
+    private const ulong CtlPresent = 1 << 8, CmciPresent = 1 << 10;
+    private const ulong Valid = 1UL << 63, Overflow = 1UL << 62, Uncorrected = 1UL << 61, ContextCorrupt = 1UL << 57, Signalled = 1UL << 56, ActionRequired = 1UL << 55;
+    private const ulong CmciEnable = 1 << 30, CmciThreshold = 0x7fff, InProgress = 4;
+    /// <summary>IA32_MC0_CTL2; one for each bank follows.</summary>
+    private const uint Ctl2 = 0x280;
 
-    private readonly ulong[] _banks = new ulong[MaxBanks * 4];
+    /// <summary>What an injected error does besides being recorded.</summary>
+    public enum Signal { None, Cmci, MachineCheck, TripleFault }
+
+    private readonly ulong[] _banks = new ulong[MaxBanks * 4], _ctl2 = new ulong[MaxBanks];
     private ulong _capability = DefaultBanks, _status, _control = ulong.MaxValue;
 
     public MachineCheckState()
@@ -26,13 +33,20 @@ internal sealed class MachineCheckState
     /// <summary>KVM_X86_SETUP_MCE: 0 or -EINVAL.</summary>
     public int Setup(ulong capability)
     {
-        if ((capability & 0xff) is 0 or >= MaxBanks || (capability & ~(SupportedCapability | 0xff | 0xff0000)) != 0)
+        if ((capability & 0xff) is 0 or > MaxBanks || (capability & ~(SupportedCapability | 0xff | 0xff0000)) != 0)
             return -Errno.EINVAL;
         _capability = capability;
+        if ((capability & CtlPresent) != 0)
+            _control = ulong.MaxValue;
+        for (int i = 0; i < BankCount; i++)
+            (_banks[i * 4], _ctl2[i]) = (ulong.MaxValue, 0);
         return 0;
     }
 
-    public bool TryRead(uint msr, out ulong value)
+    public bool HasCmci => (_capability & CmciPresent) != 0;
+
+    /// <summary>False: unknown, or nothing that the guest can read.</summary>
+    public bool TryRead(uint msr, bool host, out ulong value)
     {
         value = 0;
         switch (msr)
@@ -46,6 +60,11 @@ internal sealed class MachineCheckState
             case Msr.MCG_CTL:
                 value = _control;
                 return (_capability & CtlPresent) != 0;
+        }
+        if (msr - Ctl2 < (uint)BankCount)
+        {
+            value = _ctl2[msr - Ctl2];
+            return HasCmci || host;
         }
         if (msr - Msr.MC0_CTL >= (uint)BankCount * 4)
             return false;
@@ -66,6 +85,13 @@ internal sealed class MachineCheckState
                 _control = value;
                 return true;
         }
+        if (msr - Ctl2 < (uint)BankCount)
+        {
+            if (!HasCmci && (value != 0 || !host) || (value & ~(CmciEnable | CmciThreshold)) != 0)
+                return false;
+            _ctl2[msr - Ctl2] = value;
+            return true;
+        }
         uint offset = msr - Msr.MC0_CTL;
         if (offset >= (uint)BankCount * 4)
             return false;
@@ -78,23 +104,43 @@ internal sealed class MachineCheckState
         return true;
     }
 
-    /// <summary>KVM_X86_SET_MCE: records an error; true when a machine-check exception has to be delivered.</summary>
-    public int Inject(in kvm_x86_mce mce, out bool raise)
+    /// <summary>KVM_X86_SET_MCE: records an error and says what the processor does about it. 0 or -EINVAL.</summary>
+    /// <param name="enabled">CR4.MCE.</param>
+    public int Inject(in kvm_x86_mce mce, bool enabled, out Signal signal)
     {
-        const ulong Valid = 1UL << 63, Overflow = 1UL << 62, Uncorrected = 1UL << 61, InProgress = 4;
-        raise = false;
+        signal = Signal.None;
         if (mce.bank >= BankCount || (mce.status & Valid) == 0)
             return -Errno.EINVAL;
-        ulong status = mce.status;
         Span<ulong> bank = _banks.AsSpan(mce.bank * 4, 4);
-        if ((bank[1] & Valid) != 0)
-            status |= Overflow;
-        raise = (status & Uncorrected) != 0;
-        if (!raise && (bank[1] & Uncorrected) != 0)
+        bool uncorrected = (mce.status & Uncorrected) != 0;
+        // Uncorrected, no action required: reported as corrected errors are.
+        if (uncorrected && mce.mcg_status == 0 && (mce.status & (ContextCorrupt | Signalled | ActionRequired)) == 0)
+        {
+            Record(bank, mce, mce.status);
+            _status = 0;
+            signal = HasCmci && (_ctl2[mce.bank] & CmciEnable) != 0 ? Signal.Cmci : Signal.None;
             return 0;
-        (bank[1], bank[2], bank[3]) = (status, mce.addr, mce.misc);
-        if (raise)
-            _status = mce.mcg_status | InProgress;
+        }
+        if (uncorrected && ((_capability & CtlPresent) != 0 && _control != ulong.MaxValue || bank[0] != ulong.MaxValue))
+            return 0;
+        if (uncorrected && ((_status & InProgress) != 0 || !enabled))
+        {
+            signal = Signal.TripleFault;
+            return 0;
+        }
+        bool occupied = (bank[1] & Valid) != 0;
+        if (!uncorrected && occupied && (bank[1] & Uncorrected) != 0)
+        {
+            bank[1] |= Overflow;
+            return 0;
+        }
+        Record(bank, mce, occupied ? mce.status | Overflow : mce.status);
+        if (!uncorrected)
+            return 0;
+        _status = mce.mcg_status;
+        signal = Signal.MachineCheck;
         return 0;
     }
+
+    private static void Record(Span<ulong> bank, in kvm_x86_mce mce, ulong status) => (bank[1], bank[2], bank[3]) = (status, mce.addr, mce.misc);
 }

@@ -65,20 +65,32 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>KVM_X86_SETUP_MCE: 0 or -EINVAL.</summary>
-    public int SetupMce(ulong capability) => _machineCheck.Setup(capability);
+    public int SetupMce(ulong capability)
+    {
+        int r = _machineCheck.Setup(capability);
+        if (r == 0 && Lapic is not null)
+            Lapic.CmciSupported = _machineCheck.HasCmci;
+        return r;
+    }
 
     /// <summary>KVM_X86_SET_MCE: 0 or -EINVAL.</summary>
     public int SetMce(in kvm_x86_mce mce)
     {
-        int r = _machineCheck.Inject(mce, out bool raise);
-        if (r != 0 || !raise)
-            return r;
-        if ((_s->Cr4 & Cr4.MCE) == 0)
-            Requests.MakeSelf(VcpuRequest.TripleFault);
-        else
-            QueueException(Vector.MC);
+        int r = _machineCheck.Inject(mce, (_s->Cr4 & Cr4.MCE) != 0, out MachineCheckState.Signal signal);
+        switch (signal)
+        {
+            case MachineCheckState.Signal.Cmci:
+                _ = Lapic?.LocalDeliver(Irqchip.ApicRegister.LVT_CMCI);
+                break;
+            case MachineCheckState.Signal.MachineCheck:
+                QueueException(Vector.MC);
+                break;
+            case MachineCheckState.Signal.TripleFault:
+                Requests.MakeSelf(VcpuRequest.TripleFault);
+                break;
+        }
         Requests.MakeSelf(VcpuRequest.Event);
-        return 0;
+        return r;
     }
 
     private int HandleRdmsr()
@@ -149,7 +161,7 @@ public sealed unsafe partial class Vcpu
             return true;
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
             return Lapic is not null && Lapic.ReadMsr(msr, out value);
-        if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, out value) || TryReadHyperVMsr(msr, out value))
+        if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, host, out value) || TryReadHyperVMsr(msr, out value))
             return true;
         if (IsPvMsr(msr))
             return TryReadPvMsr(msr, host, out value);
