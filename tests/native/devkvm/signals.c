@@ -611,9 +611,9 @@ static void latency(void)
 	}
 	CHECK(pthread_join(thread, NULL) == 0);
 	qsort(took, 200, sizeof *took, compare);
-	fprintf(stderr, "median %llu ns, 90 %% below %llu ns\n", (unsigned long long)took[100], (unsigned long long)took[180]);
-	/* Half of them, as the machine may be busy with other things. */
-	CHECK(took[100] < 5000000);
+	fprintf(stderr, "10 %% within %llu ns, half within %llu ns\n", (unsigned long long)took[20], (unsigned long long)took[100]);
+	/* A tenth of them: the others may have waited for a processor on a busy machine. */
+	CHECK(took[20] < 2000000);
 	destroy(&m);
 }
 
