@@ -122,6 +122,19 @@ public static unsafe class Exports
         }
     }
 
+    [UnmanagedCallersOnly(EntryPoint = "r3_at_exit")]
+    public static void AtExit()
+    {
+        try
+        {
+            KvmDevice.ProcessEnds();
+        }
+        catch (Exception e)
+        {
+            Broken("exit", e);
+        }
+    }
+
     private static long Broken(string call, Exception e)
     {
         // The terminal belongs to the client: one line, and only for a defect.

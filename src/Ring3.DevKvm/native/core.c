@@ -154,6 +154,7 @@ static bool bind(void *library)
 		{ "r3_vcpu_signal", (void **)&r3_core.vcpu_signal },
 		{ "r3_invalidate_start", (void **)&r3_core.invalidate_start },
 		{ "r3_invalidate_end", (void **)&r3_core.invalidate_end },
+		{ "r3_at_exit", (void **)&r3_core.at_exit },
 	};
 
 	for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
@@ -254,6 +255,18 @@ int core_load(void)
 	pthread_mutex_unlock(&load_lock);
 	leave(self);
 	return error;
+}
+
+/* exit() or the end of main(): the client's other threads may still be inside, so the core only reports. */
+__attribute__((destructor)) static void process_exits(void)
+{
+	if (!__atomic_load_n(&loaded, __ATOMIC_ACQUIRE) || !*r3_alive || shares_parent_memory())
+		return;
+	if (!getenv("RING3_STATS") && !getenv("RING3_TRACE"))
+		return;
+	struct thread *self = enter();
+	r3_core.at_exit();
+	leave(self);
 }
 
 /*
