@@ -64,6 +64,7 @@ public sealed unsafe partial class TdpMmu
         bool isPrivate = attributes.IsPrivate(gfn);
         Memslot? slot = Slots.Find(gfn, vcpu.AsId, ref vcpu.SlotCache);
         bool write = (access & NestedAccess.Write) != 0;
+        bool toReadOnly = false;
         ulong hva = 0;
         if (slot is not null)
         {
@@ -71,11 +72,9 @@ public sealed unsafe partial class TdpMmu
                 return MmuResult.Retry;
             if (isPrivate && slot.PrivateMemory is not { IsReleased: false })
                 return MmuResult.PrivateMemoryFault;
-            if (write && slot.IsReadOnly)
-            {
-                vcpu.Stats.PfEmulate++;
-                return MmuResult.ReadOnlyWrite;
-            }
+            // The page is mapped as for a read: its entry tells the processor that writes are device accesses.
+            toReadOnly = write && slot.IsReadOnly;
+            write &= !toReadOnly;
             hva = isPrivate ? slot.PrivateHvaOf(gfn) : slot.HvaOf(gfn);
             if (!Probe(hva, write))
             {
@@ -90,7 +89,10 @@ public sealed unsafe partial class TdpMmu
             : slot is null ? MapMmio(vcpu, root, gfn, generation)
             : Map(vcpu, root, gfn, new Backing(slot, attributes, isPrivate), write);
         Lock.ExitRead();
-        return result;
+        if (!toReadOnly || result != MmuResult.Fixed)
+            return result;
+        vcpu.Stats.PfEmulate++;
+        return MmuResult.ReadOnlyWrite;
     }
 
     /// <summary>
