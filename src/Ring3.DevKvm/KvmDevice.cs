@@ -86,6 +86,14 @@ public static unsafe class KvmDevice
     /// <summary>The process is about to end: prints what RING3_STATS asked for.</summary>
     public static void ProcessEnds() => Tracer.ProcessEnds();
 
+    /// <summary>What broke the VM of an object, or null: since then its calls give -EIO.</summary>
+    public static string? BugMessage(ulong handle) => ObjectTable.Find(handle) switch
+    {
+        VmObject v => v.Vm.BugMessage,
+        VcpuObject v => v.Vcpu.Vm.BugMessage,
+        _ => null,
+    };
+
     /// <summary>Objects that exist: the client's open descriptors without duplicates.</summary>
     public static int OpenObjects => ObjectTable.Count;
 }

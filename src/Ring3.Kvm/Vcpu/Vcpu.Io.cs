@@ -127,8 +127,25 @@ public sealed unsafe partial class Vcpu
                 return KeepRunning;
             }
         }
+        if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, e->IsWrite != 0))
+            return FinishFromMemory();
         _mmioDone = 0;
         return ExitMmioFragment();
+    }
+
+    /// <summary>
+    /// There is memory for the access after all. A read-only slot serves the read half of an instruction that also writes; a slot that has appeared meanwhile serves the whole instruction, which starts again.
+    /// </summary>
+    private int FinishFromMemory()
+    {
+        ExitInfo* e = _exit;
+        if (e->IsWrite != 0 || !Vm.Mmu.IsMmio(_mmu, e->Gpa, write: true))
+            return KeepRunning;
+        var data = new Span<byte>(e->Data, e->Size);
+        if (!Vm.Memory.Read(e->Gpa, data, _mmu.AsId))
+            return -Errno.EFAULT;
+        Cpu.CompleteMmio(data);
+        return KeepRunning;
     }
 
     private bool TryMmioWrite(ulong gpa, ReadOnlySpan<byte> data)
