@@ -90,6 +90,7 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
             if (ms < HangAfterMs)
                 continue;
             Console.WriteLine($"fuzz {name}: hang in run {_run} with seed {seed}; again: Ring3.Fuzz {name} --seed {seed} --only {_run}");
+            Console.WriteLine($"in: {target}");
             Environment.Exit(1);
         }
     }

@@ -11,7 +11,7 @@ namespace Ring3.Fuzz;
 /// Hostile clients of /dev/kvm: sessions of random ioctls by one or several threads on shared objects, with guest memory that disappears under them. After a session nothing may be left: no object,
 /// no descriptor, no memory.
 /// </summary>
-/// <remarks>SAFETY: signal words belong to a vCPU whose handle is not released before the session's end; the run page is a mapping of the session.</remarks>
+/// <remarks>SAFETY: signal words can be written for ever, what they point to may go and is written with a check; the run page is a mapping of the session.</remarks>
 internal sealed unsafe class IoctlRun(int threads) : IHostileRun
 {
     private const int CallsPerThread = 200;
@@ -24,13 +24,18 @@ internal sealed unsafe class IoctlRun(int threads) : IHostileRun
         public ObjectKind Kind;
         public byte* Run;
         public VcpuSignal* Signal;
+        /// <summary>1: being released; 2: released.</summary>
         public int Released;
+        /// <summary>Calls in progress.</summary>
+        public int Inside;
     }
 
     private static readonly ConcurrentDictionary<int, ulong> s_handles = [];
     private readonly IoctlWorld _world = new();
     private readonly Lock _lock = new();
     private readonly List<Handle> _open = [];
+    /// <summary>The call that each thread is in, for the report of a hang.</summary>
+    private readonly (string? Call, Handle Handle, ulong Argument)[] _doing = new (string?, Handle, ulong)[threads];
     private int _descriptors = -1, _sessions;
     private long _calls, _succeeded;
 
@@ -128,7 +133,7 @@ internal sealed unsafe class IoctlRun(int threads) : IHostileRun
             return;
         }
         uint command = _world.Command(random, h.Kind);
-        bool released = h.Released != 0;
+        bool released = Volatile.Read(ref h.Released) == 2;
         if (command == KvmApi.KVM_RUN && h.Signal != null)
         {
             // What the interposer does before KVM_RUN.
@@ -143,7 +148,11 @@ internal sealed unsafe class IoctlRun(int threads) : IHostileRun
             Check(got >= -4095, $"{_world.Name(IoctlWorld.GetOf(command))}: {got}");
             _world.Mutate(random, thread);
         }
+        Interlocked.Increment(ref h.Inside);
+        _doing[thread] = (_world.Name(command), h, argument);
         long r = KvmDevice.Ioctl(h.Value, command, argument, out NewFd fd);
+        _doing[thread].Call = null;
+        Interlocked.Decrement(ref h.Inside);
         Interlocked.Increment(ref _calls);
         if (r >= 0)
             Interlocked.Increment(ref _succeeded);
@@ -189,6 +198,7 @@ internal sealed unsafe class IoctlRun(int threads) : IHostileRun
         // The interposer closes first and tells afterwards.
         MemFd.Close(h.Fd);
         KvmDevice.Release(h.Value);
+        Volatile.Write(ref h.Released, 2);
     }
 
     /// <summary>A signal for every vCPU, as the interposer's trampoline and the kernel's interruption of futex waits deliver it.</summary>
@@ -197,12 +207,14 @@ internal sealed unsafe class IoctlRun(int threads) : IHostileRun
         lock (_lock)
             foreach (Handle h in _open)
             {
-                if (h.Signal == null || h.Released != 0)
+                if (h.Signal == null || (h.Released != 0 && Volatile.Read(ref h.Inside) == 0))
                     continue;
+                // From another thread, unlike the interposer: the vCPU may go meanwhile.
+                nint exitRequest = Volatile.Read(ref *(nint*)&h.Signal->ExitRequest), wakeWord = Volatile.Read(ref *(nint*)&h.Signal->WakeWord);
                 Volatile.Write(ref h.Signal->Signalled, 1);
-                Volatile.Write(ref *h.Signal->ExitRequest, 1);
-                Interlocked.Increment(ref *h.Signal->WakeWord);
-                Futex.Wake((int*)h.Signal->WakeWord);
+                _ = UserCopy.TryWrite4((ulong)exitRequest, 1);
+                _ = UserCopy.TryRead4((ulong)wakeWord, out uint wakes) && UserCopy.TryWrite4((ulong)wakeWord, wakes + 1);
+                Futex.Wake((int*)wakeWord);
             }
     }
 
@@ -215,6 +227,8 @@ internal sealed unsafe class IoctlRun(int threads) : IHostileRun
             _descriptors = now;
         Check(now <= _descriptors + 8, $"{now} descriptors after {_sessions} sessions, {_descriptors} at first");
     }
+
+    public override string ToString() => string.Join(", ", _doing.Select(d => d.Call == null ? "no call" : $"{d.Call} on {d.Handle.Kind} {d.Handle.Value:x} with 0x{d.Argument:x}, released {d.Handle.Released}, signalled {(d.Handle.Signal != null ? d.Handle.Signal->Signalled : 0)}"));
 
     public void Recycle()
     {

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Hostile guests, a seeded sample: sourced by ./test, which provides verdict, results and root. The seed rotates with the day unless SEED is set.
+# Hostile guests and hostile clients, a seeded sample: sourced by ./test, which provides verdict, results and root. The seed rotates with the day unless SEED is set.
 seed=${SEED:-$(date +%Y%m%d)}
-for target in "streams 4000" "kernels 40000"; do
+for target in "streams 4000" "kernels 40000" "ioctls 500" "ioctls 300 --threads 3"; do
     set -- $target
-    timeout 300 "$root/artifacts/bin/Ring3.Fuzz/release/Ring3.Fuzz" "$1" --runs "$2" --seed "$seed" >"$results/fuzz-$1.log" 2>&1
+    timeout 300 "$root/artifacts/bin/Ring3.Fuzz/release/Ring3.Fuzz" "$1" --runs "$2" --seed "$seed" "${@:3}" >"$results/fuzz-$1.log" 2>&1
     status=$?
     cat "$results/fuzz-$1.log"
     [ $status -eq 4 ] && status=1
