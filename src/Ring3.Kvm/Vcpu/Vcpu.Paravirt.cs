@@ -69,7 +69,7 @@ public sealed unsafe partial class Vcpu
                 Requests.MakeSelf(VcpuRequest.StealUpdate);
                 return true;
             case Msr.KVM_PV_EOI_EN:
-                if ((value & 2) != 0 || Lapic is null && !host)
+                if ((value & 2) != 0)
                     return false;
                 _pvEoiMsr = value;
                 _pvEoiGpa = (value & KVM_MSR_ENABLED) != 0 ? value & ~3UL : 0;
