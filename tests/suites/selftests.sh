@@ -21,6 +21,20 @@ away() {
     fi
 }
 
+# One test wants 2 GiB of huge pages: they are reserved for the time of the run where root can, and the memory is there.
+pages=/proc/sys/vm/nr_hugepages huge=1100
+reserved=
+reserve() {
+    [ "$(id -u)" = 0 ] && [ -w $pages ] && [ "$(cat $pages)" -lt $huge ] && [ "$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)" -gt 8000000 ] || return 0
+    reserved=$(cat $pages)
+    echo $huge >$pages
+    [ "$(cat $pages)" -ge $huge ] || unreserve
+}
+unreserve() {
+    [ -z "$reserved" ] || echo "$reserved" >$pages
+    reserved=
+}
+
 planned() { awk -F'\t' -v kind="$1" -v name="$2" '$1 == kind && $2 == name { print $3 }' "$tests/plan.tsv"; }
 
 # row TEST STATUS MS ARGS: books one test and prints its line of the table.
@@ -61,7 +75,11 @@ selftests() {
         return
     fi
     verdict selftests-without-ring3 0
+    trap unreserve EXIT
+    reserve
     away "$tests/run.sh" "$bin" "$out" $mode "$tests/plan.tsv" -- "$root/ring3" exec --
+    unreserve
+    trap - EXIT
     count=$(wc -l <"$out/results.tsv")
     [ "$count" -eq 85 ]; verdict selftests-count $? "$count of the 85 tests were built and run: $results/selftests-build.err"
     while IFS=$'\t' read -r name status ms args; do
