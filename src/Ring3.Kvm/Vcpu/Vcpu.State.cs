@@ -134,7 +134,8 @@ public sealed unsafe partial class Vcpu
     /// <summary>The combinations that the processor can have. SPEC: SDM volume 3, "Checks on Guest Control Registers, Debug Registers, and MSRs".</summary>
     private bool IsValid(in kvm_sregs2 s)
     {
-        if ((s.efer & ~SupportedEfer) != 0 || (s.cr4 & ~SupportedCr4) != 0 || _cpuid.Length != 0 && !Cpu.IsValidCr4(s.cr4) || !IsValidCr0(s.cr0))
+        // KVM: bits of EFER that do not exist are accepted here (and refused by KVM_SET_MSRS).
+        if ((s.cr4 & ~SupportedCr4) != 0 || _cpuid.Length != 0 && !Cpu.IsValidCr4(s.cr4) || !IsValidCr0(s.cr0))
             return false;
         if ((s.efer & Arch.Efer.LME) != 0 && (s.cr0 & Arch.Cr0.PG) != 0)
             return (s.cr4 & Arch.Cr4.PAE) != 0 && (s.efer & Arch.Efer.LMA) != 0 && (s.cr3 & ~((1UL << 48) - 1) & ~Cr3.NoFlush) == 0;
