@@ -45,6 +45,8 @@ if ! { make -C "$source" -j2 headers && make -C "$source/tools/testing/selftests
     echo "build.sh: some selftests did not build: $log" >&2
 fi
 (cd "$source/tools/testing/selftests/kvm" && find . -type f -perm -u+x ! -name '*.sh' ! -name '*.py' -exec cp --parents -t "$bin" {} +)
+# The exported headers serve the check of the ABI structures.
+cp -r "$source/usr/include" "$bin/include" || true
 rm -rf "$source"
 [ -x "$bin/guest_print_test" ] || { tail -n 5 "$log" >&2; rm -rf "$bin"; exit 1; }
 touch "$bin/.built"
