@@ -1,3 +1,4 @@
+// SAFETY: layout only; the pointers stay inside blocks that live as long as their vCPU.
 namespace Ring3.Kvm;
 
 /// <summary>

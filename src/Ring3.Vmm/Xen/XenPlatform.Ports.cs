@@ -2,6 +2,7 @@ using Ring3.Abi;
 using Ring3.Kvm;
 using static Ring3.Abi.KvmApi;
 
+// SAFETY: no pointer is followed here; the other parts of the type say why theirs are sound.
 namespace Ring3.Vmm.Xen;
 
 // Event-channel ports: who is behind which, and how KVM is told.
