@@ -133,7 +133,11 @@ internal sealed unsafe partial class VcpuObject
             case KVM_HAS_DEVICE_ATTR or KVM_GET_DEVICE_ATTR or KVM_SET_DEVICE_ATTR:
                 return TscAttribute(command, argument);
             case KVM_XEN_VCPU_SET_ATTR:
-                return UserCopy.TryRead(argument, out kvm_xen_vcpu_attr attr) ? Vcpu.XenSetAttr(attr) : -Errno.EFAULT;
+                if (!UserCopy.TryRead(argument, out kvm_xen_vcpu_attr attr))
+                    return -Errno.EFAULT;
+                if (attr.type == KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA)
+                    VmObject.WatchPageOf(attr.hva);
+                return Vcpu.XenSetAttr(attr);
             case KVM_XEN_VCPU_GET_ATTR:
                 if (!UserCopy.TryRead(argument, out attr))
                     return -Errno.EFAULT;

@@ -98,7 +98,7 @@ internal sealed unsafe partial class VmObject
             case KVM_XEN_HVM_CONFIG:
                 return UserCopy.TryRead(argument, out kvm_xen_hvm_config xen) ? Vm.XenHvmConfig(xen) : -Errno.EFAULT;
             case KVM_XEN_HVM_SET_ATTR:
-                return UserCopy.TryRead(argument, out kvm_xen_hvm_attr attr) ? Vm.XenSetAttr(attr) : -Errno.EFAULT;
+                return UserCopy.TryRead(argument, out kvm_xen_hvm_attr attr) ? XenSetAttr(attr) : -Errno.EFAULT;
             case KVM_XEN_HVM_GET_ATTR:
                 if (!UserCopy.TryRead(argument, out attr))
                     return -Errno.EFAULT;
@@ -108,6 +108,21 @@ internal sealed unsafe partial class VmObject
             default:
                 return -Errno.ENOTTY;
         }
+    }
+
+    private int XenSetAttr(in kvm_xen_hvm_attr attr)
+    {
+        if (attr.type == KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA)
+            WatchPageOf(attr.hva);
+        return Vm.XenSetAttr(attr);
+    }
+
+    /// <summary>The client names a page of its own that need not be in a slot: its changes have to be seen as well.</summary>
+    internal static void WatchPageOf(ulong hva)
+    {
+        const ulong PageMask = 4095, UserEnd = 0x0000_7fff_ffff_f000;
+        if (hva != 0 && hva < UserEnd)
+            ClientMemory.Extend(hva & ~PageMask, (hva & ~PageMask) + PageMask + 1);
     }
 
     private int IrqLine(ulong argument, bool status)

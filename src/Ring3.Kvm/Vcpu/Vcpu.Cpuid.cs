@@ -109,6 +109,7 @@ public sealed unsafe partial class Vcpu
 
     private void ApplyCpuid()
     {
+        _xenTimingLeaf = FindXenTimingLeaf();
         var l1 = Leaf(1);
         var l7 = Leaf(7);
         var x1 = Leaf(0x8000_0001);
@@ -182,6 +183,9 @@ public sealed unsafe partial class Vcpu
         var (eax, ebx, ecx, edx) = (e.eax, e.ebx, e.ecx, e.edx);
         switch (e.function)
         {
+            case var leaf when leaf == _xenTimingLeaf && leaf != 0:
+                XenTiming(e.index, ref eax, ref ecx, ref edx);
+                break;
             case 1:
                 ecx = (_s->Cr4 & Cr4.OSXSAVE) != 0 ? ecx | Leaf1Ecx.OSXSAVE : ecx & ~Leaf1Ecx.OSXSAVE;
                 edx = (ApicBase & Irqchip.ApicBase.EN) != 0 ? edx | Leaf1Edx.APIC : edx & ~Leaf1Edx.APIC;

@@ -201,10 +201,11 @@ internal sealed unsafe partial class XenPlatform : IDisposable
             return -Errno.EPERM;
         if (index == CallbackIrq)
         {
-            // Type 2: a vector. Lines are not offered; type 0 with 0 turns the callback off.
-            if (value >> 56 is not (0 or 2) || value >> 56 == 0 && value != 0)
+            // Type 2 is a vector. Type 0 is a line, which Linux names to say that it has vectors of its own for each vCPU; it is never raised here.
+            if (value >> 56 is not (0 or 2))
                 return -Errno.EINVAL;
-            int r = _vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, vector = (byte)value });
+            byte vector = value >> 56 == 2 ? (byte)value : (byte)0;
+            int r = _vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, vector = vector });
             if (r != 0)
                 return r;
         }
