@@ -8,3 +8,4 @@ gcc -std=gnu11 -O2 -Wall -Wextra -Werror -o "$root/artifacts/devkvm/bench" "$roo
 if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
     "$root/artifacts/devkvm/bench" devkvm.real_
 fi
+"$root/benchmarks/devkvm/qemu.sh"

@@ -10,11 +10,11 @@ ovmf() {
     # shellcheck disable=SC2046
     vm_start vm 300 -machine "$1" $(cpu=$firmware_cpu accelerator) -m 256 -smp 2 -net none -drive "if=pflash,format=raw,unit=0,readonly=on,file=$code" -drive "if=pflash,format=raw,unit=1,file=$dir/vars.fd"
     vm_expect vm 240 'UEFI Interactive Shell|Shell>'
-    vm_type vm ''
+    vm_key vm $'\r'
     vm_expect vm 60 'Shell>'
-    vm_type vm 'ver'
+    vm_key vm $'ver\r'
     vm_expect vm 60 'UEFI v?2\.[0-9]'
-    vm_type vm 'reset -s'
+    vm_key vm $'reset -s\r'
     vm_end vm 60 0
 }
 

@@ -89,6 +89,9 @@ vm_expect() {
 # vm_type NAME TEXT: a line for the guest's shell.
 vm_type() { printf '%s\n' "$2" >&"${vm_in[$1]}"; }
 
+# vm_key NAME TEXT: the same without an end of line.
+vm_key() { printf '%s' "$2" >&"${vm_in[$1]}"; }
+
 # vm_run NAME LIMIT_S COMMAND REGEX: the shell's COMMAND prints REGEX.
 vm_run() { vm_type "$1" "$3"; vm_expect "$1" "$2" "$4"; }
 
