@@ -128,14 +128,14 @@ public sealed unsafe partial class Vcpu
             PreparePvEoi();
         if (!Requests.TryEnterGuestMode())
         {
-            CancelInjection();
+            CancelEntry();
             return KeepRunning;
         }
         // After TryEnterGuestMode has dropped earlier kicks: a signal before this point is seen here, one after it stops the guest.
         if (IsSignalled && !_finishOnly)
         {
             Requests.LeaveGuestMode();
-            CancelInjection();
+            CancelEntry();
             if (!Cpu.IsInstructionInProgress)
                 return ExitIntr();
             _finishOnly = true;
@@ -151,6 +151,14 @@ public sealed unsafe partial class Vcpu
         if (_pvEoiPending)
             FinishPvEoi();
         return Dispatch(reason);
+    }
+
+    /// <summary>Takes back what was prepared for the guest: the client may read the state, guest memory included, before the next entry.</summary>
+    private void CancelEntry()
+    {
+        CancelInjection();
+        if (_pvEoiPending)
+            FinishPvEoi();
     }
 
     private int Dispatch(ExitReason reason)
