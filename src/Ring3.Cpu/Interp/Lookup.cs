@@ -52,8 +52,8 @@ public sealed unsafe partial class LogicalProcessor
         {
             epoch = Machine.Epoch;
             Volatile.Write(ref ActiveEpoch, epoch);
-            // PAIRS-WITH: Machine.DropAll (process-wide barrier between the new epoch and the reading of ActiveEpoch).
-            Interlocked.MemoryBarrier();
+            // PAIRS-WITH: Machine.DropAll (new epoch, process-wide barrier, ActiveEpoch read). That barrier orders this store before the next load on this processor, too, so no fence is paid here;
+            // the compiler keeps the order of volatile accesses.
         }
         while (Machine.Epoch != epoch);
         State->EntryStamp = Machine.NextEntryStamp();

@@ -51,6 +51,10 @@ static void thread_ends(void *argument)
 {
 	struct thread *self = argument;
 
+	if (!*r3_alive) {
+		self->prepared = false; /* a forked child: the registry is the parent's */
+		return;
+	}
 	self->inside++;
 	thread_registry_lock();
 	*self->link = self->next;
