@@ -37,7 +37,10 @@ internal static class DoctorCommand
             table.AddRow(new Markup(Markup.Escape(f.What)), new Markup(mark), new Text(f.Text));
         }
         if (Console.IsOutputRedirected)
+        {
             AnsiConsole.Profile.Width = 160;
+            AnsiConsole.Profile.Capabilities.Ansi = false;
+        }
         AnsiConsole.Write(table);
         return findings.Any(f => f.Verdict == Verdict.Bad) ? ExitStatus.Internal : 0;
     }
