@@ -84,4 +84,18 @@ public sealed unsafe class CompletionTests
         Assert.Equal(0, g.RunToEnd());
         Assert.Equal(0x33UL, g.Regs().rbx);
     }
+
+    [Fact]
+    public void EventWhoseStackIsADevice_IsReported_NotRetriedForEver()
+    {
+        // ud2, with a stack in no memory
+        using TestGuest g = new TestGuest().Load(0x0f, 0x0b);
+        g.SetVector(6, 0x11000);
+        g.Cpu.SetRegs(new kvm_regs { rip = TestGuest.Code, rsp = Device + 0x1000, rflags = 2 });
+        Assert.Equal(KVM_EXIT_INTERNAL_ERROR, g.Run());
+        kvm_run* run = g.Cpu.KvmRun;
+        Assert.Equal((KVM_INTERNAL_ERROR_DELIVERY_EV, 6UL), (run->@internal.suberror, run->@internal.data[0] & 0xff));
+        g.Cpu.Kick();
+        Assert.Equal(-Errno.EINTR, g.Cpu.Run());
+    }
 }

@@ -231,12 +231,16 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         _eventsDirty = true;
     }
 
+    /// <summary>The last exit with an event to inject again came out of that event's delivery, not before it.</summary>
+    private bool _deliveryFailed;
+
     /// <summary>An exit came before the injected event was delivered, or during a delivery: it is injected again.</summary>
     private void KeepInjection()
     {
         if (_s->Inject.Valid != 0)
             CancelInjection();
-        if (_exit->IdtVectoring.Valid == 0)
+        _deliveryFailed = _exit->IdtVectoring.Valid != 0;
+        if (!_deliveryFailed)
             return;
         _injected = _exit->IdtVectoring;
         _exit->IdtVectoring = default;

@@ -105,7 +105,9 @@ public sealed unsafe partial class Vcpu
         int size = e->Size;
         // A slot may have appeared since the processor found none: KVM looks at memory first, too.
         if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, e->IsWrite != 0))
-            return KeepRunning;
+            return FinishFromMemory();
+        if (_deliveryFailed && _injected.Valid != 0)
+            return ExitDeliveryFailure();
         if (Vm.ExitsOnEmulationFailure && Cpu.IsBeyondMmioEmulation())
             return ExitEmulationFailure();
         if (e->IsWrite != 0)
@@ -127,8 +129,6 @@ public sealed unsafe partial class Vcpu
                 return KeepRunning;
             }
         }
-        if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, e->IsWrite != 0))
-            return FinishFromMemory();
         _mmioDone = 0;
         return ExitMmioFragment();
     }
@@ -146,6 +146,19 @@ public sealed unsafe partial class Vcpu
             return -Errno.EFAULT;
         Cpu.CompleteMmio(data);
         return KeepRunning;
+    }
+
+    /// <summary>A descriptor table or the stack of an event's handler lies in no memory. KVM gives up as well: a device cannot be asked twice, and a delivery starts again from its beginning.</summary>
+    private int ExitDeliveryFailure()
+    {
+        kvm_run* run = KvmRun;
+        run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+        run->@internal.suberror = KVM_INTERNAL_ERROR_DELIVERY_EV;
+        run->@internal.ndata = 3;
+        run->@internal.data[0] = _injected.Vector | (ulong)_injected.Type << 8 | (_injected.HasErrorCode != 0 ? 1UL << 11 : 0) | 1UL << 31;
+        run->@internal.data[1] = (ulong)ExitReason.Mmio;
+        run->@internal.data[2] = _exit->Gpa;
+        return ToClient;
     }
 
     private bool TryMmioWrite(ulong gpa, ReadOnlySpan<byte> data)
