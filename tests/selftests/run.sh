@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs KVM selftests, two at a time, each with a limit of 120 s, and writes one line a test: name, status, milliseconds, the arguments it was given.
+# Runs KVM selftests, two at a time (those that the plan marks 'alone' after the others, singly), each with a limit of 120 s, and writes one line a test: name, status, milliseconds, the arguments it was given.
 # usage: run.sh BIN_DIR OUT_DIR MODE PLAN -- RUNNER...    MODE full or quick; PLAN is plan.tsv; RUNNER is put before each test's path
 #        ONLY='a b' runs only the tests with these names
 set -uo pipefail
@@ -28,10 +28,15 @@ one() {
     [ -z "${VERBOSE:-}" ] || echo "$name $status" >&2
 }
 
+alone=$(awk -F'\t' '$1 == "alone" { printf " %s ", $2 }' "$plan")
+later=()
 while read -r path; do
-    [ -z "${ONLY:-}" ] || case " $ONLY " in *" $(basename "$path") "*) ;; *) continue ;; esac
+    name=$(basename "$path")
+    [ -z "${ONLY:-}" ] || case " $ONLY " in *" $name "*) ;; *) continue ;; esac
+    case $alone in *" $name "*) later+=("$path"); continue ;; esac
     while [ "$(jobs -rp | wc -l)" -ge $jobs ]; do wait -n; done
     one "$path" &
 done < <(find "$bin" -type f -perm -u+x | sort)
 wait
+for path in "${later[@]}"; do one "$path"; done
 sort -o "$out/results.tsv" "$out/results.tsv"
