@@ -6,7 +6,7 @@ stub_target() {
     # shellcheck disable=SC2046
     vm_start vm 300 -machine "$1" $(accelerator) -m 64 -kernel "$work/target" -S -device isa-debug-exit,iobase=0xf4,iosize=4 \
         -chardev "socket,id=g,path=$dir/gdb,server=on,wait=off" -gdb chardev:g
-    vm_monitor vm 30 'info status' 'paused'
+    vm_monitor vm 90 'info status' 'paused'
     cp "$work/target" "$dir"
     cat > "$dir/commands" <<'G'
 set confirm off
@@ -52,7 +52,7 @@ G
     for line in 'A counter 0' 'B counter 1 at tick 1' 'C step 6 counter 2' 'D ecx 4662 at the return 1' 'E returned 1' 'F hardware, at tock 1' 'G hardware, at tock 1 counter 3' 'H watch, counter 4'; do
         grep -qx "$line" "$dir/gdb.log" || fail "gdb does not say '$line': $(grep -E '^[A-H] ' "$dir/gdb.log" | tr '\n' '|') $(tail -n 1 "$dir/gdb.log")"
     done
-    vm_end vm 20 43
+    vm_end vm 90 43
 }
 
 # stub_linux: breakpoints in a running Linux kernel with two processors, at the address that the kernel itself names.
@@ -82,8 +82,8 @@ G
         vm_type vm "sleep 2; hostname by-$kind; echo name \$(hostname)"
         (cd "$dir" && timeout 120 gdb -nx -batch -x commands) > "$dir/gdb-$kind.log" 2>&1 || fail "gdb, $kind: $(tail -n 1 "$dir/gdb-$kind.log")"
         grep -qx 'at 1' "$dir/gdb-$kind.log" && grep -qx 'moved 1' "$dir/gdb-$kind.log" || fail "gdb, $kind: $(tail -n 3 "$dir/gdb-$kind.log" | tr '\n' '|')"
-        vm_expect vm 30 "name by-$kind"
+        vm_expect vm 90 "name by-$kind"
     done
     vm_type vm leave
-    vm_end vm 30 0
+    vm_end vm 90 0
 }

@@ -25,6 +25,6 @@ memtest() {
     # shellcheck disable=SC2046
     vm_start vm 900 -machine pc $(accelerator) -m 64 -smp 1 -kernel "$image" -append 'console=ttyS0,115200 nobench'
     vm_expect vm 860 'Pass: +[1-9][0-9]* +Errors: 0 '
-    vm_monitor vm 20 quit '$'
-    vm_end vm 20 0
+    vm_monitor vm 90 quit '$'
+    vm_end vm 90 0
 }

@@ -11,11 +11,11 @@ machine() {
         -append 'console=ttyS0 panic=-1' "$@"
     # The kernel's own reports are not a reason to fail, its silence is.
     vm_expect vm 150 "== shell on 6\.12[^,]*, $cpus processors"
-    vm_run vm 20 'echo $((6 * 7))-$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)' '42-[a-z-]+'
-    [ "$cpus" = 1 ] || vm_run vm 20 'taskset 1 true; taskset 2 sh -c "echo second $((3 * 3)); sleep 1; echo slept"' 'second 9.*slept'
+    vm_run vm 90 'echo $((6 * 7))-$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)' '42-[a-z-]+'
+    [ "$cpus" = 1 ] || vm_run vm 90 'taskset 1 true; taskset 2 sh -c "echo second $((3 * 3)); sleep 1; echo slept"' 'second 9.*slept'
     ! grep -aE 'BUG:|Oops|soft lockup|rcu_.*stall|Call Trace' "$dir/vm.log" || fail "the kernel reports: $(grep -aE -m1 'BUG:|Oops|soft lockup|stall|Call Trace' "$dir/vm.log")"
     vm_type vm leave
-    vm_end vm 30 0
+    vm_end vm 90 0
 }
 
 # deadlocked MODEL: QEMU 7.2 warns about two processors on interrupt controllers of its own ("Do not use kernel-irqchip except for the -M isapc
@@ -28,9 +28,9 @@ disk_boot() {
     vm_start vm 400 -machine pc $(accelerator) -m 256 -smp 2 "$@"
     vm_expect vm 120 'GRUB reads the kernel'
     vm_expect vm 120 '== shell on 6\.12[^,]*, 2 processors'
-    vm_run vm 20 'echo $((6 * 7))' '42'
+    vm_run vm 90 'echo $((6 * 7))' '42'
     vm_type vm leave
-    vm_end vm 30 0
+    vm_end vm 90 0
 }
 
 virtio() {
@@ -46,13 +46,13 @@ virtio() {
     vm_expect vm 150 '== shell'
     [ "$2" = pci ] || vm_type vm 'load virtio_mmio'
     vm_type vm 'load failover net_failover virtio_net virtio_blk virtio-rng'
-    vm_run vm 30 'head -c 4096 /dev/hwrng | wc -c; cat /sys/class/misc/hw_random/rng_current' '4096[^v]*virtio_rng'
+    vm_run vm 90 'head -c 4096 /dev/hwrng | wc -c; cat /sys/class/misc/hw_random/rng_current' '4096[^v]*virtio_rng'
     vm_run vm 60 'dd if=/dev/urandom of=/tmp/r bs=1M count=12 2>/dev/null; dd if=/tmp/r of=/dev/vda bs=1M 2>/dev/null; sync; echo 3 >/proc/sys/vm/drop_caches; head -c 12582912 /dev/vda | cmp - /tmp/r && echo disk $((40 + 2))' 'disk 42'
-    vm_run vm 30 'ifconfig eth0 10.0.2.15 up; tftp -g -r payload -l /tmp/p 10.0.2.2; sha256sum </tmp/p' "$sum"
-    vm_run vm 30 'nc 10.0.2.100 80 </dev/null | sha256sum' "$sum"
-    vm_run vm 10 "grep -c virtio /proc/interrupts | sed 's/^[1-9].*/interrupts seen/'" 'interrupts seen'
+    vm_run vm 90 'ifconfig eth0 10.0.2.15 up; tftp -g -r payload -l /tmp/p 10.0.2.2; sha256sum </tmp/p' "$sum"
+    vm_run vm 90 'nc 10.0.2.100 80 </dev/null | sha256sum' "$sum"
+    vm_run vm 90 "grep -c virtio /proc/interrupts | sed 's/^[1-9].*/interrupts seen/'" 'interrupts seen'
     vm_type vm leave
-    vm_end vm 30 0
+    vm_end vm 90 0
 }
 
 reset() {
@@ -61,20 +61,20 @@ reset() {
     vm_expect vm 150 '== shell'
     vm_type vm 'reboot -f'
     vm_expect vm 150 '== shell on 6\.12[^,]*, 2 processors'
-    vm_monitor vm 20 'system_reset'
+    vm_monitor vm 90 'system_reset'
     vm_expect vm 150 '== shell on 6\.12[^,]*, 2 processors'
-    vm_run vm 20 'echo $((6 * 7))' '42'
+    vm_run vm 90 'echo $((6 * 7))' '42'
     vm_type vm leave
-    vm_end vm 30 0
+    vm_end vm 90 0
 }
 
 processor() {
     # shellcheck disable=SC2046
     vm_start vm 300 -machine q35 $(accelerator) -m 256 -smp 2 $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet'
     vm_expect vm 150 '== shell on 6\.12[^,]*, 2 processors'
-    vm_run vm 20 'grep -m1 "model name" /proc/cpuinfo' "$1"
+    vm_run vm 90 'grep -m1 "model name" /proc/cpuinfo' "$1"
     vm_type vm leave
-    vm_end vm 30 0
+    vm_end vm 90 0
 }
 
 # The guest's write to isa-debug-exit gives QEMU's status: value * 2 + 1.
@@ -83,7 +83,7 @@ debug_exit() {
     vm_start vm 300 -machine pc $(accelerator) -m 256 $(kernel_arguments) -append 'console=ttyS0 panic=-1 quiet' -device isa-debug-exit,iobase=0xf4,iosize=4
     vm_expect vm 150 '== shell'
     vm_type vm 'tool out 0xf4 16'
-    vm_end vm 30 33
+    vm_end vm 90 33
 }
 
 # unprivileged: the same as a user that may not open /dev/kvm, from a place that everybody may read.

@@ -22,7 +22,7 @@ else
     slow microvm-irqchip-split machine microvm split
     for model in pc q35 microvm; do
         slow "$model-irqchip-off" deadlocked "$model"
-        cpus=1 slow "$model-irqchip-off-1" machine $model off
+        cpu=host,-tsc-deadline cpus=1 slow "$model-irqchip-off-1" machine $model off
     done
     quick seabios-ide disk_boot -drive "file=$work/disk.img,format=raw,if=ide,snapshot=on"
     slow seabios-virtio disk_boot -drive "file=$work/disk.img,format=raw,if=virtio,snapshot=on"
