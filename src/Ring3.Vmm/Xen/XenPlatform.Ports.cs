@@ -6,7 +6,7 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Vmm.Xen;
 
 // Event-channel ports: who is behind which, and how KVM is told.
-internal sealed unsafe partial class XenPlatform
+internal sealed partial class XenPlatform
 {
     private enum PortKind : byte { Free, Unbound, Interdomain, Virq, Ipi }
 
