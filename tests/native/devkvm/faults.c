@@ -1,4 +1,5 @@
 /* Guest memory that goes away unannounced: KVM_RUN fails with EFAULT, the guest goes on when it is back, and the client's own faults stay its own. */
+/* The kernel emulates real mode on some machines, and calls an access that it cannot make there MMIO: each_access and own_faults are about Ring3. */
 #include "test.h"
 
 #define DATA 0x8000u
