@@ -23,8 +23,8 @@ memtest() {
     local image=/boot/memtest86+x64.bin
     [ -e "$image" ] || skip "Debian package memtest86+ is not installed"
     # shellcheck disable=SC2046
-    vm_start vm 900 -machine pc $(accelerator) -m 64 -smp 1 -kernel "$image" -append 'console=ttyS0,115200 nobench'
-    vm_expect vm 860 'Pass: +[1-9][0-9]* +Errors: 0 '
+    vm_start vm 1800 -machine pc $(accelerator) -m 64 -smp 1 -kernel "$image" -append 'console=ttyS0,115200 nobench'
+    vm_expect vm 1750 'Pass: +[1-9][0-9]* +Errors: 0 '
     vm_monitor vm 90 quit '$'
     vm_end vm 90 0
 }
