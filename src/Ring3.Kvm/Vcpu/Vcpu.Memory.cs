@@ -45,6 +45,18 @@ public sealed unsafe partial class Vcpu
         return -Errno.EFAULT;
     }
 
+    /// <summary>Host memory is gone under a translation: the client is told which guest address that was, when a slot has the memory.</summary>
+    private int ExitHostMemoryFailure(ulong host)
+    {
+        ulong gpa = ulong.MaxValue;
+        using (Sync.Rcu.Read())
+        {
+            foreach (Memslot slot in Vm.Slots.Set(_mmu.AsId).InHvaRange(host, host + 1))
+                gpa = (slot.BaseGfn << Page.Shift) + (host - slot.UserspaceAddr);
+        }
+        return gpa == ulong.MaxValue ? -Errno.EFAULT : ExitMemoryFault(gpa, false);
+    }
+
     /// <summary>
     /// KVM_PRE_FAULT_MEMORY: maps a range as reads of the guest would. <paramref name="range"/> is advanced by what was done. Not while the vCPU runs.
     /// </summary>

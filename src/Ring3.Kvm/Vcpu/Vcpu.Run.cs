@@ -226,7 +226,7 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Rsm:
                 return HandleRsm();
             case ExitReason.MemoryFailure:
-                return -Errno.EFAULT;
+                return ExitHostMemoryFailure(_exit->Host);
             case ExitReason.EmulationFailure:
                 return ExitEmulationFailure();
             default:
