@@ -70,7 +70,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private Vcpu CreateVcpu(int id)
     {
         Check(_vm.CreateVcpu((uint)id, out Vcpu? vcpu), $"create processor {id}");
-        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu!.TscKhz);
+        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu!.TscKhz, vcpu.Lapic is not null);
         CpuidTopology.Apply(cpuid, (uint)id, (uint)_options.Cpus);
         if (_options.Xen)
             cpuid = Xen.XenCpuid.Apply(cpuid, (uint)id, vcpu.TscKhz);

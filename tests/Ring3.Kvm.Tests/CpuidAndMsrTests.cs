@@ -74,10 +74,12 @@ public sealed unsafe class CpuidAndMsrTests
     [Fact]
     public void Cpuid_OffersOnlyTheDocumentedHypervisorLeaves_UntilTheClientAddsTiming()
     {
-        kvm_cpuid_entry2[] entries = SupportedCpuid.Entries.ToArray(), timed = SupportedCpuid.WithTiming(1234);
+        kvm_cpuid_entry2[] entries = SupportedCpuid.Entries.ToArray(), timed = SupportedCpuid.WithTiming(1234, true);
         Assert.Equal(0x4000_0001u, Array.Find(entries, e => e.function == 0x4000_0000).eax);
         Assert.DoesNotContain(entries, e => e.function == 0x4000_0010);
         Assert.Equal(0x4000_0010u, Array.Find(timed, e => e.function == 0x4000_0000).eax);
+        Assert.Equal(0u, Array.Find(entries, e => e.function == 1).ecx & 1 << 24);
+        Assert.Equal(1u << 24, Array.Find(timed, e => e.function == 1).ecx & 1 << 24);
         Assert.Equal(1234u, Array.Find(timed, e => e.function == 0x4000_0010).eax);
     }
 

@@ -33,14 +33,19 @@ public static class SupportedCpuid
     }
 
     /// <summary>
-    /// <see cref="Entries"/> with the hypervisor's timing leaf 0x40000010 (TSC and APIC bus, in kHz), so that guests need not calibrate. A client's own addition, as QEMU's vmware-cpuid-freq.
+    /// <see cref="Entries"/> with the hypervisor's timing leaf 0x40000010 (TSC and APIC bus, in kHz), so that guests need not calibrate, a client's own addition as QEMU's vmware-cpuid-freq; and with the TSC-deadline timer,
+    /// which KVM_CAP_TSC_DEADLINE_TIMER reports instead of the list because it needs the in-kernel local APIC.
     /// </summary>
-    public static kvm_cpuid_entry2[] WithTiming(uint tscKhz)
+    public static kvm_cpuid_entry2[] WithTiming(uint tscKhz, bool localApic)
     {
         kvm_cpuid_entry2[] entries = [.. s_entries, new() { function = TimingLeaf, eax = tscKhz, ebx = 1_000_000 }];
         foreach (ref var e in entries.AsSpan())
+        {
             if (e.function == KVM_CPUID_SIGNATURE)
                 e.eax = TimingLeaf;
+            else if (e.function == 1 && localApic)
+                e.ecx |= Leaf1Ecx.TSC_DEADLINE;
+        }
         return entries;
     }
 
@@ -81,7 +86,7 @@ public static class SupportedCpuid
         // Executed on the host's units, or as fast paths that need them.
         const uint HostEcx = Leaf1Ecx.SSE3 | Leaf1Ecx.PCLMUL | Leaf1Ecx.SSSE3 | Leaf1Ecx.SSE41 | Leaf1Ecx.SSE42 | Leaf1Ecx.AES | Leaf1Ecx.RDRAND;
         const uint HostAvxEcx = Leaf1Ecx.FMA | Leaf1Ecx.AVX | Leaf1Ecx.F16C;
-        const uint OwnEcx = Leaf1Ecx.CX16 | Leaf1Ecx.PCID | Leaf1Ecx.X2APIC | Leaf1Ecx.MOVBE | Leaf1Ecx.POPCNT | Leaf1Ecx.TSC_DEADLINE | Leaf1Ecx.XSAVE | Leaf1Ecx.HYPERVISOR;
+        const uint OwnEcx = Leaf1Ecx.CX16 | Leaf1Ecx.PCID | Leaf1Ecx.X2APIC | Leaf1Ecx.MOVBE | Leaf1Ecx.POPCNT | Leaf1Ecx.XSAVE | Leaf1Ecx.HYPERVISOR;
         const uint OwnEdx = Leaf1Edx.FPU | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.SEP | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA
             | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.CLFLUSH | Leaf1Edx.MMX | Leaf1Edx.FXSR | Leaf1Edx.SSE | Leaf1Edx.SSE2 | Leaf1Edx.HT;
         uint ecx1 = (h1.Ecx & HostEcx) | (avx ? h1.Ecx & HostAvxEcx : 0) | OwnEcx;
