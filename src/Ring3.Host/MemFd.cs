@@ -7,18 +7,20 @@ namespace Ring3.Host;
 /// <remarks>SAFETY: the name is a local, NUL-terminated copy.</remarks>
 public static unsafe class MemFd
 {
-    private const uint Cloexec = 1;
+    private const uint Cloexec = 1, AllowSealing = 2;
+    private const int F_ADD_SEALS = 1033;
+    private const nint SealSeal = 1, SealShrink = 2, SealGrow = 4;
 
-    /// <summary>A close-on-exec descriptor of a zeroed file of <paramref name="bytes"/> bytes, or -errno.</summary>
+    /// <summary>A close-on-exec descriptor of a zeroed file of <paramref name="bytes"/> bytes, or -errno. Nobody can change the size afterwards: what we have mapped of it stays.</summary>
     public static int Create(string name, ulong bytes)
     {
         byte* c = stackalloc byte[64];
         int n = Encoding.ASCII.GetBytes(name.AsSpan(0, Math.Min(name.Length, 63)), new Span<byte>(c, 63));
         c[n] = 0;
-        int fd = Libc.memfd_create(c, Cloexec);
+        int fd = Libc.memfd_create(c, Cloexec | AllowSealing);
         if (fd < 0)
             return -Marshal.GetLastPInvokeError();
-        if (bytes == 0 || Libc.ftruncate(fd, (long)bytes) == 0)
+        if ((bytes == 0 || Libc.ftruncate(fd, (long)bytes) == 0) && Libc.fcntl(fd, F_ADD_SEALS, SealShrink | SealGrow | SealSeal) == 0)
             return fd;
         int e = Marshal.GetLastPInvokeError();
         _ = Libc.close(fd);
