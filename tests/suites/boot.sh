@@ -33,6 +33,22 @@ boots boot-exit-status 240 --cpus 1 --exec 'exit 7'
 status=$?
 [ $status -eq 7 ]; verdict boot-exit-status $? "ring3 exited with $status, the command with 7"
 
+# A Multiboot kernel looks at its command line and its modules itself.
+if gcc -m32 -nostdlib -static -no-pie -Wl,-n,-Ttext=0x100000,--build-id=none -o "$results/multiboot" "$guest/multiboot.S" 2>"$results/boot-multiboot.err"; then
+    printf 'first module' >"$results/one"
+    printf 'second' >"$results/two"
+    boots boot-multiboot 60 --cpus 1 --memory 64M --kernel "$results/multiboot" --initrd "$results/one" --initrd "$results/two" --append 'alpha beta'
+    status=$?
+    printf 'multiboot alpha beta\none:first module\ntwo:second\n' >"$results/boot-multiboot.want"
+    if [ $status -eq 33 ] && tr -d '\r' <"$results/boot-multiboot.log" | cmp -s - "$results/boot-multiboot.want"; then
+        verdict boot-multiboot 0
+    else
+        verdict boot-multiboot 1 "status $status (33 = good); $(head -n 3 "$results/boot-multiboot.log" | tr '\n' '|')"
+    fi
+else
+    verdict boot-multiboot 1 "cannot build tests/guest/multiboot.S: $(head -n 1 "$results/boot-multiboot.err")"
+fi
+
 # exercise NAME ARCH KERNEL_PACKAGE CPUS EXPECTED [PACKAGE...]
 exercise() {
     local name=$1 arch=$2 package=$3 cpus=$4 expected=$5; shift 5

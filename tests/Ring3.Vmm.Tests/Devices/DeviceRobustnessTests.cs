@@ -20,7 +20,7 @@ public class DeviceRobustnessTests
         [
             (new SerialPort(new FakeLine(), new FakeSerial()), SerialPort.Ports), (new CmosRtc(new FakeLine(), timers, 1_700_000_000_000_000_000), CmosRtc.Ports), (pci.Address, 1), (pci.Data, PciHost.DataPorts),
             (cfg.Selector, FwCfg.SelectorPorts), (cfg.Dma, FwCfg.DmaPorts), (keyboard.Data, 1), (keyboard.Command, 1), (new Port92(machine), 1), (new ResetControl(machine), 1), (new DebugExit(machine), 4),
-            (new PostCode(), 1), (new DebugConsole(new FakeSerial()), 1), (new AcpiPm(machine, new FakeLine()), AcpiPm.Ports),
+            (new PostCode(), 1), (new AcpiPm(machine, new FakeLine()), AcpiPm.Ports),
         ];
         var data = new byte[64];
         int[] sizes = [1, 1, 1, 2, 4, 8, 64];
