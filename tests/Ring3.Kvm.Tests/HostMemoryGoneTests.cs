@@ -14,7 +14,17 @@ public sealed unsafe partial class HostMemoryGoneTests
     public enum Way { Truncate, Protect, Unmap, ReadOnly }
 
     [LibraryImport("libc")] private static partial int ftruncate(int fd, long length);
+    [LibraryImport("libc")] private static partial int memfd_create([MarshalAs(UnmanagedType.LPUTF8Str)] string name, uint flags);
     [LibraryImport("libc")] private static partial void* mmap(void* at, nuint length, int prot, int flags, int fd, long offset);
+
+    /// <summary>A client's file: its size can change.</summary>
+    private static int Create()
+    {
+        int fd = memfd_create("gone", 1);
+        Assert.True(fd >= 0);
+        Assert.Equal(0, ftruncate(fd, Bytes));
+        return fd;
+    }
 
     private static void Take(Way way, byte* memory, int fd)
     {
@@ -56,7 +66,7 @@ public sealed unsafe partial class HostMemoryGoneTests
     {
         byte[] body = Convert.FromHexString(hex.Replace(" ", ""));
         using TestGuest g = new();
-        int fd = MemFd.Create("gone", Bytes);
+        int fd = Create();
         byte* memory = MemFd.Map(fd, Bytes);
         Assert.Equal(0, g.Vm.SetUserMemoryRegion(1, 0, Extra, Bytes, (ulong)memory));
         // xsetbv of 7; mov ebx, Extra; mov ecx, count; again: body; dec ecx; jnz again; out 0xf4, al
@@ -112,7 +122,7 @@ public sealed unsafe partial class HostMemoryGoneTests
     public void RunningVcpus_StopAndGoOn_ManyTimes()
     {
         using TestGuest g = new(cpus: 2);
-        int fd = MemFd.Create("gone", Bytes);
+        int fd = Create();
         byte* memory = MemFd.Map(fd, Bytes);
         Assert.Equal(0, g.Vm.SetUserMemoryRegion(1, 0, Extra, Bytes, (ulong)memory));
         // mov ebx, Extra; again: inc rax; mov [rbx], rax; jmp again
