@@ -44,7 +44,7 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
         }
     }
 
-    private int Run(ulong argument) => argument != 0 ? -Errno.EINVAL : Vcpu.Run();
+    private int Run(ulong argument) => argument != 0 ? -Errno.EINVAL : Vcpu.RunExclusive();
 
     public override void Close()
     {

@@ -97,7 +97,7 @@ public sealed unsafe class StateTests
         Assert.Equal(Bytes(a), Bytes(b));
         foreach (Func<kvm_sregs, kvm_sregs> spoil in new Func<kvm_sregs, kvm_sregs>[]
         {
-            s => s with { cr0 = 0x8000_0000 }, s => s with { cr4 = 0x620 & ~0x20UL }, s => s with { efer = 0x101 }, s => s with { cr4 = 1UL << 40 }, s => s with { efer = a.efer | 1 << 12 }, s => s with { cr0 = a.cr0 | 1UL << 32 },
+            s => s with { cr0 = 0x8000_0000 }, s => s with { cr4 = 0x620 & ~0x20UL }, s => s with { efer = 0x101 }, s => s with { cr4 = 1UL << 40 }, s => s with { cr0 = a.cr0 | 1UL << 32 },
             s => s with { apic_base = 1 },
         })
             Assert.Equal(-Errno.EINVAL, g.Cpu.SetSregs(spoil(a)));

@@ -23,19 +23,24 @@ public sealed unsafe partial class Vcpu
     {
         if (Interlocked.CompareExchange(ref _running, 1, 0) != 0)
             return -Errno.EBUSY;
-        int r = -Errno.EIO;
-        if (!Vm.IsDead)
-        {
-            if (DirtyRing is not null)
-                Memory.DirtyRing.Current = DirtyRing;
-            r = BeginRun();
-            while (r > 0)
-                r = CanRunGuest() ? EnterGuest() : Block();
-            EndRun();
-            if (DirtyRing is not null)
-                Memory.DirtyRing.Current = null;
-        }
+        int r = RunExclusive();
         Volatile.Write(ref _running, 0);
+        return r;
+    }
+
+    /// <summary><see cref="Run"/> for callers that already keep all other threads out, as the ioctl's mutex does: a locked instruction less. Never -EBUSY.</summary>
+    public int RunExclusive()
+    {
+        if (Vm.IsDead)
+            return -Errno.EIO;
+        if (DirtyRing is not null)
+            Memory.DirtyRing.Current = DirtyRing;
+        int r = BeginRun();
+        while (r > 0)
+            r = CanRunGuest() ? EnterGuest() : Block();
+        EndRun();
+        if (DirtyRing is not null)
+            Memory.DirtyRing.Current = null;
         return r;
     }
 
