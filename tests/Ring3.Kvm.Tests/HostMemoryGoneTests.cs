@@ -26,6 +26,18 @@ public sealed unsafe partial class HostMemoryGoneTests
         return fd;
     }
 
+    private static long s_places;
+
+    /// <summary>Maps the file far below everything that the host places by itself: while it is unmapped, nobody else gets the addresses.</summary>
+    private static byte* Map(int fd)
+    {
+        const int MapShared = 1, MapFixedNoReplace = 0x100000;
+        void* place = (void*)(0x1000_0000_0000 + Interlocked.Add(ref s_places, 0x10000));
+        void* memory = mmap(place, Bytes, 3, MapShared | MapFixedNoReplace, fd, 0);
+        Assert.True(memory == place);
+        return (byte*)memory;
+    }
+
     private static void Take(Way way, byte* memory, int fd)
     {
         switch (way)
@@ -67,7 +79,7 @@ public sealed unsafe partial class HostMemoryGoneTests
         byte[] body = Convert.FromHexString(hex.Replace(" ", ""));
         using TestGuest g = new();
         int fd = Create();
-        byte* memory = MemFd.Map(fd, Bytes);
+        byte* memory = Map(fd);
         Assert.Equal(0, g.Vm.SetUserMemoryRegion(1, 0, Extra, Bytes, (ulong)memory));
         // xsetbv of 7; mov ebx, Extra; mov ecx, count; again: body; dec ecx; jnz again; out 0xf4, al
         byte[] code = [0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x31, 0xc9, 0x0f, 0x01, 0xd1, 0xbb, 0, 0, 0, 0x40, 0xb9, 60, 0, 0, 0, .. body, 0xff, 0xc9, 0x0f, 0x85, .. BitConverter.GetBytes(-body.Length - 8), 0xe6, 0xf4];
@@ -123,7 +135,7 @@ public sealed unsafe partial class HostMemoryGoneTests
     {
         using TestGuest g = new(cpus: 2);
         int fd = Create();
-        byte* memory = MemFd.Map(fd, Bytes);
+        byte* memory = Map(fd);
         Assert.Equal(0, g.Vm.SetUserMemoryRegion(1, 0, Extra, Bytes, (ulong)memory));
         // mov ebx, Extra; again: inc rax; mov [rbx], rax; jmp again
         g.Load(0xbb, 0, 0, 0, 0x40, 0x48, 0xff, 0xc0, 0x48, 0x89, 0x03, 0xeb, 0xf8);
