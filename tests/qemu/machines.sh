@@ -92,7 +92,7 @@ unprivileged() {
     [ -z "${RING3_QEMU_ORACLE:-}" ] || skip "the machine's own KVM is root's"
     "$root/ring3" exec -- true
     local home
-    home=$(mktemp -d /tmp/ring3-qemu.XXXXXX)
+    home=$(mktemp -d --tmpdir=/tmp)
     trap 'vm_kill_all; rm -rf "$home"' EXIT
     chmod 755 "$home"
     cp "$root"/artifacts/devkvm/{ring3-exec,libring3.so,libring3-core.so} "$work"/{vmlinuz,initrd.gz} "$home"
