@@ -24,28 +24,18 @@ internal static class GuestBits
     }
 
     /// <summary>Sets bits of a 32-bit word.</summary>
-    public static bool Or32(ulong hva, uint bits, out uint old)
-    {
-        if (!UserCopy.TryRead4(hva, out old))
-            return false;
-        while (true)
-        {
-            if (!UserCopy.CompareExchange(hva, old | bits, old, out uint seen))
-                return false;
-            if (seen == old)
-                return true;
-            old = seen;
-        }
-    }
+    public static bool Or32(ulong hva, uint bits, out uint old) => Change32(hva, bits, 0, out old);
 
     /// <summary>Clears bits of a 32-bit word.</summary>
-    public static bool AndNot32(ulong hva, uint bits, out uint old)
+    public static bool AndNot32(ulong hva, uint bits, out uint old) => Change32(hva, 0, bits, out old);
+
+    private static bool Change32(ulong hva, uint set, uint clear, out uint old)
     {
         if (!UserCopy.TryRead4(hva, out old))
             return false;
         while (true)
         {
-            if (!UserCopy.CompareExchange(hva, old & ~bits, old, out uint seen))
+            if (!UserCopy.CompareExchange(hva, old & ~clear | set, old, out uint seen))
                 return false;
             if (seen == old)
                 return true;

@@ -24,33 +24,13 @@ public sealed unsafe class SysRestartTests
     [InlineData("real", 16)]
     public void InterruptedInstructionsEndAlike(string mode, int seed)
     {
-        using SysMachine m = new();
-        Random r = new(seed);
         int finished = 0;
-        for (int i = 0; i < 3000; i++)
+        EndAlike(mode, seed, 3000, (m, what) =>
         {
-            Randomize(m, r, mode);
-            byte[] code = Instruction(r, mode == "long");
-            ulong at = Low + (r.Next(4) == 0 ? 0x1000 - (ulong)r.Next(1, 8) : (ulong)r.Next(0x800));
-            Place(m, mode, at, code);
-            Unsafe.CopyBlock(_snapshot, m.Ram, Used);
-            CpuState start = *m.C;
-            string what = $"{mode} #{i}: {Convert.ToHexString(code)} cpl {m.C->Cpl}";
-
-            ExitReason first = Run(m, demand: false, what);
-            CpuState expected = *m.C;
-            ExitInfoCopy exit = new(m.P.Exit);
-            Unsafe.CopyBlock(_result, m.Ram, Used);
-
-            Restore(m, start);
-            ExitReason second = Run(m, demand: true, what);
-            Assert.True(first == second, $"{what}: {first} undisturbed, {second} interrupted");
-            Compare(expected, *m.C, what + " " + first);
-            Assert.True(exit.Equals(new ExitInfoCopy(m.P.Exit)), what + ": exit information differs");
-            int difference = new ReadOnlySpan<byte>(_result, Used).CommonPrefixLength(new ReadOnlySpan<byte>(m.Ram, Used));
-            Assert.True(difference == Used, $"{what} {first}: memory differs at {difference:x}");
-            finished += first is ExitReason.SingleStep or ExitReason.Hlt ? 1 : 0;
-        }
+            ExitReason reason = Run(m, demand: true, what);
+            finished += reason is ExitReason.SingleStep or ExitReason.Hlt ? 1 : 0;
+            return reason;
+        });
         Assert.True(finished > 1000, $"only {finished} cases got anywhere");
     }
 
@@ -64,10 +44,17 @@ public sealed unsafe class SysRestartTests
     [InlineData("real", 26)]
     public void InstructionsWhoseHostMemoryIsGoneEndAlike(string mode, int seed)
     {
+        int failures = 0;
+        EndAlike(mode, seed, 1500, (m, what) => RunWithoutMemory(m, what, ref failures));
+        Assert.True(failures > 3000, $"only {failures} accesses failed");
+    }
+
+    /// <summary>Runs each case undisturbed and then as <paramref name="disturbed"/> does: exit, state and memory must be the same.</summary>
+    private void EndAlike(string mode, int seed, int cases, Func<SysMachine, string, ExitReason> disturbed)
+    {
         using SysMachine m = new();
         Random r = new(seed);
-        int failures = 0;
-        for (int i = 0; i < 1500; i++)
+        for (int i = 0; i < cases; i++)
         {
             Randomize(m, r, mode);
             byte[] code = Instruction(r, mode == "long");
@@ -83,14 +70,13 @@ public sealed unsafe class SysRestartTests
             Unsafe.CopyBlock(_result, m.Ram, Used);
 
             Restore(m, start);
-            ExitReason second = RunWithoutMemory(m, what, ref failures);
-            Assert.True(first == second, $"{what}: {first} undisturbed, {second} without memory");
+            ExitReason second = disturbed(m, what);
+            Assert.True(first == second, $"{what}: {first} undisturbed, {second} disturbed");
             Compare(expected, *m.C, what + " " + first);
             Assert.True(exit.Equals(new ExitInfoCopy(m.P.Exit)), what + ": exit information differs");
             int difference = new ReadOnlySpan<byte>(_result, Used).CommonPrefixLength(new ReadOnlySpan<byte>(m.Ram, Used));
             Assert.True(difference == Used, $"{what} {first}: memory differs at {difference:x}");
         }
-        Assert.True(failures > 3000, $"only {failures} accesses failed");
     }
 
     private static ExitReason RunWithoutMemory(SysMachine m, string what, ref int failures)
