@@ -68,6 +68,28 @@ public sealed unsafe class DirtyBitmap
         GC.KeepAlive(this);
     }
 
+    /// <summary>Sets the bits of up to 64 pages: bit n of <paramref name="bits"/> stands for page <paramref name="first"/> + n. Bits beyond the end are ignored. Any alignment.</summary>
+    public void SetMany(ulong first, ulong bits)
+    {
+        int shift = (int)(first % 64);
+        OrWord(first / 64, bits << shift);
+        if (shift != 0)
+            OrWord(first / 64 + 1, bits >> 64 - shift);
+        GC.KeepAlive(this);
+    }
+
+    private void OrWord(ulong index, ulong bits)
+    {
+        if (bits == 0 || index >= WordCount)
+            return;
+        if (index == WordCount - 1 && NPages % 64 != 0)
+            bits &= (1UL << (int)(NPages % 64)) - 1;
+        // SAFETY: index < WordCount; words are aligned.
+        ref ulong word = ref _words[index];
+        if ((Volatile.Read(ref word) & bits) != bits)
+            Interlocked.Or(ref word, bits);
+    }
+
     public bool IsSet(ulong page) => page < NPages && (Word(page / 64) >> (int)(page % 64) & 1) != 0;
 
     /// <summary>64 pages' bits.</summary>

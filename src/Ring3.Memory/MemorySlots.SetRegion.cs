@@ -98,6 +98,7 @@ public sealed partial class MemorySlots
             Id = (ushort)id, AsId = (byte)asId, BaseGfn = baseGfn, NPages = npages, UserspaceAddr = hva, Flags = flags,
             DirtyBitmap = (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) == 0 || UseDirtyRings ? null
                 : old?.DirtyBitmap ?? new DirtyBitmap(npages, (ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_INITIALLY_SET) != 0),
+            UsesDirtyBits = LogByDirtyBits && (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) != 0,
             PrivateMemory = hasPrivate ? memory : null, PrivatePage = hasPrivate ? memoryOffset >> Page.Shift : 0,
         };
         if (hasPrivate)

@@ -59,6 +59,9 @@ public sealed partial class MemorySlots
     /// <summary>Dirty pages go to the vCPUs' rings, and slots have no bitmap.</summary>
     public bool UseDirtyRings { get; set; }
 
+    /// <summary>Slots that begin to be logged from now on have state in the Dirty bits of their leaves that is nowhere else (<see cref="Memslot.UsesDirtyBits"/>).</summary>
+    public bool LogByDirtyBits { get; set; }
+
     /// <summary>Generation of the published slots. Read it before a lookup whose result is used later; it has changed if any slot has.</summary>
     public ulong Generation => Volatile.Read(ref _generation);
 

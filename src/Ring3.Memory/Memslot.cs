@@ -21,6 +21,8 @@ public sealed class Memslot
     public required uint Flags { get; init; }
     /// <summary>Present while KVM_MEM_LOG_DIRTY_PAGES is set, unless the VM logs into dirty rings.</summary>
     public DirtyBitmap? DirtyBitmap { get; init; }
+    /// <summary>Written pages are found by the processor's Dirty bits rather than by write protection: a leaf that is removed takes its Dirty bit to <see cref="DirtyBitmap"/> first.</summary>
+    public bool UsesDirtyBits { get; init; }
     /// <summary>Memory of the slot's private pages (KVM_MEM_GUEST_MEMFD), or null.</summary>
     public GuestMemfd? PrivateMemory { get; init; }
     /// <summary>Page of <see cref="PrivateMemory"/> that backs <see cref="BaseGfn"/>.</summary>
@@ -35,6 +37,9 @@ public sealed class Memslot
     public ulong HvaEnd => UserspaceAddr + (NPages << Page.Shift);
     public bool IsReadOnly => (Flags & KvmApi.KVM_MEM_READONLY) != 0;
     public bool IsDirtyLogged => (Flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) != 0;
+
+    /// <summary>The Dirty bits of leaves that map this slot are state that nothing else has.</summary>
+    public bool TracksDirtyBits => UsesDirtyBits && DirtyBitmap is not null;
 
     public bool Contains(ulong gfn) => gfn - BaseGfn < NPages;
 
@@ -55,7 +60,7 @@ public sealed class Memslot
 
     internal Memslot AsInvalid() => new()
     {
-        Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap,
+        Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap, UsesDirtyBits = UsesDirtyBits,
         PrivateMemory = PrivateMemory, PrivatePage = PrivatePage, IsInvalid = true, GuardTicket = GuardTicket,
     };
 

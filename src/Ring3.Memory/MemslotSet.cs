@@ -50,6 +50,15 @@ public sealed class MemslotSet
         return i > 0 && _slots[i - 1].Contains(gfn) ? i - 1 : i;
     }
 
+    /// <summary>True if the Dirty bits of leaves of any slot in [start, end) have to be kept (see <see cref="Memslot.TracksDirtyBits"/>).</summary>
+    public bool TracksDirtyBits(ulong start, ulong end)
+    {
+        for (int i = FirstEndingAbove(start); i < Count && _slots[i].BaseGfn < end; i++)
+            if (_slots[i].TracksDirtyBits)
+                return true;
+        return false;
+    }
+
     /// <summary>True if any slot other than <paramref name="exceptId"/> intersects [gfn, gfn + npages).</summary>
     internal bool Overlaps(ulong gfn, ulong npages, int exceptId)
     {

@@ -8,6 +8,8 @@ internal unsafe struct FlushBatch
     public bool Needed;
     /// <summary>Unlinked tables, to be freed after the flush and a grace period.</summary>
     public TablePage* Unlinked;
+    /// <summary>What has to be taken from the leaves of <see cref="Unlinked"/> once the flush is done.</summary>
+    public TdpMmu.LeafState Wanted;
 
     public void AddUnlinked(TablePage* page)
     {

@@ -39,6 +39,7 @@ public sealed unsafe partial class TdpMmu
     private void ZapRangeInRoot(TdpRoot root, ulong start, ulong end, bool mayYield, ref FlushBatch batch)
     {
         Rcu.Enter();
+        LeafState wanted = Tracks(start, end, root.Role.AsId);
         var it = new TdpIterator(root, start, end);
         while (it.MoveNext())
         {
@@ -50,7 +51,12 @@ public sealed unsafe partial class TdpMmu
             ulong old = ExchangeSpte(ref it, 0);
             it.SkipChildren();
             if (Spte.IsTable(old, it.Level))
+            {
                 UnlinkTables(old, ref batch);
+                batch.Wanted |= wanted;
+            }
+            else if (wanted != LeafState.None && Spte.IsPresent(old))
+                HarvestLeaf(old, it.Gfn, it.Level, root.Role.AsId, wanted);
             batch.Needed = true;
             if (!mayYield || !it.MayYield || !Lock.NeedsBreak)
                 continue;
@@ -58,6 +64,7 @@ public sealed unsafe partial class TdpMmu
             Rcu.Exit();
             Lock.BreakWrite();
             Rcu.Enter();
+            wanted = Tracks(start, end, root.Role.AsId);
             it.Restart();
         }
         Rcu.Exit();

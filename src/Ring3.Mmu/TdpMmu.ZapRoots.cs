@@ -69,6 +69,8 @@ public sealed unsafe partial class TdpMmu
         {
             if (it.OldSpte == 0 || it.Level > level)
                 continue;
+            if (Tracks(it.Gfn, it.EndGfn, root.Role.AsId) is var wanted and not LeafState.None)
+                HarvestEntry(ref it, wanted);
             ulong old = ExchangeSpte(ref it, 0);
             it.SkipChildren();
             if (Spte.IsTable(old, it.Level))

@@ -69,6 +69,9 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
             Interlocked.Increment(ref _flushRequests);
             _host.FlushRemoteTlbs();
         }
+        if (batch.Wanted != LeafState.None)
+            for (TablePage* page = batch.Unlinked; page != null; page = page->Next)
+                HarvestTable(page, batch.Wanted);
         _pageReclaimer.Defer(batch.Unlinked);
         batch = default;
     }

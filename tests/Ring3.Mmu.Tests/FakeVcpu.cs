@@ -165,6 +165,9 @@ internal sealed class FakeHost : IMmuHost
     /// <summary>Defect for controls: flushes are counted, not done.</summary>
     public bool IgnoreFlushes { get; set; }
 
+    /// <summary>Runs inside a flush, before any processor has been flushed.</summary>
+    public Action? OnFlush { get; set; }
+
     public int Flushes => _flushes;
     public int ObsoleteRequests => _obsolete;
 
@@ -173,6 +176,7 @@ internal sealed class FakeHost : IMmuHost
     public void FlushRemoteTlbs()
     {
         Interlocked.Increment(ref _flushes);
+        OnFlush?.Invoke();
         if (!IgnoreFlushes)
             All(FakeVcpu.RequestFlush);
     }
