@@ -1,3 +1,4 @@
+global using TdpIterator = Ring3.Mmu.TdpIterator<Ring3.Mmu.EptFormat>;
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using Ring3.Sync;
@@ -8,8 +9,9 @@ namespace Ring3.Mmu;
 /// Pre-order walk over the entries of one root that intersect a range of gfns. Lock-free: the caller is in an RCU section; every step reads the entry again.
 /// After a yield (the caller left and re-entered the section) the walk restarts at the top for the gfn it had reached: call <see cref="Restart"/>.
 /// </summary>
+/// <typeparam name="TFormat">Format of the tables; gfns count its smallest pages. <c>TdpIterator</c> without an argument is the processor's own.</typeparam>
 /// <remarks>SAFETY: (whole type) tables reached from the root are not freed while the caller stays in its RCU section.</remarks>
-internal unsafe ref struct TdpIterator
+internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFormat
 {
     private fixed ulong _tables[6];
     private readonly ulong _end;
@@ -27,26 +29,30 @@ internal unsafe ref struct TdpIterator
     public ulong Gfn;
     public int Level;
 
-    public TdpIterator(TdpRoot root, ulong start, ulong end, int minLevel = PgLevel.Level4K)
+    public TdpIterator(TdpRoot root, ulong start, ulong end, int minLevel = PgLevel.Level4K) : this(root.Hva, root.Role.Level, start, end, minLevel) { }
+
+    /// <param name="table">Host address of the top table.</param>
+    /// <param name="minLevel">The walk goes down no further.</param>
+    public TdpIterator(ulong table, int rootLevel, ulong start, ulong end, int minLevel = PgLevel.Level4K)
     {
         Rcu.AssertInSection();
-        _rootLevel = root.Role.Level;
+        _rootLevel = rootLevel;
         _minLevel = minLevel;
         _next = start;
         _yieldedGfn = start;
-        _end = Math.Min(end, PgLevel.Pages(_rootLevel) * 512);
-        _tables[_rootLevel] = root.Hva;
-        Level = _rootLevel;
+        _end = Math.Min(end, 1UL << TFormat.PagesShift(rootLevel) + TFormat.IndexBits(rootLevel));
+        _tables[rootLevel] = table;
+        Level = rootLevel;
     }
 
-    /// <summary>The table that holds the current entry.</summary>
+    /// <summary>The record of the table that holds the current entry. Of tables that <see cref="TablePageAllocator"/> has made.</summary>
     public readonly TablePage* Page => TablePage.Of(Sptep);
 
     /// <summary>Last gfn covered, plus one.</summary>
-    public readonly ulong EndGfn => Gfn + PgLevel.Pages(Level);
+    public readonly ulong EndGfn => Gfn + (1UL << TFormat.PagesShift(Level));
 
-    public readonly bool IsPresentLeaf => Spte.IsPresentLeaf(OldSpte, Level);
-    public readonly bool IsTable => Spte.IsTable(OldSpte, Level);
+    public readonly bool IsPresentLeaf => TFormat.IsPresent(OldSpte) && TFormat.IsLeaf(OldSpte, Level);
+    public readonly bool IsTable => TFormat.IsPresent(OldSpte) && !TFormat.IsLeaf(OldSpte, Level);
 
     /// <summary>Goes to the next entry: down if the current one points to a table, else right, else up.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -87,20 +93,20 @@ internal unsafe ref struct TdpIterator
             return false;
         // The entry may have changed since it was looked at: what it points to now is what counts.
         OldSpte = Volatile.Read(ref *Sptep);
-        if (!Spte.IsTable(OldSpte, Level))
+        if (!IsTable)
             return false;
-        _tables[Level - 1] = Spte.Address(OldSpte);
+        _tables[Level - 1] = TFormat.TableAddress(OldSpte);
         Level--;
         return Load();
     }
 
     private bool Right()
     {
-        ulong next = Gfn + PgLevel.Pages(Level);
+        ulong next = EndGfn;
         if (next >= _end)
             return false;
         _next = next;
-        while ((next & (PgLevel.Pages(Level + 1) - 1)) == 0)
+        while ((next & ((1UL << TFormat.PagesShift(Level) + TFormat.IndexBits(Level)) - 1)) == 0)
         {
             Level++;
             if (Level > _rootLevel)
@@ -112,8 +118,10 @@ internal unsafe ref struct TdpIterator
     private bool Load()
     {
         Debug.Assert(Level >= PgLevel.Level4K && Level <= _rootLevel);
-        Sptep = (ulong*)_tables[Level] + PgLevel.Index(_next, Level);
-        Gfn = PgLevel.AlignDown(_next, Level);
+        int shift = TFormat.PagesShift(Level);
+        ulong index = _next >> shift;
+        Sptep = (ulong*)_tables[Level] + (index & ((1UL << TFormat.IndexBits(Level)) - 1));
+        Gfn = index << shift;
         OldSpte = Volatile.Read(ref *Sptep);
         _descend = true;
         return true;
