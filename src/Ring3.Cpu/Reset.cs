@@ -34,6 +34,7 @@ public sealed unsafe partial class LogicalProcessor
             ResetMsrsAndVectors(c);
         _unfinishedTask.Valid = false;
         Replay.Retire();
+        Sanitizer?.FlushedAsid(GuestFlush.Reset, c->Asid);
         Tlb.FlushAsid(c->Asid);
         RecomputeMode();
     }

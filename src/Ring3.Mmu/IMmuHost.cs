@@ -10,6 +10,11 @@ public interface IMmuHost
     void FlushRemoteTlbs();
 
     /// <summary>
+    /// As <see cref="FlushRemoteTlbs()"/> for translations derived from a few ranges of guest frames, in every address space. The default flushes everything.
+    /// </summary>
+    void FlushRemoteTlbs(ReadOnlySpan<GfnSpan> ranges) => FlushRemoteTlbs();
+
+    /// <summary>
     /// Request FreeObsoleteRoots to all vCPUs, waiting: on return no vCPU runs guest code with a root that was invalid at the call, and none enters before it has called
     /// <see cref="VcpuMmu.FreeObsoleteRoots"/>. Called with mmu_lock held for write.
     /// </summary>

@@ -34,5 +34,7 @@ public struct MmuStats
     public ulong RootsZapped, TablePagesFreed;
     /// <summary>Flushes that the MMU asked for.</summary>
     public ulong RemoteTlbFlushRequests;
+    /// <summary>Flushes that were not needed: roots freed, and removals of entries that no processor caches.</summary>
+    public ulong TlbFlushesElided;
     public ulong HugeSplits, HugeRecoveries, WriteProtected;
 }

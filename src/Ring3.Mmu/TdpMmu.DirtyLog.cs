@@ -34,7 +34,7 @@ public sealed unsafe partial class TdpMmu
     /// </summary>
     private void WriteProtectSlot(Memslot slot)
     {
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.WriteProtectSlot);
         Lock.EnterWrite();
         foreach (TdpRoot root in _roots)
         {
@@ -44,8 +44,7 @@ public sealed unsafe partial class TdpMmu
             var it = new TdpIterator(root, slot.BaseGfn, slot.EndGfn);
             while (it.MoveNext())
             {
-                if (TryWriteProtect(ref it))
-                    batch.Needed = true;
+                TryWriteProtect(ref it, slot.AsId, ref batch);
                 if (!it.MayYield || !Lock.NeedsBreak)
                     continue;
                 Finish(ref batch);
@@ -62,17 +61,17 @@ public sealed unsafe partial class TdpMmu
         RunInlineZaps();
     }
 
-    /// <summary>Takes W from a present leaf. True if it was writable, so that a flush is owed.</summary>
-    private bool TryWriteProtect(ref TdpIterator it)
+    /// <summary>Takes W from a present leaf, and owes a flush if it was writable.</summary>
+    private void TryWriteProtect(ref TdpIterator it, int asId, ref FlushBatch batch)
     {
         while (it.IsPresentLeaf && Spte.IsWritable(it.OldSpte))
         {
             if (!TrySetSpteAtomic(ref it, it.OldSpte & ~Spte.W))
                 continue;
             Interlocked.Increment(ref _writeProtected);
-            return true;
+            Owe(ref batch, it.Gfn, it.EndGfn, asId, SpteLoss.Write);
+            return;
         }
-        return false;
     }
 
     /// <summary>
@@ -92,8 +91,8 @@ public sealed unsafe partial class TdpMmu
             while (it.MoveNext())
             {
                 bool wanted = it.Level > PgLevel.Level4K || (mask >> (int)(it.Gfn - basePage) & 1) != 0;
-                if (wanted && TryWriteProtect(ref it))
-                    batch.Needed = true;
+                if (wanted)
+                    TryWriteProtect(ref it, slot.AsId, ref batch);
             }
         }
     }
@@ -113,7 +112,7 @@ public sealed unsafe partial class TdpMmu
         if (ManualProtect)
             return dirty.CopyOut(bitmap) ? 0 : -Errno.EFAULT;
         ulong* taken = dirty.Scratch;
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.GetDirtyLog);
         Lock.EnterRead();
         Rcu.Enter();
         for (ulong i = 0; i < dirty.WordCount; i++)
@@ -151,7 +150,7 @@ public sealed unsafe partial class TdpMmu
             return -Errno.EFAULT;
         if (ManualProtect && InitiallySet && EagerSplit)
             SplitCleared(slot, firstPage, wanted, words);
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.ClearDirtyLog);
         Lock.EnterRead();
         Rcu.Enter();
         for (ulong i = 0; i < words; i++)
@@ -208,7 +207,7 @@ public sealed unsafe partial class TdpMmu
     public ulong HarvestDirty(ulong start, ulong end, Span<ulong> bitmap, int asId = 0)
     {
         ulong found = 0;
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.HarvestDirty);
         Lock.EnterRead();
         Rcu.Enter();
         foreach (TdpRoot root in Volatile.Read(ref _roots))
@@ -223,7 +222,7 @@ public sealed unsafe partial class TdpMmu
                     if (!TrySetSpteAtomic(ref it, it.OldSpte & ~Spte.D))
                         continue;
                     found += SetBits(bitmap, Math.Max(it.Gfn, start) - start, Math.Min(it.EndGfn, end) - start);
-                    batch.Needed = true;
+                    Owe(ref batch, it.Gfn, it.EndGfn, asId, SpteLoss.Write);
                     break;
                 }
             }

@@ -13,7 +13,7 @@ public sealed unsafe partial class TdpMmu
     {
         int taken = 0;
         using var _ = Slots.SlotsLock.Enter();
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.ResetDirtyRings);
         Lock.EnterRead();
         Rcu.Enter();
         foreach (DirtyRing ring in rings)

@@ -121,7 +121,7 @@ public sealed unsafe partial class TdpMmu
         ulong** frozen = stackalloc ulong*[RecoverBatch];
         ulong* leaves = stackalloc ulong[RecoverBatch];
         int n = 0;
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.RecoverHugePages);
         using var _ = Rcu.Read();
         // A slot that was logged has no private memory, and the caller's slots lock keeps the attributes.
         var backing = new Backing(slot, Slots.Attributes, false);
@@ -140,7 +140,7 @@ public sealed unsafe partial class TdpMmu
             ulong leaf = Spte.MakeLeaf(slot.HvaOf(it.Gfn), it.Level, !slot.IsReadOnly, writable: true, dirty: true);
             Account(it.Page, it.Level, table, leaf);
             UnlinkTablesShared(table, ref batch);
-            batch.Needed = true;
+            Owe(ref batch, it.Gfn, it.EndGfn, slot.AsId, SpteLoss.Mapping);
             frozen[n] = it.Sptep;
             leaves[n++] = leaf;
         }

@@ -7,12 +7,12 @@ namespace Ring3.Mmu;
 /// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
-    private FlushBatch _notifierBatch;
+    private FlushBatch _notifierBatch = new(FlushSite.Notifier);
 
     /// <summary>Removes all mappings of [start, end) in an address space, in all roots, and flushes. No locks held.</summary>
     public void ZapGfnRange(ulong start, ulong end, int asId = 0)
     {
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.ZapRange);
         Lock.EnterWrite();
         ZapRangeLocked(start, end, asId, mayYield: true, ref batch);
         Finish(ref batch);
@@ -57,7 +57,11 @@ public sealed unsafe partial class TdpMmu
             }
             else if (wanted != LeafState.None && Spte.IsPresent(old))
                 HarvestLeaf(old, it.Gfn, it.Level, root.Role.AsId, wanted);
-            batch.Needed = true;
+            // The processor caches what it can use: of an MMIO entry nothing.
+            if (Spte.IsPresent(old))
+                Owe(ref batch, it.Gfn, it.EndGfn, root.Role.AsId, SpteLoss.Mapping);
+            else
+                batch.Elided = true;
             if (!mayYield || !it.MayYield || !Lock.NeedsBreak)
                 continue;
             Finish(ref batch);

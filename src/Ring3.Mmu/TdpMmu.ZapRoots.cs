@@ -61,7 +61,7 @@ public sealed unsafe partial class TdpMmu
 
     private void ZapRootAtLevel(TdpRoot root, int level, bool mayYield)
     {
-        FlushBatch batch = default;
+        FlushBatch batch = new(FlushSite.None);
         int steps = 0;
         Rcu.Enter();
         var it = new TdpIterator(root, 0, MaxGfn, level);
@@ -79,7 +79,7 @@ public sealed unsafe partial class TdpMmu
                 continue;
             steps = 0;
             _pageReclaimer.Defer(batch.Unlinked);
-            batch = default;
+            batch = new(FlushSite.None);
             Rcu.Exit();
             Lock.BreakRead();
             Rcu.Enter();
@@ -99,7 +99,12 @@ public sealed unsafe partial class TdpMmu
         Lock.EnterWrite();
         InvalidateAllRoots();
         // Under mmu_lock: when it is released, obsolete tables can be unlinked without a flush.
-        _host.FreeObsoleteRoots();
+        if (Journal is null || !Journal.Suppresses(FlushSite.ObsoleteRoots))
+            _host.FreeObsoleteRoots();
+        if (Journal is not null)
+            foreach (TdpRoot root in _roots)
+                if (root.Invalid)
+                    Journal.RootRetired(root.Hva);
         Lock.ExitWrite();
         if (ZapPolicy != RootZapPolicy.Worker)
             ZapScheduledRoots(mayYield: ZapPolicy == RootZapPolicy.Sync);

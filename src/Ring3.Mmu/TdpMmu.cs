@@ -8,7 +8,7 @@ namespace Ring3.Mmu;
 /// </summary>
 /// <remarks>
 /// Locks: mmu_lock (<see cref="MemorySlots.MmuLock"/>) for read plus compare-exchange to add mappings or take rights away, for write to invalidate roots and to remove ranges; walks are in RCU sections.
-/// Never wait for a grace period with mmu_lock held. Flushes are owed in a <see cref="FlushBatch"/> and paid before the lock is released. See docs/tdp-mmu.md.
+/// Never wait for a grace period with mmu_lock held. Flushes are owed in a <see cref="FlushBatch"/> and paid before the lock is released (docs/tlb.md). See docs/tdp-mmu.md.
 /// SAFETY: table memory is reached in RCU sections only and freed after a flush (or unreachable) and a grace period.
 /// </remarks>
 public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDisposable
@@ -23,7 +23,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
     private readonly RootZapper _zapper;
     private readonly List<VcpuMmu> _vcpus = [];
     private TinyLock _vcpusLock;
-    private long _flushRequests, _rootsZapped, _hugeSplits, _hugeRecoveries, _writeProtected;
+    private long _flushRequests, _flushesElided, _rootsZapped, _hugeSplits, _hugeRecoveries, _writeProtected;
     private int _mmioInstalled;
     private bool _disposed;
 
@@ -58,6 +58,12 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
     /// <summary>Largest mapping, a <see cref="PgLevel"/>.</summary>
     public int MaxLevel { get; set; } = PgLevel.MaxLeaf;
 
+    /// <summary>Flush only the ranges that a batch has changed, when they are few.</summary>
+    public bool RangeFlushes { get; set; } = true;
+
+    /// <summary>Checked mode; null: off.</summary>
+    public TlbJournal? Journal { get; init; }
+
     private MmuLock Lock => Slots.MmuLock;
 
     /// <summary>Pays what a batch owes: the flush, while mmu_lock is held, then the unlinked tables, which go to the reclaimer. The batch is empty afterwards.</summary>
@@ -67,13 +73,37 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
         if (batch.Needed)
         {
             Interlocked.Increment(ref _flushRequests);
-            _host.FlushRemoteTlbs();
+            if (Journal is null || !Journal.Suppresses(batch.Site))
+                Flush(ref batch);
+            Journal?.Settle(ref batch);
         }
+        else if (batch.Elided)
+            Interlocked.Increment(ref _flushesElided);
         if (batch.Wanted != LeafState.None)
             for (TablePage* page = batch.Unlinked; page != null; page = page->Next)
                 HarvestTable(page, batch.Wanted);
         _pageReclaimer.Defer(batch.Unlinked);
-        batch = default;
+        batch = new FlushBatch(batch.Site);
+    }
+
+    private void Flush(ref FlushBatch batch)
+    {
+        if (batch.Full || !RangeFlushes)
+        {
+            _host.FlushRemoteTlbs();
+            return;
+        }
+        Span<GfnSpan> ranges = stackalloc GfnSpan[FlushBatch.MaxRanges];
+        for (int i = 0; i < batch.Ranges; i++)
+            ranges[i] = batch[i];
+        _host.FlushRemoteTlbs(ranges[..batch.Ranges]);
+    }
+
+    /// <summary>A change of [start, end), already visible in the tables, takes something from processors that have the old entry cached: the batch will flush it.</summary>
+    private void Owe(ref FlushBatch batch, ulong start, ulong end, int asId, SpteLoss loss)
+    {
+        batch.Add(start, end);
+        Journal?.Record(ref batch, start, end, asId, loss);
     }
 
     /// <summary>Counters. Walks the allocator's records: not for hot paths.</summary>
@@ -88,7 +118,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
             TablePages = (ulong)Allocator.Allocated, TableBytesReserved = Allocator.ReservedBytes,
             Roots = roots.Length, InvalidRoots = roots.Count(static r => r.Invalid),
             RootsZapped = (ulong)Volatile.Read(ref _rootsZapped), TablePagesFreed = (ulong)_pageReclaimer.Freed,
-            RemoteTlbFlushRequests = (ulong)Volatile.Read(ref _flushRequests),
+            RemoteTlbFlushRequests = (ulong)Volatile.Read(ref _flushRequests), TlbFlushesElided = (ulong)Volatile.Read(ref _flushesElided),
             HugeSplits = (ulong)Volatile.Read(ref _hugeSplits), HugeRecoveries = (ulong)Volatile.Read(ref _hugeRecoveries),
             WriteProtected = (ulong)Volatile.Read(ref _writeProtected),
         };

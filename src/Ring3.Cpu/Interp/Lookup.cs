@@ -136,6 +136,8 @@ public sealed unsafe partial class LogicalProcessor
             return BeyondLimit(c, rip, b, mode);
         if (Machine.Epoch != _jumpEpoch)
             EnterEpoch();
+        if (Sanitizer is not null)
+            return b;
         uint index = JumpIndex(linear);
         if (_jumpsWritten < RememberedJumps)
             WrittenJumps[_jumpsWritten++] = (ushort)index;

@@ -542,7 +542,7 @@ public sealed unsafe partial class LogicalProcessor
         Block** slot = _link;
         _link = null;
         bool samePage = ((c->BlockRip ^ c->Rip) & ~0xfffUL) == 0;
-        if (!samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode))
+        if (!samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Sanitizer is not null)
             return;
         *slot = target;
         // The block may have been invalidated by another processor before the link existed.

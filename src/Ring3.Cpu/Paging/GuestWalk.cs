@@ -55,6 +55,7 @@ public sealed unsafe partial class LogicalProcessor
     private TranslateResult WalkAndFill(CpuState* c, ulong linear, AccessKind access, out Translation t)
     {
         Tlb.Walks++;
+        Sanitizer?.BeginWalk();
         t = default;
         WalkState w = default;
         if ((c->Cr0 & Cr0.PG) == 0)
@@ -75,7 +76,8 @@ public sealed unsafe partial class LogicalProcessor
         if (nested != TranslateResult.Ok)
             return nested;
         t.Flags = w.Flags | nestedFlags;
-        Tlb.Level2.Insert(linear >> 12, w.Global ? Tlb.GlobalId : Tlb.SpaceId, t.Host, t.Gpa, t.Flags);
+        TlbLevel2.Entry* e = Tlb.Level2.Insert(linear >> 12, w.Global ? Tlb.GlobalId : Tlb.SpaceId, t.Host, t.Gpa, t.Flags);
+        Sanitizer?.Level2Filled(c, Tlb.Level2.IndexOf(e), w.Global, CurrentPcid(c));
         if (w.LeafShift > 12)
             Tlb.MarkLarge(linear, w.LeafShift);
         return TranslateResult.Ok;
@@ -97,7 +99,10 @@ public sealed unsafe partial class LogicalProcessor
             {
                 case WalkResult.Ok:
                     if (w->LeafShift == 12 && !w->FromCache)
+                    {
                         Tlb.Level2.InsertStructure(linear >> 21, Tlb.SpaceId, w->TableGpa, StructureFlags(w));
+                        Sanitizer?.StructureFilled(c, TlbLevel2.StructureIndex(linear >> 21), CurrentPcid(c));
+                    }
                     return TranslateResult.Ok;
                 case WalkResult.NotPresent:
                     RaisePageFault(c, linear, FaultCode(c, access));
@@ -151,7 +156,7 @@ public sealed unsafe partial class LogicalProcessor
         if (fill)
         {
             TlbLevel2.Structure* s = Tlb.Level2.FindStructure(linear >> 21, Tlb.SpaceId);
-            if (s != null)
+            if (s != null && (Sanitizer is null || Sanitizer.AllowsStructure(c, TlbLevel2.StructureIndex(linear >> 21), linear)))
             {
                 w->FromCache = true;
                 w->Flags = s->Flags;

@@ -7,7 +7,7 @@ public sealed unsafe partial class LogicalProcessor
     internal void InvalidatePage(CpuState* c, ulong linear)
     {
         if (IsCanonical(c, linear) || !Is64(c))
-            Tlb.FlushPage(linear);
+            FlushPage(GuestFlush.Invlpg, linear);
     }
 
     /// <summary>Types: 0 one address, 1 one PCID, 2 everything, 3 everything but global pages.</summary>
@@ -15,10 +15,10 @@ public sealed unsafe partial class LogicalProcessor
     {
         switch (type)
         {
-            case 0: Tlb.FlushPage(linear); break;
-            case 1: Tlb.FlushPcid(pcid); break;
-            case 2: Tlb.FlushAllPcids(true); break;
-            default: Tlb.FlushAllPcids(false); break;
+            case 0: FlushPage(GuestFlush.Invpcid, linear); break;
+            case 1: FlushPcid(GuestFlush.Invpcid, pcid); break;
+            case 2: FlushAllPcids(GuestFlush.Invpcid, true); break;
+            default: FlushAllPcids(GuestFlush.Invpcid, false); break;
         }
         UpdateContext(c);
     }

@@ -166,7 +166,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         Tlb.Misses++;
         TlbLevel2.Entry* e = Tlb.Level2.Find(linear >> 12, Tlb.SpaceId, Tlb.GlobalId);
-        if (e != null && Permits(c, e->Flags, access) && Cached(e->Flags, access))
+        if (e != null && Permits(c, e->Flags, access) && Cached(e->Flags, access) && (Sanitizer is null || UseLevel2(c, e, linear, access)))
         {
             t = new Translation { Host = e->Host, Gpa = e->Gpa, Flags = e->Flags };
             FillLevel1(c, linear, access, t);
@@ -196,6 +196,9 @@ public sealed unsafe partial class LogicalProcessor
 
     private void FillLevel1(CpuState* c, ulong linear, AccessKind access, in Translation t)
     {
+        // Checked: level 1 stays empty, so that every access comes by.
+        if (Sanitizer is not null)
+            return;
         ulong page = linear & ~0xfffUL;
         if ((access & AccessKind.Execute) != 0)
         {

@@ -27,13 +27,20 @@ public sealed unsafe partial class LogicalProcessor
     internal TranslateResult NestedTranslate(CpuState* c, ulong gpa, AccessKind access, ulong gva, out byte* host, out PageFlags flags)
     {
         NestedTlb.Entry* cached = Tlb.Nested.Find(gpa >> 12, Tlb.NestedId);
-        if (cached != null && NestedPermits(cached->Flags, access) && ((access & AccessKind.Write) == 0 || (cached->Flags & PageFlags.NestedDirty) != 0))
+        if (cached != null && NestedPermits(cached->Flags, access) && ((access & AccessKind.Write) == 0 || (cached->Flags & PageFlags.NestedDirty) != 0)
+            && (Sanitizer is null || UseNested(c, cached, gpa, gva, access)))
         {
             host = cached->Host;
             flags = cached->Flags;
             return TranslateResult.Ok;
         }
-        return NestedWalk(c, gpa, access, gva, out host, out flags);
+        if (Sanitizer is null)
+            return NestedWalk(c, gpa, access, gva, out host, out flags);
+        Sanitizer.BeginNestedWalk();
+        TranslateResult result = NestedWalk(c, gpa, access, gva, out host, out flags);
+        if (result == TranslateResult.Ok)
+            Sanitizer.NestedFilled(c, gpa);
+        return result;
     }
 
     private TranslateResult NestedWalk(CpuState* c, ulong gpa, AccessKind access, ulong gva, out byte* host, out PageFlags flags)

@@ -199,6 +199,18 @@ internal sealed unsafe class Tlb
         }
     }
 
+    /// <summary>
+    /// Drops what was derived from guest frames [start, end), in every ASID. Level 1 does not know guest frames: it is dropped as a whole and filled again from level 2. Cached table entries name guest frames, not
+    /// host memory, but what they were read from may be among those that changed: they go.
+    /// </summary>
+    public void FlushGfns(ulong start, ulong end)
+    {
+        Flushes++;
+        DropContexts();
+        Level2.FlushGfns(start, end);
+        Nested.FlushGfns(start, end);
+    }
+
     /// <summary>Drops everything.</summary>
     public void FlushAll()
     {

@@ -23,7 +23,8 @@ internal enum PageFlags : uint
 /// <remarks>SAFETY: unmanaged arrays owned by this object, indices masked.</remarks>
 internal sealed unsafe class TlbLevel2
 {
-    private const int Ways = 4, Sets = 512, StructureEntries = 128;
+    private const int Ways = 4, Sets = 512;
+    internal const int Capacity = Ways * Sets, StructureEntries = 128;
 
     [StructLayout(LayoutKind.Sequential, Size = 32)]
     internal struct Entry
@@ -71,7 +72,8 @@ internal sealed unsafe class TlbLevel2
         return null;
     }
 
-    public void Insert(ulong vpn, uint tag, byte* host, ulong gpa, PageFlags flags)
+    /// <returns>The entry's place, for <see cref="IndexOf"/>.</returns>
+    public Entry* Insert(ulong vpn, uint tag, byte* host, ulong gpa, PageFlags flags)
     {
         Entry* set = _entries + SetOf(vpn) * Ways;
         Entry* slot = set + (_victim++ & (Ways - 1));
@@ -82,6 +84,21 @@ internal sealed unsafe class TlbLevel2
                 break;
             }
         *slot = new Entry { Vpn = vpn, Host = host, Gpa = gpa, Tag = tag, Flags = flags };
+        return slot;
+    }
+
+    public int IndexOf(Entry* e) => (int)(e - _entries);
+
+    public static int StructureIndex(ulong vpn2M) => (int)(vpn2M & (StructureEntries - 1));
+
+    /// <summary>Drops the entries of guest frames [start, end), and cached table entries.</summary>
+    public void FlushGfns(ulong start, ulong end)
+    {
+        ulong first = start << 12, bytes = (end - start) << 12;
+        for (int i = 0; i < Capacity; i++)
+            if (_entries[i].Gpa - first < bytes)
+                _entries[i].Tag = 0;
+        ClearStructures();
     }
 
     public void FlushPage(ulong vpn)
@@ -123,7 +140,7 @@ internal sealed unsafe class TlbLevel2
 /// <remarks>SAFETY: unmanaged array owned by this object, index masked.</remarks>
 internal sealed unsafe class NestedTlb
 {
-    private const int Entries = 512;
+    internal const int Entries = 512;
 
     [StructLayout(LayoutKind.Sequential, Size = 32)]
     internal struct Entry
@@ -136,6 +153,16 @@ internal sealed unsafe class NestedTlb
     }
 
     private readonly Entry* _entries = (Entry*)HostMemory.Map((nuint)(Entries * sizeof(Entry)));
+
+    public static int IndexOf(ulong gfn) => (int)(gfn & (Entries - 1));
+
+    /// <summary>Drops the entries of guest frames [start, end).</summary>
+    public void FlushGfns(ulong start, ulong end)
+    {
+        for (int i = 0; i < Entries; i++)
+            if (_entries[i].Gfn - start < end - start)
+                _entries[i].Tag = 0;
+    }
 
     public void Free() => HostMemory.Unmap(_entries, (nuint)(Entries * sizeof(Entry)));
 

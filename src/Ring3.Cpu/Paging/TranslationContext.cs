@@ -56,7 +56,7 @@ public sealed unsafe partial class LogicalProcessor
         ulong cr0 = c->Cr0 ^ _cachedCr0, cr4 = c->Cr4 ^ _cachedCr4, efer = c->Efer ^ _cachedEfer;
         Tlb.Select(c->Asid, CurrentPcid(c));
         if ((cr0 & Cr0Structure) != 0 || (cr4 & Cr4Structure) != 0 || (efer & EferStructure) != 0)
-            Tlb.FlushAllPcids(true);
+            FlushAllPcids(GuestFlush.Controls, true);
         else if ((cr0 & Cr0Permission) != 0 || (cr4 & Cr4Permission) != 0)
             Tlb.DropContexts();
         _cachedCr0 = c->Cr0;
@@ -69,6 +69,15 @@ public sealed unsafe partial class LogicalProcessor
     public void FlushAsid(uint asid)
     {
         Tlb.FlushAsid(asid);
+        UpdateContext(State);
+    }
+
+    /// <summary>
+    /// Drops what was derived from guest frames [start, end), in every ASID, and keeps the rest: for a hypervisor that has changed few mappings. Owner thread, outside the guest.
+    /// </summary>
+    public void FlushGfns(ulong start, ulong end)
+    {
+        Tlb.FlushGfns(start, end);
         UpdateContext(State);
     }
 

@@ -20,7 +20,7 @@ public sealed unsafe partial class LogicalProcessor
             c->Cpl = Virtual8086(c) ? 3 : (uint)c->Ss.Dpl;
         ControlsChanged(c);
         if (c->Cr3 != _cachedCr3)
-            Tlb.FlushCurrentPcid();
+            FlushCurrentPcid(GuestFlush.StateWrite);
         _cachedCr3 = c->Cr3;
         DebugRegistersChanged(c);
         ModeChanged(c);

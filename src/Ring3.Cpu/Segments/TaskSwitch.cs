@@ -146,7 +146,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         c->Cr3 = cr3;
         _cachedCr3 = cr3;
-        Tlb.FlushCurrentPcid();
+        FlushCurrentPcid(GuestFlush.Cr3);
         if (PagingModeOf(c) == PagingMode.Pae && ReadPdptrs(c, cr3, out Pdptrs pdptrs) == TranslateResult.Ok)
             SetPdptrs(c, pdptrs);
     }

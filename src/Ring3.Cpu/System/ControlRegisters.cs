@@ -73,7 +73,7 @@ public sealed unsafe partial class LogicalProcessor
         _cachedCr3 = value;
         Tlb.Select(c->Asid, CurrentPcid(c));
         if (!keep)
-            Tlb.FlushCurrentPcid();
+            FlushCurrentPcid(GuestFlush.Cr3);
         UpdateContext(c);
         return true;
     }
@@ -125,7 +125,7 @@ public sealed unsafe partial class LogicalProcessor
         ControlsChanged(c);
         if ((set & Cr4.SMEP) != 0)
         {
-            Tlb.FlushAllPcids(true);
+            FlushAllPcids(GuestFlush.Controls, true);
             UpdateContext(c);
         }
         return true;
