@@ -18,13 +18,14 @@ namespace Ring3.Mmu;
 /// bit  10     WM  software   read-only slot: a write is a device access for the client, not a missing right (never together with HW)
 /// bit  11     P   software   MMU-present: the entry maps memory or points to a table
 /// bits 12-51      processor  host virtual address of the page or table
+/// bit  54     SX  software   X of a leaf that was made old by taking its permissions (tables without Accessed bits)
 /// bit  57     HW  software   host-writable: the slot allows writes
 /// bit  58     MW  software   MMU-writable: W may be set again without mmu_lock (see TdpMmu.FastPageFault)
 /// </code>
 /// MMIO entry: bits 0-2 = <see cref="NestedPte.MmioValue"/> (a misconfiguration for the processor, which leaves with an MMIO exit), P = 0, bits 3-10 and 52-62 = low and high part of the slots' generation at
 /// installation, bits 12-51 = gfn.
 /// Frozen entry: <see cref="Frozen"/>: not present for everybody; only the thread that wrote it may replace it.
-/// INVARIANT: W implies HW, MW and P. MW implies HW. A leaf has either HW or WM. A leaf of level 1 has no PS. Every value without R, W and X bits that is not <see cref="Frozen"/> is 0.
+/// INVARIANT: W implies HW, MW and P. MW implies HW. A leaf has either HW or WM. A leaf of level 1 has no PS. A present leaf without R, W and X is old: it has no A, and R is given back by the next access. Every other value without R, W and X bits that is not <see cref="Frozen"/> is 0.
 /// </remarks>
 public static class Spte
 {
@@ -34,6 +35,9 @@ public static class Spte
     public const ulong Present = 1UL << 11;
     public const ulong AddressMask = NestedPte.Address;
     public const ulong HostWritable = 1UL << 57, MmuWritable = 1UL << 58;
+
+    private const ulong SavedX = 1UL << 54;
+    private const int SavedXShift = 52;
 
     /// <summary>The entry is being changed in several steps. Not present, not readable, and distinct from every installed value.</summary>
     public const ulong Frozen = 1UL << 62 | 0x5a0;
@@ -88,6 +92,12 @@ public static class Spte
         return spte;
     }
 
+    /// <summary>A leaf without permissions and without A, from which <see cref="RestoreAccess"/> makes a readable one. W is not kept: a write has to ask for it again.</summary>
+    public static ulong MakeAged(ulong leaf) => leaf & ~(RWX | A) | (leaf & X) << SavedXShift;
+
+    /// <summary>The leaf with the permissions that <see cref="MakeAged"/> has taken, W excepted; any other leaf unchanged.</summary>
+    public static ulong RestoreAccess(ulong leaf) => (leaf & R) != 0 ? leaf : leaf & ~SavedX | R | A | (leaf & SavedX) >> SavedXShift;
+
     /// <summary>Entry for a guest frame without memory.</summary>
     public static ulong MakeMmio(ulong gfn, ulong generation)
     {
@@ -122,7 +132,7 @@ public static class Spte
             return spte == 0 || IsFrozen(spte) || IsMmio(spte) && level == PgLevel.Level4K;
         if (!IsLeaf(spte, level))
             return (spte & RWX) == RWX && (spte & PS) == 0 && level > PgLevel.Level4K;
-        if ((spte & R) == 0 || (spte & W) != 0 && (spte & MmuWritable) == 0 || (spte & MmuWritable) != 0 && (spte & HostWritable) == 0)
+        if ((spte & R) == 0 && (spte & (RWX | A)) != 0 || (spte & W) != 0 && (spte & MmuWritable) == 0 || (spte & MmuWritable) != 0 && (spte & HostWritable) == 0)
             return false;
         if ((spte & WriteIsMmio) != 0 == ((spte & HostWritable) != 0))
             return false;

@@ -4,34 +4,132 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// Page aging without mmu_lock. Accessed bits are cleared by compare-exchange under RCU, in valid roots only. Young information may be lost in a race, a Dirty bit or a mapping never: the exchange
-/// replaces exactly the value that was read. No TLB flush: a processor that has the translation cached does not set the bit again until it walks again.
+/// Page aging. Without mmu_lock where the processor marks accesses: see <see cref="YoungScan{TFormat}"/>. With it where an access is only noticed because the entry permits nothing. See docs/aging.md.
 /// </summary>
 /// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
+    /// <summary>Pages in one RCU section of a pass: what a grace period may have to wait for.</summary>
+    private const ulong PagesPerSection = 1UL << 18;
+
+    /// <summary>Whether aging takes mmu_lock although it need not.</summary>
+    public AgingPolicy Aging { get; set; } = AgingPolicy.Lockless;
+
     /// <summary>
-    /// Clears the Accessed bits of [start, end) and sets bit gfn - start in <paramref name="bitmap"/> for each page that was young (a huge mapping reports all its pages). Lock-free.
+    /// The processor sets Accessed bits. If not (EPT without Accessed and Dirty flags), a page is made old by taking all its permissions: the next access faults, and the fault gives them back. Set before the first fault.
     /// </summary>
-    /// <returns>True: handled. Formats that cannot be aged without a lock report false; this one always can.</returns>
+    public bool AccessedBits { get; init; } = true;
+
+    /// <summary>Young pages can be found and made old without mmu_lock.</summary>
+    public bool CanAgeLockless => AccessedBits && Aging == AgingPolicy.Lockless;
+
+    /// <summary>
+    /// Makes [start, end) old, in all valid roots of an address space, and sets bit gfn - start in <paramref name="bitmap"/> for each page that was young (a huge mapping reports all its pages). No lock, no flush. Young information may be
+    /// lost in a race, a Dirty bit or a mapping never.
+    /// </summary>
+    /// <returns>False: not handled, nothing was done. Taking permissions needs the lock: see <see cref="TestClearYoungLocked"/>.</returns>
     public bool TestClearYoung(ulong start, ulong end, Span<ulong> bitmap, int asId = 0)
     {
-        using var _ = Rcu.Read();
-        foreach (TdpRoot root in Volatile.Read(ref _roots))
+        if (!CanAgeLockless)
+            return false;
+        for (ulong next, gfn = start; gfn < end; gfn = next)
         {
-            if (root.Role.AsId != asId || root.Invalid)
-                continue;
-            var it = new TdpIterator(root, start, end);
-            while (it.MoveNext())
-                if (it.IsPresentLeaf && TryClearYoung(ref it))
-                    SetBits(bitmap, Math.Max(it.Gfn, start) - start, Math.Min(it.EndGfn, end) - start);
+            next = Math.Min(end, (gfn | (PagesPerSection - 1)) + 1);
+            using var _ = Rcu.Read();
+            foreach (TdpRoot root in Volatile.Read(ref _roots))
+                if (root.Role.AsId == asId && !root.Invalid)
+                    YoungScan<EptFormat>.TestClear(root.Hva, root.Role.Level, gfn, next, start, bitmap);
         }
         return true;
     }
 
-    bool IMmuNotifierHandler.AgeGfnRange(in GfnRange range) => Age(range, clear: true);
+    /// <summary>
+    /// As <see cref="TestClearYoung"/>, for every kind of table: with mmu_lock held for write, which it yields to others between entries. Permissions that it takes are flushed before the lock is released; Accessed bits are not.
+    /// No lock held.
+    /// </summary>
+    public void TestClearYoungLocked(ulong start, ulong end, Span<ulong> bitmap, int asId = 0)
+    {
+        FlushBatch batch = default;
+        Lock.EnterWrite();
+        foreach (TdpRoot root in _roots)
+        {
+            // The reference keeps the root across yields.
+            if (root.Role.AsId != asId || root.Invalid || !root.TryGet())
+                continue;
+            AgeRootLocked(root, start, end, bitmap, ref batch);
+            PutRootLocked(root);
+        }
+        Finish(ref batch);
+        Lock.ExitWrite();
+        RunInlineZaps();
+    }
+
+    /// <summary>Finds the young pages of [start, end) and makes them old, in the best way the tables allow.</summary>
+    public void HarvestYoung(ulong start, ulong end, Span<ulong> bitmap, int asId = 0)
+    {
+        if (!TestClearYoung(start, end, bitmap, asId))
+            TestClearYoungLocked(start, end, bitmap, asId);
+    }
+
+    private void AgeRootLocked(TdpRoot root, ulong start, ulong end, Span<ulong> bitmap, ref FlushBatch batch)
+    {
+        Rcu.Enter();
+        var it = new TdpIterator(root, start, end);
+        while (it.MoveNext())
+        {
+            if (it.IsPresentLeaf && TryAgeLocked(ref it, ref batch))
+                PageBitmap.SetRange(bitmap, Math.Max(it.Gfn, start) - start, Math.Min(it.EndGfn, end) - start);
+            if (!it.MayYield || !Lock.NeedsBreak)
+                continue;
+            Finish(ref batch);
+            Rcu.Exit();
+            Lock.BreakWrite();
+            Rcu.Enter();
+            it.Restart();
+        }
+        Rcu.Exit();
+    }
+
+    /// <summary>Makes a present leaf old. True if it was young.</summary>
+    private bool TryAgeLocked(ref TdpIterator it, ref FlushBatch batch)
+    {
+        if (AccessedBits)
+            return YoungScan<EptFormat>.TryClear(ref it);
+        // Whoever takes W from an entry relies on W being there if a processor may write: so the translations go before the lock does.
+        while (it.IsPresentLeaf && Spte.IsAccessed(it.OldSpte))
+        {
+            if (!TrySetSpteAtomic(ref it, Spte.MakeAged(it.OldSpte)))
+                continue;
+            batch.Needed = true;
+            return true;
+        }
+        return false;
+    }
+
+    bool IMmuNotifierHandler.AgeGfnRange(in GfnRange range) => CanAgeLockless ? Age(range, clear: true) : AgeLocked(range);
 
     bool IMmuNotifierHandler.TestAgeGfnRange(in GfnRange range) => Age(range, clear: false);
+
+    private bool AgeLocked(in GfnRange range)
+    {
+        bool young = false;
+        FlushBatch batch = default;
+        Lock.EnterWrite();
+        using (Rcu.Read())
+        {
+            foreach (TdpRoot root in _roots)
+            {
+                if (root.Role.AsId != range.AsId || root.Invalid)
+                    continue;
+                var it = new TdpIterator(root, range.Start, range.End);
+                while (it.MoveNext())
+                    young |= it.IsPresentLeaf && TryAgeLocked(ref it, ref batch);
+            }
+        }
+        Finish(ref batch);
+        Lock.ExitWrite();
+        return young;
+    }
 
     private bool Age(in GfnRange range, bool clear)
     {
@@ -48,19 +146,9 @@ public sealed unsafe partial class TdpMmu
                     continue;
                 if (!clear)
                     return true;
-                young |= TryClearYoung(ref it);
+                young |= YoungScan<EptFormat>.TryClear(ref it);
             }
         }
         return young;
-    }
-
-    /// <summary>True if the leaf was young. BENIGN-RACE: when the entry changes under the exchange the bit stays or is lost with the mapping; the page is reported young either way.</summary>
-    private static bool TryClearYoung(ref TdpIterator it)
-    {
-        if (!Spte.IsAccessed(it.OldSpte))
-            return false;
-        ulong young = it.OldSpte;
-        Interlocked.CompareExchange(ref *it.Sptep, young & ~Spte.A, young);
-        return true;
     }
 }

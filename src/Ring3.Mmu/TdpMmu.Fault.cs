@@ -22,7 +22,8 @@ public sealed unsafe partial class TdpMmu
             vcpu.Stats.PfEmulate++;
             return MmuResult.NoSlot;
         }
-        if ((access & NestedAccess.Present) != 0 && FastPageFault(vcpu, gfn, access))
+        // A leaf that is old for lack of Accessed bits permits nothing: the processor does not call it present.
+        if (((access & NestedAccess.Present) != 0 || !AccessedBits) && FastPageFault(vcpu, gfn, access))
             return MmuResult.Fixed;
         vcpu.FailedHva = 0;
         if (!vcpu.TopUp())
@@ -188,7 +189,7 @@ public sealed unsafe partial class TdpMmu
                 vcpu.Stats.PfSpurious++;
                 return MmuResult.Fixed;
             }
-            newSpte = it.OldSpte | Spte.W | Spte.D | Spte.A;
+            newSpte = Spte.RestoreAccess(it.OldSpte) | Spte.W | Spte.D | Spte.A;
         }
         else
         {
@@ -248,7 +249,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>
-    /// Makes a write-protected leaf writable, without mmu_lock: under RCU, by compare-exchange of the very value that was judged.
+    /// Makes a write-protected leaf writable, or an old one accessible, without mmu_lock: under RCU, by compare-exchange of the very value that was judged.
     /// Sound because the value says that W may be set again (MmuWritable), because it names the memory (same value, same page), and because whoever enables dirty logging waits for
     /// a grace period between publishing the bitmap and write-protecting, so the page is either protected again afterwards or marked in the new bitmap.
     /// In a table that has been unlinked meanwhile the change has no effect.
@@ -265,15 +266,19 @@ public sealed unsafe partial class TdpMmu
             if (sptep == null)
                 return false;
             bool write = (access & NestedAccess.Write) != 0;
+            ulong young = Spte.RestoreAccess(spte);
             if (!write || Spte.IsWritable(spte))
             {
-                vcpu.Stats.PfSpurious++;
+                if (young != spte && Interlocked.CompareExchange(ref *sptep, young, spte) != spte)
+                    continue;
+                vcpu.Stats.PfSpurious += young == spte ? 1UL : 0;
+                vcpu.Stats.PfFast += young != spte ? 1UL : 0;
                 return true;
             }
             Memslot? slot = Slots.Find(gfn, vcpu.AsId, ref vcpu.SlotCache);
             if ((spte & Spte.MmuWritable) == 0 || level != PgLevel.Level4K || slot is null || slot.IsInvalid)
                 return false;
-            if (Interlocked.CompareExchange(ref *sptep, spte | Spte.W | Spte.A | Spte.D, spte) != spte)
+            if (Interlocked.CompareExchange(ref *sptep, young | Spte.W | Spte.A | Spte.D, spte) != spte)
                 continue;
             slot.MarkDirty(gfn);
             vcpu.Stats.PfFast++;

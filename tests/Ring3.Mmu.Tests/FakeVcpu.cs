@@ -32,6 +32,8 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
     public TdpMmu Tdp { get; }
     public VcpuMmu Mmu { get; }
     public int FlushesDone { get; private set; }
+    /// <summary>EPT with Accessed and Dirty flags.</summary>
+    public bool AccessedAndDirty { get; init; } = true;
 
     uint IVcpuTlb.AssignAsid(bool smm) => _nextAsid++;
 
@@ -121,12 +123,15 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
                 return Walk.Absent;
             if (level > 1 && (entry & NestedPte.PS) == 0)
             {
-                table = (ulong*)(entry & NestedPte.Address);
+                if (AccessedAndDirty && (entry & NestedPte.A) == 0 && Interlocked.CompareExchange(ref *slot, entry | NestedPte.A, entry) != entry)
+                    level++;
+                else
+                    table = (ulong*)(entry & NestedPte.Address);
                 continue;
             }
             if (write && (entry & NestedPte.W) == 0)
                 return Walk.Denied;
-            ulong set = write ? NestedPte.A | NestedPte.D : NestedPte.A;
+            ulong set = !AccessedAndDirty ? 0 : write ? NestedPte.A | NestedPte.D : NestedPte.A;
             if ((entry & set) != set && Interlocked.CompareExchange(ref *slot, entry | set, entry) != entry)
             {
                 level = 5;
@@ -134,7 +139,7 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
                 continue;
             }
             ulong page = (entry & NestedPte.Address) + ((gfn & (PgLevel.Pages(level) - 1)) << 12);
-            e = new TlbEntry { Valid = true, Writable = ((entry | set) & NestedPte.D) != 0 && (entry & NestedPte.W) != 0, Asid = Mmu.Asid, Gfn = gfn, Hva = page };
+            e = new TlbEntry { Valid = true, Writable = (((entry | set) & NestedPte.D) != 0 || !AccessedAndDirty) && (entry & NestedPte.W) != 0, Asid = Mmu.Asid, Gfn = gfn, Hva = page };
             hva = page + (gpa & 0xfff);
             return Walk.Ok;
         }
@@ -151,6 +156,15 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
                 return entry;
             table = (ulong*)Spte.Address(entry);
         }
+    }
+
+    /// <summary>Sets bits in the leaf that maps a gpa, without a walk.</summary>
+    public void SetLeafBits(ulong gpa, ulong bits)
+    {
+        ulong* table = (ulong*)Mmu.RootHva;
+        for (int level = 4; level > 1; level--)
+            table = (ulong*)Spte.Address(table[PgLevel.Index(gpa >> 12, level)]);
+        Interlocked.Or(ref table[PgLevel.Index(gpa >> 12, 1)], bits);
     }
 
     public void Dispose() => Mmu.Dispose();

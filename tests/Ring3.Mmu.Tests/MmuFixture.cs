@@ -16,12 +16,12 @@ internal sealed unsafe class MmuFixture : IDisposable
     private readonly List<GuestRam> _ram = [];
     private Exception? _workerFailure;
 
-    public MmuFixture(int vcpus = 1, RootZapPolicy policy = RootZapPolicy.Worker)
+    public MmuFixture(int vcpus = 1, RootZapPolicy policy = RootZapPolicy.Worker, bool accessedBits = true)
     {
         Queue.Failed = e => _workerFailure = e;
-        Tdp = new TdpMmu(Slots, Host, Queue) { ZapPolicy = policy };
+        Tdp = new TdpMmu(Slots, Host, Queue) { ZapPolicy = policy, AccessedBits = accessedBits };
         for (int i = 0; i < vcpus; i++)
-            Vcpus.Add(new FakeVcpu(Tdp, Host));
+            Vcpus.Add(new FakeVcpu(Tdp, Host) { AccessedAndDirty = accessedBits });
     }
 
     public FakeVcpu V => Vcpus[0];
