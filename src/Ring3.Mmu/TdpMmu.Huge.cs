@@ -134,9 +134,9 @@ public sealed unsafe partial class TdpMmu
             TablePage* child = TablePage.FromSpte(it.OldSpte);
             if (child->Leaves == 0 && child->Tables == 0 || Slots.Notifier.InProgress != 0)
                 continue;
-            ulong table = it.OldSpte;
-            if (Interlocked.CompareExchange(ref *it.Sptep, Spte.Frozen, table) != table)
+            if (!TryFreezeTable(ref it))
                 continue;
+            ulong table = it.OldSpte;
             ulong leaf = Spte.MakeLeaf(slot.HvaOf(it.Gfn), it.Level, !slot.IsReadOnly, writable: true, dirty: true);
             Account(it.Page, it.Level, table, leaf);
             UnlinkTablesShared(table, ref batch);
@@ -151,5 +151,19 @@ public sealed unsafe partial class TdpMmu
         for (int i = 0; i < n; i++)
             Volatile.Write(ref *frozen[i], leaves[i]);
         return n;
+    }
+
+    /// <summary>Freezes the iterator's entry while it points to the table that was looked at; walks and aging change its A bit. False if somebody else has changed it.</summary>
+    private static bool TryFreezeTable(ref TdpIterator it)
+    {
+        ulong table = Spte.Address(it.OldSpte);
+        while (it.IsTable && Spte.Address(it.OldSpte) == table)
+        {
+            ulong seen = Interlocked.CompareExchange(ref *it.Sptep, Spte.Frozen, it.OldSpte);
+            if (seen == it.OldSpte)
+                return true;
+            it.OldSpte = seen;
+        }
+        return false;
     }
 }
