@@ -132,8 +132,25 @@ internal static class FaultCode
     [
         0x48, 0xB9, 0, 0, 0, 0, 0, 0, 0, 0,             // movabs rcx, control
         0x83, 0x7E, 0x08, 0x00,                         // cmp dword [rsi+8], 0  ; si_code: only faults that the kernel raised
-        0x0F, 0x8E, 0x70, 0x01, 0x00, 0x00,             // jle chain
-        0x48, 0x8B, 0x82, 0xA8, 0x00, 0x00, 0x00,       // mov rax, [rdx+0xA8]  ; RIP
+        0x0F, 0x8E, 0xAB, 0x01, 0x00, 0x00,             // jle chain
+        0x83, 0xFF, 0x0B,                               // cmp edi, 11
+        0x75, 0x36,                                     // jne known
+        0x4C, 0x8B, 0x46, 0x10,                         // mov r8, [rsi+16]
+        0x4C, 0x8B, 0x89, 0x80, 0x00, 0x00, 0x00,       // mov r9, [rcx+128]  ; paged memory
+        0x4C, 0x3B, 0x89, 0x88, 0x00, 0x00, 0x00,       // paged: cmp r9, [rcx+136]
+        0x73, 0x22,                                     // jae known
+        0x4D, 0x3B, 0x01,                               // cmp r8, [r9]
+        0x72, 0x06,                                     // jb other
+        0x4D, 0x3B, 0x41, 0x08,                         // cmp r8, [r9+8]
+        0x72, 0x06,                                     // jb wait
+        0x49, 0x83, 0xC1, 0x10,                         // other: add r9, 16
+        0xEB, 0xE6,                                     // jmp paged
+        0x48, 0x8D, 0xB9, 0x90, 0x00, 0x00, 0x00,       // wait: lea rdi, [rcx+144]  ; nanosleep, and the instruction runs again
+        0x31, 0xF6,                                     // xor esi, esi
+        0xB8, 0x23, 0x00, 0x00, 0x00,                   // mov eax, 35
+        0x0F, 0x05,                                     // syscall
+        0xC3,                                           // ret
+        0x48, 0x8B, 0x82, 0xA8, 0x00, 0x00, 0x00,       // known: mov rax, [rdx+0xA8]  ; RIP
         0x4C, 0x8B, 0x49, 0x40,                         // mov r9, [rcx+64]  ; routines
         0x4D, 0x8B, 0x01,                               // next: mov r8, [r9]  ; begin; 0 ends the table
         0x4D, 0x85, 0xC0,                               // test r8, r8
@@ -240,6 +257,40 @@ internal static class FaultCode
 
     /// <summary>mov eax, SYS_rt_sigreturn; syscall.</summary>
     internal static ReadOnlySpan<byte> Restorer => [0xB8, 0x0F, 0x00, 0x00, 0x00, 0x0F, 0x05];
+
+    /// <summary>run(rdi = first entry, rsi = end): see <see cref="SystemCallList"/>. An entry with a negative number reads a word and masks it.</summary>
+    internal static ReadOnlySpan<byte> RunList =>
+    [
+        0x53,                                           // push rbx
+        0x55,                                           // push rbp
+        0x48, 0x89, 0xFB,                               // mov rbx, rdi
+        0x48, 0x89, 0xF5,                               // mov rbp, rsi
+        0x48, 0x39, 0xEB,                               // next: cmp rbx, rbp
+        0x73, 0x42,                                     // jae done
+        0x48, 0x8B, 0x03,                               // mov rax, [rbx]
+        0x48, 0x8B, 0x7B, 0x08,                         // mov rdi, [rbx+8]
+        0x48, 0x8B, 0x73, 0x10,                         // mov rsi, [rbx+16]
+        0x48, 0x85, 0xC0,                               // test rax, rax
+        0x78, 0x14,                                     // js mask
+        0x48, 0x8B, 0x53, 0x18,                         // mov rdx, [rbx+24]
+        0x4C, 0x8B, 0x53, 0x20,                         // mov r10, [rbx+32]
+        0x4C, 0x8B, 0x43, 0x28,                         // mov r8, [rbx+40]
+        0x4C, 0x8B, 0x4B, 0x30,                         // mov r9, [rbx+48]
+        0x0F, 0x05,                                     // syscall
+        0xEB, 0x06,                                     // jmp result
+        0x48, 0x8B, 0x07,                               // mask: mov rax, [rdi]
+        0x48, 0x21, 0xF0,                               // and rax, rsi
+        0x48, 0x89, 0x43, 0x38,                         // result: mov [rbx+56], rax
+        0x48, 0x3B, 0x43, 0x40,                         // cmp rax, [rbx+64]
+        0x74, 0x08,                                     // je ok
+        0x48, 0x6B, 0x43, 0x48, 0x50,                   // imul rax, [rbx+72], 80
+        0x48, 0x01, 0xC3,                               // add rbx, rax
+        0x48, 0x83, 0xC3, 0x50,                         // ok: add rbx, 80
+        0xEB, 0xB9,                                     // jmp next
+        0x5D,                                           // done: pop rbp
+        0x5B,                                           // pop rbx
+        0xC3,                                           // ret
+    ];
 
     /// <summary>The thread pointer: mov rax, fs:[0]; ret.</summary>
     internal static ReadOnlySpan<byte> ThreadPointer => [0x64, 0x48, 0x8B, 0x04, 0x25, 0x00, 0x00, 0x00, 0x00, 0xC3];

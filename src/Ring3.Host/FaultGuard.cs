@@ -16,7 +16,7 @@ public enum ThunkKind
 
 /// <summary>
 /// The process's first handler of SIGSEGV and SIGBUS: machine code in front of the .NET runtime's handler. A fault in a registered routine continues at the routine's fix-up; a fault of a thread that is
-/// inside the guest on registered guest memory becomes a <see cref="NullReferenceException"/> at the access; everything else reaches the handler that was there before, unchanged.
+/// inside the guest on registered guest memory becomes a <see cref="NullReferenceException"/> at the access; a write to paged memory that is being written to its store waits; everything else reaches the handler that was there before, unchanged.
 /// </summary>
 /// <remarks>
 /// Installed by the first use, with the system call itself, so that neither the C library nor an interposer of sigaction takes part. It is never removed.
@@ -51,6 +51,9 @@ public static unsafe partial class FaultGuard
         public ulong TrampolineBegin, TrampolineEnd;
         /// <summary>Where managed code can be.</summary>
         public ulong CodeBegin, CodeEnd;
+        public GuestRange* Paged, PagedEnd;
+        /// <summary>How long a thread sleeps before it tries again to write to paged memory.</summary>
+        public long WaitSeconds, WaitNanoseconds;
     }
 
     private static readonly Lock s_lock = new();
@@ -112,6 +115,8 @@ public static unsafe partial class FaultGuard
         Control* c = s_control;
         c->Routines = (Routine*)HostMemory.Map((MaxRoutines + 1) * (nuint)sizeof(Routine));
         c->Ranges = c->RangesEnd = (GuestRange*)HostMemory.Map(MaxRanges * (nuint)sizeof(GuestRange));
+        c->Paged = c->PagedEnd = (GuestRange*)HostMemory.Map(MaxPaged * (nuint)sizeof(GuestRange));
+        c->WaitNanoseconds = PagedWaitNs;
         c->Records = (FaultRecord*)HostMemory.Map(RecordCount * (nuint)sizeof(FaultRecord));
         (c->CodeBegin, c->CodeEnd) = ManagedCode();
         Span<byte> handler = stackalloc byte[FaultCode.Handler.Length];

@@ -27,6 +27,8 @@ internal static unsafe partial class Libc
     [LibraryImport(C, SetLastError = true)] internal static partial int fcntl(int fd, int command, nint argument);
     [LibraryImport(C, SetLastError = true)] internal static partial nint read(int fd, void* buffer, nuint count);
     [LibraryImport(C, SetLastError = true)] internal static partial nint write(int fd, void* buffer, nuint count);
+    [LibraryImport(C, SetLastError = true)] internal static partial nint pread(int fd, void* buffer, nuint count, long offset);
+    [LibraryImport(C)] internal static partial int posix_fadvise(int fd, long offset, long length, int advice);
     [LibraryImport(C, SetLastError = true)] internal static partial int eventfd(uint initial, int flags);
     [LibraryImport(C, SetLastError = true)] internal static partial int timerfd_create(int clock, int flags);
     [LibraryImport(C, SetLastError = true)] internal static partial int timerfd_settime(int fd, int flags, long* newValue, long* oldValue);
