@@ -15,6 +15,7 @@ internal static unsafe class Program
     {
         public void FlushRemoteTlbs() { }
         public void FreeObsoleteRoots() { }
+        public void SyncDirtyLogs() { }
     }
 
     private sealed class NullTlb : IVcpuTlb

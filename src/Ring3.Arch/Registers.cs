@@ -66,6 +66,9 @@ public static class NestedPte
 
     /// <summary>Leaf of a read-only slot (the bit is ignored by EPT): a write is an MMIO access to its address, not a nested fault.</summary>
     public const ulong WriteIsMmio = 1 << 10;
+
+    /// <summary>Leaf whose writes are logged (the bit is ignored by EPT): when the processor sets D, it appends the page to its dirty log. PML does so for every leaf; here the leaf says whether anybody wants to know.</summary>
+    public const ulong LogDirty = 1UL << 56;
 }
 
 /// <summary>CR3 fields.</summary>

@@ -147,6 +147,14 @@ public unsafe struct CpuState
     /// <summary>Event to inject on the next Enter: see EventInjection.</summary>
     public EventInjection Inject;
 
+    // Page-modification log. SPEC: SDM volume 3, "Page-Modification Logging"; the entries count upwards here, and only leaves with NestedPte.LogDirty are logged.
+    /// <summary>Guest-physical addresses of pages in whose leaf the processor has set D, oldest first. The owner's memory, at least <see cref="DirtyLogLimit"/> entries.</summary>
+    public ulong* DirtyLog;
+    /// <summary>Entries in the log; the owner takes them and writes 0 after each exit.</summary>
+    public uint DirtyLogCount;
+    /// <summary>With this many entries the next D leaves with <see cref="ExitReason.DirtyLogFull"/> instead.</summary>
+    public uint DirtyLogLimit;
+
     // Statistics.
     public ulong InstructionsRetired, BlocksExecuted;
 

@@ -46,6 +46,8 @@ public enum ExitReason
     MemoryFailure,
     /// <summary>The processor met something it cannot execute exactly: InstructionBytes, Length. KVM_INTERNAL_ERROR_EMULATION.</summary>
     EmulationFailure,
+    /// <summary>A write would set D in a leaf with NestedPte.LogDirty, and the dirty log is full. RIP is at the instruction; re-entering with an emptied log restarts it.</summary>
+    DirtyLogFull,
     /// <summary>WBINVD / INVD / MONITOR / MWAIT and similar never exit; reserved for owners that ask.</summary>
     Reserved,
 }

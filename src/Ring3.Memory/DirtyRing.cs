@@ -41,6 +41,16 @@ public sealed unsafe class DirtyRing
     /// <summary>The vCPU must go to the client before it may enter the guest again.</summary>
     public bool IsSoftFull => Volatile.Read(ref _dirty) - Volatile.Read(ref _reset) >= _size - ReservedEntries;
 
+    /// <summary>Pages that can be added before the soft limit. The ring's own thread; others only make it larger.</summary>
+    public uint RoomToSoftLimit
+    {
+        get
+        {
+            uint used = _dirty - Volatile.Read(ref _reset), limit = _size - ReservedEntries;
+            return used < limit ? limit - used : 0;
+        }
+    }
+
     /// <summary>Adds a page. The ring's own thread only.</summary>
     public void Push(uint slot, ulong offset)
     {

@@ -98,7 +98,7 @@ public sealed partial class MemorySlots
             Id = (ushort)id, AsId = (byte)asId, BaseGfn = baseGfn, NPages = npages, UserspaceAddr = hva, Flags = flags,
             DirtyBitmap = (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) == 0 || UseDirtyRings ? null
                 : old?.DirtyBitmap ?? new DirtyBitmap(npages, (ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_INITIALLY_SET) != 0),
-            UsesDirtyBits = LogByDirtyBits && (flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) != 0,
+            Tracking = TrackingFor(old, flags),
             PrivateMemory = hasPrivate ? memory : null, PrivatePage = hasPrivate ? memoryOffset >> Page.Shift : 0,
         };
         if (hasPrivate)
@@ -107,6 +107,14 @@ public sealed partial class MemorySlots
         if (change == MemslotChange.Create)
             TotalPages += npages;
         return 0;
+    }
+
+    /// <summary>A slot that is logged already keeps its tracking. Rings need to be told of a page when it is written, so scanning does not serve them.</summary>
+    private DirtyTracking TrackingFor(Memslot? old, uint flags)
+    {
+        if ((flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) != 0 && old is { IsDirtyLogged: true })
+            return old.Tracking;
+        return DirtyTracking == DirtyTracking.Automatic || DirtyTracking == DirtyTracking.DirtyScan && UseDirtyRings ? DirtyTracking.DirtyLog : DirtyTracking;
     }
 
     private int DeleteLocked(Memslot old)

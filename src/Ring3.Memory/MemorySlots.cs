@@ -50,6 +50,9 @@ public sealed partial class MemorySlots
     /// <summary>KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 flags: KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_DIRTY_LOG_INITIALLY_SET.</summary>
     public uint ManualDirtyLogProtect { get; set; }
 
+    /// <summary>How slots are tracked whose logging begins from now on.</summary>
+    public DirtyTracking DirtyTracking { get; set; }
+
     /// <summary>Slots may have private memory: KVM_MEM_GUEST_MEMFD and KVM_MEMORY_ATTRIBUTE_PRIVATE exist.</summary>
     public bool AllowPrivateMemory { get; init; }
 
@@ -58,9 +61,6 @@ public sealed partial class MemorySlots
 
     /// <summary>Dirty pages go to the vCPUs' rings, and slots have no bitmap.</summary>
     public bool UseDirtyRings { get; set; }
-
-    /// <summary>Slots that begin to be logged from now on have state in the Dirty bits of their leaves that is nowhere else (<see cref="Memslot.UsesDirtyBits"/>).</summary>
-    public bool LogByDirtyBits { get; set; }
 
     /// <summary>Generation of the published slots. Read it before a lookup whose result is used later; it has changed if any slot has.</summary>
     public ulong Generation => Volatile.Read(ref _generation);

@@ -21,8 +21,8 @@ public sealed class Memslot
     public required uint Flags { get; init; }
     /// <summary>Present while KVM_MEM_LOG_DIRTY_PAGES is set, unless the VM logs into dirty rings.</summary>
     public DirtyBitmap? DirtyBitmap { get; init; }
-    /// <summary>Written pages are found by the processor's Dirty bits rather than by write protection: a leaf that is removed takes its Dirty bit to <see cref="DirtyBitmap"/> first.</summary>
-    public bool UsesDirtyBits { get; init; }
+    /// <summary>While the slot is logged: how written pages are found. Never <see cref="DirtyTracking.Automatic"/>.</summary>
+    public DirtyTracking Tracking { get; init; }
     /// <summary>Memory of the slot's private pages (KVM_MEM_GUEST_MEMFD), or null.</summary>
     public GuestMemfd? PrivateMemory { get; init; }
     /// <summary>Page of <see cref="PrivateMemory"/> that backs <see cref="BaseGfn"/>.</summary>
@@ -39,7 +39,7 @@ public sealed class Memslot
     public bool IsDirtyLogged => (Flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) != 0;
 
     /// <summary>The Dirty bits of leaves that map this slot are state that nothing else has.</summary>
-    public bool TracksDirtyBits => UsesDirtyBits && DirtyBitmap is not null;
+    public bool TracksDirtyBits => Tracking == DirtyTracking.DirtyScan && DirtyBitmap is not null;
 
     public bool Contains(ulong gfn) => gfn - BaseGfn < NPages;
 
@@ -60,7 +60,7 @@ public sealed class Memslot
 
     internal Memslot AsInvalid() => new()
     {
-        Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap, UsesDirtyBits = UsesDirtyBits,
+        Id = Id, AsId = AsId, BaseGfn = BaseGfn, NPages = NPages, UserspaceAddr = UserspaceAddr, Flags = Flags, DirtyBitmap = DirtyBitmap, Tracking = Tracking,
         PrivateMemory = PrivateMemory, PrivatePage = PrivatePage, IsInvalid = true, GuardTicket = GuardTicket,
     };
 

@@ -23,6 +23,8 @@ internal unsafe struct FlushBatch(FlushSite site)
     public bool Full;
     public int Ranges;
     public ulong Pages;
+    /// <summary>Entries that have lost W, for the statistics.</summary>
+    public uint WriteProtected;
     /// <summary>Unlinked tables, to be freed after the flush and a grace period.</summary>
     public TablePage* Unlinked;
     /// <summary>What has to be taken from the leaves of <see cref="Unlinked"/> once the flush is done.</summary>

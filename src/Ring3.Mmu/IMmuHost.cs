@@ -19,6 +19,11 @@ public interface IMmuHost
     /// <see cref="VcpuMmu.FreeObsoleteRoots"/>. Called with mmu_lock held for write.
     /// </summary>
     void FreeObsoleteRoots();
+
+    /// <summary>
+    /// Waiting: on return each vCPU has been outside the guest since the call, and what its processor had logged until then has been given to <see cref="TdpMmu.MarkLogged"/>. Called with the slots lock held and without mmu_lock.
+    /// </summary>
+    void SyncDirtyLogs();
 }
 
 /// <summary>What <see cref="VcpuMmu"/> needs from its vCPU. Called by the vCPU's own thread, outside guest mode.</summary>

@@ -9,6 +9,8 @@ public struct VcpuMmuStats
     public ulong PfFixed;
     /// <summary>Faults fixed without mmu_lock.</summary>
     public ulong PfFast;
+    /// <summary>Writes that the processor has logged (page-modification log).</summary>
+    public ulong PagesLogged;
     /// <summary>Faults whose mapping was already there.</summary>
     public ulong PfSpurious;
     /// <summary>Faults without a slot (MMIO entry installed).</summary>

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Ring3.Arch;
+using Ring3.Memory;
 
 namespace Ring3.Mmu;
 
@@ -19,6 +20,7 @@ namespace Ring3.Mmu;
 /// bit  11     P   software   MMU-present: the entry maps memory or points to a table
 /// bits 12-51      processor  host virtual address of the page or table
 /// bit  54     SX  software   X of a leaf that was made old by taking its permissions (tables without Accessed bits)
+/// bit  56     L   processor  log the page when D is set (leaf only); see TdpMmu.DirtyLog.cs
 /// bit  57     HW  software   host-writable: the slot allows writes
 /// bit  58     MW  software   MMU-writable: W may be set again without mmu_lock (see TdpMmu.FastPageFault)
 /// </code>
@@ -34,6 +36,7 @@ public static class Spte
     public const ulong WriteIsMmio = NestedPte.WriteIsMmio;
     public const ulong Present = 1UL << 11;
     public const ulong AddressMask = NestedPte.Address;
+    public const ulong LogDirty = NestedPte.LogDirty;
     public const ulong HostWritable = 1UL << 57, MmuWritable = 1UL << 58;
 
     private const ulong SavedX = 1UL << 54;
@@ -109,12 +112,36 @@ public static class Spte
     public static ulong MmioGeneration(ulong spte)
         => spte >> MmioGenLowShift & ((1UL << MmioGenLowBits) - 1) | (spte >> MmioGenHighShift & ((1UL << MmioGenHighBits) - 1)) << MmioGenLowBits;
 
+    /// <summary>
+    /// What a leaf has to be for the next write to its page to be seen. By D bits: a 4 KiB leaf is clean, and logs if asked to; a larger one, whose D would stand for 512 pages, is write-protected, and the write splits it.
+    /// Otherwise write-protected. What the processor has cached of the old value must be flushed if <see cref="MayBeWrittenUnseen"/>.
+    /// </summary>
+    public static ulong MakeTracked(ulong spte, int level, DirtyTracking tracking) => tracking switch
+    {
+        DirtyTracking.WriteProtect => spte & ~(W | LogDirty),
+        _ when level > PgLevel.Level4K => spte & ~(W | D),
+        DirtyTracking.DirtyScan => spte & ~(D | LogDirty),
+        _ => (spte | LogDirty) & ~D,
+    };
+
+    /// <summary>Whether a processor may have the leaf cached as one that it can write without looking: <paramref name="oldSpte"/> was writable and <paramref name="newSpte"/> is not, or was dirty.</summary>
+    public static bool MayBeWrittenUnseen(ulong oldSpte, ulong newSpte) => (oldSpte & W) != 0 && ((oldSpte & ~newSpte & (W | D)) != 0);
+
     /// <summary>Leaf one level down that maps part <paramref name="index"/> of a huge leaf with the same rights and state.</summary>
-    public static ulong MakeSplitChild(ulong hugeSpte, int hugeLevel, int index)
+    /// <param name="logged">Slot of the mapping if it is dirty-logged: a child of 4 KiB tracked by D bits is writable even if the huge leaf was protected.</param>
+    public static ulong MakeSplitChild(ulong hugeSpte, int hugeLevel, int index, Memslot? logged = null)
     {
         int childLevel = hugeLevel - 1;
         ulong child = hugeSpte + ((ulong)index << PgLevel.Shift(childLevel));
-        return childLevel == PgLevel.Level4K ? child & ~PS : child;
+        if (childLevel != PgLevel.Level4K)
+            return child;
+        child &= ~PS;
+        if (logged is not { IsDirtyLogged: true } || logged.Tracking == DirtyTracking.WriteProtect)
+            return child;
+        if (logged.Tracking == DirtyTracking.DirtyLog)
+            child |= LogDirty;
+        // An old child gets its rights back with the next access.
+        return (child & (R | MmuWritable)) == (R | MmuWritable) ? child | W : child;
     }
 
     /// <summary>Bits by which two leaf values may differ without a TLB flush being owed: state that the processor sets, and the software's bits.</summary>

@@ -7,8 +7,13 @@ using Ring3.Sync;
 
 namespace Ring3.Mmu;
 
-/// <summary>Dirty logging by write protection, KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG, and the harvest of the processor's Dirty bits.</summary>
-/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections; client memory is reached through UserCopy only, never with mmu_lock held.</remarks>
+/// <summary>Dirty logging, KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG, and the harvest of the processor's Dirty bits.</summary>
+/// <remarks>
+/// A logged slot is tracked in one of three ways (<see cref="DirtyTracking"/>). By write protection: the first write to a page faults, and the fault marks the page. By log: the processor sets D in the leaf and appends the page to its
+/// log, which its vCPU empties into the bitmap or the ring at each exit. By scan: the processor sets D in the leaf, and the call looks at all leaves.
+/// INVARIANT: in a slot tracked by log, a leaf with D set is marked already, or its page is in the log of a processor that is in the guest, or its mark has been taken by a call that clears D and flushes before it returns. So removing
+/// a leaf loses nothing, and nobody who zaps has to look at D. In a slot tracked by scan D may be all there is: see TdpMmu.LeafState.cs.
+/// SAFETY: (whole file) entries are reached through iterators, inside RCU sections; client memory is reached through UserCopy only, never with mmu_lock held.</remarks>
 public sealed unsafe partial class TdpMmu
 {
     private bool ManualProtect => (Slots.ManualDirtyLogProtect & KvmApi.KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE) != 0;
@@ -21,18 +26,18 @@ public sealed unsafe partial class TdpMmu
             // With all bits set initially, the first clear of each bit protects its page: nothing to do now.
             if (InitiallySet && added.DirtyBitmap is not null)
                 return;
-            WriteProtectSlot(added);
+            TrackSlot(added);
             if (EagerSplit)
-                SplitHugePages(added.BaseGfn, added.EndGfn, added.AsId);
+                SplitHugePages(added.BaseGfn, added.EndGfn, added.AsId, added);
         }
         else if (!added.IsDirtyLogged && old.IsDirtyLogged)
             RecoverHugePages(added);
     }
 
     /// <summary>
-    /// Write-protects everything a slot maps. mmu_lock for write: a fault that still knew the slot without logging has installed its writable entry before, or will find itself stale.
+    /// Begins to track everything a slot maps. mmu_lock for write: a fault that still knew the slot without logging has installed its entry before, or will find itself stale.
     /// </summary>
-    private void WriteProtectSlot(Memslot slot)
+    private void TrackSlot(Memslot slot)
     {
         var batch = new FlushBatch(FlushSite.WriteProtectSlot);
         Lock.EnterWrite();
@@ -44,7 +49,7 @@ public sealed unsafe partial class TdpMmu
             var it = new TdpIterator(root, slot.BaseGfn, slot.EndGfn);
             while (it.MoveNext())
             {
-                TryWriteProtect(ref it, slot.AsId, ref batch);
+                Track(ref it, slot, ref batch);
                 if (!it.MayYield || !Lock.NeedsBreak)
                     continue;
                 Finish(ref batch);
@@ -61,38 +66,44 @@ public sealed unsafe partial class TdpMmu
         RunInlineZaps();
     }
 
-    /// <summary>Takes W from a present leaf, and owes a flush if it was writable.</summary>
-    private void TryWriteProtect(ref TdpIterator it, int asId, ref FlushBatch batch)
+    /// <summary>Makes the next write to what a present leaf maps visible, see <see cref="Spte.MakeTracked"/>, and owes a flush if a processor could write unseen through what it has cached.</summary>
+    private void Track(ref TdpIterator it, Memslot slot, ref FlushBatch batch)
     {
-        while (it.IsPresentLeaf && Spte.IsWritable(it.OldSpte))
+        while (it.IsPresentLeaf)
         {
-            if (!TrySetSpteAtomic(ref it, it.OldSpte & ~Spte.W))
+            ulong old = it.OldSpte, tracked = Spte.MakeTracked(old, it.Level, slot.Tracking);
+            if (tracked == old)
+                return;
+            if (!TrySetSpteAtomic(ref it, tracked))
                 continue;
-            Interlocked.Increment(ref _writeProtected);
-            Owe(ref batch, it.Gfn, it.EndGfn, asId, SpteLoss.Write);
+            if (Spte.MayBeWrittenUnseen(old, tracked))
+                Owe(ref batch, it.Gfn, it.EndGfn, slot.AsId, SpteLoss.Write);
+            if ((old & ~tracked & Spte.W) != 0)
+                batch.WriteProtected++;
             return;
         }
     }
 
     /// <summary>
-    /// Write-protects the pages of a slot whose bits are set in a word of its bitmap. mmu_lock for read is enough: a racing fault makes its entry writable first and marks the page dirty afterwards, in the bitmap
+    /// Tracks anew the pages of a slot whose bits are set in a word of its bitmap. mmu_lock for read is enough: a racing fault (or processor) changes the entry first and marks the page dirty afterwards, in the bitmap
     /// that this slot already has, so the mark is in the next log.
     /// </summary>
-    private void WriteProtectMasked(Memslot slot, ulong word, ulong mask, ref FlushBatch batch)
+    private void TrackMasked(Memslot slot, ulong word, ulong mask, ref FlushBatch batch)
     {
         Lock.AssertHeldRead();
         ulong basePage = slot.BaseGfn + word * 64;
         ulong start = basePage + (ulong)BitOperations.TrailingZeroCount(mask), end = basePage + 64 - (ulong)BitOperations.LeadingZeroCount(mask);
         foreach (TdpRoot root in Volatile.Read(ref _roots))
         {
-            if (root.Role.AsId != slot.AsId || root.Invalid)
+            // What is left in an invalid root nobody writes any more, but its D bits count until the zapper takes them.
+            if (root.Role.AsId != slot.AsId || root.Invalid && !slot.TracksDirtyBits)
                 continue;
             var it = new TdpIterator(root, start, end);
             while (it.MoveNext())
             {
                 bool wanted = it.Level > PgLevel.Level4K || (mask >> (int)(it.Gfn - basePage) & 1) != 0;
                 if (wanted)
-                    TryWriteProtect(ref it, slot.AsId, ref batch);
+                    Track(ref it, slot, ref batch);
             }
         }
     }
@@ -109,6 +120,10 @@ public sealed unsafe partial class TdpMmu
         using var _ = Slots.SlotsLock.Enter();
         if (Slots.Set(asId).ById((int)id) is not { DirtyBitmap: { } dirty } slot)
             return -Errno.ENOENT;
+        if (slot.TracksDirtyBits)
+            ScanDirtyBits(slot);
+        else if (slot.Tracking == DirtyTracking.DirtyLog)
+            _host.SyncDirtyLogs();
         if (ManualProtect)
             return dirty.CopyOut(bitmap) ? 0 : -Errno.EFAULT;
         ulong* taken = dirty.Scratch;
@@ -120,7 +135,7 @@ public sealed unsafe partial class TdpMmu
             ulong mask = dirty.Take(i);
             taken[i] = mask;
             if (mask != 0)
-                WriteProtectMasked(slot, i, mask, ref batch);
+                TrackMasked(slot, i, mask, ref batch);
             BreakIfNeeded(ref batch, i);
         }
         Rcu.Exit();
@@ -158,7 +173,7 @@ public sealed unsafe partial class TdpMmu
             ulong word = firstPage / 64 + i;
             ulong mask = dirty.Clear(word, wanted[i]);
             if (mask != 0)
-                WriteProtectMasked(slot, word, mask, ref batch);
+                TrackMasked(slot, word, mask, ref batch);
             BreakIfNeeded(ref batch, i);
         }
         Rcu.Exit();
@@ -177,8 +192,48 @@ public sealed unsafe partial class TdpMmu
             if (!new ReadOnlySpan<ulong>(wanted + i, (int)n).ContainsAnyExcept(0UL))
                 continue;
             ulong start = slot.BaseGfn + firstPage + i * 64;
-            SplitHugePages(start, Math.Min(start + n * 64, slot.EndGfn), slot.AsId);
+            SplitHugePages(start, Math.Min(start + n * 64, slot.EndGfn), slot.AsId, slot);
         }
+    }
+
+    /// <summary>
+    /// Marks what a processor has logged. The vCPU's own thread, after the processor has left the guest and before the vCPU says so (see <see cref="IMmuHost.SyncDirtyLogs"/>).
+    /// </summary>
+    /// <param name="gpas">Guest-physical addresses of pages, bytes, in the vCPU's current address space.</param>
+    public void MarkLogged(VcpuMmu vcpu, ReadOnlySpan<ulong> gpas)
+    {
+        Rcu.Enter();
+        foreach (ulong gpa in gpas)
+            Slots.Find(gpa >> Page.Shift, vcpu.AsId, ref vcpu.SlotCache)?.MarkDirty(gpa >> Page.Shift);
+        Rcu.Exit();
+        vcpu.Stats.PagesLogged += (ulong)gpas.Length;
+    }
+
+    /// <summary>Marks every page of a slot whose leaf has D, in all roots. D stays set until the mark is taken. Tables first, bitmap second: a zap harvests a table before it unlinks it.</summary>
+    private void ScanDirtyBits(Memslot slot)
+    {
+        FlushBatch none = default;
+        Lock.EnterRead();
+        Rcu.Enter();
+        foreach (TdpRoot root in Volatile.Read(ref _roots))
+        {
+            if (root.Role.AsId != slot.AsId || !root.TryGet())
+                continue;
+            var it = new TdpIterator(root, slot.BaseGfn, slot.EndGfn);
+            while (it.MoveNext())
+            {
+                if (it.IsPresentLeaf && Spte.IsDirty(it.OldSpte))
+                    HarvestLeaf(it.OldSpte, it.Gfn, it.Level, slot.AsId, LeafState.Dirty);
+                if (!it.MayYield || !Lock.NeedsBreak)
+                    continue;
+                BreakIfNeeded(ref none, 15);
+                it.Restart();
+            }
+            PutRootLocked(root);
+        }
+        Rcu.Exit();
+        Lock.ExitRead();
+        RunInlineZaps();
     }
 
     private void BreakIfNeeded(ref FlushBatch batch, ulong step)

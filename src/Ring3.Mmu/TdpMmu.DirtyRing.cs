@@ -3,11 +3,11 @@ using Ring3.Sync;
 
 namespace Ring3.Mmu;
 
-/// <summary>KVM_RESET_DIRTY_RINGS: pages that the client has collected are protected again.</summary>
+/// <summary>KVM_RESET_DIRTY_RINGS: pages that the client has collected are tracked anew.</summary>
 /// <remarks>SAFETY: slots and offsets come from memory that the client can write, and are checked here.</remarks>
 public sealed unsafe partial class TdpMmu
 {
-    /// <summary>Takes collected entries back from rings and protects their pages, so that the next write to each is pushed again.</summary>
+    /// <summary>Takes collected entries back from rings and tracks their pages, so that the next write to each is pushed again.</summary>
     /// <returns>Number of entries taken.</returns>
     public int ResetDirtyRings(ReadOnlySpan<DirtyRing> rings)
     {
@@ -26,7 +26,7 @@ public sealed unsafe partial class TdpMmu
                 taken++;
                 if (mask != 0 && (nextSlot != slot || offset / 64 != word))
                 {
-                    WriteProtectCollected(slot, word, mask, ref batch);
+                    TrackCollected(slot, word, mask, ref batch);
                     mask = 0;
                     BreakIfNeeded(ref batch, 15);
                 }
@@ -34,16 +34,16 @@ public sealed unsafe partial class TdpMmu
                 mask |= 1UL << (int)(offset % 64);
             }
             if (mask != 0)
-                WriteProtectCollected(slot, word, mask, ref batch);
+                TrackCollected(slot, word, mask, ref batch);
         }
         Rcu.Exit();
-        // A page whose entry was taken must not be writable through a TLB when the call returns.
+        // A page whose entry was taken must not be writable unseen through a TLB when the call returns.
         Finish(ref batch);
         Lock.ExitRead();
         return taken;
     }
 
-    private void WriteProtectCollected(uint slotAndAs, ulong word, ulong mask, ref FlushBatch batch)
+    private void TrackCollected(uint slotAndAs, ulong word, ulong mask, ref FlushBatch batch)
     {
         int asId = (int)(slotAndAs >> 16);
         if (asId >= MemorySlots.AddressSpaces || Slots.Set(asId).ById((ushort)slotAndAs) is not { } slot || word > slot.NPages / 64)
@@ -52,6 +52,6 @@ public sealed unsafe partial class TdpMmu
         if (inside < 64)
             mask &= (1UL << (int)inside) - 1;
         if (mask != 0)
-            WriteProtectMasked(slot, word, mask, ref batch);
+            TrackMasked(slot, word, mask, ref batch);
     }
 }

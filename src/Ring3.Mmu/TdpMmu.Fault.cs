@@ -171,7 +171,7 @@ public sealed unsafe partial class TdpMmu
                 if (it.Level <= goal)
                     return MapLeaf(vcpu, ref it, gfn, backing, write);
                 bool huge = it.IsPresentLeaf;
-                if (huge ? TrySplit(ref it, vcpu.Take(), vcpu) : TryLinkTable(ref it, vcpu, root.Role.AsId))
+                if (huge ? TrySplit(ref it, vcpu.Take(), vcpu, backing.Slot) : TryLinkTable(ref it, vcpu, root.Role.AsId))
                     break;
             }
         }
@@ -193,9 +193,11 @@ public sealed unsafe partial class TdpMmu
         }
         else
         {
-            // A logged page is mapped writable only by a write, so that its first write is seen.
-            newSpte = Spte.MakeLeaf(backing.HvaOf(PgLevel.AlignDown(gfn, it.Level)), it.Level, !slot.IsReadOnly, write || !slot.IsDirtyLogged, write);
+            // A logged page is mapped writable only by a write, or by a read if its D tells of the first write.
+            newSpte = Spte.MakeLeaf(backing.HvaOf(PgLevel.AlignDown(gfn, it.Level)), it.Level, !slot.IsReadOnly, write || !slot.IsDirtyLogged || slot.Tracking != DirtyTracking.WriteProtect, write);
         }
+        if (slot.IsDirtyLogged && slot.Tracking == DirtyTracking.DirtyLog)
+            newSpte |= Spte.LogDirty;
         if (!TrySetSpteAtomic(ref it, newSpte))
             return MmuResult.Retry;
         // After the installation: whoever takes the dirty bit afterwards write-protects afterwards.

@@ -13,12 +13,13 @@ public sealed unsafe partial class TdpMmu
     /// Replaces a huge leaf by a table of 512 leaves with the same rights and state. No flush: translations stay what they were, and a later change of a child flushes.
     /// The page is returned to the cache (or freed) when the entry has changed.
     /// </summary>
-    private bool TrySplit(ref TdpIterator it, TablePage* page, VcpuMmu? vcpu)
+    /// <param name="logged">The leaf's slot if it is dirty-logged.</param>
+    private bool TrySplit(ref TdpIterator it, TablePage* page, VcpuMmu? vcpu, Memslot? logged)
     {
         ulong huge = it.OldSpte;
         ulong* table = TablePage.TableOf(page);
         for (int i = 0; i < 512; i++)
-            table[i] = Spte.MakeSplitChild(huge, it.Level, i);
+            table[i] = Spte.MakeSplitChild(huge, it.Level, i, logged);
         page->Level = it.Level - 1;
         page->BaseGfn = it.Gfn;
         page->AsId = it.Page->AsId;
@@ -44,21 +45,22 @@ public sealed unsafe partial class TdpMmu
     /// <summary>
     /// Splits every huge mapping of [start, end) down to 4 KiB. Best effort: stops without error when the host has no memory; the faults then split what is left.
     /// </summary>
-    public void SplitHugePages(ulong start, ulong end, int asId = 0)
+    /// <param name="logged">The range's slot if it is dirty-logged.</param>
+    public void SplitHugePages(ulong start, ulong end, int asId = 0, Memslot? logged = null)
     {
         Lock.EnterRead();
         foreach (TdpRoot root in Volatile.Read(ref _roots))
         {
             if (root.Role.AsId != asId || root.Invalid || !root.TryGet())
                 continue;
-            SplitHugePages(root, start, end);
+            SplitHugePages(root, start, end, logged);
             PutRootLocked(root);
         }
         Lock.ExitRead();
         RunInlineZaps();
     }
 
-    private void SplitHugePages(TdpRoot root, ulong start, ulong end)
+    private void SplitHugePages(TdpRoot root, ulong start, ulong end, Memslot? logged)
     {
         Rcu.Enter();
         var it = new TdpIterator(root, start, end, PgLevel.Level2M);
@@ -72,7 +74,7 @@ public sealed unsafe partial class TdpMmu
                     Rcu.Exit();
                     return;
                 }
-                if (TrySplit(ref it, page, null))
+                if (TrySplit(ref it, page, null, logged))
                     break;
             }
             if (!it.MayYield || !Lock.NeedsBreak)

@@ -82,6 +82,8 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
         if (batch.Wanted != LeafState.None)
             for (TablePage* page = batch.Unlinked; page != null; page = page->Next)
                 HarvestTable(page, batch.Wanted);
+        if (batch.WriteProtected != 0)
+            Interlocked.Add(ref _writeProtected, batch.WriteProtected);
         _pageReclaimer.Defer(batch.Unlinked);
         batch = new FlushBatch(batch.Site);
     }

@@ -50,10 +50,13 @@ public sealed unsafe class MemoryTests
         Assert.True(g.Vm.Stats.requests > 0);
     }
 
-    [Fact]
-    public void DirtyLog_HasEveryPageWrittenSinceTheLastCall()
+    [Theory]
+    [InlineData(DirtyTracking.DirtyLog)]
+    [InlineData(DirtyTracking.DirtyScan)]
+    [InlineData(DirtyTracking.WriteProtect)]
+    public void DirtyLog_HasEveryPageWrittenSinceTheLastCall(DirtyTracking tracking)
     {
-        using TestGuest g = new();
+        using TestGuest g = new(options: new VmOptions { DirtyTracking = tracking });
         using GuestRam ram = new(0x10000);
         Assert.Equal(0, g.Vm.SetUserMemoryRegion(1, KVM_MEM_LOG_DIRTY_PAGES, Extra, 0x10000, ram.Hva));
         // mov ebx, Extra; out 0x80, al; inc [rbx]; inc [rbx+0x3000]; out 0x80, al; inc [rbx+0x5000]; out 0xf4
@@ -67,6 +70,34 @@ public sealed unsafe class MemoryTests
         g.RunToEnd();
         Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, (ulong)&bits));
         Assert.Equal(0b100000UL, bits);
+    }
+
+    /// <summary>The processor's log holds 512 pages: the guest goes on where it stopped when it was full, and only write protection faults for pages that are mapped.</summary>
+    [Theory]
+    [InlineData(DirtyTracking.DirtyLog, 0, 3)]
+    [InlineData(DirtyTracking.DirtyScan, 0, 0)]
+    [InlineData(DirtyTracking.WriteProtect, 1600, 1600)]
+    public void WritesToMappedPages_AreLogged_AtTheCostOfTheTracking(DirtyTracking tracking, int leastExits, int mostExits)
+    {
+        const int pages = 1600;
+        using TestGuest g = new(options: new VmOptions { DirtyTracking = tracking });
+        using GuestRam ram = new(pages * 4096);
+        Assert.Equal(0, g.Vm.SetUserMemoryRegion(1, KVM_MEM_LOG_DIRTY_PAGES, Extra, pages * 4096, ram.Hva));
+        // start: mov ebx, Extra; mov ecx, pages; again: inc dword [rbx]; add rbx, 4096; loop again; out 0xf4, al; jmp start
+        g.Load(0xbb, 0, 0, 0, 0x40, 0xb9, 0x40, 0x06, 0, 0, 0xff, 0x03, 0x48, 0x81, 0xc3, 0, 0x10, 0, 0, 0xe2, 0xf5, 0xe6, 0xf4, 0xeb, 0xe7);
+        ulong[] bitmap = new ulong[pages / 64];
+        for (int round = 1; round <= 3; round++)
+        {
+            ulong exits = g.Cpu.Stats.exits;
+            g.RunToEnd();
+            exits = g.Cpu.Stats.exits - exits;
+            if (round > 1)
+                Assert.InRange((int)exits - 1, leastExits, mostExits + 1);
+            fixed (ulong* b = bitmap)
+                Assert.Equal(0, g.Vm.Mmu.GetDirtyLog(1, (ulong)b));
+            Assert.All(bitmap, static word => Assert.Equal(ulong.MaxValue, word));
+            Assert.Equal(round, *(int*)(ram.Hva + (pages - 1) * 4096));
+        }
     }
 
     [Fact]

@@ -19,6 +19,7 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
     }
 
     private readonly TlbEntry[] _tlb = new TlbEntry[TlbSize];
+    private readonly List<ulong> _dirtyLog = [];
     private int _requests, _inGuest;
     private uint _nextAsid = 1;
 
@@ -66,7 +67,18 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
         }
     }
 
-    private void Leave() => Interlocked.Increment(ref _inGuest);
+    private void Leave()
+    {
+        if (!KeepDirtyLog && _dirtyLog.Count != 0)
+        {
+            Tdp.MarkLogged(Mmu, System.Runtime.InteropServices.CollectionsMarshal.AsSpan(_dirtyLog));
+            _dirtyLog.Clear();
+        }
+        Interlocked.Increment(ref _inGuest);
+    }
+
+    /// <summary>Defect for controls: what the processor logs is never taken.</summary>
+    public bool KeepDirtyLog { get; set; }
 
     public void HandleRequests()
     {
@@ -138,6 +150,8 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
                 table = (ulong*)Mmu.RootHva;
                 continue;
             }
+            if (write && (entry & (NestedPte.LogDirty | NestedPte.D)) == NestedPte.LogDirty)
+                _dirtyLog.Add(gpa & ~0xfffUL);
             ulong page = (entry & NestedPte.Address) + ((gfn & (PgLevel.Pages(level) - 1)) << 12);
             e = new TlbEntry { Valid = true, Writable = (((entry | set) & NestedPte.D) != 0 || !AccessedAndDirty) && (entry & NestedPte.W) != 0, Asid = Mmu.Asid, Gfn = gfn, Hva = page };
             hva = page + (gpa & 0xfff);
@@ -199,6 +213,12 @@ internal sealed class FakeHost : IMmuHost
     {
         Interlocked.Increment(ref _obsolete);
         All(FakeVcpu.RequestFreeObsoleteRoots);
+    }
+
+    public void SyncDirtyLogs()
+    {
+        foreach (FakeVcpu vcpu in _vcpus)
+            vcpu.WaitOutside();
     }
 
     private void All(int request)

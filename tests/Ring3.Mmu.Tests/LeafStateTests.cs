@@ -32,7 +32,7 @@ public unsafe class LeafStateTests
     private static (MmuFixture F, DirtyBitmap Log, GuestRam Ram) Logged(RootZapPolicy policy = RootZapPolicy.Worker)
     {
         var f = new MmuFixture(1, policy);
-        f.Slots.LogByDirtyBits = true;
+        f.Slots.DirtyTracking = DirtyTracking.DirtyScan;
         GuestRam ram = f.AddRam(0, 37 * P, 8 * M, KvmApi.KVM_MEM_LOG_DIRTY_PAGES);
         f.AddRam(1, 64 * M, 4 * M);
         for (ulong page = 0; page < 2048; page++)

@@ -15,7 +15,7 @@ internal enum TranslateResult
 }
 
 /// <summary>The second dimension: guest-physical to host. SPEC: SDM volume 3, "EPT Translation Mechanism" with accessed and dirty flags; guest page-table reads count as reads.</summary>
-/// <remarks>SAFETY: table pages are read with Volatile and written with compare-exchange only; their addresses come from entries that the owner made present.</remarks>
+/// <remarks>SAFETY: table pages are read with Volatile and written with compare-exchange only; their addresses come from entries that the owner made present. The dirty log is written below its limit.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     private const int NestedLevels = 4;
@@ -74,6 +74,12 @@ public sealed unsafe partial class LogicalProcessor
             if (!NestedPermits(flags, access))
                 return (access & AccessKind.Write) != 0 && (entry & NestedPte.WriteIsMmio) != 0 ? TranslateResult.Mmio : NestedFault(gpa, access | AccessKind.Present, gva);
             ulong set = (access & AccessKind.Write) != 0 ? NestedPte.A | NestedPte.D : NestedPte.A;
+            bool logs = (set & NestedPte.D) != 0 && (entry & (NestedPte.LogDirty | NestedPte.D)) == NestedPte.LogDirty;
+            if (logs && c->DirtyLogCount >= c->DirtyLogLimit)
+            {
+                LeaveWith(c, ExitReason.DirtyLogFull);
+                return TranslateResult.Exit;
+            }
             if ((entry & set) != set && !TrySet(slot, entry, set))
             {
                 allowed = NestedPte.RWX;
@@ -81,6 +87,8 @@ public sealed unsafe partial class LogicalProcessor
                 level = NestedLevels + 1; // The leaf changed: it may be a table now. Start over.
                 continue;
             }
+            if (logs)
+                c->DirtyLog[c->DirtyLogCount++] = gpa & ~0xfffUL;
             if (((entry | set) & NestedPte.D) != 0)
                 flags |= PageFlags.NestedDirty;
             ulong offset = gpa & ((1UL << shift) - 1) & ~0xfffUL;

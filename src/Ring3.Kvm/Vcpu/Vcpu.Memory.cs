@@ -1,5 +1,7 @@
+using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
@@ -15,6 +17,27 @@ public sealed unsafe partial class Vcpu
 
     /// <summary>Bytes of the shared area of a vCPU of this VM.</summary>
     internal static int AreaBytes(Vm vm) => vm.DirtyRingBytes == 0 ? RunAreaBytes : (int)KVM_DIRTY_LOG_PAGE_OFFSET * (int)Page.Size + vm.DirtyRingBytes;
+
+    /// <summary>Entries of the processor's dirty log: one page, as PML has.</summary>
+    private const int DirtyLogEntries = 512;
+
+    private void InitializeDirtyLog()
+    {
+        _s->DirtyLog = (ulong*)HostMemory.Map(DirtyLogEntries * sizeof(ulong));
+        _s->DirtyLogLimit = DirtyLogEntries;
+    }
+
+    private void FreeDirtyLog() => HostMemory.Unmap(_s->DirtyLog, DirtyLogEntries * sizeof(ulong));
+
+    /// <summary>What the log holds has to fit into the ring: the processor leaves at the ring's soft limit.</summary>
+    private void LimitDirtyLog(DirtyRing ring) => _s->DirtyLogLimit = Math.Clamp(ring.RoomToSoftLimit, 1, DirtyLogEntries);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void TakeDirtyLog()
+    {
+        Vm.Mmu.MarkLogged(_mmu, new ReadOnlySpan<ulong>(_s->DirtyLog, (int)_s->DirtyLogCount));
+        _s->DirtyLogCount = 0;
+    }
 
     private void InitializeDirtyRing()
     {

@@ -105,6 +105,9 @@ public sealed unsafe partial class Vcpu
         if (InSmm)
             run->flags |= KVM_RUN_X86_SMM;
         _finishOnly = false;
+        // What completing an exit has written.
+        if (_s->DirtyLogCount != 0)
+            TakeDirtyLog();
         if (_heldRequests != 0 || _s->FinishInstruction != 0)
             ReleaseRequests();
         if (run->kvm_valid_regs != 0)
@@ -125,6 +128,8 @@ public sealed unsafe partial class Vcpu
         if (!_mmu.LoadRoot())
             return -Errno.ENOMEM;
         (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
+        if (DirtyRing is not null)
+            LimitDirtyLog(DirtyRing);
         if (_xen is { } xen)
             PrepareXen(xen);
         if (_eventsDirty)
@@ -149,6 +154,9 @@ public sealed unsafe partial class Vcpu
         if (_leaveAtOnce)
             LeaveAtOnce();
         ExitReason reason = Cpu.Enter();
+        // Before the vCPU says that it is outside: who waits for that finds the log empty.
+        if (_s->DirtyLogCount != 0)
+            TakeDirtyLog();
         Requests.LeaveGuestMode();
         Stats.exits++;
         if (_s->Inject.Valid != 0 || _exit->IdtVectoring.Valid != 0)
@@ -176,6 +184,8 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Io:
                 Stats.io_exits++;
                 return HandleIo();
+            case ExitReason.DirtyLogFull:
+                return KeepRunning;
             case ExitReason.NestedFault:
                 return HandleNestedFault();
             case ExitReason.Mmio:

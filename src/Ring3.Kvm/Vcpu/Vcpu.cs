@@ -38,6 +38,7 @@ public sealed unsafe partial class Vcpu
         _pioData = (byte*)KvmRun + 4096;
         Requests = new VcpuRequests(&_s->ExitRequest);
         InitializeSignal();
+        InitializeDirtyLog();
         InitializeDirtyRing();
         _mmu = new VcpuMmu(vm.Mmu, this);
         _mpState = IsBootProcessor || vm.Irqchip is null ? MpState.Runnable : MpState.Uninitialized;
@@ -95,6 +96,7 @@ public sealed unsafe partial class Vcpu
     internal void Free()
     {
         FreeSignal();
+        FreeDirtyLog();
         if (_ownsRunArea)
             HostMemory.Unmap(KvmRun, (nuint)AreaBytes(Vm));
     }

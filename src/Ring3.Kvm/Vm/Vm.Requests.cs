@@ -14,4 +14,6 @@ public sealed partial class Vm : IMmuHost
     }
 
     void IMmuHost.FreeObsoleteRoots() => MakeAllRequest(VcpuRequest.FreeObsoleteRoots);
+
+    void IMmuHost.SyncDirtyLogs() => MakeAllRequest(VcpuRequest.OutsideGuestMode);
 }

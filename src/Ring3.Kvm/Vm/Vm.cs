@@ -35,10 +35,10 @@ public sealed unsafe partial class Vm : IDisposable
         Machine = new Machine();
         Machine.ExternalWriters = options.ExternalWriters;
         bool isProtected = options.Type == Abi.KvmApi.KVM_X86_SW_PROTECTED_VM;
-        Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected };
+        Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected, DirtyTracking = options.DirtyTracking };
         Memory = new GuestMemory(Slots);
         _work = new WorkQueue("ring3-vm") { Failed = e => BugOn(true, e.Message) };
-        Mmu = new TdpMmu(Slots, this, _work) { SlotZapAll = !isProtected };
+        Mmu = new TdpMmu(Slots, this, _work) { SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit };
         Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
         Ports = new PortBus();
         MmioDevices = new MmioBus();

@@ -1,3 +1,5 @@
+using Ring3.Memory;
+
 namespace Ring3.Kvm;
 
 /// <summary>What can be chosen when a VM is created. The defaults are KVM's.</summary>
@@ -11,6 +13,12 @@ public sealed record VmOptions
 
     /// <summary>Guest TSC frequency of new vCPUs in kHz; 0: the host's.</summary>
     public uint TscKhz { get; init; }
+
+    /// <summary>How dirty-logged slots are tracked. <see cref="Vm.Slots"/> can change it for slots whose logging begins later. KVM's kvm_intel.pml chooses between the same two.</summary>
+    public DirtyTracking DirtyTracking { get; init; }
+
+    /// <summary>Split huge mappings when dirty logging begins (or where bits are cleared, if all are set initially) rather than at the first write to each. KVM's eager_page_split.</summary>
+    public bool EagerPageSplit { get; init; } = true;
 
     /// <summary>Host threads other than vCPUs write guest memory without the accessors, so decoded code is verified again after each entry.</summary>
     public bool ExternalWriters { get; init; }
