@@ -25,7 +25,11 @@ public sealed unsafe partial class Machine : IDisposable
     {
         LogicalProcessor p = new(this);
         lock (_decodeLock)
+        {
+            if (_processors.Length != 0)
+                Volatile.Write(ref _stampsShared, true);
             Volatile.Write(ref _processors, [.. _processors, p]);
+        }
         return p;
     }
 

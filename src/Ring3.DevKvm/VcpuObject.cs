@@ -38,7 +38,7 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
         finally
         {
             _mutex.Exit();
-            // PAIRS-WITH: Close (flag, then the mutex). Either this thread sees the flag, or the closer gets the mutex.
+            // PAIRS-WITH: Close (flag, process-wide barrier, then the mutex). Either this thread sees the flag, or the closer gets the mutex.
             if (Volatile.Read(ref _closed) != 0)
                 ReleaseIfIdle();
         }
@@ -48,7 +48,9 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
 
     public override void Close()
     {
-        Interlocked.Exchange(ref _closed, 1);
+        Volatile.Write(ref _closed, 1);
+        // PAIRS-WITH: Ioctl (mutex released without a fence, then the flag).
+        Interlocked.MemoryBarrierProcessWide();
         ReleaseIfIdle();
     }
 

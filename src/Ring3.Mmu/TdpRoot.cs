@@ -33,6 +33,7 @@ public sealed unsafe class TdpRoot : RcuDeferred
     {
         Role = role;
         Page = page;
+        Hva = (ulong)TablePage.TableOf(page);
         _allocator = allocator;
         References = 2;
     }
@@ -40,7 +41,7 @@ public sealed unsafe class TdpRoot : RcuDeferred
     public TdpRole Role { get; }
 
     /// <summary>Host virtual address of the top table: what the processor's nested-root register takes.</summary>
-    public ulong Hva => (ulong)TablePage.TableOf(Page);
+    public ulong Hva { get; }
 
     /// <summary>Obsolete: no vCPU enters with it, no fault installs into it.</summary>
     public bool Invalid

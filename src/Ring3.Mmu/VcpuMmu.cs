@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Ring3.Memory;
 using Ring3.Sync;
 
@@ -43,7 +44,11 @@ public sealed unsafe class VcpuMmu : IDisposable
     public TdpRoot? Root => _roots[AsId];
 
     /// <summary>Host address of the current top table; 0 without root.</summary>
-    public ulong RootHva => _roots[AsId]?.Hva ?? 0;
+    public ulong RootHva
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => _roots[AsId]?.Hva ?? 0;
+    }
 
     /// <summary>ASID of the current root.</summary>
     public uint Asid => _asids[AsId];
@@ -53,14 +58,10 @@ public sealed unsafe class VcpuMmu : IDisposable
     /// Call before every entry (cheap when nothing is to do), then use <see cref="RootHva"/> and <see cref="Asid"/>.
     /// </summary>
     /// <returns>False when the host has no memory for a root.</returns>
-    public bool LoadRoot()
-    {
-        TdpRoot? root = _roots[AsId];
-        if (root is not null && !root.Invalid)
-            return true;
-        return LoadSlow();
-    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public bool LoadRoot() => _roots[AsId] is { Invalid: false } || LoadSlow();
 
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private bool LoadSlow()
     {
         FreeObsoleteRoots();

@@ -1,11 +1,12 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using Ring3.Host;
 
 namespace Ring3.Sync;
 
 /// <summary>A 32-bit word on a cache line of its own, on which threads can sleep.</summary>
 /// <remarks>
-/// SAFETY: the word lies in a pinned array, so its address is fixed; a reference to it keeps the array alive, so a thread that is still inside an operation on it can never meet freed memory.
+/// SAFETY: _at is an index into the array. The word lies in a pinned array, so its address is fixed; a reference to it keeps the array alive, so a thread that is still inside an operation on it can never meet freed memory.
 /// </remarks>
 internal sealed unsafe class FutexWord
 {
@@ -19,7 +20,7 @@ internal sealed unsafe class FutexWord
         _at = (int)(((start + 127) & ~(nuint)127) - start) / sizeof(int);
     }
 
-    public ref int Value => ref _memory[_at];
+    public ref int Value => ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(_memory), _at);
 
     public bool Wait(int expected, long timeoutNs = -1)
     {

@@ -101,6 +101,29 @@ public sealed unsafe class CoreSharedCodeTests
         Assert.Equal(2UL, h.Rax);
     }
 
+    /// <summary>A lone processor counts its stays for itself; with the second one the count is shared, and what was compared under the old count is compared again.</summary>
+    [Fact]
+    public void ExternalWritersAreNoticedAcrossTheCreationOfASecondProcessor()
+    {
+        using CpuHarness h = CpuHarness.Long(Assemble(x =>
+        {
+            x.mov(eax, 1);
+            x.hlt();
+        }));
+        h.Machine.ExternalWriters = true;
+        for (byte value = 2; value < 10; value++)
+        {
+            h.State->Rip = CpuHarness.CodeAddress;
+            h.RunToHlt();
+            if (value == 5)
+                h.Machine.CreateProcessor();
+            h.Memory[CpuHarness.CodeAddress + 1] = value;
+            h.State->Rip = CpuHarness.CodeAddress;
+            h.RunToHlt();
+            Assert.Equal(value, h.Rax);
+        }
+    }
+
     [Fact]
     public void ExternalWritersAreNoticedBehindLinksAndCachedJumps()
     {

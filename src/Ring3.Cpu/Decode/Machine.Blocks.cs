@@ -26,13 +26,22 @@ public sealed unsafe partial class Machine
     /// <summary>Blocks decoded, blocks dropped because their bytes were written, and times everything was dropped.</summary>
     public ulong BlocksDecoded, BlocksInvalidated, CodeFlushes;
 
-    private ulong _entryStamp;
+    /// <summary>Stamps of a machine with several processors are above all stamps of the time when it had one.</summary>
+    private const ulong FirstSharedStamp = 1UL << 62;
+
+    private ulong _ownStamp, _sharedStamp = FirstSharedStamp;
+    /// <summary>A second processor exists. Set before it can enter the guest, for good.</summary>
+    private bool _stampsShared;
 
     /// <summary>Entries into the guest so far, of all processors, while there are external writers.</summary>
-    internal ulong EntryStamp => Volatile.Read(ref _entryStamp);
+    internal ulong EntryStamp => Volatile.Read(ref _stampsShared) ? Volatile.Read(ref _sharedStamp) : _ownStamp;
 
     /// <summary>The number of a new stay in the guest: blocks verified before it are verified again. 0 without external writers.</summary>
-    internal ulong NextEntryStamp() => _externalWriters ? Interlocked.Increment(ref _entryStamp) : 0;
+    /// <remarks>
+    /// A lone processor counts for itself, without a locked instruction: it compares blocks with what its own thread has written before, and needs no order against others. A stay that began so while the second processor was created
+    /// relies on any comparison of that processor, rightly: they all came later.
+    /// </remarks>
+    internal ulong NextEntryStamp() => !_externalWriters ? 0 : Volatile.Read(ref _stampsShared) ? Interlocked.Increment(ref _sharedStamp) : ++_ownStamp;
 
     /// <summary>Whether the block's bytes are still what was decoded; remembers since when that is known.</summary>
     internal bool Verify(Block* b)
@@ -125,13 +134,16 @@ public sealed unsafe partial class Machine
     internal static bool SameBytes(Block* b, byte* snapshot)
     {
         int first = b->Bytes - b->BytesNext;
+        // Blocks around a port access are a few bytes: no call for them. Eight bytes of the page are there to be read.
+        if ((uint)(first - 1) < 8 && b->BytesNext == 0 && ((nuint)b->Host & 0xfff) <= 0xff8)
+            return (*(ulong*)b->Host ^ *(ulong*)snapshot) << (64 - 8 * first) == 0;
         return new ReadOnlySpan<byte>(b->Host, first).SequenceEqual(new ReadOnlySpan<byte>(snapshot, first))
             && (b->BytesNext == 0 || new ReadOnlySpan<byte>(b->HostNext, b->BytesNext).SequenceEqual(new ReadOnlySpan<byte>(snapshot + first, b->BytesNext)));
     }
 
     private Block* Allocate(Block* header, Op* ops, byte* snapshot)
     {
-        nuint body = (nuint)(sizeof(Block) + header->Ops * sizeof(Op)), size = body + (_externalWriters ? header->Bytes : (nuint)0);
+        nuint body = (nuint)(sizeof(Block) + header->Ops * sizeof(Op)), size = body + (_externalWriters ? Math.Max(header->Bytes, (nuint)8) : 0);
         Block* b = (Block*)_arena.Allocate(size);
         if (b == null)
         {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Ring3.Host;
 
 namespace Ring3.Cpu;
@@ -108,6 +109,18 @@ public sealed unsafe partial class LogicalProcessor
                 return b;
         }
         return FindBlock(c, mode);
+    }
+
+    /// <summary>As <see cref="Lookup"/> for 16- and segmented 32-bit code, but null when the jump cache does not have the block.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private Block* CachedSegmented(CpuState* c, uint mode)
+    {
+        ulong linear = (uint)(c->Cs.Base + c->Rip);
+        JumpEntry* e = _jumps + JumpIndex(linear);
+        if (e->Linear != linear || e->Packed >> 48 != (c->TlbContext | (ulong)mode << 12))
+            return null;
+        Block* b = (Block*)(e->Packed & BlockAddress);
+        return c->Rip + b->Bytes - 1 <= c->Cs.Limit ? b : null;
     }
 
     /// <summary>Block at CS:RIP, not through the jump cache. Null: an exception or exit is pending.</summary>

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Iced.Intel;
 using Ring3.Arch;
 using Ring3.Host;
@@ -36,11 +37,13 @@ internal static unsafe class PortHandlers
         ? (byte)op->Imm : (ushort)c->Gpr[Rdx];
 
     /// <summary>IOPL, or the I/O permission bitmap of a 32- or 64-bit TSS. False: a fault is pending.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool Allowed(LogicalProcessor p, CpuState* c, ushort port, int size)
+        => (c->Cr0 & Cr0.PE) == 0 || ((c->Rflags & Rflags.VM) == 0 && c->Cpl <= (c->Rflags >> Rflags.IoplShift & 3)) || AllowedByBitmap(p, c, port, size);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool AllowedByBitmap(LogicalProcessor p, CpuState* c, ushort port, int size)
     {
-        bool v86 = (c->Rflags & Rflags.VM) != 0;
-        if ((c->Cr0 & Cr0.PE) == 0 || (!v86 && c->Cpl <= (c->Rflags >> Rflags.IoplShift & 3)))
-            return true;
         // Types 9 and 11: available and busy 32- or 64-bit TSS.
         if ((c->Tr.Access & (Segment.P | Segment.Unusable)) == Segment.P && (c->Tr.Access & 0xd) == 9 && c->Tr.Limit >= 0x67)
         {

@@ -440,6 +440,13 @@ public sealed unsafe partial class LogicalProcessor
                     return LoopExit.Poll;
                 key = JumpKey(c, mode);
                 rip = c->Rip;
+                if (key >> 48 == 0xffff)
+                {
+                    block = CachedSegmented(c, mode);
+                    if (block == null)
+                        return LoopExit.Lookup;
+                    goto follow;
+                }
                 j = _jumps + JumpIndex(rip);
                 if (JumpMiss(j, rip, key))
                     return LoopExit.Lookup;

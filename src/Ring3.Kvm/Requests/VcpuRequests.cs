@@ -71,8 +71,8 @@ public sealed unsafe class VcpuRequests
     public void LeaveGuestMode()
     {
         Volatile.Write(ref _b->Mode, (int)VcpuMode.OutsideGuestMode);
-        // PAIRS-WITH: VcpuRequests.WaitForExit (Waiters, then ExitSequence). The increment is the full fence between the sequence and the look at Waiters.
-        Interlocked.Increment(ref _b->ExitSequence);
+        // PAIRS-WITH: VcpuRequests.WaitForExit (Waiters, process-wide barrier, then ExitSequence): the waiter pays for the fence between these two lines, so that an exit nobody waits for costs two stores. Only this thread writes the sequence.
+        Volatile.Write(ref _b->ExitSequence, _b->ExitSequence + 1);
         if (Volatile.Read(ref _b->Waiters) != 0)
             Futex.Wake(&_b->ExitSequence);
     }
@@ -233,8 +233,9 @@ public sealed unsafe class VcpuRequests
             Thread.SpinWait(4);
         }
         Interlocked.Increment(ref _waits);
-        // PAIRS-WITH: VcpuRequests.LeaveGuestMode (ExitSequence, then Waiters).
         Interlocked.Increment(ref _b->Waiters);
+        // PAIRS-WITH: VcpuRequests.LeaveGuestMode (ExitSequence, then Waiters).
+        Interlocked.MemoryBarrierProcessWide();
         while (Volatile.Read(ref _b->ExitSequence) == sequence)
             Futex.Wait(&_b->ExitSequence, sequence);
         Interlocked.Decrement(ref _b->Waiters);
