@@ -1,0 +1,38 @@
+using System.Runtime.InteropServices;
+
+namespace Ring3.Mmu;
+
+/// <summary>Memory of radix tables, which have the size of their level and are aligned to it.</summary>
+/// <remarks>SAFETY: (whole type) tables come from here and go back once, when neither processor nor walker can reach them.</remarks>
+internal sealed unsafe class RadixTables
+{
+    private int _allocated;
+
+    public int Allocated => Volatile.Read(ref _allocated);
+
+    /// <summary>A zeroed table of a level.</summary>
+    public ulong Allocate(int level)
+    {
+        nuint bytes = (nuint)8 << RadixFormat.IndexBits(level);
+        void* table = NativeMemory.AlignedAlloc(bytes, bytes);
+        NativeMemory.Clear(table, bytes);
+        Interlocked.Increment(ref _allocated);
+        return (ulong)table;
+    }
+
+    public void Free(ulong table)
+    {
+        NativeMemory.AlignedFree((void*)table);
+        Interlocked.Decrement(ref _allocated);
+    }
+
+    /// <summary>Frees a table and all below it.</summary>
+    public void FreeTree(ulong table, int level)
+    {
+        if (level > 1)
+            foreach (ulong entry in new ReadOnlySpan<ulong>((void*)table, 1 << RadixFormat.IndexBits(level)))
+                if (RadixFormat.IsPresent(entry) && !RadixFormat.IsLeaf(entry, level))
+                    FreeTree(RadixFormat.TableAddress(entry), level - 1);
+        Free(table);
+    }
+}
