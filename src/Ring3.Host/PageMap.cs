@@ -1,8 +1,8 @@
 namespace Ring3.Host;
 
-/// <summary>What the kernel says about pages of this process: /proc/self/pagemap, which needs no privilege for what is asked here.</summary>
+/// <summary>What the kernel says about pages of this process: /proc/self/pagemap, which needs no privilege for what is asked here. Closed when nobody refers to it any more, so that late readers are safe.</summary>
 /// <remarks>SAFETY: reads into the caller's span.</remarks>
-public sealed unsafe class PageMap : IDisposable
+public sealed unsafe class PageMap
 {
     /// <summary>The page is in memory.</summary>
     public const ulong Present = 1UL << 63;
@@ -36,6 +36,4 @@ public sealed unsafe class PageMap : IDisposable
         fixed (ulong* p = words)
             return Libc.pread(Fd, p, (nuint)bytes, (long)(address / 4096 * sizeof(ulong))) == bytes;
     }
-
-    public void Dispose() => _handle?.Dispose();
 }

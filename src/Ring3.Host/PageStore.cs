@@ -282,7 +282,6 @@ public sealed unsafe class PageStore : IDisposable
         foreach (Attached r in _ranges)
             FaultGuard.RemovePagedMemory(r.Ticket);
         _file.Dispose();
-        Map.Dispose();
         _calls.Dispose();
         NativeMemory.Free(_words);
     }

@@ -107,6 +107,8 @@ public sealed unsafe class GfnToPfnCache : IInvalidatedByHva
             }
             // As a fault of the kernel's own would: memory that is not there or may not be written is no translation. After the notes above, so that a change behind our back makes another round.
             bool usable = UserCopy.ProbeWrite(found);
+            if (usable)
+                _slots.Residency?.Touched(found, 1);
             Lock.EnterWrite();
             bool stale = _slots.Notifier.CacheNeedsRetry(seq) || gpa != InvalidGpa && _slots.Generation != generation;
             if (!stale)

@@ -50,6 +50,7 @@ public sealed unsafe class GuestMemory(MemorySlots slots)
             nuint n = (nuint)Math.Min(bytes, length);
             if (!HostAccess.Read(hva, destination, n))
                 return false;
+            Slots.Residency?.Touched(hva, n);
             gpa += n;
             destination += n;
             length -= n;
@@ -142,6 +143,7 @@ public sealed unsafe class GuestMemory(MemorySlots slots)
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void Written(Memslot slot, ulong gpa, ulong hva, nuint length)
     {
+        Slots.Residency?.Touched(hva, length);
         if (slot.IsDirtyLogged)
             for (ulong gfn = gpa >> Page.Shift; gfn <= (gpa + length - 1) >> Page.Shift; gfn++)
                 slot.MarkDirty(gfn);

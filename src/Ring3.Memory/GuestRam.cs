@@ -46,7 +46,8 @@ public sealed unsafe class GuestRam : IDisposable
             return;
         bool active = notifier is not null && notifier.InvalidateRangeStart(Hva + start, Hva + end);
         // SAFETY: the range lies inside the mapping.
-        HostMemory.Discard((void*)(Hva + start), (nuint)(end - start));
+        if (notifier?.Residency is not { } residency || !residency.TryDiscard(Hva + start, end - start))
+            HostMemory.Discard((void*)(Hva + start), (nuint)(end - start));
         if (active)
             notifier!.InvalidateRangeEnd(Hva + start, Hva + end);
     }

@@ -47,6 +47,15 @@ public sealed partial class MemorySlots
     /// <summary>Dropped decoded code. Set before the first access.</summary>
     public ICodeWriteSink? CodeWriteSink { get; set; }
 
+    /// <summary>Limits how much of the memory is resident; null: nothing does. While set, memory is mapped by small pages only.</summary>
+    public IResidency? Residency
+    {
+        get => Volatile.Read(ref _residency);
+        set => Volatile.Write(ref _residency, value);
+    }
+
+    private IResidency? _residency;
+
     /// <summary>KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 flags: KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_DIRTY_LOG_INITIALLY_SET.</summary>
     public uint ManualDirtyLogProtect { get; set; }
 

@@ -48,6 +48,8 @@ public sealed class MmuNotifier
 
     internal MmuNotifier(MemorySlots slots) => _slots = slots;
 
+    internal IResidency? Residency => _slots.Residency;
+
     /// <summary>Number of invalidations that have ended.</summary>
     public ulong InvalidateSeq => Volatile.Read(ref _seq);
 
@@ -80,27 +82,35 @@ public sealed class MmuNotifier
     /// <see cref="InvalidateRangeEnd"/>. Must not be called in an RCU section or with mmu_lock held.
     /// </summary>
     /// <returns>True if the range touches the VM; then, and only then, the caller must call <see cref="InvalidateRangeEnd"/> with the same range.</returns>
-    public bool InvalidateRangeStart(ulong start, ulong end)
+    public bool InvalidateRangeStart(ulong start, ulong end) =>
+        (TouchesAnySlot(start, end) || Volatile.Read(ref _caches).Length != 0) && InvalidateRangesStart([new HvaRange(start, end)]);
+
+    /// <summary>
+    /// As <see cref="InvalidateRangeStart"/> for several ranges by ascending address, with one flush. Faults anywhere between the first and the last wait for the end.
+    /// </summary>
+    /// <returns>True: the caller must call <see cref="InvalidateRangeEnd"/> with the first range's start and the last one's end.</returns>
+    public bool InvalidateRangesStart(ReadOnlySpan<HvaRange> ranges)
     {
-        if (!TouchesAnySlot(start, end) && Volatile.Read(ref _caches).Length == 0)
-            return false;
+        (ulong first, ulong last) = (ranges[0].Start, ranges[^1].End);
         // PAIRS-WITH: CacheNeedsRetry. Caches look at the count after they have translated; they are invalidated after it is visible, so none becomes valid again unseen.
         Interlocked.Increment(ref _active);
         foreach (IInvalidatedByHva cache in Volatile.Read(ref _caches))
-            cache.InvalidateHvaRange(start, end);
+            foreach (HvaRange r in ranges)
+                cache.InvalidateHvaRange(r.Start, r.End);
         _slots.MmuLock.EnterWrite();
         if (_inProgress++ == 0)
-            (_rangeStart, _rangeEnd) = (start, end);
+            (_rangeStart, _rangeEnd) = (first, last);
         else
-            (_rangeStart, _rangeEnd) = (Math.Min(_rangeStart, start), Math.Max(_rangeEnd, end));
+            (_rangeStart, _rangeEnd) = (Math.Min(_rangeStart, first), Math.Max(_rangeEnd, last));
         bool flush = false;
         Rcu.Enter();
         foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
         {
             for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
-                foreach (Memslot slot in _slots.Set(asId).InHvaRange(start, end))
-                    if (TryClip(slot, start, end, out GfnRange range))
-                        flush |= handler.UnmapGfnRange(range);
+                foreach (HvaRange r in ranges)
+                    foreach (Memslot slot in _slots.Set(asId).InHvaRange(r.Start, r.End))
+                        if (TryClip(slot, r.Start, r.End, out GfnRange range))
+                            flush |= handler.UnmapGfnRange(range);
         }
         Rcu.Exit();
         if (flush)

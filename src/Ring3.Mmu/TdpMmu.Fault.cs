@@ -28,6 +28,7 @@ public sealed unsafe partial class TdpMmu
         vcpu.FailedHva = 0;
         if (!vcpu.TopUp())
             return MmuResult.MemoryFault;
+        Slots.Residency?.BeforeFault();
         Rcu.Enter();
         MmuResult result = FaultRcu(vcpu, gfn, access);
         Rcu.Exit();
@@ -82,6 +83,8 @@ public sealed unsafe partial class TdpMmu
                 (vcpu.FailedGfn, vcpu.FailedHva) = (gfn, hva);
                 return MmuResult.MemoryFault;
             }
+            if (!isPrivate)
+                Slots.Residency?.Touched(hva, 1);
         }
         else if (isPrivate)
             return MmuResult.PrivateMemoryFault;
@@ -139,11 +142,11 @@ public sealed unsafe partial class TdpMmu
         return MmuResult.Fixed;
     }
 
-    /// <summary>Largest level at which a gfn can be mapped: contained in the slot, alike in its attributes, hva and gpa equal modulo the size, not dirty-logged.</summary>
+    /// <summary>Largest level at which a gfn can be mapped: contained in the slot, alike in its attributes, hva and gpa equal modulo the size, neither dirty-logged nor kept inside a resident limit.</summary>
     private int GoalLevel(in Backing backing, ulong gfn)
     {
         Memslot slot = backing.Slot;
-        if (slot.IsDirtyLogged)
+        if (slot.IsDirtyLogged || Slots.Residency is not null)
             return PgLevel.Level4K;
         ulong misalignment = (backing.HvaOf(gfn) >> Page.Shift) ^ gfn;
         for (int level = MaxLevel; level > PgLevel.Level4K; level--)

@@ -224,6 +224,8 @@ public sealed unsafe partial class Vm : IDisposable
             // A vCPU that is run by mistake afterwards is refused like that of a broken VM.
             Volatile.Write(ref _dead, 1);
         }
+        Slots.Residency = null;
+        Resident?.Stop();
         CloseEventfds();
         Irqchip?.Stop();
         foreach (Vcpu v in Vcpus)
