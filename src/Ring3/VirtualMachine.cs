@@ -1,5 +1,6 @@
 using Ring3.Abi;
 using Ring3.Kvm;
+using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
 
 namespace Ring3;
@@ -78,8 +79,23 @@ public sealed class VirtualMachine : IDisposable
             ram.Dispose();
             throw;
         }
-        _owned.Add(ram);
+        try { Vm.Resident?.AddMemory(new HvaRange(ram.Hva, ram.Hva + ram.Size)); }
+        finally { _owned.Add(ram); }
         return ram;
+    }
+
+    /// <summary>
+    /// Keeps the memory of <see cref="MapMemory"/>, what there is and what is mapped later, inside a resident limit: pages that have been idle longest are written to a file and come back when guest or host touch them. Guest data is never lost;
+    /// a system call that stores directly into the memory may fail with EFAULT while its page is being written. Any thread; processors may run.
+    /// </summary>
+    /// <param name="bytes">The limit; it can be changed later (<see cref="ResidentLimit.Bytes"/>). <see cref="ulong.MaxValue"/>: only watch the working set.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The limit is too small for the number of processors, see <see cref="ResidentLimit.MinBytes"/>.</exception>
+    /// <exception cref="IOException">The file cannot be made, or cannot take what the memory contains.</exception>
+    /// <exception cref="InvalidOperationException">The machine has a limit already.</exception>
+    public ResidentLimit LimitResident(ulong bytes, ResidentOptions? options = null)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        return Vm.LimitResident(bytes, _owned.Select(r => new HvaRange(r.Hva, r.Hva + r.Size)), options);
     }
 
     /// <summary>Gives the guest memory that the caller owns. It must stay mapped until the machine is disposed.</summary>

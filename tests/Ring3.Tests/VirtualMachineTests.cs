@@ -116,4 +116,27 @@ public sealed class VirtualMachineTests
         Assert.Equal(CpuExitKind.Interrupted, cpu.Run().Kind);
         Assert.Throws<Ring3Exception>(() => cpu.Interrupt(3));
     }
+
+    /// <summary>A program that uses 32 MiB in 8 MiB: what was written is there, and the limit holds for memory that is mapped later too.</summary>
+    [Fact]
+    public void LimitResident_KeepsDataInsideTheLimit()
+    {
+        const ulong Limit = 8 << 20, Half = 16 << 20;
+        using var vm = VirtualMachine.Create();
+        vm.MapMemory(0, Half);
+        var limit = vm.LimitResident(Limit);
+        vm.MapMemory(Half, Half);
+        for (ulong at = 0; at < 2 * Half; at += 4096)
+        {
+            Assert.True(vm.Memory.TryWrite(at + 8, at * 3));
+            if (limit.ResidentBytes > Limit - (2 << 20))
+                Assert.True(limit.EvictTo(Limit / 2));
+        }
+        for (ulong at = 0; at < 2 * Half; at += 4096)
+        {
+            Assert.True(vm.Memory.TryRead(at + 8, out ulong value));
+            Assert.Equal(at * 3, value);
+        }
+        Assert.True(limit.Measure().Evictions > 4096);
+    }
 }
