@@ -93,31 +93,27 @@ public sealed partial class ResidentLimit
     private bool EvictTo(long pages)
     {
         _lock.AssertHeld();
-        int idle = 0;
+        int passes = 0;
         while (Volatile.Read(ref _resident) > pages)
         {
             if (_stop != 0 || HostClock.MonotonicNs() < _pauseUntilNs)
                 return false;
             long before = Volatile.Read(ref _evictions);
-            if ((_generations.CanEvict || idle > PatientPasses) && FindOldest(out PagedRange? range, out int block))
+            if (!_generations.CanEvict && passes < PatientPasses)
+            {
+                passes++;
+                AgeLocked();
+            }
+            else if (FindOldest(out PagedRange? range, out int block))
                 EvictFrom(range!, block);
-            else if (idle++ < 2 * PatientPasses)
-                AgeOrRetire(idle > PatientPasses);
+            else if (_generations.Oldest < _generations.Youngest)
+                _generations.RetireOldest();
             else
                 return false;
             if (Volatile.Read(ref _evictions) != before)
-                idle = 0;
+                passes = 0;
         }
         return true;
-    }
-
-    private void AgeOrRetire(bool impatient)
-    {
-        bool canRetire = _generations.CanEvict || impatient && _generations.Oldest < _generations.Youngest;
-        if (canRetire)
-            _generations.RetireOldest();
-        else
-            AgeLocked();
     }
 
     /// <summary>The next block, round the memory, with a page of the oldest generation. Retires generations that have none.</summary>
