@@ -108,6 +108,8 @@ public unsafe struct CpuState
     public byte InterruptShadow;
     public byte NmiBlocked;
     public byte InSmm;
+    /// <summary>With <see cref="BusLockExits"/>: the processor itself has made a bus lock (accessed or busy bit of a descriptor that crosses a cache line), and has set <see cref="ExitRequest"/>. The owner clears it.</summary>
+    public byte BusLockSeen;
     public byte Halted;
     /// <summary>DR6 bits (B0-B3, BS, BT) of traps that the running instruction has met; delivered when it retires. Maintained only while <see cref="StepMode"/> is not 0.</summary>
     public ushort PendingDebug;
@@ -128,6 +130,13 @@ public unsafe struct CpuState
     public byte RequestInterruptWindow, RequestNmiWindow;
     /// <summary>Every RDMSR and WRMSR leaves the guest, those of the processor's own MSRs as well.</summary>
     public byte InterceptMsrs;
+    /// <summary>Locked accesses that cross a cache line leave with <see cref="ExitReason.BusLock"/>.</summary>
+    public byte BusLockExits;
+    /// <summary>A page fault for reserved bits leaves with <see cref="ExitReason.Exception"/>, unless it happened during the delivery of an event.</summary>
+    public byte InterceptReservedFaults;
+    /// <summary>Leave with <see cref="ExitReason.Notify"/> when no event can be taken for <see cref="NotifyWindow"/> ticks of the host's TSC.</summary>
+    public byte NotifyExits;
+    public uint NotifyWindow;
     /// <summary>With external writers: number of this stay in the guest, see Block.VerifiedAt; else 0.</summary>
     public ulong EntryStamp;
     /// <summary>Host-requested single step: leave with ExitReason.SingleStep after one instruction.</summary>

@@ -48,6 +48,10 @@ public enum ExitReason
     EmulationFailure,
     /// <summary>A write would set D in a leaf with NestedPte.LogDirty, and the dirty log is full. RIP is at the instruction; re-entering with an emptied log restarts it.</summary>
     DirtyLogFull,
+    /// <summary>A locked access crossed a cache line and CpuState.BusLockExits is set. Retired.</summary>
+    BusLock,
+    /// <summary>CpuState.NotifyExits: exceptions follow each other inside event delivery and no event could be taken for the whole window. IdtVectoring is the one that was being delivered.</summary>
+    Notify,
     /// <summary>WBINVD / INVD / MONITOR / MWAIT and similar never exit; reserved for owners that ask.</summary>
     Reserved,
 }

@@ -110,10 +110,9 @@ internal sealed unsafe partial class VcpuObject
         switch (command)
         {
             case KVM_TPR_ACCESS_REPORTING:
-                // Accesses to the task priority register are never reported: KVM_CAP_VAPIC is absent, as on processors with a TPR shadow.
                 if (!UserCopy.TryRead(argument, out kvm_tpr_access_ctl tpr))
                     return -Errno.EFAULT;
-                return tpr.flags != 0 ? -Errno.EINVAL : Put(argument, tpr);
+                return Vcpu.SetTprAccessReporting(tpr) is not 0 and var refused ? refused : Put(argument, tpr);
             case KVM_SET_VAPIC_ADDR:
                 return SetVapicAddress(argument);
             case KVM_X86_SETUP_MCE:
@@ -184,7 +183,7 @@ internal sealed unsafe partial class VcpuObject
             return -Errno.EINVAL;
         if (!UserCopy.TryRead(argument, out kvm_vapic_addr address))
             return -Errno.EFAULT;
-        return address.vapic_addr == 0 || Vcpu.Vm.Memory.TryRead(address.vapic_addr, out uint _) ? 0 : -Errno.EINVAL;
+        return Vcpu.SetVapicAddress(address.vapic_addr);
     }
 
     private int MsrIo(ulong argument, bool get)

@@ -65,11 +65,12 @@ public sealed unsafe partial class LogicalProcessor
     {
         EventObserver?.Invoke(new DeliveredEvent(e.Vector, e.Type, c->Rip, e.HasErrorCode, e.ErrorCode, e.Payload));
         bool nested = false;
+        int depth = 0;
         PendingEvent original = default;
         Exit->IdtVectoring.Valid = 0;
         for (; ; )
         {
-            if (interceptable && Intercepted(c, e))
+            if (interceptable && (Intercepted(c, e) || (!nested && InterceptsReservedFault(c, e))))
             {
                 LeaveWithException(c, e);
                 if (nested)
@@ -78,6 +79,11 @@ public sealed unsafe partial class LogicalProcessor
             }
             if (interceptable)
                 ApplyPayload(c, e);
+            if (++depth > LongestChain && LeavesChain(c))
+            {
+                ReportVectoring(e);
+                return false;
+            }
             _externalEvent = e.IsSoftware && e.Type != EventType.PrivilegedSoftwareException ? 0u : 1u;
             c->ExitPending = 0;
             _switched = false;
@@ -86,6 +92,7 @@ public sealed unsafe partial class LogicalProcessor
             if (delivered)
             {
                 EventDelivered(c, e);
+                _chainSince = 0;
                 return true;
             }
             if (c->ExitPending != 0)
@@ -135,6 +142,9 @@ public sealed unsafe partial class LogicalProcessor
 
     private static bool Intercepted(CpuState* c, in PendingEvent e) =>
         e.Vector < 32 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException && (c->ExceptionIntercepts >> e.Vector & 1) != 0;
+
+    private static bool InterceptsReservedFault(CpuState* c, in PendingEvent e) =>
+        c->InterceptReservedFaults != 0 && e.Vector == Vector.PF && e.Type == EventType.HardwareException && (e.ErrorCode & (uint)PageFaultError.RSVD) != 0;
 
     private void LeaveWithException(CpuState* c, in PendingEvent e)
     {

@@ -152,7 +152,7 @@ public sealed unsafe partial class LogicalProcessor
         if (how == LoopExit.RetiredExit)
         {
             // A task switch can have committed the new task and still have something to load.
-            c->HostStepDone = Exit->Reason is ExitReason.Io or ExitReason.Hlt or ExitReason.Pause ? c->HostSingleStep : (byte)0;
+            c->HostStepDone = Exit->Reason is ExitReason.Io or ExitReason.Hlt or ExitReason.Pause or ExitReason.BusLock ? c->HostSingleStep : (byte)0;
             return false;
         }
         if (c->HostSingleStep == 0)

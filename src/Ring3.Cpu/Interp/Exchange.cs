@@ -23,10 +23,15 @@ internal static unsafe class ExchangeHandlers
     {
         if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        if ((op->Flags & OpFlags.Lock) != 0 && (linear & 0xfff) + (ulong)W.Bytes > 0x1000)
-            lock (p.Machine.SplitLock)
-                return At<W>(p, c, op, linear);
-        return At<W>(p, c, op, linear);
+        return (op->Flags & OpFlags.Lock) != 0 && LogicalProcessor.IsSplit(linear, W.Bytes) ? Split<W>(p, c, op, linear) : At<W>(p, c, op, linear);
+    }
+
+    private static OpResult Split<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
+    {
+        if (!LogicalProcessor.CrossesPage(linear, W.Bytes))
+            return p.BusLocked(c, op, At<W>(p, c, op, linear));
+        lock (p.Machine.SplitLock)
+            return p.BusLocked(c, op, At<W>(p, c, op, linear));
     }
 
     private static OpResult At<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
@@ -55,10 +60,18 @@ internal static unsafe class ExchangeHandlers
     {
         if (!p.LinearAddress(c, op, 8, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        if ((linear & 0xfff) + 8 > 0x1000)
+        return LogicalProcessor.IsSplit(linear, 8) ? Pair8Split(p, c, op, linear) : Pair8At(p, c, linear);
+    }
+
+    private static OpResult Pair8Split(LogicalProcessor p, CpuState* c, Op* op, ulong linear)
+    {
+        OpResult end;
+        if (!LogicalProcessor.CrossesPage(linear, 8))
+            end = Pair8At(p, c, linear);
+        else
             lock (p.Machine.SplitLock)
-                return Pair8At(p, c, linear);
-        return Pair8At(p, c, linear);
+                end = Pair8At(p, c, linear);
+        return (op->Flags & OpFlags.Lock) != 0 ? p.BusLocked(c, op, end) : end;
     }
 
     private static OpResult Pair8At(LogicalProcessor p, CpuState* c, ulong linear)

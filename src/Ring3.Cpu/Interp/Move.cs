@@ -77,10 +77,15 @@ internal static unsafe class MoveHandlers
     {
         if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        if ((linear & 0xfff) + (ulong)W.Bytes > 0x1000)
-            lock (p.Machine.SplitLock)
-                return Exchange<W>(p, c, op, linear);
-        return Exchange<W>(p, c, op, linear);
+        return LogicalProcessor.IsSplit(linear, W.Bytes) ? ExchangeSplit<W>(p, c, op, linear) : Exchange<W>(p, c, op, linear);
+    }
+
+    private static OpResult ExchangeSplit<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
+    {
+        if (!LogicalProcessor.CrossesPage(linear, W.Bytes))
+            return p.BusLocked(c, op, Exchange<W>(p, c, op, linear));
+        lock (p.Machine.SplitLock)
+            return p.BusLocked(c, op, Exchange<W>(p, c, op, linear));
     }
 
     private static OpResult Exchange<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth

@@ -57,8 +57,14 @@ internal static unsafe class Shape
     public static OpResult ModifyAt<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
     {
         bool locked = (op->Flags & OpFlags.Lock) != 0;
-        if (locked && (linear & 0xfff) + (ulong)W.Bytes > 0x1000)
+        if (locked && LogicalProcessor.IsSplit(linear, W.Bytes))
             return ModifySplit<W, O>(p, c, op, linear, source);
+        return ModifyWhole<W, O>(p, c, op, linear, source, locked);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static OpResult ModifyWhole<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source, bool locked) where W : IWidth where O : struct, IModify
+    {
         byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
@@ -82,22 +88,17 @@ internal static unsafe class Shape
         return end;
     }
 
-    /// <summary>A locked access that crosses a page: atomic among the machine's processors.</summary>
+    /// <summary>A locked access that crosses a cache line: a bus lock. The host's own holds within a page; across two it is atomic among the machine's processors.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static OpResult ModifySplit<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
     {
-        lock (p.Machine.SplitLock)
-        {
-            byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
-            if (ptr == null)
-                return OpResult.Fault;
-            ulong old = W.Get(ptr), result = O.Compute<W>(c, old, source);
-            W.Put(ptr, result);
-            OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
-            if (end == OpResult.Next)
-                O.Finish<W>(c, op, old, source, result & Width.Mask<W>());
-            return end;
-        }
+        OpResult end;
+        if (!LogicalProcessor.CrossesPage(linear, W.Bytes))
+            end = ModifyWhole<W, O>(p, c, op, linear, source, true);
+        else
+            lock (p.Machine.SplitLock)
+                end = ModifyWhole<W, O>(p, c, op, linear, source, false);
+        return p.BusLocked(c, op, end);
     }
 }
 

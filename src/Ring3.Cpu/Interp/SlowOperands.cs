@@ -101,6 +101,16 @@ internal static unsafe class SlowOperands
     /// <summary>Runs <typeparamref name="T"/> on memory at <paramref name="linear"/>.</summary>
     public static OpResult ModifyAt<T>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size) where T : IReadModifyWrite
     {
+        if ((op->Flags & OpFlags.Lock) == 0 || !LogicalProcessor.IsSplit(linear, size))
+            return ModifyWhole<T>(p, c, op, linear, size);
+        if (!LogicalProcessor.CrossesPage(linear, size))
+            return p.BusLocked(c, op, ModifyWhole<T>(p, c, op, linear, size));
+        lock (p.Machine.SplitLock)
+            return p.BusLocked(c, op, ModifyWhole<T>(p, c, op, linear, size));
+    }
+
+    private static OpResult ModifyWhole<T>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size) where T : IReadModifyWrite
+    {
         byte* ptr = p.ModifyPtr(c, linear, size);
         if (ptr == null)
             return OpResult.Fault;

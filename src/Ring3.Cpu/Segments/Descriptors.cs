@@ -106,6 +106,7 @@ public sealed unsafe partial class LogicalProcessor
         if (p == null)
             return false;
         Interlocked.Or(ref *(uint*)p, (uint)(bits >> 32));
+        NoteBusLock(c, address);
         return EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
     }
 
@@ -116,6 +117,7 @@ public sealed unsafe partial class LogicalProcessor
         if (p == null)
             return false;
         Interlocked.And(ref *(uint*)p, ~(uint)(Descriptor.Busy >> 32));
+        NoteBusLock(c, address);
         return EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
     }
 

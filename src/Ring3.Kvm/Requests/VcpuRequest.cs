@@ -53,6 +53,8 @@ public readonly record struct VcpuRequest(uint Value)
     public static readonly VcpuRequest ScanIoapic = new(ArchBase + 10 | NoWakeup | WhenInGuest);
     public static readonly VcpuRequest McClockInProgress = new(ArchBase + 11 | Wait | NoWakeup | ModeMask);
     public static readonly VcpuRequest IoapicEoiExit = new(ArchBase + 12 | WhenInGuest);
+    /// <summary>Leave with KVM_EXIT_TPR_ACCESS.</summary>
+    public static readonly VcpuRequest ReportTprAccess = new(ArchBase + 13 | WhenInGuest);
 
     /// <summary>Returns when each vCPU has been outside the guest at some time since the call; nothing is left for it to do.</summary>
     public static readonly VcpuRequest OutsideGuestMode = new(NoAction | Wait | NoWakeup | WhenInGuest | WhenExiting);

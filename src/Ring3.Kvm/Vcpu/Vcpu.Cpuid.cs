@@ -145,6 +145,7 @@ public sealed unsafe partial class Vcpu
             Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
         };
         UpdateMonitor();
+        UpdateWideAddresses();
         if (Lapic is not null)
         {
             Lapic.X2ApicSupported = (l1.ecx & Leaf1Ecx.X2APIC) != 0;

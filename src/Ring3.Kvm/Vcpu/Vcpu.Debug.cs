@@ -57,6 +57,7 @@ public sealed unsafe partial class Vcpu
         if ((_guestDebug & (KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_SINGLESTEP)) != 0)
             intercepts |= 1u << Vector.DB;
         _s->ExceptionIntercepts = intercepts;
+        UpdateWideAddresses();
         _eventsDirty = true;
         Cpu.RecomputeMode();
     }
@@ -85,6 +86,12 @@ public sealed unsafe partial class Vcpu
         byte vector = _exit->Vector;
         if (vector is Vector.DB or Vector.BP)
             return ExitDebug(vector, vector == Vector.DB ? Dr.Dr6Fixed1 | _exit->Payload : Dr.Dr6Fixed1);
+        if (vector == Vector.PF)
+        {
+            if (IsWideAddress(_exit->Payload) && Cpu.IsBeyondMmioEmulation())
+                return ExitEmulationFailure();
+            _s->Cr2 = _exit->Payload;
+        }
         _injected = new() { Valid = 1, Type = EventType.HardwareException, Vector = vector, HasErrorCode = _exit->HasErrorCode, ErrorCode = _exit->ErrorCode };
         _eventsDirty = true;
         return KeepRunning;

@@ -165,6 +165,7 @@ public sealed unsafe partial class Vcpu
     {
         if (Lapic is not null && Lapic.ClaimsMmio(gpa))
         {
+            NoteTprAccess(gpa, write: true);
             Lapic.MmioWrite((int)(gpa & 0xfff), data);
             SyncCr8();
             return true;
@@ -176,6 +177,7 @@ public sealed unsafe partial class Vcpu
     {
         if (Lapic is not null && Lapic.ClaimsMmio(gpa))
         {
+            NoteTprAccess(gpa, write: false);
             Lapic.MmioRead((int)(gpa & 0xfff), data);
             return true;
         }

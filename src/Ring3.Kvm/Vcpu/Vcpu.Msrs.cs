@@ -160,7 +160,11 @@ public sealed unsafe partial class Vcpu
         if (TryReadProcessorMsr(msr, out value))
             return true;
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
+        {
+            if (msr == MsrIndex.X2APIC_TPR && !host)
+                NoteTprAccess(write: false);
             return Lapic is not null && Lapic.ReadMsr(msr, out value);
+        }
         if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, host, out value) || TryReadHyperVMsr(msr, out value))
             return true;
         if (IsPvMsr(msr))
@@ -207,6 +211,8 @@ public sealed unsafe partial class Vcpu
             return ok;
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
         {
+            if (msr == MsrIndex.X2APIC_TPR && !host)
+                NoteTprAccess(write: true);
             bool done = Lapic is not null && Lapic.WriteMsr(msr, value);
             SyncCr8();
             return done;

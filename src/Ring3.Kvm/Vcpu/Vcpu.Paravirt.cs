@@ -141,6 +141,23 @@ public sealed unsafe partial class Vcpu
 
     // ---- PV EOI ----
 
+    /// <summary>Before an entry: the pages in which the guest sees its local APIC.</summary>
+    private void PrepareApicPages()
+    {
+        if (_pvEoiGpa != 0)
+            PreparePvEoi();
+        if (_vapicGpa != 0)
+            SyncToVapic();
+    }
+
+    private void FinishApicPages()
+    {
+        if (_pvEoiPending)
+            FinishPvEoi();
+        if (_vapicGpa != 0)
+            SyncFromVapic();
+    }
+
     /// <summary>Before an entry: offers the guest to end the interrupt in service by clearing a bit in memory.</summary>
     private void PreparePvEoi()
     {

@@ -9,7 +9,7 @@ namespace Ring3.Kvm;
 public sealed unsafe partial class Vcpu : IVcpuTlb
 {
     /// <summary>Requests that would look at or change a state which is between two instructions.</summary>
-    private static readonly VcpuRequest[] s_afterInstruction = [VcpuRequest.UserKick, VcpuRequest.TripleFault, VcpuRequest.IoapicEoiExit, VcpuRequest.Event, VcpuRequest.Nmi, VcpuRequest.Smi];
+    private static readonly VcpuRequest[] s_afterInstruction = [VcpuRequest.UserKick, VcpuRequest.TripleFault, VcpuRequest.IoapicEoiExit, VcpuRequest.ReportTprAccess, VcpuRequest.Event, VcpuRequest.Nmi, VcpuRequest.Smi];
 
     /// <summary>Requests that wait until the instruction whose MMIO access is done has retired.</summary>
     private ulong _heldRequests;
@@ -51,6 +51,8 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
             KvmRun->eoi.vector = _eoiVector;
             return ToClient;
         }
+        if (q.Check(VcpuRequest.ReportTprAccess))
+            return ExitTprAccess();
         _ = q.Check(VcpuRequest.Unblock) | q.Check(VcpuRequest.ScanIoapic) | q.Check(VcpuRequest.McClockInProgress);
         CollectSmi();
         if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | _smiPending)

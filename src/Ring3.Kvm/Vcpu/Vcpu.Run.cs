@@ -102,8 +102,8 @@ public sealed unsafe partial class Vcpu
         run->cr8 = Cr8;
         run->apic_base = ApicBase;
         run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || IsReadyForInjection() ? (byte)1 : (byte)0;
-        if (InSmm)
-            run->flags |= KVM_RUN_X86_SMM;
+        if ((_s->InSmm | _s->BusLockSeen) != 0)
+            AddRunFlags();
         _finishOnly = false;
         // What completing an exit has written.
         if (_s->DirtyLogCount != 0)
@@ -134,8 +134,8 @@ public sealed unsafe partial class Vcpu
             PrepareXen(xen);
         if (_eventsDirty)
             PrepareEvents();
-        if (_pvEoiGpa != 0)
-            PreparePvEoi();
+        if ((_pvEoiGpa | _vapicGpa) != 0)
+            PrepareApicPages();
         if (!Requests.TryEnterGuestMode())
         {
             CancelEntry();
@@ -161,8 +161,8 @@ public sealed unsafe partial class Vcpu
         Stats.exits++;
         if (_s->Inject.Valid != 0 || _exit->IdtVectoring.Valid != 0)
             KeepInjection();
-        if (_pvEoiPending)
-            FinishPvEoi();
+        if (_pvEoiPending | _vapicGpa != 0)
+            FinishApicPages();
         return Dispatch(reason);
     }
 
@@ -180,7 +180,7 @@ public sealed unsafe partial class Vcpu
         {
             case ExitReason.Request:
                 Stats.request_exits++;
-                return KeepRunning;
+                return _s->BusLockSeen != 0 ? ExitBusLock() : KeepRunning;
             case ExitReason.Io:
                 Stats.io_exits++;
                 return HandleIo();
@@ -244,6 +244,10 @@ public sealed unsafe partial class Vcpu
                 return ExitHostMemoryFailure(_exit->Host);
             case ExitReason.EmulationFailure:
                 return ExitEmulationFailure();
+            case ExitReason.BusLock:
+                return ExitBusLock();
+            case ExitReason.Notify:
+                return HandleNotify();
             default:
                 KvmRun->exit_reason = KVM_EXIT_INTERNAL_ERROR;
                 KvmRun->@internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;

@@ -48,6 +48,7 @@ public sealed unsafe partial class Vcpu
         Cpu.Reset(false);
         _apicBase = Irqchip.ApicBase.DefaultAddress | Irqchip.ApicBase.EN | (IsBootProcessor ? Irqchip.ApicBase.BSP : 0);
         SetDefaultCpuid();
+        ApplyExitPolicies();
     }
 
     public Vm Vm { get; }

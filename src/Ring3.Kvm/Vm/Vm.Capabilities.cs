@@ -19,6 +19,13 @@ public sealed unsafe partial class Vm
     /// <summary>Hypercalls that can go to the client: KVM_HC_MAP_GPA_RANGE.</summary>
     internal const uint SupportedHypercallExits = 1u << 12;
 
+    /// <summary>Bus locks of the guest leave KVM_RUN (KVM_CAP_X86_BUS_LOCK_EXIT with KVM_BUS_LOCK_DETECTION_EXIT).</summary>
+    public bool BusLockExits { get; private set; }
+    /// <summary>KVM_X86_NOTIFY_VMEXIT_* that the client set.</summary>
+    public uint NotifyFlags { get; private set; }
+    /// <summary>Ticks of the host's TSC without a window for events after which a vCPU leaves the guest, with <see cref="NotifyFlags"/>.</summary>
+    public uint NotifyWindow { get; private set; }
+
     /// <summary>Bits are numbers of hypercalls that go to the client (KVM_CAP_EXIT_HYPERCALL).</summary>
     public uint HypercallExits { get; private set; }
     /// <summary>MMIO by instructions that KVM's emulator does not have goes to the client as KVM_INTERNAL_ERROR_EMULATION; otherwise it is carried out.</summary>
@@ -74,6 +81,32 @@ public sealed unsafe partial class Vm
         return 0;
     }
 
+    /// <summary>KVM_CAP_X86_BUS_LOCK_EXIT: the two modes exclude each other.</summary>
+    private int SetBusLockDetection(ulong modes)
+    {
+        if ((modes & ~(ulong)(KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT)) != 0 || modes == (KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT))
+            return -Errno.EINVAL;
+        BusLockExits = (modes & KVM_BUS_LOCK_DETECTION_EXIT) != 0;
+        foreach (Vcpu v in Vcpus)
+            v.ApplyExitPolicies();
+        return 0;
+    }
+
+    /// <summary>KVM_CAP_X86_NOTIFY_VMEXIT: flags in bits 31:0, window in bits 63:32; before the first vCPU.</summary>
+    private int SetNotifyWindow(ulong argument)
+    {
+        uint flags = (uint)argument;
+        if ((flags & ~(KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER)) != 0 || (flags & KVM_X86_NOTIFY_VMEXIT_ENABLED) == 0)
+            return -Errno.EINVAL;
+        lock (_lock)
+        {
+            if (_vcpus.Length != 0)
+                return -Errno.EINVAL;
+            (NotifyFlags, NotifyWindow) = (flags, (uint)(argument >> 32));
+        }
+        return 0;
+    }
+
     /// <summary>KVM_ENABLE_CAP on the VM: 0 or -EINVAL.</summary>
     public int EnableCap(in kvm_enable_cap cap)
     {
@@ -122,7 +155,13 @@ public sealed unsafe partial class Vm
                 if ((arg & ~1UL) != 0)
                     return -Errno.EINVAL;
                 ExitsOnEmulationFailure = arg != 0;
+                foreach (Vcpu v in Vcpus)
+                    v.ApplyExitPolicies();
                 return 0;
+            case KVM_CAP_X86_BUS_LOCK_EXIT:
+                return SetBusLockDetection(arg);
+            case KVM_CAP_X86_NOTIFY_VMEXIT:
+                return SetNotifyWindow(arg);
             case KVM_CAP_MSR_PLATFORM_INFO:
                 PlatformInfoReadable = arg != 0;
                 return 0;
