@@ -2,6 +2,8 @@ using Ring3.Bench;
 
 switch (args.FirstOrDefault())
 {
+    case "age":
+        return AgeBench.Run();
     case "cpu":
         return CpuBench.Run(args[1..]);
     case "exit":
@@ -9,6 +11,6 @@ switch (args.FirstOrDefault())
     case "xen":
         return XenBench.Run();
     default:
-        Console.Error.WriteLine("usage: Ring3.Bench cpu [KERNEL...] | exit | xen");
+        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | exit | xen");
         return 2;
 }
