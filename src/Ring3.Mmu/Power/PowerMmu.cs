@@ -22,12 +22,14 @@ internal sealed unsafe class PowerMmu : IDisposable
     private ulong _entry;
 
     public readonly MmuLock Lock = new();
-    public readonly RadixTables Tables = new();
+    public readonly RadixTables Tables;
 
     /// <param name="pages">Guest pages of 64 KiB.</param>
     /// <param name="flush">On return no processor uses a translation, or is inside a walk, that began before the call. mmu_lock may be held.</param>
-    public PowerMmu(ulong pages, Action flush)
+    /// <param name="tables">For checks: where radix tables come from.</param>
+    public PowerMmu(ulong pages, Action flush, RadixTables? tables = null)
     {
+        Tables = tables ?? new RadixTables();
         (_pages, _flush, _dirty) = (pages, flush, new ulong[(pages + 63) / 64]);
         _entry = PartitionEntry.Radix(Tables.Allocate(RadixFormat.RootLevel)).Value;
     }
@@ -70,7 +72,7 @@ internal sealed unsafe class PowerMmu : IDisposable
     {
         ulong table = Tables.Allocate(it.Level - 1);
         if (Interlocked.CompareExchange(ref *it.Sptep, RadixFormat.MakeTable(table, it.Level), it.OldSpte) != it.OldSpte)
-            Tables.Free(table);
+            Tables.Free(table, it.Level - 1);
         it.Refresh();
     }
 

@@ -8,6 +8,9 @@ internal sealed unsafe class RadixTables
 {
     private int _allocated;
 
+    /// <summary>For checks: takes over a table of a size in bytes that would be freed.</summary>
+    public Action<ulong, nuint>? Keep { get; init; }
+
     public int Allocated => Volatile.Read(ref _allocated);
 
     /// <summary>A zeroed table of a level.</summary>
@@ -20,9 +23,12 @@ internal sealed unsafe class RadixTables
         return (ulong)table;
     }
 
-    public void Free(ulong table)
+    public void Free(ulong table, int level)
     {
-        NativeMemory.AlignedFree((void*)table);
+        if (Keep is null)
+            NativeMemory.AlignedFree((void*)table);
+        else
+            Keep(table, (nuint)8 << RadixFormat.IndexBits(level));
         Interlocked.Decrement(ref _allocated);
     }
 
@@ -33,6 +39,6 @@ internal sealed unsafe class RadixTables
             foreach (ulong entry in new ReadOnlySpan<ulong>((void*)table, 1 << RadixFormat.IndexBits(level)))
                 if (RadixFormat.IsPresent(entry) && !RadixFormat.IsLeaf(entry, level))
                     FreeTree(RadixFormat.TableAddress(entry), level - 1);
-        Free(table);
+        Free(table, level);
     }
 }
