@@ -120,10 +120,14 @@ public sealed class MmuNotifier
         return true;
     }
 
+    /// <summary>Hears of every change that is complete, before faults may look again: what a checked VM compares translations with.</summary>
+    public Action<ulong, ulong>? Ended { get; set; }
+
     /// <summary>The change announced by a start that returned true is complete.</summary>
     public void InvalidateRangeEnd(ulong start, ulong end)
     {
         _slots.MmuLock.EnterWrite();
+        Ended?.Invoke(start, end);
         // A fault that noted the old sequence may have looked at the old memory: the new sequence makes it retry after the in-progress count has dropped.
         Volatile.Write(ref _seq, _seq + 1);
         // PAIRS-WITH: NeedsRetry (reads in-progress first, then the sequence).

@@ -30,6 +30,7 @@ public sealed unsafe partial class TdpMmu
             ZapRoot(root, mayYield);
             root.Zapped = true;
             Interlocked.Increment(ref _rootsZapped);
+            Interlocked.Increment(ref _flushesElided);
             // After the zap: until here the root has to stay reachable for notifiers.
             PutRootLocked(root);
             Lock.ExitRead();

@@ -62,7 +62,16 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
     public bool RangeFlushes { get; set; } = true;
 
     /// <summary>Checked mode; null: off.</summary>
-    public TlbJournal? Journal { get; init; }
+    public TlbJournal? Journal
+    {
+        get;
+        init
+        {
+            field = value;
+            if (value is not null)
+                Slots.Notifier.Ended = value.HostReturned;
+        }
+    }
 
     private MmuLock Lock => Slots.MmuLock;
 

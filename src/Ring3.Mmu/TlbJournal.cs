@@ -23,9 +23,9 @@ public sealed unsafe class TlbJournal
     public ulong Settled => Volatile.Read(ref _settled);
 
     /// <summary>Test hook: sites (bit = number) whose flush is left out.</summary>
-    internal uint SuppressedSites { get; set; }
+    public uint SuppressedSites { get; set; }
 
-    internal bool Suppresses(FlushSite site) => (SuppressedSites >> (int)site & 1) != 0;
+    public bool Suppresses(FlushSite site) => (SuppressedSites >> (int)site & 1) != 0;
 
     /// <summary>A change that is visible in the tables. The batch settles it.</summary>
     internal void Record(ref FlushBatch batch, ulong start, ulong end, int asId, SpteLoss loss)

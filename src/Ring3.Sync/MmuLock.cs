@@ -67,6 +67,16 @@ public sealed class MmuLock(string name = "mmu_lock")
         Track(true);
     }
 
+    /// <summary>Takes the write side if nobody holds either.</summary>
+    public bool TryEnterWrite()
+    {
+        CheckNotHeld();
+        if (Interlocked.CompareExchange(ref _state, Writer, 0) != 0)
+            return false;
+        Track(true);
+        return true;
+    }
+
     public void ExitWrite()
     {
         AssertHeldWrite();

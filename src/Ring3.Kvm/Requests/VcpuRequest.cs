@@ -56,6 +56,9 @@ public readonly record struct VcpuRequest(uint Value)
     /// <summary>Leave with KVM_EXIT_TPR_ACCESS.</summary>
     public static readonly VcpuRequest ReportTprAccess = new(ArchBase + 13 | WhenInGuest);
 
+    /// <summary>Flush what was derived from the guest frames in <see cref="TlbRangeQueue"/>.</summary>
+    public static readonly VcpuRequest TlbFlushRange = new(ArchBase + 13 | Wait | NoWakeup | ModeMask);
+
     /// <summary>Returns when each vCPU has been outside the guest at some time since the call; nothing is left for it to do.</summary>
     public static readonly VcpuRequest OutsideGuestMode = new(NoAction | Wait | NoWakeup | WhenInGuest | WhenExiting);
 

@@ -2,6 +2,7 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Host;
 using Ring3.Irqchip;
+using Ring3.Mmu;
 using static Ring3.Abi.KvmPara;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
@@ -111,7 +112,10 @@ public sealed unsafe partial class Vcpu
         }
         while (!Vm.Memory.CompareExchange(preempted, (byte)0, old, out byte seen) || seen != old);
         if ((old & KVM_VCPU_FLUSH_TLB) != 0)
-            Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        {
+            Stats.tlb_flush_paravirt++;
+            OweFlush(FlushSite.ParavirtFlush);
+        }
         long now = HostClock.MonotonicNs();
         if (now < _nextSchedStatNs || _schedStat is null)
             return;

@@ -5,8 +5,8 @@ using static Ring3.Abi.KvmApi;
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
 
-// The vCPU's answers to requests, and the translations they are mostly about.
-public sealed unsafe partial class Vcpu : IVcpuTlb
+// The vCPU's answers to requests.
+public sealed unsafe partial class Vcpu
 {
     /// <summary>Requests that would look at or change a state which is between two instructions.</summary>
     private static readonly VcpuRequest[] s_afterInstruction = [VcpuRequest.UserKick, VcpuRequest.TripleFault, VcpuRequest.IoapicEoiExit, VcpuRequest.ReportTprAccess, VcpuRequest.Event, VcpuRequest.Nmi, VcpuRequest.Smi];
@@ -34,15 +34,7 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
         if (q.Check(VcpuRequest.FreeObsoleteRoots))
             _mmu.FreeObsoleteRoots();
         HandleClockRequests();
-        if (q.Check(VcpuRequest.TlbFlush))
-        {
-            // Everything this flush covers, the narrower requests would flush again.
-            q.Clear(VcpuRequest.TlbFlushCurrent);
-            q.Clear(VcpuRequest.TlbFlushGuest);
-            FlushTlb();
-        }
-        if (q.Check(VcpuRequest.TlbFlushCurrent) | q.Check(VcpuRequest.TlbFlushGuest))
-            FlushTlb();
+        HandleFlushRequests();
         if (q.Check(VcpuRequest.TripleFault))
             return ExitShutdown();
         if (q.Check(VcpuRequest.IoapicEoiExit))
@@ -94,21 +86,5 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
         Stats.signal_exits++;
         KvmRun->exit_reason = KVM_EXIT_INTR;
         return -Errno.EINTR;
-    }
-
-    private void FlushTlb()
-    {
-        Stats.tlb_flush++;
-        for (uint asid = 1; asid <= Memory.MemorySlots.AddressSpaces; asid++)
-            Cpu.FlushAsid(asid);
-    }
-
-    /// <summary>One ASID for each address space, flushed whenever it gets a root: a freed root needs no flush of its own.</summary>
-    uint IVcpuTlb.AssignAsid(bool smm)
-    {
-        uint asid = smm ? 2u : 1;
-        Stats.tlb_flush++;
-        Cpu.FlushAsid(asid);
-        return asid;
     }
 }

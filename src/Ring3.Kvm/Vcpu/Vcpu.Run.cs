@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Cpu;
+using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
@@ -88,7 +89,7 @@ public sealed unsafe partial class Vcpu
     private void MoveToThread(int thread)
     {
         if (_lastThread != 0)
-            Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+            OweFlush(FlushSite.ThreadMove);
         _lastThread = thread;
         _s->PauseLoopWindow = Vm.Vcpus.Length > 1 && !Vm.PausesInGuest ? PauseLoopWindow : 0;
         OpenSchedStat();

@@ -33,6 +33,8 @@ public sealed unsafe partial class Vcpu
         Cpu = vm.Machine.CreateProcessor();
         _s = Cpu.State;
         _exit = Cpu.Exit;
+        if (vm.TlbReference is { } reference)
+            Cpu.CheckTranslations(reference);
         _ownsRunArea = runArea == null;
         KvmRun = (kvm_run*)(runArea != null ? runArea : HostMemory.Map((nuint)AreaBytes(vm)));
         _pioData = (byte*)KvmRun + 4096;

@@ -38,7 +38,9 @@ public sealed unsafe partial class Vm : IDisposable
         Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected, DirtyTracking = options.DirtyTracking };
         Memory = new GuestMemory(Slots);
         _work = new WorkQueue("ring3-vm") { Failed = e => BugOn(true, e.Message) };
-        Mmu = new TdpMmu(Slots, this, _work) { SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit };
+        Mmu = new TdpMmu(Slots, this, _work) { Journal = NewJournal(options), SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit };
+        if (Mmu.Journal is { } journal)
+            _tlbJudge = new TlbJudge(this, journal);
         Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
         Ports = new PortBus();
         MmioDevices = new MmioBus();
@@ -76,6 +78,7 @@ public sealed unsafe partial class Vm : IDisposable
         }
         MmuStats m = Mmu.GetStats();
         (s.pages_4k, s.pages_2m, s.pages_1g) = ((long)m.Pages4K, (long)m.Pages2M, (long)m.Pages1G);
+        s.tlb_flush_elided = (long)m.TlbFlushesElided;
         (s.mmu_table_pages, s.mmu_roots_zapped) = ((long)m.TablePages, (long)m.RootsZapped);
     }
 
@@ -175,14 +178,16 @@ public sealed unsafe partial class Vm : IDisposable
     public bool IsDead => Volatile.Read(ref _dead) != 0;
 
     /// <summary>What was found broken, when <see cref="IsDead"/>.</summary>
-    public string? BugMessage { get; private set; }
+    public string? BugMessage => _bugMessage;
+
+    private string? _bugMessage;
 
     /// <summary>KVM_BUG_ON: marks this VM dead and gets its vCPUs out of the guest. Nothing of other VMs is touched.</summary>
     public bool BugOn(bool condition, string what)
     {
         if (!condition)
             return false;
-        BugMessage ??= what;
+        Interlocked.CompareExchange(ref _bugMessage, what, null);
         if (Interlocked.Exchange(ref _dead, 1) != 0)
             return true;
         MakeAllRequest(VcpuRequest.VmDead);

@@ -22,4 +22,8 @@ public sealed record VmOptions
 
     /// <summary>Host threads other than vCPUs write guest memory without the accessors, so decoded code is verified again after each entry.</summary>
     public bool ExternalWriters { get; init; }
+
+    /// <summary>The TLB sanitizer: every use of a cached translation is compared with the nested tables and with the flushes that should have dropped it. A violation marks the VM dead with a report
+    /// (<see cref="Vm.BugMessage"/>). Some ten times slower. See docs/tlb.md.</summary>
+    public bool CheckTlb { get; init; }
 }
