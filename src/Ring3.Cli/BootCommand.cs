@@ -22,16 +22,18 @@ internal static class BootCommand
     private static readonly Option<TraceCategories> s_trace = new("--trace") { Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, all; comma-separated", HelpName = "CATEGORIES", CustomParser = ParseTrace };
     private static readonly Option<bool> s_xen = new("--xen") { Description = "be a Xen HVM guest's machine: event channels, PV timer and IPIs, console hvc0" };
     private static readonly Option<bool> s_xenFifo = new("--xen-fifo") { Description = "with --xen: offer FIFO event channels" };
+    private static readonly Option<string?> s_check = new("--check") { Description = "check the hypervisor while it runs: tlb (every use of a cached translation; some ten times slower)", HelpName = "tlb", CustomParser = ParseCheck };
     private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
     private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
 
     public static Command Build()
     {
+        s_check.CompletionSources.Add("tlb");
         s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "all");
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_trace, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -52,6 +54,7 @@ internal static class BootCommand
         Trace = r.GetValue(s_trace),
         Xen = r.GetValue(s_xen) || r.GetValue(s_xenFifo),
         XenFifo = r.GetValue(s_xenFifo),
+        CheckTlb = r.GetValue(s_check) is not null,
         Stats = r.GetValue(s_stats),
         Verbose = r.GetValue(s_verbose),
     };
@@ -96,6 +99,15 @@ internal static class BootCommand
             return p;
         r.AddError($"--protocol must be auto, linux64, linux32, linux16, pvh, multiboot or bootsector, not '{text}'");
         return default;
+    }
+
+    private static string? ParseCheck(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (text == "tlb")
+            return text;
+        r.AddError($"--check knows tlb, not '{text}'");
+        return null;
     }
 
     private static TraceCategories ParseTrace(ArgumentResult r)

@@ -23,6 +23,8 @@ public sealed record BootOptions
     public bool Xen { get; init; }
     /// <summary>With <see cref="Xen"/>: offer FIFO event channels.</summary>
     public bool XenFifo { get; init; }
+    /// <summary>Check every use of a cached translation (VmOptions.CheckTlb).</summary>
+    public bool CheckTlb { get; init; }
     public bool Stats { get; init; }
     public bool Verbose { get; init; }
     public TraceCategories Trace { get; init; }

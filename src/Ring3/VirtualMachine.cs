@@ -13,6 +13,9 @@ public sealed record VirtualMachineOptions
 
     /// <summary>Host threads write guest memory through pointers of their own, not through <see cref="VirtualMachine.Memory"/>: executed code is compared with memory again after each exit.</summary>
     public bool ExternalWriters { get; init; }
+
+    /// <summary>Check every use of a cached translation; a violation makes <see cref="VirtualCpu.Run"/> fail. Some ten times slower.</summary>
+    public bool CheckTlb { get; init; }
 }
 
 /// <summary>
@@ -47,7 +50,7 @@ public sealed class VirtualMachine : IDisposable
 
     private VirtualMachine(VirtualMachineOptions options)
     {
-        Vm = Vm.Create(new VmOptions { ExternalWriters = options.ExternalWriters });
+        Vm = Vm.Create(new VmOptions { ExternalWriters = options.ExternalWriters, CheckTlb = options.CheckTlb });
         if (!options.InterruptControllers)
             return;
         Ring3Exception.ThrowIfFailed(Vm.CreateIrqchip(), "create the interrupt controllers");
