@@ -16,7 +16,7 @@ internal unsafe struct FlushBatch(FlushSite site)
     /// <summary>Who changes.</summary>
     public readonly FlushSite Site = site;
     /// <summary>Some processor may still use what was removed.</summary>
-    public bool Needed;
+    public bool Needed { get; private set; }
     /// <summary>Entries were removed that no processor caches (MMIO).</summary>
     public bool Elided;
     /// <summary>Too much for ranges.</summary>

@@ -4,8 +4,8 @@ namespace Ring3.Mmu;
 public enum FlushSite : byte
 {
     None,
-    /// <summary>Dirty logging begins: a slot is write-protected.</summary>
-    WriteProtectSlot,
+    /// <summary>Dirty logging begins: what a slot maps is write-protected, or loses its Dirty bits.</summary>
+    TrackSlot,
     /// <summary>KVM_GET_DIRTY_LOG protects what it reports.</summary>
     GetDirtyLog,
     /// <summary>KVM_CLEAR_DIRTY_LOG protects what it clears.</summary>
@@ -28,6 +28,8 @@ public enum FlushSite : byte
     ParavirtFlush,
     /// <summary>A vCPU moves to another host thread.</summary>
     ThreadMove,
+    /// <summary>Aging by permissions, where the processor sets no Accessed bits.</summary>
+    AgeByPermission,
     Count,
 }
 

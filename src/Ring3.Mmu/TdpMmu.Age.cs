@@ -49,7 +49,7 @@ public sealed unsafe partial class TdpMmu
     /// </summary>
     public void TestClearYoungLocked(ulong start, ulong end, Span<ulong> bitmap, int asId = 0)
     {
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.AgeByPermission);
         Lock.EnterWrite();
         foreach (TdpRoot root in _roots)
         {
@@ -100,7 +100,7 @@ public sealed unsafe partial class TdpMmu
         {
             if (!TrySetSpteAtomic(ref it, Spte.MakeAged(it.OldSpte)))
                 continue;
-            batch.Needed = true;
+            Owe(ref batch, it.Gfn, it.EndGfn, it.Page->AsId, SpteLoss.Mapping);
             return true;
         }
         return false;
@@ -113,7 +113,7 @@ public sealed unsafe partial class TdpMmu
     private bool AgeLocked(in GfnRange range)
     {
         bool young = false;
-        FlushBatch batch = default;
+        var batch = new FlushBatch(FlushSite.AgeByPermission);
         Lock.EnterWrite();
         using (Rcu.Read())
         {

@@ -39,7 +39,7 @@ public sealed unsafe partial class TdpMmu
     /// </summary>
     private void TrackSlot(Memslot slot)
     {
-        var batch = new FlushBatch(FlushSite.WriteProtectSlot);
+        var batch = new FlushBatch(FlushSite.TrackSlot);
         Lock.EnterWrite();
         foreach (TdpRoot root in _roots)
         {
@@ -212,7 +212,7 @@ public sealed unsafe partial class TdpMmu
     /// <summary>Marks every page of a slot whose leaf has D, in all roots. D stays set until the mark is taken. Tables first, bitmap second: a zap harvests a table before it unlinks it.</summary>
     private void ScanDirtyBits(Memslot slot)
     {
-        FlushBatch none = default;
+        var none = new FlushBatch(FlushSite.None);
         Lock.EnterRead();
         Rcu.Enter();
         foreach (TdpRoot root in Volatile.Read(ref _roots))
