@@ -1,5 +1,3 @@
-using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics;
 using Ring3.Memory;
 using Ring3.Sync;
 
@@ -134,36 +132,9 @@ public sealed unsafe partial class TdpMmu
     /// <summary>The entries of a 4 KiB-level table that are present and have <paramref name="bit"/>, as 512 bits. False when there are none.</summary>
     private static bool CollectBits(ulong* table, ulong bit, ulong* bits)
     {
-        ulong wanted = Spte.Present | bit, any = 0;
-        if (!Vector256.IsHardwareAccelerated)
-            return CollectBitsScalar(table, wanted, bits);
-        Vector256<ulong> mask = Vector256.Create(wanted);
-        for (int word = 0; word < 8; word++)
-        {
-            ulong* p = table + word * 64;
-            ulong collected = 0;
-            for (int i = 0; i < 64; i += 16)
-                collected |= (ulong)(Matches(p + i, mask) | Matches(p + i + 4, mask) << 4 | Matches(p + i + 8, mask) << 8 | Matches(p + i + 12, mask) << 12) << i;
-            bits[word] = collected;
-            any |= collected;
-        }
-        return any != 0;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static uint Matches(ulong* p, Vector256<ulong> mask) => Vector256.Equals(Vector256.Load(p) & mask, mask).ExtractMostSignificantBits();
-
-    private static bool CollectBitsScalar(ulong* table, ulong wanted, ulong* bits)
-    {
         ulong any = 0;
         for (int word = 0; word < 8; word++)
-        {
-            ulong collected = 0;
-            for (int i = 0; i < 64; i++)
-                collected |= ((table[word * 64 + i] & wanted) == wanted ? 1UL : 0) << i;
-            bits[word] = collected;
-            any |= collected;
-        }
+            any |= bits[word] = EntryScan.Matching(table + word * EntryScan.Group, EntryScan.Group, Spte.Present | bit);
         return any != 0;
     }
 }

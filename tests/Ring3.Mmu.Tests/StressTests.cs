@@ -18,9 +18,9 @@ public unsafe class StressTests
     private const ulong BalloonGpa = 160 * M, BalloonSize = 4 * M;
 
 
-    private sealed class Run(int seed, RootZapPolicy policy, int milliseconds, bool ignoreFlushes)
+    private sealed class Run(int seed, RootZapPolicy policy, int milliseconds, bool ignoreFlushes, bool accessedBits = true)
     {
-        private readonly MmuFixture _f = new(3, policy);
+        private readonly MmuFixture _f = new(3, policy, accessedBits);
         private readonly ulong[] _shadow = new ulong[LoggedSize / P];
         private GuestRam _logged = null!, _huge = null!, _moved = null!, _balloon = null!;
         private GuestRam _replaced = null!, _spare = null!;
@@ -209,8 +209,9 @@ public unsafe class StressTests
             ulong[] bitmap = new ulong[64];
             while (!_stop)
             {
-                _f.Tdp.TestClearYoung(HugeGpa >> 12, (HugeGpa >> 12) + 2048, bitmap);
-                _f.Tdp.TestClearYoung(0, 256, bitmap);
+                _f.Tdp.HarvestYoung(HugeGpa >> 12, (HugeGpa >> 12) + 2048, bitmap);
+                _f.Tdp.HarvestYoung(HugeGpa >> 12, (HugeGpa >> 12) + 2048, bitmap, asId: 1);
+                _f.Tdp.HarvestYoung(0, 256, bitmap);
                 _f.Slots.Notifier.ClearYoung(_logged.Hva, _logged.Hva + LoggedSize);
                 _f.Tdp.HarvestDirty(BalloonGpa >> 12, (BalloonGpa >> 12) + 1024, bitmap);
                 Thread.Sleep(1);
@@ -234,13 +235,14 @@ public unsafe class StressTests
     }
 
     [Theory]
-    [InlineData(1, RootZapPolicy.Worker)]
-    [InlineData(2, RootZapPolicy.Worker)]
-    [InlineData(3, RootZapPolicy.Sync)]
-    [InlineData(4, RootZapPolicy.Inline)]
-    public void FaultsAgainstEverything(int seed, RootZapPolicy policy)
+    [InlineData(1, RootZapPolicy.Worker, true)]
+    [InlineData(2, RootZapPolicy.Worker, true)]
+    [InlineData(3, RootZapPolicy.Sync, true)]
+    [InlineData(4, RootZapPolicy.Inline, true)]
+    [InlineData(5, RootZapPolicy.Worker, false)]
+    public void FaultsAgainstEverything(int seed, RootZapPolicy policy, bool accessedBits)
     {
-        (string? failure, long accesses, MmuStats stats) = new Run(seed, policy, Milliseconds(2500), ignoreFlushes: false).Execute();
+        (string? failure, long accesses, MmuStats stats) = new Run(seed, policy, Milliseconds(2500), ignoreFlushes: false, accessedBits).Execute();
         Assert.Null(failure);
         Assert.True(accesses > 1000 && stats.RootsZapped > 3, $"{accesses} accesses, {stats.RootsZapped} roots zapped");
     }
