@@ -25,6 +25,9 @@ public static unsafe class HostClock
     /// <summary>CLOCK_REALTIME.</summary>
     public static long RealtimeNs() => Get(0);
 
+    /// <summary>CLOCK_THREAD_CPUTIME_ID: processor time of the calling thread.</summary>
+    public static long ThreadCpuNs() => Get(3);
+
     private static long Get(int clock)
     {
         long* ts = stackalloc long[2];

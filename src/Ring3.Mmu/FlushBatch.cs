@@ -27,6 +27,8 @@ internal unsafe struct FlushBatch(FlushSite site)
     public uint WriteProtected;
     /// <summary>Unlinked tables, to be freed after the flush and a grace period.</summary>
     public TablePage* Unlinked;
+    /// <summary>Last page of that list.</summary>
+    public TablePage* LastUnlinked;
     /// <summary>What has to be taken from the leaves of <see cref="Unlinked"/> once the flush is done.</summary>
     public TdpMmu.LeafState Wanted;
     /// <summary>In checked mode: the changes that the flush will declare over.</summary>
@@ -63,6 +65,8 @@ internal unsafe struct FlushBatch(FlushSite site)
     {
         page->State = TablePageState.Unlinked;
         page->Next = Unlinked;
+        if (Unlinked == null)
+            LastUnlinked = page;
         Unlinked = page;
     }
 }

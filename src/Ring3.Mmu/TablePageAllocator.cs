@@ -4,22 +4,30 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// Page-aligned, zeroed, unmanaged pages for nested tables, in chunks of 256 KiB aligned to their size: one page of records, 63 tables. Free tables are zero, so that allocation is a pop.
-/// A chunk whose pages are all free is unmapped, except one that is kept in reserve.
+/// Page-aligned, zeroed, unmanaged pages for nested tables, in chunks of 2 MiB aligned to their size: 8 pages of records, 504 tables. Free tables are zero, so that allocation is a pop.
+/// A chunk whose pages are all free is unmapped, except one that is kept in reserve. The first chunk is backed page by page; a VM that needs more gets huge pages from the host, where it has any.
 /// </summary>
 /// <remarks>SAFETY: (whole type) chunks are mapped here and unmapped only when none of their pages is allocated; addresses are derived by masking with the chunk size.</remarks>
 internal sealed unsafe class TablePageAllocator : IDisposable
 {
-    private const int TablesPerChunk = 63;
-    private const ulong ChunkBytes = 64 * 4096;
+    private const int PagesPerChunk = 512, FirstTable = PagesPerChunk * TablePage.Size / 4096;
+    internal const int TablesPerChunk = PagesPerChunk - FirstTable;
+    private const ulong ChunkBytes = PagesPerChunk * 4096;
     private const ulong ChunkMask = ~(ChunkBytes - 1);
+    /// <summary>Neighbouring free tables are given back to the host rather than cleared from this number on.</summary>
+    private const int DiscardRun = 16;
 
-    /// <summary>Lies over record 0, which describes the record page itself.</summary>
+    /// <summary>Lies over the first records, which describe the record pages themselves.</summary>
     private struct Chunk
     {
         public Chunk* Prev, Next;
         public TablePage* Free;
-        public int FreeCount;
+        /// <summary>Pages that nobody has except the reclaimer, and that are not zero yet. The reclaimer's alone, as <see cref="NextDirty"/>.</summary>
+        public TablePage* Dirty;
+        public Chunk* NextDirty;
+        /// <summary>Tables from this index on have never been used: zero, and their records too.</summary>
+        public int Fresh;
+        public int FreeCount, DirtyCount;
         /// <summary>On the list of chunks with free pages.</summary>
         public int Listed;
         public Chunk* AllNext;
@@ -50,16 +58,20 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         Chunk* c = _available;
         if (c == null)
         {
+            bool first = _all == null;
             _lock.Exit();
-            Chunk* fresh = MapChunk();
-            if (fresh == null)
+            Chunk* mapped = MapChunk(huge: !first);
+            if (mapped == null)
                 return null;
             _lock.Enter();
-            Add(fresh);
-            c = fresh;
+            Add(mapped);
+            c = mapped;
         }
         TablePage* page = c->Free;
-        c->Free = page->Next;
+        if (page != null)
+            c->Free = page->Next;
+        else
+            page = (TablePage*)c + c->Fresh++;
         if (c->FreeCount-- == TablesPerChunk)
             _emptyChunks--;
         if (c->FreeCount == 0)
@@ -71,20 +83,87 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         return page;
     }
 
-    /// <summary>Gives a table back. Nobody can reach it any more. Zeroes it unless the caller knows it is zero.</summary>
+    /// <summary>Gives one table back. Nobody can reach it any more. Zeroes it unless the caller knows it is zero.</summary>
     public void Free(TablePage* page, bool isZero = false)
     {
         if (!isZero)
             new Span<ulong>((void*)TableOf(page), 512).Clear();
         page->State = TablePageState.Free;
+        page->Next = null;
+        FreeZeroed((Chunk*)((ulong)page & ChunkMask), page, page, 1);
+    }
+
+    /// <summary>The first of two steps in which the reclaimer frees many pages: notes a page in its chunk. <paramref name="dirtyChunks"/> lists the chunks, for <see cref="FreeNoted"/>. One thread at a time.</summary>
+    public static void Note(TablePage* page, ref nint dirtyChunks)
+    {
         Chunk* c = (Chunk*)((ulong)page & ChunkMask);
+        if (c->Dirty == null)
+        {
+            c->NextDirty = (Chunk*)dirtyChunks;
+            dirtyChunks = (nint)c;
+        }
+        page->Next = c->Dirty;
+        c->Dirty = page;
+        c->DirtyCount++;
+    }
+
+    /// <summary>The second step, for one chunk of the list: a chunk without other pages goes back to the host as it is, and only what is left of others is cleared.</summary>
+    public void FreeNoted(ref nint dirtyChunks)
+    {
+        Chunk* c = (Chunk*)dirtyChunks;
+        dirtyChunks = (nint)c->NextDirty;
+        TablePage* list = c->Dirty;
+        int count = c->DirtyCount;
+        c->Dirty = null;
+        c->DirtyCount = 0;
+        _lock.Enter();
+        // The other pages of the chunk are free, and cannot be allocated while the lock is held.
+        if (c->FreeCount + count == TablesPerChunk && _emptyChunks > 0)
+        {
+            _allocated -= count;
+            Remove(c);
+            _lock.Exit();
+            HostMemory.Unmap(c, (nuint)ChunkBytes);
+            return;
+        }
+        _lock.Exit();
+        FreeZeroed(c, list, Clear(list), count);
+    }
+
+    /// <summary>Zeroes the tables of a list. Returns its last page.</summary>
+    private static TablePage* Clear(TablePage* list)
+    {
+        TablePage* last = list;
+        for (TablePage* run = list; run != null;)
+        {
+            // Pages that were allocated one after the other are neighbours, in either direction.
+            TablePage* low = run, high = run;
+            for (last = run, run = run->Next; run != null && (run == low - 1 || run == high + 1); last = run, run = run->Next)
+                if (run < low)
+                    low = run;
+                else
+                    high = run;
+            nuint bytes = (nuint)(high - low + 1) * 4096;
+            if (bytes >= DiscardRun * 4096)
+                HostMemory.Discard((void*)TableOf(low), bytes);
+            else
+                new Span<byte>((void*)TableOf(low), (int)bytes).Clear();
+            for (TablePage* page = low; page <= high; page++)
+                page->State = TablePageState.Free;
+        }
+        return last;
+    }
+
+    private void FreeZeroed(Chunk* c, TablePage* first, TablePage* last, int count)
+    {
         Chunk* unmap = null;
         _lock.Enter();
-        page->Next = c->Free;
-        c->Free = page;
-        _allocated--;
-        if (c->FreeCount++ == 0)
+        last->Next = c->Free;
+        c->Free = first;
+        _allocated -= count;
+        if (c->FreeCount == 0)
             List(c);
+        c->FreeCount += count;
         if (c->FreeCount == TablesPerChunk && _emptyChunks++ > 0)
         {
             _emptyChunks--;
@@ -101,7 +180,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     {
         _lock.Enter();
         for (Chunk* c = _all; c != null; c = c->AllNext)
-            for (int i = 1; i <= TablesPerChunk; i++)
+            for (int i = FirstTable; i < c->Fresh; i++)
             {
                 TablePage* page = (TablePage*)c + i;
                 if (page->State == TablePageState.Live && page->Level < byLevel.Length)
@@ -116,7 +195,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         int n = 0;
         _lock.Enter();
         for (Chunk* c = _all; c != null; c = c->AllNext)
-            for (int i = 1; i <= TablesPerChunk; i++)
+            for (int i = FirstTable; i < c->Fresh; i++)
                 if (((TablePage*)c + i)->State == state)
                     n++;
         _lock.Exit();
@@ -134,17 +213,12 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         _available = null;
     }
 
-    private static Chunk* MapChunk()
+    private static Chunk* MapChunk(bool huge)
     {
         Chunk* c;
-        try { c = (Chunk*)HostMemory.MapAligned((nuint)ChunkBytes, (nuint)ChunkBytes); }
+        try { c = (Chunk*)HostMemory.MapAligned((nuint)ChunkBytes, (nuint)ChunkBytes, huge); }
         catch (OutOfMemoryException) { return null; }
-        for (int i = TablesPerChunk; i >= 1; i--)
-        {
-            TablePage* page = (TablePage*)c + i;
-            page->Next = c->Free;
-            c->Free = page;
-        }
+        c->Fresh = FirstTable;
         c->FreeCount = TablesPerChunk;
         return c;
     }

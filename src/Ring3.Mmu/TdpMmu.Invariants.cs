@@ -11,8 +11,9 @@ public sealed unsafe partial class TdpMmu
     /// <summary>
     /// Checks, with mmu_lock held for write: every reachable table is live and counted right, every entry is well-formed, every leaf maps exactly what its slot says, nothing is frozen, and every live page is reachable.
     /// </summary>
+    /// <param name="quiet">No vCPU is running and no call is in progress: references must be exactly those that are accounted for.</param>
     /// <exception cref="InvalidOperationException">Names the first violation.</exception>
-    public void CheckInvariants()
+    public void CheckInvariants(bool quiet = false)
     {
         using var slots = Slots.SlotsLock.Enter();
         using var mmu = Lock.Write();
@@ -20,28 +21,37 @@ public sealed unsafe partial class TdpMmu
         int reachable = 0;
         foreach (TdpRoot root in _roots)
         {
-            Check(root.References > 0 || root.Zapped, $"{root}: no reference and not zapped");
+            Check(root.References > 0, $"{root}: no reference, and still listed");
             Check(!root.HasMmuReference || !root.Invalid, $"{root}: invalid but still referenced by the MMU");
             Check(!root.Zapped || root.Invalid, $"{root}: zapped but valid");
+            Check(HasItsZap(root), $"{root}: invalid, and nobody is going to zap it");
+            Check(root.Invalid || !root.ScheduledToZap && !root.Zapping, $"{root}: valid, and about to be zapped");
             if (!root.Zapped || root.References > 0)
                 reachable += CheckTable(root, root.Page, 0);
         }
         int live = Allocator.CountState(TablePageState.Live);
         Check(live == reachable, $"{live} live table pages, {reachable} reachable");
-        CheckReferences();
+        CheckReferences(quiet);
     }
 
-    private void CheckReferences()
+    /// <summary>Every root that is invalid has been zapped, or somebody will: true whenever mmu_lock can be taken.</summary>
+    private static bool HasItsZap(TdpRoot root) => !root.Invalid || root.Zapped || Volatile.Read(ref root.ScheduledToZap) || Volatile.Read(ref root.Zapping);
+
+    /// <summary>Whether every invalid root has its zap already. For a holder of mmu_lock.</summary>
+    internal bool ZapsAreScheduled => Array.TrueForAll(_roots, HasItsZap);
+
+    private void CheckReferences(bool quiet)
     {
         foreach (TdpRoot root in _roots)
         {
-            int expected = (root.HasMmuReference ? 1 : 0) + (root.ScheduledToZap ? 1 : 0);
+            int expected = (root.HasMmuReference ? 1 : 0) + (root.ScheduledToZap || root.Zapping ? 1 : 0);
             _vcpusLock.Enter();
             foreach (VcpuMmu vcpu in _vcpus)
                 expected += vcpu.Holds(root);
             _vcpusLock.Exit();
-            // A zap that runs, or a walk that has yielded, holds one more.
-            Check(root.References >= expected || root.Zapped, $"{root}: expected at least {expected} references");
+            // A walk that has let go of mmu_lock for a moment holds one more.
+            Check(root.References >= expected, $"{root}: expected at least {expected} references");
+            Check(!quiet || root.References == expected, $"{root}: expected {expected} references, one has leaked");
         }
     }
 

@@ -107,7 +107,11 @@ public sealed unsafe partial class TdpMmu
         foreach (TdpRoot root in _roots)
         {
             if (root.Invalid)
+            {
+                if (Defect == RootDefect.QueueTwice && root.TryGet() && !root.ScheduledToZap)
+                    ScheduleZap(root);
                 continue;
+            }
             if (!root.HasMmuReference)
             {
                 bool got = root.TryGet();
@@ -123,9 +127,11 @@ public sealed unsafe partial class TdpMmu
     private void ScheduleZap(TdpRoot root)
     {
         Lock.AssertHeld();
-        Debug.Assert(root.Invalid && !root.ScheduledToZap && !root.Zapped);
+        Debug.Assert(root.Invalid && (!root.ScheduledToZap && !root.Zapped || Defect != RootDefect.None));
+        if (Defect == RootDefect.QueueAfterUnlock && Lock.IsHeldForWrite)
+            return;
         Volatile.Write(ref root.ScheduledToZap, true);
-        if (ZapPolicy == RootZapPolicy.Worker || ZapPolicy == RootZapPolicy.Sync && !Slots.SlotsLock.IsHeldByMe)
+        if (ZapPolicy == RootZapPolicy.Worker)
             _queue.Queue(_zapper);
     }
 

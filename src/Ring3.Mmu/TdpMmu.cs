@@ -93,7 +93,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
                 HarvestTable(page, batch.Wanted);
         if (batch.WriteProtected != 0)
             Interlocked.Add(ref _writeProtected, batch.WriteProtected);
-        _pageReclaimer.Defer(batch.Unlinked);
+        _pageReclaimer.Defer(batch);
         batch = new FlushBatch(batch.Site);
     }
 

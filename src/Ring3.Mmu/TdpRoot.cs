@@ -23,8 +23,10 @@ public sealed unsafe class TdpRoot : RcuDeferred
     internal int References;
     /// <summary>Mappings are gone and no more can come.</summary>
     internal bool Zapped;
-    /// <summary>A zap is queued or runs; the reference it will drop is counted.</summary>
+    /// <summary>A zap is queued; the reference it will drop is counted.</summary>
     internal bool ScheduledToZap;
+    /// <summary>The zap has been taken up by a thread, which owns the reference now.</summary>
+    internal bool Zapping;
     /// <summary>One of the references is the MMU's own. Changed under mmu_lock-write.</summary>
     internal bool HasMmuReference = true;
     private int _invalid;

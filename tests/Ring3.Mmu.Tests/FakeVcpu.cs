@@ -196,6 +196,9 @@ internal sealed class FakeHost : IMmuHost
     /// <summary>Runs inside a flush, before any processor has been flushed.</summary>
     public Action? OnFlush { get; set; }
 
+    /// <summary>Runs inside the request to drop obsolete roots, under mmu_lock, before it has been sent.</summary>
+    public Action? OnObsolete { get; set; }
+
     public int Flushes => _flushes;
     public int ObsoleteRequests => _obsolete;
 
@@ -212,6 +215,7 @@ internal sealed class FakeHost : IMmuHost
     public void FreeObsoleteRoots()
     {
         Interlocked.Increment(ref _obsolete);
+        OnObsolete?.Invoke();
         All(FakeVcpu.RequestFreeObsoleteRoots);
     }
 

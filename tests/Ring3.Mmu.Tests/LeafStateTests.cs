@@ -71,6 +71,16 @@ public unsafe class LeafStateTests
     }
 
     [Fact]
+    public void Control_ZapThatDropsState_LosesDirtyBits()
+    {
+        (MmuFixture f, DirtyBitmap log, GuestRam _) = Logged();
+        using MmuFixture fixture = f;
+        f.Tdp.Defect = RootDefect.DropState;
+        f.Delete(1);
+        Assert.Equal(0UL, log.Count());
+    }
+
+    [Fact]
     public void DefunctRoot_KeepsDirtyBits()
     {
         (MmuFixture f, DirtyBitmap log, GuestRam _) = Logged();

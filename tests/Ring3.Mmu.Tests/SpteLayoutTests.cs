@@ -87,7 +87,7 @@ public class SpteLayoutTests
         {
             Assert.Equal(TablePage.Size, sizeof(TablePage));
             var pages = new List<nint>();
-            for (int i = 0; i < 200; i++)
+            for (int i = 0; i < 2000; i++)
             {
                 TablePage* page = allocator.Allocate();
                 ulong* table = TablePage.TableOf(page);
@@ -97,7 +97,7 @@ public class SpteLayoutTests
                 table[7] = 1;
                 pages.Add((nint)page);
             }
-            Assert.Equal(200, allocator.Allocated);
+            Assert.Equal(2000, allocator.Allocated);
             ulong reserved = allocator.ReservedBytes;
             foreach (nint page in pages)
                 allocator.Free((TablePage*)page);
@@ -107,5 +107,48 @@ public class SpteLayoutTests
             Assert.Equal(0UL, TablePage.TableOf(again)[7]);
             allocator.Free(again);
         }
+    }
+
+    /// <summary>Freeing in bulk: chunks that become empty go back to the host, what is freed in others is zero when it is allocated again, whatever the order and however many pages survive.</summary>
+    [Theory]
+    [InlineData(0, 1)]
+    [InlineData(1, 1)]
+    [InlineData(5, 3)]
+    [InlineData(40, 7)]
+    [InlineData(3, 400)]
+    public unsafe void TablePages_FreedInBulk(int seed, int keepEvery)
+    {
+        using var allocator = new TablePageAllocator();
+        var random = new Random(seed);
+        var pages = new List<nint>();
+        for (int i = 0; i < 5 * TablePageAllocator.TablesPerChunk; i++)
+        {
+            TablePage* page = allocator.Allocate();
+            TablePage.TableOf(page)[i % 512] = ulong.MaxValue;
+            pages.Add((nint)page);
+        }
+        ulong reserved = allocator.ReservedBytes;
+        var kept = pages.Where((_, i) => keepEvery > 1 && i % keepEvery == 0).ToList();
+        var freed = pages.Except(kept).ToArray();
+        if (seed % 2 == 1)
+            random.Shuffle(freed);
+        nint dirty = 0;
+        foreach (nint page in freed)
+            TablePageAllocator.Note((TablePage*)page, ref dirty);
+        while (dirty != 0)
+            allocator.FreeNoted(ref dirty);
+        Assert.Equal(kept.Count, allocator.Allocated);
+        // Chunks were filled one after the other: without survivors all but the reserve are gone, with a survivor in each none is.
+        Assert.Equal(keepEvery == 1 ? reserved / 5 : reserved, allocator.ReservedBytes);
+        foreach (nint page in kept)
+            Assert.True(new Span<ulong>(TablePage.TableOf((TablePage*)page), 512).IndexOf(ulong.MaxValue) >= 0);
+        for (int i = 0; i < freed.Length; i++)
+        {
+            TablePage* again = allocator.Allocate();
+            Assert.DoesNotContain((nint)again, kept);
+            Assert.True(new Span<ulong>(TablePage.TableOf(again), 512).IndexOfAnyExcept(0UL) < 0);
+        }
+        Assert.Equal(pages.Count, allocator.Allocated);
+        Assert.Equal(reserved, allocator.ReservedBytes);
     }
 }
