@@ -176,8 +176,10 @@ public sealed unsafe partial class TdpMmu
         Lock.ExitWrite();
         if (Defect == RootDefect.QueueAfterUnlock)
             foreach (TdpRoot root in obsolete)
-                if (!root.Zapped && !root.Zapping)
-                    (root.ScheduledToZap, _) = (true, _queue.Queue(_zapper));
+            {
+                Volatile.Write(ref root.ScheduledToZap, !root.Zapped && !root.Zapping);
+                _queue.Queue(_zapper);
+            }
         if (ZapPolicy != RootZapPolicy.Worker)
             ZapScheduledRoots(mayYield: ZapPolicy == RootZapPolicy.Sync);
         // Under mmu_lock-write every root was made invalid, so these are all that have to be waited for: others' zaps too, whichever thread does them.
