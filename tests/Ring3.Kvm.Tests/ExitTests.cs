@@ -236,4 +236,23 @@ public sealed unsafe class ExitTests
         Assert.Equal((0u, 2u), (ring->first, ring->last));
         Assert.Equal((0xd0000001UL, 1u, 2), (e[1].phys_addr, e[1].len, e[1].data[0]));
     }
+
+    [Fact]
+    public void SixteenBitCodeAbove64K_KeepsItsInstructionPointer()
+    {
+        using TestGuest g = new();
+        g.Cpu.GetSregs(out kvm_sregs s);
+        kvm_segment code = new() { limit = 0xffff_ffff, selector = 0x2000, @base = 0x20000, type = 11, present = 1, s = 1, g = 1 };
+        (s.cs, s.cr0, s.cr4, s.efer) = (code, 0x10, 0, 0);
+        Assert.Equal(0, g.Cpu.SetSregs(s));
+        // jmp far away with an operand of 32 bits, as firmware does behind an SMI; there cpuid, rdmsr (EFER) and in, which the hypervisor completes; out 0xf4, al.
+        g.LoadAt(0x20000 + 0x100, 0x66, 0xbd, 0x00, 0x00, 0x05, 0x00, 0x66, 0xff, 0xe5);
+        g.LoadAt(0x20000 + 0x50000, 0x0f, 0xa2, 0x66, 0xb9, 0x80, 0x00, 0x00, 0xc0, 0x0f, 0x32, 0xe4, 0x81, 0xe6, 0xf4);
+        g.Cpu.SetRegs(new kvm_regs { rip = 0x100, rsp = 0x8000, rflags = 2 });
+        Assert.Equal(KVM_EXIT_IO, g.Run());
+        Assert.Equal(0x81, g.Cpu.KvmRun->io.port);
+        *((byte*)g.Cpu.KvmRun + g.Cpu.KvmRun->io.data_offset) = 0x33;
+        Assert.Equal(0x33, g.RunToEnd());
+        Assert.Equal(0x5000eUL, g.Regs().rip);
+    }
 }

@@ -18,6 +18,27 @@ ovmf() {
     vm_end vm 60 0
 }
 
+# ovmf_smm: the build for secure boot, which keeps its variables and their flash behind system management mode.
+ovmf_smm() {
+    local code=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd
+    [ -e "$code" ] && [ -e "$vars" ] || skip "Debian package ovmf is not installed"
+    local firmware_cpu=host,host-phys-bits=off
+    cp "$vars" "$dir/vars.fd"; chmod 666 "$dir/vars.fd"
+    # shellcheck disable=SC2046
+    vm_start vm 600 -machine q35,smm=on $(cpu=$firmware_cpu accelerator) -m 256 -smp 2 -net none -global driver=cfi.pflash01,property=secure,value=on \
+        -drive "if=pflash,format=raw,unit=0,readonly=on,file=$code" -drive "if=pflash,format=raw,unit=1,file=$dir/vars.fd"
+    vm_expect vm 480 'Shell>'
+    # A variable goes through an SMI into the flash, and comes back.
+    vm_key vm $'set ring3 smm-works\r'
+    vm_expect vm 60 'Shell>'
+    vm_key vm $'set ring3\r'
+    vm_expect vm 60 '(=|:) *smm-works'
+    vm_key vm $'reset -s\r'
+    vm_end vm 60 0
+    cmp -s "$vars" "$dir/vars.fd" && fail "the firmware has written nothing to its flash"
+    return 0
+}
+
 # memtest: a whole pass over 64 MiB without an error; the screen, which memtest86+ copies to the serial port, counts the passes.
 memtest() {
     local image=/boot/memtest86+x64.bin

@@ -42,5 +42,6 @@ else
     slow gdb-linux stub_linux
     quick as-user unprivileged
     slow ovmf ovmf q35
+    slow ovmf-smm ovmf_smm
     slow memtest memtest
 fi

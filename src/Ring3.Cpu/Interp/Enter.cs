@@ -225,7 +225,7 @@ public sealed unsafe partial class LogicalProcessor
     private static void Retire(CpuState* c, int length)
     {
         ulong rip = c->Rip + (ulong)length;
-        c->Rip = c->BlockMode == BlockMode.Code64 ? rip : c->BlockMode == BlockMode.Code32 ? (uint)rip : (ushort)rip;
+        c->Rip = WrapRip(c, rip);
         c->InterruptShadow = 0;
         c->InstructionsRetired++;
         c->HostStepDone = c->HostSingleStep;

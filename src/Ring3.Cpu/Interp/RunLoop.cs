@@ -459,22 +459,25 @@ public sealed unsafe partial class LogicalProcessor
 
     taken:
         rip = (c->BlockRip + (ulong)op->Disp) & mask;
-        if (block->Taken == null)
+        // Read once: another processor that overwrites the code clears the link.
+        x = Volatile.Read(ref *(ulong*)&block->Taken);
+        if (x == 0)
         {
             _link = &block->Taken;
             goto find;
         }
-        block = block->Taken;
+        block = (Block*)x;
         goto follow;
 
     fall:
         rip = (c->BlockRip + op->Offset + op->Length) & mask;
-        if (block->Fall == null)
+        x = Volatile.Read(ref *(ulong*)&block->Fall);
+        if (x == 0)
         {
             _link = &block->Fall;
             goto find;
         }
-        block = block->Fall;
+        block = (Block*)x;
 
     follow:
         if (*(ulong*)&c->ExitRequest != 0)
