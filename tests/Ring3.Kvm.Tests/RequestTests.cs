@@ -5,6 +5,15 @@ namespace Ring3.Kvm.Tests;
 /// <summary>The protocol between vCPU and requester, without a processor: the test thread plays the guest by polling the exit word.</summary>
 public sealed unsafe class RequestTests : IDisposable
 {
+    [Fact]
+    public void RequestNumbers_AreUnique()
+    {
+        var numbers = typeof(VcpuRequest).GetFields(System.Reflection.BindingFlags.Public | System.Reflection.BindingFlags.Static).Where(f => f.FieldType == typeof(VcpuRequest)).Select(f => (VcpuRequest)f.GetValue(null)!)
+            .Where(r => !r.Has(VcpuRequest.NoAction)).Select(r => r.Number).ToList();
+        Assert.True(numbers.Count > 10);
+        Assert.Equal(numbers.Count, numbers.Distinct().Count());
+    }
+
     private readonly int* _exit = (int*)HostMemory.Map(4096);
     private readonly VcpuRequests _q;
 

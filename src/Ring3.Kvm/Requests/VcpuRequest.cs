@@ -54,7 +54,7 @@ public readonly record struct VcpuRequest(uint Value)
     public static readonly VcpuRequest McClockInProgress = new(ArchBase + 11 | Wait | NoWakeup | ModeMask);
     public static readonly VcpuRequest IoapicEoiExit = new(ArchBase + 12 | WhenInGuest);
     /// <summary>Leave with KVM_EXIT_TPR_ACCESS.</summary>
-    public static readonly VcpuRequest ReportTprAccess = new(ArchBase + 13 | WhenInGuest);
+    public static readonly VcpuRequest ReportTprAccess = new(ArchBase + 14 | WhenInGuest);
 
     /// <summary>Flush what was derived from the guest frames in <see cref="TlbRangeQueue"/>.</summary>
     public static readonly VcpuRequest TlbFlushRange = new(ArchBase + 13 | Wait | NoWakeup | ModeMask);
