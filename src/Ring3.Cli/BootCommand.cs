@@ -13,7 +13,7 @@ internal static class BootCommand
     private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
     private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
     private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
-    private static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = ParseSize };
+    private static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory") };
     private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
     private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
     private static readonly Option<ulong?> s_seed = new("--seed") { Description = "make the guest's random seed repeatable, and its kernel's address fixed", HelpName = "NUMBER", CustomParser = ParseSeed };
@@ -23,6 +23,9 @@ internal static class BootCommand
     private static readonly Option<bool> s_xen = new("--xen") { Description = "be a Xen HVM guest's machine: event channels, PV timer and IPIs, console hvc0" };
     private static readonly Option<bool> s_xenFifo = new("--xen-fifo") { Description = "with --xen: offer FIFO event channels" };
     private static readonly Option<string?> s_check = new("--check") { Description = "check the hypervisor while it runs: tlb (every use of a cached translation; some ten times slower)", HelpName = "tlb", CustomParser = ParseCheck };
+    private static readonly Option<ulong?> s_resident = new("--resident") { Description = "keep at most SIZE of guest RAM in host memory; colder pages go to a file", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--resident") };
+    private static readonly Option<string?> s_residentDir = new("--resident-dir") { Description = "where that file is made (default: /var/tmp)", HelpName = "DIR" };
+    private static readonly Option<string?> s_heatmap = new("--heatmap") { Description = "write a picture of the working set over time (PNG)", HelpName = "FILE" };
     private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
     private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
 
@@ -33,7 +36,7 @@ internal static class BootCommand
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -55,6 +58,9 @@ internal static class BootCommand
         Xen = r.GetValue(s_xen) || r.GetValue(s_xenFifo),
         XenFifo = r.GetValue(s_xenFifo),
         CheckTlb = r.GetValue(s_check) is not null,
+        ResidentBytes = r.GetValue(s_resident),
+        ResidentDirectory = r.GetValue(s_residentDir),
+        Heatmap = r.GetValue(s_heatmap),
         Stats = r.GetValue(s_stats),
         Verbose = r.GetValue(s_verbose),
     };
@@ -77,7 +83,7 @@ internal static class BootCommand
         return null;
     }
 
-    private static ulong? ParseSize(ArgumentResult r)
+    private static ulong? ParseSize(ArgumentResult r, string option)
     {
         string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
         int shift = text.Length == 0 ? 0 : char.ToUpperInvariant(text[^1]) switch { 'K' => 10, 'M' => 20, 'G' => 30, _ => 0 };
@@ -88,7 +94,7 @@ internal static class BootCommand
             if (bytes is >= 1 << 20 and <= 1UL << 40)
                 return bytes;
         }
-        r.AddError($"--memory must be a size between 1M and 1024G, such as 512M, not '{text}'");
+        r.AddError($"{option} must be a size between 1M and 1024G, such as 512M, not '{text}'");
         return 0;
     }
 

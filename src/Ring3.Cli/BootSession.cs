@@ -47,6 +47,7 @@ internal static class BootSession
         error.Dispose();
         if (options.Stats)
             machine.WriteStats(Console.Error);
+        machine.WriteHeatmap();
         return Status(result, options, tail);
     }
 

@@ -29,7 +29,7 @@ internal sealed unsafe class StatsObject : KvmObject
     public override ObjectKind Kind => ObjectKind.Stats;
     public override string Name => _name;
 
-    public static int ForVm(VmObject vm, out NewFd fd) => Create(vm, vm.Vm, $"{vm.Name}.stats", $"kvm-{Environment.ProcessId}", "kvm-vm-stats", VmStats.Descriptors, static v => _ = v.Stats, out fd);
+    public static int ForVm(VmObject vm, out NewFd fd) => Create(vm, vm.Vm, $"{vm.Name}.stats", $"kvm-{Environment.ProcessId}", "kvm-vm-stats", VmStats.All, static v => _ = v.Stats, out fd);
 
     public static int ForVcpu(VmObject vm, Vcpu vcpu, out NewFd fd) =>
         Create(vm, vcpu, $"{vm.Name}.cpu{vcpu.Id}.stats", $"kvm-{Environment.ProcessId}/vcpu-{vcpu.Id}", $"kvm-vcpu-stats:{vcpu.Id}", VcpuStats.Descriptors, static _ => { }, out fd);

@@ -25,6 +25,12 @@ public sealed record BootOptions
     public bool XenFifo { get; init; }
     /// <summary>Check every use of a cached translation (VmOptions.CheckTlb).</summary>
     public bool CheckTlb { get; init; }
+    /// <summary>Resident limit in bytes; null: none.</summary>
+    public ulong? ResidentBytes { get; init; }
+    /// <summary>Directory for evicted pages; null: one for temporary files.</summary>
+    public string? ResidentDirectory { get; init; }
+    /// <summary>File for a picture of the working set over time.</summary>
+    public string? Heatmap { get; init; }
     public bool Stats { get; init; }
     public bool Verbose { get; init; }
     public TraceCategories Trace { get; init; }

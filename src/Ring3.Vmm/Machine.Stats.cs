@@ -24,6 +24,11 @@ public sealed partial class Machine
             if (f.GetValue(_vm.Stats) is long value and not 0)
                 output.WriteLine($"stat {f.Name,-32} {value}");
         }
+        foreach (StatDescriptor<Vm> d in _resident is null ? [] : Kvm.Reclaim.WorkingSetStats.Descriptors)
+        {
+            if (d.Read(_vm, 0) is ulong value and not 0)
+                output.WriteLine($"stat {d.Name,-32} {value}");
+        }
         ulong instructions = 0;
         foreach (Vcpu v in _vcpus)
             instructions += v.InstructionsRetired;

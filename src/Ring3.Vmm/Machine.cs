@@ -52,6 +52,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         _vcpus = new Vcpu[options.Cpus];
         for (int i = 0; i < options.Cpus; i++)
             _vcpus[i] = CreateVcpu(i);
+        LimitResident();
         if (options.Xen)
             _xen = new Xen.XenPlatform(_vm, _vcpus, this, Ram.Bytes, options.XenFifo);
     }
@@ -96,6 +97,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
     /// <summary>Runs the machine on one thread per processor until it ends.</summary>
     public MachineResult Run()
     {
+        // The loader has written through pointers.
+        _resident?.CatchUp();
         _startNs = HostClock.MonotonicNs();
         var threads = new Thread[_vcpus.Length];
         for (int i = 0; i < threads.Length; i++)

@@ -103,7 +103,7 @@ internal static unsafe class Tracer
     {
         var text = new StringBuilder();
         _ = o.Vm.Stats;
-        foreach (StatDescriptor<Vm> d in VmStats.Descriptors.Concat(VmStats.Own))
+        foreach (StatDescriptor<Vm> d in VmStats.All)
             Line(text, o.Name, d.Name, d.Read(o.Vm, 0));
         foreach (Vcpu v in o.Vm.Vcpus)
             foreach ((string name, ulong value) in VcpuStats.All(v))

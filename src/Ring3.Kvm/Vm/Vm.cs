@@ -76,6 +76,7 @@ public sealed unsafe partial class Vm : IDisposable
             s.request_waits += c.Waits;
             s.wakeups += c.Wakeups;
         }
+        s.WorkingSet = Resident?.Measure();
         MmuStats m = Mmu.GetStats();
         (s.pages_4k, s.pages_2m, s.pages_1g) = ((long)m.Pages4K, (long)m.Pages2M, (long)m.Pages1G);
         s.tlb_flush_elided = (long)m.TlbFlushesElided;

@@ -14,6 +14,14 @@ public sealed class VmStats
     /// <summary>Mapped pages by size; table pages in use; roots zapped; mappings split because they were executed (never done here).</summary>
     public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits;
 
+    /// <summary>The working set when the gauges were last brought up to date; null without a resident limit.</summary>
+    public Reclaim.WorkingSet? WorkingSet { get; internal set; }
+
+    /// <summary>What KVM_GET_STATS_FD shows: KVM's statistics, then Ring3's.</summary>
+    public static IReadOnlyList<StatDescriptor<Vm>> All => s_all ??= [.. Descriptors, .. Own, .. Reclaim.WorkingSetStats.Descriptors];
+
+    private static IReadOnlyList<StatDescriptor<Vm>>? s_all;
+
     /// <summary>KVM's statistics of a VM, in KVM's order. Shadow paging's are zero: there is none. Read after <see cref="Vm.Stats"/> has brought the gauges up to date.</summary>
     public static IReadOnlyList<StatDescriptor<Vm>> Descriptors { get; } =
     [

@@ -1,4 +1,5 @@
 using Ring3.Host;
+using Ring3.Memory;
 
 namespace Ring3.Vmm.Memory;
 
@@ -24,6 +25,9 @@ public sealed unsafe class MachineRam : IDisposable
 
     /// <summary>Total RAM in bytes, as asked for (the video hole's 128 KiB are taken out of it).</summary>
     public ulong Bytes { get; }
+
+    /// <summary>The host memory of all regions, and of the video hole between the first two.</summary>
+    public HvaRange HostRange => new((ulong)Regions[0].Hva, (ulong)Regions[0].Hva + Bytes);
 
     /// <summary>End of RAM below the PCI hole.</summary>
     public ulong LowRamEnd { get; }
