@@ -19,14 +19,31 @@ public sealed unsafe partial class Vcpu
     /// <summary>
     /// KVM_RUN. Finishes the exit that the client has handled (data of IN, MMIO read, RDMSR), then runs the guest until the next exit.
     /// </summary>
-    /// <returns>0 with an exit in <see cref="KvmRun"/>; -EINTR after a kick or with immediate_exit set; -EIO when the VM is dead; -EFAULT when guest memory is not usable; -EBUSY when another thread runs the vCPU.</returns>
+    /// <returns>0 with an exit in <see cref="KvmRun"/>; -EINTR after a kick or with immediate_exit set; -EIO when the VM is dead or disposed of; -EFAULT when guest memory is not usable; -EBUSY when another thread runs the vCPU.</returns>
     public int Run()
     {
         if (Interlocked.CompareExchange(ref _running, 1, 0) != 0)
             return -Errno.EBUSY;
-        int r = RunExclusive();
-        Volatile.Write(ref _running, 0);
-        return r;
+        // PAIRS-WITH: Vm.StopVcpus (says that the VM is dead, then looks who runs).
+        try
+        {
+            return RunExclusive();
+        }
+        finally { Volatile.Write(ref _running, 0); }
+    }
+
+    /// <summary>Returns when no thread is inside <see cref="Run"/>. The VM is dead: whoever is inside is on the way out.</summary>
+    internal void WaitUntilStopped()
+    {
+        SpinWait spin = new();
+        while (Volatile.Read(ref _running) != 0)
+            spin.SpinOnce();
+    }
+
+    internal void RefuseIfRunByThisThread()
+    {
+        if (Volatile.Read(ref _running) != 0 && _lastThread == Environment.CurrentManagedThreadId)
+            throw new InvalidOperationException("a VM cannot be disposed of by the thread that runs one of its vCPUs");
     }
 
     /// <summary><see cref="Run"/> for callers that already keep all other threads out, as the ioctl's mutex does: a locked instruction less. Never -EBUSY.</summary>

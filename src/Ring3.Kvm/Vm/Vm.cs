@@ -197,6 +197,18 @@ public sealed unsafe partial class Vm : IDisposable
         return true;
     }
 
+    /// <summary>Gets every vCPU out of <see cref="Vcpu.Run"/>; the VM is dead, so none goes in again.</summary>
+    private void StopVcpus()
+    {
+        // PAIRS-WITH: Vcpu.Run (says that it runs, then looks whether the VM is dead).
+        Interlocked.MemoryBarrier();
+        MakeAllRequest(VcpuRequest.VmDead);
+        foreach (VcpuRequests r in AllRequests)
+            r.WakeUp();
+        foreach (Vcpu v in Vcpus)
+            v.WaitUntilStopped();
+    }
+
     // ---- Memory -----------------------------------------------------------------------------------------------------
 
     /// <summary>KVM_SET_USER_MEMORY_REGION. Flags: KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY. A size of 0 deletes the slot.</summary>
@@ -219,9 +231,14 @@ public sealed unsafe partial class Vm : IDisposable
         public void CodeWritten(nint hva, nuint length) => machine.CodeWritten((byte*)hva, length);
     }
 
-    /// <summary>Releases everything. No thread may be inside the VM's or its vCPUs' members.</summary>
+    /// <summary>
+    /// Releases everything. A vCPU that runs in <see cref="Vcpu.Run"/> on another thread is made to return -EIO, and waited for; so is every later Run. No other member of the VM and its vCPUs may be in use, or used afterwards.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">Called by a thread that is inside <see cref="Vcpu.Run"/> of this VM (an observer's callback): it would wait for itself. Nothing was released.</exception>
     public void Dispose()
     {
+        foreach (Vcpu v in Vcpus)
+            v.RefuseIfRunByThisThread();
         lock (_lock)
         {
             if (_disposed)
@@ -230,6 +247,7 @@ public sealed unsafe partial class Vm : IDisposable
             // A vCPU that is run by mistake afterwards is refused like that of a broken VM.
             Volatile.Write(ref _dead, 1);
         }
+        StopVcpus();
         Slots.Residency = null;
         Resident?.Stop();
         CloseEventfds();
