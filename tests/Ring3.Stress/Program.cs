@@ -1,0 +1,67 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace Ring3.Stress;
+
+/// <summary>
+/// Hostile guests against a busy host: several vCPUs flip page tables, CR3 and PCIDs at full speed while the host deletes and moves slots, moves memory under the guest, ages, logs writes and collects the logs. Runs in rounds of a few
+/// seconds, each with its own machine and settings, all from one seed. Fails on a violation of the TLB rules, a lost page or write, a write that no dirty log has, an inconsistent table, or memory that grows.
+/// </summary>
+internal static class Program
+{
+    private const string Usage = "usage: Ring3.Stress [--seconds N] [--seed S] [--round N] [--cpus N] [--check on|off|mixed] [--verbose]";
+
+    private static int Main(string[] args)
+    {
+        long seconds = 60, seed = 1, only = -1, cpus = 0;
+        string check = "mixed";
+        bool verbose = false;
+        for (int i = 0; i < args.Length; i++)
+        {
+            if (args[i] == "--verbose")
+            {
+                verbose = true;
+                continue;
+            }
+            if (++i == args.Length)
+                return Fail(Usage);
+            if (args[i - 1] == "--check" && args[i] is "on" or "off" or "mixed")
+                check = args[i];
+            else if (!long.TryParse(args[i], CultureInfo.InvariantCulture, out long value) || value < 0)
+                return Fail(Usage);
+            else
+                switch (args[i - 1])
+                {
+                    case "--seconds": seconds = value; break;
+                    case "--seed": seed = value; break;
+                    case "--round": only = value; break;
+                    case "--cpus" when value is > 0 and <= Layout.MaxCpus: cpus = value; break;
+                    default: return Fail(Usage);
+                }
+        }
+        var watch = Stopwatch.StartNew();
+        var growth = new GrowthWatch();
+        var total = new Tally();
+        long round = Math.Max(only, 0);
+        do
+        {
+            var settings = Settings.Of(seed, round, check, (int)cpus);
+            using var machine = new StressMachine(settings);
+            string? failure = machine.Run(Math.Min(settings.Seconds, Math.Max(2, seconds - watch.Elapsed.TotalSeconds)), total) ?? growth.Sample(settings);
+            if (verbose || failure is not null)
+                Console.WriteLine($"round {round}: {settings}; {machine.Summary}; resident {GrowthWatch.ResidentMiB()} MiB");
+            if (failure is not null)
+                return Fail($"FAIL seed {seed} round {round} ({settings}): {failure}\nrepeat: Ring3.Stress --seed {seed} --round {round} --seconds {settings.Seconds} --check {check}");
+            round++;
+        }
+        while (only < 0 && watch.Elapsed.TotalSeconds < seconds);
+        Console.WriteLine($"stress: seed {seed}, {(only < 0 ? round : 1)} rounds in {watch.Elapsed.TotalSeconds:F0} s; {total}; resident {GrowthWatch.ResidentMiB()} MiB; no violation, nothing lost");
+        return 0;
+    }
+
+    private static int Fail(string message)
+    {
+        Console.Error.WriteLine(message);
+        return message == Usage ? 2 : 1;
+    }
+}
