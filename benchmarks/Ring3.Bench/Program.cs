@@ -10,7 +10,9 @@ switch (args.FirstOrDefault())
         return ExitBench.Run();
     case "xen":
         return XenBench.Run();
+    case "requests":
+        return RequestsBench.Run();
     default:
-        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | exit | xen");
+        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | exit | xen | requests");
         return 2;
 }

@@ -21,7 +21,7 @@ public sealed partial class Machine
         }
         foreach (System.Reflection.FieldInfo f in typeof(VmStats).GetFields())
         {
-            if (f.GetValue(_vm.Stats) is long value and not 0)
+            if (!sums.ContainsKey(f.Name) && f.GetValue(_vm.Stats) is long value and not 0)
                 output.WriteLine($"stat {f.Name,-32} {value}");
         }
         foreach (StatDescriptor<Vm> d in _resident is null ? [] : Kvm.Reclaim.WorkingSetStats.Descriptors)

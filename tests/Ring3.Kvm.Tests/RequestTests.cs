@@ -65,7 +65,7 @@ public sealed unsafe class RequestTests : IDisposable
         Assert.Equal((VcpuMode.ExitingGuestMode, 1), (_q.Mode, *_exit));
         Assert.False(_q.Make(VcpuRequest.ClockUpdate));
         Assert.False(_q.Make(VcpuRequest.Event));
-        Assert.Equal((1L, 2L, 2L), (_q.Counters.Kicks, _q.Counters.Coalesced, _q.Counters.Requests));
+        Assert.Equal((1L, 2L, 3L), (_q.Counters.Kicks, _q.Counters.KicksElided, _q.Counters.Requests));
         _q.LeaveGuestMode();
         Assert.True(_q.Check(VcpuRequest.Event) && _q.Check(VcpuRequest.ClockUpdate));
     }

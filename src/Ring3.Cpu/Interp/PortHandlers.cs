@@ -159,12 +159,15 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>The INS of the last input exit; Length 0 for IN.</summary>
     internal Op InputOp;
 
-    /// <summary>Elements of the input that CompleteIo has stored before host memory was gone.</summary>
+    /// <summary>Elements of the input that CompleteIo has stored before it met an obstacle.</summary>
     private uint _inputDone;
 
+    /// <summary>Whether the input of the last <see cref="ExitReason.Io"/> exit goes to guest memory: <see cref="CompleteIo"/> then follows translations and nested tables as the guest does.</summary>
+    public bool InputGoesToMemory => InputOp.Length != 0;
+
     /// <summary>Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as zero.</summary>
-    /// <returns>False: host memory for the rest of the input is gone. To be called again with the same data, before the next entry.</returns>
-    public bool CompleteIo(ReadOnlySpan<byte> data)
+    /// <returns>Anything but Done: to be called again with the same data, before the next entry.</returns>
+    public InputResult CompleteIo(ReadOnlySpan<byte> data)
     {
         CpuState* c = State;
         int size = Exit->Size;
@@ -174,25 +177,26 @@ public sealed unsafe partial class LogicalProcessor
             data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
             SlowOperands.Set(c, 0, size, value);
             SkipInstruction();
-            return true;
+            return InputResult.Done;
         }
         FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
         faults->Inside = 1;
         try
         {
-            StoreInput(c, data, size);
+            return StoreInput(c, data, size);
         }
         catch (NullReferenceException) when (faults->Pending != 0)
         {
             faults->Pending = 0;
-            return false;
+            return InputResult.HostMemoryGone;
         }
         finally { faults->Inside = 0; }
-        return true;
     }
 
-    private void StoreInput(CpuState* c, ReadOnlySpan<byte> data, int size)
+    private InputResult StoreInput(CpuState* c, ReadOnlySpan<byte> data, int size)
     {
+        UpdateContext(c);
+        Exit->Reason = ExitReason.Io;
         Op op = InputOp;
         StringRun run = new(c, &op, size);
         ulong count = (op.Flags & (OpFlags.Rep | OpFlags.Repne)) != 0 ? c->Gpr[1] & run.Mask : 1;
@@ -202,12 +206,15 @@ public sealed unsafe partial class LogicalProcessor
             ulong value = 0;
             ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];
             rest[..Math.Min(rest.Length, size)].CopyTo(new Span<byte>(&value, 8));
-            if (!run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to))
-                break;
-            byte* target = WritePtr(c, to, size);
-            // Ins checked the destination; it is gone only when the owner unmapped it meanwhile, and then the input has nowhere to go.
+            byte* target = run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to) ? WritePtr(c, to, size) : null;
             if (target == null)
+            {
+                c->ExitPending = 0;
+                if (Exit->Reason == ExitReason.NestedFault)
+                    return InputResult.NestedFault;
+                // Ins checked the destination; the guest or the owner has taken it away meanwhile, and then the input has nowhere to go.
                 break;
+            }
             SlowOperands.Store(target, size, value);
             _ = EndWrite(c, target, to, size);
             run.Advance(c, 7, 1);
@@ -217,5 +224,16 @@ public sealed unsafe partial class LogicalProcessor
         c->ExitPending = 0;
         if (count == 0)
             SkipInstruction();
+        return InputResult.Done;
     }
+}
+
+/// <summary>How far <see cref="LogicalProcessor.CompleteIo"/> came.</summary>
+public enum InputResult
+{
+    Done,
+    /// <summary>Host memory for the rest of the input is gone.</summary>
+    HostMemoryGone,
+    /// <summary>The nested tables do not map the destination: Exit.Gpa and Exit.Access say what is missing, as for an exit of that kind.</summary>
+    NestedFault,
 }

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
 using Ring3.Host;
 
 namespace Ring3.Kvm;
@@ -13,7 +14,7 @@ namespace Ring3.Kvm;
 /// <remarks>SAFETY: the block lies in a pinned array that lives as long as this object, so a late kick by a client that has disposed of its VM touches nothing else.</remarks>
 public sealed unsafe class VcpuRequests
 {
-    [StructLayout(LayoutKind.Explicit, Size = 128)]
+    [StructLayout(LayoutKind.Explicit, Size = 192)]
     private struct Block
     {
         // Line 1: written by the vCPU at every entry and exit, by requesters when they want something.
@@ -25,12 +26,16 @@ public sealed unsafe class VcpuRequests
         // Line 2: sleeping.
         [FieldOffset(64)] public int Blocked;
         [FieldOffset(68)] public int WakeSequence;
+        // Line 3: counters, written by requesters.
+        [FieldOffset(128)] public RequestCounters Counters;
     }
 
     private readonly byte[] _memory;
     private readonly Block* _b;
     private readonly int* _exitRequest;
-    private long _requestsMade, _kicksSent, _kicksCoalesced, _waits, _wakeups;
+
+    /// <summary>Looks at the exit sequence before a waiter sleeps: 20 to 50 us, the price of falling asleep and being woken.</summary>
+    private static readonly int s_looks = Environment.ProcessorCount > 1 ? 1000 : 0;
 
     /// <summary>Word that the running processor polls.</summary>
     public VcpuRequests(int* exitRequest)
@@ -45,9 +50,11 @@ public sealed unsafe class VcpuRequests
     public bool IsBlocked => Volatile.Read(ref _b->Blocked) != 0;
     internal ulong PendingBits => Volatile.Read(ref _b->Requests);
 
-    /// <summary>Requests that set a bit; kicks sent to a running vCPU; kicks that an earlier one made unnecessary; waits that had to wait; wake-ups of a halted vCPU.</summary>
-    public (long Requests, long Kicks, long Coalesced, long Waits, long Wakeups) Counters =>
-        (Interlocked.Read(ref _requestsMade), Interlocked.Read(ref _kicksSent), Interlocked.Read(ref _kicksCoalesced), Interlocked.Read(ref _waits), Interlocked.Read(ref _wakeups));
+    /// <summary>What was asked of this vCPU so far. Read without stopping anybody: the sums may be one request apart.</summary>
+    public RequestCounters Counters => _b->Counters;
+
+    /// <summary>Times the vCPU has left guest mode, modulo 2^32.</summary>
+    public uint Exits => (uint)Volatile.Read(ref _b->ExitSequence);
 
     // ---- The vCPU's side -------------------------------------------------------------------------------------------
 
@@ -83,6 +90,9 @@ public sealed unsafe class VcpuRequests
         Interlocked.Exchange(ref _b->Mode, (int)VcpuMode.ReadingShadowPageTables);
 
     public bool Test(VcpuRequest request) => (Volatile.Read(ref _b->Requests) & request.Bit) != 0;
+
+    /// <summary>Whether any of the requests with these <see cref="VcpuRequest.Bit"/>s is pending.</summary>
+    internal bool TestAny(ulong bits) => (Volatile.Read(ref _b->Requests) & bits) != 0;
 
     /// <summary>Takes a request: true once for each time it was made (coalesced while pending). What the requester wrote before is visible after.</summary>
     public bool Check(VcpuRequest request)
@@ -128,7 +138,7 @@ public sealed unsafe class VcpuRequests
             return false;
         Interlocked.Increment(ref _b->WakeSequence);
         Futex.Wake(&_b->WakeSequence);
-        Interlocked.Increment(ref _wakeups);
+        Interlocked.Increment(ref _b->Counters.Wakeups);
         return true;
     }
 
@@ -171,20 +181,19 @@ public sealed unsafe class VcpuRequests
         if (WakeUp())
             return true;
         if (Interlocked.CompareExchange(ref _b->Mode, (int)VcpuMode.ExitingGuestMode, (int)VcpuMode.InGuestMode) != (int)VcpuMode.InGuestMode)
+        {
+            Interlocked.Increment(ref _b->Counters.KicksElided);
             return false;
+        }
         SendKick();
         return true;
     }
 
     private bool Post(VcpuRequest request, out bool mustWait, out int sequence)
     {
+        // PAIRS-WITH: VcpuRequests.TryEnterGuestMode (mode, then requests): full fence between the bit and the reads below.
         if (!request.Has(VcpuRequest.NoAction))
-        {
-            // PAIRS-WITH: VcpuRequests.TryEnterGuestMode (mode, then requests): full fence between the bit and the reads below.
-            ulong before = Interlocked.Or(ref _b->Requests, request.Bit);
-            if ((before & request.Bit) == 0)
-                Interlocked.Increment(ref _requestsMade);
-        }
+            Interlocked.Or(ref _b->Requests, request.Bit);
         else
             Interlocked.MemoryBarrier();
         mustWait = false;
@@ -193,46 +202,45 @@ public sealed unsafe class VcpuRequests
         if (!request.Has(VcpuRequest.NoWakeup) && WakeUp())
             return false;
 
-        bool wait = request.Has(VcpuRequest.Wait);
         var mode = request.Concerns(VcpuMode.InGuestMode)
             ? (VcpuMode)Interlocked.CompareExchange(ref _b->Mode, (int)VcpuMode.ExitingGuestMode, (int)VcpuMode.InGuestMode)
             : Mode;
-        if (!request.Concerns(mode))
-        {
-            if (mode == VcpuMode.ExitingGuestMode)
-                Interlocked.Increment(ref _kicksCoalesced);
-            return false;
-        }
-        mustWait = wait;
-        if (mode == VcpuMode.InGuestMode)
+        bool concerned = request.Concerns(mode);
+        mustWait = concerned && request.Has(VcpuRequest.Wait);
+        if (mustWait)
+            Interlocked.Increment(ref _b->Counters.Waits);
+        if (concerned && mode == VcpuMode.InGuestMode)
         {
             SendKick();
             return true;
         }
         // Exiting: the thread that moved the mode may not have stored the kick yet. A waiter does not depend on it being scheduled.
-        if (mode == VcpuMode.ExitingGuestMode)
+        if (concerned && mode == VcpuMode.ExitingGuestMode)
             Volatile.Write(ref *_exitRequest, 1);
-        Interlocked.Increment(ref _kicksCoalesced);
+        Interlocked.Increment(ref _b->Counters.KicksElided);
         return false;
     }
 
     private void SendKick()
     {
+        Interlocked.Increment(ref _b->Counters.Kicks);
         Volatile.Write(ref *_exitRequest, 1);
-        Interlocked.Increment(ref _kicksSent);
     }
 
     /// <summary>Returns when the vCPU has left the mode it was in when the exit sequence was <paramref name="sequence"/>.</summary>
     private void WaitForExit(int sequence)
     {
-        // The usual acknowledgement comes within a block of guest code: look a few times before the system call.
-        for (int spin = 0; spin < 200; spin++)
+        // The usual acknowledgement comes within a block of guest code: look for a while before the system calls. With one host processor the vCPU cannot run meanwhile.
+        for (int look = s_looks; look > 0; look--)
         {
             if (Volatile.Read(ref _b->ExitSequence) != sequence)
                 return;
-            Thread.SpinWait(4);
+            if (X86Base.IsSupported)
+                X86Base.Pause();
+            else
+                Thread.SpinWait(1);
         }
-        Interlocked.Increment(ref _waits);
+        Interlocked.Increment(ref _b->Counters.Sleeps);
         Interlocked.Increment(ref _b->Waiters);
         // PAIRS-WITH: VcpuRequests.LeaveGuestMode (ExitSequence, then Waiters).
         Interlocked.MemoryBarrierProcessWide();

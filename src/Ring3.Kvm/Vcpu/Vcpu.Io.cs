@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Cpu;
+using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
@@ -93,8 +94,23 @@ public sealed unsafe partial class Vcpu
     /// <summary>Gives the guest what was read from a port. When memory for it is gone, the next Run tries again.</summary>
     private int FinishInput()
     {
-        if (Cpu.CompleteIo(new ReadOnlySpan<byte>(_pioData, (int)_exit->Count * _exit->Size)))
+        var data = new ReadOnlySpan<byte>(_pioData, (int)_exit->Count * _exit->Size);
+        if (!Cpu.InputGoesToMemory)
+        {
+            _ = Cpu.CompleteIo(data);
             return KeepRunning;
+        }
+        InputResult r;
+        do
+        {
+            if (!BeginReadingTables())
+                break;
+            r = Cpu.CompleteIo(data);
+            Requests.LeaveGuestMode();
+            if (r == InputResult.Done)
+                return KeepRunning;
+        }
+        while (r == InputResult.NestedFault && Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
         _completion = Completion.PortRead;
         return -Errno.EFAULT;
     }
@@ -108,7 +124,7 @@ public sealed unsafe partial class Vcpu
             return FinishFromMemory();
         if (_deliveryFailed && _injected.Valid != 0)
             return ExitDeliveryFailure();
-        if (Vm.ExitsOnEmulationFailure && Cpu.IsBeyondMmioEmulation())
+        if (Vm.ExitsOnEmulationFailure && IsBeyondMmioEmulation())
             return ExitEmulationFailure();
         if (e->IsWrite != 0)
         {
@@ -159,6 +175,15 @@ public sealed unsafe partial class Vcpu
         run->@internal.data[1] = (ulong)ExitReason.Mmio;
         run->@internal.data[2] = _exit->Gpa;
         return ToClient;
+    }
+
+    private bool IsBeyondMmioEmulation()
+    {
+        if (!BeginReadingTables())
+            return false;
+        bool beyond = Cpu.IsBeyondMmioEmulation();
+        Requests.LeaveGuestMode();
+        return beyond;
     }
 
     private bool TryMmioWrite(ulong gpa, ReadOnlySpan<byte> data)

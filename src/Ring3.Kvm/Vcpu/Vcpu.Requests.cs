@@ -31,10 +31,8 @@ public sealed unsafe partial class Vcpu
             return ToClient;
         if (q.Check(VcpuRequest.UserKick))
             return ExitIntr();
-        if (q.Check(VcpuRequest.FreeObsoleteRoots))
-            _mmu.FreeObsoleteRoots();
+        AnswerTableRequests();
         HandleClockRequests();
-        HandleFlushRequests();
         if (q.Check(VcpuRequest.TripleFault))
             return ExitShutdown();
         if (q.Check(VcpuRequest.IoapicEoiExit))
@@ -54,6 +52,38 @@ public sealed unsafe partial class Vcpu
             AcceptInitAndSipi();
         }
         return KeepRunning;
+    }
+
+    /// <summary>Requests about roots and translations.</summary>
+    private void AnswerTableRequests()
+    {
+        if (Requests.Check(VcpuRequest.FreeObsoleteRoots))
+            _mmu.FreeObsoleteRoots();
+        HandleFlushRequests();
+    }
+
+    /// <summary>The requests that make translations or tables unusable.</summary>
+    private static readonly ulong s_tableRequests = VcpuRequest.FreeObsoleteRoots.Bit | VcpuRequest.TlbFlush.Bit | VcpuRequest.TlbFlushCurrent.Bit | VcpuRequest.TlbFlushGuest.Bit
+        | VcpuRequest.TlbFlushRange.Bit;
+
+    /// <summary>
+    /// From here to <see cref="VcpuRequests.LeaveGuestMode"/> this thread may follow cached translations and nested tables outside the guest, where no RCU section protects it: who frees them waits for it as for a guest. In between
+    /// nothing is waited for. False when the host has no memory for a root.
+    /// </summary>
+    private bool BeginReadingTables()
+    {
+        for (; ; )
+        {
+            AnswerTableRequests();
+            if (!_mmu.LoadRoot())
+                return false;
+            (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
+            Requests.BeginReadingShadowPageTables();
+            // PAIRS-WITH: VcpuRequests.Post. A request that is not seen here finds the mode.
+            if (!Requests.TestAny(s_tableRequests))
+                return true;
+            Requests.LeaveGuestMode();
+        }
     }
 
     /// <summary>

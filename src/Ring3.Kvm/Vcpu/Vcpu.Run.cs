@@ -285,7 +285,11 @@ public sealed unsafe partial class Vcpu
     private int ExitEmulationFailure()
     {
         Stats.insn_emulation_fail++;
-        Cpu.ReportInstruction();
+        if (BeginReadingTables())
+        {
+            Cpu.ReportInstruction();
+            Requests.LeaveGuestMode();
+        }
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
         run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;

@@ -32,6 +32,14 @@ public sealed class VcpuStats
         Counter("directed_yield_attempted", v => v.Stats.directed_yield_attempted), Counter("directed_yield_successful", v => v.Stats.directed_yield_successful),
         Counter("preemption_reported", v => v.Stats.preemption_reported), Counter("preemption_other", _ => 0), Boolean("guest_mode", v => v.Stats.guest_mode != 0),
         Counter("notify_window_exits", v => v.Stats.notify_window_exits),
+        .. RequestStats<Vcpu>(v => v.Requests.Counters),
+    ];
+
+    /// <summary>The counters of requests, which KVM has not: behind its own on every statistics descriptor.</summary>
+    internal static IEnumerable<StatDescriptor<T>> RequestStats<T>(Func<T, RequestCounters> read) =>
+    [
+        StatDescriptor<T>.Counter("requests", o => (ulong)read(o).Requests), StatDescriptor<T>.Counter("kicks", o => (ulong)read(o).Kicks), StatDescriptor<T>.Counter("kicks_elided", o => (ulong)read(o).KicksElided),
+        StatDescriptor<T>.Counter("request_waits", o => (ulong)read(o).Waits), StatDescriptor<T>.Counter("request_sleeps", o => (ulong)read(o).Sleeps), StatDescriptor<T>.Counter("wakeups", o => (ulong)read(o).Wakeups),
     ];
 
     /// <summary>Counters of Ring3 beyond KVM's.</summary>

@@ -62,20 +62,16 @@ public sealed unsafe partial class Vm : IDisposable
 
     /// <summary>The counters as the last reader of <see cref="Stats"/> left them.</summary>
     internal VmStats RawStats => _stats;
+    internal RequestCounters RawCounters { get; private set; }
 
     private void CollectStats()
     {
         VmStats s = _stats;
-        (s.requests, s.kicks, s.kicks_coalesced, s.request_waits, s.wakeups) = (0, 0, 0, 0, 0);
+        RequestCounters c = default;
         foreach (VcpuRequests r in AllRequests)
-        {
-            var c = r.Counters;
-            s.requests += c.Requests;
-            s.kicks += c.Kicks;
-            s.kicks_coalesced += c.Coalesced;
-            s.request_waits += c.Waits;
-            s.wakeups += c.Wakeups;
-        }
+            c += r.Counters;
+        RawCounters = c;
+        (s.requests, s.kicks, s.kicks_elided, s.request_waits, s.request_sleeps, s.wakeups) = (c.Requests, c.Kicks, c.KicksElided, c.Waits, c.Sleeps, c.Wakeups);
         s.WorkingSet = Resident?.Measure();
         MmuStats m = Mmu.GetStats();
         (s.pages_4k, s.pages_2m, s.pages_1g) = ((long)m.Pages4K, (long)m.Pages2M, (long)m.Pages1G);
@@ -225,6 +221,12 @@ public sealed unsafe partial class Vm : IDisposable
 
     /// <summary>Makes a request to every vCPU. Returns whether any was kicked.</summary>
     public bool MakeAllRequest(VcpuRequest request) => VcpuRequests.MakeAll(AllRequests, request);
+
+    /// <summary>Makes a request to some vCPUs: bit n of <paramref name="include"/> is the vCPU with index n. Returns whether any was kicked.</summary>
+    public bool MakeRequest(VcpuRequest request, ReadOnlySpan<ulong> include) => !include.IsEmpty && VcpuRequests.MakeAll(AllRequests, request, include);
+
+    /// <summary>Returns when every vCPU has been outside guest mode at some time since the call. It may be in again: what the caller changed before the call is what it sees there.</summary>
+    public void EnsureOutsideGuestMode() => MakeAllRequest(VcpuRequest.OutsideGuestMode);
 
     private sealed class CodeSink(Machine machine) : ICodeWriteSink
     {

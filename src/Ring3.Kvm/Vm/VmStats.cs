@@ -9,8 +9,8 @@ public sealed class VmStats
     public long remote_tlb_flush_requests, remote_tlb_flush;
     /// <summary>Of the flushes asked for: those of a few ranges; those that a vCPU did together with an earlier one. And flushes that were not needed: roots freed, entries removed that no processor caches.</summary>
     public long remote_tlb_flush_ranges, tlb_flush_coalesced, tlb_flush_elided;
-    /// <summary>Requests that set a bit, kicks sent, kicks that an earlier one made unnecessary, waits for an acknowledgement that had to sleep, wake-ups of halted vCPUs.</summary>
-    public long requests, kicks, kicks_coalesced, request_waits, wakeups;
+    /// <summary>Sums of <see cref="RequestCounters"/>: requests made, kicks sent, requests that needed neither kick nor wake-up, requests that waited, those that slept meanwhile, wake-ups.</summary>
+    public long requests, kicks, kicks_elided, request_waits, request_sleeps, wakeups;
     /// <summary>Mapped pages by size; table pages in use; roots zapped; mappings split because they were executed (never done here).</summary>
     public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits;
 
@@ -36,8 +36,7 @@ public sealed class VmStats
     [
         Counter("remote_tlb_flush_ranges", v => (ulong)v.RawStats.remote_tlb_flush_ranges), Counter("tlb_flush_coalesced", v => (ulong)v.RawStats.tlb_flush_coalesced),
         Counter("tlb_flush_elided", v => (ulong)v.RawStats.tlb_flush_elided),
-        Counter("requests", v => (ulong)v.RawStats.requests), Counter("kicks", v => (ulong)v.RawStats.kicks), Counter("kicks_coalesced", v => (ulong)v.RawStats.kicks_coalesced),
-        Counter("request_waits", v => (ulong)v.RawStats.request_waits), Counter("wakeups", v => (ulong)v.RawStats.wakeups), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
+        .. VcpuStats.RequestStats<Vm>(v => v.RawCounters), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
         Counter("mmu_roots_zapped", v => (ulong)v.RawStats.mmu_roots_zapped), Counter("huge_splits", v => (ulong)v.RawStats.nx_lpage_splits),
     ];
 }
