@@ -26,6 +26,7 @@ bool released = false;        /* version 1 was given away */
 bool unlinked = false;        /* the table cannot be found any more */
 bool cached = true;           /* the vCPU's own pointer to it, dropped by a flush */
 bool freed = false;
+bool reading = false;         /* a step of its own between finding the table and using it */
 byte requesters = 3;
 #define MAX_STAYS 3
 
@@ -91,7 +92,7 @@ proctype Vcpu() {
             :: flush_bit -> skip
             :: else ->
                 if
-                :: cached || !unlinked -> skip; assert(!freed)
+                :: cached || !unlinked -> reading = true; assert(!freed); reading = false
                 :: else
                 fi
             fi;

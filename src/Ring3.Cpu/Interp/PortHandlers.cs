@@ -210,8 +210,8 @@ public sealed unsafe partial class LogicalProcessor
             if (target == null)
             {
                 c->ExitPending = 0;
-                if (Exit->Reason == ExitReason.NestedFault)
-                    return InputResult.NestedFault;
+                if (Exit->Reason is ExitReason.NestedFault or ExitReason.DirtyLogFull)
+                    return Exit->Reason == ExitReason.NestedFault ? InputResult.NestedFault : InputResult.DirtyLogFull;
                 // Ins checked the destination; the guest or the owner has taken it away meanwhile, and then the input has nowhere to go.
                 break;
             }
@@ -236,4 +236,6 @@ public enum InputResult
     HostMemoryGone,
     /// <summary>The nested tables do not map the destination: Exit.Gpa and Exit.Access say what is missing, as for an exit of that kind.</summary>
     NestedFault,
+    /// <summary>The dirty log has to be emptied first.</summary>
+    DirtyLogFull,
 }

@@ -62,6 +62,9 @@ public readonly record struct VcpuRequest(uint Value)
     /// <summary>Returns when each vCPU has been outside the guest at some time since the call; nothing is left for it to do.</summary>
     public static readonly VcpuRequest OutsideGuestMode = new(NoAction | Wait | NoWakeup | WhenInGuest | WhenExiting);
 
+    /// <summary>As <see cref="OutsideGuestMode"/>, and each vCPU has also been done with reading (and marking) tables on the guest's behalf.</summary>
+    public static readonly VcpuRequest OutsideAllModes = new(NoAction | Wait | NoWakeup | ModeMask);
+
     public int Number => (int)(Value & NumberMask);
     public ulong Bit => 1UL << Number;
     public bool Has(uint flag) => (Value & flag) != 0;

@@ -106,11 +106,14 @@ public sealed unsafe partial class Vcpu
             if (!BeginReadingTables())
                 break;
             r = Cpu.CompleteIo(data);
+            // As after a stay in the guest: who waits for the end of this one finds the log empty.
+            if (_s->DirtyLogCount != 0)
+                TakeDirtyLog();
             Requests.LeaveGuestMode();
             if (r == InputResult.Done)
                 return KeepRunning;
         }
-        while (r == InputResult.NestedFault && Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
+        while (r == InputResult.DirtyLogFull || r == InputResult.NestedFault && Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
         _completion = Completion.PortRead;
         return -Errno.EFAULT;
     }

@@ -30,5 +30,5 @@ public sealed partial class Vm : IMmuHost
 
     void IMmuHost.FreeObsoleteRoots() => MakeAllRequest(VcpuRequest.FreeObsoleteRoots);
 
-    void IMmuHost.SyncDirtyLogs() => MakeAllRequest(VcpuRequest.OutsideGuestMode);
+    void IMmuHost.SyncDirtyLogs() => MakeAllRequest(VcpuRequest.OutsideAllModes);
 }
