@@ -38,7 +38,7 @@ public sealed unsafe partial class Vm : IDisposable
         Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected, DirtyTracking = options.DirtyTracking };
         Memory = new GuestMemory(Slots);
         _work = new WorkQueue("ring3-vm") { Failed = e => BugOn(true, e.Message) };
-        Mmu = new TdpMmu(Slots, this, _work) { Journal = NewJournal(options), SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit };
+        Mmu = new TdpMmu(Slots, this, _work) { Journal = NewJournal(options), SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit, AccessedBits = options.AccessedBits };
         if (Mmu.Journal is { } journal)
             _tlbJudge = new TlbJudge(this, journal);
         Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);

@@ -26,4 +26,7 @@ public sealed record VmOptions
     /// <summary>The TLB sanitizer: every use of a cached translation is compared with the nested tables and with the flushes that should have dropped it. A violation marks the VM dead with a report
     /// (<see cref="Vm.BugMessage"/>). Some ten times slower. See docs/tlb.md.</summary>
     public bool CheckTlb { get; init; }
+
+    /// <summary>Pages are aged by the Accessed bits that the processor sets. False: by taking their permissions, as KVM does with kvm_intel.eptad=N; for comparison, and for tests of that way.</summary>
+    public bool AccessedBits { get; init; } = true;
 }

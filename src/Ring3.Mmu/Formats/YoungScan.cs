@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Runtime.CompilerServices;
 
 namespace Ring3.Mmu;
 
@@ -47,6 +48,8 @@ internal static unsafe class YoungScan<TFormat> where TFormat : struct, ITableFo
         return true;
     }
 
+    // At full speed from the first call: a pass over a large guest is few calls.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void ScanTable(ref TdpIterator<TFormat> it, ulong first, ulong end, ulong origin, Span<ulong> bitmap)
     {
         if (TFormat.TablesHaveAccessed)
@@ -71,6 +74,7 @@ internal static unsafe class YoungScan<TFormat> where TFormat : struct, ITableFo
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Clear(ulong* entries, ulong young)
     {
         for (; young != 0; young &= young - 1)
