@@ -36,7 +36,12 @@ public sealed partial class Machine
         try { _resident = _vm.LimitResident(_options.ResidentBytes ?? ulong.MaxValue, [Ram.HostRange], options); }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
-            throw new BootException(ExitStatus.Resources, _options.ResidentDirectory is { } directory ? $"cannot keep evicted pages in --resident-dir {directory}: {e.Message}" : $"cannot keep evicted pages: {e.Message}");
+            throw new BootException(ExitStatus.Resources, _options.ResidentDirectory switch
+            {
+                null => $"cannot keep evicted pages: {e.Message}",
+                { } directory when !Directory.Exists(directory) => $"--resident-dir {directory}: no such directory",
+                { } directory => $"--resident-dir {directory}: no file can be made there",
+            });
         }
     }
 

@@ -78,3 +78,22 @@ exercise exercise-cloud amd64 "$("$guest/fetch.sh" --kernel amd64 linux-image-cl
 grep -v '^perl\|^openssl' "$guest/exercise.expected" >"$results/exercise.short"
 exercise exercise-amd64 amd64 "$("$guest/fetch.sh" --kernel amd64 linux-image-amd64)" 1 "$results/exercise.short"
 exercise exercise-686-pae i386 "$("$guest/fetch.sh" --kernel i386 linux-image-686-pae)" 1 "$results/exercise.short"
+
+# A guest of 128 MiB in 32 MiB: files with a seeded pattern are written and verified twice; pages come back by the thousand, and none is wrong. The picture is a PNG.
+boots boot-resident 240 --cpus 2 --memory 128M --resident 32M --heatmap "$results/boot-resident.png" --stats --exec '
+mount -t tmpfs -o size=80M none /mnt
+for i in 0 1 2 3 4 5 6 7; do yes "seed $i pattern $((i * 7919))" | head -c 7000000 >/mnt/f$i; done
+md5sum /mnt/f* >/tmp/sums
+md5sum -c /tmp/sums | grep -c OK'
+status=$?
+# value NAME: a figure of the last --stats.
+value() { sed -n "s/^stat $1  *//p" "$results/boot-resident.err"; }
+if [ $status -ne 0 ] || [ "$(tr -d '\r' <"$results/boot-resident.log")" != 8 ]; then
+    verdict boot-resident 1 "status $status; $(tail -n 3 "$results/boot-resident.log" "$results/boot-resident.err" | tr '\n\r' '| ')"
+elif [ "$(value max_resident_pages)" -gt 8192 ] || [ "$(value refaults)" -lt 5000 ]; then
+    verdict boot-resident 1 "$(value max_resident_pages) pages were resident (limit 8192), $(value refaults) came back (at least 5000 expected)"
+elif [ "$(head -c 8 "$results/boot-resident.png" | od -An -tx1 | tr -d ' \n')" != 89504e470d0a1a0a ]; then
+    verdict boot-resident 1 "the picture is no PNG"
+else
+    verdict boot-resident 0
+fi

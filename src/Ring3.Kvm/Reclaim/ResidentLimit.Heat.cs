@@ -25,7 +25,7 @@ public sealed partial class ResidentLimit
     }
 
     /// <summary>
-    /// Counts what has been made resident without telling, by a loader's pointers for example, and evicts what is too much. Any thread; not under a lock of the VM.
+    /// Counts what has been made resident without telling, by a loader's pointers for example, and evicts what is too much; the peak is counted from here. Any thread; not under a lock of the VM.
     /// </summary>
     public void CatchUp()
     {
@@ -37,6 +37,7 @@ public sealed partial class ResidentLimit
                 Resync(range);
             if (_store is not null)
                 EvictTo(Volatile.Read(ref _low));
+            Volatile.Write(ref _peak, Volatile.Read(ref _resident));
         }
     }
 }
