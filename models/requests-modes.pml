@@ -26,7 +26,6 @@ bool released = false;        /* version 1 was given away */
 bool unlinked = false;        /* the table cannot be found any more */
 bool cached = true;           /* the vCPU's own pointer to it, dropped by a flush */
 bool freed = false;
-bool reading = false;         /* a step of its own between finding the table and using it */
 byte requesters = 3;
 #define MAX_STAYS 3
 
@@ -81,7 +80,7 @@ proctype Vcpu() {
                 od
             fi;
             leave()
-        :: /* A walk of the tables outside the guest. */
+        :: skip; /* A walk of the tables outside the guest. */
 #ifndef READS_WITHOUT_MODE
             buffer!Mode,Reading;
 #ifndef READS_WITHOUT_FENCE
@@ -92,7 +91,7 @@ proctype Vcpu() {
             :: flush_bit -> skip
             :: else ->
                 if
-                :: cached || !unlinked -> reading = true; assert(!freed); reading = false
+                :: cached || !unlinked -> skip; assert(!freed)
                 :: else
                 fi
             fi;

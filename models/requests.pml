@@ -46,6 +46,7 @@ inline handle_requests() {
     atomic { if :: event_bit -> event_bit = false; handled = true :: else fi }
 }
 
+/* Leaving has no fence: whoever sees the sequence also sees the mode, because stores drain in order. What a later drain means for others is in requests-modes.pml. */
 inline leave() {
     set_mode(Outside);
     fence();

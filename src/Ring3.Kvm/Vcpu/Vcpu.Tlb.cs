@@ -1,5 +1,6 @@
 using Ring3.Mmu;
 
+// SAFETY: _s is a block that lives as long as the vCPU (see Vcpu.cs).
 namespace Ring3.Kvm;
 
 // The vCPU's translations: the flushes it is asked for, and those it owes by itself.
