@@ -13,6 +13,6 @@ switch (args.FirstOrDefault())
     case "requests":
         return RequestsBench.Run();
     default:
-        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | exit | xen | requests");
+        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests | xen");
         return 2;
 }
