@@ -12,6 +12,10 @@ switch (args.FirstOrDefault())
         return XenBench.Run();
     case "requests":
         return RequestsBench.Run();
+    case "dirty":
+        return DirtyBench.Run();
+    case "faults":
+        return FaultsBench.Run();
     default:
         Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests | xen");
         return 2;

@@ -31,7 +31,7 @@ internal sealed unsafe partial class VmObject : KvmObject
         fd = default;
         if (type is not (KvmApi.KVM_X86_DEFAULT_VM or KvmApi.KVM_X86_SW_PROTECTED_VM))
             return -Errno.EINVAL;
-        var vm = new VmObject(Vm.Create(new VmOptions { ExternalWriters = true, Type = (uint)type }));
+        var vm = new VmObject(Vm.Create(ModuleParameters.Apply(new VmOptions { ExternalWriters = true, Type = (uint)type })));
         int r = Descriptors.Create(vm, "kvm-vm", out fd);
         if (r < 0)
             vm.Vm.Dispose();

@@ -16,6 +16,8 @@ public enum FlushSite : byte
     HarvestDirty,
     /// <summary>Tables of small mappings are replaced by huge leaves.</summary>
     RecoverHugePages,
+    /// <summary>Tables of what was executed, where huge mappings cannot be, are zapped to give huge mappings another chance.</summary>
+    RecoverNxSplits,
     /// <summary>A range of gfns is unmapped: slot deletion without zap-all, or a slot that appears over what was mapped.</summary>
     ZapRange,
     /// <summary>The host's memory changes (MMU notifier).</summary>

@@ -39,4 +39,6 @@ public struct MmuStats
     /// <summary>Flushes that were not needed: roots freed, and removals of entries that no processor caches.</summary>
     public ulong TlbFlushesElided;
     public ulong HugeSplits, HugeRecoveries, WriteProtected;
+    /// <summary>Tables that are there because huge mappings may not be executed.</summary>
+    public ulong NxSplits;
 }

@@ -136,6 +136,9 @@ public static class Spte
         if (childLevel != PgLevel.Level4K)
             return child;
         child &= ~PS;
+        // Only huge leaves are ever without X.
+        if ((child & R) != 0)
+            child |= X;
         if (logged is not { IsDirtyLogged: true } || logged.Tracking == DirtyTracking.WriteProtect)
             return child;
         if (logged.Tracking == DirtyTracking.DirtyLog)

@@ -36,6 +36,8 @@ internal unsafe struct TablePage
     public int Tables;
     /// <summary>Address space, for checks.</summary>
     public int AsId;
+    /// <summary>Not 0: the table is there because a huge mapping may not be executed; which of these it is, counted from 1. See TdpMmu.NxHuge.cs.</summary>
+    public ulong NxSplit;
 
     /// <summary>The table that a page's record describes.</summary>
     public static ulong* TableOf(TablePage* page) => (ulong*)TablePageAllocator.TableOf(page);

@@ -189,6 +189,17 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         _lock.Exit();
     }
 
+    /// <summary>Visits the record of each live page, under the allocator's lock.</summary>
+    public void ForEachLive(Action<nint> visit)
+    {
+        _lock.Enter();
+        for (Chunk* c = _all; c != null; c = c->AllNext)
+            for (int i = 1; i <= TablesPerChunk; i++)
+                if (((TablePage*)c + i)->State == TablePageState.Live)
+                    visit((nint)((TablePage*)c + i));
+        _lock.Exit();
+    }
+
     /// <summary>Number of pages in a state. For checks.</summary>
     public int CountState(TablePageState state)
     {

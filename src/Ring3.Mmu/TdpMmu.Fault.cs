@@ -91,7 +91,7 @@ public sealed unsafe partial class TdpMmu
         Lock.EnterRead();
         MmuResult result = IsStale(root, generation, seq, attributes, hva) ? MmuResult.Retry
             : slot is null ? MapMmio(vcpu, root, gfn, generation)
-            : Map(vcpu, root, gfn, new Backing(slot, attributes, isPrivate), write);
+            : Map(vcpu, root, gfn, new Backing(slot, attributes, isPrivate), write, (access & NestedAccess.Execute) != 0);
         Lock.ExitRead();
         if (!toReadOnly || result != MmuResult.Fixed)
             return result;
@@ -158,9 +158,11 @@ public sealed unsafe partial class TdpMmu
         return PgLevel.Level4K;
     }
 
-    private MmuResult Map(VcpuMmu vcpu, TdpRoot root, ulong gfn, in Backing backing, bool write)
+    private MmuResult Map(VcpuMmu vcpu, TdpRoot root, ulong gfn, in Backing backing, bool write, bool execute)
     {
-        int goal = GoalLevel(backing, gfn);
+        int possible = GoalLevel(backing, gfn);
+        bool notHuge = execute && NxHugePages;
+        int goal = notHuge ? PgLevel.Level4K : possible;
         var it = new TdpIterator(root, gfn, gfn + 1);
         while (it.MoveNext())
         {
@@ -172,32 +174,38 @@ public sealed unsafe partial class TdpMmu
                     break;
                 // Below a table of an earlier, smaller mapping the goal may be above the current level: the smaller mapping stays. See RecoverHugePages.
                 if (it.Level <= goal)
-                    return MapLeaf(vcpu, ref it, gfn, backing, write);
+                    return MapLeaf(vcpu, ref it, gfn, backing, write, execute);
                 bool huge = it.IsPresentLeaf;
                 if (huge ? TrySplit(ref it, vcpu.Take(), vcpu, backing.Slot) : TryLinkTable(ref it, vcpu, root.Role.AsId))
+                {
+                    if (notHuge && it.Level <= possible)
+                        TrackNxSplit(it.OldSpte);
                     break;
+                }
             }
         }
         return MmuResult.Retry;
     }
 
-    private MmuResult MapLeaf(VcpuMmu vcpu, ref TdpIterator it, ulong gfn, in Backing backing, bool write)
+    private MmuResult MapLeaf(VcpuMmu vcpu, ref TdpIterator it, ulong gfn, in Backing backing, bool write, bool execute)
     {
         Memslot slot = backing.Slot;
         ulong newSpte;
         if (it.IsPresentLeaf)
         {
-            if (!write || Spte.IsWritable(it.OldSpte))
+            bool needsW = write && !Spte.IsWritable(it.OldSpte), needsX = execute && (it.OldSpte & Spte.X) == 0;
+            if (!needsW && !needsX)
             {
                 vcpu.Stats.PfSpurious++;
                 return MmuResult.Fixed;
             }
-            newSpte = Spte.RestoreAccess(it.OldSpte) | Spte.W | Spte.D | Spte.A;
+            newSpte = Spte.RestoreAccess(it.OldSpte) | Spte.A | (needsW ? Spte.W | Spte.D : 0) | (needsX ? Spte.X : 0);
         }
         else
         {
             // A logged page is mapped writable only by a write, or by a read if its D tells of the first write.
             newSpte = Spte.MakeLeaf(backing.HvaOf(PgLevel.AlignDown(gfn, it.Level)), it.Level, !slot.IsReadOnly, write || !slot.IsDirtyLogged || slot.Tracking != DirtyTracking.WriteProtect, write);
+            newSpte = WithoutHugeX(newSpte, it.Level);
         }
         if (slot.IsDirtyLogged && slot.Tracking == DirtyTracking.DirtyLog)
             newSpte |= Spte.LogDirty;
@@ -272,6 +280,9 @@ public sealed unsafe partial class TdpMmu
                 return false;
             bool write = (access & NestedAccess.Write) != 0;
             ulong young = Spte.RestoreAccess(spte);
+            // Execution of a huge leaf without X splits it.
+            if ((access & NestedAccess.Execute) != 0 && (young & Spte.X) == 0)
+                return false;
             if (!write || Spte.IsWritable(spte))
             {
                 if (young != spte && Interlocked.CompareExchange(ref *sptep, young, spte) != spte)

@@ -139,7 +139,7 @@ public sealed unsafe partial class TdpMmu
             if (!TryFreezeTable(ref it))
                 continue;
             ulong table = it.OldSpte;
-            ulong leaf = Spte.MakeLeaf(slot.HvaOf(it.Gfn), it.Level, !slot.IsReadOnly, writable: true, dirty: true);
+            ulong leaf = WithoutHugeX(Spte.MakeLeaf(slot.HvaOf(it.Gfn), it.Level, !slot.IsReadOnly, writable: true, dirty: true), it.Level);
             Account(it.Page, it.Level, table, leaf);
             UnlinkTablesShared(table, ref batch);
             Owe(ref batch, it.Gfn, it.EndGfn, slot.AsId, SpteLoss.Mapping);

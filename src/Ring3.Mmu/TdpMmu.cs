@@ -131,7 +131,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
             RootsZapped = (ulong)Volatile.Read(ref _rootsZapped), TablePagesFreed = (ulong)_pageReclaimer.Freed,
             RemoteTlbFlushRequests = (ulong)Volatile.Read(ref _flushRequests), TlbFlushesElided = (ulong)Volatile.Read(ref _flushesElided),
             HugeSplits = (ulong)Volatile.Read(ref _hugeSplits), HugeRecoveries = (ulong)Volatile.Read(ref _hugeRecoveries),
-            WriteProtected = (ulong)Volatile.Read(ref _writeProtected),
+            WriteProtected = (ulong)Volatile.Read(ref _writeProtected), NxSplits = (ulong)CountNxSplits(),
         };
     }
 

@@ -14,16 +14,35 @@ export TMPDIR=${TMPDIR:-/tmp}
 # arguments NAME: what the plan gives a test in this mode.
 arguments() {
     awk -F'\t' -v name="$1" -v mode="$mode" '$1 == "args" && $2 == name { a = $3 } $1 == "quick" && $2 == name && mode == "quick" { a = $3 } END { print a }' "$plan"
+    [ "$(id -u)" != 0 ] || planned root "$1"
+}
+
+# planned KIND NAME: what the plan says.
+planned() {
+    awk -F'\t' -v kind="$1" -v name="$2" '$1 == kind && $2 == name { print $3 }' "$plan"
+}
+
+# has_memory NAME: there are the huge pages that the test needs.
+has_memory() {
+    local huge
+    huge=$(planned huge "$1")
+    [ -z "$huge" ] || [ "$(awk '/^HugePages_Free/ { print $2 }' /proc/meminfo)" -ge "$huge" ]
 }
 
 one() {
     local path=$1 name args start status
+    local -a set
     name=$(basename "$path")
-    args=$(arguments "$name")
+    args=$(arguments "$name" | xargs)
+    mapfile -t set < <(planned env "$name")
     start=$(date +%s%N)
-    # shellcheck disable=SC2086  # the arguments are words
-    (cd "$out" && timeout -k 5 $limit "${runner[@]}" "$path" $args) >"$out/logs/$name.log" 2>&1 </dev/null
-    status=$?
+    if has_memory "$name"; then
+        # shellcheck disable=SC2086  # the arguments are words
+        (cd "$out" && timeout -k 5 $limit env "${set[@]}" "${runner[@]}" "$path" $args) >"$out/logs/$name.log" 2>&1 </dev/null
+        status=$?
+    else
+        status=4
+    fi
     printf '%s\t%s\t%s\t%s\n' "$name" $status $((($(date +%s%N) - start) / 1000000)) "$args" >>"$out/results.tsv"
     [ -z "${VERBOSE:-}" ] || echo "$name $status" >&2
 }

@@ -1,12 +1,15 @@
 /*
  * The paths that a client looks at: /dev/kvm, and the module parameters below /sys/module/kvm*. Parameters say what Ring3 does; of
- * kvm_amd and kvm_intel there is the one that belongs to the host's processor, as clients choose by CPUID.
+ * kvm_amd and kvm_intel there is the one that belongs to the host's processor, as clients choose by CPUID. Some can be set with
+ * RING3_PARAMETERS=name=value,...: ModuleParameters.cs reads the same variable.
  */
 #include "ring3.h"
 
 #include <cpuid.h>
+#include <ctype.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -16,13 +19,16 @@ struct parameter {
 	const char *name, *value;
 };
 
+/* What RING3_PARAMETERS can set. */
+static const char settable[] = "eager_page_split nx_huge_pages nx_huge_pages_recovery_period_ms nx_huge_pages_recovery_ratio pml";
+
 static const struct parameter kvm_parameters[] = {
 	{ "eager_page_split", "Y\n" },        { "enable_pmu", "N\n" },          { "enable_vmware_backdoor", "N\n" },
 	{ "force_emulation_prefix", "0\n" },  { "halt_poll_ns", "0\n" },        { "halt_poll_ns_grow", "2\n" },
 	{ "halt_poll_ns_grow_start", "10000\n" }, { "halt_poll_ns_shrink", "0\n" }, { "ignore_msrs", "N\n" },
 	{ "kvmclock_periodic_sync", "Y\n" },  { "min_timer_period_us", "200\n" }, { "mitigate_smt_rsb", "N\n" },
-	{ "mmio_caching", "Y\n" },            { "nx_huge_pages", "N\n" },       { "nx_huge_pages_recovery_period_ms", "0\n" },
-	{ "nx_huge_pages_recovery_ratio", "0\n" }, { "pi_inject_timer", "0\n" }, { "report_ignored_msrs", "Y\n" },
+	{ "mmio_caching", "Y\n" },            { "nx_huge_pages", "N\n" }, { "nx_huge_pages_recovery_period_ms", "0\n" },
+	{ "nx_huge_pages_recovery_ratio", "60\n" }, { "pi_inject_timer", "0\n" }, { "report_ignored_msrs", "Y\n" },
 	{ "tdp_mmu", "Y\n" },                 { "tsc_tolerance_ppm", "250\n" }, { "vector_hashing", "Y\n" },
 	{ NULL, NULL },
 };
@@ -34,7 +40,7 @@ static const struct parameter amd_parameters[] = {
 
 static const struct parameter intel_parameters[] = {
 	{ "emulate_invalid_guest_state", "Y\n" }, { "enable_apicv", "N\n" }, { "enable_shadow_vmcs", "N\n" }, { "ept", "Y\n" },
-	{ "eptad", "Y\n" }, { "flexpriority", "N\n" }, { "nested", "N\n" }, { "pml", "N\n" }, { "preemption_timer", "N\n" },
+	{ "eptad", "Y\n" }, { "flexpriority", "N\n" }, { "nested", "N\n" }, { "pml", "Y\n" }, { "preemption_timer", "N\n" },
 	{ "unrestricted_guest", "Y\n" }, { "vnmi", "Y\n" }, { "vpid", "Y\n" }, { NULL, NULL },
 };
 
@@ -42,6 +48,46 @@ static bool host_is_intel(void)
 {
 	unsigned a, b, c, d;
 	return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx;
+}
+
+static bool word_is_one_of(const char *word, const char *list)
+{
+	size_t n = strlen(word);
+
+	for (const char *at = list; (at = strstr(at, word)); at++)
+		if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n]))
+			return true;
+	return false;
+}
+
+/* What the file says: the default, or the value of RING3_PARAMETERS if the core understands it too. */
+static const char *contents_of(const struct parameter *p)
+{
+	static __thread char text[32];
+	const char *item = word_is_one_of(p->name, settable) ? getenv("RING3_PARAMETERS") : NULL;
+	size_t n = strlen(p->name);
+
+	for (; item; item = strchr(item, ',')) {
+		item += strspn(item, ", ");
+		if (strncmp(item, p->name, n) != 0 || item[n] != '=')
+			continue;
+		const char *value = item + n + 1;
+		size_t length = strcspn(value, ", ");
+		if (!length || length >= sizeof text - 1)
+			continue;
+		for (size_t i = 0; i < length; i++)
+			text[i] = (char)tolower((unsigned char)value[i]);
+		text[length] = 0;
+		if (p->value[0] != 'Y' && p->value[0] != 'N') {
+			if (strspn(text, "0123456789") == length)
+				return strcat(text, "\n");
+		} else if (word_is_one_of(text, "1 y yes on t true force")) {
+			return "Y\n";
+		} else if (word_is_one_of(text, "0 n no off f false never auto")) {
+			return "N\n";
+		}
+	}
+	return p->value;
 }
 
 static enum path_kind classify_module(const char *rest, const char **contents)
@@ -68,7 +114,7 @@ static enum path_kind classify_module(const char *rest, const char **contents)
 		return PATH_ABSENT;
 	for (; p->name; p++) {
 		if (strcmp(rest + 12, p->name) == 0) {
-			*contents = p->value;
+			*contents = contents_of(p);
 			return PATH_FILE;
 		}
 	}

@@ -63,13 +63,24 @@ public sealed unsafe partial class Vm
             case KVM_CAP_DIRTY_LOG_RING or KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
                 return EnableDirtyRing(arg);
             case KVM_CAP_VM_DISABLE_NX_HUGE_PAGES:
-                if (arg != 0)
-                    return -Errno.EINVAL;
-                // Huge mappings are executable anyway. The permission is asked for because the answer is part of the interface.
-                return Host.Privileges.MayReboot ? 0 : -Errno.EPERM;
+                return DisableNxHugePages(arg);
             default:
                 return -Errno.EINVAL;
         }
+    }
+
+    /// <summary>KVM asks for the permission first: without the mitigation a guest could stop its host.</summary>
+    private int DisableNxHugePages(ulong arg)
+    {
+        if (!Host.Privileges.MayReboot)
+            return -Errno.EPERM;
+        lock (_lock)
+        {
+            if (arg != 0 || _vcpus.Length != 0)
+                return -Errno.EINVAL;
+            Mmu.NxHugePages = false;
+        }
+        return 0;
     }
 
     private int EnableDirtyRing(ulong bytes)

@@ -22,6 +22,7 @@ public sealed unsafe partial class Vm : IDisposable
     private Vcpu[] _vcpus = [];
     private VcpuRequests[] _requests = [];
     private readonly WorkQueue _work;
+    private NxRecovery? _nxRecovery;
     private int _dead;
     private bool _disposed;
 
@@ -38,7 +39,7 @@ public sealed unsafe partial class Vm : IDisposable
         Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected, DirtyTracking = options.DirtyTracking };
         Memory = new GuestMemory(Slots);
         _work = new WorkQueue("ring3-vm") { Failed = e => BugOn(true, e.Message) };
-        Mmu = new TdpMmu(Slots, this, _work) { Journal = NewJournal(options), SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit, AccessedBits = options.AccessedBits };
+        Mmu = new TdpMmu(Slots, this, _work) { Journal = NewJournal(options), SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit, NxHugePages = options.NxHugePages, AccessedBits = options.AccessedBits };
         if (Mmu.Journal is { } journal)
             _tlbJudge = new TlbJudge(this, journal);
         Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
@@ -76,6 +77,7 @@ public sealed unsafe partial class Vm : IDisposable
         MmuStats m = Mmu.GetStats();
         (s.pages_4k, s.pages_2m, s.pages_1g) = ((long)m.Pages4K, (long)m.Pages2M, (long)m.Pages1G);
         s.tlb_flush_elided = (long)m.TlbFlushesElided;
+        (s.nx_lpage_splits, s.huge_splits) = ((long)m.NxSplits, (long)m.HugeSplits);
         (s.mmu_table_pages, s.mmu_roots_zapped) = ((long)m.TablePages, (long)m.RootsZapped);
     }
 
@@ -150,6 +152,8 @@ public sealed unsafe partial class Vm : IDisposable
             foreach (Vcpu v in _vcpus)
                 if (v.Id == id)
                     return -Errno.EEXIST;
+            if (_nxRecovery is null && Mmu.NxHugePages && Options.NxHugePagesRecoveryRatio != 0)
+                _nxRecovery = new NxRecovery(this, _work, Options.NxHugePagesRecoveryRatio, Options.NxHugePagesRecoveryPeriodMs);
             vcpu = new Vcpu(this, id, _vcpus.Length, runArea);
             Volatile.Write(ref _requests, [.. _requests, vcpu.Requests]);
             Volatile.Write(ref _vcpus, [.. _vcpus, vcpu]);
@@ -252,6 +256,7 @@ public sealed unsafe partial class Vm : IDisposable
         StopVcpus();
         Slots.Residency = null;
         Resident?.Stop();
+        _nxRecovery?.Dispose();
         CloseEventfds();
         Irqchip?.Stop();
         foreach (Vcpu v in Vcpus)

@@ -20,6 +20,15 @@ public sealed record VmOptions
     /// <summary>Split huge mappings when dirty logging begins (or where bits are cleared, if all are set initially) rather than at the first write to each. KVM's eager_page_split.</summary>
     public bool EagerPageSplit { get; init; } = true;
 
+    /// <summary>Huge mappings cannot be executed, and are split when they are. For guests whose code must behave as on a host with that mitigation. KVM's nx_huge_pages.</summary>
+    public bool NxHugePages { get; init; }
+
+    /// <summary>With <see cref="NxHugePages"/>: each period 1/ratio of the splits is zapped; 0: none ever. KVM's nx_huge_pages_recovery_ratio.</summary>
+    public uint NxHugePagesRecoveryRatio { get; init; } = 60;
+
+    /// <summary>With <see cref="NxHugePages"/>: time between two recoveries, in milliseconds; 0: such that an hour has <see cref="NxHugePagesRecoveryRatio"/> of them, at most one a second. KVM's nx_huge_pages_recovery_period_ms.</summary>
+    public uint NxHugePagesRecoveryPeriodMs { get; init; }
+
     /// <summary>Host threads other than vCPUs write guest memory without the accessors, so decoded code is verified again after each entry.</summary>
     public bool ExternalWriters { get; init; }
 

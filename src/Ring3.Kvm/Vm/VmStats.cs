@@ -11,8 +11,8 @@ public sealed class VmStats
     public long remote_tlb_flush_ranges, tlb_flush_coalesced, tlb_flush_elided;
     /// <summary>Sums of <see cref="RequestCounters"/>: requests made, kicks sent, requests that needed neither kick nor wake-up, requests that waited, those that slept meanwhile, wake-ups.</summary>
     public long requests, kicks, kicks_elided, request_waits, request_sleeps, wakeups;
-    /// <summary>Mapped pages by size; table pages in use; roots zapped; mappings split because they were executed (never done here).</summary>
-    public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits;
+    /// <summary>Mapped pages by size; table pages in use; roots zapped; tables that are there because huge mappings may not be executed; huge mappings split for any reason.</summary>
+    public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits, huge_splits;
 
     /// <summary>The working set when the gauges were last brought up to date; null without a resident limit.</summary>
     public Reclaim.WorkingSet? WorkingSet { get; internal set; }
@@ -28,7 +28,7 @@ public sealed class VmStats
         Counter("remote_tlb_flush", v => (ulong)v.RawStats.remote_tlb_flush), Counter("remote_tlb_flush_requests", v => (ulong)v.RawStats.remote_tlb_flush_requests),
         Counter("mmu_shadow_zapped", _ => 0), Counter("mmu_pte_write", _ => 0), Counter("mmu_pde_zapped", _ => 0), Counter("mmu_flooded", _ => 0), Counter("mmu_recycled", _ => 0), Counter("mmu_cache_miss", _ => 0),
         Instant("mmu_unsync", _ => 0), Instant("pages_4k", v => (ulong)v.RawStats.pages_4k), Instant("pages_2m", v => (ulong)v.RawStats.pages_2m), Instant("pages_1g", v => (ulong)v.RawStats.pages_1g),
-        Instant("nx_lpage_splits", _ => 0), Peak("max_mmu_rmap_size", _ => 0), Peak("max_mmu_page_hash_collisions", _ => 0),
+        Instant("nx_lpage_splits", v => (ulong)v.RawStats.nx_lpage_splits), Peak("max_mmu_rmap_size", _ => 0), Peak("max_mmu_page_hash_collisions", _ => 0),
     ];
 
     /// <summary>Counters of Ring3 beyond KVM's.</summary>
@@ -37,6 +37,6 @@ public sealed class VmStats
         Counter("remote_tlb_flush_ranges", v => (ulong)v.RawStats.remote_tlb_flush_ranges), Counter("tlb_flush_coalesced", v => (ulong)v.RawStats.tlb_flush_coalesced),
         Counter("tlb_flush_elided", v => (ulong)v.RawStats.tlb_flush_elided),
         .. VcpuStats.RequestStats<Vm>(v => v.RawCounters), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
-        Counter("mmu_roots_zapped", v => (ulong)v.RawStats.mmu_roots_zapped), Counter("huge_splits", v => (ulong)v.RawStats.nx_lpage_splits),
+        Counter("mmu_roots_zapped", v => (ulong)v.RawStats.mmu_roots_zapped), Counter("huge_splits", v => (ulong)v.RawStats.huge_splits),
     ];
 }

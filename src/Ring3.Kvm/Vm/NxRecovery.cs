@@ -1,0 +1,53 @@
+using Ring3.Host;
+using Ring3.Irqchip.Timers;
+using Ring3.Sync;
+
+namespace Ring3.Kvm;
+
+/// <summary>Periodic recovery of what NX huge pages have split, on the VM's worker. KVM's kvm-nx-lpage-recovery thread.</summary>
+internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
+{
+    private readonly Vm _vm;
+    private readonly WorkQueue _queue;
+    private readonly HostTimer _timer;
+    private readonly Lock _lock = new();
+    private readonly uint _ratio;
+    private readonly long _periodNs;
+    private bool _stopped;
+
+    public NxRecovery(Vm vm, WorkQueue queue, uint ratio, uint periodMs)
+    {
+        (_vm, _queue, _ratio) = (vm, queue, ratio);
+        _periodNs = PeriodMs(ratio, periodMs) * 1_000_000L;
+        _timer = new HostTimer(this);
+        Arm();
+    }
+
+    /// <summary>The period in force. KVM: an hour divided by the ratio when none is set, not less than a second.</summary>
+    internal static uint PeriodMs(uint ratio, uint periodMs) => periodMs != 0 ? periodMs : 3_600_000 / Math.Min(ratio, 3600);
+
+    private void Arm() => TimerService.Shared.Arm(_timer, HostClock.MonotonicNs() + _periodNs);
+
+    void ITimerCallback.TimerExpired(HostTimer timer, long nowNs)
+    {
+        lock (_lock)
+            if (!_stopped)
+                _queue.Queue(this);
+    }
+
+    protected override void Run()
+    {
+        _vm.Mmu.RecoverNxSplits(_ratio);
+        lock (_lock)
+            if (!_stopped)
+                Arm();
+    }
+
+    /// <summary>Before the queue is disposed of: nothing is queued afterwards.</summary>
+    public void Dispose()
+    {
+        lock (_lock)
+            _stopped = true;
+        TimerService.Shared.Cancel(_timer);
+    }
+}
