@@ -5,7 +5,7 @@ using Ring3.Kvm;
 // SAFETY: pointers are to locals, or to blocks that live as long as their VM.
 namespace Ring3;
 
-/// <summary>A processor of a <see cref="VirtualMachine"/>. Members are for the thread that runs it, except <see cref="Stop"/> and <see cref="InjectNmi"/>.</summary>
+/// <summary>A processor of a <see cref="VirtualMachine"/>. Members are for the thread that runs it, except <see cref="Stop"/> and <see cref="InjectNmi"/>. After the machine's end they throw <see cref="ObjectDisposedException"/>.</summary>
 public sealed unsafe class VirtualCpu
 {
     internal VirtualCpu(VirtualMachine machine, Vcpu vcpu)
@@ -21,15 +21,25 @@ public sealed unsafe class VirtualCpu
     /// <summary>The processor as KVM sees it: everything this class leaves out.</summary>
     public Vcpu Vcpu { get; }
 
+    /// <summary>The processor of a machine that has not been disposed of.</summary>
+    private Vcpu Live
+    {
+        get
+        {
+            Machine.ThrowIfDisposed();
+            return Vcpu;
+        }
+    }
+
     /// <summary>General registers, RIP and RFLAGS.</summary>
     public kvm_regs Registers
     {
         get
         {
-            Vcpu.GetRegs(out kvm_regs regs);
+            Live.GetRegs(out kvm_regs regs);
             return regs;
         }
-        set => Vcpu.SetRegs(value);
+        set => Live.SetRegs(value);
     }
 
     /// <summary>Segments, control registers, descriptor tables.</summary>
@@ -38,38 +48,47 @@ public sealed unsafe class VirtualCpu
     {
         get
         {
-            Vcpu.GetSregs(out kvm_sregs sregs);
+            Live.GetSregs(out kvm_sregs sregs);
             return sregs;
         }
-        set => Ring3Exception.ThrowIfFailed(Vcpu.SetSregs(value), "set the segment and control registers");
+        set => Ring3Exception.ThrowIfFailed(Live.SetSregs(value), "set the segment and control registers");
     }
 
     /// <summary>Guest instructions retired so far.</summary>
-    public ulong InstructionsRetired => Vcpu.InstructionsRetired;
+    public ulong InstructionsRetired => Live.InstructionsRetired;
 
     /// <summary>Runs guest code on this thread until something needs the caller.</summary>
     /// <exception cref="Ring3Exception">Another thread runs the processor, or the machine is dead.</exception>
+    /// <exception cref="ObjectDisposedException">The machine has been disposed of, before or meanwhile.</exception>
     public CpuExit Run()
     {
-        int r = Vcpu.Run();
-        if (r == 0)
-            return new CpuExit(CpuExit.KindOf(*Vcpu.KvmRun), Vcpu.KvmRun);
+        if (!Vcpu.TryClaim())
+            throw new Ring3Exception("run the processor", Errno.EBUSY);
+        int r;
+        try
+        {
+            r = Vcpu.RunExclusive();
+            if (r == 0)
+                return new CpuExit(CpuExit.KindOf(*Vcpu.KvmRun), Vcpu.KvmRun);
+        }
+        finally { Vcpu.Release(); }
         if (r == -Errno.EINTR)
             return new CpuExit(CpuExitKind.Interrupted, Vcpu.KvmRun);
         if (r == -Errno.EFAULT)
             return new CpuExit(CpuExitKind.Error, Vcpu.KvmRun);
+        Machine.ThrowIfDisposed();
         throw new Ring3Exception("run the processor", -r);
     }
 
     /// <summary>Makes the current or the next <see cref="Run"/> return with <see cref="CpuExitKind.Interrupted"/>. Any thread.</summary>
-    public void Stop() => Vcpu.Kick();
+    public void Stop() => Live.Kick();
 
     /// <summary>Delivers an external interrupt as soon as the guest allows, on a machine without interrupt controllers.</summary>
     /// <exception cref="Ring3Exception">One is already waiting, or the machine has interrupt controllers.</exception>
-    public void Interrupt(byte vector) => Ring3Exception.ThrowIfFailed(Vcpu.Interrupt(vector), "queue an interrupt");
+    public void Interrupt(byte vector) => Ring3Exception.ThrowIfFailed(Live.Interrupt(vector), "queue an interrupt");
 
     /// <summary>Delivers a non-maskable interrupt. Any thread.</summary>
-    public void InjectNmi() => Vcpu.InjectNmi();
+    public void InjectNmi() => Live.InjectNmi();
 
     /// <summary>Prepares 16-bit real mode at an address below 1 MiB: segments 0, or the address's paragraph in CS when it does not fit 64 KiB.</summary>
     public void StartInRealMode(uint address, ushort stack = 0x7000)

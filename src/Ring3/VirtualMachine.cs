@@ -24,7 +24,7 @@ public sealed record VirtualMachineOptions
 /// using var vm = VirtualMachine.Create();
 /// vm.MapMemory(0x1000, 4096);
 /// vm.Memory.Write(0x1000, code);
-/// using var cpu = vm.CreateCpu();
+/// var cpu = vm.CreateCpu();
 /// cpu.StartInRealMode(0x1000);
 /// for (bool running = true; running;)
 /// {
@@ -42,7 +42,7 @@ public sealed class VirtualMachine : IDisposable
     private readonly List<GuestRam> _owned = [];
     private readonly List<VirtualCpu> _cpus = [];
     private uint _nextSlot;
-    private bool _disposed;
+    private volatile bool _disposed;
 
     /// <summary>Creates a machine without memory and processors.</summary>
     /// <exception cref="OutOfMemoryException">The host has no memory for the machine's own tables.</exception>
@@ -124,11 +124,17 @@ public sealed class VirtualMachine : IDisposable
     /// <summary>Drives an interrupt line of the in-hypervisor controllers: 0-15 are the ISA interrupts, 0-23 the pins of the I/O APIC.</summary>
     public void SetIrq(uint line, bool level) => Vm.IrqLine(line, level);
 
-    /// <summary>Stops and frees the machine. No processor may be running.</summary>
+    internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed, this);
+
+    /// <summary>
+    /// Frees the machine. Processors that run on other threads are stopped and waited for: their <see cref="VirtualCpu.Run"/> throws <see cref="ObjectDisposedException"/>. Data of earlier exits is gone, and no other member may be in use.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">Called from inside a processor's Run.</exception>
     public void Dispose()
     {
         if (_disposed)
             return;
+        Vm.RefuseIfInside();
         _disposed = true;
         Vm.Dispose();
         foreach (GuestRam ram in _owned)

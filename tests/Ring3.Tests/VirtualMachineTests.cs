@@ -10,6 +10,28 @@ public sealed class VirtualMachineTests
     private static readonly byte[] s_hello = [0xbe, 0x0d, 0x10, 0xac, 0x84, 0xc0, 0x74, 0x04, 0xe6, 0xe9, 0xeb, 0xf7, 0xf4, .. "hello\0"u8];
 
     [Fact]
+    public void Dispose_EndsARunOfAnotherThread_AndTheMembersSayWhy()
+    {
+        var vm = VirtualMachine.Create();
+        vm.MapMemory(0x1000, 4096);
+        // jmp here
+        Assert.True(vm.Memory.Write(0x1000, [0xeb, 0xfe]));
+        VirtualCpu cpu = vm.CreateCpu();
+        cpu.StartInRealMode(0x1000);
+        Exception? end = null;
+        var thread = new Thread(() => end = Record.Exception(() => { cpu.Run(); }));
+        thread.Start();
+        SpinWait.SpinUntil(() => cpu.InstructionsRetired != 0, 10_000);
+        vm.Dispose();
+        Assert.True(thread.Join(60_000));
+        Assert.IsType<ObjectDisposedException>(end);
+        Assert.Throws<ObjectDisposedException>(() => { cpu.Run(); });
+        Assert.Throws<ObjectDisposedException>(() => cpu.Registers);
+        Assert.Throws<ObjectDisposedException>(cpu.Stop);
+        vm.Dispose();
+    }
+
+    [Fact]
     public void RealModeGuest_PrintsAndHalts()
     {
         using var vm = VirtualMachine.Create();

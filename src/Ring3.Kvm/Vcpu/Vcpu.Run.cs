@@ -22,15 +22,21 @@ public sealed unsafe partial class Vcpu
     /// <returns>0 with an exit in <see cref="KvmRun"/>; -EINTR after a kick or with immediate_exit set; -EIO when the VM is dead or disposed of; -EFAULT when guest memory is not usable; -EBUSY when another thread runs the vCPU.</returns>
     public int Run()
     {
-        if (Interlocked.CompareExchange(ref _running, 1, 0) != 0)
+        if (!TryClaim())
             return -Errno.EBUSY;
-        // PAIRS-WITH: Vm.StopVcpus (says that the VM is dead, then looks who runs).
         try
         {
             return RunExclusive();
         }
-        finally { Volatile.Write(ref _running, 0); }
+        finally { Release(); }
     }
+
+    /// <summary>Makes the vCPU this thread's, for <see cref="RunExclusive"/> and what comes behind it: the VM is not disposed of before <see cref="Release"/>. False when another thread has it.</summary>
+    /// <remarks>PAIRS-WITH: Vm.StopVcpus (says that the VM is dead, then looks who runs).</remarks>
+    public bool TryClaim() => Interlocked.CompareExchange(ref _running, 1, 0) == 0;
+
+    /// <summary>Ends what <see cref="TryClaim"/> began.</summary>
+    public void Release() => Volatile.Write(ref _running, 0);
 
     /// <summary>Returns when no thread is inside <see cref="Run"/>. The VM is dead: whoever is inside is on the way out.</summary>
     internal void WaitUntilStopped()

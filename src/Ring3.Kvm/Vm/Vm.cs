@@ -200,7 +200,7 @@ public sealed unsafe partial class Vm : IDisposable
     /// <summary>Gets every vCPU out of <see cref="Vcpu.Run"/>; the VM is dead, so none goes in again.</summary>
     private void StopVcpus()
     {
-        // PAIRS-WITH: Vcpu.Run (says that it runs, then looks whether the VM is dead).
+        // PAIRS-WITH: Vcpu.TryClaim (says that it runs, then looks whether the VM is dead).
         Interlocked.MemoryBarrier();
         MakeAllRequest(VcpuRequest.VmDead);
         foreach (VcpuRequests r in AllRequests)
@@ -237,14 +237,21 @@ public sealed unsafe partial class Vm : IDisposable
         public void CodeWritten(nint hva, nuint length) => machine.CodeWritten((byte*)hva, length);
     }
 
+    /// <summary>For owners that have something of their own to end before <see cref="Dispose"/>.</summary>
+    /// <exception cref="InvalidOperationException">The calling thread is inside <see cref="Vcpu.Run"/> of this VM.</exception>
+    public void RefuseIfInside()
+    {
+        foreach (Vcpu v in Vcpus)
+            v.RefuseIfRunByThisThread();
+    }
+
     /// <summary>
     /// Releases everything. A vCPU that runs in <see cref="Vcpu.Run"/> on another thread is made to return -EIO, and waited for; so is every later Run. No other member of the VM and its vCPUs may be in use, or used afterwards.
     /// </summary>
     /// <exception cref="InvalidOperationException">Called by a thread that is inside <see cref="Vcpu.Run"/> of this VM (an observer's callback): it would wait for itself. Nothing was released.</exception>
     public void Dispose()
     {
-        foreach (Vcpu v in Vcpus)
-            v.RefuseIfRunByThisThread();
+        RefuseIfInside();
         lock (_lock)
         {
             if (_disposed)
