@@ -11,7 +11,7 @@ namespace Ring3.Bench;
 /// </summary>
 internal static class AgeBench
 {
-    private const int Passes = 5, Windows = 10, LockedWindows = 5;
+    private const int Passes = 7, Windows = 10, LockedWindows = 5;
     private const ulong SamplePages = AgeGuest.Pages / 16;
     /// <summary>Time between two passes, and length of a window of <see cref="Loss"/>.</summary>
     private static readonly TimeSpan s_interval = TimeSpan.FromSeconds(1);
