@@ -27,7 +27,7 @@ bool unlinked = false;        /* the table cannot be found any more */
 bool cached = true;           /* the vCPU's own pointer to it, dropped by a flush */
 bool freed = false;
 byte requesters = 3;
-#define MAX_STAYS 3
+#define MAX_STAYS 2
 
 /* The hardware drains the buffer whenever it likes. */
 proctype Drain() {

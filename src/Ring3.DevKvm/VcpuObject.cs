@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Kvm;
@@ -31,17 +32,28 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
         if (Vcpu.Vm.IsDead)
             return -Errno.EIO;
         _mutex.Enter();
+        long r;
+        // Not a finally: it would be a call on each KVM_RUN.
         try
         {
-            return _closed != 0 ? -Errno.EBADF : command == KVM_RUN ? Run(argument) : Dispatch(command, argument, out fd);
+            r = _closed != 0 ? -Errno.EBADF : command == KVM_RUN ? Run(argument) : Dispatch(command, argument, out fd);
         }
-        finally
+        catch
         {
-            _mutex.Exit();
-            // PAIRS-WITH: Close (flag, process-wide barrier, then the mutex). Either this thread sees the flag, or the closer gets the mutex.
-            if (Volatile.Read(ref _closed) != 0)
-                ReleaseIfIdle();
+            Leave();
+            throw;
         }
+        Leave();
+        return r;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void Leave()
+    {
+        _mutex.Exit();
+        // PAIRS-WITH: Close (flag, process-wide barrier, then the mutex). Either this thread sees the flag, or the closer gets the mutex.
+        if (Volatile.Read(ref _closed) != 0)
+            ReleaseIfIdle();
     }
 
     private int Run(ulong argument) => argument != 0 ? -Errno.EINVAL : Vcpu.RunExclusive();

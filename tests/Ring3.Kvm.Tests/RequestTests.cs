@@ -138,4 +138,59 @@ public sealed unsafe class RequestTests : IDisposable
         sleeper.Join();
         Assert.Equal(1, _q.Counters.Wakeups);
     }
+
+    [Fact]
+    public void EveryRequest_IsAKickOrAWakeupOrNeither()
+    {
+        _q.Make(VcpuRequest.Event);
+        _q.Make(VcpuRequest.OutsideGuestMode);
+        _q.Clear(VcpuRequest.Event);
+        Assert.True(_q.TryEnterGuestMode());
+        _q.Make(VcpuRequest.Event);
+        _q.Make(VcpuRequest.Nmi);
+        Assert.False(_q.Kick());
+        _q.LeaveGuestMode();
+        _ = _q.BeginBlock();
+        _q.Make(VcpuRequest.ClockUpdate);
+        _q.Make(VcpuRequest.Unblock);
+        Assert.True(_q.Kick());
+        _q.EndBlock();
+        RequestCounters c = _q.Counters;
+        Assert.Equal((8L, 1L, 5L, 2L, 0L, 0L), (c.Requests, c.Kicks, c.KicksElided, c.Wakeups, c.Waits, c.Sleeps));
+        Assert.Equal(1u, _q.Exits);
+    }
+
+    [Fact]
+    public void SomeVcpus_AreAskedAndTheOthersAreNot()
+    {
+        using TestGuest g = new(cpus: 3);
+        Assert.False(g.Vm.MakeRequest(VcpuRequest.ScanIoapic, []));
+        Assert.False(g.Vm.MakeRequest(VcpuRequest.ScanIoapic, [0b101]));
+        Assert.Equal([true, false, true], g.Vm.Vcpus.ToArray().Select(v => v.Requests.Test(VcpuRequest.ScanIoapic)));
+        g.Vm.EnsureOutsideGuestMode();
+        VmStats s = g.Vm.Stats;
+        Assert.Equal((s.kicks + s.kicks_elided + s.wakeups, 0L, 0L), (s.requests, s.kicks, s.request_waits));
+        Assert.Equal((ulong)s.requests, VmStats.All.Single(d => d.Name == "requests").Read(g.Vm, 0));
+        Assert.Equal((ulong)s.requests, g.Vm.Vcpus.ToArray().Select(v => VcpuStats.All(v).Single(x => x.Name == "requests").Value).Aggregate((a, b) => a + b));
+    }
+
+    [Fact]
+    public void EnsureOutsideGuestMode_WaitsForAGuestThatRuns()
+    {
+        using TestGuest g = new();
+        // again: inc dword [0x20000]; jmp again
+        g.Load(0xff, 0x04, 0x25, 0, 0, 2, 0, 0xeb, 0xf7);
+        Thread vcpu = new(() => Assert.Equal(-Ring3.Abi.Errno.EINTR, g.Cpu.Run()));
+        vcpu.Start();
+        for (int i = 0; i < 100; i++)
+        {
+            SpinWait.SpinUntil(() => g.Cpu.Requests.Mode == VcpuMode.InGuestMode);
+            uint before = g.Cpu.Requests.Exits;
+            VcpuMode mode = g.Cpu.Requests.Mode;
+            g.Vm.EnsureOutsideGuestMode();
+            Assert.True(mode != VcpuMode.InGuestMode || g.Cpu.Requests.Exits != before, "it was in and has not left");
+        }
+        g.Cpu.Kick();
+        vcpu.Join();
+    }
 }

@@ -21,17 +21,25 @@ public sealed unsafe partial class LogicalProcessor
     {
         FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
         faults->Inside = 1;
+        ExitReason reason;
+        // Not a finally: it would be a call on each exit.
         try
         {
-            return Run(c);
+            reason = Run(c);
         }
         catch (NullReferenceException) when (faults->Pending != 0)
         {
             // Between instructions, or fetching one: RIP is exact.
             MemoryFailed(c);
-            return Exit->Reason;
+            reason = Exit->Reason;
         }
-        finally { faults->Inside = 0; }
+        catch
+        {
+            faults->Inside = 0;
+            throw;
+        }
+        faults->Inside = 0;
+        return reason;
     }
 
     private LoopExit LoopGuarded(CpuState* c, Block* block)

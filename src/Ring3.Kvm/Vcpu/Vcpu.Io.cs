@@ -13,6 +13,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>What the next Run has to finish.</summary>
     private enum Completion : byte { None, PortRead, Mmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
 
+    private readonly PortBus _ports;
     private Completion _completion;
     /// <summary>An MMIO access wider than the 8 bytes of kvm_run goes to the client in fragments; this is how far it has come.</summary>
     private int _mmioDone;
@@ -46,7 +47,7 @@ public sealed unsafe partial class Vcpu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private int HandleIo()
     {
-        if (Vm.Ports.MayClaim(_exit->Port) && TryPortInKernel())
+        if (_ports.MayClaim(_exit->Port) && TryPortInKernel())
             return _exit->IsWrite != 0 ? KeepRunning : FinishInput();
         ExitInfo* e = _exit;
         kvm_run* run = KvmRun;

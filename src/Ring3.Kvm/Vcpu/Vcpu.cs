@@ -30,6 +30,7 @@ public sealed unsafe partial class Vcpu
     {
         (Vm, Id, Index) = (vm, id, index);
         IsBootProcessor = id == vm.BootCpuId;
+        _ports = vm.Ports;
         Cpu = vm.Machine.CreateProcessor();
         _s = Cpu.State;
         _exit = Cpu.Exit;
