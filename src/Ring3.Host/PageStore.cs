@@ -53,8 +53,15 @@ public sealed unsafe class PageStore : IDisposable
 
     /// <summary>Creates the file in a directory. It disappears with the process.</summary>
     /// <exception cref="IOException">It cannot be created there.</exception>
-    /// <exception cref="UnauthorizedAccessException">It may not be created there.</exception>
     public static PageStore Create(string directory)
+    {
+        if (!System.IO.Directory.Exists(directory))
+            throw new IOException($"{directory}: no such directory");
+        try { return CreateIn(directory); }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException) { throw new IOException($"{directory}: no file can be made there", e); }
+    }
+
+    private static PageStore CreateIn(string directory)
     {
         string path = Path.Combine(directory, $".ring3-pages-{Environment.ProcessId}-{Guid.NewGuid():N}");
 #pragma warning disable CA1416 // Linux only, as the whole project.
@@ -77,7 +84,7 @@ public sealed unsafe class PageStore : IDisposable
         {
             PageStore store;
             try { store = Create(directory); }
-            catch (Exception e) when (e is IOException or UnauthorizedAccessException) { continue; }
+            catch (IOException) { continue; }
             if (!store.IsInMemory)
             {
                 inMemory?.Dispose();
@@ -98,12 +105,12 @@ public sealed unsafe class PageStore : IDisposable
     }
 
     /// <summary>Turns anonymous memory of the process into attached memory with the same contents. Both ends are page-aligned. Threads that write meanwhile wait.</summary>
-    /// <exception cref="IOException">The file cannot take the contents; the memory is usable, and cannot be evicted from.</exception>
+    /// <exception cref="IOException">The file cannot take so much; the memory is usable, and cannot be evicted from.</exception>
     public void Attach(ulong begin, ulong bytes)
     {
-        ulong offset = _size;
-        _size += (bytes + (BlockPages * Page - 1)) & ~(ulong)(BlockPages * Page - 1);
-        _file.SetLength((long)_size);
+        ulong offset = _size, room = (bytes + (BlockPages * Page - 1)) & ~(ulong)(BlockPages * Page - 1);
+        Reserve(offset, room);
+        _size += room;
         nint ticket = FaultGuard.AddPagedMemory(begin, begin + bytes);
         try
         {
@@ -117,6 +124,30 @@ public sealed unsafe class PageStore : IDisposable
         }
         _ = Libc.madvise((void*)begin, (nuint)bytes, MadviseRandom);
         _ranges.Add(new Attached(begin, begin + bytes, offset, ticket));
+    }
+
+    /// <summary>
+    /// Takes the room for a range's pages now: a page that is touched for the first time, where the file system keeps files in memory, or evicted, on a disk, finds it. File systems that cannot reserve are tried as they are.
+    /// </summary>
+    private void Reserve(ulong offset, ulong bytes)
+    {
+        const int Interrupted = 4, TooBig = 27, NoSpace = 28, Quota = 122;
+        // Asked first: a reservation that fails half-way would have filled the disk meanwhile.
+        int r = FreeBytes(Directory) < bytes ? -NoSpace : -Interrupted;
+        if (r == -Interrupted)
+            _file.SetLength((long)(offset + bytes));
+        while (r == -Interrupted)
+            r = HostMemory.Allocate(_fd, 0, (long)offset, (long)bytes);
+        if (r is not (-TooBig or -NoSpace or -Quota))
+            return;
+        LastError = -r;
+        throw new IOException($"no room for {bytes >> 20} MiB in {Directory}: {Marshal.GetPInvokeErrorMessage(-r)}");
+    }
+
+    private static ulong FreeBytes(string directory)
+    {
+        try { return (ulong)new DriveInfo(Path.GetFullPath(directory)).AvailableFreeSpace; }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException) { return ulong.MaxValue; }
     }
 
     private void AttachChunk(ulong begin, ulong offset, int pages)
@@ -200,9 +231,9 @@ public sealed unsafe class PageStore : IDisposable
     public void Discard(ulong begin, ulong bytes)
     {
         ulong offset = OffsetOf(begin, begin + bytes);
-        if (HostMemory.Allocate(_fd, PunchHole, (long)offset, (long)bytes) != 0)
+        if (IsInMemory || HostMemory.Allocate(_fd, PunchHole, (long)offset, (long)bytes) != 0)
         {
-            // A file system without holes: zeros take their place.
+            // A file system without holes, or one in which filling a hole again may fail: zeros take their place.
             Span<byte> zeros = stackalloc byte[Page];
             for (ulong at = 0; at < bytes; at += Page)
                 RandomAccess.Write(_file.SafeFileHandle, zeros, (long)(offset + at));

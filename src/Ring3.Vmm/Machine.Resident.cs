@@ -34,14 +34,9 @@ public sealed partial class Machine
         if (_options.ResidentBytes is { } bytes)
             CheckLimit(bytes);
         try { _resident = _vm.LimitResident(_options.ResidentBytes ?? ulong.MaxValue, [Ram.HostRange], options); }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        catch (IOException e)
         {
-            throw new BootException(ExitStatus.Resources, _options.ResidentDirectory switch
-            {
-                null => $"cannot keep evicted pages: {e.Message}",
-                { } directory when !Directory.Exists(directory) => $"--resident-dir {directory}: no such directory",
-                { } directory => $"--resident-dir {directory}: no file can be made there",
-            });
+            throw new BootException(ExitStatus.Resources, $"--resident has no place for evicted pages: {e.Message} (see --resident-dir)");
         }
     }
 

@@ -92,8 +92,18 @@ public sealed unsafe class PageStoreTests : IDisposable
             Assert.Equal(i < Pages / 2 ? 0 : Value(5, i), *(long*)(_memory + i * Page + 8 * (i % 512)));
     }
 
+    /// <summary>More than any file system of a test machine has: refused when the memory is attached, not when a page is evicted.</summary>
     [Fact]
-    public void Attach_OutsideOfRanges_Throws() => Assert.Throws<ArgumentOutOfRangeException>(() => _store.Discard(0x1000, Page));
+    public void Attach_WithoutRoom_Throws_AndMemoryStays()
+    {
+        const ulong Huge = 1UL << 46;
+        Fill(6);
+        Assert.Throws<IOException>(() => _store.Attach((ulong)_memory, Huge));
+        Verify(6);
+    }
+
+    [Fact]
+    public void Discard_OutsideOfRanges_Throws() => Assert.Throws<ArgumentOutOfRangeException>(() => _store.Discard(0x1000, Page));
 
     /// <summary>Threads increment counters with ordinary stores, in managed code and in the accessors, while their pages are evicted again and again; every increment counts.</summary>
     [Fact]

@@ -84,11 +84,14 @@ public sealed unsafe class ReclaimTests
     /// The checksummed workload at 4:1: two processors fill and verify halves of 64 MiB several times, while a device writes through the accessors, a cache of a translation is written, and a third thread evicts everything
     /// now and then. Every word is right, every write of the host is there, and the kernel never counts more resident memory than the limit.
     /// </summary>
-    [Fact]
-    public void FourToOne_KeepsDataAndLimit()
+    [Theory]
+    [InlineData(null)]
+    [InlineData("/dev/shm")]
+    public void FourToOne_KeepsDataAndLimit(string? directory)
     {
         using var g = new Guest(2, s_fillAndVerify);
-        ResidentLimit limit = g.Limit();
+        ResidentLimit limit = g.Limit(options: new() { Directory = directory });
+        Assert.True(directory is null || limit.IsStoreInMemory);
         int running = 2, bad = 0;
         var vcpus = new Thread[2];
         for (int i = 0; i < 2; i++)

@@ -44,7 +44,6 @@ public sealed partial class ResidentLimit : IResidency
     /// <param name="bytes">The limit; <see cref="ulong.MaxValue"/>: watch only, without a store.</param>
     /// <exception cref="ArgumentOutOfRangeException">The limit is below <see cref="MinBytes"/>, or an interval is not positive.</exception>
     /// <exception cref="IOException">The store cannot be made.</exception>
-    /// <exception cref="UnauthorizedAccessException">The store may not be made there.</exception>
     /// <exception cref="InvalidOperationException">The VM has a limit already.</exception>
     public static ResidentLimit Start(Vm vm, IEnumerable<HvaRange> memory, ulong bytes, ResidentOptions? options = null)
     {
