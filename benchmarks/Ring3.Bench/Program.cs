@@ -8,8 +8,6 @@ switch (args.FirstOrDefault())
         return CpuBench.Run(args[1..]);
     case "exit":
         return ExitBench.Run();
-    case "xen":
-        return XenBench.Run();
     case "requests":
         return RequestsBench.Run();
     case "dirty":
@@ -17,6 +15,6 @@ switch (args.FirstOrDefault())
     case "faults":
         return FaultsBench.Run();
     default:
-        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests | xen");
+        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests");
         return 2;
 }

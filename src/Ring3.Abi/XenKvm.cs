@@ -22,6 +22,8 @@ public static partial class KvmApi
 
     /// <summary>Ring3's extension, not in Linux: VM attribute; u.fifo turns FIFO event channels on and gives a page of the event array. See docs/xen.md.</summary>
     public const ushort RING3_XEN_ATTR_TYPE_FIFO = 0x8000;
+    /// <summary>Ring3's extension, not in Linux: VM attribute; u.pirq says which event channel the messages (MSI) that name a PIRQ arrive on. See docs/xen.md.</summary>
+    public const ushort RING3_XEN_ATTR_TYPE_PIRQ = 0x8001;
     /// <summary>Ring3's extension, not in Linux: vCPU attribute; u.gpa is the FIFO control block, KVM_XEN_INVALID_GPA none.</summary>
     public const ushort RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL = 0x8000;
     /// <summary>u.fifo.command: forget everything and return to two levels; turn on without pages; add the next page of the event array.</summary>
@@ -51,11 +53,14 @@ public unsafe struct kvm_xen_hvm_attr
     [FieldOffset(8)] public evtchn_t evtchn;
     [FieldOffset(8)] public uint xen_version;
     [FieldOffset(8)] public fifo_t fifo;
+    [FieldOffset(8)] public pirq_t pirq;
 
     /// <summary>Where an event that the guest sends goes: port, vcpu and priority, or (with port 0) an eventfd in the place of vcpu.</summary>
     public struct evtchn_t { public uint send_port, type, flags, port, vcpu, priority; }
     /// <summary>Ring3's extension: RING3_XEN_FIFO_*, and the page frame for EXPAND. Reading gives the number of pages in <see cref="pages"/>.</summary>
     public struct fifo_t { public uint command, pages; public ulong gfn; }
+    /// <summary>Ring3's extension: a PIRQ and its target; port 0: none.</summary>
+    public struct pirq_t { public uint pirq, port, vcpu, priority; }
 }
 
 /// <summary>KVM_XEN_VCPU_GET_ATTR and KVM_XEN_VCPU_SET_ATTR.</summary>

@@ -10,6 +10,9 @@ public interface IRouteExtension
 
     /// <summary>Fires the route. Returns as <see cref="VmIrqchip.SetIrq"/> does; a level of false is ignored. Any thread, must not block.</summary>
     int Fire(in kvm_irq_routing_entry entry, bool level);
+
+    /// <summary>Delivers a message that means nothing to a local APIC (vector 0, delivery mode ExtINT), if it means something here. Any thread, must not block.</summary>
+    bool TryMessage(uint addressLow, uint addressHigh, uint data, out int result);
 }
 
 /// <summary>One resolved target of a GSI.</summary>

@@ -99,7 +99,7 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
             case KvmApi.KVM_IRQ_ROUTING_IRQCHIP:
                 return Pic!.SetIrq((int)(route.Chip * 8 + route.Pin), sourceId, level);
             case KvmApi.KVM_IRQ_ROUTING_MSI:
-                return level ? Bus.Deliver(null, route.Message) : -1;
+                return level ? Deliver(route.Message, route.Entry.msi.address_lo, route.Entry.msi.address_hi, route.Entry.msi.data) : -1;
             default:
                 return Routing.Extension?.Fire(route.Entry, level) ?? -1;
         }
@@ -110,8 +110,11 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     {
         if ((msi.flags & ~KvmApi.KVM_MSI_VALID_DEVID) != 0 || !Routing.TryDecodeMsi(msi.address_lo, msi.address_hi, msi.data, out LapicInterrupt message))
             return -Errno.EINVAL;
-        return Math.Max(0, Bus.Deliver(null, message));
+        return Math.Max(0, Deliver(message, msi.address_lo, msi.address_hi, msi.data));
     }
+
+    private int Deliver(in LapicInterrupt message, uint addressLow, uint addressHigh, uint data) =>
+        message is { Mode: DeliveryMode.ExtInt, Vector: 0 } && Routing.Extension is { } extension && extension.TryMessage(addressLow, addressHigh, data, out int result) ? result : Bus.Deliver(null, message);
 
     /// <summary>Whether the vCPU has an external interrupt to take now: from the PIC through LINT0, or from its local APIC.</summary>
     public bool HasInterrupt(Lapic apic) => HasExtInt(apic) || apic.HasInterrupt();

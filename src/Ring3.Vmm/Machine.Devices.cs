@@ -23,8 +23,8 @@ public sealed partial class Machine
 
     private void AddDevices()
     {
-        var irq3 = new SharedLine(new GsiLine(_vm, 3));
-        var irq4 = new SharedLine(new GsiLine(_vm, 4));
+        var irq3 = new SharedLine(new GsiLine(this, 3));
+        var irq4 = new SharedLine(new GsiLine(this, 4));
         for (int i = 0; i < s_serialPorts.Length; i++)
             _serialLines[i] = (s_serialPorts[i].Irq == 4 ? irq4 : irq3).AddInput();
         var keyboard = new KeyboardController(this);
@@ -33,11 +33,11 @@ public sealed partial class Machine
         Ports.Add(0x80, 1, new PostCode());
         Ports.Add(0x92, 1, new Port92(this));
         Ports.Add(DebugExit.Port, 4, new DebugExit(this));
-        Ports.Add(AcpiPm.Base, AcpiPm.Ports, new AcpiPm(this, new GsiLine(_vm, AcpiTables.SciIrq)));
+        Ports.Add(AcpiPm.Base, AcpiPm.Ports, new AcpiPm(this, new GsiLine(this, AcpiTables.SciIrq)));
         Ports.Add(ResetControl.Port, 1, new ResetControl(this));
         Ports.Add(PciHost.AddressPort, 1, Pci.Address);
         Ports.Add(PciHost.DataPort, PciHost.DataPorts, Pci.Data);
-        var clock = new CmosRtc(new GsiLine(_vm, CmosRtc.Irq), TimerService.Shared, HostClock.RealtimeNs());
+        var clock = new CmosRtc(new GsiLine(this, CmosRtc.Irq), TimerService.Shared, HostClock.RealtimeNs());
         clock.SetMachine(Ram.LowRamEnd, Ram.HighRamEnd - MemoryLayout.FourGiB, _options.Cpus);
         Ports.Add(CmosRtc.Base, CmosRtc.Ports, clock);
         var firmwareConfig = new FwCfg(new DmaMemory(_vm.Memory));
@@ -81,8 +81,14 @@ public sealed partial class Machine
     }
 
     /// <summary>One GSI of the virtual machine.</summary>
-    private sealed class GsiLine(Vm vm, int gsi) : IInterruptLine
+    private sealed class GsiLine(Machine machine, int gsi) : IInterruptLine
     {
-        public void Set(bool level) => _ = vm.IrqLine((uint)gsi, level);
+        public void Set(bool level)
+        {
+            if (machine._xen is { } xen)
+                xen.SetGsi(gsi, level);
+            else
+                _ = machine._vm.IrqLine((uint)gsi, level);
+        }
     }
 }

@@ -54,7 +54,11 @@ public sealed partial class Machine : IMachineControl, IDisposable
             _vcpus[i] = CreateVcpu(i);
         LimitResident();
         if (options.Xen)
+        {
+            Ports.Add(Xen.XenPlatformDevice.UnplugPorts.Base, Xen.XenPlatformDevice.UnplugPorts.Ports, new Xen.XenPlatformDevice.UnplugPorts());
+            Pci.Add(2, 0, Xen.XenPlatformDevice.Create());
             _xen = new Xen.XenPlatform(_vm, _vcpus, this, Ram.Bytes, options.XenFifo);
+        }
     }
 
     private unsafe void MapRam()

@@ -39,6 +39,8 @@ public sealed partial class XenVm
                 return 0;
             case RING3_XEN_ATTR_TYPE_FIFO:
                 return SetFifo(attr.fifo);
+            case RING3_XEN_ATTR_TYPE_PIRQ:
+                return SetPirq(attr.pirq);
             default:
                 return -Errno.ENOENT;
         }

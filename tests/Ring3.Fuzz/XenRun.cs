@@ -126,6 +126,8 @@ internal sealed unsafe class XenRun : IHostileRun
 
     private static uint AnyPort(Random random) => random.Next(6) switch { 0 => (uint)random.NextInt64(), 1 => (uint)random.Next(140_000), 2 => (uint)random.Next(5000), _ => (uint)random.Next(64) };
 
+    private static uint AnyPirq(Random random) => random.Next(6) == 0 ? (uint)random.NextInt64() : (uint)random.Next(64);
+
     private static uint AnyPriority(Random random) => random.Next(3) == 0 ? (uint)random.Next(20) : KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL;
 
     /// <summary>A host address the client may name: guest memory, or nothing at all. Anything else would be the client's own harm.</summary>
@@ -133,7 +135,7 @@ internal sealed unsafe class XenRun : IHostileRun
 
     private void SetVmAttribute(Random random)
     {
-        kvm_xen_hvm_attr a = new() { type = random.Next(8) == 0 ? RING3_XEN_ATTR_TYPE_FIFO : (ushort)random.Next(9), gfn = (ulong)random.NextInt64() };
+        kvm_xen_hvm_attr a = new() { type = random.Next(8) switch { 0 => RING3_XEN_ATTR_TYPE_FIFO, 1 => RING3_XEN_ATTR_TYPE_PIRQ, _ => (ushort)random.Next(9) }, gfn = (ulong)random.NextInt64() };
         switch (a.type)
         {
             case KVM_XEN_ATTR_TYPE_SHARED_INFO: a.gfn = random.Next(6) == 0 ? (ulong)random.NextInt64() : (Shared >> 12) + (ulong)random.Next(SharedPages); break;
@@ -142,6 +144,7 @@ internal sealed unsafe class XenRun : IHostileRun
                 uint port = AnyPort(random);
                 a.evtchn = new() { send_port = port, type = (uint)random.Next(7), flags = random.Next(3) == 0 ? (uint)random.Next(6) : 0, port = random.Next(2) == 0 ? port : AnyPort(random), vcpu = (uint)random.Next(4), priority = AnyPriority(random) };
                 break;
+            case RING3_XEN_ATTR_TYPE_PIRQ: a.pirq = new() { pirq = AnyPirq(random), port = AnyPort(random), vcpu = (uint)random.Next(4), priority = AnyPriority(random) }; break;
             case RING3_XEN_ATTR_TYPE_FIFO: a.fifo = new() { command = (uint)random.Next(4), gfn = random.Next(8) == 0 ? (ulong)random.NextInt64() : (Shared >> 12) + (ulong)random.Next(SharedPages) }; break;
         }
         _ = _vm!.XenSetAttr(a);
@@ -174,9 +177,17 @@ internal sealed unsafe class XenRun : IHostileRun
     private void Send(Random random)
     {
         kvm_irq_routing_xen_evtchn e = new() { port = AnyPort(random), vcpu = (uint)random.Next(3), priority = AnyPriority(random) };
-        if (random.Next(4) != 0)
+        int how = random.Next(5);
+        if (how <= 2)
         {
             _ = _vm!.XenEvtchnSend(e);
+            return;
+        }
+        if (how == 3)
+        {
+            // A message that names a PIRQ, more or less.
+            uint pirq = AnyPirq(random);
+            _ = _vm!.SignalMsi(0xfee0_0000 | (pirq & 0xff) << 12 | (ulong)(pirq >> 8) << 40, 7 << 8 | (random.Next(8) == 0 ? (uint)random.Next(1 << 16) : 0));
             return;
         }
         _ = _vm!.SetGsiRouting([new() { gsi = 30, type = KVM_IRQ_ROUTING_XEN_EVTCHN, xen_evtchn = e }]);

@@ -134,6 +134,15 @@ public class RoutingTests
             Fired.Add((entry.xen_evtchn.port, level));
             return level ? 1 : -1;
         }
+
+        internal readonly List<uint> Messages = [];
+
+        public bool TryMessage(uint addressLow, uint addressHigh, uint data, out int result)
+        {
+            Messages.Add(addressLow);
+            result = 1;
+            return addressLow == 0xfee1_0000;
+        }
     }
 
     [Fact]
@@ -146,6 +155,23 @@ public class RoutingTests
         Assert.Equal(0, rig.Chip.Routing.Set([entry]));
         Assert.Equal(1, rig.Chip.SetIrq(0, 40, true));
         Assert.Equal([(7u, true)], recorder.Fired);
+    }
+
+    [Fact]
+    public void Extension_IsOfferedMessagesThatNoLocalApicUnderstands()
+    {
+        var rig = new Rig();
+        var recorder = new Recorder();
+        rig.Chip.Routing.Extension = recorder;
+        // Vector 0 by ExtINT, directly and behind a route; another vector and another mode are a local APIC's.
+        Assert.Equal(1, rig.Chip.SetMsi(new kvm_msi { address_lo = 0xfee1_0000, data = 7 << 8 }));
+        Assert.Equal(0, rig.Chip.Routing.Set([new kvm_irq_routing_entry { gsi = 40, type = KvmApi.KVM_IRQ_ROUTING_MSI, msi = new kvm_irq_routing_msi { address_lo = 0xfee1_0000, data = 7 << 8 } }]));
+        Assert.Equal(1, rig.Chip.SetIrq(0, 40, true));
+        Assert.Equal(-1, rig.Chip.SetIrq(0, 40, false));
+        Assert.Equal([0xfee1_0000u, 0xfee1_0000u], recorder.Messages);
+        Assert.Equal(1, rig.Chip.SetMsi(new kvm_msi { address_lo = 0xfee0_0000, data = 0x55 }));
+        _ = rig.Chip.SetMsi(new kvm_msi { address_lo = 0xfee1_0000, data = 7 << 8 | 0x55 });
+        Assert.Equal(2, recorder.Messages.Count);
     }
 }
 

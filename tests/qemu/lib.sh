@@ -2,11 +2,12 @@
 # Starting, watching and steering QEMU in the tests: sourced by tests/suites/qemu.sh. Every function that waits has a limit in seconds and ends
 # the test with a reason when it runs out. LC_ALL=C: offsets are bytes.
 
-# QEMU in front of its arguments. RING3_QEMU_ORACLE=kvm or tcg runs the same tests on the machine's own /dev/kvm or on QEMU's translator, to check
-# the tests themselves.
+# QEMU in front of its arguments; qemu=(PROGRAM ARGS...) names another than the system's. RING3_QEMU_ORACLE=kvm or tcg runs the same tests on the machine's
+# own /dev/kvm or on QEMU's translator, to check the tests themselves.
+qemu=(qemu-system-x86_64)
 qemu_command() {
-    if [ -n "${RING3_QEMU_ORACLE:-}" ]; then command=(qemu-system-x86_64); return; fi
-    command=("$root/ring3" exec -- qemu-system-x86_64)
+    if [ -n "${RING3_QEMU_ORACLE:-}" ]; then command=("${qemu[@]}"); return; fi
+    command=("$root/ring3" exec -- "${qemu[@]}")
     if [ -n "${as_user:-}" ]; then
         command=(setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs "$work/ring3-exec" -- qemu-system-x86_64)
     elif [ -n "$hide_kvm" ]; then
@@ -42,10 +43,10 @@ vm_start() {
     vm_pid[$name]=$! vm_at[$name]=0 vm_mon_at[$name]=0
 }
 
-# accelerator: the options that put a VM on KVM. Variables: irqchip (on, split, off), ring (entries of the dirty ring), cpu.
+# accelerator: the options that put a VM on KVM. Variables: irqchip (on, split, off), ring (entries of the dirty ring), xen (the version that the guest sees), cpu.
 accelerator() {
     if [ "${RING3_QEMU_ORACLE:-}" = tcg ]; then echo "-accel tcg,thread=multi -cpu ${cpu:-max}"; return; fi
-    echo "-accel kvm${irqchip:+,kernel-irqchip=$irqchip}${ring:+,dirty-ring-size=$ring} -cpu ${cpu:-${RING3_QEMU_CPU:-host}}"
+    echo "-accel kvm${irqchip:+,kernel-irqchip=$irqchip}${ring:+,dirty-ring-size=$ring}${xen:+,xen-version=$xen} -cpu ${cpu:-${RING3_QEMU_CPU:-host}}"
 }
 
 vm_kill_all() {

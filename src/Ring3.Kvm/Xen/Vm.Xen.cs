@@ -70,6 +70,12 @@ public sealed unsafe partial class Vm : IXenMachine, IRouteExtension
     int IRouteExtension.Fire(in kvm_irq_routing_entry entry, bool level) =>
         level ? Xen.SendOrDefer(new(entry.xen_evtchn.port, entry.xen_evtchn.vcpu, entry.xen_evtchn.priority)) : -Errno.EINVAL;
 
+    bool IRouteExtension.TryMessage(uint addressLow, uint addressHigh, uint data, out int result)
+    {
+        result = 0;
+        return XenOrNull is { } xen && xen.TryMessage(addressLow, addressHigh, data, out result);
+    }
+
     /// <summary>The guest wrote the hypercall MSR: fills the page with our own stubs, or with the client's. False: #GP.</summary>
     internal bool WriteXenHypercallPage(ulong value, bool longMode)
     {

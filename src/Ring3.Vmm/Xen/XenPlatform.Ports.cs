@@ -8,11 +8,12 @@ namespace Ring3.Vmm.Xen;
 // Event-channel ports: who is behind which, and how KVM is told.
 internal sealed partial class XenPlatform
 {
-    private enum PortKind : byte { Free, Unbound, Interdomain, Virq, Ipi }
+    private enum PortKind : byte { Free, Unbound, Interdomain, Virq, Ipi, Pirq }
 
     private struct Port
     {
         public PortKind Kind;
+        /// <summary>Virq: of a PIRQ's port its number.</summary>
         public uint Vcpu, Virq, Priority;
     }
 
@@ -61,6 +62,8 @@ internal sealed partial class XenPlatform
                 return BindVirq(a);
             case XenAbi.EVTCHNOP_bind_ipi:
                 return BindIpi(a);
+            case XenAbi.EVTCHNOP_bind_pirq:
+                return BindPirq(a);
             case XenAbi.EVTCHNOP_alloc_unbound:
                 return Answer(a, 4, Allocate(PortKind.Unbound, 0));
             case XenAbi.EVTCHNOP_reset:
@@ -104,7 +107,7 @@ internal sealed partial class XenPlatform
                 if (priority >= XenAbi.Fifo.Queues)
                     return -Errno.EINVAL;
                 _ports[port].Priority = priority;
-                return _ports[port].Kind == PortKind.Ipi ? BindInKernel(port, KVM_XEN_EVTCHN_UPDATE) : 0;
+                return Moved(port);
         }
     }
 
@@ -161,7 +164,15 @@ internal sealed partial class XenPlatform
         if (_ports[port].Kind == PortKind.Ipi || _ports[port].Kind == PortKind.Virq && _ports[port].Virq == VirqTimer)
             return -Errno.EINVAL;
         _ports[port].Vcpu = vcpu;
-        return 0;
+        return Moved(port);
+    }
+
+    /// <summary>The vCPU or the priority of a port has changed.</summary>
+    private long Moved(uint port)
+    {
+        if (_ports[port].Kind == PortKind.Pirq)
+            Route(_ports[port].Virq);
+        return _ports[port].Kind == PortKind.Ipi ? BindInKernel(port, KVM_XEN_EVTCHN_UPDATE) : 0;
     }
 
     private long Close(uint port)
@@ -170,12 +181,32 @@ internal sealed partial class XenPlatform
         if (port == _storePort || port == _consolePort)
             return -Errno.EINVAL;
         _ports[port] = default;
+        long r = 0;
         if (old.Kind == PortKind.Ipi)
-            return _vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_EVTCHN, evtchn = new() { send_port = port, flags = KVM_XEN_EVTCHN_DEASSIGN } });
+            r = _vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_EVTCHN, evtchn = new() { send_port = port, flags = KVM_XEN_EVTCHN_DEASSIGN } });
+        if (old.Kind == PortKind.Pirq)
+            UnbindPirq(old.Virq);
         if (old is { Kind: PortKind.Virq, Virq: VirqTimer })
             _ = Find(old.Vcpu)?.XenSetAttr(new() { type = KVM_XEN_VCPU_ATTR_TYPE_TIMER });
-        return 0;
+        // After the last sender is gone: whoever gets the port next must not find an event of its last owner.
+        ClearPending(port);
+        return r;
     }
+
+    private void ClearPending(uint port)
+    {
+        if (_fifo)
+        {
+            if (FifoWord(port) is var word and not 0)
+                _ = TryClear32(word, 1u << XenAbi.Fifo.PendingBit, out _);
+        }
+        else if (_sharedGfn != 0)
+            _ = TryClear64(_sharedGfn * PageBytes + XenAbi.SharedInfo.Pending + port / 64 * 8, 1UL << (int)(port & 63));
+    }
+
+    /// <summary>Guest-physical address of a port's event word, or 0 when its page has not been given.</summary>
+    private ulong FifoWord(uint port) =>
+        _fifoPages.Count > port / XenAbi.Fifo.PortsPerPage ? _fifoPages[(int)(port / XenAbi.Fifo.PortsPerPage)] * PageBytes + port % XenAbi.Fifo.PortsPerPage * 4 : 0;
 
     private long Reset()
     {
@@ -200,11 +231,10 @@ internal sealed partial class XenPlatform
     /// <summary>Clears the mask; an event that came meanwhile is sent again. PAIRS-WITH: delivery sets pending, then looks at the mask.</summary>
     private long Unmask(uint port)
     {
-        const ulong Page = 4096;
         bool pending;
         if (_fifo)
         {
-            ulong word = _fifoPages.Count > port / XenAbi.Fifo.PortsPerPage ? _fifoPages[(int)(port / XenAbi.Fifo.PortsPerPage)] * Page + port % XenAbi.Fifo.PortsPerPage * 4 : 0;
+            ulong word = FifoWord(port);
             if (word == 0 || !TryClear32(word, 1u << XenAbi.Fifo.MaskedBit, out uint event32))
                 return -Errno.EINVAL;
             pending = event32 >> XenAbi.Fifo.PendingBit != 0;
@@ -213,7 +243,7 @@ internal sealed partial class XenPlatform
         }
         else
         {
-            ulong shared = _sharedGfn * Page, word = port / 64 * 8, bit = 1UL << (int)(port & 63);
+            ulong shared = _sharedGfn * PageBytes, word = port / 64 * 8, bit = 1UL << (int)(port & 63);
             if (!TryClear64(shared + XenAbi.SharedInfo.Mask64 + word, bit) || !_vm.Memory.TryRead(shared + XenAbi.SharedInfo.Pending + word, out ulong bits))
                 return -Errno.EFAULT;
             if ((bits & bit) == 0)
@@ -259,6 +289,7 @@ internal sealed partial class XenPlatform
             PortKind.Interdomain => XenAbi.EVTCHNSTAT_interdomain,
             PortKind.Virq => XenAbi.EVTCHNSTAT_virq,
             PortKind.Ipi => XenAbi.EVTCHNSTAT_ipi,
+            PortKind.Pirq => XenAbi.EVTCHNSTAT_pirq,
             _ => XenAbi.EVTCHNSTAT_closed,
         };
         return a.TryWrite(status, 8) && a.TryWrite(p.Vcpu, 12) && a.TryWrite(p.Virq, 16) ? 0 : -Errno.EFAULT;

@@ -40,6 +40,8 @@ internal sealed unsafe partial class XenPlatform : IDisposable
         Check(vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_RUNSTATE_UPDATE_FLAG, runstate_update_flag = 1 }), "set the run state's flag");
         foreach (Vcpu v in vcpus)
             Check(v.XenSetAttr(new() { type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_ID, vcpu_id = v.Id }), "set Xen's vCPU number");
+        _grants = HostMemory.Map(MaxGrantFrames * PageBytes);
+        InitializeGrants();
         Console = new XenConsole((byte*)_special + PageBytes);
         Store = new XenStore(_special, vcpus.Length, ramBytes);
         InitializePorts();
@@ -80,6 +82,7 @@ internal sealed unsafe partial class XenPlatform : IDisposable
             XenAbi.vcpu_op => VcpuOp(command, (uint)a1, new GuestArgument(_vm, vcpu, a2)),
             XenAbi.hvm_op => HvmOp(command, argument),
             XenAbi.memory_op => MemoryOp(command, argument),
+            XenAbi.physdev_op => PhysdevOp(command, argument),
             XenAbi.grant_table_op => GrantTable(command, argument, (uint)a2),
             XenAbi.console_io => ConsoleIo(command, (int)(uint)a1, new GuestArgument(_vm, vcpu, a2)),
             _ => -Errno.ENOSYS,
@@ -88,7 +91,7 @@ internal sealed unsafe partial class XenPlatform : IDisposable
 
     private static long Version(uint command, GuestArgument a)
     {
-        const uint Features = 1 << 0 /* writable page tables */ | 1 << 2 /* auto-translated */ | 1 << 8 /* hvm callback vector */ | 1 << 9 /* safe pvclock */;
+        const uint Features = 1 << 0 /* writable page tables */ | 1 << 2 /* auto-translated */ | 1 << 8 /* hvm callback vector */ | 1 << 9 /* safe pvclock */ | 1 << 10 /* PIRQs */;
         switch (command)
         {
             case XenAbi.XENVER_version:
@@ -277,7 +280,10 @@ internal sealed unsafe partial class XenPlatform : IDisposable
                 // { domid, size, space, idx, gpfn }
                 if (!a.TryRead(out ushort domid) || !a.TryRead(out uint space, 4) || !a.TryRead(out ulong index, 8) || !a.TryRead(out ulong gpfn, 16))
                     return -Errno.EFAULT;
-                return domid != DomidSelf ? -Errno.EPERM : space == 0 && index == 0 ? MapSharedInfo(gpfn) : -Errno.EINVAL;
+                if (domid != DomidSelf)
+                    return -Errno.EPERM;
+                const uint SharedInfoSpace = 0, GrantTableSpace = 1;
+                return space == SharedInfoSpace && index == 0 ? MapSharedInfo(gpfn) : space == GrantTableSpace ? MapGrantFrame(index, gpfn) : -Errno.EINVAL;
             default:
                 return -Errno.ENOSYS;
         }
@@ -295,21 +301,9 @@ internal sealed unsafe partial class XenPlatform : IDisposable
         return r;
     }
 
-    /// <summary>Grants are read by nobody here yet: the table can be asked for, not mapped.</summary>
-    private static long GrantTable(uint command, GuestArgument a, uint count)
+    public void Dispose()
     {
-        const uint QuerySize = 6, GetVersion = 10;
-        const short Okay = 0;
-        if (count != 1)
-            return -Errno.ENOSYS;
-        return command switch
-        {
-            // { dom, nr_frames, max_nr_frames, status }
-            QuerySize => a.TryWrite(0u, 4) && a.TryWrite(0u, 8) && a.TryWrite(Okay, 12) ? 0 : -Errno.EFAULT,
-            GetVersion => a.TryWrite(1u, 4) ? 0 : -Errno.EFAULT,
-            _ => -Errno.ENOSYS,
-        };
+        HostMemory.Unmap(_special, 2 * PageBytes);
+        HostMemory.Unmap(_grants, MaxGrantFrames * PageBytes);
     }
-
-    public void Dispose() => HostMemory.Unmap(_special, 2 * PageBytes);
 }
