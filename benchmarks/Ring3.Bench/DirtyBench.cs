@@ -51,7 +51,8 @@ internal static unsafe class DirtyBench
         {
             Print($"dirty.{mode.Name}_slowdown", mode.CpuNs / none.CpuNs, "x");
             Print($"dirty.{mode.Name}_wall_slowdown", mode.WallNs / none.WallNs, "x");
-            Print($"dirty.{mode.Name}_harvest_mpages", mode.HarvestedPages / mode.HarvestSeconds / 1e6, "Mpages/s");
+            if (mode.Log != Log.None)
+                Print($"dirty.{mode.Name}_harvest_mpages", mode.HarvestedPages / mode.HarvestSeconds / 1e6, "Mpages/s");
         }
         return 0;
     }
