@@ -34,8 +34,8 @@ public sealed unsafe partial class LogicalProcessor
             ResetMsrsAndVectors(c);
         _unfinishedTask.Valid = false;
         Replay.Retire();
-        Sanitizer?.FlushedAsid(GuestFlush.Reset, c->Asid);
-        Tlb.FlushAsid(c->Asid);
+        if (Sanitizer is null || Sanitizer.FlushedAsid(GuestFlush.Reset, c->Asid))
+            Tlb.FlushAsid(c->Asid);
         RecomputeMode();
     }
 

@@ -149,6 +149,13 @@ public sealed class MmuNotifier
         return Volatile.Read(ref _seq) != seq;
     }
 
+    /// <summary>True if host memory in [start, end) is between the start and the end of an invalidation: a mapping that reaches over it must not be made, whichever page is wanted. Caller holds mmu_lock in either mode.</summary>
+    public bool IsChanging(ulong start, ulong end)
+    {
+        _slots.MmuLock.AssertHeld();
+        return Volatile.Read(ref _inProgress) != 0 && start < _rangeEnd && _rangeStart < end;
+    }
+
     /// <summary>Clears the Accessed bits of what maps [start, end).</summary>
     /// <returns>True if any was set.</returns>
     public bool ClearYoung(ulong start, ulong end) => Age(start, end, clear: true);

@@ -152,7 +152,9 @@ public sealed unsafe partial class TdpMmu
         for (int level = MaxLevel; level > PgLevel.Level4K; level--)
         {
             ulong pages = PgLevel.Pages(level), first = PgLevel.AlignDown(gfn, level);
-            if ((misalignment & (pages - 1)) == 0 && first >= slot.BaseGfn && first + pages <= slot.EndGfn && backing.Attributes.IsUniform(first, first + pages))
+            if ((misalignment & (pages - 1)) == 0 && first >= slot.BaseGfn && first + pages <= slot.EndGfn && backing.Attributes.IsUniform(first, first + pages)
+                // The page that is wanted does not change now (IsStale), but others below the same leaf may.
+                && !Slots.Notifier.IsChanging(backing.HvaOf(first), backing.HvaOf(first) + PgLevel.Bytes(level)))
                 return level;
         }
         return PgLevel.Level4K;

@@ -75,6 +75,21 @@ public class ZapTests
     }
 
     [Fact]
+    public void Fault_BesideAnInvalidation_MapsNothingInsideIt()
+    {
+        using var f = new MmuFixture();
+        GuestRam ram = f.AddRam(0, 0, 16 * M);
+        f.V.Mmu.LoadRoot();
+        ulong start = ram.Hva + 0x3000, end = start + 0x1000;
+        Assert.True(f.Slots.Notifier.InvalidateRangeStart(start, end));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x4000, NestedAccess.Read));
+        Assert.Equal((1UL, 0UL), (f.Tdp.GetStats().Pages4K, f.Tdp.GetStats().Pages2M));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 4 * M, NestedAccess.Read));
+        Assert.Equal(1UL, f.Tdp.GetStats().Pages2M);
+        f.Slots.Notifier.InvalidateRangeEnd(start, end);
+    }
+
+    [Fact]
     public void Notifier_IgnoresForeignMemory()
     {
         using var f = new MmuFixture();

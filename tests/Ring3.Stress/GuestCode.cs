@@ -15,6 +15,9 @@ internal static class GuestCode
 {
     public const int TagMismatch = 1, UnexpectedFault = 2;
 
+    /// <summary>Bits of a garbage entry that vary: all flags, a reserved one, and few enough address bits that the nested tables for them stay few.</summary>
+    private const ulong Garbage = 1UL << 63 | 1UL << 51 | 7UL << 39 | 15UL << 30 | 0x1f_ffff;
+
     public static (byte[] Code, ulong FaultHandler) Assemble()
     {
         var a = new Assembler(64);
@@ -120,7 +123,9 @@ internal static class GuestCode
         Random(a);
         a.mov(ebx, r8d);
         a.and(ebx, Layout.GarbagePages - 1);
-        a.mov(__qword_ptr[r14 + rbx * 8 + Layout.WindowPages * 8], r8);
+        a.mov(rax, Garbage);
+        a.and(rax, r8);
+        a.mov(__qword_ptr[r14 + rbx * 8 + Layout.WindowPages * 8], rax);
         a.shl(rbx, 12);
         a.add(rbx, (int)Layout.Window + Layout.WindowPages * 4096);
         a.mov(al, __byte_ptr[rbx + 8]);
