@@ -72,6 +72,9 @@ public static unsafe class HostMemory
     /// <summary>Gives the pages back to the host; the next access reads zero (private mappings).</summary>
     public static void Discard(void* p, nuint bytes) => _ = Libc.madvise(p, bytes, Libc.MADV_DONTNEED);
 
+    /// <summary>Makes every page of a range readable without a fault, as reading them would. False: some page cannot be read, a signal came, or the kernel (before 5.14) cannot do it.</summary>
+    public static bool TryPopulateRead(ulong address, nuint bytes) => Libc.madvise((void*)address, bytes, Libc.MADV_POPULATE_READ) == 0;
+
     /// <summary>Frees the pages of a shared file mapping, in the file too; the next access reads zero.</summary>
     public static void RemoveShared(void* p, nuint bytes) => _ = Libc.madvise(p, bytes, Libc.MADV_REMOVE);
 

@@ -123,25 +123,6 @@ public sealed unsafe partial class TdpMmu
         return root.Invalid || Slots.Generation != generation || Slots.Attributes != attributes || hva != 0 && Slots.Notifier.NeedsRetry(seq, hva);
     }
 
-    /// <summary>
-    /// Makes a page present as a read of the guest would, for KVM_PRE_FAULT_MEMORY. Caller as for <see cref="Fault"/>.
-    /// </summary>
-    /// <param name="end">With <see cref="MmuResult.Fixed"/>: first guest-physical address after the mapping.</param>
-    public MmuResult PreFault(VcpuMmu vcpu, ulong gpa, out ulong end)
-    {
-        end = gpa;
-        MmuResult result = Fault(vcpu, gpa, NestedAccess.Read);
-        if (result != MmuResult.Fixed)
-            return result;
-        using var _ = Rcu.Read();
-        int level = PgLevel.Level4K;
-        // Gone again already: the page was there, which is all that is promised.
-        if (vcpu.Root is not { } root || FindLeafRcu(root, gpa >> Page.Shift, out ulong _, out level) == null)
-            level = PgLevel.Level4K;
-        end = (gpa & ~(PgLevel.Bytes(level) - 1)) + PgLevel.Bytes(level);
-        return MmuResult.Fixed;
-    }
-
     /// <summary>Largest level at which a gfn can be mapped: contained in the slot, alike in its attributes, hva and gpa equal modulo the size, neither dirty-logged nor kept inside a resident limit.</summary>
     private int GoalLevel(in Backing backing, ulong gfn)
     {
@@ -192,7 +173,7 @@ public sealed unsafe partial class TdpMmu
     private MmuResult MapLeaf(VcpuMmu vcpu, ref TdpIterator it, ulong gfn, in Backing backing, bool write, bool execute)
     {
         Memslot slot = backing.Slot;
-        ulong newSpte;
+        ulong newSpte = NewLeaf(backing, PgLevel.AlignDown(gfn, it.Level), it.Level, write);
         if (it.IsPresentLeaf)
         {
             bool needsW = write && !Spte.IsWritable(it.OldSpte), needsX = execute && (it.OldSpte & Spte.X) == 0;
@@ -201,16 +182,10 @@ public sealed unsafe partial class TdpMmu
                 vcpu.Stats.PfSpurious++;
                 return MmuResult.Fixed;
             }
-            newSpte = Spte.RestoreAccess(it.OldSpte) | Spte.A | (needsW ? Spte.W | Spte.D : 0) | (needsX ? Spte.X : 0);
+            newSpte = Spte.RestoreAccess(it.OldSpte) | Spte.A | (needsW ? Spte.W | Spte.D : 0) | (needsX ? Spte.X : 0) | newSpte & Spte.LogDirty;
         }
         else
-        {
-            // A logged page is mapped writable only by a write, or by a read if its D tells of the first write.
-            newSpte = Spte.MakeLeaf(backing.HvaOf(PgLevel.AlignDown(gfn, it.Level)), it.Level, !slot.IsReadOnly, write || !slot.IsDirtyLogged || slot.Tracking != DirtyTracking.WriteProtect, write);
             newSpte = WithoutHugeX(newSpte, it.Level);
-        }
-        if (slot.IsDirtyLogged && slot.Tracking == DirtyTracking.DirtyLog)
-            newSpte |= Spte.LogDirty;
         if (!TrySetSpteAtomic(ref it, newSpte))
             return MmuResult.Retry;
         // After the installation: whoever takes the dirty bit afterwards write-protects afterwards.
@@ -218,6 +193,14 @@ public sealed unsafe partial class TdpMmu
             slot.MarkDirty(gfn);
         vcpu.Stats.PfFixed++;
         return MmuResult.Fixed;
+    }
+
+    private static ulong NewLeaf(in Backing backing, ulong gfn, int level, bool write)
+    {
+        Memslot slot = backing.Slot;
+        // A logged page is mapped writable only by a write, or by a read if its D tells of the first write.
+        ulong leaf = Spte.MakeLeaf(backing.HvaOf(gfn), level, !slot.IsReadOnly, write || !slot.IsDirtyLogged || slot.Tracking != DirtyTracking.WriteProtect, write);
+        return slot.IsDirtyLogged && slot.Tracking == DirtyTracking.DirtyLog ? leaf | Spte.LogDirty : leaf;
     }
 
     private MmuResult MapMmio(VcpuMmu vcpu, TdpRoot root, ulong gfn, ulong generation)

@@ -90,7 +90,7 @@ public sealed unsafe partial class Vcpu
             return -Errno.EINVAL;
         int r = 0;
         bool any = false;
-        while (range.size != 0 && (r = PreFaultOne(range.gpa, out ulong end)) == 0)
+        while (range.size != 0 && (r = PreFaultOne(range.gpa, range.gpa + range.size, out ulong end)) == 0)
         {
             ulong done = Math.Min(range.size, end - range.gpa);
             range.gpa += done;
@@ -100,7 +100,7 @@ public sealed unsafe partial class Vcpu
         return any ? 0 : r;
     }
 
-    private int PreFaultOne(ulong gpa, out ulong end)
+    private int PreFaultOne(ulong gpa, ulong limit, out ulong end)
     {
         while (true)
         {
@@ -111,7 +111,7 @@ public sealed unsafe partial class Vcpu
                 return -Errno.EIO;
             if (!_mmu.LoadRoot())
                 return -Errno.ENOMEM;
-            switch (Vm.Mmu.PreFault(_mmu, gpa, out end))
+            switch (Vm.Mmu.PreFault(_mmu, gpa, limit, out end))
             {
                 case MmuResult.Fixed:
                     return 0;
