@@ -14,6 +14,8 @@ switch (args.FirstOrDefault())
         return DirtyBench.Run();
     case "faults":
         return FaultsBench.Run();
+    case "zap":
+        return ZapBench.Run();
     default:
         Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests");
         return 2;

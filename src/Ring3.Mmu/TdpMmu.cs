@@ -73,6 +73,9 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
         }
     }
 
+    /// <summary>Roots zapped since the VM was created. Cheap, unlike <see cref="GetStats"/>.</summary>
+    public long RootsZapped => Volatile.Read(ref _rootsZapped);
+
     private MmuLock Lock => Slots.MmuLock;
 
     /// <summary>Pays what a batch owes: the flush, while mmu_lock is held, then the unlinked tables, which go to the reclaimer. The batch is empty afterwards.</summary>
