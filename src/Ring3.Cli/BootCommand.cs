@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using Ring3.Mmu;
 using Ring3.Vmm;
 using Ring3.Vmm.Boot;
 
@@ -23,6 +24,8 @@ internal static class BootCommand
     private static readonly Option<bool> s_xen = new("--xen") { Description = "be a Xen HVM guest's machine: event channels, PV timer and IPIs, console hvc0" };
     private static readonly Option<bool> s_xenFifo = new("--xen-fifo") { Description = "with --xen: offer FIFO event channels" };
     private static readonly Option<string?> s_check = new("--check") { Description = "check the hypervisor while it runs: tlb (every use of a cached translation; some ten times slower)", HelpName = "tlb", CustomParser = ParseCheck };
+    private static readonly Option<RootZapPolicy?> s_zap = new("--zap") { Description = "who zaps obsolete page tables: worker, sync (whoever makes them obsolete), inline (also vCPUs, without yielding; default: worker)", HelpName = "inline|sync|worker", CustomParser = ParseZap };
+    private static readonly Option<int> s_zapShare = new("--zap-share") { Description = "percent of one processor that the worker may take for it", HelpName = "PERCENT", DefaultValueFactory = _ => BootOptions.DefaultZapShare, CustomParser = ParseZapShare };
     private static readonly Option<ulong?> s_resident = new("--resident") { Description = "keep at most SIZE of guest RAM in host memory; colder pages go to a file", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--resident") };
     private static readonly Option<string?> s_residentDir = new("--resident-dir") { Description = "where that file is made (default: /var/tmp)", HelpName = "DIR" };
     private static readonly Option<string?> s_heatmap = new("--heatmap") { Description = "write a picture of the working set over time (PNG)", HelpName = "FILE" };
@@ -32,11 +35,12 @@ internal static class BootCommand
     public static Command Build()
     {
         s_check.CompletionSources.Add("tlb");
+        s_zap.CompletionSources.Add("inline", "sync", "worker");
         s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "all");
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -58,6 +62,8 @@ internal static class BootCommand
         Xen = r.GetValue(s_xen) || r.GetValue(s_xenFifo),
         XenFifo = r.GetValue(s_xenFifo),
         CheckTlb = r.GetValue(s_check) is not null,
+        Zap = r.GetValue(s_zap) ?? RootZapPolicy.Worker,
+        ZapShare = r.GetValue(s_zapShare),
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
         Heatmap = r.GetValue(s_heatmap),
@@ -72,6 +78,28 @@ internal static class BootCommand
             return n;
         r.AddError($"--cpus must be a number from 1 to {BootOptions.MaxCpus}, not '{text}'");
         return 0;
+    }
+
+    private static RootZapPolicy? ParseZap(ArgumentResult r)
+    {
+        switch (r.Tokens.Count == 1 ? r.Tokens[0].Value : "")
+        {
+            case "inline": return RootZapPolicy.Inline;
+            case "sync": return RootZapPolicy.Sync;
+            case "worker": return RootZapPolicy.Worker;
+            case var other:
+                r.AddError($"--zap knows inline, sync and worker, not '{other}'");
+                return null;
+        }
+    }
+
+    private static int ParseZapShare(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int n) && n is >= 1 and <= 100)
+            return n;
+        r.AddError($"--zap-share must be a number from 1 to 100, not '{text}'");
+        return BootOptions.DefaultZapShare;
     }
 
     private static ulong? ParseSeed(ArgumentResult r)

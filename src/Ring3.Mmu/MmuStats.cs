@@ -34,6 +34,8 @@ public struct MmuStats
     public int Roots, InvalidRoots;
     /// <summary>Roots zapped since the VM was created, and table pages freed with them.</summary>
     public ulong RootsZapped, TablePagesFreed;
+    /// <summary>Holds of mmu_lock that a zap gave up because somebody waited for the lock.</summary>
+    public ulong ZapLockBreaks;
     /// <summary>Flushes that the MMU asked for.</summary>
     public ulong RemoteTlbFlushRequests;
     /// <summary>Flushes that were not needed: roots freed, and removals of entries that no processor caches.</summary>

@@ -131,7 +131,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
             Pages4K = leaves[PgLevel.Level4K], Pages2M = leaves[PgLevel.Level2M], Pages1G = leaves[PgLevel.Level1G],
             TablePages = (ulong)Allocator.Allocated, TableBytesReserved = Allocator.ReservedBytes,
             Roots = roots.Length, InvalidRoots = roots.Count(static r => r.Invalid),
-            RootsZapped = (ulong)Volatile.Read(ref _rootsZapped), TablePagesFreed = (ulong)_pageReclaimer.Freed,
+            RootsZapped = (ulong)Volatile.Read(ref _rootsZapped), ZapLockBreaks = (ulong)Volatile.Read(ref _zapLockBreaks), TablePagesFreed = (ulong)_pageReclaimer.Freed,
             RemoteTlbFlushRequests = (ulong)Volatile.Read(ref _flushRequests), TlbFlushesElided = (ulong)Volatile.Read(ref _flushesElided),
             HugeSplits = (ulong)Volatile.Read(ref _hugeSplits), HugeRecoveries = (ulong)Volatile.Read(ref _hugeRecoveries),
             WriteProtected = (ulong)Volatile.Read(ref _writeProtected), NxSplits = (ulong)CountNxSplits(),

@@ -1,3 +1,4 @@
+using Ring3.Mmu;
 using Ring3.Vmm.Boot;
 
 namespace Ring3.Vmm;
@@ -25,6 +26,10 @@ public sealed record BootOptions
     public bool XenFifo { get; init; }
     /// <summary>Check every use of a cached translation (VmOptions.CheckTlb).</summary>
     public bool CheckTlb { get; init; }
+    /// <summary>Who zaps obsolete page tables (VmOptions.ZapPolicy).</summary>
+    public RootZapPolicy Zap { get; init; } = RootZapPolicy.Worker;
+    /// <summary>Percent of one processor, 1 to 100, that zapping may take (VmOptions.ZapSharePercent).</summary>
+    public int ZapShare { get; init; } = DefaultZapShare;
     /// <summary>Resident limit in bytes; null: none.</summary>
     public ulong? ResidentBytes { get; init; }
     /// <summary>Directory for evicted pages; null: one for temporary files.</summary>
@@ -35,7 +40,7 @@ public sealed record BootOptions
     public bool Verbose { get; init; }
     public TraceCategories Trace { get; init; }
 
-    public const int MaxCpus = 255;
+    public const int MaxCpus = 255, DefaultZapShare = 50;
 }
 
 /// <summary>What --trace prints.</summary>

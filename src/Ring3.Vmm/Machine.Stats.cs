@@ -29,6 +29,7 @@ public sealed partial class Machine
             if (d.Read(_vm, 0) is ulong value and not 0)
                 output.WriteLine($"stat {d.Name,-32} {value}");
         }
+        output.WriteLine($"stat {"zap_policy",-32} {_vm.Options.ZapPolicy.ToString().ToLowerInvariant()}");
         ulong instructions = 0;
         foreach (Vcpu v in _vcpus)
             instructions += v.InstructionsRetired;

@@ -2,6 +2,7 @@ using Ring3.Abi;
 using Ring3.Kvm;
 using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
+using Ring3.Mmu;
 
 namespace Ring3;
 
@@ -13,6 +14,12 @@ public sealed record VirtualMachineOptions
 
     /// <summary>Host threads write guest memory through pointers of their own, not through <see cref="VirtualMachine.Memory"/>: executed code is compared with memory again after each exit.</summary>
     public bool ExternalWriters { get; init; }
+
+    /// <summary>Who zaps obsolete page tables (see <see cref="VmOptions.ZapPolicy"/>).</summary>
+    public RootZapPolicy ZapPolicy { get; init; } = RootZapPolicy.Worker;
+
+    /// <summary>Percent of one processor, 1 to 100, that zapping may take (see <see cref="VmOptions.ZapSharePercent"/>).</summary>
+    public int ZapSharePercent { get; init; } = 50;
 
     /// <summary>Check every use of a cached translation; a violation makes <see cref="VirtualCpu.Run"/> fail. Some ten times slower.</summary>
     public bool CheckTlb { get; init; }
@@ -50,7 +57,7 @@ public sealed class VirtualMachine : IDisposable
 
     private VirtualMachine(VirtualMachineOptions options)
     {
-        Vm = Vm.Create(new VmOptions { ExternalWriters = options.ExternalWriters, CheckTlb = options.CheckTlb });
+        Vm = Vm.Create(new VmOptions { ExternalWriters = options.ExternalWriters, CheckTlb = options.CheckTlb, ZapPolicy = options.ZapPolicy, ZapSharePercent = options.ZapSharePercent });
         if (!options.InterruptControllers)
             return;
         Ring3Exception.ThrowIfFailed(Vm.CreateIrqchip(), "create the interrupt controllers");

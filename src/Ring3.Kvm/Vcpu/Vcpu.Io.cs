@@ -123,9 +123,10 @@ public sealed unsafe partial class Vcpu
     {
         ExitInfo* e = _exit;
         int size = e->Size;
+        ulong generation = Vm.Slots.Generation;
         // A slot may have appeared since the processor found none: KVM looks at memory first, too.
         if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, e->IsWrite != 0))
-            return FinishFromMemory();
+            return FinishFromMemory(generation);
         if (_deliveryFailed && _injected.Valid != 0)
             return ExitDeliveryFailure();
         if (Vm.ExitsOnEmulationFailure && IsBeyondMmioEmulation())
@@ -156,14 +157,16 @@ public sealed unsafe partial class Vcpu
     /// <summary>
     /// There is memory for the access after all. A read-only slot serves the read half of an instruction that also writes; a slot that has appeared meanwhile serves the whole instruction, which starts again.
     /// </summary>
-    private int FinishFromMemory()
+    /// <param name="generation">The slots' generation before the first look.</param>
+    private int FinishFromMemory(ulong generation)
     {
         ExitInfo* e = _exit;
         if (e->IsWrite != 0 || !Vm.Mmu.IsMmio(_mmu, e->Gpa, write: true))
             return KeepRunning;
         var data = new Span<byte>(e->Data, e->Size);
+        // The slot that had appeared may be gone again.
         if (!Vm.Memory.Read(e->Gpa, data, _mmu.AsId))
-            return -Errno.EFAULT;
+            return Vm.Slots.Generation != generation ? KeepRunning : -Errno.EFAULT;
         Cpu.CompleteMmio(data);
         return KeepRunning;
     }

@@ -39,7 +39,8 @@ public sealed unsafe partial class Vm : IDisposable
         Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected, DirtyTracking = options.DirtyTracking };
         Memory = new GuestMemory(Slots);
         _work = new WorkQueue("ring3-vm") { Failed = e => BugOn(true, e.Message) };
-        Mmu = new TdpMmu(Slots, this, _work) { Journal = NewJournal(options), SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit, NxHugePages = options.NxHugePages, AccessedBits = options.AccessedBits };
+        _work.Share.Percent = options.ZapSharePercent;
+        Mmu = new TdpMmu(Slots, this, _work) { ZapPolicy = options.ZapPolicy, Journal = NewJournal(options), SlotZapAll = !isProtected, EagerSplit = options.EagerPageSplit, NxHugePages = options.NxHugePages, AccessedBits = options.AccessedBits };
         if (Mmu.Journal is { } journal)
             _tlbJudge = new TlbJudge(this, journal);
         Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
@@ -79,6 +80,14 @@ public sealed unsafe partial class Vm : IDisposable
         s.tlb_flush_elided = (long)m.TlbFlushesElided;
         (s.nx_lpage_splits, s.huge_splits) = ((long)m.NxSplits, (long)m.HugeSplits);
         (s.mmu_table_pages, s.mmu_roots_zapped) = ((long)m.TablePages, (long)m.RootsZapped);
+        (s.roots_zapped_inline, s.roots_zapped_sync, s.roots_zapped_worker) = Options.ZapPolicy switch
+        {
+            RootZapPolicy.Inline => (s.mmu_roots_zapped, 0L, 0L),
+            RootZapPolicy.Sync => (0L, s.mmu_roots_zapped, 0L),
+            _ => (0L, 0L, s.mmu_roots_zapped),
+        };
+        (s.zap_share_percent, s.zap_worker_ns, s.zap_worker_pauses) = (_work.Share.Percent, _work.Share.UsedNs, _work.Share.Pauses);
+        (s.zap_worker_yields, s.zap_lock_breaks) = (_work.Yields, (long)m.ZapLockBreaks);
     }
 
     /// <summary>Guest memory by guest-physical address, for the client's devices.</summary>

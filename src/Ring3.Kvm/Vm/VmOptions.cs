@@ -1,4 +1,5 @@
 using Ring3.Memory;
+using Ring3.Mmu;
 
 namespace Ring3.Kvm;
 
@@ -28,6 +29,12 @@ public sealed record VmOptions
 
     /// <summary>With <see cref="NxHugePages"/>: time between two recoveries, in milliseconds; 0: such that an hour has <see cref="NxHugePagesRecoveryRatio"/> of them, at most one a second. KVM's nx_huge_pages_recovery_period_ms.</summary>
     public uint NxHugePagesRecoveryPeriodMs { get; init; }
+
+    /// <summary>Who zaps obsolete page tables: the VM's worker, the thread that makes them obsolete (sync, as Linux since 6.6), or also a vCPU that drops the last reference, without yielding (inline, as Linux before 5.18).</summary>
+    public RootZapPolicy ZapPolicy { get; init; } = RootZapPolicy.Worker;
+
+    /// <summary>Percent of one processor, 1 to 100, that the VM's worker may take for zapping and for giving table memory back. A burst of two milliseconds after a rest is free. Other values: <see cref="ArgumentOutOfRangeException"/>.</summary>
+    public int ZapSharePercent { get; init; } = 50;
 
     /// <summary>Host threads other than vCPUs write guest memory without the accessors, so decoded code is verified again after each entry.</summary>
     public bool ExternalWriters { get; init; }

@@ -22,6 +22,10 @@ public sealed class VmStats
 
     private static IReadOnlyList<StatDescriptor<Vm>>? s_all;
 
+    /// <summary>Roots zapped by policy (a VM has one); the worker's share of a processor in percent, processor time that it took for bulk work, times that it rested because the share was used up, slices that ended early; holds of mmu_lock that
+    /// a zap gave up because somebody waited.</summary>
+    public long roots_zapped_inline, roots_zapped_sync, roots_zapped_worker, zap_share_percent, zap_worker_ns, zap_worker_pauses, zap_worker_yields, zap_lock_breaks;
+
     /// <summary>KVM's statistics of a VM, in KVM's order. Shadow paging's are zero: there is none. Read after <see cref="Vm.Stats"/> has brought the gauges up to date.</summary>
     public static IReadOnlyList<StatDescriptor<Vm>> Descriptors { get; } =
     [
@@ -37,6 +41,9 @@ public sealed class VmStats
         Counter("remote_tlb_flush_ranges", v => (ulong)v.RawStats.remote_tlb_flush_ranges), Counter("tlb_flush_coalesced", v => (ulong)v.RawStats.tlb_flush_coalesced),
         Counter("tlb_flush_elided", v => (ulong)v.RawStats.tlb_flush_elided),
         .. VcpuStats.RequestStats<Vm>(v => v.RawCounters), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
+        Counter("roots_zapped_inline", v => (ulong)v.RawStats.roots_zapped_inline), Counter("roots_zapped_sync", v => (ulong)v.RawStats.roots_zapped_sync), Counter("roots_zapped_worker", v => (ulong)v.RawStats.roots_zapped_worker),
+        Instant("zap_share_percent", v => (ulong)v.RawStats.zap_share_percent), Nanoseconds("zap_worker_ns", v => (ulong)v.RawStats.zap_worker_ns), Counter("zap_worker_pauses", v => (ulong)v.RawStats.zap_worker_pauses),
+        Counter("zap_worker_yields", v => (ulong)v.RawStats.zap_worker_yields), Counter("zap_lock_breaks", v => (ulong)v.RawStats.zap_lock_breaks),
         Counter("mmu_roots_zapped", v => (ulong)v.RawStats.mmu_roots_zapped), Counter("huge_splits", v => (ulong)v.RawStats.huge_splits),
     ];
 }

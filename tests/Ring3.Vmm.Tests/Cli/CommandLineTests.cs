@@ -52,6 +52,8 @@ public class CommandLineTests : IDisposable
         Refused(64, "--trace", "boot", "--trace", "everything");
         Refused(64, "--protocol", "boot", "--protocol", "1");
         Refused(64, "--seed", "boot", "--seed", "-1");
+        Refused(64, "--zap", "boot", "--zap", "later");
+        Refused(64, "--zap-share", "boot", "--zap-share", "101");
     }
 
     [Fact]
