@@ -17,6 +17,6 @@ switch (args.FirstOrDefault())
     case "zap":
         return ZapBench.Run();
     default:
-        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests");
+        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests | zap");
         return 2;
 }
