@@ -1,5 +1,8 @@
 using System.Diagnostics;
 using System.Globalization;
+using Ring3.Memory;
+using Ring3.Mmu;
+using Ring3.Tests.Shared;
 
 namespace Ring3.Stress;
 
@@ -9,18 +12,23 @@ namespace Ring3.Stress;
 /// </summary>
 internal static class Program
 {
-    private const string Usage = "usage: Ring3.Stress [--seconds N] [--seed S] [--round N] [--cpus N] [--check on|off|mixed] [--verbose]";
+    private const string Usage = "usage: Ring3.Stress [--seconds N] [--seed S] [--round N] [--cpus N] [--check on|off|mixed] [--storm] [--verbose]";
 
     private static int Main(string[] args)
     {
         long seconds = 60, seed = 1, only = -1, cpus = 0;
         string check = "mixed";
-        bool verbose = false;
+        bool verbose = false, storm = false;
         for (int i = 0; i < args.Length; i++)
         {
             if (args[i] == "--verbose")
             {
                 verbose = true;
+                continue;
+            }
+            if (args[i] == "--storm")
+            {
+                storm = true;
                 continue;
             }
             if (++i == args.Length)
@@ -39,6 +47,8 @@ internal static class Program
                     default: return Fail(Usage);
                 }
         }
+        if (storm)
+            return Storm(seconds, seed, (int)(cpus != 0 ? cpus : 3));
         var watch = Stopwatch.StartNew();
         var growth = new GrowthWatch();
         var total = new Tally();
@@ -56,6 +66,25 @@ internal static class Program
         }
         while (only < 0 && watch.Elapsed.TotalSeconds < seconds);
         Console.WriteLine($"stress: seed {seed}, {(only < 0 ? round : 1)} rounds in {watch.Elapsed.TotalSeconds:F0} s; {total}; resident {GrowthWatch.ResidentMiB()} MiB; no violation, nothing lost");
+        return 0;
+    }
+
+    /// <summary>Slots are added, moved and deleted under running guests, phase by phase, with every policy of zapping in turn.</summary>
+    private static int Storm(long seconds, long seed, int cpus)
+    {
+        var watch = Stopwatch.StartNew();
+        long round = 0, changes = 0, roots = 0;
+        for (; watch.Elapsed.TotalSeconds < seconds; round++)
+        {
+            int s = unchecked((int)(seed * 7919 + round));
+            var policy = (RootZapPolicy)(round % 3);
+            using var machine = new SlotStorm(s, cpus, policy, zapShare: round % 4 == 0 ? 3 : 50, zapAll: round % 5 != 0, (DirtyTracking)(round % 4));
+            if (machine.Run(1, 200) is { } failure)
+                return Fail($"FAIL storm seed {seed} round {round} (policy {policy}): {failure}");
+            changes += machine.Counts.Changes;
+            roots += machine.Counts.RootsZapped;
+        }
+        Console.WriteLine($"storm: seed {seed}, {round} rounds in {watch.Elapsed.TotalSeconds:F0} s; {changes} slot changes, {roots} roots zapped; invariants held after every phase");
         return 0;
     }
 
