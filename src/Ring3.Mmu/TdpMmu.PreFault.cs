@@ -52,12 +52,20 @@ public sealed unsafe partial class TdpMmu
         end = Math.Min(end, slot.EndGfn);
         var backing = new Backing(slot, attributes, false);
         ulong hva = slot.HvaOf(gfn);
-        if (end < gfn + 2 || GoalLevel(backing, gfn) != PgLevel.Level4K || !HostMemory.TryPopulateRead(hva, (nuint)(end - gfn) * (nuint)Page.Size))
+        if (end < gfn + 2 || !IsForSmallPages(backing, gfn) || !HostMemory.TryPopulateRead(hva, (nuint)(end - gfn) * (nuint)Page.Size))
             return false;
         Lock.EnterRead();
-        bool done = Slots.Notifier.InProgress == 0 && !IsStale(root, generation, seq, attributes, hva) && MapTable(vcpu, root, gfn, end, backing);
+        bool done = Slots.Notifier.InProgress == 0 && !IsStale(root, generation, seq, attributes, hva) && GoalLevel(backing, gfn) == PgLevel.Level4K && MapTable(vcpu, root, gfn, end, backing);
         Lock.ExitRead();
         return done;
+    }
+
+    private bool IsForSmallPages(in Backing backing, ulong gfn)
+    {
+        Lock.EnterRead();
+        int level = GoalLevel(backing, gfn);
+        Lock.ExitRead();
+        return level == PgLevel.Level4K;
     }
 
     /// <summary>False when an entry on the way is of a larger page, frozen, or was changed by somebody else meanwhile.</summary>
