@@ -406,7 +406,7 @@ int main(void)
 		const char *abi = abis[i];
 		double inside = ipi(abi, "ipi", INSIDE, false), bounce = ipi(abi, "ipi_bounce", BOUNCE, false);
 		report(abi, "ipi_gain", bounce / inside, "x");
-		ipi(abi, "ipi_call", CALL, false);
+		report(abi, "ipi_call_gain", ipi(abi, "ipi_call", CALL, false) / inside, "x");
 		inside = ipi(abi, "ipi_idle", INSIDE, true), bounce = ipi(abi, "ipi_idle_bounce", BOUNCE, true);
 		report(abi, "ipi_idle_gain", bounce / inside, "x");
 		inside = from_eventfd(abi, "eventfd", INSIDE), bounce = from_eventfd(abi, "eventfd_bounce", BOUNCE);
