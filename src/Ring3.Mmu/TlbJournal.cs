@@ -109,7 +109,7 @@ public sealed unsafe class TlbJournal
     }
 
     /// <summary>Address space of a root, or -1 when it is freed.</summary>
-    private static int AsIdOf(ulong root) => IsLive(root, out TablePage* page) && UserCopy.TryRead4((ulong)&page->AsId, out uint asId) && asId < 2 ? (int)asId : -1;
+    private static int AsIdOf(ulong root) => root != 0 && IsLive(root, out TablePage* page) && UserCopy.TryRead4((ulong)&page->AsId, out uint asId) && asId < 2 ? (int)asId : -1;
 
     /// <summary>Whether a table that a processor reaches may be walked: linked, or unlinked by somebody who has not flushed yet.</summary>
     public static bool IsTable(ulong table) => IsLive(table, out _);

@@ -66,7 +66,7 @@ internal sealed class TlbSanitizer(TlbReference reference)
     {
         ref Shadow s = ref _nested[NestedTlb.IndexOf(use.Gpa >> 12)];
         if (s.Local < FloorOf(_asids, s.Asid).Sequence)
-            return Fail(use, $"guest-physical entry older than a flush of its ASID by {FloorOf(_asids, s.Asid).By}");
+            return Fail(use with { Root = s.Root, Filled = s.Filled }, $"guest-physical entry older than a flush of its ASID by {FloorOf(_asids, s.Asid).By}");
         _leafFilled = s.Filled;
         return Allows(c, ref s, use);
     }
