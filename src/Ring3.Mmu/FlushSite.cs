@@ -32,6 +32,8 @@ public enum FlushSite : byte
     ThreadMove,
     /// <summary>Aging by permissions, where the processor sets no Accessed bits.</summary>
     AgeByPermission,
+    /// <summary>The client writes the control registers (KVM_SET_SREGS): whatever they say, nothing of before is used.</summary>
+    ClientState,
     Count,
 }
 

@@ -106,7 +106,6 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         Volatile.Write(ref _nmiQueued, 0);
         SyncCr8();
         ApplyDebugRegisters();
-        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
         Requests.MakeSelf(VcpuRequest.Event);
     }
 

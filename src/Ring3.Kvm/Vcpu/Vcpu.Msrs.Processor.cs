@@ -71,7 +71,7 @@ public sealed unsafe partial class Vcpu
         if (!host && (_s->Cr0 & Cr0.PG) != 0 && ((value ^ _s->Efer) & Efer.LME) != 0)
             return false;
         _s->Efer = host ? value : value & ~Efer.LMA | _s->Efer & Efer.LMA;
-        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        // Drops what the new value makes invalid.
         Cpu.RecomputeMode();
         return true;
     }

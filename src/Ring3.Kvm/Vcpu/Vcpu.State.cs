@@ -2,6 +2,7 @@ using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Cpu;
+using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
@@ -169,7 +170,8 @@ public sealed unsafe partial class Vcpu
         // Older clients wake an application processor by writing its start state.
         if (IsBootProcessor && c->Rip == 0xfff0 && c->Cs.Selector == 0xf000 && c->Cs.Base == 0xffff0000 && (c->Cr0 & Arch.Cr0.PE) == 0)
             _mpState = MpState.Runnable;
-        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        // More than the difference of the registers asks for: the client may have replaced memory and registers by another machine's.
+        OweFlush(FlushSite.ClientState);
         Requests.MakeSelf(VcpuRequest.Event);
         Cpu.RecomputeMode();
         return 0;
