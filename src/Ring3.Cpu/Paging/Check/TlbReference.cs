@@ -53,8 +53,9 @@ public enum GuestFlush
     Invlpg, Invpcid,
     /// <summary>A change of CR0, CR4 or EFER that alters the meaning of paging structures.</summary>
     Controls,
-    /// <summary>The owner wrote the state.</summary>
+    /// <summary>The owner wrote another CR3 into the state (RecomputeMode).</summary>
     StateWrite,
+    /// <summary>Reset or INIT. What is linear goes with CR0.PG too; guest-physical translations go by this flush alone.</summary>
     Reset,
     /// <summary>The owner owes a flush on behalf of the guest or of a move to another thread.</summary>
     Owner,

@@ -101,6 +101,9 @@ internal sealed class TlbSanitizer(TlbReference reference)
         }
         if (NestedShadowWalk.Agrees(c, use, reference, out string? difference))
             return true;
+        // A change may have been declared over since the first question. Its record, made before anything of an obsolete root is taken apart, tells more than the tables.
+        if (reference.Judge(use) is { } late)
+            return Fail(use, late);
         // Between a change and the return of its waiting flush the entry may be stale. With the owner's lock free nothing is owed.
         if (difference!.StartsWith("(a)", StringComparison.Ordinal))
             return Fail(use, difference);
