@@ -21,6 +21,7 @@ public static unsafe class Exports
     public struct Shared
     {
         public ulong* ClientBounds;
+        public byte* IrqfdHints;
     }
 
     [UnmanagedCallersOnly(EntryPoint = "r3_init")]
@@ -30,6 +31,7 @@ public static unsafe class Exports
         {
             KvmDevice.FdHandle = host->FdHandle;
             shared->ClientBounds = KvmDevice.ClientMemoryBounds;
+            shared->IrqfdHints = KvmDevice.IrqfdHints;
             // The fault handler must be in front of the runtime's before the client can replace either.
             RuntimeHelpers.RunClassConstructor(typeof(FaultGuard).TypeHandle);
             return 0;
@@ -89,6 +91,20 @@ public static unsafe class Exports
         catch (Exception e)
         {
             return Broken("read", e);
+        }
+    }
+
+    [UnmanagedCallersOnly(EntryPoint = "r3_irqfd_write")]
+    public static int IrqfdWrite(int fd, ulong buffer)
+    {
+        try
+        {
+            return KvmDevice.TryWriteIrqfd(fd, buffer) ? 1 : 0;
+        }
+        catch (Exception e)
+        {
+            Broken("write", e);
+            return 0;
         }
     }
 

@@ -68,6 +68,12 @@ public static unsafe class KvmDevice
     /// <summary>read or pread of a descriptor: number of bytes, or -errno.</summary>
     public static long Read(ulong handle, byte* buffer, ulong length, long offset) => ObjectTable.Find(handle) is { } o ? o.Read((ulong)buffer, length, offset) : -Errno.EBADF;
 
+    /// <summary>By descriptor number, below <see cref="IrqfdWrites.Slots"/>: not 0 where a write of 8 bytes is worth <see cref="TryWriteIrqfd"/>. Read by the interposer without a call.</summary>
+    public static byte* IrqfdHints => IrqfdWrites.Enable();
+
+    /// <summary>A write of 8 bytes to a descriptor that may be an irqfd's: true when it is done; false when nothing was done and the write is to be made.</summary>
+    public static bool TryWriteIrqfd(int fd, ulong buffer) => IrqfdWrites.TryWrite(fd, buffer);
+
     /// <summary>Address of the signal words of a vCPU (see <see cref="VcpuSignal"/>), 0 when the handle is no vCPU. Valid as long as the handle.</summary>
     public static nint VcpuSignalAddress(ulong handle) => ObjectTable.Find(handle) is VcpuObject v ? (nint)v.Vcpu.Signal : 0;
 

@@ -48,6 +48,19 @@ public static unsafe class EventFd
         return r == 0 || r < 0 && Marshal.GetLastPInvokeError() != 9 && knownAs == fd;
     }
 
+    /// <summary>Whether two descriptors are the same open file. False, too, where the kernel does not say. Any error is false.</summary>
+    /// <param name="own">Our duplicate, which is open.</param>
+    public static bool IsSameFile(int own, int fd)
+    {
+        const int DupfdQuery = 1027; // F_DUPFD_QUERY, Linux 6.10
+        const nint Kcmp = 312, KcmpFile = 0;
+        int r = Libc.fcntl(own, DupfdQuery, fd);
+        if (r >= 0 || Marshal.GetLastPInvokeError() != Libc.EINVAL)
+            return r == 1;
+        nint pid = Environment.ProcessId;
+        return Libc.syscall(Kcmp, pid, pid, KcmpFile, own, fd, 0) == 0;
+    }
+
     /// <summary>Second descriptor for the same eventfd, so that the client may close its own; -1 on failure.</summary>
     public static int Duplicate(int fd) => Libc.fcntl(fd, 1030 /* F_DUPFD_CLOEXEC */, 0);
 

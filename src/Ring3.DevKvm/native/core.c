@@ -22,6 +22,7 @@ struct r3_core r3_core;
 volatile bool r3_active, r3_tracking;
 static const volatile uint64_t no_bounds[2];
 const volatile uint64_t *r3_bounds = no_bounds;
+const volatile uint8_t *volatile r3_irqfd_hints;
 static volatile uint32_t always_alive = 1;
 volatile uint32_t *r3_alive = &always_alive;
 uintptr_t r3_core_begin, r3_core_end;
@@ -155,6 +156,7 @@ static bool bind(void *library)
 		{ "r3_ioctl", (void **)&r3_core.ioctl },
 		{ "r3_release", (void **)&r3_core.release },
 		{ "r3_read", (void **)&r3_core.read },
+		{ "r3_irqfd_write", (void **)&r3_core.irqfd_write },
 		{ "r3_vcpu_signal", (void **)&r3_core.vcpu_signal },
 		{ "r3_invalidate_start", (void **)&r3_core.invalidate_start },
 		{ "r3_invalidate_end", (void **)&r3_core.invalidate_end },
@@ -243,6 +245,7 @@ static int load(void)
 		return error;
 	}
 	r3_bounds = shared.client_bounds ? shared.client_bounds : no_bounds;
+	r3_irqfd_hints = shared.irqfd_hints;
 	loaded = true;
 	return 0;
 }
@@ -294,8 +297,11 @@ void core_after_fork(void)
 		self->object = NULL;
 		self->deferred = 0;
 		self->cancelled = 0;
+		self->attached = false;
+		self->handlers = 0;
 		loaded = false;
 		r3_bounds = no_bounds;
+		r3_irqfd_hints = NULL;
 		r3_core_begin = r3_core_end = 0;
 		table_after_fork();
 		signals_after_fork();

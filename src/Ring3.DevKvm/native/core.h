@@ -28,10 +28,12 @@ struct r3_host {
 	uint64_t (*fd_handle)(int fd); /* handle behind a client's descriptor, 0: not one of ours */
 };
 
-/* What the core tells: [lo, hi) contains the client memory of every slot; lo >= hi: there is none. */
+/* What the core tells: [lo, hi) contains the client memory of every slot; lo >= hi: there is none. Which descriptors may be irqfds. */
 struct r3_shared {
 	const volatile uint64_t *client_bounds;
+	const volatile uint8_t *irqfd_hints; /* R3_IRQFD_SLOTS bytes; 0: a write to this number is none of the core's business */
 };
+#define R3_IRQFD_SLOTS (1 << 14) /* IrqfdWrites.Slots */
 
 struct r3_core {
 	int (*init)(const struct r3_host *host, struct r3_shared *shared);
@@ -39,6 +41,7 @@ struct r3_core {
 	long (*ioctl)(uint64_t handle, uint32_t command, uint64_t argument, struct r3_new_fd *made);
 	void (*release)(uint64_t handle);
 	long (*read)(uint64_t handle, void *buffer, uint64_t length, int64_t offset);
+	int (*irqfd_write)(int fd, const void *buffer); /* a write of 8 bytes. 1: done; 0: nothing was done, write */
 	struct r3_vcpu_signal *(*vcpu_signal)(uint64_t handle);
 	int (*invalidate_start)(uint64_t lo, uint64_t hi);
 	void (*invalidate_end)(uint64_t lo, uint64_t hi);

@@ -274,6 +274,8 @@ EXPORT ssize_t readv(int fd, const struct iovec *vectors, int count)
 
 EXPORT ssize_t write(int fd, const void *buffer, size_t length)
 {
+	if (UNLIKELY(irqfd_written(fd, buffer, length, __builtin_return_address(0))))
+		return (ssize_t)length;
 	struct object *object = ours(fd);
 	return UNLIKELY(object != NULL) ? write_ours(object, false) : NEXT(write)(fd, buffer, length);
 }

@@ -70,6 +70,8 @@ struct thread {
 	volatile int deferred;                    /* a signal arrived inside: everything is blocked until leaving */
 	volatile int cancelled;                   /* pthread_cancel was called: signals.c */
 	bool prepared;
+	bool attached;                            /* the core knows the thread: it allocates nothing when it is called */
+	volatile int handlers;                    /* of the client that run; too high after a longjmp out of one */
 	siginfo_t held[3];                        /* of FAULT_SIGNALS that somebody sent while the thread was inside */
 	kernel_sigset resume;                     /* deferred: the mask that leaving restores */
 	kernel_sigset before_run;                 /* KVM_SET_SIGNAL_MASK: the mask outside KVM_RUN */
@@ -88,6 +90,7 @@ extern struct r3_core r3_core;
 extern volatile bool r3_active;                   /* the core was loaded once, in this process or in one it was forked from */
 extern volatile bool r3_tracking;                 /* the table may have entries */
 extern const volatile uint64_t *r3_bounds;        /* [lo, hi) of the client memory of all slots */
+extern const volatile uint8_t *volatile r3_irqfd_hints; /* NULL: no core in this process */
 extern volatile uint32_t *r3_alive;               /* 0 in a process that was forked since */
 extern uintptr_t r3_core_begin, r3_core_end;
 extern __thread int r3_loading __attribute__((tls_model("initial-exec")));
@@ -174,6 +177,19 @@ void table_each(unsigned first, unsigned last, void (*each)(int fd, void *contex
 
 /* ioctl.c */
 int kvm_open(int flags);
+
+/* irqfd.c */
+bool irqfd_write(int fd, const void *buffer);
+
+/* Whether a write was one to an irqfd of this process and is done. For all others this is a load and a comparison. */
+static inline bool irqfd_written(int fd, const void *buffer, size_t length, const void *return_address)
+{
+	const volatile uint8_t *hints = r3_irqfd_hints;
+
+	if (LIKELY(!hints) || length != sizeof(uint64_t) || (unsigned)fd >= R3_IRQFD_SLOTS || LIKELY(!hints[fd]))
+		return false;
+	return !from_core(return_address) && irqfd_write(fd, buffer);
+}
 
 /* sysfs.c: what /dev/kvm and /sys/module/kvm* look like. */
 enum path_kind { PATH_OTHER, PATH_DEVICE, PATH_FILE, PATH_DIRECTORY, PATH_ABSENT };

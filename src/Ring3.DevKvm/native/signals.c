@@ -149,7 +149,10 @@ static void run_client(int sig, siginfo_t *info, ucontext_t *context)
 	if (!(action.sa_flags & SA_NODEFER))
 		mask |= SIGNAL_BIT(sig);
 	set_mask(mask & ~SIGNAL_BIT(RUNTIME_SIGNAL));
+	struct thread *self = &r3_self;
+	self->handlers++;
 	action.sa_sigaction(sig, info, context);
+	self->handlers--;
 }
 
 static void trampoline(int sig, siginfo_t *info, void *context)

@@ -10,6 +10,10 @@ internal sealed class Irqfd : IPolled
     private readonly int _resampleFd = -1;
     private readonly Action? _acked;
 
+    // One delivery at a time, as an edge is two changes of a line; and none after Close, which frees the descriptors.
+    private readonly Lock _delivery = new();
+    private bool _closed;
+
     public Irqfd(Vm vm, VmIrqchip chip, int clientFd, int fd, uint gsi, int resampleFd)
     {
         (Vm, _chip, ClientFd, Fd, Gsi, _resampleFd) = (vm, chip, clientFd, fd, gsi, resampleFd);
@@ -27,8 +31,28 @@ internal sealed class Irqfd : IPolled
 
     public void Signalled()
     {
-        if (EventFd.Drain(Fd) == 0)
-            return;
+        lock (_delivery)
+            if (!_closed && EventFd.Drain(Fd) != 0)
+                Deliver();
+    }
+
+    /// <summary>
+    /// Does what a write of 1 to the client's descriptor <paramref name="fd"/> would do, in the caller's thread and without the write: the counter would be taken at once. False, with nothing done, when the
+    /// descriptor is not this eventfd.
+    /// </summary>
+    public bool TryDeliver(int fd)
+    {
+        lock (_delivery)
+        {
+            if (_closed || !EventFd.IsSameFile(Fd, fd))
+                return false;
+            Deliver();
+            return true;
+        }
+    }
+
+    private void Deliver()
+    {
         if (_resampleFd >= 0)
         {
             _chip.SetIrq(VmIrqchip.ResampleSourceId, Gsi, true);
@@ -47,6 +71,9 @@ internal sealed class Irqfd : IPolled
     /// <summary>After the poller has let go of it.</summary>
     public void Close()
     {
+        IrqfdWrites.Remove(this);
+        lock (_delivery)
+            _closed = true;
         if (_acked is not null)
         {
             _chip.RemoveAckNotifier(Gsi, _acked);

@@ -41,6 +41,7 @@ public sealed partial class Vm
                 return r;
             }
             _irqfds.Add(irqfd);
+            IrqfdWrites.Add(irqfd);
             return 0;
         }
     }
