@@ -88,7 +88,7 @@ public sealed class MmuNotifier
     /// <summary>
     /// As <see cref="InvalidateRangeStart"/> for several ranges by ascending address, with one flush. Faults anywhere between the first and the last wait for the end.
     /// </summary>
-    /// <returns>True: the caller must call <see cref="InvalidateRangeEnd"/> with the first range's start and the last one's end.</returns>
+    /// <returns>True: the caller must call <see cref="InvalidateRangesEnd"/> with the same ranges.</returns>
     public bool InvalidateRangesStart(ReadOnlySpan<HvaRange> ranges)
     {
         (ulong first, ulong last) = (ranges[0].Start, ranges[^1].End);
@@ -124,10 +124,16 @@ public sealed class MmuNotifier
     public Action<ulong, ulong>? Ended { get; set; }
 
     /// <summary>The change announced by a start that returned true is complete.</summary>
-    public void InvalidateRangeEnd(ulong start, ulong end)
+    public void InvalidateRangeEnd(ulong start, ulong end) => InvalidateRangesEnd([new HvaRange(start, end)]);
+
+    /// <summary>The changes announced by <see cref="InvalidateRangesStart"/> are complete.</summary>
+    public void InvalidateRangesEnd(ReadOnlySpan<HvaRange> ranges)
     {
         _slots.MmuLock.EnterWrite();
-        Ended?.Invoke(start, end);
+        // Not what lies between the ranges: it has kept its translations.
+        if (Ended is { } ended)
+            foreach (HvaRange r in ranges)
+                ended(r.Start, r.End);
         // A fault that noted the old sequence may have looked at the old memory: the new sequence makes it retry after the in-progress count has dropped.
         Volatile.Write(ref _seq, _seq + 1);
         // PAIRS-WITH: NeedsRetry (reads in-progress first, then the sequence).

@@ -72,6 +72,20 @@ public unsafe class GfnToPfnCacheTests : IDisposable
     }
 
     [Fact]
+    public void Notifier_ReportsTheRangesAndNotWhatLiesBetween()
+    {
+        HvaRange[] ranges = [new(_ram.Hva + 0x1000, _ram.Hva + 0x2000), new(_ram.Hva + 0x4000, _ram.Hva + 0x6000)];
+        var ended = new List<HvaRange>();
+        _slots.Notifier.Ended = (start, end) => ended.Add(new HvaRange(start, end));
+        _cache.Activate(0x3000, 8);
+        Assert.True(_slots.Notifier.InvalidateRangesStart(ranges));
+        Assert.True(Check(8));
+        _slots.Notifier.InvalidateRangesEnd(ranges);
+        Assert.Equal(ranges, ended);
+        Assert.Equal(0, _slots.Notifier.InProgress);
+    }
+
+    [Fact]
     public void Refresh_WaitsForTheEndOfAnInvalidation()
     {
         _cache.Activate(0x3000, 8);

@@ -48,7 +48,7 @@ internal sealed unsafe partial class StressMachine
             int region = random.Next(Layout.Regions);
             switch (random.Next(12))
             {
-                case 0: Locked(() => Replace(region)); break;
+                case 0: Locked(() => { if (_settings.Resident) Recreate(region); else Replace(region); }); break;
                 case 1: Locked(() => MoveAway(region)); break;
                 case 2 or 3 or 4: Locked(() => Evict(random, region)); break;
                 case 5: Locked(ToggleLogging); break;
@@ -89,6 +89,13 @@ internal sealed unsafe partial class StressMachine
         CreateRegion(region);
     }
 
+    /// <summary>The slot is deleted and made again with the same memory.</summary>
+    private void Recreate(int region)
+    {
+        Check(_vm.SetUserMemoryRegion((uint)region + 1, 0, GpaOfRegion(region), 0, 0));
+        CreateRegion(region);
+    }
+
     /// <summary>The slot moves to another guest address and back.</summary>
     private void MoveAway(int region)
     {
@@ -98,14 +105,17 @@ internal sealed unsafe partial class StressMachine
             CopyAll();
     }
 
-    /// <summary>Pages leave and come back, as with swap: content saved, memory given to the host, content restored, all behind the notifier.</summary>
+    /// <summary>Pages leave and come back, as with swap: content saved, memory given to the host (with a resident limit: and forgotten by its store), content restored, all behind the notifier.</summary>
     private void Evict(Random random, int region)
     {
         ulong first = (ulong)random.Next((int)Layout.RegionPages), pages = Math.Min(Layout.RegionPages - first, 1 + (ulong)random.Next(random.Next(4) == 0 ? (int)Layout.RegionPages : 8));
         ulong start = _regions[region].Hva + first * Layout.Page, bytes = pages * Layout.Page;
         bool active = _vm.Slots.Notifier.InvalidateRangeStart(start, start + bytes);
         byte[] saved = new ReadOnlySpan<byte>((void*)start, (int)bytes).ToArray();
-        HostMemory.Discard((void*)start, (nuint)bytes);
+        if (_settings.Resident)
+            _regions[region].Discard(first * Layout.Page, bytes, _vm.Slots.Notifier);
+        else
+            HostMemory.Discard((void*)start, (nuint)bytes);
         saved.CopyTo(new Span<byte>((void*)start, (int)bytes));
         if (active)
             _vm.Slots.Notifier.InvalidateRangeEnd(start, start + bytes);

@@ -6,7 +6,7 @@ using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Stress;
 
-/// <summary>One round's machine: memory, vCPU threads, and the checks at the end. What the host does to it is in StressMachine.Host.cs.</summary>
+/// <summary>One round's machine: memory, vCPU threads, and the checks at the end. What the host does to it is in StressMachine.Host.cs and StressMachine.Resident.cs.</summary>
 /// <remarks>SAFETY: pointers go into guest memory that lives until Dispose, after the VM.</remarks>
 internal sealed unsafe partial class StressMachine : IDisposable
 {
@@ -115,7 +115,7 @@ internal sealed unsafe partial class StressMachine : IDisposable
         get
         {
             VmStats s = _vm.Stats;
-            return $"{Iterations} iterations, {_mmio} MMIO, {_ringsFull} full rings, {_operations} host operations, flushes {s.remote_tlb_flush_requests} ({s.remote_tlb_flush_ranges} of ranges, {s.tlb_flush_coalesced} coalesced, {s.tlb_flush_elided} elided), {_vm.TranslationChecks} checks, {s.mmu_table_pages} table pages";
+            return $"{Iterations} iterations, {_mmio} MMIO, {_ringsFull} full rings, {_operations} host operations, flushes {s.remote_tlb_flush_requests} ({s.remote_tlb_flush_ranges} of ranges, {s.tlb_flush_coalesced} coalesced, {s.tlb_flush_elided} elided), {_vm.TranslationChecks} checks, {s.mmu_table_pages} table pages{ResidentSummary}";
         }
     }
 
@@ -137,14 +137,23 @@ internal sealed unsafe partial class StressMachine : IDisposable
             Start(i);
         var harvester = new Thread(() => Guard(Harvest));
         var ager = new Thread(() => Guard(Age));
+        var squeezer = new Thread(() => Guard(Squeeze));
         harvester.Start();
         ager.Start();
+        if (_settings.Resident)
+        {
+            // The guests run: their memory becomes a mapping of the store under them.
+            Guard(StartLimit);
+            squeezer.Start();
+        }
         Guard(() => Disturb(seconds));
         _stop = true;
         for (int i = 0; i < _vcpus.Length; i++)
             Stop(i);
         harvester.Join();
         ager.Join();
+        if (_settings.Resident)
+            squeezer.Join();
         if (_failure is null)
             Guard(Verify);
         total.Iterations += Iterations;
@@ -262,6 +271,7 @@ internal sealed unsafe partial class StressMachine : IDisposable
     private void Verify()
     {
         HarvestOnce();
+        EvictEverything();
         for (ulong page = 0; page < Layout.DataPages; page++)
         {
             ulong* p = PageOf(page);

@@ -192,7 +192,7 @@ public sealed partial class ResidentLimit
             else if (_generations.TryMove(ref range.Labels[first + i], 0, Generations.LabelOf(_generations.Oldest)))
                 Count(range, first + i);
         }
-        notifier.InvalidateRangeEnd(runs[0].Start, runs[^1].End);
+        notifier.InvalidateRangesEnd(runs);
         Volatile.Write(ref _evictions, _evictions + done);
         Volatile.Write(ref _writes, _writes + written);
         if (done == 0)
