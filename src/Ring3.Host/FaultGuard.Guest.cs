@@ -38,33 +38,38 @@ public static unsafe partial class FaultGuard
     private static int s_claimed;
 
     /// <summary>Declares [<paramref name="begin"/>, <paramref name="end"/>) as memory that guests access. Ranges may overlap. Returns a ticket for <see cref="RemoveGuestMemory"/>.</summary>
-    public static nint AddGuestMemory(ulong begin, ulong end)
+    public static nint AddGuestMemory(ulong begin, ulong end) => AddRange(s_freeRanges, s_control->Ranges, &s_control->RangesEnd, MaxRanges, new GuestRange { Begin = begin, End = end });
+
+    /// <summary>Takes a range back. No thread accesses it through guest translations any more.</summary>
+    public static void RemoveGuestMemory(nint ticket) => RemoveRange(s_freeRanges, ticket);
+
+    /// <summary>Enters a range into one of the handler's tables, whose entries begin at <paramref name="table"/> and end at *<paramref name="tableEnd"/>. The handler reads without a lock.</summary>
+    private static nint AddRange(Stack<nint> free, GuestRange* table, GuestRange** tableEnd, nuint max, GuestRange range)
     {
         lock (s_lock)
         {
-            if (!s_freeRanges.TryPop(out nint ticket))
+            if (!free.TryPop(out nint ticket))
             {
-                if (s_control->RangesEnd - s_control->Ranges == (nint)MaxRanges)
+                if (*tableEnd - table == (nint)max)
                     throw new InvalidOperationException("too many ranges of guest memory");
-                ticket = (nint)s_control->RangesEnd;
-                Volatile.Write(ref *(nint*)&s_control->RangesEnd, ticket + sizeof(GuestRange));
+                ticket = (nint)(*tableEnd);
+                Volatile.Write(ref *(nint*)tableEnd, ticket + sizeof(GuestRange));
             }
             GuestRange* r = (GuestRange*)ticket;
-            Volatile.Write(ref r->Begin, begin);
-            Volatile.Write(ref r->End, end);
+            Volatile.Write(ref r->Begin, range.Begin);
+            Volatile.Write(ref r->End, range.End);
             return ticket;
         }
     }
 
-    /// <summary>Takes a range back. No thread accesses it through guest translations any more.</summary>
-    public static void RemoveGuestMemory(nint ticket)
+    private static void RemoveRange(Stack<nint> free, nint ticket)
     {
         GuestRange* r = (GuestRange*)ticket;
         lock (s_lock)
         {
             Volatile.Write(ref r->End, 0);
             Volatile.Write(ref r->Begin, ulong.MaxValue);
-            s_freeRanges.Push(ticket);
+            free.Push(ticket);
         }
     }
 

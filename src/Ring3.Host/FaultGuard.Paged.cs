@@ -16,33 +16,8 @@ public static unsafe partial class FaultGuard
     private static readonly Stack<nint> s_freePaged = new();
 
     /// <summary>Declares [<paramref name="begin"/>, <paramref name="end"/>). Returns a ticket for <see cref="RemovePagedMemory"/>.</summary>
-    internal static nint AddPagedMemory(ulong begin, ulong end)
-    {
-        lock (s_lock)
-        {
-            if (!s_freePaged.TryPop(out nint ticket))
-            {
-                if (s_control->PagedEnd - s_control->Paged == (nint)MaxPaged)
-                    throw new InvalidOperationException("too many ranges of paged memory");
-                ticket = (nint)s_control->PagedEnd;
-                Volatile.Write(ref *(nint*)&s_control->PagedEnd, ticket + sizeof(GuestRange));
-            }
-            GuestRange* r = (GuestRange*)ticket;
-            Volatile.Write(ref r->Begin, begin);
-            Volatile.Write(ref r->End, end);
-            return ticket;
-        }
-    }
+    internal static nint AddPagedMemory(ulong begin, ulong end) => AddRange(s_freePaged, s_control->Paged, &s_control->PagedEnd, MaxPaged, new GuestRange { Begin = begin, End = end });
 
     /// <summary>Takes a range back. It is writable, and stays so.</summary>
-    internal static void RemovePagedMemory(nint ticket)
-    {
-        GuestRange* r = (GuestRange*)ticket;
-        lock (s_lock)
-        {
-            Volatile.Write(ref r->End, 0);
-            Volatile.Write(ref r->Begin, ulong.MaxValue);
-            s_freePaged.Push(ticket);
-        }
-    }
+    internal static void RemovePagedMemory(nint ticket) => RemoveRange(s_freePaged, ticket);
 }
