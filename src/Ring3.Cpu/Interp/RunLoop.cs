@@ -459,25 +459,27 @@ public sealed unsafe partial class LogicalProcessor
 
     taken:
         rip = (c->BlockRip + (ulong)op->Disp) & mask;
-        // Read once: another processor that overwrites the code clears the link.
-        x = Volatile.Read(ref *(ulong*)&block->Taken);
-        if (x == 0)
+        // Another processor that overwrites the code clears the link, also between the two reads. A variable for one read would cost every other case a register.
+        if (block->Taken == null)
         {
             _link = &block->Taken;
             goto find;
         }
-        block = (Block*)x;
+        block = (Block*)Volatile.Read(ref *(nint*)&block->Taken);
+        if (block == null)
+            goto find;
         goto follow;
 
     fall:
         rip = (c->BlockRip + op->Offset + op->Length) & mask;
-        x = Volatile.Read(ref *(ulong*)&block->Fall);
-        if (x == 0)
+        if (block->Fall == null)
         {
             _link = &block->Fall;
             goto find;
         }
-        block = (Block*)x;
+        block = (Block*)Volatile.Read(ref *(nint*)&block->Fall);
+        if (block == null)
+            goto find;
 
     follow:
         if (*(ulong*)&c->ExitRequest != 0)
@@ -545,14 +547,14 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Takes back the instructions of the block from <paramref name="op"/> on, which were counted at its entry. Ops before the last execute one instruction each.</summary>
     private static void Uncount(CpuState* c, Block* block, Op* op) => c->InstructionsRetired -= (ulong)(block->Instructions - (op - Block.FirstOp(block)));
 
-    /// <summary>Links the successor slot in <see cref="_link"/> to its block when both lie in one page, so that the next transfer needs no lookup.</summary>
+    /// <summary>Links the successor slot in <see cref="_link"/>, if there is one, to its block when both lie in one page, so that the next transfer needs no lookup.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void Connect(CpuState* c, Block* target)
     {
         Block** slot = _link;
         _link = null;
         bool samePage = ((c->BlockRip ^ c->Rip) & ~0xfffUL) == 0;
-        if (!samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Sanitizer is not null)
+        if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Sanitizer is not null)
             return;
         *slot = target;
         // The block may have been invalidated by another processor before the link existed.
