@@ -17,19 +17,6 @@ internal static unsafe class ZapBench
     private const ulong G = 1 << 30, P = Page.Size;
     private static readonly (string Name, ulong Bytes, int Rounds)[] s_sizes = [("1g", G, 9), ("64g", 64 * G, 7), ("1t", 1024 * G, 3)];
 
-    private sealed class NullHost : IMmuHost
-    {
-        public void FlushRemoteTlbs() { }
-        public void FreeObsoleteRoots() { }
-        public void SyncDirtyLogs() { }
-    }
-
-    private sealed class NullTlb : IVcpuTlb
-    {
-        private uint _asid;
-        public uint AssignAsid(bool smm) => ++_asid;
-    }
-
     /// <summary>The memory side of a VM with one vCPU that never runs.</summary>
     private sealed class Subject : IDisposable
     {

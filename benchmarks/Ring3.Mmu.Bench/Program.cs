@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Ring3.Abi;
+using Ring3.Bench;
 using Ring3.Memory;
 using Ring3.Mmu;
 using Ring3.Sync;
@@ -10,19 +11,6 @@ namespace Ring3.Mmu.Bench;
 internal static unsafe class Program
 {
     private const ulong M = 1 << 20, G = 1 << 30, P = 4096;
-
-    private sealed class NullHost : IMmuHost
-    {
-        public void FlushRemoteTlbs() { }
-        public void FreeObsoleteRoots() { }
-        public void SyncDirtyLogs() { }
-    }
-
-    private sealed class NullTlb : IVcpuTlb
-    {
-        private uint _asid;
-        public uint AssignAsid(bool smm) => ++_asid;
-    }
 
     /// <summary>A VM without processors. Guest memory is only ever pointed to, so its size costs nothing.</summary>
     private sealed class Machine : IDisposable

@@ -79,13 +79,7 @@ public sealed unsafe partial class TdpMmu
         {
             if (it.IsPresentLeaf && TryAgeLocked(ref it, ref batch))
                 PageBitmap.SetRange(bitmap, Math.Max(it.Gfn, start) - start, Math.Min(it.EndGfn, end) - start);
-            if (!it.MayYield || !Lock.NeedsBreak)
-                continue;
-            Finish(ref batch);
-            Rcu.Exit();
-            Lock.BreakWrite();
-            Rcu.Enter();
-            it.Restart();
+            YieldWrite(ref it, ref batch);
         }
         Rcu.Exit();
     }

@@ -50,13 +50,7 @@ public sealed unsafe partial class TdpMmu
             while (it.MoveNext())
             {
                 Track(ref it, slot, ref batch);
-                if (!it.MayYield || !Lock.NeedsBreak)
-                    continue;
-                Finish(ref batch);
-                Rcu.Exit();
-                Lock.BreakWrite();
-                Rcu.Enter();
-                it.Restart();
+                YieldWrite(ref it, ref batch);
             }
             Rcu.Exit();
             PutRootLocked(root);

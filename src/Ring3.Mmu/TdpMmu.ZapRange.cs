@@ -62,14 +62,8 @@ public sealed unsafe partial class TdpMmu
                 Owe(ref batch, it.Gfn, it.EndGfn, root.Role.AsId, SpteLoss.Mapping);
             else
                 batch.Elided = true;
-            if (!mayYield || !it.MayYield || !Lock.NeedsBreak)
-                continue;
-            Finish(ref batch);
-            Rcu.Exit();
-            Lock.BreakWrite();
-            Rcu.Enter();
-            wanted = Tracks(start, end, root.Role.AsId);
-            it.Restart();
+            if (mayYield && YieldWrite(ref it, ref batch))
+                wanted = Tracks(start, end, root.Role.AsId);
         }
         Rcu.Exit();
     }

@@ -100,6 +100,19 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
         batch = new FlushBatch(batch.Site);
     }
 
+    /// <summary>In a walk with mmu_lock held for write, in an RCU section: if others wait for the lock, pays what is owed and lets them in. True: it did, and what was known about tables and slots may be out of date.</summary>
+    private bool YieldWrite(ref TdpIterator it, ref FlushBatch batch)
+    {
+        if (!it.MayYield || !Lock.NeedsBreak)
+            return false;
+        Finish(ref batch);
+        Rcu.Exit();
+        Lock.BreakWrite();
+        Rcu.Enter();
+        it.Restart();
+        return true;
+    }
+
     private void Flush(ref FlushBatch batch)
     {
         if (batch.Full || !RangeFlushes)

@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Ring3.Tests.Shared;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Ring3.Stress;
@@ -24,7 +25,7 @@ internal static class GuestCode
         Label loop = a.CreateLabel("loop"), cr3 = a.CreateLabel(), invpcid = a.CreateLabel(), flushed = a.CreateLabel(), global = a.CreateLabel(), write = a.CreateLabel(), noSwitch = a.CreateLabel(), noGarbage = a.CreateLabel(), bad = a.CreateLabel();
         a.Label(ref loop);
         a.inc(__qword_ptr[r15]);
-        Random(a);
+        GuestRandom.Next(a);
         // rbx window page, rcx data page, rdx its entry, rdi its linear address.
         a.mov(ebx, r8d);
         a.and(ebx, Layout.WindowPages - 1);
@@ -82,7 +83,7 @@ internal static class GuestCode
         a.inc(__qword_ptr[rdi + r13]);
         a.inc(__qword_ptr[r12 + rcx * 8]);
         // Another window page, mapped earlier; also with a vector load, and sometimes written.
-        Random(a);
+        GuestRandom.Next(a);
         a.mov(ebx, r8d);
         a.and(ebx, Layout.WindowPages - 1);
         a.mov(rdi, rbx);
@@ -120,7 +121,7 @@ internal static class GuestCode
         a.shr(rax, 52);
         a.test(al, 31);
         a.jne(noGarbage);
-        Random(a);
+        GuestRandom.Next(a);
         a.mov(ebx, r8d);
         a.and(ebx, Layout.GarbagePages - 1);
         a.mov(rax, Garbage);
@@ -163,18 +164,5 @@ internal static class GuestCode
         a.or(rdx, r9);
         a.cmp(__qword_ptr[rdi], rdx);
         a.jne(bad);
-    }
-
-    private static void Random(Assembler a)
-    {
-        foreach (int shift in (ReadOnlySpan<int>)[13, -7, 17])
-        {
-            a.mov(rax, r8);
-            if (shift > 0)
-                a.shl(rax, (byte)shift);
-            else
-                a.shr(rax, (byte)-shift);
-            a.xor(r8, rax);
-        }
     }
 }

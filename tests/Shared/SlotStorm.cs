@@ -106,15 +106,7 @@ internal sealed unsafe class SlotStorm : IDisposable
         Label loop = a.CreateLabel("loop"), good = a.CreateLabel("good"), moved = a.CreateLabel("moved"), bad = a.CreateLabel("bad");
         a.Label(ref loop);
         a.inc(__qword_ptr[r15]);
-        foreach (int shift in (ReadOnlySpan<int>)[13, -7, 17])
-        {
-            a.mov(rax, r8);
-            if (shift > 0)
-                a.shl(rax, (byte)shift);
-            else
-                a.shr(rax, (byte)-shift);
-            a.xor(r8, rax);
-        }
+        GuestRandom.Next(a);
         a.mov(ebx, r8d);
         a.and(ebx, Regions * (int)RegionPages - 1);
         a.mov(rdi, rbx);

@@ -6,9 +6,10 @@ set -euo pipefail
 out=$1
 here=$(cd "$(dirname "$0")" && pwd)
 guest=$here/../guest
+. "$guest/initramfs.sh"
 package=$("$guest/fetch.sh" --kernel amd64 linux-image-cloud-amd64 6.12)
 deb=$("$guest/fetch.sh" amd64 "$package")
-stamp="$deb $(cat "$here"/init.sh "$here"/tool.c "$here"/target.S "$here"/prepare.sh | cksum)"
+stamp="$deb $(cat "$here"/init.sh "$here"/tool.c "$here"/target.S "$here"/prepare.sh "$guest"/initramfs.sh | cksum)"
 [ "$(cat "$out/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 mkdir -p "$out"
 rm -f "$out/stamp"
@@ -19,18 +20,12 @@ dpkg-deb -x "$deb" "$work/kernel"
 cp "$work"/kernel/boot/vmlinuz-* "$out/vmlinuz"
 
 root=$work/root
-dpkg-deb -x "$("$guest/fetch.sh" amd64 busybox-static)" "$root"
-mkdir -p "$root"/{bin,sbin,modules,proc,sys,dev,tmp,mnt}
-for applet in $("$root/bin/busybox" --list); do
-    [ -e "$root/bin/$applet" ] || ln -s /bin/busybox "$root/bin/$applet"
-done
-rm -rf "$root/usr/share"
-install -m 755 "$here/init.sh" "$root/init"
+busybox_root "$root" "$here/init.sh"
 gcc -O2 -Wall -Wextra -Werror -static -o "$root/bin/tool" "$here/tool.c"
 find "$work/kernel/lib/modules" -name 'failover.ko.xz' -o -name 'net_failover.ko.xz' -o -name 'virtio_*.ko.xz' -o -name 'virtio-rng.ko.xz' | while read -r module; do
     xz -dc "$module" > "$root/modules/$(basename "$module" .xz)"
 done
-(cd "$root" && find . | LC_ALL=C sort | cpio -o -H newc --quiet --owner=0:0 | gzip -1) > "$out/initrd.gz"
+pack_root "$root" "$out/initrd.gz"
 
 gcc -m32 -static -nostdlib -no-pie -Wl,-N,-Ttext=0x100000,--build-id=none -g -o "$out/target" "$here/target.S"
 
