@@ -7,7 +7,6 @@ root=$(cd "$here/../../.." && pwd)
 out=$root/artifacts/devkvm
 log=$root/artifacts/devkvm-build.log
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
-framework=$(sed -n 's:.*<Ring3AotFramework>\(.*\)</Ring3AotFramework>.*:\1:p' "$root/Directory.Build.props")
 flags=(-std=gnu11 -O2 -g -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Wextra -Werror)
 
 # outdated TARGET DIRECTORY NAME...: whether TARGET is missing or older than a file below DIRECTORY with one of the names.
@@ -54,7 +53,7 @@ build_shim() {
 build_core() {
     : >"$log"
     gcc "${flags[@]}" -r -o "$out/threads.o" "$here/threads.c" "$here/strings.c" >>"$log" 2>&1 || failed libring3-core.so
-    RING3_AOT=1 dotnet publish "$root/src/Ring3.DevKvm" -c Release -r linux-x64 -f "$framework" -v q -nologo \
+    RING3_AOT=1 dotnet publish "$root/src/Ring3.DevKvm" -c Release -r linux-x64 -v q -nologo \
         -p:Ring3CoreObject="$out/threads.o" -o "$out/publish" >>"$log" 2>&1 || failed libring3-core.so
     mv -f "$out/publish/Ring3.DevKvm.so" "$out/libring3-core.so"
     mv -f "$out/publish/Ring3.DevKvm.so.dbg" "$out/Ring3.DevKvm.so.dbg" 2>/dev/null || true
