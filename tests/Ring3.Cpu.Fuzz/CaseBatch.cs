@@ -143,7 +143,7 @@ internal sealed unsafe class CaseBatch
                 break;
         }
         s->NextRip = s->Rip + (ulong)length;
-        EmitExit(slot + start + length, s);
+        EmitExit(slot + start + length, s, _oracle.ExitAddress);
         Meta[index] = new CaseMeta { Kind = CaseKind.Compare, Instruction = first, Length = length, Count = count, UndefinedAtEnd = undefined, UndefinedAnywhere = anywhere };
         return true;
     }
@@ -230,25 +230,25 @@ internal sealed unsafe class CaseBatch
         _source.Bytes[..room].CopyTo(new Span<byte>(slot + start, room));
         s->NextRip = s->Rip + (ulong)length;
         if (kind == CaseKind.Compare)
-            EmitExit(slot + start + length, s);
+            EmitExit(slot + start + length, s, _oracle.ExitAddress);
         Meta[index] = new CaseMeta { Kind = kind, Instruction = instruction, Length = length, Count = 1 };
         return true;
     }
 
     /// <summary>What follows the instruction: a jump to the native side's exit.</summary>
-    private void EmitExit(byte* at, CaseInput* s)
+    internal static void EmitExit(byte* at, CaseInput* s, ulong exitAddress)
     {
-        if (_bits == 64)
+        if (s->Bits == 64)
         {
             *at = 0xe9;
-            Unsafe.WriteUnaligned(at + 1, (int)(_oracle.ExitAddress - (s->NextRip + 5)));
+            Unsafe.WriteUnaligned(at + 1, (int)(exitAddress - (s->NextRip + 5)));
             return;
         }
         // JMP ptr16:32 back to 64-bit mode.
-        if (_bits == 16)
+        if (s->Bits == 16)
             *at++ = 0x66;
         *at++ = 0xea;
-        Unsafe.WriteUnaligned(at, (uint)_oracle.ExitAddress);
+        Unsafe.WriteUnaligned(at, (uint)exitAddress);
         Unsafe.WriteUnaligned(at + 4, (ushort)0x33);
     }
 }

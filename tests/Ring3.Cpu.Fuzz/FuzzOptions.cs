@@ -35,7 +35,7 @@ internal sealed record FuzzOptions
           --list      prints the instructions that take part, then those left out with the reason
           --coverage  prints the instructions that never retired natively
           --trace     prints each case to standard error before the machine runs it
-        Exit status: 0 no mismatch, 1 mismatches, 2 bad usage.
+        Exit status: 0 no mismatch, 1 mismatches, 2 bad usage, 4 this host cannot run these cases.
         """;
 
     internal static FuzzOptions? Parse(string[] args)

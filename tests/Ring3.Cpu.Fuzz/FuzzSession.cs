@@ -18,6 +18,7 @@ internal sealed class FuzzSession(FuzzOptions options)
     private readonly UndefinedFlags _undefined = UndefinedFlags.Load();
     private readonly Exclusions _exclusions = Exclusions.Load();
     private Code[] _codes = [];
+    private readonly SortedDictionary<string, long> _passedOver = new(StringComparer.Ordinal);
     private readonly long[] _outcomes = new long[256], _retired = new long[IcedConstants.CodeEnumCount];
     private long _nextBatch, _cases, _mismatches;
 
@@ -70,7 +71,8 @@ internal sealed class FuzzSession(FuzzOptions options)
         using var oracle = new NativeOracle();
         using GuestProcessor? guest = options.Self ? null : new GuestProcessor(oracle, options.Bits);
         var batch = new CaseBatch(oracle, _codes, options.Bits, options.Filter.Length == 0 ? options.Raw : 0, _undefined);
-        var comparer = new Comparer(_undefined);
+        var comparer = new Comparer(_undefined, oracle.Probes);
+        var limits = new HostLimits(oracle.Probes);
         var copies = new CaseOutput[Sandbox.MaxCases];
         long first = options.Batch >= 0 ? options.Batch : 0;
         for (; ; )
@@ -79,6 +81,7 @@ internal sealed class FuzzSession(FuzzOptions options)
             if (number - first >= batches)
                 return;
             batch.Fill(options.Seed, (ulong)number);
+            int passedOver = PassOver(batch, oracle, limits);
             int lost = oracle.Run(Sandbox.MaxCases);
             if (lost >= 0)
                 Report(number, lost, batch, comparer, oracle, null, "the native process ended");
@@ -93,6 +96,8 @@ internal sealed class FuzzSession(FuzzOptions options)
             for (int i = 0; i < count; i++)
             {
                 CaseOutput result;
+                if (oracle.Input(i)->Skip != 0)
+                    continue;
                 if (options.Trace)
                     Console.Error.WriteLine(Comparer.Reproducer(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle)));
                 if (guest is null)
@@ -109,8 +114,25 @@ internal sealed class FuzzSession(FuzzOptions options)
                 if (!comparer.Same(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native, &result))
                     Report(number, i, batch, comparer, oracle, &result, null);
             }
-            Interlocked.Add(ref _cases, count);
+            Interlocked.Add(ref _cases, count - passedOver);
         }
+    }
+
+    /// <summary>Marks the cases that this host cannot run. Returns their number.</summary>
+    private unsafe int PassOver(CaseBatch batch, NativeOracle oracle, HostLimits limits)
+    {
+        int count = 0;
+        for (int i = 0; i < Sandbox.MaxCases; i++)
+        {
+            string? reason = limits.Reason(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle));
+            oracle.Input(i)->Skip = reason is null ? 0u : 1;
+            if (reason is null)
+                continue;
+            count++;
+            lock (_lock)
+                _passedOver[reason] = _passedOver.GetValueOrDefault(reason) + 1;
+        }
+        return count;
     }
 
     private unsafe void Report(long number, int index, CaseBatch batch, Comparer comparer, NativeOracle oracle, CaseOutput* guest, string? what)
@@ -138,7 +160,10 @@ internal sealed class FuzzSession(FuzzOptions options)
 
     /// <summary>How the cases ended natively: retired, or the exception's vector.</summary>
     internal string Outcomes() => string.Join(", ", Enumerable.Range(0, 256).Where(v => _outcomes[v] != 0).OrderByDescending(v => _outcomes[v])
-        .Select(v => $"{(v == 255 ? "retired" : v == CaseOutput.TimeoutVector ? "timeout" : $"#{v}")} {100.0 * _outcomes[v] / Math.Max(1, Cases):F2} %"));
+        .Select(v => $"{(v == 255 ? "retired" : v == CaseOutput.TimeoutVector ? "timeout" : v == CaseOutput.NotEnteredVector ? "not entered" : $"#{v}")} {100.0 * _outcomes[v] / Math.Max(1, Cases):F2} %"));
+
+    /// <summary>Cases that this host could not run, by reason.</summary>
+    internal IReadOnlyDictionary<string, long> PassedOver => _passedOver;
 
     /// <summary>Instructions that never retired natively in this run: privileged, refused by this host, or unlucky.</summary>
     internal Code[] NeverRetired() => [.. _codes.Where(c => _retired[(int)c] == 0)];

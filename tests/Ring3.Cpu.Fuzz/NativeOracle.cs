@@ -11,6 +11,8 @@ internal sealed unsafe class NativeOracle : IDisposable
     private readonly MemoryMappedFile _file;
     private readonly MemoryMappedViewAccessor _view;
     private readonly string _path, _program;
+    /// <summary>A case is stopped by the child itself after three ticks of 50 ms; this is for what the child cannot stop.</summary>
+    private static readonly TimeSpan HangTime = TimeSpan.FromSeconds(30);
     private Process? _process;
     private readonly byte* _base;
 
@@ -24,7 +26,15 @@ internal sealed unsafe class NativeOracle : IDisposable
         _view = _file.CreateViewAccessor();
         _view.SafeMemoryMappedViewHandle.AcquirePointer(ref _base);
         Start();
+        Probes = HostProbes.Of(this);
+        SetQuirks(Probes.Quirks);
     }
+
+    /// <summary>What this host does otherwise than a bare processor.</summary>
+    internal HostProbes Probes { get; }
+
+    /// <summary>Tells the child what to allow for; it stays in the shared header when the child is started again.</summary>
+    internal void SetQuirks(ulong quirks) => ((SharedHeader*)_base)->Quirks = quirks;
 
     internal byte* Code => _base + SharedFile.Code;
     internal byte* Data => _base + SharedFile.Data;
@@ -42,7 +52,7 @@ internal sealed unsafe class NativeOracle : IDisposable
         {
             _process!.StandardInput.BaseStream.WriteByte((byte)'g');
             _process.StandardInput.BaseStream.Flush();
-            if (_process.StandardOutput.BaseStream.ReadByte() == 'd')
+            if (Answered())
                 return -1;
         }
         catch (IOException) { /* the child is gone: same as end of file */ }
@@ -50,6 +60,26 @@ internal sealed unsafe class NativeOracle : IDisposable
         Stop();
         Start();
         return lost;
+    }
+
+    /// <summary>Waits for the answer as long as the child finishes cases: one that hangs for <see cref="HangTime"/> is stopped, and counts as one that ended the child.</summary>
+    private bool Answered()
+    {
+        var header = (SharedHeader*)_base;
+        var one = new byte[1];
+        Task<int> read = _process!.StandardOutput.BaseStream.ReadAsync(one, 0, 1);
+        uint done = uint.MaxValue;
+        while (!read.Wait(HangTime))
+        {
+            uint now = Volatile.Read(ref header->Done);
+            if (now == done)
+            {
+                _process.Kill();
+                return false;
+            }
+            done = now;
+        }
+        return read.Result == 1 && one[0] == 'd';
     }
 
     private void Start()

@@ -16,9 +16,19 @@ if (session.SelectCodes().Length == 0)
     Console.Error.WriteLine($"no instruction of the machine matches '{options.Filter}'");
     return 2;
 }
+HostProbes host = HostProbes.Find();
+foreach (string line in host.Report())
+    Console.WriteLine(line);
+if (host.Missing(options.Bits) is { } missing)
+{
+    Console.WriteLine($"skipped: {missing}");
+    return 4;
+}
 double seconds = session.Run();
 session.Print(Console.Out);
 Console.WriteLine($"native outcomes: {session.Outcomes()}");
+foreach ((string reason, long count) in session.PassedOver)
+    Console.WriteLine($"not run on this host: {count} cases, {reason}");
 if (options.Coverage)
     Console.WriteLine($"never retired: {string.Join(' ', session.NeverRetired())}");
 Console.WriteLine($"{session.Cases} cases, {session.Mismatches} mismatches in {session.Findings.Count} instructions, {session.Cases / seconds / 1000:F0} k cases/s, seed {options.Seed}");

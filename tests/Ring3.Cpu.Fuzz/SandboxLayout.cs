@@ -33,7 +33,7 @@ internal struct SharedHeader
 {
     internal ulong Magic;
     internal uint Count, Done;
-    internal ulong ExitAddress, Skip;
+    internal ulong ExitAddress, Quirks;
 }
 
 /// <summary>State before the instruction.</summary>
@@ -45,7 +45,8 @@ internal unsafe struct CaseInput
     internal uint PatchOffset, PatchLength;
     /// <summary>64; 32: compatibility mode; 16: 16-bit segments. The code selector is for 32 and 16.</summary>
     internal uint Bits, CodeSelector;
-    internal ulong Reserved1;
+    /// <summary>Nonzero: not for this host; only <see cref="CaseOutput.SkippedVector"/> is answered.</summary>
+    internal uint Skip, Reserved1;
     /// <summary>XSAVE area in the standard format: x87, SSE, AVX.</summary>
     internal fixed byte Xsave[XsaveArea.Size];
     internal fixed byte Patch[Sandbox.MaxPatch];
@@ -65,7 +66,7 @@ internal unsafe struct CaseOutput
     internal fixed uint DiffLine[Sandbox.MaxDiffs];
     internal fixed byte DiffBytes[Sandbox.MaxDiffs * Sandbox.Line];
 
-    internal const uint NoVector = 0xffff_ffff, TimeoutVector = 254, SystemCallVector = 253;
+    internal const uint NoVector = 0xffff_ffff, TimeoutVector = 254, SystemCallVector = 253, SkippedVector = 252, NotEnteredVector = 251;
 }
 
 /// <summary>Offsets in an XSAVE area. SPEC: SDM volume 1, "XSAVE Area".</summary>

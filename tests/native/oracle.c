@@ -7,12 +7,16 @@
  * we run the batch and answer one byte on stdout. The code slots and the data pages of FILE appear at fixed linear
  * addresses, so that addresses and results are the same as in the software machine.
  *
- * A fault of the instruction arrives as a signal on the alternate stack. The handler only notes the vector, the
- * error code and CR2, and lets sigreturn continue at exit_stub: registers are saved in one place for both outcomes.
- * After start-up a seccomp filter allows read, write, rt_sigreturn and exit only.
+ * A fault of the instruction arrives as a signal on the alternate stack. The handler notes the vector, the error code,
+ * CR2, RSP and RFLAGS, and lets sigreturn continue at exit_fault with our own stack: the other registers are saved in
+ * one place for both outcomes. Nothing of a case is left to sigreturn that a kernel may refuse or change (an RSP that is
+ * not canonical, NT). After start-up a seccomp filter allows read, write, rt_sigreturn and exit only.
+ *
+ * The loop uses no thread-local data: a kernel that does not know FSGSBASE puts bases of its own in at any switch.
  */
 #define _GNU_SOURCE
 #include <asm/ldt.h>
+#include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -32,6 +36,7 @@
 typedef uint8_t u8;
 typedef uint32_t u32;
 typedef uint64_t u64;
+typedef int64_t s64;
 
 /* Layout shared with SandboxLayout.cs. */
 #define CODE_ADDRESS 0x50010000UL
@@ -43,7 +48,13 @@ typedef uint64_t u64;
 #define MAX_DIFFS 16
 #define LINE 64
 
-struct header { u64 magic; u32 count, done; u64 exit_address; u64 skip; };
+struct header { u64 magic; u32 count, done; u64 exit_address; u64 quirks; };
+
+/* Quirks of the host that the parent found (HostProbes.cs). */
+#define QUIRK_BASES_LOST 1 /* a switch of threads puts the kernel's idea of the bases in: host_fs and GS_MARK */
+#define GS_MARK 0x123456789000ul
+#define QUIRK_STACK_CHECKED 2 /* an interrupt in a case with an RSP that is not canonical ends in #GP */
+#define QUIRK_NT_LOST 4 /* an interrupt clears RFLAGS.NT */
 
 struct input {
 	u64 gpr[16];
@@ -51,7 +62,7 @@ struct input {
 	u64 next_rip;
 	u32 patch_offset, patch_length;
 	u32 bits, code_selector; /* 64; 32 for compatibility mode; 16 for 16-bit segments of the LDT */
-	u64 reserved1;
+	u32 skip, reserved1; /* skip: not for this host, only SKIPPED_VECTOR is answered */
 	u8 xsave[832];
 	u8 patch[1024];
 };
@@ -83,6 +94,9 @@ _Static_assert(offsetof(struct output, xsave) == 192 && sizeof(struct output) ==
 
 #define NO_VECTOR 0xffffffffu
 #define TIMEOUT_VECTOR 254u
+#define SYSTEM_CALL_VECTOR 253u
+#define SKIPPED_VECTOR 252u
+#define NOT_ENTERED_VECTOR 251u /* a fault of our own code on the way into the case */
 
 static struct shared *sh;
 static u8 image[DATA_WRITABLE] __attribute__((aligned(4096))); /* what the data pages hold before the case */
@@ -96,11 +110,13 @@ u32 default_mxcsr __attribute__((used)) = 0x1f80;
 struct { u32 offset; unsigned short selector; } target32 __attribute__((used, aligned(8)));
 u64 entry __attribute__((used));
 
+u64 fault_rsp __attribute__((used)), fault_rflags __attribute__((used));
+
 void run_case(void);
-extern char exit_stub[];
+extern char exit_stub[], exit_fault[], save_rest[];
 
 __asm__(
-	".text\n.globl run_case\n.globl exit_stub\n"
+	".text\n.globl run_case\n.globl exit_stub\n.globl exit_fault\n.globl save_rest\n"
 	"run_case:\n"
 	" push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n"
 	" mov %rsp, host_rsp\n"
@@ -121,13 +137,23 @@ __asm__(
 	" jmp *entry\n"
 	"enter64:\n jmp *target\n"
 	"enter32:\n ljmp *target32\n"
+	/* After a fault RSP is ours already, and the flags are those that the signal frame had. */
+	"exit_fault:\n"
+	" mov %rax, scratch_rax\n"
+	" mov out_ptr, %rax\n"
+	" mov %rcx, 8(%rax)\n"
+	" mov fault_rsp, %rcx\n mov %rcx, 32(%rax)\n"
+	" mov fault_rflags, %rcx\n mov %rcx, 136(%rax)\n"
+	" jmp save_rest\n"
 	"exit_stub:\n"
 	" mov %rax, scratch_rax\n"
 	" mov out_ptr, %rax\n"
-	" mov %rcx, 8(%rax)\n mov %rdx, 16(%rax)\n mov %rbx, 24(%rax)\n mov %rsp, 32(%rax)\n mov %rbp, 40(%rax)\n mov %rsi, 48(%rax)\n mov %rdi, 56(%rax)\n"
-	" mov %r8, 64(%rax)\n mov %r9, 72(%rax)\n mov %r10, 80(%rax)\n mov %r11, 88(%rax)\n mov %r12, 96(%rax)\n mov %r13, 104(%rax)\n mov %r14, 112(%rax)\n mov %r15, 120(%rax)\n"
+	" mov %rcx, 8(%rax)\n mov %rsp, 32(%rax)\n"
 	" mov host_rsp, %rsp\n"
 	" pushfq\n popq 136(%rax)\n"
+	"save_rest:\n"
+	" mov %rdx, 16(%rax)\n mov %rbx, 24(%rax)\n mov %rbp, 40(%rax)\n mov %rsi, 48(%rax)\n mov %rdi, 56(%rax)\n"
+	" mov %r8, 64(%rax)\n mov %r9, 72(%rax)\n mov %r10, 80(%rax)\n mov %r11, 88(%rax)\n mov %r12, 96(%rax)\n mov %r13, 104(%rax)\n mov %r14, 112(%rax)\n mov %r15, 120(%rax)\n"
 	" pushq $0x202\n popfq\n"
 	" mov scratch_rax, %rcx\n mov %rcx, 0(%rax)\n"
 	" rdfsbase %rcx\n mov %rcx, 144(%rax)\n rdgsbase %rcx\n mov %rcx, 152(%rax)\n"
@@ -137,6 +163,15 @@ __asm__(
 	" fninit\n ldmxcsr default_mxcsr\n vzeroupper\n"
 	" pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n"
 	" ret\n");
+
+/* Without the C library's wrappers, which look at thread-local data. */
+static long system_call(long number, long a, const void *b, long c)
+{
+	long result;
+
+	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+	return result;
+}
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
@@ -152,25 +187,28 @@ static void on_signal(int number, siginfo_t *info, void *context)
 		out_ptr->vector = TIMEOUT_VECTOR;
 	} else {
 		/* Cases that should be refused run with TF set: step through our own code up to the instruction. */
-		if (g[REG_TRAPNO] == 1 && ((rip >= (u64)run_case && rip < (u64)exit_stub) || rip == in_ptr->rip))
+		if (g[REG_TRAPNO] == 1 && ((rip >= (u64)run_case && rip < (u64)exit_fault) || rip == in_ptr->rip))
 			return;
-		if (cs == 0x33 && rip - 0x400000 < 0x1000000) /* a defect of this program, not of a case */
-			_exit(3);
-		out_ptr->vector = number == SIGSYS ? TIMEOUT_VECTOR - 1 : (u32)g[REG_TRAPNO];
+		out_ptr->vector = number == SIGSYS ? SYSTEM_CALL_VECTOR : (u32)g[REG_TRAPNO];
+		if (cs == 0x33 && rip >= (u64)run_case && rip < (u64)save_rest)
+			out_ptr->vector = NOT_ENTERED_VECTOR; /* the host does not let us into this case, or not out of it */
+		else if (cs == 0x33 && rip - 0x400000 < 0x1000000) /* a defect of this program, not of a case */
+			system_call(SYS_exit_group, 3, 0, 0);
 		out_ptr->error_code = (u32)g[REG_ERR];
 		out_ptr->cr2 = g[REG_CR2];
 	}
 	out_ptr->signal = number;
 	out_ptr->rip = rip;
-	g[REG_RIP] = (u64)exit_stub;
+	fault_rsp = g[REG_RSP];
+	fault_rflags = g[REG_EFL];
+	g[REG_RSP] = host_rsp;
+	g[REG_RIP] = (u64)exit_fault;
 	g[REG_CSGSFS] = (g[REG_CSGSFS] & 0x0000ffffffff0000) | 0x33 | 0x2bL << 48;
 	g[REG_EFL] &= ~0x100UL;
 }
 
-static void run_one(u32 i)
+static void run_once(struct input *in, struct output *out)
 {
-	struct input *in = &sh->in[i];
-	struct output *out = &sh->out[i];
 	u8 *data = (u8 *)DATA_ADDRESS;
 
 	if (in->patch_length) {
@@ -200,6 +238,48 @@ static void run_one(u32 i)
 	if (in->patch_length) {
 		memcpy(data + in->patch_offset, sh->data + in->patch_offset, in->patch_length);
 		memcpy(image + in->patch_offset, sh->data + in->patch_offset, in->patch_length);
+	}
+}
+
+static int canonical(u64 a)
+{
+	return (u64)((s64)(a << 16) >> 16) == a;
+}
+
+/* A switch of threads has put the kernel's own bases in. */
+static int bases_lost(const struct input *in, const struct output *out)
+{
+	return sh->header.quirks & QUIRK_BASES_LOST && ((out->fs_base == host_fs && in->fs_base != host_fs) || (out->gs_base == GS_MARK && in->gs_base != GS_MARK));
+}
+
+/* The outcome may be that of an interrupt in the middle of the case, on a host that shows it. */
+static int doubtful(const struct input *in, const struct output *out)
+{
+	if (sh->header.quirks & QUIRK_NT_LOST && in->rflags & ~out->rflags & 0x4000)
+		return 1;
+	return sh->header.quirks & QUIRK_STACK_CHECKED && (out->vector == 13 || out->vector == NOT_ENTERED_VECTOR) && !(canonical(in->gpr[4]) && canonical(out->gpr[4]));
+}
+
+static void run_one(u32 i)
+{
+	struct input *in = &sh->in[i];
+	struct output *out = &sh->out[i];
+
+	if (in->skip) {
+		memset(out, 0, sizeof *out);
+		out->vector = SKIPPED_VECTOR;
+		return;
+	}
+	run_once(in, out);
+	for (int n = 0, sure = 0; n < 1000 && !sure; n++) {
+		static struct output before;
+
+		if (!bases_lost(in, out) && !doubtful(in, out))
+			break;
+		memcpy(&before, out, sizeof before);
+		run_once(in, out);
+		/* What the case itself does comes twice in a row; an interrupt does not. */
+		sure = !bases_lost(in, out) && !memcmp(&before, out, offsetof(struct output, xsave));
 	}
 }
 
@@ -275,6 +355,7 @@ int main(int argc, char **argv)
 		sigaction(signals[i], &action, NULL);
 	}
 	__asm__ volatile("rdfsbase %0" : "=r"(host_fs));
+	syscall(SYS_arch_prctl, ARCH_SET_GS, GS_MARK);
 	setitimer(ITIMER_REAL, &timer, NULL);
 	make_segments();
 	sh->header.exit_address = (u64)exit_stub;
@@ -282,7 +363,7 @@ int main(int argc, char **argv)
 	restrict_system_calls();
 	if (write(1, "r", 1) != 1)
 		return 2;
-	while (read(0, &byte, 1) == 1) {
+	while (system_call(SYS_read, 0, &byte, 1) == 1) {
 		u32 a = 0, b, c = 0, d;
 
 		__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory"); /* serialise: the parent wrote new code */
@@ -294,8 +375,9 @@ int main(int argc, char **argv)
 			run_one(current);
 		}
 		sh->header.done = sh->header.count;
-		if (write(1, "d", 1) != 1)
-			return 2;
+		if (system_call(SYS_write, 1, "d", 1) != 1)
+			break;
 	}
+	system_call(SYS_exit_group, 0, 0, 0);
 	return 0;
 }

@@ -1,0 +1,177 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Runtime.Intrinsics.X86;
+using Ring3.Arch;
+
+namespace Ring3.Differential;
+
+/// <summary>
+/// What this host does otherwise than a bare processor under Linux: a hypervisor, a container or a kernel option can stand between a case and the processor. Found once, by cases of its own, before any comparison.
+/// </summary>
+/// <remarks>SAFETY: writes inside the oracle's shared mapping, at indices below <see cref="Sandbox.MaxCases"/>.</remarks>
+internal sealed unsafe class HostProbes
+{
+    private static HostProbes? s_current;
+    private static readonly Lock s_lock = new();
+    private readonly List<(string Name, string Consequence)> _failed = [];
+    private readonly NativeOracle _oracle;
+
+    /// <summary>RFLAGS.NT comes back as the case left it.</summary>
+    internal bool ReportsNestedTask { get; }
+    /// <summary>RFLAGS.NT outlives an interrupt.</summary>
+    internal bool KeepsNestedTask { get; }
+    /// <summary>A far jump reaches 32-bit code.</summary>
+    internal bool RunsCompatibilityMode { get; }
+    /// <summary>16-bit segments of an LDT can be made and reached.</summary>
+    internal bool RunsWordSegments { get; }
+    /// <summary>TF stops behind one instruction.</summary>
+    internal bool SingleSteps { get; }
+    /// <summary>RFLAGS.AC is enforced in user mode.</summary>
+    internal bool ChecksAlignment { get; }
+    /// <summary>#PF shows its error code and CR2.</summary>
+    internal bool ReportsPageFaults { get; }
+    /// <summary>The kernel knows FSGSBASE: bases written by user code survive a switch of threads.</summary>
+    internal bool KeepsBases { get; }
+    /// <summary>A GS base in the upper half outlives a fault.</summary>
+    internal bool KeepsUpperGsBase { get; }
+    /// <summary>An interrupt returns to code whose RSP is not canonical.</summary>
+    internal bool ReturnsToAnyStack { get; }
+    /// <summary>Locked accesses across a cache line run at the processor's own speed.</summary>
+    internal bool RunsSplitLocks { get; }
+
+    internal static string Vendor { get; } = ReadVendor();
+    internal static int Family { get; } = (Signature() >> 8 & 15) is var family && family == 15 ? family + (Signature() >> 20 & 255) : family;
+    internal static int Model { get; } = Signature() >> 4 & 15 | (Signature() >> 12 & 0xf0);
+
+    /// <summary>The probes' results; the first caller's oracle runs them.</summary>
+    internal static HostProbes Of(NativeOracle oracle)
+    {
+        lock (s_lock)
+            return s_current ??= new HostProbes(oracle);
+    }
+
+    /// <summary>The same for callers that have no oracle.</summary>
+    internal static HostProbes Find()
+    {
+        lock (s_lock)
+        {
+            if (s_current is { } known)
+                return known;
+            using var oracle = new NativeOracle();
+            return oracle.Probes;
+        }
+    }
+
+    private HostProbes(NativeOracle oracle)
+    {
+        _oracle = oracle;
+        if (Outcome([0x0f, 0x0b]) is not { Vector: Vector.UD })
+            throw new InvalidOperationException("the native oracle does not see UD2 of its own cases: nothing can be compared on this host");
+        ReportsNestedTask = Note("nt", (Outcome([0x90], rflags: Rflags.NT).Rflags & Outcome([0x0f, 0x0b], rflags: Rflags.NT).Rflags & Rflags.NT) != 0, "RFLAGS.NT is lost on the way: not compared");
+        RunsCompatibilityMode = Note("compatibility-mode", Outcome([0x90], bits: 32).Vector == CaseOutput.NoVector, "32-bit code cannot be entered: no cases of 32 bits");
+        RunsWordSegments = Note("16-bit-segments", Outcome([0x90], bits: 16).Vector == CaseOutput.NoVector, "16-bit code cannot be entered: no cases of 16 bits");
+        SingleSteps = Note("single-step", Outcome([0x90, 0x90], rflags: Rflags.TF) is { Vector: Vector.DB, Behind: 1 }, "TF does not stop behind one instruction: undefined bytes are not run");
+        // MOV EAX, [RBX]
+        ChecksAlignment = Note("alignment-check", Outcome([0x8b, 0x03], rflags: Rflags.AC, rbx: Sandbox.DataAddress + 1).Vector == Vector.AC, "RFLAGS.AC has no effect: cases with it are not run");
+        ReportsPageFaults = Note("page-fault", Outcome([0x8b, 0x03], rbx: Sandbox.DataAddress - 8) is { Vector: Vector.PF, ErrorCode: 4, Cr2: Sandbox.DataAddress - 8 }
+            && Outcome([0x89, 0x03], rbx: Sandbox.DataAddress + Sandbox.DataWritable) is { Vector: Vector.PF, ErrorCode: 7, Cr2: Sandbox.DataAddress + Sandbox.DataWritable }, "error code and CR2 of #PF are not the processor's: not compared");
+        KeepsBases = Note("fsgsbase", (AuxiliaryVector(26) & 2) != 0, "the kernel does not know FSGSBASE, a switch of threads loses the bases: cases that show it run again");
+        // WRGSBASE RBX; UD2
+        KeepsUpperGsBase = Note("gs-base-upper", Outcome([0xf3, 0x48, 0x0f, 0xae, 0xdb, 0x0f, 0x0b], rbx: ulong.MaxValue << 12).GsBase == ulong.MaxValue << 12, "a fault clears a GS base in the upper half: not compared then");
+        // JMP to itself, until the timer ends it.
+        KeepsNestedTask = Note("nt-interrupt", (Outcome([0xeb, 0xfe], rflags: Rflags.NT).Rflags & Rflags.NT) != 0, "an interrupt clears RFLAGS.NT: cases that show it run until two runs agree");
+        ReturnsToAnyStack = Note("stack-not-canonical", Outcome([0x90], rflags: Rflags.TF, rsp: 1UL << 48).Vector == Vector.DB, "an interrupt with an RSP that is not canonical ends in #GP: cases that show it run until two runs agree");
+        RunsSplitLocks = Note("split-lock", !DetectsSplitLocks(), "locked accesses across a cache line are trapped or slowed down: not run");
+    }
+
+    /// <summary>What oracle.c has to allow for: QUIRK_ there.</summary>
+    internal ulong Quirks => (KeepsBases ? 0UL : 1) | (ReturnsToAnyStack ? 0UL : 2) | (KeepsNestedTask ? 0UL : 4);
+
+    /// <summary>Why the cases of this mode cannot run here, or null.</summary>
+    internal string? Missing(int bits) => bits switch
+    {
+        32 when !RunsCompatibilityMode => "this host cannot run 32-bit code (probe compatibility-mode)",
+        16 when !RunsWordSegments => "this host cannot run 16-bit code (probe 16-bit-segments)",
+        _ => null,
+    };
+
+    /// <summary>One line for each probe that failed, with its consequence.</summary>
+    internal IEnumerable<string> Report()
+    {
+        yield return string.Create(CultureInfo.InvariantCulture, $"host: {Vendor} family {Family} model {Model}");
+        foreach ((string name, string consequence) in _failed)
+            yield return $"host probe {name}: {consequence}";
+    }
+
+    private bool Note(string name, bool holds, string consequence)
+    {
+        if (!holds)
+            _failed.Add((name, consequence));
+        return holds;
+    }
+
+    private readonly record struct Seen(uint Vector, uint ErrorCode, ulong Cr2, ulong Rflags, ulong GsBase, int Behind);
+
+    /// <summary>Runs one case with the given bytes.</summary>
+    private Seen Outcome(ReadOnlySpan<byte> bytes, ulong rflags = 0, int bits = 64, ulong rbx = 0, ulong rsp = Sandbox.DataAddress + 0x800)
+    {
+        CaseInput* s = _oracle.Input(0);
+        *s = default;
+        new Span<byte>(_oracle.Code, Sandbox.SlotSize).Fill(0xcc);
+        s->Bits = (uint)bits;
+        s->CodeSelector = bits switch { 64 => 0x33, 32 => 0x23, _ => Sandbox.WordCodeSelector0 };
+        s->Rip = (bits == 16 ? 0 : Sandbox.CodeAddress) + 64;
+        s->NextRip = s->Rip + (ulong)bytes.Length;
+        s->Rflags = Rflags.Fixed1 | Rflags.IF | rflags;
+        s->Gpr[3] = rbx;
+        s->Gpr[4] = bits == 16 ? 0x4800 : rsp;
+        *(ushort*)(s->Xsave + XsaveArea.Fcw) = 0x37f;
+        *(uint*)(s->Xsave + XsaveArea.Mxcsr) = 0x1f80;
+        *(ulong*)(s->Xsave + XsaveArea.Header) = 7;
+        bytes.CopyTo(new Span<byte>(_oracle.Code + 64, Sandbox.SlotSize - 64));
+        CaseBatch.EmitExit(_oracle.Code + 64 + bytes.Length, s, _oracle.ExitAddress);
+        if (_oracle.Run(1) >= 0)
+            return new Seen(CaseOutput.NotEnteredVector, 0, 0, 0, 0, 0);
+        CaseOutput* o = _oracle.Output(0);
+        return new Seen(o->Vector, o->ErrorCode, o->Cr2, o->Rflags, o->GsBase, (int)(o->Rip - s->Rip));
+    }
+
+    /// <summary>
+    /// Linux names the feature; under a hypervisor only the time tells. INC across a line takes a microsecond at most, a trap that slows the thread down sleeps for milliseconds; the fastest of three runs is not the scheduler's doing.
+    /// </summary>
+    private bool DetectsSplitLocks()
+    {
+        string flags = File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith("flags", StringComparison.Ordinal)) ?? "";
+        if (flags.Split(' ').Any(f => f is "split_lock_detect" or "bus_lock_detect"))
+            return true;
+        TimeSpan fastest = TimeSpan.MaxValue;
+        for (int n = 0; n < 3; n++)
+        {
+            var clock = Stopwatch.StartNew();
+            if (Outcome([0xf0, 0xff, 0x03], rbx: Sandbox.DataAddress + 0x3e).Vector != CaseOutput.NoVector)
+                return true;
+            fastest = clock.Elapsed < fastest ? clock.Elapsed : fastest;
+        }
+        return fastest > TimeSpan.FromMilliseconds(5);
+    }
+
+    private static ulong AuxiliaryVector(ulong type)
+    {
+        byte[] bytes = File.ReadAllBytes("/proc/self/auxv");
+        for (int at = 0; at + 16 <= bytes.Length; at += 16)
+        {
+            if (BitConverter.ToUInt64(bytes, at) == type)
+                return BitConverter.ToUInt64(bytes, at + 8);
+        }
+        return 0;
+    }
+
+    private static int Signature() => X86Base.CpuId(1, 0).Eax;
+
+    private static string ReadVendor()
+    {
+        (int _, int b, int c, int d) = X86Base.CpuId(0, 0);
+        Span<int> words = [b, d, c];
+        return System.Text.Encoding.ASCII.GetString(System.Runtime.InteropServices.MemoryMarshal.AsBytes(words));
+    }
+}
