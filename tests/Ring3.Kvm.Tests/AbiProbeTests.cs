@@ -3,7 +3,6 @@ using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Text;
 using Ring3.Abi;
-using Xunit.Abstractions;
 
 namespace Ring3.Kvm.Tests;
 
