@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Text;
 using Iced.Intel;
 using Ring3.Differential;
@@ -77,5 +78,6 @@ public class DifferentialTests
 [AttributeUsage(AttributeTargets.Method)]
 public sealed class HostFactAttribute : FactAttribute
 {
-    public HostFactAttribute(int bits) => Skip = HostProbes.Find().Missing(bits);
+    public HostFactAttribute(int bits, [CallerFilePath] string? file = null, [CallerLineNumber] int line = -1)
+        : base(file, line) => Skip = HostProbes.Find().Missing(bits);
 }
