@@ -28,11 +28,11 @@ internal struct CaseMeta
     internal ulong UndefinedAtEnd, UndefinedAnywhere;
 }
 
-/// <summary>One batch of cases in the oracle's shared memory: code slots, the data pages' contents and the inputs. A batch is a function of (seed, number).</summary>
-/// <remarks>SAFETY: all pointers are the oracle's, indices below <see cref="Sandbox.MaxCases"/>.</remarks>
+/// <summary>One batch of cases in memory: code slots, the data pages' contents and the inputs. A batch is a function of (seed, number).</summary>
+/// <remarks>SAFETY: all pointers are of the given memory, indices below <see cref="Sandbox.MaxCases"/>.</remarks>
 internal sealed unsafe class CaseBatch
 {
-    private readonly NativeOracle _oracle;
+    private readonly CaseMemory _cases;
     private readonly InstructionSource _source;
     private readonly Placement _placement;
     private readonly UndefinedFlags _undefined;
@@ -40,10 +40,10 @@ internal sealed unsafe class CaseBatch
     private readonly bool[] _runnable;
     private readonly int _bits, _rawPercent;
 
-    internal CaseBatch(NativeOracle oracle, Code[] codes, int bits, int rawPercent, UndefinedFlags undefined)
+    internal CaseBatch(CaseMemory memory, Code[] codes, int bits, int rawPercent, UndefinedFlags undefined)
     {
         _undefined = undefined;
-        _oracle = oracle;
+        _cases = memory;
         _source = new InstructionSource(codes, bits);
         _bits = bits;
         _placement = new Placement(_source, bits);
@@ -58,10 +58,10 @@ internal sealed unsafe class CaseBatch
     internal void Fill(ulong seed, ulong number)
     {
         var r = new FuzzRandom(seed * 0x9e37_79b9_7f4a_7c15 ^ number * 0xd134_2543_de82_ef95);
-        Values.Lanes(ref r, _oracle.Data, 512);
+        Values.Lanes(ref r, _cases.Data, 512);
         for (int at = 512; at < Sandbox.DataSize; at += 64)
-            Values.Lanes(ref r, _oracle.Data + at, 64);
-        new Span<byte>(_oracle.Code, Sandbox.CodeSize).Fill(0xcc);
+            Values.Lanes(ref r, _cases.Data + at, 64);
+        new Span<byte>(_cases.Code, Sandbox.CodeSize).Fill(0xcc);
         for (int i = 0; i < Sandbox.MaxCases; i++)
         {
             while (!TryFillCase(ref r, i))
@@ -70,20 +70,25 @@ internal sealed unsafe class CaseBatch
         }
     }
 
+    /// <summary>RIP of a code slot's first byte.</summary>
+    internal static ulong SlotAddress(int bits, int index) => bits == 16 ? (ulong)(index * Sandbox.SlotSize & 0xffff) : Sandbox.CodeAddress + (ulong)(index * Sandbox.SlotSize);
+
+    internal static uint CodeSelector(int bits, int index) => bits switch { 64 => 0x33, 32 => 0x23, _ => index < Sandbox.MaxCases / 2 ? Sandbox.WordCodeSelector0 : Sandbox.WordCodeSelector1 };
+
     private bool TryFillCase(ref FuzzRandom r, int index)
     {
-        CaseInput* s = _oracle.Input(index);
+        CaseInput* s = _cases.Input(index);
         int start = 192 + r.Below(64);
         // The last slot ends at an unmapped page: now and then an instruction runs over the edge.
         if (index == Sandbox.MaxCases - 1 && r.Chance(50))
             start = Sandbox.SlotSize - 1 - r.Below(10);
-        ulong rip = (_bits == 16 ? (ulong)(index * Sandbox.SlotSize & 0xffff) : Sandbox.CodeAddress + (ulong)(index * Sandbox.SlotSize)) + (ulong)start;
+        ulong rip = SlotAddress(_bits, index) + (ulong)start;
         bool raw = r.Chance(_rawPercent);
         Instruction instruction = raw ? _source.NextRaw(ref r, rip) : _source.Next(ref r, r.Below(_source.Count), rip);
         StateBuilder.Fill(ref r, s);
         s->Rip = rip;
         s->Bits = (uint)_bits;
-        s->CodeSelector = _bits switch { 64 => 0x33, 32 => 0x23, _ => index < Sandbox.MaxCases / 2 ? Sandbox.WordCodeSelector0 : Sandbox.WordCodeSelector1 };
+        s->CodeSelector = CodeSelector(_bits, index);
         if (instruction.IsInvalid)
         {
             // Only a sample: these say little once the decoder is right.
@@ -115,8 +120,8 @@ internal sealed unsafe class CaseBatch
     /// <summary>Up to six instructions behind the first one, with RIP-relative memory operands or none; the last may be a branch. Flags that are undefined are never read.</summary>
     private bool PublishSequence(ref FuzzRandom r, int index, int start, in Instruction first)
     {
-        CaseInput* s = _oracle.Input(index);
-        byte* slot = _oracle.Code + index * Sandbox.SlotSize;
+        CaseInput* s = _cases.Input(index);
+        byte* slot = _cases.Code + index * Sandbox.SlotSize;
         _source.Bytes[..first.Length].CopyTo(new Span<byte>(slot + start, first.Length));
         int length = first.Length, count = 1, wanted = 2 + r.Below(5);
         ulong undefined = _undefined.Mask(first, s), anywhere = undefined;
@@ -143,7 +148,7 @@ internal sealed unsafe class CaseBatch
                 break;
         }
         s->NextRip = s->Rip + (ulong)length;
-        EmitExit(slot + start + length, s, _oracle.ExitAddress);
+        EmitExit(slot + start + length, s, _cases.ExitAddress);
         Meta[index] = new CaseMeta { Kind = CaseKind.Compare, Instruction = first, Length = length, Count = count, UndefinedAtEnd = undefined, UndefinedAnywhere = anywhere };
         return true;
     }
@@ -224,13 +229,13 @@ internal sealed unsafe class CaseBatch
 
     private bool Publish(int index, int start, in Instruction instruction, CaseKind kind, int length)
     {
-        CaseInput* s = _oracle.Input(index);
-        byte* slot = _oracle.Code + index * Sandbox.SlotSize;
+        CaseInput* s = _cases.Input(index);
+        byte* slot = _cases.Code + index * Sandbox.SlotSize;
         int room = Math.Min(length, Sandbox.SlotSize - start);
         _source.Bytes[..room].CopyTo(new Span<byte>(slot + start, room));
         s->NextRip = s->Rip + (ulong)length;
         if (kind == CaseKind.Compare)
-            EmitExit(slot + start + length, s, _oracle.ExitAddress);
+            EmitExit(slot + start + length, s, _cases.ExitAddress);
         Meta[index] = new CaseMeta { Kind = kind, Instruction = instruction, Length = length, Count = 1 };
         return true;
     }

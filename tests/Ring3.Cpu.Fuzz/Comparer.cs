@@ -8,10 +8,10 @@ namespace Ring3.Differential;
 
 /// <summary>Compares the outcome of one case on both sides. Finding a difference is cheap; describing it is for the rare mismatch.</summary>
 /// <remarks>SAFETY: reads inside the given cases.</remarks>
-internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes probes)
+internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? probes)
 {
     /// <summary>RFLAGS bits that are not compared: RF and TF depend on how the case was left, NT is not seen on some hosts.</summary>
-    private readonly ulong _ignoredFlags = Rflags.RF | Rflags.TF | (probes.ReportsNestedTask ? 0 : Rflags.NT);
+    private readonly ulong _ignoredFlags = Rflags.RF | Rflags.TF | (probes is { ReportsNestedTask: false } ? Rflags.NT : 0);
     private static readonly string[] s_gpr = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
 
     /// <summary>Brings what the native side reports about branches into the guest's form: the branch has retired, RIP is its target.</summary>
@@ -57,7 +57,7 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes probe
         bool pieces = native->Vector == Vector.PF && meta.Instruction.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fnsave or Mnemonic.Fldenv or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64
             or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
         bool otherOperand = IsOtherOperandOfCmps(meta.Instruction, input, native, guest);
-        pieces |= native->Vector == Vector.PF && !probes.ReportsPageFaults;
+        pieces |= native->Vector == Vector.PF && probes is { ReportsPageFaults: false };
         if (native->Vector != guest->Vector && !otherOperand || !pieces && !otherOperand && (native->ErrorCode != guest->ErrorCode || native->Cr2 != guest->Cr2))
         {
             report?.Append(CultureInfo.InvariantCulture, $" exception native={Name(native)} guest={Name(guest)}");
@@ -79,7 +79,7 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes probe
             same &= Check(report, s_gpr[n], native->Gpr[n] & mask, guest->Gpr[n] & mask);
         }
         same &= Check(report, "fs.base", native->FsBase, guest->FsBase);
-        if (probes.KeepsUpperGsBase || native->Signal == 0 || native->GsBase != 0 || (long)guest->GsBase >= 0)
+        if (probes is null or { KeepsUpperGsBase: true } || native->Signal == 0 || native->GsBase != 0 || (long)guest->GsBase >= 0)
             same &= Check(report, "gs.base", native->GsBase, guest->GsBase);
         same &= CompareVectors(report, native->Vector == Vector.XM, native->Xsave, guest->Xsave);
         same &= CompareX87(report, native->Xsave, guest->Xsave);
@@ -102,8 +102,8 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes probe
     private static bool IsReadProcessorRegister(ReadOnlySpan<byte> code) => code.IndexOf((ReadOnlySpan<byte>)[0x0f, 0x01, 0xfd]) >= 0;
 
     /// <summary>When both operands of CMPS fault: Zen 4 reports the one at RDI, Zen 5 the one at RSI.</summary>
-    private static bool IsOtherOperandOfCmps(in Instruction i, CaseInput* input, CaseOutput* native, CaseOutput* guest) =>
-        i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq && i.IsStringInstruction && native->Rip == input->Rip && guest->Rip == input->Rip
+    private bool IsOtherOperandOfCmps(in Instruction i, CaseInput* input, CaseOutput* native, CaseOutput* guest) =>
+        probes is not null && i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq && i.IsStringInstruction && native->Rip == input->Rip && guest->Rip == input->Rip
         && IsMemoryFault(native->Vector) && IsMemoryFault(guest->Vector);
 
     private static bool IsMemoryFault(uint vector) => vector is Vector.PF or Vector.GP or Vector.SS or Vector.AC;

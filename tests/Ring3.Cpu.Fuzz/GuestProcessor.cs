@@ -6,13 +6,13 @@ using Ring3.Host;
 namespace Ring3.Differential;
 
 /// <summary>The machine side: one logical processor in 64-bit or compatibility mode or with 16-bit segments, at CPL 3, whose page tables map the sandbox at the native side's addresses. Runs one instruction and reports like the native side.</summary>
-/// <remarks>SAFETY: table pages and data are mapped for the lifetime of the object; code is the oracle's shared mapping, which outlives it.</remarks>
+/// <remarks>SAFETY: table pages and data are mapped for the lifetime of the object; code is the cases' memory, which outlives it.</remarks>
 internal sealed unsafe class GuestProcessor : IDisposable
 {
     private const int TablePages = 16;
     private const ulong CodeGpa = 0x10_0000, DataGpa = 0x14_0000;
 
-    private readonly NativeOracle _oracle;
+    private readonly CaseMemory _cases;
     private readonly Machine _machine = new();
     private readonly LogicalProcessor _processor;
     /// <summary>Nested tables, then the guest's tables, then the data pages and the image of their initial contents.</summary>
@@ -20,9 +20,9 @@ internal sealed unsafe class GuestProcessor : IDisposable
     private readonly byte* _data, _image;
     private const int MemoryPages = TablePages + 2 * (Sandbox.DataSize / 4096);
 
-    internal GuestProcessor(NativeOracle oracle, int bits)
+    internal GuestProcessor(CaseMemory memory, int bits)
     {
-        _oracle = oracle;
+        _cases = memory;
         _memory = HostMemory.Map(MemoryPages * 4096);
         _data = _memory + TablePages * 4096;
         _image = _data + Sandbox.DataSize;
@@ -48,7 +48,7 @@ internal sealed unsafe class GuestProcessor : IDisposable
         for (int n = 0; n < 8; n++)
             leaves[8 + n] = (ulong)Table(8 + n) | flags;
         for (int n = 0; n < Sandbox.CodeSize / 4096; n++)
-            leaves[(int)(CodeGpa >> 12) + n] = ((ulong)_oracle.Code + (ulong)n * 4096) | flags;
+            leaves[(int)(CodeGpa >> 12) + n] = ((ulong)_cases.Code + (ulong)n * 4096) | flags;
         for (int n = 0; n < Sandbox.DataSize / 4096; n++)
             leaves[(int)(DataGpa >> 12) + n] = ((ulong)_data + (ulong)n * 4096) | flags;
     }
@@ -101,12 +101,12 @@ internal sealed unsafe class GuestProcessor : IDisposable
         _processor.FlushAll();
     }
 
-    /// <summary>The oracle's code and data contents changed.</summary>
+    /// <summary>Code and data contents of the cases changed.</summary>
     internal void NextBatch()
     {
-        Buffer.MemoryCopy(_oracle.Data, _data, Sandbox.DataSize, Sandbox.DataSize);
-        Buffer.MemoryCopy(_oracle.Data, _image, Sandbox.DataSize, Sandbox.DataSize);
-        _machine.CodeWritten(_oracle.Code, Sandbox.CodeSize);
+        Buffer.MemoryCopy(_cases.Data, _data, Sandbox.DataSize, Sandbox.DataSize);
+        Buffer.MemoryCopy(_cases.Data, _image, Sandbox.DataSize, Sandbox.DataSize);
+        _machine.CodeWritten(_cases.Code, Sandbox.CodeSize);
     }
 
     /// <summary>
@@ -133,15 +133,15 @@ internal sealed unsafe class GuestProcessor : IDisposable
         CollectDiffs(output);
         if (input->PatchLength != 0)
         {
-            Buffer.MemoryCopy(_oracle.Data + input->PatchOffset, _data + input->PatchOffset, input->PatchLength, input->PatchLength);
-            Buffer.MemoryCopy(_oracle.Data + input->PatchOffset, _image + input->PatchOffset, input->PatchLength, input->PatchLength);
+            Buffer.MemoryCopy(_cases.Data + input->PatchOffset, _data + input->PatchOffset, input->PatchLength, input->PatchLength);
+            Buffer.MemoryCopy(_cases.Data + input->PatchOffset, _image + input->PatchOffset, input->PatchLength, input->PatchLength);
         }
     }
 
     private void NormalizeFree(CaseInput* input, in CaseMeta meta, CaseOutput* o)
     {
         // 64-bit: the fetch at the exit's address. Otherwise: the far jump behind the instruction, which finds no descriptor.
-        bool left = meta.Kind == CaseKind.Compare && (input->Bits == 64 ? o->Vector == Vector.PF && o->Rip == _oracle.ExitAddress : o->Vector == Vector.GP && o->Rip == input->NextRip && o->ErrorCode != 0);
+        bool left = meta.Kind == CaseKind.Compare && (input->Bits == 64 ? o->Vector == Vector.PF && o->Rip == _cases.ExitAddress : o->Vector == Vector.GP && o->Rip == input->NextRip && o->ErrorCode != 0);
         if (!left)
         {
             // An intercepted INT3 leaves RIP at the instruction; natively it is behind it.
@@ -242,7 +242,7 @@ internal sealed unsafe class GuestProcessor : IDisposable
                 live.CopyTo(new Span<byte>(o->DiffBytes + o->Diffs * Sandbox.Line, Sandbox.Line));
             }
             o->Diffs++;
-            new ReadOnlySpan<byte>(_oracle.Data + line * Sandbox.Line, Sandbox.Line).CopyTo(live);
+            new ReadOnlySpan<byte>(_cases.Data + line * Sandbox.Line, Sandbox.Line).CopyTo(live);
         }
     }
 

@@ -6,7 +6,7 @@ namespace Ring3.Differential;
 
 /// <summary>The native side: a child process (tests/native/oracle.c) that runs a batch of single instructions on the host's processor. Not thread-safe; use one per thread.</summary>
 /// <remarks>SAFETY: pointers are into the shared mapping, which lives as long as this object; indices are checked against <see cref="Sandbox.MaxCases"/>.</remarks>
-internal sealed unsafe class NativeOracle : IDisposable
+internal sealed unsafe class NativeOracle : CaseMemory, IDisposable
 {
     private readonly MemoryMappedFile _file;
     private readonly MemoryMappedViewAccessor _view;
@@ -14,7 +14,6 @@ internal sealed unsafe class NativeOracle : IDisposable
     /// <summary>A case is stopped by the child itself after three ticks of 50 ms; this is for what the child cannot stop.</summary>
     private static readonly TimeSpan HangTime = TimeSpan.FromSeconds(30);
     private Process? _process;
-    private readonly byte* _base;
 
     internal NativeOracle()
     {
@@ -24,7 +23,9 @@ internal sealed unsafe class NativeOracle : IDisposable
             f.SetLength((SharedFile.Size + 4095) & ~4095);
         _file = MemoryMappedFile.CreateFromFile(_path, FileMode.Open);
         _view = _file.CreateViewAccessor();
-        _view.SafeMemoryMappedViewHandle.AcquirePointer(ref _base);
+        byte* mapped = null;
+        _view.SafeMemoryMappedViewHandle.AcquirePointer(ref mapped);
+        Base = mapped;
         Start();
         Probes = HostProbes.Of(this);
         SetQuirks(Probes.Quirks);
@@ -34,18 +35,14 @@ internal sealed unsafe class NativeOracle : IDisposable
     internal HostProbes Probes { get; }
 
     /// <summary>Tells the child what to allow for; it stays in the shared header when the child is started again.</summary>
-    internal void SetQuirks(ulong quirks) => ((SharedHeader*)_base)->Quirks = quirks;
+    internal void SetQuirks(ulong quirks) => ((SharedHeader*)Base)->Quirks = quirks;
 
-    internal byte* Code => _base + SharedFile.Code;
-    internal byte* Data => _base + SharedFile.Data;
-    internal CaseInput* Input(int i) => (CaseInput*)(_base + SharedFile.Inputs) + i;
-    internal CaseOutput* Output(int i) => (CaseOutput*)(_base + SharedFile.Outputs) + i;
-    internal ulong ExitAddress => ((SharedHeader*)_base)->ExitAddress;
+    internal override ulong ExitAddress => ((SharedHeader*)Base)->ExitAddress;
 
     /// <summary>Runs the first <paramref name="count"/> inputs. Returns -1, or the index of a case that ended the child (which is started again).</summary>
     internal int Run(int count)
     {
-        var header = (SharedHeader*)_base;
+        var header = (SharedHeader*)Base;
         header->Count = (uint)count;
         header->Done = 0;
         try
@@ -65,7 +62,7 @@ internal sealed unsafe class NativeOracle : IDisposable
     /// <summary>Waits for the answer as long as the child finishes cases: one that hangs for <see cref="HangTime"/> is stopped, and counts as one that ended the child.</summary>
     private bool Answered()
     {
-        var header = (SharedHeader*)_base;
+        var header = (SharedHeader*)Base;
         var one = new byte[1];
         Task<int> read = _process!.StandardOutput.BaseStream.ReadAsync(one, 0, 1);
         uint done = uint.MaxValue;
@@ -87,7 +84,7 @@ internal sealed unsafe class NativeOracle : IDisposable
         var info = new ProcessStartInfo(_program) { RedirectStandardInput = true, RedirectStandardOutput = true, UseShellExecute = false };
         info.ArgumentList.Add(_path);
         _process = Process.Start(info) ?? throw new InvalidOperationException("cannot start the native oracle");
-        if (_process.StandardOutput.BaseStream.ReadByte() != 'r' || ((SharedHeader*)_base)->Magic != SharedFile.Magic)
+        if (_process.StandardOutput.BaseStream.ReadByte() != 'r' || ((SharedHeader*)Base)->Magic != SharedFile.Magic)
             throw new InvalidOperationException("the native oracle did not start: this test needs an x86-64 host with FSGSBASE and AVX");
     }
 
