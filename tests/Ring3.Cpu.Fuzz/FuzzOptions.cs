@@ -23,17 +23,24 @@ internal sealed record FuzzOptions
     internal bool Trace { get; init; }
     /// <summary>Print the instructions that never ran to their end.</summary>
     internal bool Coverage { get; init; }
-    /// <summary>Mismatches described for each instruction.</summary>
+    /// <summary>Record cases with the host's results into this file.</summary>
+    internal string? Record { get; init; }
+    /// <summary>Check the machine against this file.</summary>
+    internal string? Replay { get; init; }
+    /// <summary>Mismatches described, or cases recorded, for each instruction.</summary>
     internal int Examples { get; init; } = 1;
 
     internal const string Usage = """
         usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC] [--threads T] [--raw PERCENT] [--examples N]
                               [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
+                              [--record FILE | --replay FILE]
           Runs random instructions on the host's processor and in the software machine and compares everything they changed.
           --batch B   repeats one batch (mismatches name it) and describes each mismatch
           --self      compares the host with itself: a check of the harness
           --list      prints the instructions that take part, then those left out with the reason
           --coverage  prints the instructions that never retired natively
+          --record F  looks at N cases, runs some of each instruction (--examples) on the host and keeps them with its results
+          --replay F  checks the machine against such a file; needs nothing of the host
           --trace     prints each case to standard error before the machine runs it
         Exit status: 0 no mismatch, 1 mismatches, 2 bad usage, 4 this host cannot run these cases.
         """;
@@ -51,6 +58,8 @@ internal sealed record FuzzOptions
                 case "--trace": o = o with { Trace = true }; continue;
                 case "--list": o = o with { List = true }; continue;
                 case "--filter" when value is not null: o = o with { Filter = value }; i++; continue;
+                case "--record" when value is not null: o = o with { Record = value }; i++; continue;
+                case "--replay" when value is not null: o = o with { Replay = value }; i++; continue;
             }
             if (!ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong n))
                 return null;

@@ -16,6 +16,17 @@ if (session.SelectCodes().Length == 0)
     Console.Error.WriteLine($"no instruction of the machine matches '{options.Filter}'");
     return 2;
 }
+if (options.Replay is { } vectors)
+{
+    using var replay = new Replay();
+    replay.Run(vectors);
+    foreach (string mismatch in replay.Mismatches)
+        Console.WriteLine(mismatch);
+    foreach ((string rule, int count) in replay.LeftOpenDifferences)
+        Console.WriteLine($"left open by the manuals: {count} cases, {rule}");
+    Console.WriteLine($"{replay.Cases} cases, {replay.Mismatches.Count} mismatches");
+    return replay.Mismatches.Count == 0 ? 0 : 1;
+}
 HostProbes host = HostProbes.Find();
 foreach (string line in host.Report())
     Console.WriteLine(line);
@@ -23,6 +34,14 @@ if (host.Missing(options.Bits) is { } missing)
 {
     Console.WriteLine($"skipped: {missing}");
     return 4;
+}
+if (options.Record is { } file)
+{
+    using var recorder = new Recorder(options, session.SelectCodes());
+    List<RecordedCase> recorded = recorder.Run();
+    VectorFile.Write(file, new VectorHost(HostProbes.Vendor, HostProbes.Family, HostProbes.Model, $"recorded natively, seed {options.Seed}, {options.Bits} bits"), recorded);
+    Console.WriteLine($"{recorded.Count} cases recorded, {new FileInfo(file).Length} bytes");
+    return 0;
 }
 double seconds = session.Run();
 session.Print(Console.Out);

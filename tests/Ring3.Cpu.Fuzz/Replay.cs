@@ -11,8 +11,10 @@ internal sealed unsafe class Replay : IDisposable
     private readonly Comparer _comparer = new(UndefinedFlags.Load(), null);
 
     internal int Cases { get; private set; }
-    /// <summary>One text for each case that differs.</summary>
+    /// <summary>One text for each case that differs in what the manuals define, or what the recorded processor's model describes.</summary>
     internal List<string> Mismatches { get; } = [];
+    /// <summary>Differences that the manuals leave open, of processors that no model describes: their number by rule.</summary>
+    internal SortedDictionary<string, int> LeftOpenDifferences { get; } = new(StringComparer.Ordinal);
 
     internal void Run(string path)
     {
@@ -21,15 +23,22 @@ internal sealed unsafe class Replay : IDisposable
         for (int n = 0; n < cases.Count; n++)
         {
             Cases++;
-            if (Differs(cases[n]) is { } what)
+            if (Differs(cases[n], out string? rule) is not { } what)
+                continue;
+            if (rule is not null && host.Vendor != "AuthenticAMD")
+                LeftOpenDifferences[rule] = LeftOpenDifferences.GetValueOrDefault(rule) + 1;
+            else
                 Mismatches.Add(string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(path)} case {n} ({host.Vendor}): {what}"));
         }
     }
 
-    /// <summary>What differs, or null.</summary>
-    internal string? Differs(RecordedCase c)
+    internal string? Differs(RecordedCase c) => Differs(c, out _);
+
+    /// <summary>What differs, or null; and the rule of <see cref="LeftOpen"/> that covers it.</summary>
+    private string? Differs(RecordedCase c, out string? rule)
     {
-        CaseInput* input = Place(c);
+        rule = null;
+        CaseInput* input = RecordedCase.Place(c, _memory, 0);
         ReadOnlySpan<byte> code = c.Code;
         fixed (CaseOutput* native = &c.Native)
         {
@@ -37,8 +46,10 @@ internal sealed unsafe class Replay : IDisposable
             {
                 CaseOutput result;
                 Guest((int)input->Bits).Run(input, c.Meta, step != 0, &result);
-                if (!_comparer.Same(c.Meta, input, code, native, &result))
-                    return $"{_comparer.Describe(c.Meta, input, code, native, &result)}\n      {Comparer.Reproducer(c.Meta, input, code)}";
+                if (_comparer.Same(c.Meta, input, code, native, &result))
+                    continue;
+                rule = LeftOpen.Rule(c.Meta, input, code, native, &result);
+                return $"{_comparer.Describe(c.Meta, input, code, native, &result)}\n      {Comparer.Reproducer(c.Meta, input, code)}";
             }
         }
         return null;
@@ -47,32 +58,19 @@ internal sealed unsafe class Replay : IDisposable
     /// <summary>The machine's own result, as it runs freely.</summary>
     internal CaseOutput Result(RecordedCase c)
     {
-        CaseInput* input = Place(c);
+        CaseInput* input = RecordedCase.Place(c, _memory, 0);
         CaseOutput result;
         Guest((int)input->Bits).Run(input, c.Meta, false, &result);
         return result;
     }
 
+    /// <summary>The processor for this mode, which sees the code and data that have been placed.</summary>
     private GuestProcessor Guest(int bits)
     {
         if (!_guests.TryGetValue(bits, out GuestProcessor? guest))
             _guests.Add(bits, guest = new GuestProcessor(_memory, bits));
         guest.NextBatch();
         return guest;
-    }
-
-    private CaseInput* Place(RecordedCase c)
-    {
-        CaseInput* input = _memory.Input(c.Slot);
-        *input = c.Input;
-        c.Data.CopyTo(new Span<byte>(_memory.Data, Sandbox.DataSize));
-        byte* slot = _memory.Code + c.Slot * Sandbox.SlotSize;
-        new Span<byte>(slot, Sandbox.SlotSize).Fill(0xcc);
-        int start = (int)(input->Rip % Sandbox.SlotSize);
-        c.Code.CopyTo(new Span<byte>(slot + start, c.Code.Length));
-        if (c.Meta.Kind == CaseKind.Compare)
-            CaseBatch.EmitExit(slot + start + c.Meta.Length, input, _memory.ExitAddress);
-        return input;
     }
 
     public void Dispose()

@@ -13,6 +13,7 @@ namespace Ring3.Differential;
 internal sealed record VectorHost(string Vendor, int Family, int Model, string Source);
 
 /// <summary>One case with the result of a processor: everything that a replay needs.</summary>
+/// <remarks>SAFETY: <see cref="Place"/> writes inside the given memory; slots are below <see cref="Sandbox.MaxCases"/>.</remarks>
 internal sealed unsafe class RecordedCase
 {
     internal CaseInput Input;
@@ -22,6 +23,21 @@ internal sealed unsafe class RecordedCase
     internal byte[] Code = [];
     /// <summary>Data pages before the case.</summary>
     internal byte[] Data = new byte[Sandbox.DataSize];
+
+    /// <summary>Puts the case into its code slot, its data pages and the given input. The rest of the slot is filled with INT3.</summary>
+    internal static CaseInput* Place(RecordedCase c, CaseMemory memory, int index)
+    {
+        CaseInput* input = memory.Input(index);
+        *input = c.Input;
+        c.Data.CopyTo(new Span<byte>(memory.Data, Sandbox.DataSize));
+        byte* slot = memory.Code + c.Slot * Sandbox.SlotSize;
+        new Span<byte>(slot, Sandbox.SlotSize).Fill(0xcc);
+        int start = (int)(input->Rip % Sandbox.SlotSize);
+        c.Code.CopyTo(new Span<byte>(slot + start, c.Code.Length));
+        if (c.Meta.Kind == CaseKind.Compare)
+            CaseBatch.EmitExit(slot + start + c.Meta.Length, input, memory.ExitAddress);
+        return input;
+    }
 }
 
 /// <summary>
