@@ -37,11 +37,17 @@ unreserve() {
 
 planned() { awk -F'\t' -v kind="$1" -v name="$2" '$1 == kind && $2 == name { print $3 }' "$tests/plan.tsv"; }
 
+# may_skip TEST: the reason for which the test may skip on this machine.
+may_skip() {
+    planned skip "$1"
+    [ "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)" = tsc ] || planned clock "$1"
+}
+
 # row TEST STATUS MS ARGS: books one test and prints its line of the table.
 row() {
     local name=$1 status=$2 seconds result reason args=$4
     seconds=$(($3 / 1000)).$(($3 % 1000 / 100))
-    reason=$(planned skip "$name")
+    reason=$(may_skip "$name")
     case $status in
         0) result=PASS reason=; verdict "selftest $name" 0 ;;
         4)  if [ -n "$reason" ]; then
