@@ -56,6 +56,20 @@ internal sealed unsafe class TestGuest : IDisposable
             v.SetMpState(new kvm_mp_state { mp_state = KvmApi.KVM_MP_STATE_RUNNABLE });
     }
 
+    /// <summary>Drops the first vCPU to CPL 3, with a TSS at the sixth page whose stack for CPL 0 is <see cref="Stack"/>.</summary>
+    public TestGuest StartUser(ulong rip = Code)
+    {
+        Vm.Memory.TryWrite(Tables + 0x5004, Stack);
+        Cpu.GetSregs(out kvm_sregs s);
+        s.tr = new() { @base = Tables + 0x5000, limit = 0x67, selector = 0x28, type = 11, present = 1 };
+        (s.cs.selector, s.cs.dpl) = (0x1b, 3);
+        s.ds.selector = s.es.selector = s.fs.selector = s.gs.selector = s.ss.selector = 0x23;
+        s.ds.dpl = s.es.dpl = s.fs.dpl = s.gs.dpl = s.ss.dpl = 3;
+        Assert.Equal(0, Cpu.SetSregs(s));
+        Cpu.SetRegs(new kvm_regs { rip = rip, rsp = Stack - 0x1000, rflags = 0x3002 });
+        return this;
+    }
+
     public TestGuest Load(params ReadOnlySpan<byte> code) => LoadAt(Code, code);
 
     public TestGuest LoadAt(ulong gpa, params ReadOnlySpan<byte> code)

@@ -154,12 +154,22 @@ public sealed unsafe partial class Vcpu
         Cpu.RecomputeMode();
     }
 
+    /// <summary>Whether CPUID is the supervisor's alone. SPEC: Intel, "CPUID Faulting": #GP(0) above CPL 0, except in SMM.</summary>
+    private bool CpuidFaults => (_miscFeatures & MiscFeaturesCpuidFault) != 0 && _s->Cpl != 0 && !InSmm;
+
     /// <summary>CPUID with the guest's EAX and ECX.</summary>
-    private void ExecuteCpuid()
+    private int HandleCpuid()
     {
+        if (CpuidFaults)
+        {
+            QueueException(Vector.GP, true);
+            return KeepRunning;
+        }
         uint function = (uint)_s->Gpr[0], index = (uint)_s->Gpr[1];
         var (eax, ebx, ecx, edx) = Cpuid(function, index);
         (_s->Gpr[0], _s->Gpr[3], _s->Gpr[1], _s->Gpr[2]) = (eax, ebx, ecx, edx);
+        Cpu.SkipInstruction();
+        return KeepRunning;
     }
 
     /// <summary>What the guest gets for a leaf.</summary>

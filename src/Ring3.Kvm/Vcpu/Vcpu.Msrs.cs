@@ -13,7 +13,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>Hardware without Meltdown, L1TF, MDS, TAA, SSB and their kin: what an interpreter is.</summary>
     private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */ | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */
         | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */ | 1UL << 62 /* ITS_NO */;
-    private const ulong DeCfgLfenceSerialize = 2, MiscEnableMwait = 1 << 18;
+    private const ulong DeCfgLfenceSerialize = 2, MiscEnableMwait = 1 << 18, PlatformInfoCpuidFault = 1UL << 31, MiscFeaturesCpuidFault = 1;
 
     private readonly MtrrState _mtrr = new();
     private readonly MachineCheckState _machineCheck = new();
@@ -27,7 +27,7 @@ public sealed unsafe partial class Vcpu
         InterceptMsrs(Vm.MsrFilter is not null);
         _miscEnable = 1 | 1 << 11 | 1 << 12;
         _microcode = DefaultMicrocode;
-        _platformInfo = 1UL << 31;
+        _platformInfo = PlatformInfoCpuidFault;
         _smbase = 0x30000;
     }
 
@@ -255,7 +255,7 @@ public sealed unsafe partial class Vcpu
                 if (host)
                     _platformInfo = value;
                 return host;
-            case MsrIndex.MISC_FEATURES_ENABLES: _miscFeatures = value; return (value & ~1UL) == 0;
+            case MsrIndex.MISC_FEATURES_ENABLES: return WriteMiscFeatures(value);
             case Msr.FEATURE_CONTROL: return WriteFeatureControl(value, host);
             case Msr.SPEC_CTRL:
                 if ((value & ~7UL) != 0 || SupportedCpuid.IsAmd)
@@ -277,6 +277,15 @@ public sealed unsafe partial class Vcpu
         if (SupportedCpuid.IsAmd || (value & ~FeatureControlLocked) != 0 || !host && (_featureControl & FeatureControlLocked) != 0)
             return false;
         _featureControl = value;
+        return true;
+    }
+
+    /// <summary>CPUID faulting can be switched on where MSR_PLATFORM_INFO offers it.</summary>
+    private bool WriteMiscFeatures(ulong value)
+    {
+        if ((value & ~((_platformInfo & PlatformInfoCpuidFault) != 0 ? MiscFeaturesCpuidFault : 0)) != 0)
+            return false;
+        _miscFeatures = value;
         return true;
     }
 

@@ -219,9 +219,7 @@ public sealed unsafe partial class Vcpu
                 return HandleHlt();
             case ExitReason.Cpuid:
                 Stats.cpuid_exits++;
-                ExecuteCpuid();
-                Cpu.SkipInstruction();
-                return KeepRunning;
+                return HandleCpuid();
             case ExitReason.MsrRead:
                 Stats.msr_exits++;
                 return HandleRdmsr();
