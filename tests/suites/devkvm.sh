@@ -31,6 +31,13 @@ devkvm_exec not-a-program 126 '^ring3: .*Permission denied' "$devkvm/static.c"
 devkvm_exec status 7 '^one two$' -- sh -c 'echo "$@"; exit 7' sh one two
 devkvm_exec script 0 '^12$' sh -c 'test -c /dev/kvm && echo 12'
 devkvm_exec usage 64 '^ring3: exec needs a program'
+# Languages that look the C library's functions up by name.
+if command -v python3 >/dev/null; then
+    devkvm_exec python-ctypes 0 '^12$' python3 -c 'import ctypes; c = ctypes.CDLL("libc.so.6"); print(c.ioctl(c.open(b"/dev/kvm", 2), 0xae00, 0))'
+else
+    verdict exec-python-ctypes 4 "no python3"
+fi
+devkvm_exec dotnet-dllimport 0 '^hello$' "$root/artifacts/bin/PInvokeClient/release/PInvokeClient"
 if [ "$(id -u)" = 0 ] && cp "$devkvm/descriptors" "$devkvm/setuid" && chown 1:1 "$devkvm/setuid" && chmod 4755 "$devkvm/setuid"; then
     devkvm_exec set-uid 126 '^ring3: .*setuid: is set-uid' "$devkvm/setuid"
 fi

@@ -34,9 +34,11 @@
 	({ \
 		static __typeof__(&function) next_; \
 		if (UNLIKELY(!next_)) \
-			next_ = (__typeof__(&function))dlsym(RTLD_NEXT, #function); \
+			next_ = (__typeof__(&function))next_definition(#function); \
 		next_; \
 	})
+
+__attribute__((visibility("hidden"))) void *next_definition(const char *name); /* lookup.c */
 
 typedef uint64_t kernel_sigset; /* bit n-1 is signal n */
 #define SIGNAL_BIT(n) (1ull << ((n) - 1))
