@@ -111,8 +111,10 @@ public unsafe struct CpuState
     /// <summary>With <see cref="BusLockExits"/>: the processor itself has made a bus lock (accessed or busy bit of a descriptor that crosses a cache line), and has set <see cref="ExitRequest"/>. The owner clears it.</summary>
     public byte BusLockSeen;
     public byte Halted;
-    /// <summary>DR6 bits (B0-B3, BS, BT) of traps that the running instruction has met; delivered when it retires. Maintained only while <see cref="StepMode"/> is not 0.</summary>
+    /// <summary>DR6 bits (B0-B3, BS, BT) of traps that an instruction has met; delivered at its boundary. See LogicalProcessor.FirstEvent.</summary>
     public ushort PendingDebug;
+    /// <summary>The instruction at RIP is a repeated string instruction between two iterations: frames have RF set, and an instruction breakpoint on it has had its turn.</summary>
+    public byte BetweenIterations;
     /// <summary>Not 0: the loop runs one instruction at a time and calls the debug hooks around it. See StepReason.</summary>
     public byte StepMode;
     /// <summary>Software events: length of the instruction, added to RIP when the event is delivered.</summary>

@@ -27,6 +27,7 @@ public sealed unsafe partial class LogicalProcessor
         c->Dr6 = Dr.Dr6Fixed1;
         c->Dr7 = Dr.Dr7Fixed1;
         c->PendingDebug = 0;
+        c->BetweenIterations = 0;
         c->InterruptShadow = c->NmiBlocked = c->InSmm = c->Halted = 0;
         c->Inject.Valid = 0;
         c->Cpl = 0;

@@ -57,6 +57,9 @@ public sealed unsafe class TableWalkerTests
             while (Volatile.Read(ref stop) == 0)
             {
                 int r = g.Cpu.Run();
+                // Between the two slots the input goes to a device.
+                if (r == 0 && g.Cpu.KvmRun->exit_reason == KvmApi.KVM_EXIT_MMIO)
+                    continue;
                 if (r != 0 || g.Cpu.KvmRun->exit_reason != KvmApi.KVM_EXIT_IO)
                 {
                     failure = $"run gave {r}, exit {g.Cpu.KvmRun->exit_reason}";

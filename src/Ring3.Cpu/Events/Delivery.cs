@@ -70,6 +70,8 @@ public sealed unsafe partial class LogicalProcessor
         Exit->IdtVectoring.Valid = 0;
         for (; ; )
         {
+            if (!KeepsDebugTraps(e))
+                c->PendingDebug = 0;
             if (interceptable && (Intercepted(c, e) || (!nested && InterceptsReservedFault(c, e))))
             {
                 LeaveWithException(c, e);
@@ -181,7 +183,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         c->InterruptShadow = 0;
         c->Halted = 0;
-        c->PendingDebug = 0;
+        c->BetweenIterations = 0;
         if (e.Type == EventType.Nmi)
             c->NmiBlocked = 1;
         Replay.Retire();
@@ -199,14 +201,14 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>RIP that the frame saves: the instruction, or for software events the one after it.</summary>
     private static ulong ReturnRip(CpuState* c, in PendingEvent e) => e.IsSoftware ? WrapRip(c, c->Rip + e.InstructionLength) : c->Rip;
 
-    /// <summary>RFLAGS image of the frame: RF is set for faults, so that an instruction breakpoint does not trigger again on return.</summary>
+    /// <summary>RFLAGS image of the frame: RF is set for faults and between iterations, so that an instruction breakpoint does not trigger again on return.</summary>
     private static ulong FlagsImage(CpuState* c, in PendingEvent e)
     {
         ulong flags = Flags.Get(c);
         bool fault = e.Type == EventType.HardwareException && e.Vector is not (Vector.DB or Vector.DF or Vector.MC);
         if (e.Type == EventType.HardwareException && e.Vector == Vector.DB && (e.Payload & Dr.Dr6BD) != 0)
             fault = true;
-        return fault ? flags | Rflags.RF : flags;
+        return fault || c->BetweenIterations != 0 ? flags | Rflags.RF : flags;
     }
 
     /// <summary>Error code of a fault about an IDT entry. EXT follows the event being delivered.</summary>

@@ -39,7 +39,12 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         }
         if (Virtual8086(c))
-            c->Ds = c->Es = c->Fs = c->Gs = NullSegment(0);
+        {
+            NullSelector(&c->Ds);
+            NullSelector(&c->Es);
+            NullSelector(&c->Fs);
+            NullSelector(&c->Gs);
+        }
         c->Ss = ss;
         CommitStack(c, stack);
         c->Cs = cs;

@@ -8,15 +8,6 @@ public sealed unsafe partial class LogicalProcessor
 {
     internal bool HasCodeBreakpoints => _codeBreakpoints != 0;
 
-    /// <summary>Set by an instruction that masked RFLAGS.TF on its way (SYSCALL): no single-step trap follows it.</summary>
-    internal bool TrapMasked;
-
-    internal void TrapFlagMasked(CpuState* c)
-    {
-        TrapMasked = true;
-        UpdateStepMode(c);
-    }
-
     /// <summary>Makes a software event pending. RIP is moved over the instruction when it is delivered.</summary>
     internal OpResult RaiseSoftware(CpuState* c, byte vector, EventType type, int length)
     {
@@ -71,7 +62,7 @@ public sealed unsafe partial class LogicalProcessor
         LoadRealSegment(c, SegmentIndex.CS, (ushort)(target >> 16));
         c->Rip = (ushort)target;
         c->Rflags &= ~(Rflags.TF | Rflags.NT | (trusted ? Rflags.IF : Rflags.VIF));
-        UpdateStepMode(c);
+        DecideSingleStep(c);
         return OpResult.EndBlock;
     }
 }

@@ -99,7 +99,7 @@ public sealed unsafe partial class LogicalProcessor
         if (c->HostSingleStep == 0)
             return false;
         Exit->Reason = ExitReason.SingleStep;
-        Exit->Payload = 0;
+        Exit->Payload = TakeDebugTraps(State);
         return true;
     }
 
@@ -108,16 +108,24 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (!Replay.InProgress)
         {
-            ulong bits = DebugTraps(c);
-            if (bits != 0)
-                return RaiseDebug(c, bits);
-            if (Window(c))
-                return false;
-            bits = (ulong)InstructionBreakpoints(c);
-            if (bits != 0)
-                return RaiseDebug(c, bits);
+            int breakpoints = c->StepMode == 0 ? 0 : CodeBreakpointsAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
+            switch (FirstEvent(AwaitedEvents(c) | (breakpoints != 0 ? BoundaryEvents.CodeBreakpoint : 0)))
+            {
+                case BoundaryEvents.TaskTrap or BoundaryEvents.DebugTrap:
+                    return RaiseDebug(c, TakeDebugTraps(c));
+                case BoundaryEvents.Nmi:
+                    Exit->Reason = ExitReason.NmiWindow;
+                    return false;
+                case BoundaryEvents.Interrupt:
+                    Exit->Reason = ExitReason.InterruptWindow;
+                    return false;
+                case BoundaryEvents.CodeBreakpoint:
+                    // With traps that MOV SS has kept back it is one #DB.
+                    return RaiseDebug(c, TakeDebugTraps(c) | (uint)breakpoints);
+            }
         }
         byte shadow = c->InterruptShadow;
+        ushort heldTraps = c->PendingDebug;
         ulong kept = c->Rflags & (Rflags.TF | Rflags.RF);
         uint mode = CodeMode(c) | BlockMode.Single;
         _link = null;
@@ -126,7 +134,7 @@ public sealed unsafe partial class LogicalProcessor
             return Faulted(c);
         c->InterruptShadow = 0;
         c->Rflags &= ~Rflags.RF;
-        TrapMasked = false;
+        TrapDecided = false;
         c->Attention = 1;
         c->BlockRip = c->Rip;
         LoopExit how = LoopGuarded(c, b);
@@ -135,6 +143,8 @@ public sealed unsafe partial class LogicalProcessor
         if (how == LoopExit.Fault)
         {
             c->Rflags |= kept & Rflags.RF;
+            // What a first operand met happens again when the instruction does.
+            c->PendingDebug = heldTraps;
             if (c->ExitPending != 0)
                 c->InterruptShadow = shadow;
             return Faulted(c);
@@ -147,51 +157,20 @@ public sealed unsafe partial class LogicalProcessor
             return FindBlock(c, mode) != null || Faulted(c);
         }
         Replay.Retire();
-        if ((kept & Rflags.TF) != 0 && !TrapMasked)
-            c->PendingDebug |= (ushort)Dr.Dr6BS;
+        if (!TrapDecided)
+            NoteSingleStep(c, kept);
         if (how == LoopExit.RetiredExit)
         {
             // A task switch can have committed the new task and still have something to load.
             c->HostStepDone = Exit->Reason is ExitReason.Io or ExitReason.Hlt or ExitReason.Pause or ExitReason.BusLock ? c->HostSingleStep : (byte)0;
             return false;
         }
-        if (c->HostSingleStep == 0)
-            return true;
-        Exit->Reason = ExitReason.SingleStep;
-        Exit->Payload = c->PendingDebug;
-        return false;
+        return !HostStepped(c);
     }
 
-    /// <summary>Takes the pending debug traps, unless MOV SS holds them back.</summary>
-    private static ulong DebugTraps(CpuState* c)
-    {
-        if (c->InterruptShadow == 2)
-            return 0;
-        ulong bits = c->PendingDebug;
-        c->PendingDebug = 0;
-        return bits;
-    }
-
-    /// <summary>Whether a window that the owner asked for is open; the exit is filled.</summary>
-    private bool Window(CpuState* c)
-    {
-        if (c->InterruptShadow != 0)
-            return false;
-        if (c->RequestNmiWindow != 0 && c->NmiBlocked == 0)
-            Exit->Reason = ExitReason.NmiWindow;
-        else if (c->RequestInterruptWindow != 0 && (c->Rflags & Rflags.IF) != 0)
-            Exit->Reason = ExitReason.InterruptWindow;
-        else
-            return false;
-        return true;
-    }
-
-    private int InstructionBreakpoints(CpuState* c)
-    {
-        if (c->StepMode == 0 || (c->Rflags & Rflags.RF) != 0)
-            return 0;
-        return CodeBreakpointsAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
-    }
+    /// <summary>Events for which the owner waits: it gets a window exit when their turn has come.</summary>
+    private static BoundaryEvents AwaitedEvents(CpuState* c) =>
+        (c->RequestNmiWindow != 0 ? BoundaryEvents.Nmi : 0) | (c->RequestInterruptWindow != 0 ? BoundaryEvents.Interrupt : 0);
 
     /// <summary>Delivers #DB with the given DR6 bits. False: leave the guest.</summary>
     private bool RaiseDebug(CpuState* c, ulong bits)
@@ -222,15 +201,27 @@ public sealed unsafe partial class LogicalProcessor
         _unfinishedTask.Valid = false;
     }
 
+    /// <summary>The debug traps that wait for delivery, for an owner that reports them itself; none wait after it.</summary>
+    public ulong TakePendingDebug() => TakeDebugTraps(State);
+
+    /// <summary>An iteration of a repeated instruction has ended, and others follow.</summary>
+    private static void RetireIteration(CpuState* c)
+    {
+        c->BetweenIterations = 1;
+        c->InterruptShadow = 0;
+        c->HostStepDone = c->HostSingleStep;
+        NoteSingleStep(c, c->Rflags);
+    }
+
     private static void Retire(CpuState* c, int length)
     {
+        c->BetweenIterations = 0;
         ulong rip = c->Rip + (ulong)length;
         c->Rip = WrapRip(c, rip);
         c->InterruptShadow = 0;
         c->InstructionsRetired++;
         c->HostStepDone = c->HostSingleStep;
-        if ((c->Rflags & Rflags.TF) != 0)
-            c->PendingDebug |= (ushort)Dr.Dr6BS;
+        NoteSingleStep(c, c->Rflags);
         c->Rflags &= ~Rflags.RF;
     }
 }

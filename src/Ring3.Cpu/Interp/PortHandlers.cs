@@ -5,12 +5,16 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>IN, OUT, INS and OUTS. Every access leaves the guest; string forms carry as many elements as lie in one page. SPEC: SDM volume 1, "I/O Protection Mechanism".</summary>
+/// <summary>
+/// IN, OUT, INS and OUTS. Every access leaves the guest. As in KVM, OUTS carries one element, so that a client that looks at one loses none; INS reads ahead for as many as lie in one page.
+/// SPEC: SDM volume 1, "I/O Protection Mechanism".
+/// </summary>
 /// <remarks>SAFETY: Exit->Data holds 4096 bytes and a batch never leaves its page.</remarks>
 internal static unsafe class PortHandlers
 {
     private const int Rcx = 1, Rdx = 2, Rsi = 6, Rdi = 7;
-    private const uint MaxBatch = 4096;
+    /// <summary>Most bytes that INS reads ahead.</summary>
+    private const uint MaxBatch = 1024;
 
     internal static void Register()
     {
@@ -102,6 +106,7 @@ internal static unsafe class PortHandlers
     private static OpResult Nothing(CpuState* c, Op* op)
     {
         c->Rip = LogicalProcessor.NextRip(c, op);
+        c->BetweenIterations = 0;
         return OpResult.EndBlock;
     }
 
@@ -112,25 +117,20 @@ internal static unsafe class PortHandlers
         if (!Allowed(p, c, port, size))
             return OpResult.Fault;
         StringRun run = new(c, op, size);
-        ulong count = Repeats(op) ? c->Gpr[Rcx] & run.Mask : 1, n = 1;
+        ulong count = Repeats(op) ? c->Gpr[Rcx] & run.Mask : 1;
         if (count == 0)
             return Nothing(c, op);
-        byte* source = run.Direct(p, c, Rsi, op->Seg, false, Math.Min(count, MaxBatch / (uint)size), ref n);
+        if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
+            return OpResult.Fault;
+        byte* source = p.ReadPtr(c, from, size);
         if (source == null)
-        {
-            if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
-                return OpResult.Fault;
-            source = p.ReadPtr(c, from, size);
-            if (source == null)
-                return OpResult.Fault;
-        }
-        byte* data = p.Exit->Data;
-        for (ulong i = 0; i < n; i++, source += run.Step)
-            SlowOperands.Store(data + i * (uint)size, size, SlowOperands.Load(source, size));
-        run.Advance(c, Rsi, n);
-        count = run.CountDown(p, c, op, count, n);
-        Describe(p, c, op, port, size, true, true, (uint)n);
+            return OpResult.Fault;
+        *(uint*)p.Exit->Data = (uint)SlowOperands.Load(source, size);
+        run.Advance(c, Rsi, 1);
+        count = run.CountDown(p, c, op, count, 1);
+        Describe(p, c, op, port, size, true, true, 1);
         c->Rip = count == 0 ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        c->BetweenIterations = count == 0 ? (byte)0 : (byte)1;
         return OpResult.RetiredExit;
     }
 
@@ -148,7 +148,7 @@ internal static unsafe class PortHandlers
         if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, Math.Min(count, MaxBatch / (uint)size), ref n) == null
             && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.WritePtr(c, to, size) == null))
             return OpResult.Fault;
-        p.InputOp = *op;
+        p.BeginStringInput(op, size, (uint)n);
         Describe(p, c, op, port, size, false, true, (uint)n);
         return OpResult.Fault;
     }
@@ -159,20 +159,26 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>The INS of the last input exit; Length 0 for IN.</summary>
     internal Op InputOp;
 
-    /// <summary>Elements of the input that CompleteIo has stored before it met an obstacle.</summary>
-    private uint _inputDone;
+    /// <summary>Elements of the input, those that CompleteIo has stored before it met an obstacle, and bytes of one: <see cref="Exit"/> may describe an access to where they go.</summary>
+    private uint _inputCount, _inputDone;
+    private int _inputSize;
+
+    internal void BeginStringInput(Op* op, int size, uint count) => (InputOp, _inputSize, _inputCount, _inputDone) = (*op, size, count, 0);
+
+    /// <summary>Bytes that <see cref="CompleteIo"/> wants for the INS of the last input exit.</summary>
+    public int InputBytes => _inputSize * (int)_inputCount;
 
     /// <summary>Whether the input of the last <see cref="ExitReason.Io"/> exit goes to guest memory: <see cref="CompleteIo"/> then follows translations and nested tables as the guest does.</summary>
     public bool InputGoesToMemory => InputOp.Length != 0;
 
     /// <summary>Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as zero.</summary>
-    /// <returns>Anything but Done: to be called again with the same data, before the next entry.</returns>
+    /// <returns>Anything but Done: to be called again with the same data, before the next entry. After Mmio the owner has first made the access that <see cref="Exit"/> describes, and called CompleteMmio.</returns>
     public InputResult CompleteIo(ReadOnlySpan<byte> data)
     {
         CpuState* c = State;
-        int size = Exit->Size;
         if (InputOp.Length == 0)
         {
+            int size = Exit->Size;
             ulong value = 0;
             data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
             SlowOperands.Set(c, 0, size, value);
@@ -183,7 +189,7 @@ public sealed unsafe partial class LogicalProcessor
         faults->Inside = 1;
         try
         {
-            return StoreInput(c, data, size);
+            return StoreInput(c, data, _inputSize);
         }
         catch (NullReferenceException) when (faults->Pending != 0)
         {
@@ -196,34 +202,46 @@ public sealed unsafe partial class LogicalProcessor
     private InputResult StoreInput(CpuState* c, ReadOnlySpan<byte> data, int size)
     {
         UpdateContext(c);
+        Replay.Begin();
+        byte length = InputOp.Length;
         Exit->Reason = ExitReason.Io;
         Op op = InputOp;
         StringRun run = new(c, &op, size);
         ulong count = (op.Flags & (OpFlags.Rep | OpFlags.Repne)) != 0 ? c->Gpr[1] & run.Mask : 1;
         // The owner may have changed the count register: it decides how many elements are still wanted.
-        for (uint i = _inputDone; i < Exit->Count && count != 0; _inputDone = ++i)
+        for (uint i = _inputDone; i < _inputCount && count != 0; _inputDone = ++i)
         {
             ulong value = 0;
             ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];
             rest[..Math.Min(rest.Length, size)].CopyTo(new Span<byte>(&value, 8));
             byte* target = run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to) ? WritePtr(c, to, size) : null;
-            if (target == null)
+            bool stored = false;
+            if (target != null)
+            {
+                SlowOperands.Store(target, size, value);
+                stored = EndWrite(c, target, to, size) == OpResult.Next;
+            }
+            if (!stored)
             {
                 c->ExitPending = 0;
-                if (Exit->Reason is ExitReason.NestedFault or ExitReason.DirtyLogFull)
-                    return Exit->Reason == ExitReason.NestedFault ? InputResult.NestedFault : InputResult.DirtyLogFull;
+                switch (Exit->Reason)
+                {
+                    case ExitReason.NestedFault: return InputResult.NestedFault;
+                    case ExitReason.DirtyLogFull: return InputResult.DirtyLogFull;
+                    case ExitReason.Mmio: return InputResult.Mmio;
+                }
                 // Ins checked the destination; the guest or the owner has taken it away meanwhile, and then the input has nowhere to go.
                 break;
             }
-            SlowOperands.Store(target, size, value);
-            _ = EndWrite(c, target, to, size);
             run.Advance(c, 7, 1);
             count = run.CountDown(this, c, &op, count, 1);
         }
         _inputDone = 0;
         c->ExitPending = 0;
         if (count == 0)
-            SkipInstruction();
+            Retire(c, length);
+        else
+            RetireIteration(c);
         return InputResult.Done;
     }
 }
@@ -238,4 +256,6 @@ public enum InputResult
     NestedFault,
     /// <summary>The dirty log has to be emptied first.</summary>
     DirtyLogFull,
+    /// <summary>The destination is MMIO: Exit describes the write, as for an exit of that kind.</summary>
+    Mmio,
 }

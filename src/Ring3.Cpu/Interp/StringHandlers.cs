@@ -45,6 +45,7 @@ internal static unsafe class StringHandlers
     private static OpResult End(CpuState* c, Op* op, bool finished)
     {
         c->Rip = finished ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        c->BetweenIterations = finished ? (byte)0 : (byte)1;
         return OpResult.EndBlock;
     }
 
@@ -53,7 +54,7 @@ internal static unsafe class StringHandlers
 
     /// <summary>Whether the loop has to stop at this iteration boundary: a kick, or a trap after each iteration.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool MustStop(CpuState* c) => Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0;
+    private static bool MustStop(CpuState* c) => Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0;
 
     private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {
@@ -88,13 +89,8 @@ internal static unsafe class StringHandlers
 
     private static bool MoveOne<T>(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run) where T : IElement
     {
-        if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from) || !run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to))
-            return false;
-        byte* source = p.ReadPtr(c, from, T.Size);
-        if (source == null)
-            return false;
-        ulong value = SlowOperands.Load(source, T.Size);
-        return StoreOne(p, c, to, T.Size, value);
+        // The load is complete, with the faults of its page, before the store begins.
+        return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) && StoreOne(p, c, to, T.Size, value);
     }
 
     private static bool StoreOne(LogicalProcessor p, CpuState* c, ulong to, int size, ulong value)

@@ -136,6 +136,16 @@ public sealed unsafe partial class LogicalProcessor
             s->Access &= ~Segment.Unusable;
     }
 
+    /// <summary>
+    /// The processor itself takes a segment away, in a return to an outer level or in leaving virtual-8086 mode: only the selector becomes null and the segment unusable. The hidden base stays, which 64-bit code uses
+    /// with FS and GS. SPEC: SDM volume 2, IRET and RET, "ReturnToOuterPrivilegeLevel"; what a load of a null selector by the program does is another matter.
+    /// </summary>
+    private static void NullSelector(Segment* s)
+    {
+        s->Selector = 0;
+        s->Access = Segment.Unusable;
+    }
+
     /// <summary>Segment register holding a null selector. SS keeps its DPL, which is the CPL.</summary>
     internal static Segment NullSegment(ushort selector, int dpl = 0) => new() { Selector = selector, Access = Segment.Unusable | (uint)dpl << 5 };
 }

@@ -256,6 +256,6 @@ public sealed unsafe partial class LogicalProcessor
             return;
         bool conformingCode = (s->Access & 0x1c) == 0x1c;
         if (s->Dpl < cpl && !conformingCode)
-            *s = NullSegment(0);
+            NullSelector(s);
     }
 }

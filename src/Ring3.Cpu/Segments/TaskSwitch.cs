@@ -180,14 +180,12 @@ public sealed unsafe partial class LogicalProcessor
     private bool FinishTask(CpuState* c, bool wide, TaskImage* t, bool hasErrorCode, uint errorCode)
     {
         bool ok = LoadTaskGuarded(c, wide, t, hasErrorCode, errorCode);
-        if (ok && t->DebugTrap)
-        {
-            Raise(c, Vector.DB);
-            c->PendingAddress = Dr.Dr6BT;
-            ok = false;
-        }
         if (ok)
+        {
+            if (t->DebugTrap)
+                c->PendingDebug |= (ushort)Dr.Dr6BT;
             return true;
+        }
         if (c->ExitPending == 0)
         {
             bool delivered = Deliver(c, TakePending(c), true);

@@ -30,7 +30,7 @@ internal static unsafe class FastCalls
         ulong masked = flags & ~(longMode ? c->Sfmask & 0xffff_ffff : Rflags.IF | Rflags.VM);
         Flags.Set(c, masked);
         if (((flags ^ masked) & Rflags.TF) != 0)
-            p.TrapFlagMasked(c);
+            p.DecideSingleStep(c);
         p.UpdatePrivilege(c);
         return OpResult.EndBlock;
     }
@@ -49,7 +49,10 @@ internal static unsafe class FastCalls
         c->Ss = Flat(selector + 8 | 3, UserData);
         c->Cpl = 3;
         ulong image = LogicalProcessor.LongMode(c) ? c->Gpr[11] : Flags.Get(c) | Rflags.IF;
+        bool stepped = (c->Rflags & Rflags.TF) != 0;
         p.SetRflags(c, (image & SysretFlags & (p.HasCodeBreakpoints ? ulong.MaxValue : ~Rflags.RF)) | Rflags.Fixed1);
+        if ((c->Rflags & Rflags.TF) != 0 != stepped)
+            p.DecideSingleStep(c);
         p.ModeChanged(c);
         return OpResult.EndBlock;
     }

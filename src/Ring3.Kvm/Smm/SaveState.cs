@@ -26,11 +26,13 @@ internal unsafe struct SaveState
         return ref Unsafe.As<byte, T>(ref _bytes[offset - Start]);
     }
 
+    // PendingDebug: in room that the manuals reserve, as KVM's InterruptShadow is. An SMI comes before the debug traps of its boundary, which wait here for RSM.
+
     /// <summary>64-bit map.</summary>
     public static class Map64
     {
         public const int Es = 0xfe00, Cs = 0xfe10, Ss = 0xfe20, Ds = 0xfe30, Fs = 0xfe40, Gs = 0xfe50, Gdtr = 0xfe60, Ldtr = 0xfe70, Idtr = 0xfe80, Tr = 0xfe90;
-        public const int InterruptShadow = 0xfecb, Efer = 0xfed0, Revision = 0xfefc, Smbase = 0xff00, Cr4 = 0xff48, Cr3 = 0xff50, Cr0 = 0xff58, Dr7 = 0xff60, Dr6 = 0xff68, Rflags = 0xff70, Rip = 0xff78;
+        public const int InterruptShadow = 0xfecb, PendingDebug = 0xfece, Efer = 0xfed0, Revision = 0xfefc, Smbase = 0xff00, Cr4 = 0xff48, Cr3 = 0xff50, Cr0 = 0xff58, Dr7 = 0xff60, Dr6 = 0xff68, Rflags = 0xff70, Rip = 0xff78;
         /// <summary>R15 first, RAX last.</summary>
         public const int Gpr15 = 0xff80;
     }
@@ -38,7 +40,7 @@ internal unsafe struct SaveState
     /// <summary>32-bit map. Descriptor parts are attributes, limit, base.</summary>
     public static class Map32
     {
-        public const int Smbase = 0xfef8, Revision = 0xfefc, Cr4 = 0xff14, InterruptShadow = 0xff1a, Ds = 0xff2c, Fs = 0xff38, Gs = 0xff44, Idtr = 0xff50, Tr = 0xff5c, Gdtr = 0xff6c, Ldtr = 0xff78, Es = 0xff84, Cs = 0xff90, Ss = 0xff9c;
+        public const int Smbase = 0xfef8, Revision = 0xfefc, Cr4 = 0xff14, InterruptShadow = 0xff1a, PendingDebug = 0xff1c, Ds = 0xff2c, Fs = 0xff38, Gs = 0xff44, Idtr = 0xff50, Tr = 0xff5c, Gdtr = 0xff6c, Ldtr = 0xff78, Es = 0xff84, Cs = 0xff90, Ss = 0xff9c;
         public const int EsSelector = 0xffa8, CsSelector = 0xffac, SsSelector = 0xffb0, DsSelector = 0xffb4, FsSelector = 0xffb8, GsSelector = 0xffbc, LdtrSelector = 0xffc0, TrSelector = 0xffc4;
         /// <summary>EAX first, EDI last.</summary>
         public const int Eax = 0xffd0;

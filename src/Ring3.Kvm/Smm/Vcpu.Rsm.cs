@@ -59,7 +59,7 @@ public sealed unsafe partial class Vcpu
         c->Tr = s.Load64(SaveState.Map64.Tr);
         c->Gdtr = s.LoadTable64(SaveState.Map64.Gdtr);
         c->Idtr = s.LoadTable64(SaveState.Map64.Idtr);
-        Resume(s.At<ulong>(SaveState.Map64.Rip), s.At<ulong>(SaveState.Map64.Rflags), s.At<byte>(SaveState.Map64.InterruptShadow));
+        Resume(s.At<ulong>(SaveState.Map64.Rip), s.At<ulong>(SaveState.Map64.Rflags), s.At<byte>(SaveState.Map64.InterruptShadow), s.At<ushort>(SaveState.Map64.PendingDebug));
         return true;
     }
 
@@ -86,7 +86,7 @@ public sealed unsafe partial class Vcpu
         c->Tr = s.Load32(SaveState.Map32.Tr, SaveState.Map32.TrSelector);
         c->Gdtr = s.LoadTable32(SaveState.Map32.Gdtr);
         c->Idtr = s.LoadTable32(SaveState.Map32.Idtr);
-        Resume(s.At<uint>(SaveState.Map32.Eip), s.At<uint>(SaveState.Map32.Eflags), s.At<byte>(SaveState.Map32.InterruptShadow));
+        Resume(s.At<uint>(SaveState.Map32.Eip), s.At<uint>(SaveState.Map32.Eflags), s.At<byte>(SaveState.Map32.InterruptShadow), s.At<ushort>(SaveState.Map32.PendingDebug));
         return true;
     }
 
@@ -109,10 +109,11 @@ public sealed unsafe partial class Vcpu
         return !IsPaePaging(c->Cr0, c->Cr4, c->Efer) || LoadPdptrs();
     }
 
-    private void Resume(ulong rip, ulong rflags, byte shadow)
+    private void Resume(ulong rip, ulong rflags, byte shadow, ushort debugTraps)
     {
         _s->Rip = rip;
         Cpu.RflagsValue = rflags & RflagsWritable | Rflags.Fixed1;
         KvmShadow = shadow;
+        _s->PendingDebug = (ushort)(debugTraps & (15 | Dr.Dr6BS | Dr.Dr6BT));
     }
 }

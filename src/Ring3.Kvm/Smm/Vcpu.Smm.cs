@@ -64,6 +64,7 @@ public sealed unsafe partial class Vcpu
         c->Rip = 0x8000;
         c->InterruptShadow = 0;
         c->PendingDebug = 0;
+        c->BetweenIterations = 0;
         c->Cr0 &= ~(Cr0.PE | Cr0.EM | Cr0.TS | Cr0.PG);
         c->Cr4 = c->Efer = 0;
         c->Idtr = default;
@@ -74,13 +75,16 @@ public sealed unsafe partial class Vcpu
         ApplyDebugRegisters();
     }
 
+    /// <summary>As event delivery saves it: RF between the iterations of a repeated instruction.</summary>
+    private ulong SavedRflags => Cpu.RflagsValue | (_s->BetweenIterations != 0 ? Rflags.RF : 0);
+
     private void Save64(ref SaveState s)
     {
         CpuState* c = _s;
         for (int i = 0; i < 16; i++)
             s.At<ulong>(SaveState.Map64.Gpr15 + 8 * (15 - i)) = c->Gpr[i];
         s.At<ulong>(SaveState.Map64.Rip) = c->Rip;
-        s.At<ulong>(SaveState.Map64.Rflags) = Cpu.RflagsValue;
+        s.At<ulong>(SaveState.Map64.Rflags) = SavedRflags;
         s.At<ulong>(SaveState.Map64.Dr6) = c->Dr6;
         s.At<ulong>(SaveState.Map64.Dr7) = c->Dr7;
         s.At<ulong>(SaveState.Map64.Cr0) = c->Cr0;
@@ -90,6 +94,7 @@ public sealed unsafe partial class Vcpu
         s.At<uint>(SaveState.Map64.Smbase) = (uint)_smbase;
         s.At<uint>(SaveState.Map64.Revision) = SaveState.Revision64;
         s.At<byte>(SaveState.Map64.InterruptShadow) = KvmShadow;
+        s.At<ushort>(SaveState.Map64.PendingDebug) = c->PendingDebug;
         s.Store64(SaveState.Map64.Es, c->Es);
         s.Store64(SaveState.Map64.Cs, c->Cs);
         s.Store64(SaveState.Map64.Ss, c->Ss);
@@ -108,7 +113,7 @@ public sealed unsafe partial class Vcpu
         for (int i = 0; i < 8; i++)
             s.At<uint>(SaveState.Map32.Eax + 4 * i) = (uint)c->Gpr[i];
         s.At<uint>(SaveState.Map32.Eip) = (uint)c->Rip;
-        s.At<uint>(SaveState.Map32.Eflags) = (uint)Cpu.RflagsValue;
+        s.At<uint>(SaveState.Map32.Eflags) = (uint)SavedRflags;
         s.At<uint>(SaveState.Map32.Dr6) = (uint)c->Dr6;
         s.At<uint>(SaveState.Map32.Dr7) = (uint)c->Dr7;
         s.At<uint>(SaveState.Map32.Cr0) = (uint)c->Cr0;
@@ -117,6 +122,7 @@ public sealed unsafe partial class Vcpu
         s.At<uint>(SaveState.Map32.Smbase) = (uint)_smbase;
         s.At<uint>(SaveState.Map32.Revision) = SaveState.Revision32;
         s.At<byte>(SaveState.Map32.InterruptShadow) = KvmShadow;
+        s.At<ushort>(SaveState.Map32.PendingDebug) = c->PendingDebug;
         s.Store32(SaveState.Map32.Es, SaveState.Map32.EsSelector, c->Es);
         s.Store32(SaveState.Map32.Cs, SaveState.Map32.CsSelector, c->Cs);
         s.Store32(SaveState.Map32.Ss, SaveState.Map32.SsSelector, c->Ss);

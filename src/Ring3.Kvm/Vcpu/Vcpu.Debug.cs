@@ -78,7 +78,7 @@ public sealed unsafe partial class Vcpu
         return ToClient;
     }
 
-    private int ExitSingleStep() => ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | _exit->Payload & 15);
+    private int ExitSingleStep() => ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | _exit->Payload);
 
     /// <summary>#DB and #BP that the client asked for; anything else goes back to the guest.</summary>
     private int HandleException()

@@ -54,20 +54,27 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
     }
 
 
-    /// <summary>KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers. 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST.</summary>
+    /// <summary>
+    /// KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers; without a local APIC here it takes the place of one that is queued.
+    /// 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST when a split one still has the last.
+    /// </summary>
     public int Interrupt(uint vector)
     {
         if (vector >= 256)
             return -Errno.EINVAL;
         if (Vm.Irqchip is { Split: false })
             return -Errno.ENXIO;
-        if (_externalInterrupt >= 0)
+        if (_externalInterrupt >= 0 && Lapic is not null)
             return -Errno.EEXIST;
-        _externalInterrupt = (int)vector;
+        if (Lapic is null)
+            QueueInterrupt((byte)vector);
+        else
+            _externalInterrupt = (int)vector;
         Requests.MakeSelf(VcpuRequest.Event);
         return 0;
     }
 
+    /// <summary>Vector that the client has given and the guest has not been able to take; -1: none.</summary>
     private int _externalInterrupt = -1;
 
     // ---- On the vCPU's thread ----
@@ -118,13 +125,13 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
 
     private bool HasInterrupt(bool mayWait = true) => _externalInterrupt >= 0 || HasXenInterrupt(mayWait) || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
 
-    private bool InterruptAllowed() => (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0;
-
-    private bool IsReadyForInjection() => InterruptAllowed() && _injected.Valid == 0 && _externalInterrupt < 0;
+    /// <summary>KVM: the guest is at an instruction boundary where nothing else comes first, so that the client may give it an interrupt.</summary>
+    private bool IsReadyForInjection() =>
+        (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0 && (_injected.Valid | _pendingException.Valid) == 0 && _s->PendingDebug == 0 && _externalInterrupt < 0;
 
     private static bool IsException(in EventInjection e) => e.Valid != 0 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException;
 
-    /// <summary>Chooses what the next entry injects, and asks for a window for what cannot be injected yet.</summary>
+    /// <summary>Chooses what the next entry injects, by <see cref="EventPriority"/>, and asks for a window for what cannot be injected yet.</summary>
     private void PrepareEvents()
     {
         CpuState* c = _s;
@@ -133,36 +140,54 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         c->RequestInterruptWindow = 0;
         c->RequestNmiWindow = 0;
         CollectNmis();
-        if (_injected.Valid != 0)
+        switch (Cpu.FirstEvent(WaitingEvents(), ClientBlocksInterrupts ? EventBlocking.Owner : 0))
         {
-            c->Inject = _injected;
-            _injected = default;
-            _leaveAtOnce = _pendingException.Valid != 0;
+            case BoundaryEvents.Reinjection:
+                c->Inject = _injected;
+                _injected = default;
+                _leaveAtOnce = _pendingException.Valid != 0;
+                break;
+            case BoundaryEvents.Exception:
+                InjectPendingException();
+                break;
+            case BoundaryEvents.Smi:
+                EnterSmm();
+                break;
+            case BoundaryEvents.Nmi:
+                _nmiPending--;
+                Stats.nmi_injections++;
+                c->Inject = new() { Valid = 1, Type = EventType.Nmi, Vector = Vector.NMI };
+                break;
+            case BoundaryEvents.Interrupt:
+                InjectInterrupt();
+                break;
+            case BoundaryEvents.TaskTrap when _smiPending && (c->ExceptionIntercepts >> Vector.DB & 1) == 0:
+                // The processor delivers debug traps itself, but it does not come back for an SMI.
+                _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = Vector.DB, HasPayload = 1, Payload = Cpu.TakePendingDebug() };
+                InjectPendingException();
+                break;
         }
-        else if (_pendingException.Valid != 0)
-            InjectPendingException();
         if (ClientBlocksInterrupts)
             return;
         if (_smiPending && !InSmm)
         {
-            if (c->Inject.Valid == 0 && !Cpu.IsInstructionInProgress)
-                EnterSmm();
-            else
-                _leaveAtOnce = true;
+            _leaveAtOnce |= c->Inject.Valid != 0;
+            // The boundary is behind the instruction in progress: a request makes the vCPU stop there.
+            if (Cpu.IsInstructionInProgress)
+                Requests.MakeSelf(VcpuRequest.Event);
         }
-        if (c->Inject.Valid == 0 && _nmiPending > 0 && c->NmiBlocked == 0 && c->InterruptShadow == 0)
-        {
-            _nmiPending--;
-            Stats.nmi_injections++;
-            c->Inject = new() { Valid = 1, Type = EventType.Nmi, Vector = Vector.NMI };
-        }
-        else if (c->Inject.Valid == 0 && HasInterrupt() && InterruptAllowed())
-            InjectInterrupt();
         if (_nmiPending > 0)
             c->RequestNmiWindow = 1;
         if (HasInterrupt() || KvmRun->request_interrupt_window != 0)
             c->RequestInterruptWindow = 1;
     }
+
+    private BoundaryEvents WaitingEvents() =>
+        (_injected.Valid != 0 ? BoundaryEvents.Reinjection : 0)
+        | (_pendingException.Valid != 0 ? BoundaryEvents.Exception : 0)
+        | (_smiPending ? BoundaryEvents.Smi : 0)
+        | (_nmiPending > 0 ? BoundaryEvents.Nmi : 0)
+        | (HasInterrupt() ? BoundaryEvents.Interrupt : 0);
 
     /// <summary>After the mode says that the vCPU is in the guest: it delivers the injected event and comes back.</summary>
     private void LeaveAtOnce()

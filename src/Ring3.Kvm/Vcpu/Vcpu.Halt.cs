@@ -28,7 +28,7 @@ public sealed unsafe partial class Vcpu
         if (_s->HostStepDone == 0)
             return KeepRunning;
         _s->HostStepDone = 0;
-        return ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS);
+        return ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | Cpu.TakePendingDebug());
     }
 
     /// <summary>KVM_HC_KICK_CPU: wakes the vCPU from HLT; if it is not halted, its next HLT returns at once. Any thread.</summary>
@@ -49,7 +49,7 @@ public sealed unsafe partial class Vcpu
             return false;
         if (Lapic is null && KvmRun->request_interrupt_window != 0)
             return true;
-        return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0 || !InSmm && (_smiPending || Requests.Test(VcpuRequest.Smi))
+        return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0 || !InSmm && (_smiPending || Requests.Test(VcpuRequest.Smi))
             || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt(mayWait: false)
             || _xen is { HasPendingWork: true };
     }

@@ -11,7 +11,7 @@ namespace Ring3.Kvm;
 public sealed unsafe partial class Vcpu
 {
     /// <summary>What the next Run has to finish.</summary>
-    private enum Completion : byte { None, PortRead, Mmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
+    private enum Completion : byte { None, PortRead, PortWrite, Mmio, InputMmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
 
     private readonly PortBus _ports;
     private Completion _completion;
@@ -26,6 +26,13 @@ public sealed unsafe partial class Vcpu
         switch (what)
         {
             case Completion.PortRead:
+                return FinishInput();
+            case Completion.PortWrite:
+                if (_s->Rip == _outRip)
+                    _s->PendingDebug |= _outTraps;
+                return KeepRunning;
+            case Completion.InputMmio:
+                Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _exit->Size));
                 return FinishInput();
             case Completion.Mmio:
                 return CompleteMmioFragment();
@@ -62,12 +69,21 @@ public sealed unsafe partial class Vcpu
             _completion = Completion.PortRead;
             return ToClient;
         }
-        int bytes = (int)e->Count * e->Size;
-        if (bytes <= 4)
-            *(uint*)_pioData = *(uint*)e->Data;
-        else
-            Buffer.MemoryCopy(e->Data, _pioData, 4096, bytes);
+        *(uint*)_pioData = *(uint*)e->Data;
+        if (_s->PendingDebug != 0)
+            DeferTraps();
         return ToClient;
+    }
+
+    /// <summary>Debug traps of an OUT that the client has not finished, and RIP behind it.</summary>
+    private ushort _outTraps;
+    private ulong _outRip;
+
+    /// <summary>KVM: an OUT ends with the next KVM_RUN, and so its debug traps do not exist while the client handles it; they come unless the client moves RIP.</summary>
+    private void DeferTraps()
+    {
+        (_outTraps, _outRip) = ((ushort)Cpu.TakePendingDebug(), _s->Rip);
+        _completion = Completion.PortWrite;
     }
 
     /// <summary>All elements of the access, or none: a string instruction stays with one device.</summary>
@@ -95,12 +111,12 @@ public sealed unsafe partial class Vcpu
     /// <summary>Gives the guest what was read from a port. When memory for it is gone, the next Run tries again.</summary>
     private int FinishInput()
     {
-        var data = new ReadOnlySpan<byte>(_pioData, (int)_exit->Count * _exit->Size);
         if (!Cpu.InputGoesToMemory)
         {
-            _ = Cpu.CompleteIo(data);
+            _ = Cpu.CompleteIo(new ReadOnlySpan<byte>(_pioData, _exit->Size));
             return KeepRunning;
         }
+        var data = new ReadOnlySpan<byte>(_pioData, Cpu.InputBytes);
         InputResult r;
         do
         {
@@ -113,10 +129,32 @@ public sealed unsafe partial class Vcpu
             Requests.LeaveGuestMode();
             if (r == InputResult.Done)
                 return KeepRunning;
+            if (r == InputResult.Mmio && !TryInputToMmio())
+                return ToClient;
         }
-        while (r == InputResult.DirtyLogFull || r == InputResult.NestedFault && Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
+        while (r is InputResult.DirtyLogFull or InputResult.Mmio || r == InputResult.NestedFault && Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
         _completion = Completion.PortRead;
         return -Errno.EFAULT;
+    }
+
+    /// <summary>An element of INS goes to a device: one here, or with false the client's, which then has the exit.</summary>
+    private bool TryInputToMmio()
+    {
+        ExitInfo* e = _exit;
+        if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, write: true))
+            return true;
+        Stats.mmio_exits++;
+        var data = new ReadOnlySpan<byte>(e->Data, e->Size);
+        if (TryMmioWrite(e->Gpa, data))
+        {
+            Cpu.CompleteMmio(data);
+            return true;
+        }
+        data.CopyTo(_mmioData);
+        _mmioDone = 0;
+        _ = ExitMmioFragment();
+        _completion = Completion.InputMmio;
+        return false;
     }
 
     private int HandleMmio()

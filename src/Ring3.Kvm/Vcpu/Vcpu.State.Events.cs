@@ -23,8 +23,10 @@ public sealed unsafe partial class Vcpu
         CollectSmi();
         kvm_vcpu_events e = new() { flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM };
         SaveException(ref e);
-        if (_injected.Valid != 0 && _injected.Type is EventType.External or EventType.SoftwareInterrupt)
-            (e.interrupt.injected, e.interrupt.nr, e.interrupt.soft) = (1, _injected.Vector, _injected.Type == EventType.SoftwareInterrupt ? (byte)1 : (byte)0);
+        if (_injected.Valid != 0 && _injected.Type == EventType.SoftwareInterrupt)
+            (e.interrupt.injected, e.interrupt.nr, e.interrupt.soft) = (1, _injected.Vector, 1);
+        else if (QueuedInterrupt is var vector && vector >= 0)
+            (e.interrupt.injected, e.interrupt.nr) = (1, (byte)vector);
         e.interrupt.shadow = KvmShadow;
         e.nmi.injected = _injected.Valid != 0 && _injected.Type == EventType.Nmi ? (byte)1 : (byte)0;
         e.nmi.pending = (byte)_nmiPending;
@@ -41,11 +43,39 @@ public sealed unsafe partial class Vcpu
         events = e;
     }
 
+    /// <summary>Vector of the external interrupt that was taken from its source, or given by the client, and is still to be delivered; -1: none.</summary>
+    private int QueuedInterrupt => _injected.Valid != 0 && _injected.Type == EventType.External ? _injected.Vector : Lapic is null ? _externalInterrupt : -1;
+
+    /// <summary>Takes the place of what <see cref="QueuedInterrupt"/> tells. Without a local APIC here it waits until the guest can take it, as after KVM_INTERRUPT.</summary>
+    private void QueueInterrupt(byte vector)
+    {
+        if (_injected.Type == EventType.External)
+            _injected = default;
+        if (Lapic is null)
+            _externalInterrupt = vector;
+        else
+            _injected = new() { Valid = 1, Type = EventType.External, Vector = vector };
+    }
+
+    /// <summary>Debug traps that MOV SS holds back: they have hit, and are no exception yet.</summary>
+    private bool TrapsAreHeld => _s->PendingDebug != 0 && (_s->InterruptShadow & 2) != 0;
+
     private void SaveException(ref kvm_vcpu_events e)
     {
         bool payloads = Vm.ExceptionPayloadEnabled;
         if (payloads)
             e.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
+        if (_s->PendingDebug != 0 && _pendingException.Valid == 0 && !IsException(_injected))
+        {
+            if (payloads)
+            {
+                (e.exception.pending, e.exception.nr, e.exception_has_payload, e.exception_payload) = (1, Vector.DB, 1, _s->PendingDebug);
+                return;
+            }
+            // Without payloads the side effects happen now; what MOV SS holds back cannot be said, and stays.
+            if (!TrapsAreHeld)
+                _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = Vector.DB, HasPayload = 1, Payload = Cpu.TakePendingDebug() };
+        }
         bool pending = _pendingException.Valid != 0;
         if (!pending && !IsException(_injected))
             return;
@@ -87,12 +117,19 @@ public sealed unsafe partial class Vcpu
             (x.HasPayload, x.Payload) = (1, e.exception_payload);
         _injected = injected ? x : default;
         _pendingException = pending ? x : default;
-        if (!injected && e.interrupt.injected != 0)
-            _injected = new() { Valid = 1, Vector = e.interrupt.nr, Type = e.interrupt.soft != 0 ? EventType.SoftwareInterrupt : EventType.External };
-        else if (!injected && e.nmi.injected != 0)
+        _s->PendingDebug = 0;
+        if (Lapic is null)
+            _externalInterrupt = -1;
+        if (!injected && e.interrupt.injected != 0 && e.interrupt.soft != 0)
+            _injected = new() { Valid = 1, Vector = e.interrupt.nr, Type = EventType.SoftwareInterrupt };
+        else if (!injected && e.nmi.injected != 0 && (e.interrupt.injected == 0 || Lapic is null))
             _injected = new() { Valid = 1, Vector = Vector.NMI, Type = EventType.Nmi };
+        if (e.interrupt.injected != 0 && e.interrupt.soft == 0 && (!injected || Lapic is null))
+            QueueInterrupt(e.interrupt.nr);
         if ((e.flags & KVM_VCPUEVENT_VALID_SHADOW) != 0)
             KvmShadow = e.interrupt.shadow;
+        if (pending && x.HasPayload != 0 && x.Vector == Vector.DB && (_s->InterruptShadow & 2) != 0 && Cpu.AreTraps(x.Payload))
+            (_pendingException, _s->PendingDebug) = (default, (ushort)x.Payload);
         if ((e.flags & KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
         {
             Volatile.Write(ref _nmiQueued, 0);

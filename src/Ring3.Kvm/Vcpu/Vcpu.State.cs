@@ -35,8 +35,10 @@ public sealed unsafe partial class Vcpu
             Cpu.AbandonInstruction();
         c->Rip = regs.rip;
         Cpu.RflagsValue = regs.rflags & RflagsWritable | Rflags.Fixed1;
-        // An exception that was about to be delivered belonged to the state that this call replaces.
+        // An exception or trap that was about to be delivered belonged to the state that this call replaces.
         _pendingException = default;
+        c->PendingDebug = 0;
+        c->BetweenIterations = 0;
         Requests.MakeSelf(VcpuRequest.Event);
         Cpu.RecomputeMode();
     }
@@ -77,8 +79,9 @@ public sealed unsafe partial class Vcpu
             cs = s2.cs, ds = s2.ds, es = s2.es, fs = s2.fs, gs = s2.gs, ss = s2.ss, tr = s2.tr, ldt = s2.ldt, gdt = s2.gdt, idt = s2.idt,
             cr0 = s2.cr0, cr2 = s2.cr2, cr3 = s2.cr3, cr4 = s2.cr4, cr8 = s2.cr8, efer = s2.efer, apic_base = s2.apic_base,
         };
-        if (_injected.Valid != 0 && _injected.Type == EventType.External)
-            sregs.interrupt_bitmap[_injected.Vector / 64] |= 1UL << (_injected.Vector & 63);
+        int vector = QueuedInterrupt;
+        if (vector >= 0)
+            sregs.interrupt_bitmap[vector / 64] |= 1UL << (vector & 63);
     }
 
     /// <summary>KVM_SET_SREGS: 0 or -EINVAL.</summary>
@@ -97,7 +100,8 @@ public sealed unsafe partial class Vcpu
             ulong word = sregs.interrupt_bitmap[i];
             if (word == 0)
                 continue;
-            _injected = new() { Valid = 1, Type = EventType.External, Vector = (byte)(i * 64 + 63 - System.Numerics.BitOperations.LeadingZeroCount(word)) };
+            // KVM: an empty bitmap takes nothing back; KVM_SET_VCPU_EVENTS does.
+            QueueInterrupt((byte)(i * 64 + 63 - System.Numerics.BitOperations.LeadingZeroCount(word)));
             break;
         }
         return 0;
