@@ -52,3 +52,14 @@ elif [ "$(head -c 8 "$results/boot-resident.png" | od -An -tx1 | tr -d ' \n')" !
 else
     verdict boot-resident 0
 fi
+
+# A boot that is killed once the guest has spoken leaves nothing in the directory for temporary files.
+rm -rf "$results/killed"
+mkdir -p "$results/killed/tmp"
+mkfifo "$results/killed/console"
+TMPDIR=$results/killed/tmp "$root/ring3" boot </dev/null >"$results/killed/console" 2>"$results/killed/log" &
+killed=$!
+head -c 1 "$results/killed/console" >"$results/killed/spoke"
+kill -KILL $killed
+wait $killed 2>/dev/null
+[ -s "$results/killed/spoke" ] && [ -z "$(ls -A "$results/killed/tmp")" ]; verdict boot-killed $? "left: $(ls -A "$results/killed/tmp" | tr '\n' ' ')$(tail -n 1 "$results/killed/log")"
