@@ -131,7 +131,7 @@ public unsafe struct CpuState
     public uint ExceptionIntercepts;
     public byte RequestInterruptWindow, RequestNmiWindow;
     /// <summary>Every RDMSR and WRMSR leaves the guest, those of the processor's own MSRs as well.</summary>
-    public byte InterceptMsrs;
+    public byte InterceptMsrs; // MsrIntercepts
     /// <summary>Locked accesses that cross a cache line leave with <see cref="ExitReason.BusLock"/>.</summary>
     public byte BusLockExits;
     /// <summary>A page fault for reserved bits leaves with <see cref="ExitReason.Exception"/>, unless it happened during the delivery of an event.</summary>

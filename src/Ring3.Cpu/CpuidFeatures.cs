@@ -9,7 +9,7 @@ public struct CpuidFeatures
     public CpuidFeatures() { }
 
     /// <summary>EAX of leaf 1: in EDX after reset.</summary>
-    public uint Signature = 0x000506e3;
+    public uint Signature = 0x600;
     /// <summary>MAXPHYADDR, 32..52. Guest-physical addresses reach 48 bits; wider ones end in a nested fault.</summary>
     public int PhysicalAddressBits = 46;
     public bool Pse = true, Pae = true, Pge = true, Nx = true, LongMode = true, Pages1G = true, La57 = true, Pcid = true, Invpcid = true;

@@ -60,7 +60,7 @@ public sealed partial class Lapic : ITimerCallback
         }
     }
 
-    /// <summary>Number of physical address bits, for the check of IA32_APIC_BASE.</summary>
+    /// <summary>MAXPHYADDR of the guest, for the check of IA32_APIC_BASE.</summary>
     public int PhysicalAddressBits { get; set; } = 48;
 
     public ApicMode Mode => _mode;
@@ -82,13 +82,9 @@ public sealed partial class Lapic : ITimerCallback
     /// <param name="hostInitiated">The client sets state: any valid mode may follow any other.</param>
     public bool SetBase(ulong value, bool hostInitiated)
     {
-        ulong reserved = ~((1UL << PhysicalAddressBits) - 1) | 0x2ff | (X2ApicSupported ? 0 : ApicBase.EXTD);
-        var mode = (ApicMode)(value >> 10 & 3);
-        if ((value & reserved) != 0 || mode == ApicMode.Invalid)
+        if (!ApicBase.IsValid(value, _base, PhysicalAddressBits, X2ApicSupported, hostInitiated))
             return false;
-        if (!hostInitiated && (_mode == ApicMode.X2Apic && mode == ApicMode.XApic || _mode == ApicMode.Disabled && mode == ApicMode.X2Apic))
-            return false;
-        ApplyBase(value, mode, hostInitiated);
+        ApplyBase(value, ApicBase.ModeOf(value), hostInitiated);
         return true;
     }
 

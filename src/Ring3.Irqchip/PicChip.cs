@@ -18,12 +18,7 @@ internal sealed class PicChip(bool isMaster)
 
     internal void PowerOn() => _s = new kvm_pic_state { elcr_mask = _s.elcr_mask };
 
-    internal void Load(in kvm_pic_state state)
-    {
-        byte elcrMask = _s.elcr_mask;
-        _s = state;
-        _s.elcr_mask = elcrMask;
-    }
+    internal void Load(in kvm_pic_state state) => _s = state;
 
     /// <summary>Sets the level of an input. 1: new request or lowered; 0: already requested; -1: masked.</summary>
     internal int SetLine(int irq, bool level)

@@ -7,6 +7,8 @@ internal sealed class PitChannel
 {
     internal const long FrequencyHz = 1_193_182;
     private const byte Lsb = 1, Msb = 2, Word0 = 3, Word1 = 4;
+    /// <summary>KVM: the mode before the first control word, as KVM_GET_PIT2 shows it. Counts like mode 2, drives OUT like mode 0.</summary>
+    private const byte NoMode = 0xff;
 
     private uint _count = 0x10000;
     private ushort _latchedCount;
@@ -29,7 +31,7 @@ internal sealed class PitChannel
 
     internal void Reset(bool gate)
     {
-        (_count, _mode, _bcd, _rwMode, _readState, _writeState) = (0x10000, 3, 0, Word0, Word0, Word0);
+        (_count, _mode, _bcd, _rwMode, _readState, _writeState) = (0x10000, NoMode, 0, Word0, Word0, Word0);
         (_countLatched, _statusLatched, _nullCount, _pausedNs) = (false, false, true, -1);
         _gate = gate ? (byte)1 : (byte)0;
         _loadTimeNs = 0;
@@ -61,10 +63,10 @@ internal sealed class PitChannel
     {
         ulong d = Ticks(nowNs);
         if (_nullCount)
-            return _mode != 0;
+            return _mode is not (0 or NoMode);
         return _mode switch
         {
-            0 or 1 => d >= _count,
+            0 or 1 or NoMode => d >= _count,
             // Low for the last cycle of each period only; the gate forces it high.
             2 => _gate == 0 || d % _count != _count - 1,
             3 => _gate == 0 || d % _count < (_count + 1) >> 1,
@@ -210,7 +212,7 @@ internal sealed class PitChannel
         _writeState = s.write_state;
         _writeLatch = s.write_latch;
         _rwMode = (byte)(s.rw_mode & 3);
-        _mode = s.mode > 5 ? (byte)(s.mode & 3) : s.mode;
+        _mode = s.mode is > 5 and not NoMode ? (byte)(s.mode & 3) : s.mode;
         _bcd = (byte)(s.bcd & 1);
         _gate = (byte)(s.gate & 1);
         _loadTimeNs = nowNs;

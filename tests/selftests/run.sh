@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs KVM selftests, two at a time (those that the plan marks 'alone' after the others, singly), each with a limit of 120 s, and writes one line a test: name, status, milliseconds, the arguments it was given.
+# Runs KVM selftests, two at a time (those that the plan marks 'alone' after the others, singly), each with a limit of 120 s unless the plan says otherwise, and writes one line a test: name, status, milliseconds, the arguments it was given.
 # usage: run.sh BIN_DIR OUT_DIR MODE PLAN -- RUNNER...    MODE full or quick; PLAN is plan.tsv; RUNNER is put before each test's path
 #        ONLY='a b' runs only the tests with these names
 set -uo pipefail
@@ -30,15 +30,16 @@ has_memory() {
 }
 
 one() {
-    local path=$1 name args start status
+    local path=$1 name args own start status
     local -a set
     name=$(basename "$path")
     args=$(arguments "$name" | xargs)
+    own=$(planned limit "$name")
     mapfile -t set < <(planned env "$name")
     start=$(date +%s%N)
     if has_memory "$name"; then
         # shellcheck disable=SC2086  # the arguments are words
-        (cd "$out" && timeout -k 5 $limit env "${set[@]}" "${runner[@]}" "$path" $args) >"$out/logs/$name.log" 2>&1 </dev/null
+        (cd "$out" && timeout -k 5 "${own:-$limit}" env "${set[@]}" "${runner[@]}" "$path" $args) >"$out/logs/$name.log" 2>&1 </dev/null
         status=$?
     else
         status=4

@@ -56,7 +56,7 @@ row() {
             else
                 result=FAIL reason="skips, and is not allowed to: $(last "$name")"; verdict "selftest $name" 1 "$reason"
             fi ;;
-        124 | 137) result=FAIL reason="not done after 120 s"; verdict "selftest $name" 1 "$reason" ;;
+        124 | 137) result=FAIL reason="not done in its time"; verdict "selftest $name" 1 "$reason" ;;
         *) result=FAIL reason="status $status: $(last "$name")"; verdict "selftest $name" 1 "$reason" ;;
     esac
     [ -z "$args" ] || reason="${reason:+$reason; }arguments: $args"
@@ -100,7 +100,7 @@ table() {
     echo "# KVM selftests on Ring3"
     echo
     echo "Debian's linux-source-6.12, version $(basename "$1"), every test run under \`ring3 exec\` without a real /dev/kvm. \`tests/selftests/publish.sh\` puts the table of the last run here;"
-    echo "\`./test selftests\` runs the tests' own parameters, the default \`./test\` gives the longest ones smaller parameters (shown). Limit 120 s a test, two at a time."
+    echo "\`./test selftests\` runs the tests' own parameters, the default \`./test\` gives the longest ones smaller parameters (shown). Limit 120 s a test (plan.tsv names exceptions), two at a time."
     echo
     echo "$(grep -c '| PASS |' "$out/rows.md") pass, $(grep -c '| FAIL |' "$out/rows.md") fail, $(grep -c '| SKIP |' "$out/rows.md") skip ($mode run, $(nproc) host processors, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1))."
     echo

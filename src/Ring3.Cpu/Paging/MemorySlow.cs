@@ -135,6 +135,16 @@ public sealed unsafe partial class LogicalProcessor
         return (ulong)((long)(linear << unused) >> unused) == linear;
     }
 
+    /// <summary>
+    /// Whether an address is canonical for the widest linear addresses that this guest's CPUID has, whatever CR4.LA57 says: the check of MSRs, descriptor-table registers, the bases of LDTR and TR, and INVPCID.
+    /// SPEC: SDM volume 1, "Canonical Addressing", "5-Level Paging and 5-Level EPT" white paper.
+    /// </summary>
+    internal bool IsCanonicalForMsr(ulong linear)
+    {
+        int unused = CpuidFeatures.La57 ? 64 - 57 : 64 - 48;
+        return (ulong)((long)(linear << unused) >> unused) == linear;
+    }
+
     private bool CheckLinear(CpuState* c, ulong linear, int size)
     {
         if (!Is64(c))

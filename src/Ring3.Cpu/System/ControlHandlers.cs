@@ -141,7 +141,7 @@ internal static unsafe class ControlHandlers
         if (descriptor == null)
             return OpResult.Fault;
         ulong type = Operands.Register(c, op->Reg0, LogicalProcessor.Is64(c) ? 8 : 4), pcid = *(ulong*)descriptor, linear = *(ulong*)(descriptor + 8);
-        bool invalid = type > 3 || pcid > 0xfff || (type <= 1 && pcid != 0 && (c->Cr4 & Cr4.PCIDE) == 0) || (type == 0 && !LogicalProcessor.IsCanonical(c, linear));
+        bool invalid = type > 3 || pcid > 0xfff || (type <= 1 && pcid != 0 && (c->Cr4 & Cr4.PCIDE) == 0) || (type == 0 && !p.IsCanonicalForMsr(linear));
         if (invalid)
             return p.Raise(c, Vector.GP, 0);
         p.InvalidatePcid(c, (int)type, (uint)pcid, linear);

@@ -2,6 +2,12 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
+/// <summary>Which RDMSR and WRMSR of MSRs that the processor owns leave the guest: none, those that would be #GP, all.</summary>
+public static class MsrIntercepts
+{
+    public const byte None = 0, Refused = 1, All = 2;
+}
+
 /// <summary>RDMSR and WRMSR of the MSRs that the processor itself uses; every other index is the owner's.</summary>
 /// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
 public sealed unsafe partial class LogicalProcessor
@@ -33,7 +39,8 @@ public sealed unsafe partial class LogicalProcessor
         _ => null,
     };
 
-    private bool MsrExists(uint index) => index switch
+    /// <summary>Whether this guest's CPUID has an MSR that the processor owns.</summary>
+    public bool MsrExists(uint index) => index switch
     {
         Msr.STAR or Msr.LSTAR or Msr.CSTAR or Msr.SFMASK or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => CpuidFeatures.LongMode,
         Msr.TSC_AUX => CpuidFeatures.Rdtscp || CpuidFeatures.Rdpid,
@@ -52,7 +59,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         CpuState* c = State;
         ulong* slot = MsrSlot(c, index);
-        if (slot == null || !MsrExists(index) || !MsrValueValid(c, index, value))
+        if (slot == null || !MsrExists(index) || !MsrValueValid(index, value))
             return false;
         if (index == Msr.EFER)
             return TryWriteEfer(c, value);
@@ -66,10 +73,10 @@ public sealed unsafe partial class LogicalProcessor
             return OpResult.Fault;
         uint index = (uint)c->Gpr[1];
         ulong* slot = MsrSlot(c, index);
-        if (slot == null || c->InterceptMsrs != 0)
+        if (slot == null || c->InterceptMsrs == MsrIntercepts.All)
             return Operands.Leave(p, c, op, ExitReason.MsrRead);
         if (!p.MsrExists(index))
-            return p.Raise(c, Vector.GP, 0);
+            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrRead) : p.Raise(c, Vector.GP, 0);
         SetEdxEax(c, *slot);
         return OpResult.Next;
     }
@@ -80,18 +87,18 @@ public sealed unsafe partial class LogicalProcessor
             return OpResult.Fault;
         uint index = (uint)c->Gpr[1];
         ulong value = (uint)c->Gpr[0] | c->Gpr[2] << 32;
-        if (MsrSlot(c, index) == null || c->InterceptMsrs != 0)
+        if (MsrSlot(c, index) == null || c->InterceptMsrs == MsrIntercepts.All)
             return Operands.Leave(p, c, op, ExitReason.MsrWrite);
         ulong next = NextRip(c, op);
         if (!p.TryWriteGuestMsr(index, value))
-            return p.Raise(c, Vector.GP, 0);
+            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrWrite) : p.Raise(c, Vector.GP, 0);
         c->Rip = next;
         return OpResult.EndBlock;
     }
 
-    private static bool MsrValueValid(CpuState* c, uint index, ulong value) => index switch
+    private bool MsrValueValid(uint index, ulong value) => index switch
     {
-        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE or Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => IsCanonical(c, value),
+        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE or Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => IsCanonicalForMsr(value),
         Msr.TSC_AUX => value >> 32 == 0,
         Msr.PAT => PatValid(value),
         _ => true,

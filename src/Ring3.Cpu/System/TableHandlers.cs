@@ -19,7 +19,7 @@ internal static unsafe class TableHandlers
             return OpResult.Fault;
         if (baseBits == 24)
             address &= 0xff_ffff;
-        if (size == 8 && !LogicalProcessor.IsCanonical(c, address))
+        if (size == 8 && !p.IsCanonicalForMsr(address))
             return p.Raise(c, Vector.GP, 0);
         target->Base = address;
         target->Limit = limit;

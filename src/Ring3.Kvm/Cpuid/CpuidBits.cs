@@ -22,7 +22,7 @@ internal static class CpuidBits
     }
 
     internal static class Leaf7Ecx { internal const uint UMIP = 1 << 2, LA57 = 1 << 16, RDPID = 1 << 22; }
-    internal static class Leaf7Edx { internal const uint FSRM = 1 << 4, SPEC_CTRL = 1 << 26, ARCH_CAPABILITIES = 1 << 29; }
+    internal static class Leaf7Edx { internal const uint FSRM = 1 << 4, SPEC_CTRL = 1 << 26, FLUSH_L1D = 1 << 28, ARCH_CAPABILITIES = 1 << 29; }
     internal static class LeafDEax { internal const uint XSAVEOPT = 1 << 0, XSAVEC = 1 << 1, XGETBV1 = 1 << 2, XSAVES = 1 << 3; }
 
     internal static class Ext1Ecx
@@ -32,7 +32,7 @@ internal static class CpuidBits
 
     internal static class Ext1Edx { internal const uint SYSCALL = 1 << 11, NX = 1 << 20, MMXEXT = 1 << 22, GBPAGES = 1 << 26, RDTSCP = 1 << 27, LM = 1 << 29; }
     internal static class Ext7Edx { internal const uint INVARIANT_TSC = 1 << 8; }
-    internal static class Ext8Ebx { internal const uint XSAVEERPTR = 1 << 2, SSB_NO = 1 << 26, BTC_NO = 1 << 29; }
+    internal static class Ext8Ebx { internal const uint XSAVEERPTR = 1 << 2, IBPB = 1 << 12, IBRS = 1 << 14, STIBP = 1 << 15, SSBD = 1 << 24, SSB_NO = 1 << 26, BTC_NO = 1 << 29; }
     internal static class Ext21Eax { internal const uint NO_NESTED_DATA_BP = 1 << 0, LFENCE_RDTSC = 1 << 2, NULL_SEL_CLR_BASE = 1 << 6, AUTOIBRS = 1 << 8, NO_SMM_CTL_MSR = 1 << 9, SRSO_NO = 1 << 29; }
     internal static class Ext21Ecx { internal const uint TSA_SQ_NO = 1 << 1, TSA_L1_NO = 1 << 2; }
 }

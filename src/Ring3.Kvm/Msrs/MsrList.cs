@@ -6,7 +6,8 @@ namespace Ring3.Kvm;
 public static class MsrList
 {
     private static readonly uint[] s_all = Build();
-    private static readonly uint[] s_features = SupportedCpuid.IsAmd ? [Msr.BIOS_SIGN_ID, MsrIndex.DE_CFG] : [Msr.BIOS_SIGN_ID, Msr.ARCH_CAPABILITIES];
+    private static readonly uint[] s_features = 
+        [Msr.BIOS_SIGN_ID, Msr.ARCH_CAPABILITIES, MsrIndex.PERF_CAPABILITIES, MsrIndex.PLATFORM_INFO, .. (ReadOnlySpan<uint>)(SupportedCpuid.IsAmd ? [MsrIndex.DE_CFG] : [])];
 
     public static ReadOnlySpan<uint> All => s_all;
     public static ReadOnlySpan<uint> Features => s_features;

@@ -30,7 +30,8 @@ internal sealed class MtrrState
     }
 
     /// <summary>False: not an MTRR, or a value that faults.</summary>
-    public bool TryWrite(uint msr, ulong value)
+    /// <param name="physicalAddressBits">MAXPHYADDR of the guest: bits above it are reserved in bases and masks.</param>
+    public bool TryWrite(uint msr, ulong value, int physicalAddressBits)
     {
         if (msr == Msr.MTRR_DEF_TYPE)
         {
@@ -42,7 +43,7 @@ internal sealed class MtrrState
         if (msr is >= MsrIndex.MTRR_VAR_FIRST and <= MsrIndex.MTRR_VAR_LAST)
         {
             bool mask = (msr & 1) != 0;
-            ulong reserved = ~((1UL << 48) - 1) | (mask ? 0x7ffUL : 0xf00);
+            ulong reserved = ~((1UL << physicalAddressBits) - 1) | (mask ? 0x7ffUL : 0xf00);
             if ((value & reserved) != 0 || !mask && !IsType((byte)value))
                 return false;
             _variable[msr - MsrIndex.MTRR_VAR_FIRST] = value;

@@ -16,6 +16,8 @@ public sealed unsafe partial class Vcpu
     private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
 
     private kvm_cpuid_entry2[] _cpuid = [];
+    /// <summary>MSRs of speculation control that the guest's CPUID has.</summary>
+    private (bool SpecCtrl, bool PredCmd, bool FlushCmd, bool ArchCapabilities) _speculation;
     private uint _maxBasic, _maxExtended, _pvFeatures, _kvmBase;
 
     /// <summary>
@@ -144,11 +146,14 @@ public sealed unsafe partial class Vcpu
             AutoIbrs = (Leaf(0x8000_0021).eax & Ext21Eax.AUTOIBRS) != 0,
             Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
         };
+        bool specCtrl = (l7.edx & Leaf7Edx.SPEC_CTRL) != 0;
+        _speculation = (specCtrl || (x8.ebx & (Ext8Ebx.IBRS | Ext8Ebx.STIBP | Ext8Ebx.SSBD)) != 0, specCtrl || (x8.ebx & Ext8Ebx.IBPB) != 0, (l7.edx & Leaf7Edx.FLUSH_L1D) != 0, (l7.edx & Leaf7Edx.ARCH_CAPABILITIES) != 0);
         UpdateMonitor();
         UpdateWideAddresses();
         if (Lapic is not null)
         {
             Lapic.X2ApicSupported = (l1.ecx & Leaf1Ecx.X2APIC) != 0;
+            Lapic.PhysicalAddressBits = Cpu.CpuidFeatures.PhysicalAddressBits;
             Lapic.TscDeadlineSupported = (l1.ecx & Leaf1Ecx.TSC_DEADLINE) != 0;
         }
         Cpu.RecomputeMode();

@@ -90,11 +90,11 @@ public sealed unsafe partial class Vcpu
 
     internal bool SetApicBase(ulong value, bool hostInitiated)
     {
-        if (Lapic is null)
-        {
-            _apicBase = value;
-            return true;
-        }
-        return Lapic.SetBase(value, hostInitiated);
+        if (Lapic is not null)
+            return Lapic.SetBase(value, hostInitiated);
+        if (!Irqchip.ApicBase.IsValid(value, _apicBase, Cpu.CpuidFeatures.PhysicalAddressBits, (Leaf(1).ecx & CpuidBits.Leaf1Ecx.X2APIC) != 0, hostInitiated))
+            return false;
+        _apicBase = value;
+        return true;
     }
 }

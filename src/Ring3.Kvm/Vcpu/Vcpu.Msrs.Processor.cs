@@ -40,7 +40,11 @@ public sealed unsafe partial class Vcpu
             case Msr.EFER: ok = WriteEfer(value, host); return true;
             case Msr.STAR: c->Star = value; return true;
             case Msr.SFMASK: c->Sfmask = (uint)value; return true;
-            case Msr.TSC_AUX: c->TscAux = value; ok = value >> 32 == 0; return true;
+            case Msr.TSC_AUX:
+                ok = value >> 32 == 0;
+                if (ok)
+                    c->TscAux = value;
+                return true;
             case Msr.SYSENTER_CS: c->SysenterCs = value; return true;
             case Msr.LSTAR: return WriteCanonical(ref c->Lstar, value, out ok);
             case Msr.CSTAR: return WriteCanonical(ref c->Cstar, value, out ok);
@@ -70,7 +74,8 @@ public sealed unsafe partial class Vcpu
             return false;
         if (!host && (_s->Cr0 & Cr0.PG) != 0 && ((value ^ _s->Efer) & Efer.LME) != 0)
             return false;
-        _s->Efer = host ? value : value & ~Efer.LMA | _s->Efer & Efer.LMA;
+        // LMA is the processor's own: KVM keeps it for the client as well (KVM_SET_SREGS sets it).
+        _s->Efer = value & ~Efer.LMA | _s->Efer & Efer.LMA;
         // Drops what the new value makes invalid.
         Cpu.RecomputeMode();
         return true;

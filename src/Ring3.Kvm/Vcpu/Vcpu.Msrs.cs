@@ -13,19 +13,23 @@ public sealed unsafe partial class Vcpu
     /// <summary>Hardware without Meltdown, L1TF, MDS, TAA, SSB and their kin: what an interpreter is.</summary>
     private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */ | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */
         | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */ | 1UL << 62 /* ITS_NO */;
-    private const ulong DeCfgLfenceSerialize = 2, MiscEnableMwait = 1 << 18, PlatformInfoCpuidFault = 1UL << 31, MiscFeaturesCpuidFault = 1;
+    private const ulong DeCfgLfenceSerialize = 2, PlatformInfoCpuidFault = 1UL << 31, MiscFeaturesCpuidFault = 1;
+    private const ulong MiscEnableMwait = 1 << 18, MiscEnableMonitoring = 1 << 7, MiscEnableReadOnly = 1 << 11 /* no branch trace store */ | 1 << 12 /* no PEBS */;
 
     private readonly MtrrState _mtrr = new();
     private readonly MachineCheckState _machineCheck = new();
-    private ulong _miscEnable, _featureControl, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase, _powerCtl;
+    private ulong _miscEnable, _featureControl, _archCapabilities = ArchCapabilities, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase, _powerCtl;
 
-    /// <summary>With a filter every access comes here, also those that the processor would do by itself. Any thread.</summary>
-    internal void InterceptMsrs(bool all) => Volatile.Write(ref _s->InterceptMsrs, all ? (byte)1 : (byte)0);
+    /// <summary>
+    /// Which accesses come here although the processor would do them by itself: with a filter all of them, and when the client wants to see refused ones those. Any thread.
+    /// </summary>
+    internal void InterceptMsrs() =>
+        Volatile.Write(ref _s->InterceptMsrs, Vm.MsrFilter is not null ? MsrIntercepts.All : (Vm.UserSpaceMsrMask & KVM_MSR_EXIT_REASON_INVAL) != 0 ? MsrIntercepts.Refused : MsrIntercepts.None);
 
     private void InitializeMsrs()
     {
-        InterceptMsrs(Vm.MsrFilter is not null);
-        _miscEnable = 1 | 1 << 11 | 1 << 12;
+        InterceptMsrs();
+        _miscEnable = MiscEnableReadOnly;
         _microcode = DefaultMicrocode;
         _platformInfo = PlatformInfoCpuidFault;
         _smbase = 0x30000;
@@ -41,6 +45,7 @@ public sealed unsafe partial class Vcpu
             Msr.BIOS_SIGN_ID => DefaultMicrocode,
             Msr.ARCH_CAPABILITIES => ArchCapabilities,
             MsrIndex.DE_CFG => DeCfgLfenceSerialize,
+            MsrIndex.PLATFORM_INFO => PlatformInfoCpuidFault,
             _ => 0,
         };
         return MsrList.Features.Contains(msr);
@@ -187,8 +192,12 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.FSB_FREQ: value = 3; return true;
             case MsrIndex.EBC_FREQUENCY_ID: value = 1 << 24; return true;
             case Msr.FEATURE_CONTROL: value = _featureControl; return !SupportedCpuid.IsAmd;
-            case Msr.SPEC_CTRL: value = _specCtrl; return !SupportedCpuid.IsAmd;
-            case Msr.ARCH_CAPABILITIES: value = ArchCapabilities; return !SupportedCpuid.IsAmd;
+            case Msr.SPEC_CTRL: value = _specCtrl; return _speculation.SpecCtrl || host && !SupportedCpuid.IsAmd;
+            case Msr.ARCH_CAPABILITIES:
+                value = _speculation.ArchCapabilities ? _archCapabilities : 0;
+                return _speculation.ArchCapabilities || host && !SupportedCpuid.IsAmd;
+            // No performance monitoring: the feature bit PDCM is not offered.
+            case MsrIndex.PERF_CAPABILITIES: return host;
             case Msr.HWCR: value = _hwcr; return true;
             case MsrIndex.DE_CFG: value = DeCfgLfenceSerialize; return SupportedCpuid.IsAmd;
             default: return ReadsAsZero(msr);
@@ -196,10 +205,10 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>Registers of real machines that kernels probe, and that have nothing to say here.</summary>
-    private static bool ReadsAsZero(uint msr) => msr is Msr.PLATFORM_ID or MsrIndex.EBL_CR_POWERON or MsrIndex.BBL_CR_CTL3 or >= MsrIndex.LASTBRANCH_FIRST and <= MsrIndex.LASTBRANCH_LAST or MsrIndex.PERFCTR0 or MsrIndex.PERFCTR1
+    private static bool ReadsAsZero(uint msr) => msr is MsrIndex.P5_MC_ADDR or MsrIndex.P5_MC_TYPE or MsrIndex.PERF_CTL or Msr.PLATFORM_ID or MsrIndex.EBL_CR_POWERON or MsrIndex.BBL_CR_CTL3 or >= MsrIndex.LASTBRANCH_FIRST and <= MsrIndex.LASTBRANCH_LAST or MsrIndex.PERFCTR0 or MsrIndex.PERFCTR1
         or MsrIndex.EVNTSEL0 or MsrIndex.EVNTSEL1 or MsrIndex.RAPL_POWER_UNIT or MsrIndex.PKG_ENERGY_STATUS or MsrIndex.DRAM_ENERGY_STATUS or MsrIndex.PP0_ENERGY_STATUS or MsrIndex.PP1_ENERGY_STATUS
         or >= MsrIndex.K7_EVNTSEL_FIRST and <= MsrIndex.K7_PERFCTR_LAST or MsrIndex.SYSCFG or >= MsrIndex.IORR_FIRST and <= MsrIndex.TOP_MEM or MsrIndex.TOP_MEM2 or MsrIndex.NB_CFG or MsrIndex.INT_PENDING_MSG
-        or MsrIndex.MMIO_CONF_BASE or MsrIndex.TSEG_ADDR or MsrIndex.TSEG_MASK or MsrIndex.VM_CR or MsrIndex.VM_HSAVE_PA or MsrIndex.LS_CFG or MsrIndex.IC_CFG or MsrIndex.DC_CFG or MsrIndex.BU_CFG2 or MsrIndex.F15H_EX_CFG;
+        or MsrIndex.MMIO_CONF_BASE or MsrIndex.TSEG_ADDR or MsrIndex.TSEG_MASK or MsrIndex.VM_CR or MsrIndex.VM_HSAVE_PA or MsrIndex.LS_CFG or MsrIndex.IC_CFG or MsrIndex.DC_CFG or MsrIndex.TW_CFG or MsrIndex.BU_CFG2 or MsrIndex.F15H_EX_CFG;
 
     private bool TryWriteMsr(uint msr, bool host, ulong value)
     {
@@ -217,7 +226,7 @@ public sealed unsafe partial class Vcpu
             SyncCr8();
             return done;
         }
-        if (_mtrr.TryWrite(msr, value) || _machineCheck.TryWrite(msr, value, host, (_hwcr & HwcrMcStatusWrite) != 0))
+        if (_mtrr.TryWrite(msr, value, Cpu.CpuidFeatures.PhysicalAddressBits) || _machineCheck.TryWrite(msr, value, host, (_hwcr & HwcrMcStatusWrite) != 0))
             return true;
         if (IsPvMsr(msr))
             return TryWritePvMsr(msr, value, host);
@@ -230,10 +239,7 @@ public sealed unsafe partial class Vcpu
                     Lapic.TscDeadline = value;
                 return Lapic is not null || host;
             case Msr.APIC_BASE: return SetApicBase(value, host);
-            case Msr.MISC_ENABLE:
-                _miscEnable = value;
-                UpdateMonitor();
-                return true;
+            case Msr.MISC_ENABLE: return WriteMiscEnable(value, host);
             case MsrIndex.POWER_CTL: _powerCtl = value; return true;
             // No supervisor state component exists.
             case Msr.XSS: return value == 0 && (host || HasXsaves);
@@ -258,19 +264,39 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.MISC_FEATURES_ENABLES: return WriteMiscFeatures(value);
             case Msr.FEATURE_CONTROL: return WriteFeatureControl(value, host);
             case Msr.SPEC_CTRL:
-                if ((value & ~7UL) != 0 || SupportedCpuid.IsAmd)
+                if ((value & ~7UL) != 0 || !(_speculation.SpecCtrl || host && !SupportedCpuid.IsAmd))
                     return false;
                 _specCtrl = value;
                 return true;
-            case Msr.PRED_CMD: return (value & ~1UL) == 0 && !SupportedCpuid.IsAmd;
-            case Msr.ARCH_CAPABILITIES: return host && !SupportedCpuid.IsAmd;
+            case Msr.PRED_CMD: return (value & ~1UL) == 0 && (host || _speculation.PredCmd);
+            case Msr.FLUSH_CMD: return (value & ~1UL) == 0 && (host || _speculation.FlushCmd);
+            case Msr.ARCH_CAPABILITIES:
+                if (!host || !_speculation.ArchCapabilities)
+                    return host && value == 0 && !SupportedCpuid.IsAmd;
+                _archCapabilities = value;
+                return true;
+            case MsrIndex.PERF_CAPABILITIES: return host && value == 0;
             case Msr.HWCR: return WriteHwcr(value, host);
             case MsrIndex.DE_CFG: return SupportedCpuid.IsAmd && (host || value == DeCfgLfenceSerialize);
-            default: return ReadsAsZero(msr) && (host ? value == 0 : msr != Msr.PLATFORM_ID);
+            default: return ReadsAsZero(msr) && (host ? value == 0 : msr is not (Msr.PLATFORM_ID or MsrIndex.P5_MC_ADDR or MsrIndex.P5_MC_TYPE or MsrIndex.PERF_CTL));
         }
     }
 
     private bool HasXsaves => (Leaf(0xd, 1).eax & CpuidBits.LeafDEax.XSAVES) != 0;
+
+    private bool WriteMiscEnable(ulong value, bool host)
+    {
+        if (!host)
+        {
+            if (((value ^ _miscEnable) & MiscEnableReadOnly) != 0)
+                return false;
+            // KVM: this read-only bit ignores writes.
+            value = value & ~MiscEnableMonitoring | _miscEnable & MiscEnableMonitoring;
+        }
+        _miscEnable = value;
+        UpdateMonitor();
+        return true;
+    }
 
     private bool WriteFeatureControl(ulong value, bool host)
     {

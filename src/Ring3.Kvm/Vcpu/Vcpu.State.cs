@@ -143,7 +143,7 @@ public sealed unsafe partial class Vcpu
         if ((s.cr4 & ~SupportedCr4) != 0 || _cpuid.Length != 0 && !Cpu.IsValidCr4(s.cr4) || !IsValidCr0(s.cr0))
             return false;
         if ((s.efer & Arch.Efer.LME) != 0 && (s.cr0 & Arch.Cr0.PG) != 0)
-            return (s.cr4 & Arch.Cr4.PAE) != 0 && (s.efer & Arch.Efer.LMA) != 0 && (s.cr3 & ~((1UL << 48) - 1) & ~Cr3.NoFlush) == 0;
+            return (s.cr4 & Arch.Cr4.PAE) != 0 && (s.efer & Arch.Efer.LMA) != 0 && (s.cr3 & ~((1UL << Cpu.CpuidFeatures.PhysicalAddressBits) - 1)) == 0;
         return (s.efer & Arch.Efer.LMA) == 0 && s.cs.l == 0;
     }
 

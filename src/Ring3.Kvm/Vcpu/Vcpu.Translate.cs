@@ -10,7 +10,8 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_TRANSLATE: the guest-physical address of a linear one under the current paging mode, with the privilege of the processor itself.</summary>
     public void Translate(ref kvm_translation tr)
     {
-        bool valid = TryTranslate(tr.linear_address, out ulong gpa, out _);
+        // KVM: without paging the answer is the address itself, and all ones is the address that stands for none.
+        bool valid = TryTranslate(tr.linear_address, out ulong gpa, out _) && tr.linear_address != ulong.MaxValue;
         tr.physical_address = valid ? gpa : ulong.MaxValue;
         tr.valid = valid ? (byte)1 : (byte)0;
         // KVM: these two are constants there.

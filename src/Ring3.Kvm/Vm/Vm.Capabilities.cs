@@ -51,7 +51,7 @@ public sealed unsafe partial class Vm
         {
             MsrFilter = created;
             foreach (Vcpu v in Vcpus)
-                v.InterceptMsrs(created is not null);
+                v.InterceptMsrs();
         }
         return 0;
     }
@@ -76,8 +76,13 @@ public sealed unsafe partial class Vm
     {
         if ((exits & ~(ulong)(KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE | KVM_X86_DISABLE_EXITS_CSTATE)) != 0)
             return -Errno.EINVAL;
-        HaltsInGuest |= (exits & KVM_X86_DISABLE_EXITS_HLT) != 0;
-        PausesInGuest |= (exits & KVM_X86_DISABLE_EXITS_PAUSE) != 0;
+        lock (_lock)
+        {
+            if (_vcpus.Length != 0)
+                return -Errno.EINVAL;
+            HaltsInGuest |= (exits & KVM_X86_DISABLE_EXITS_HLT) != 0;
+            PausesInGuest |= (exits & KVM_X86_DISABLE_EXITS_PAUSE) != 0;
+        }
         return 0;
     }
 
@@ -133,6 +138,8 @@ public sealed unsafe partial class Vm
                 if ((arg & ~(ulong)(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)) != 0)
                     return -Errno.EINVAL;
                 UserSpaceMsrMask = (uint)arg;
+                foreach (Vcpu v in Vcpus)
+                    v.InterceptMsrs();
                 return 0;
             case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
                 if ((arg & ~(ulong)(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)) != 0 || arg == KVM_DIRTY_LOG_INITIALLY_SET)
