@@ -189,11 +189,6 @@ public sealed unsafe class MsrRuleTests
         kvm_translation t = new() { linear_address = ulong.MaxValue };
         fresh.Translate(ref t);
         Assert.Equal(0, t.valid);
-        kvm_enable_cap cap = new() { cap = KVM_CAP_X86_DISABLE_EXITS };
-        cap.args[0] = KVM_X86_DISABLE_EXITS_HLT;
-        Assert.Equal(-Errno.EINVAL, g.Vm.EnableCap(cap));
-        using Vm empty = Vm.Create();
-        Assert.Equal(0, empty.EnableCap(cap));
     }
 
     /// <summary>LA57 in CPUID, four levels of paging: bases with bits 47 to 56 are accepted, where CPUID has no LA57 they are not.</summary>

@@ -76,13 +76,8 @@ public sealed unsafe partial class Vm
     {
         if ((exits & ~(ulong)(KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE | KVM_X86_DISABLE_EXITS_CSTATE)) != 0)
             return -Errno.EINVAL;
-        lock (_lock)
-        {
-            if (_vcpus.Length != 0)
-                return -Errno.EINVAL;
-            HaltsInGuest |= (exits & KVM_X86_DISABLE_EXITS_HLT) != 0;
-            PausesInGuest |= (exits & KVM_X86_DISABLE_EXITS_PAUSE) != 0;
-        }
+        HaltsInGuest |= (exits & KVM_X86_DISABLE_EXITS_HLT) != 0;
+        PausesInGuest |= (exits & KVM_X86_DISABLE_EXITS_PAUSE) != 0;
         return 0;
     }
 
