@@ -83,8 +83,8 @@ public sealed unsafe class VirtualCpu
     /// <summary>Makes the current or the next <see cref="Run"/> return with <see cref="CpuExitKind.Interrupted"/>. Any thread.</summary>
     public void Stop() => Live.Kick();
 
-    /// <summary>Delivers an external interrupt as soon as the guest allows, on a machine without interrupt controllers.</summary>
-    /// <exception cref="Ring3Exception">One is already waiting, or the machine has interrupt controllers.</exception>
+    /// <summary>Delivers an external interrupt as soon as the guest allows, on a machine without interrupt controllers. One that still waits is replaced.</summary>
+    /// <exception cref="Ring3Exception">The machine has interrupt controllers.</exception>
     public void Interrupt(byte vector) => Ring3Exception.ThrowIfFailed(Live.Interrupt(vector), "queue an interrupt");
 
     /// <summary>Delivers a non-maskable interrupt. Any thread.</summary>

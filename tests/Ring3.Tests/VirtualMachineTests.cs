@@ -122,8 +122,16 @@ public sealed class VirtualMachineTests
         Assert.Contains("EINVAL", Assert.Throws<Ring3Exception>(() => cpu.SpecialRegisters = s).Message);
         Assert.Throws<Ring3Exception>(() => cpu.StartInLongMode(0, 0, 0x100000));
         Assert.Throws<ArgumentOutOfRangeException>(() => cpu.StartInRealMode(0x100000));
+        // A second interrupt replaces the first, as KVM_INTERRUPT does.
         cpu.Interrupt(1);
-        Assert.Equal(Errno.EEXIST, Assert.Throws<Ring3Exception>(() => cpu.Interrupt(2)).Errno);
+        cpu.Interrupt(2);
+        Assert.Equal(1UL << 2, InterruptBitmap(cpu));
+    }
+
+    private static unsafe ulong InterruptBitmap(VirtualCpu cpu)
+    {
+        kvm_sregs s = cpu.SpecialRegisters;
+        return s.interrupt_bitmap[0];
     }
 
     [Fact]
