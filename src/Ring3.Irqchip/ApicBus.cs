@@ -94,12 +94,8 @@ public sealed class ApicBus
 
     internal bool HandlesEoi(Lapic apic, byte vector) => Volatile.Read(ref _eoi)?.HandlesEoi(apic, vector) ?? false;
 
-    internal void BroadcastEoi(Lapic apic, byte vector, bool level, bool suppressed)
-    {
-        IEoiHandler? handler = Volatile.Read(ref _eoi);
-        if (handler is not null && handler.HandlesEoi(apic, vector))
-            handler.Eoi(apic, vector, level, suppressed);
-    }
+    /// <summary>Tells the controllers of an EOI for which <see cref="HandlesEoi"/> held while the vector was in service.</summary>
+    internal void BroadcastEoi(Lapic apic, byte vector, bool level, bool suppressed) => Volatile.Read(ref _eoi)?.Eoi(apic, vector, level, suppressed);
 
     internal void RestoreInService(Lapic apic) => Volatile.Read(ref _eoi)?.Restored(apic);
 

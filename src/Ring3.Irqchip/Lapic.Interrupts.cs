@@ -67,11 +67,14 @@ public sealed partial class Lapic
         int vector = _highestIsr;
         if (vector < 0)
             return;
+        // Asked while the vector is still in service: a handler that has moved its pin to another CPU leaves nothing else that ties the vector to this APIC.
+        bool handled = _bus.HandlesEoi(this, (byte)vector);
         _isr.Clear(vector);
         _highestIsr = _isr.Highest();
         UpdatePpr();
         bool suppressed = (Reg(ApicRegister.SVR) & ApicBits.SvrSuppressEoiBroadcast) != 0;
-        _bus.BroadcastEoi(this, (byte)vector, _tmr.Test(vector), suppressed);
+        if (handled)
+            _bus.BroadcastEoi(this, (byte)vector, _tmr.Test(vector), suppressed);
     }
 
     /// <summary>

@@ -124,6 +124,28 @@ public class RoutingTests
         Assert.Single(rig.Vcpus[1].ClientEois);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Split_EoiReachesTheClientAfterThePinMovedToAnotherCpu(bool x2apic)
+    {
+        var rig = new Rig(2, split: true);
+        if (x2apic)
+            rig.UseX2Apic();
+        Assert.Equal(0, rig.Chip.Routing.Set([Msi(4, 0xfee0_1000, 0xc055)]));
+        Assert.Equal(1, rig.Chip.SetIrq(0, 4, true));
+        Assert.Equal(0x55, rig.Apics[1].AckInterrupt());
+        Assert.Equal(0, rig.Chip.Routing.Set([Msi(4, 0xfee0_0000, 0xc055)]));
+        rig.Apics[1].SetEoi();
+        Assert.Equal([0x55], rig.Vcpus[1].ClientEois);
+        Assert.Empty(rig.Vcpus[0].ClientEois);
+
+        Assert.Equal(1, rig.Chip.SetIrq(0, 4, true));
+        Assert.Equal(0x55, rig.Apics[0].AckInterrupt());
+        rig.Apics[0].SetEoi();
+        Assert.Equal([0x55], rig.Vcpus[0].ClientEois);
+    }
+
     private sealed class Recorder : IRouteExtension
     {
         internal readonly List<(uint, bool)> Fired = [];
