@@ -45,6 +45,15 @@ public unsafe class StatsTests
         return values;
     }
 
+    /// <summary>QEMU and libvirt tell statistics apart by their names alone.</summary>
+    [Fact]
+    public void Names_AreUniqueOverVmAndVcpu()
+    {
+        using Client c = new(s_outHlt);
+        using Descriptor vm = c.Vm.Make(KVM_GET_STATS_FD), vcpu = c.Vcpu.Make(KVM_GET_STATS_FD);
+        Assert.Empty(Parse(ReadAll(vm), out _).Keys.Intersect(Parse(ReadAll(vcpu), out _).Keys));
+    }
+
     [Fact]
     public void Vcpu_CountsExits()
     {

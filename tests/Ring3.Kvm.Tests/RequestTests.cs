@@ -170,7 +170,7 @@ public sealed unsafe class RequestTests : IDisposable
         g.Vm.EnsureOutsideGuestMode();
         VmStats s = g.Vm.Stats;
         Assert.Equal((s.kicks + s.kicks_elided + s.wakeups, 0L, 0L), (s.requests, s.kicks, s.request_waits));
-        Assert.Equal((ulong)s.requests, VmStats.All.Single(d => d.Name == "requests").Read(g.Vm, 0));
+        Assert.Equal((ulong)s.requests, VmStats.All.Single(d => d.Name == "vm_requests").Read(g.Vm, 0));
         Assert.Equal((ulong)s.requests, g.Vm.Vcpus.ToArray().Select(v => VcpuStats.All(v).Single(x => x.Name == "requests").Value).Aggregate((a, b) => a + b));
     }
 

@@ -26,6 +26,38 @@ devkvm_exec() {
 }
 echo 'int main(void) { return 0; }' >"$devkvm/static.c"
 gcc -static -o "$devkvm/static" "$devkvm/static.c" && devkvm_exec static 126 '^ring3: .*static: is statically linked' "$devkvm/static"
+gcc -static-pie -o "$devkvm/static-pie" "$devkvm/static.c" 2>/dev/null && devkvm_exec static-pie 126 '^ring3: .*static-pie: is statically linked' "$devkvm/static-pie"
+# The dynamic linker as the program. It has no interpreter either.
+linker=$(readlink -f /lib64/ld-linux-x86-64.so.2)
+devkvm_exec linker 0 '/libring3.so' "$linker" --library-path /nowhere --argv0 x "$(command -v grep)" -m1 libring3.so /proc/self/maps
+devkvm_exec linker-static 126 '^ring3: .*static: is statically linked' "$linker" --inhibit-cache "$devkvm/static"
+# What the Go linker leaves in a program: a note, and without the note a section.
+printf '%s\n' '.section .note.go.buildid, "a", @note' '.p2align 2' '.long 4, 8, 4' '.ascii "Go\0\0"' '.ascii "buildid\0"' >"$devkvm/go-note.s"
+printf '%s\n' '.section .go.buildinfo, "aw"' '.ascii "\377 Go buildinf:\10\2"' >"$devkvm/go-section.s"
+for go in go-note go-section; do
+    gcc -o "$devkvm/$go" "$devkvm/static.c" "$devkvm/$go.s" -z noexecstack && devkvm_exec $go 126 "^ring3: .*$go: is a Go program" "$devkvm/$go"
+    devkvm_exec "linker-$go" 126 "^ring3: .*$go: is a Go program" "$linker" "$devkvm/$go"
+done
+gcc -o "$devkvm/musl" "$devkvm/static.c" -Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1 && devkvm_exec musl 126 '^ring3: .*musl: is linked with musl' "$devkvm/musl"
+for cut in 20 64 200 1000; do
+    head -c $cut "$devkvm/go-note" >"$devkvm/cut" && chmod +x "$devkvm/cut" && devkvm_exec "cut-$cut" 126 '^ring3: ' "$devkvm/cut"
+done
+# LD_PRELOAD splits at spaces and colons.
+spaced="$devkvm/a b:c" names=$devkvm/names
+rm -rf "$spaced" "$names" && mkdir -p "$spaced" "$names" && cp "$root"/artifacts/devkvm/{ring3-exec,libring3.so,libring3-core.so} "$spaced"
+for round in first second; do
+    XDG_RUNTIME_DIR=$names "$spaced/ring3-exec" "$devkvm/paths" names >"$devkvm/exec.spaces.log" 2>&1
+    verdict "exec-spaces-$round" $? "status $?: $(tail -n 1 "$devkvm/exec.spaces.log")"
+done
+for link in "$names"/ring3-*/*; do ln -sfn /nowhere "$link"; done
+XDG_RUNTIME_DIR=$names "$spaced/ring3-exec" true >"$devkvm/exec.spaces.log" 2>&1
+[ $? -eq 66 ] && grep -qE '^ring3: .* does not lead to' "$devkvm/exec.spaces.log"
+verdict exec-spaces-other-link $? "$(tail -n 1 "$devkvm/exec.spaces.log")"
+chmod 777 "$names"/ring3-*
+XDG_RUNTIME_DIR=$names "$spaced/ring3-exec" true >"$devkvm/exec.spaces.log" 2>&1
+[ $? -eq 66 ] && grep -qE '^ring3: .* belongs to somebody else' "$devkvm/exec.spaces.log"
+verdict exec-spaces-open-directory $? "$(tail -n 1 "$devkvm/exec.spaces.log")"
+rm -rf "$spaced" "$names"
 devkvm_exec missing 127 '^ring3: nosuchprogram: command not found' -- nosuchprogram
 devkvm_exec not-a-program 126 '^ring3: .*Permission denied' "$devkvm/static.c"
 devkvm_exec status 7 '^one two$' -- sh -c 'echo "$@"; exit 7' sh one two

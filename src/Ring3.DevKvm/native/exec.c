@@ -13,12 +13,15 @@
 #include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+
+#include "elf_file.h"
 
 enum { USAGE = 64, NO_LIBRARY = 66, UNUSABLE = 126, NO_PROGRAM = 127 };
 
@@ -69,22 +72,53 @@ static void option_trace(const char *value)
 	set_env("RING3_TRACE", value);
 }
 
+/*
+ * LD_PRELOAD cannot name a file whose path has a space or a colon, so a symbolic link to its directory stands for it: in the user's run-time
+ * directory, which goes with the session, or else in a directory of the user's own in /tmp.
+ */
+static const char *plain_name_of(const char *directory)
+{
+	static char link[PATH_MAX];
+	char at[PATH_MAX - 32], text[PATH_MAX];
+	const char *run = getenv("XDG_RUNTIME_DIR");
+	struct stat st;
+	uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
+
+	for (const char *c = directory; *c; c++)
+		hash = (hash ^ (unsigned char)*c) * 0x100000001b3;
+	if (!run || *run != '/' || strpbrk(run, " :") || strlen(run) > 256 || access(run, W_OK | X_OK) != 0)
+		run = "/tmp";
+	snprintf(at, sizeof at, "%s/ring3-%u", run, (unsigned)geteuid());
+	if ((mkdir(at, 0755) != 0 && errno != EEXIST) || lstat(at, &st) != 0)
+		stop(NO_LIBRARY, "LD_PRELOAD cannot name %s, which has a space or a colon, and %s cannot be made: %s", directory, at, strerror(errno));
+	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
+		stop(NO_LIBRARY, "LD_PRELOAD cannot name %s, which has a space or a colon, and %s belongs to somebody else", directory, at);
+	snprintf(link, sizeof link, "%s/%016llx", at, (unsigned long long)hash);
+	if (symlink(directory, link) != 0 && errno != EEXIST)
+		stop(NO_LIBRARY, "LD_PRELOAD cannot name %s, which has a space or a colon, and %s cannot be made: %s", directory, link, strerror(errno));
+	ssize_t n = readlink(link, text, sizeof text - 1);
+	text[n < 0 ? 0 : n] = 0;
+	if (strcmp(text, directory) != 0)
+		stop(NO_LIBRARY, "%s does not lead to %s: remove it", link, directory);
+	return link;
+}
+
 /* The library next to this program. */
 static void preload(void)
 {
-	char library[PATH_MAX + 32], *list;
-	const char *before = getenv("LD_PRELOAD");
-	ssize_t n = readlink("/proc/self/exe", library, PATH_MAX);
+	char directory[PATH_MAX], library[PATH_MAX + 32], *list;
+	const char *before = getenv("LD_PRELOAD"), *name = directory;
+	ssize_t n = readlink("/proc/self/exe", directory, sizeof directory - 1);
 
 	if (n <= 0)
 		stop(NO_LIBRARY, "cannot find libring3.so: /proc is not mounted");
-	while (n > 0 && library[n - 1] != '/')
-		n--;
-	strcpy(library + n, "libring3.so");
+	directory[n] = 0;
+	*strrchr(directory, '/') = 0;
+	if (strpbrk(directory, " :"))
+		name = plain_name_of(directory);
+	snprintf(library, sizeof library, "%s/libring3.so", name);
 	if (access(library, R_OK) != 0)
 		stop(NO_LIBRARY, "cannot read %s: %s", library, strerror(errno));
-	if (strpbrk(library, " :"))
-		stop(NO_LIBRARY, "LD_PRELOAD cannot name %s: its path contains a space or a colon", library);
 	if (!before || !*before) {
 		set_env("LD_PRELOAD", library);
 		return;
@@ -123,24 +157,66 @@ static const char *find(const char *program)
 	stop(NO_PROGRAM, "%s: command not found", program);
 }
 
-static bool has_interpreter(int fd, const Elf64_Ehdr *head)
+/* The dynamic linker as the program: what it loads is its first argument that is no option; NULL: none. */
+static const char *program_of_linker(char **arguments)
 {
-	Elf64_Phdr program;
+	static const char *const with_value[] = {
+		"--argv0", "--audit", "--glibc-hwcaps-mask", "--glibc-hwcaps-prepend", "--inhibit-rpath", "--library-path", "--preload",
+	};
 
-	for (int i = 0; i < head->e_phnum; i++) {
-		if (pread(fd, &program, sizeof program, (off_t)(head->e_phoff + (uint64_t)i * head->e_phentsize)) != sizeof program)
-			return false;
-		if (program.p_type == PT_INTERP)
-			return true;
+	for (; arguments && *arguments; arguments++) {
+		if (strncmp(*arguments, "--", 2) != 0)
+			return *arguments;
+		for (size_t i = 0; i < sizeof with_value / sizeof *with_value; i++) {
+			if (strcmp(*arguments, with_value[i]) == 0 && arguments[1]) {
+				arguments++;
+				break;
+			}
+		}
 	}
-	return false;
+	return NULL;
 }
 
-/* Says in one line why the dynamic linker would not load the library into this program. */
-static void check(const char *path, int depth)
+static void check_elf(const char *path, int fd, char **arguments);
+
+/* What the dynamic linker is asked to load: a name without a slash is searched as libraries are, and it says itself what it cannot use. */
+static void check_loaded(const char *program)
+{
+	unsigned char identification[EI_NIDENT];
+	int fd = strchr(program, '/') ? open(program, O_RDONLY | O_CLOEXEC) : -1;
+
+	if (fd < 0)
+		return;
+	if (pread(fd, identification, sizeof identification, 0) == EI_NIDENT && memcmp(identification, ELFMAG, SELFMAG) == 0)
+		check_elf(program, fd, NULL);
+	close(fd);
+}
+
+/* Says in one line why the dynamic linker would not load the library into this program, or why that would not help. */
+static void check_elf(const char *path, int fd, char **arguments)
+{
+	struct elf elf;
+
+	elf_read(fd, &elf);
+	if (!elf.is_x86_64)
+		stop(UNUSABLE, "%s: is not an x86-64 program", path);
+	if (elf.is_go)
+		stop(UNUSABLE, "%s: is a Go program, which makes system calls itself, so no library can stand between", path);
+	if (strstr(elf.interpreter, "ld-musl") || strstr(elf.soname, "musl") || strcmp(elf.soname, "libc.so") == 0)
+		stop(UNUSABLE, "%s: is linked with musl; the library needs the GNU C library", path);
+	if (*elf.interpreter)
+		return;
+	if (strncmp(elf.soname, "ld-linux", 8) != 0)
+		stop(UNUSABLE, "%s: is statically linked, so no library can be put in front of it", path);
+	const char *program = program_of_linker(arguments);
+	if (program)
+		check_loaded(program);
+}
+
+static void check(const char *path, char **arguments, int depth)
 {
 	union {
-		Elf64_Ehdr elf;
+		unsigned char identification[EI_NIDENT];
 		char text[PATH_MAX];
 	} head;
 	struct stat st;
@@ -167,14 +243,12 @@ static void check(const char *path, int depth)
 		char *interpreter = head.text + 2 + strspn(head.text + 2, " \t");
 		interpreter[strcspn(interpreter, " \t\n")] = 0;
 		if (depth < 4)
-			check(interpreter, depth + 1);
-	} else if (n < (ssize_t)sizeof head.elf || memcmp(head.elf.e_ident, ELFMAG, SELFMAG) != 0) {
+			check(interpreter, arguments, depth + 1);
+	} else if (n < EI_NIDENT || memcmp(head.identification, ELFMAG, SELFMAG) != 0) {
 		if (depth > 0 || n < 1 || memchr(head.text, 0, (size_t)n))
 			stop(UNUSABLE, "%s: is not a program", path);
-	} else if (head.elf.e_ident[EI_CLASS] != ELFCLASS64 || head.elf.e_machine != EM_X86_64) {
-		stop(UNUSABLE, "%s: is not an x86-64 program", path);
-	} else if (!has_interpreter(fd, &head.elf)) {
-		stop(UNUSABLE, "%s: is statically linked, so no library can be put in front of it", path);
+	} else {
+		check_elf(path, fd, depth ? NULL : arguments);
 	}
 	close(fd);
 }
@@ -202,7 +276,7 @@ int main(int argc, char **argv)
 	if (i >= argc)
 		stop(USAGE, "exec needs a program (see 'ring3 exec --help')");
 	const char *program = find(argv[i]);
-	check(program, 0);
+	check(program, argv + i + 1, 0);
 	preload();
 	execv(program, argv + i);
 	if (errno == ENOEXEC) {

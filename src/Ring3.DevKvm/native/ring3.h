@@ -193,9 +193,14 @@ static inline bool irqfd_written(int fd, const void *buffer, size_t length, cons
 	return !from_core(return_address) && irqfd_write(fd, buffer);
 }
 
+/* resolve.c */
+bool path_is_link(int directory, const char *path);
+bool path_resolve(int directory, const char *path, bool follow, char *to); /* to: PATH_MAX bytes, the path without links, "." and ".." */
+
 /* sysfs.c: what /dev/kvm and /sys/module/kvm* look like. */
 enum path_kind { PATH_OTHER, PATH_DEVICE, PATH_FILE, PATH_DIRECTORY, PATH_ABSENT };
-enum path_kind path_classify(int directory, const char *path, const char **contents);
+enum path_kind path_classify(int directory, const char *path, bool follow, const char **contents);
+enum path_kind path_classify_link(int directory, const char *path, const char **contents); /* of a symbolic link; PATH_OTHER for all else */
 int path_open_file(const char *contents, int flags);
 
 #pragma GCC visibility pop

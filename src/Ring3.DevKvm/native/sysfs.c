@@ -8,6 +8,7 @@
 #include <cpuid.h>
 #include <ctype.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,33 +131,41 @@ static enum path_kind classify_absolute(const char *path, const char **contents)
 	return PATH_OTHER;
 }
 
-/* Quick for everything else: one look at the path's first bytes, and for relative paths at the last component. */
-enum path_kind path_classify(int directory, const char *path, const char **contents)
+/* Whether a component is one of the names that our paths have. A link of any other name is looked at when the kernel's answer is known. */
+static bool mentions_kvm(const char *path)
 {
-	char absolute[256], link[32];
+	static const char *const names[] = { "", "_amd", "_intel" };
 
-	if (!path)
-		return PATH_OTHER;
-	if (path[0] == '/') {
-		if (path[1] != 'd' && path[1] != 's')
-			return PATH_OTHER;
-		return classify_absolute(path, contents);
+	for (const char *at = path; (at = strstr(at, "kvm")) != NULL; at += 3) {
+		if (at != path && at[-1] != '/')
+			continue;
+		size_t n = strcspn(at + 3, "/");
+		for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+			if (strlen(names[i]) == n && memcmp(at + 3, names[i], n) == 0)
+				return true;
 	}
-	if (strncmp(path, "kvm", 3) != 0 && strncmp(path, "parameters", 10) != 0 && strncmp(path, "./kvm", 5) != 0)
+	return strncmp(path, "parameters", 10) == 0;
+}
+
+/* Quick for everything else: a search in the path's text. */
+enum path_kind path_classify(int directory, const char *path, bool follow, const char **contents)
+{
+	char absolute[PATH_MAX];
+	enum path_kind kind;
+
+	if (!path || LIKELY(!mentions_kvm(path)))
 		return PATH_OTHER;
-	if (strncmp(path, "./", 2) == 0)
-		path += 2;
-	if (directory == AT_FDCWD)
-		snprintf(link, sizeof link, "/proc/self/cwd");
-	else
-		snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
-	int error = errno;
-	ssize_t n = readlink(link, absolute, sizeof absolute);
-	errno = error;
-	if (n <= 0 || (size_t)n + strlen(path) + 2 > sizeof absolute)
+	if (path[0] == '/' && (kind = classify_absolute(path, contents)) != PATH_OTHER && !strstr(path, "/."))
+		return kind;
+	return path_resolve(directory, path, follow, absolute) ? classify_absolute(absolute, contents) : PATH_OTHER;
+}
+
+enum path_kind path_classify_link(int directory, const char *path, const char **contents)
+{
+	char absolute[PATH_MAX];
+
+	if (!path || !path_is_link(directory, path) || !path_resolve(directory, path, true, absolute))
 		return PATH_OTHER;
-	absolute[n] = '/';
-	strcpy(absolute + n + 1, path);
 	return classify_absolute(absolute, contents);
 }
 

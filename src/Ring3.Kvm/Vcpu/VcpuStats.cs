@@ -35,11 +35,11 @@ public sealed class VcpuStats
         .. RequestStats<Vcpu>(v => v.Requests.Counters),
     ];
 
-    /// <summary>The counters of requests, which KVM has not: behind its own on every statistics descriptor.</summary>
-    internal static IEnumerable<StatDescriptor<T>> RequestStats<T>(Func<T, RequestCounters> read) =>
+    /// <summary>The counters of requests, which KVM has not: behind its own on every statistics descriptor. Clients take a name for one statistic, so those of the VM have a prefix.</summary>
+    internal static IEnumerable<StatDescriptor<T>> RequestStats<T>(Func<T, RequestCounters> read, string prefix = "") =>
     [
-        StatDescriptor<T>.Counter("requests", o => (ulong)read(o).Requests), StatDescriptor<T>.Counter("kicks", o => (ulong)read(o).Kicks), StatDescriptor<T>.Counter("kicks_elided", o => (ulong)read(o).KicksElided),
-        StatDescriptor<T>.Counter("request_waits", o => (ulong)read(o).Waits), StatDescriptor<T>.Counter("request_sleeps", o => (ulong)read(o).Sleeps), StatDescriptor<T>.Counter("wakeups", o => (ulong)read(o).Wakeups),
+        StatDescriptor<T>.Counter(prefix + "requests", o => (ulong)read(o).Requests), StatDescriptor<T>.Counter(prefix + "kicks", o => (ulong)read(o).Kicks), StatDescriptor<T>.Counter(prefix + "kicks_elided", o => (ulong)read(o).KicksElided),
+        StatDescriptor<T>.Counter(prefix + "request_waits", o => (ulong)read(o).Waits), StatDescriptor<T>.Counter(prefix + "request_sleeps", o => (ulong)read(o).Sleeps), StatDescriptor<T>.Counter(prefix + "wakeups", o => (ulong)read(o).Wakeups),
     ];
 
     /// <summary>Counters of Ring3 beyond KVM's.</summary>

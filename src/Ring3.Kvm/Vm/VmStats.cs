@@ -40,7 +40,7 @@ public sealed class VmStats
     [
         Counter("remote_tlb_flush_ranges", v => (ulong)v.RawStats.remote_tlb_flush_ranges), Counter("tlb_flush_coalesced", v => (ulong)v.RawStats.tlb_flush_coalesced),
         Counter("tlb_flush_elided", v => (ulong)v.RawStats.tlb_flush_elided),
-        .. VcpuStats.RequestStats<Vm>(v => v.RawCounters), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
+        .. VcpuStats.RequestStats<Vm>(v => v.RawCounters, "vm_"), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
         Counter("roots_zapped_inline", v => (ulong)v.RawStats.roots_zapped_inline), Counter("roots_zapped_sync", v => (ulong)v.RawStats.roots_zapped_sync), Counter("roots_zapped_worker", v => (ulong)v.RawStats.roots_zapped_worker),
         Instant("zap_share_percent", v => (ulong)v.RawStats.zap_share_percent), Nanoseconds("zap_worker_ns", v => (ulong)v.RawStats.zap_worker_ns), Counter("zap_worker_pauses", v => (ulong)v.RawStats.zap_worker_pauses),
         Counter("zap_worker_yields", v => (ulong)v.RawStats.zap_worker_yields), Counter("zap_lock_breaks", v => (ulong)v.RawStats.zap_lock_breaks),
