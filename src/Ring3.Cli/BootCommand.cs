@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using Ring3.Cpu;
 using Ring3.Mmu;
 using Ring3.Vmm;
 using Ring3.Vmm.Boot;
@@ -14,6 +15,7 @@ internal static class BootCommand
     private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
     private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
     private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
+    private static readonly Option<ProcessorModel> s_cpu = new("--cpu") { Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)", HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu };
     private static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory") };
     private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
     private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
@@ -35,12 +37,13 @@ internal static class BootCommand
     public static Command Build()
     {
         s_check.CompletionSources.Add("tlb");
+        s_cpu.CompletionSources.Add("host", "intel", "amd");
         s_zap.CompletionSources.Add("inline", "sync", "worker");
         s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "all");
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -52,6 +55,7 @@ internal static class BootCommand
         Initrd = r.GetValue(s_initrd) ?? [],
         Append = r.GetValue(s_append)!,
         Cpus = r.GetValue(s_cpus),
+        Processor = r.GetValue(s_cpu)!,
         MemoryBytes = r.GetValue(s_memory) ?? 512UL << 20,
         Serial = r.GetValue(s_serial)!,
         Acpi = !r.GetValue(s_noAcpi),
@@ -78,6 +82,15 @@ internal static class BootCommand
             return n;
         r.AddError($"--cpus must be a number from 1 to {BootOptions.MaxCpus}, not '{text}'");
         return 0;
+    }
+
+    private static ProcessorModel? ParseCpu(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (ProcessorModel.TryParse(text, out ProcessorModel model))
+            return model;
+        r.AddError($"--cpu knows host, intel and amd, not '{text}'");
+        return null;
     }
 
     private static RootZapPolicy? ParseZap(ArgumentResult r)

@@ -14,6 +14,8 @@ public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>The machine whose decoded code this processor shares.</summary>
     public readonly Machine Machine;
+    /// <summary>The machine's, here for handlers: they ask it on their rare paths only.</summary>
+    internal readonly ProcessorModel Model;
     /// <summary>Architectural state and controls.</summary>
     public readonly CpuState* State;
     /// <summary>Details of the last exit.</summary>
@@ -22,6 +24,7 @@ public sealed unsafe partial class LogicalProcessor
     internal LogicalProcessor(Machine machine)
     {
         Machine = machine;
+        Model = machine.Model;
         CpuState.CheckLayout();
         State = (CpuState*)HostMemory.Map((nuint)sizeof(CpuState));
         Exit = (ExitInfo*)HostMemory.Map((nuint)sizeof(ExitInfo));

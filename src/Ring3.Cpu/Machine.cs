@@ -12,7 +12,14 @@ public sealed unsafe partial class Machine : IDisposable
 {
     private LogicalProcessor[] _processors = [];
 
-    public Machine() => _arenas.Add(_arena);
+    public Machine(ProcessorModel? model = null)
+    {
+        Model = model ?? ProcessorModel.Host;
+        _arenas.Add(_arena);
+    }
+
+    /// <summary>Which processor the logical processors are.</summary>
+    public ProcessorModel Model { get; }
 
     /// <summary>Which host memory holds decoded code.</summary>
     public CodeMap CodeMap { get; } = new();

@@ -1,3 +1,4 @@
+using Ring3.Cpu;
 using Ring3.Kvm;
 using Ring3.Memory;
 
@@ -5,11 +6,14 @@ namespace Ring3.DevKvm;
 
 /// <summary>
 /// What kvm.ko takes as module parameters, from the environment: RING3_PARAMETERS="nx_huge_pages=1,nx_huge_pages_recovery_ratio=1". Names are those of /sys/module/kvm/parameters (and pml of kvm_intel); the interposer shows the same values there
-/// (native/sysfs.c). Unknown names and values that cannot be understood are ignored, as the files' defaults are then in force.
+/// (native/sysfs.c). One is Ring3's own: cpu, which kvm.ko takes from the host. Unknown names and values that cannot be understood are ignored, as the files' defaults are then in force.
 /// </summary>
 internal static class ModuleParameters
 {
     private static readonly Dictionary<string, string> s_given = Parse(Environment.GetEnvironmentVariable("RING3_PARAMETERS"));
+
+    /// <summary>The processor of this process's VMs, and of what /dev/kvm itself reports: cpu=host, intel or amd.</summary>
+    internal static ProcessorModel Processor { get; } = Model(s_given);
 
     internal static Dictionary<string, string> Parse(string? text)
     {
@@ -28,6 +32,7 @@ internal static class ModuleParameters
 
     internal static VmOptions Apply(VmOptions options, Dictionary<string, string> given) => options with
     {
+        Processor = Model(given),
         EagerPageSplit = Flag(given, "eager_page_split", options.EagerPageSplit),
         NxHugePages = Flag(given, "nx_huge_pages", options.NxHugePages),
         NxHugePagesRecoveryRatio = Number(given, "nx_huge_pages_recovery_ratio", options.NxHugePagesRecoveryRatio),
@@ -42,6 +47,8 @@ internal static class ModuleParameters
         "0" or "n" or "no" or "off" or "f" or "false" or "never" or "auto" => false,
         _ => otherwise,
     };
+
+    private static ProcessorModel Model(Dictionary<string, string> given) => ProcessorModel.TryParse(given.GetValueOrDefault("cpu"), out ProcessorModel model) ? model : ProcessorModel.Host;
 
     private static uint Number(Dictionary<string, string> given, string name, uint otherwise) => uint.TryParse(given.GetValueOrDefault(name), out uint n) ? n : otherwise;
 }

@@ -26,9 +26,9 @@ internal sealed unsafe partial class SystemObject
             case KVM_GET_VCPU_MMAP_SIZE:
                 return argument == 0 ? KvmSystem.VcpuMmapSize : -Errno.EINVAL;
             case KVM_GET_MSR_INDEX_LIST:
-                return GetMsrList(argument, KvmSystem.MsrIndexList);
+                return GetMsrList(argument, KvmSystem.MsrIndexListOf(ModuleParameters.Processor));
             case KVM_GET_MSR_FEATURE_INDEX_LIST:
-                return GetMsrList(argument, KvmSystem.MsrFeatureIndexList);
+                return GetMsrList(argument, KvmSystem.MsrFeatureIndexListOf(ModuleParameters.Processor));
             case KVM_GET_SUPPORTED_CPUID:
                 return GetCpuid(argument, emulated: false);
             case KVM_GET_EMULATED_CPUID:
@@ -84,7 +84,7 @@ internal sealed unsafe partial class SystemObject
             return -Errno.EINVAL;
         kvm_cpuid_entry2* entries = stackalloc kvm_cpuid_entry2[Vcpu.MaxCpuidEntries];
         var span = new Span<kvm_cpuid_entry2>(entries, room);
-        int n = emulated ? GetEmulatedCpuid(span) : KvmSystem.GetSupportedCpuid(span);
+        int n = emulated ? GetEmulatedCpuid(span) : KvmSystem.GetSupportedCpuid(span, ModuleParameters.Processor);
         if (n < 0)
             return n;
         header.nent = (uint)n;
@@ -124,7 +124,7 @@ internal sealed unsafe partial class SystemObject
         if (!UserCopy.TryRead(at, entries, bytes))
             return -Errno.EFAULT;
         int n = 0;
-        while (n < header.nmsrs && KvmSystem.TryGetFeatureMsr(entries[n].index, out entries[n].data))
+        while (n < header.nmsrs && KvmSystem.TryGetFeatureMsr(entries[n].index, out entries[n].data, ModuleParameters.Processor))
             n++;
         return UserCopy.TryWrite(at, entries, bytes) ? n : -Errno.EFAULT;
     }

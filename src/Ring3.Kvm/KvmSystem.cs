@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Cpu;
 
 namespace Ring3.Kvm;
 
@@ -14,17 +15,23 @@ public static class KvmSystem
     /// <summary>KVM_GET_VCPU_MMAP_SIZE.</summary>
     public static int VcpuMmapSize => Vcpu.RunAreaBytes;
 
-    /// <summary>KVM_GET_SUPPORTED_CPUID: number of entries, or -E2BIG.</summary>
-    public static int GetSupportedCpuid(Span<kvm_cpuid_entry2> entries) => SupportedCpuid.Get(entries);
+    /// <summary>KVM_GET_SUPPORTED_CPUID: number of entries, or -E2BIG. <paramref name="model"/>: the host's when null.</summary>
+    public static int GetSupportedCpuid(Span<kvm_cpuid_entry2> entries, ProcessorModel? model = null) => SupportedCpuid.Get(entries, model);
 
     /// <summary>KVM_GET_MSR_INDEX_LIST.</summary>
-    public static ReadOnlySpan<uint> MsrIndexList => MsrList.All;
+    public static ReadOnlySpan<uint> MsrIndexList => MsrIndexListOf(ProcessorModel.Host);
 
     /// <summary>KVM_GET_MSR_FEATURE_INDEX_LIST.</summary>
-    public static ReadOnlySpan<uint> MsrFeatureIndexList => MsrList.Features;
+    public static ReadOnlySpan<uint> MsrFeatureIndexList => MsrFeatureIndexListOf(ProcessorModel.Host);
+
+    /// <summary><see cref="MsrIndexList"/> of another processor than the host's.</summary>
+    public static ReadOnlySpan<uint> MsrIndexListOf(ProcessorModel model) => MsrList.All(model);
+
+    /// <summary><see cref="MsrFeatureIndexList"/> of another processor than the host's.</summary>
+    public static ReadOnlySpan<uint> MsrFeatureIndexListOf(ProcessorModel model) => MsrList.Features(model);
 
     /// <summary>KVM_GET_MSRS on /dev/kvm: what the host offers to guests. False for a register that is not in <see cref="MsrFeatureIndexList"/>.</summary>
-    public static bool TryGetFeatureMsr(uint msr, out ulong value) => Vcpu.TryGetFeatureMsr(msr, out value);
+    public static bool TryGetFeatureMsr(uint msr, out ulong value, ProcessorModel? model = null) => Vcpu.TryGetFeatureMsr(model ?? ProcessorModel.Host, msr, out value);
 
     /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED.</summary>
     public const ulong MceCapability = MachineCheckState.SupportedCapability;

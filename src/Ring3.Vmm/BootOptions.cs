@@ -1,3 +1,4 @@
+using Ring3.Cpu;
 using Ring3.Mmu;
 using Ring3.Vmm.Boot;
 
@@ -11,6 +12,8 @@ public sealed record BootOptions
     /// <summary>RAM disks (Linux concatenates them) or Multiboot modules; empty = busybox when the kernel is Linux.</summary>
     public IReadOnlyList<string> Initrd { get; init; } = [];
     public string Append { get; init; } = "";
+    /// <summary>Which processor the machine has (VmOptions.Processor).</summary>
+    public ProcessorModel Processor { get; init; } = ProcessorModel.Host;
     public int Cpus { get; init; } = 2;
     public ulong MemoryBytes { get; init; } = 512UL << 20;
     /// <summary>"stdio", or a file for COM1's output.</summary>

@@ -43,7 +43,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         _options = options;
         _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace);
         Ram = new MachineRam(options.MemoryBytes);
-        _vm = Vm.Create(new VmOptions { CheckTlb = options.CheckTlb, ZapPolicy = options.Zap, ZapSharePercent = options.ZapShare });
+        _vm = Vm.Create(new VmOptions { Processor = options.Processor, CheckTlb = options.CheckTlb, ZapPolicy = options.Zap, ZapSharePercent = options.ZapShare });
         Check(_vm.CreateIrqchip(), "create the interrupt controllers");
         Check(_vm.CreatePit2(KvmApi.KVM_PIT_SPEAKER_DUMMY), "create the interval timer");
         Check(_vm.SetGsiRouting(Irqchip.IrqRouting.PcWiring()), "wire the interrupt controllers");
@@ -75,13 +75,13 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private Vcpu CreateVcpu(int id)
     {
         Check(_vm.CreateVcpu((uint)id, out Vcpu? vcpu), $"create processor {id}");
-        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu!.TscKhz, vcpu.Lapic is not null);
+        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu!.TscKhz, vcpu.Lapic is not null, _vm.Processor);
         CpuidTopology.Apply(cpuid, (uint)id, (uint)_options.Cpus);
         if (_options.Xen)
             cpuid = Xen.XenCpuid.Apply(cpuid, (uint)id, vcpu.TscKhz);
         Check(vcpu.SetCpuid2(cpuid), "set CPUID");
         ProcessorSetup.WireLocalInterrupts(vcpu);
-        ProcessorSetup.SetTscFrequencySelect(vcpu);
+        ProcessorSetup.SetFirmwareMsrs(vcpu);
         _trace?.Attach(vcpu);
         return vcpu;
     }

@@ -25,11 +25,16 @@ internal static unsafe class ProcessorSetup
         _ = vcpu.SetLapic(state);
     }
 
-    /// <summary>On AMD, firmware says that the TSC ticks at the P0 frequency (HWCR.TscFreqSel); kernels complain otherwise.</summary>
-    public static void SetTscFrequencySelect(Vcpu vcpu)
+    /// <summary>
+    /// What firmware leaves in MSRs. AMD: the TSC ticks at the P0 frequency (HWCR.TscFreqSel); kernels complain otherwise. Intel: fast strings are on (IA32_MISC_ENABLE bit 0); else kernels do without ERMS, and some then take FSRM alone for both.
+    /// </summary>
+    public static void SetFirmwareMsrs(Vcpu vcpu)
     {
-        if (SupportedCpuid.IsAmd)
-            _ = vcpu.SetMsrs([new kvm_msr_entry { index = Msr.HWCR, data = 1 << 24 }]);
+        const ulong TscFreqSel = 1 << 24, FastStrings = 1;
+        Span<kvm_msr_entry> entry = [new kvm_msr_entry { index = vcpu.Vm.Processor.IsAmd ? Msr.HWCR : Msr.MISC_ENABLE }];
+        _ = vcpu.GetMsrs(entry);
+        entry[0].data |= vcpu.Vm.Processor.IsAmd ? TscFreqSel : FastStrings;
+        _ = vcpu.SetMsrs(entry);
     }
 
     public static void Enter(Vcpu vcpu, EntryState e)

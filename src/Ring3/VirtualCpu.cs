@@ -11,7 +11,7 @@ public sealed unsafe class VirtualCpu
     internal VirtualCpu(VirtualMachine machine, Vcpu vcpu)
     {
         (Machine, Vcpu) = (machine, vcpu);
-        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu.TscKhz, vcpu.Lapic is not null);
+        kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu.TscKhz, vcpu.Lapic is not null, vcpu.Vm.Processor);
         CpuidTopology.Apply(cpuid, vcpu.Id, (uint)machine.Cpus.Count + 1);
         Ring3Exception.ThrowIfFailed(vcpu.SetCpuid2(cpuid), "set CPUID");
     }

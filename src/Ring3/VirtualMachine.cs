@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Cpu;
 using Ring3.Kvm;
 using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
@@ -11,6 +12,9 @@ public sealed record VirtualMachineOptions
 {
     /// <summary>Create the interrupt controllers of a PC (PIC pair, I/O APIC, a local APIC for each processor) and the PIT in the hypervisor. Without them HLT is an exit, and interrupts are injected by <see cref="VirtualCpu.Interrupt"/>.</summary>
     public bool InterruptControllers { get; init; }
+
+    /// <summary>Which processor the machine has (see <see cref="VmOptions.Processor"/>).</summary>
+    public ProcessorModel Processor { get; init; } = ProcessorModel.Host;
 
     /// <summary>Host threads write guest memory through pointers of their own, not through <see cref="VirtualMachine.Memory"/>: executed code is compared with memory again after each exit.</summary>
     public bool ExternalWriters { get; init; }
@@ -57,7 +61,7 @@ public sealed class VirtualMachine : IDisposable
 
     private VirtualMachine(VirtualMachineOptions options)
     {
-        Vm = Vm.Create(new VmOptions { ExternalWriters = options.ExternalWriters, CheckTlb = options.CheckTlb, ZapPolicy = options.ZapPolicy, ZapSharePercent = options.ZapSharePercent });
+        Vm = Vm.Create(new VmOptions { Processor = options.Processor, ExternalWriters = options.ExternalWriters, CheckTlb = options.CheckTlb, ZapPolicy = options.ZapPolicy, ZapSharePercent = options.ZapSharePercent });
         if (!options.InterruptControllers)
             return;
         Ring3Exception.ThrowIfFailed(Vm.CreateIrqchip(), "create the interrupt controllers");

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm.Tests;
@@ -6,8 +7,8 @@ namespace Ring3.Kvm.Tests;
 /// <summary>Hypercall instructions of both vendors, hypercalls and instructions that go to the client, and the other settings of KVM_ENABLE_CAP that guests notice.</summary>
 public sealed unsafe class HypercallTests
 {
-    private static byte Native => SupportedCpuid.IsAmd ? (byte)0xd9 : (byte)0xc1;
-    private static byte Foreign => SupportedCpuid.IsAmd ? (byte)0xc1 : (byte)0xd9;
+    private static byte Native => ProcessorModel.Host.IsAmd ? (byte)0xd9 : (byte)0xc1;
+    private static byte Foreign => ProcessorModel.Host.IsAmd ? (byte)0xc1 : (byte)0xd9;
 
     private static int Enable(TestGuest g, int cap, ulong arg)
     {

@@ -23,7 +23,7 @@ internal sealed unsafe class TestGuest : IDisposable
         {
             Vcpu v = Vm.CreateVcpu((uint)i);
             if (cpuid)
-                Assert.Equal(0, v.SetCpuid2(v.Lapic is null ? SupportedCpuid.Entries : SupportedCpuid.WithTiming(v.TscKhz, true)));
+                Assert.Equal(0, v.SetCpuid2(v.Lapic is null ? SupportedCpuid.Of(Vm.Processor) : SupportedCpuid.WithTiming(v.TscKhz, true, Vm.Processor)));
             StartLong(v, Code, Stack - (ulong)i * 0x1000);
         }
     }

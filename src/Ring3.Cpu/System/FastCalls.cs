@@ -9,12 +9,15 @@ internal static unsafe class FastCalls
     private const uint KernelCode64 = 0xa09b, UserCode64 = 0xa0fb, KernelCode32 = 0xc09b, UserCode32 = 0xc0fb, KernelData = 0xc093, UserData = 0xc0f3;
     private const ulong SysretFlags = 0x3c_7fd7;
 
+    /// <summary>Outside 64-bit mode SYSCALL and SYSRET are AMD's alone; KVM emulates them for a guest that sees AMD.</summary>
+    private static bool HasNarrowSyscall(LogicalProcessor p) => p.Model.IsAmd || p.CpuidFeatures.Vendor == ProcessorVendor.Amd;
+
     private static Segment Flat(uint selector, uint access) => new() { Selector = (ushort)selector, Access = access, Limit = uint.MaxValue };
 
     public static OpResult Syscall(LogicalProcessor p, CpuState* c, Op* op)
     {
         bool wide = LogicalProcessor.Is64(c);
-        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(p.CpuidFeatures.Amd && LogicalProcessor.ProtectedMode(c))))
+        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(HasNarrowSyscall(p) && LogicalProcessor.ProtectedMode(c))))
             return p.Raise(c, Vector.UD);
         bool longMode = LogicalProcessor.LongMode(c);
         ulong flags = Flags.Get(c) & ~Rflags.RF;
@@ -39,7 +42,7 @@ internal static unsafe class FastCalls
     public static OpResult Sysret(LogicalProcessor p, CpuState* c, Op* op, int size)
     {
         bool wide = LogicalProcessor.Is64(c);
-        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(p.CpuidFeatures.Amd && LogicalProcessor.ProtectedMode(c))))
+        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(HasNarrowSyscall(p) && LogicalProcessor.ProtectedMode(c))))
             return p.Raise(c, Vector.UD);
         if (c->Cpl != 0 || (size == 8 && !LogicalProcessor.IsCanonical(c, c->Gpr[1])))
             return p.Raise(c, Vector.GP, 0);

@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics.X86;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
@@ -40,16 +39,13 @@ internal static class VectorFacts
         if (m is Mnemonic.Movups or Mnemonic.Movupd or Mnemonic.Movdqu or Mnemonic.Lddqu or Mnemonic.Pcmpestri or Mnemonic.Pcmpestrm or Mnemonic.Pcmpistri or Mnemonic.Pcmpistrm
             or Mnemonic.Pcmpestri64 or Mnemonic.Pcmpestrm64)
             return false;
-        // The manuals ask for alignment; AMD's processors do not, and the guest sees its host's vendor.
-        if (IsSha(m) && s_isAmd)
+        // The manuals ask for alignment; AMD's processors do not. Forms are the process's, made for the host's own units: its vendor decides, not the machine's model.
+        if (IsSha(m) && ProcessorModel.Host.IsAmd)
             return false;
         if (vex)
             return m is Mnemonic.Vmovaps or Mnemonic.Vmovapd or Mnemonic.Vmovdqa or Mnemonic.Vmovntps or Mnemonic.Vmovntpd or Mnemonic.Vmovntdq or Mnemonic.Vmovntdqa;
         return code.ToOpCode().MemorySize.GetSize() == 16;
     }
-
-    // "Auth" of the vendor string.
-    private static readonly bool s_isAmd = X86Base.IsSupported && X86Base.CpuId(0, 0).Ebx == 0x68747541;
 
     private static bool IsSha(Mnemonic m)
         => m is Mnemonic.Sha1msg1 or Mnemonic.Sha1msg2 or Mnemonic.Sha1nexte or Mnemonic.Sha1rnds4 or Mnemonic.Sha256msg1 or Mnemonic.Sha256msg2 or Mnemonic.Sha256rnds2;

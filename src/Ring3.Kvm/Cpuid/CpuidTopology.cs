@@ -1,16 +1,18 @@
 using System.Numerics;
 using Ring3.Abi;
+using Ring3.Cpu;
 
 namespace Ring3.Kvm;
 
 /// <summary>Fills the leaves that say which processor this is and how many there are.</summary>
 public static class CpuidTopology
 {
-    /// <summary>Describes one package of <paramref name="cpus"/> single-threaded cores, as seen from the processor with <paramref name="apicId"/>.</summary>
+    /// <summary>Describes one package of <paramref name="cpus"/> single-threaded cores, as seen from the processor with <paramref name="apicId"/>. The vendor is the entries' own.</summary>
     public static void Apply(Span<kvm_cpuid_entry2> entries, uint apicId, uint cpus)
     {
         int coreBits = BitOperations.Log2(BitOperations.RoundUpToPowerOf2(Math.Max(cpus, 1)));
         uint logical = Math.Min(cpus, 255);
+        bool isAmd = IsAmd(entries);
         foreach (ref var e in entries)
         {
             switch (e.function)
@@ -28,7 +30,7 @@ public static class CpuidTopology
                     (e.eax, e.ebx) = e.index switch { 0 => (0u, 1u), 1 => ((uint)coreBits, cpus), _ => (0u, 0u) };
                     break;
                 case 0x8000_0008:
-                    if (SupportedCpuid.IsAmd)
+                    if (isAmd)
                         e.ecx = (uint)coreBits << 12 | Math.Min(cpus - 1, 0xff);
                     break;
                 case 0x8000_001d when (e.eax & 0x1f) != 0:
@@ -37,10 +39,18 @@ public static class CpuidTopology
                 case 0x8000_001e:
                     (e.eax, e.ebx, e.ecx) = (apicId, apicId & 0xff, 0);
                     break;
-                case 0x8000_0001 when SupportedCpuid.IsAmd:
+                case 0x8000_0001 when isAmd:
                     e.ecx = cpus > 1 ? e.ecx | CpuidBits.Ext1Ecx.CMP_LEGACY : e.ecx & ~CpuidBits.Ext1Ecx.CMP_LEGACY;
                     break;
             }
         }
+    }
+
+    private static bool IsAmd(ReadOnlySpan<kvm_cpuid_entry2> entries)
+    {
+        foreach (ref readonly var e in entries)
+            if (e.function == 0)
+                return ProcessorModel.VendorOf(e.ebx, e.edx, e.ecx) == ProcessorVendor.Amd;
+        return false;
     }
 }

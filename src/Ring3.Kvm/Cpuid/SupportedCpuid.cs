@@ -1,44 +1,48 @@
+using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
+using System.Text;
 using Ring3.Abi;
-using Ring3.Host;
+using Ring3.Cpu;
 using static Ring3.Abi.KvmPara;
 using static Ring3.Kvm.CpuidBits;
 
 namespace Ring3.Kvm;
 
 /// <summary>
-/// What KVM_GET_SUPPORTED_CPUID reports: the host's identity, and the features that the software machine implements and, where it executes an instruction on the host's own units, that the host has.
+/// What KVM_GET_SUPPORTED_CPUID reports: the model's identity and leaves, and the features that the software machine implements and, where it executes an instruction on the host's own units, that the host has.
 /// Features that the machine does not implement (protection keys, CET, AVX-512, MPX, TSX, MONITOR, VMX, SVM, PMU) are never reported.
 /// </summary>
 public static class SupportedCpuid
 {
-    private static readonly kvm_cpuid_entry2[] s_entries = Build();
-
-    /// <summary>Whether the host's vendor is AMD or a licensee of its design: decides details where vendors differ.</summary>
-    public static bool IsAmd { get; private set; }
+    private static readonly ConcurrentDictionary<ProcessorModel, kvm_cpuid_entry2[]> s_entries = new();
+    private static readonly bool s_avx = (Host(1).Ecx & (Leaf1Ecx.AVX | Leaf1Ecx.OSXSAVE)) == (Leaf1Ecx.AVX | Leaf1Ecx.OSXSAVE);
 
     /// <summary>State components of XCR0 that a guest can enable.</summary>
-    public static ulong SupportedXcr0 { get; private set; }
+    public static ulong SupportedXcr0 { get; } = Arch.Xcr0.X87 | Arch.Xcr0.Sse | (s_avx ? Arch.Xcr0.Avx : 0);
 
-    public static ReadOnlySpan<kvm_cpuid_entry2> Entries => s_entries;
+    /// <summary>The host's model.</summary>
+    public static ReadOnlySpan<kvm_cpuid_entry2> Entries => Of(ProcessorModel.Host);
+
+    public static ReadOnlySpan<kvm_cpuid_entry2> Of(ProcessorModel model) => s_entries.GetOrAdd(model, Build);
 
     /// <summary>KVM_GET_SUPPORTED_CPUID: the number of entries stored, or -E2BIG when <paramref name="entries"/> is too short.</summary>
-    public static int Get(Span<kvm_cpuid_entry2> entries)
+    public static int Get(Span<kvm_cpuid_entry2> entries, ProcessorModel? model = null)
     {
-        if (entries.Length < s_entries.Length)
+        ReadOnlySpan<kvm_cpuid_entry2> all = Of(model ?? ProcessorModel.Host);
+        if (entries.Length < all.Length)
             return -Errno.E2BIG;
-        s_entries.CopyTo(entries);
-        return s_entries.Length;
+        all.CopyTo(entries);
+        return all.Length;
     }
 
     /// <summary>
-    /// <see cref="Entries"/> with the hypervisor's timing leaf 0x40000010 (TSC and APIC bus, in kHz), so that guests need not calibrate, a client's own addition as QEMU's vmware-cpuid-freq; and with the TSC-deadline timer,
+    /// <see cref="Of"/> with the hypervisor's timing leaf 0x40000010 (TSC and APIC bus, in kHz), so that guests need not calibrate, a client's own addition as QEMU's vmware-cpuid-freq; and with the TSC-deadline timer,
     /// which KVM_CAP_TSC_DEADLINE_TIMER reports instead of the list because it needs the in-kernel local APIC.
     /// </summary>
-    public static kvm_cpuid_entry2[] WithTiming(uint tscKhz, bool localApic)
+    public static kvm_cpuid_entry2[] WithTiming(uint tscKhz, bool localApic, ProcessorModel? model = null)
     {
-        kvm_cpuid_entry2[] entries = [.. s_entries, new() { function = TimingLeaf, eax = tscKhz, ebx = 1_000_000 }];
+        kvm_cpuid_entry2[] entries = [.. Of(model ?? ProcessorModel.Host), new() { function = TimingLeaf, eax = tscKhz, ebx = 1_000_000 }];
         foreach (ref var e in entries.AsSpan())
         {
             if (e.function == KVM_CPUID_SIGNATURE)
@@ -57,14 +61,13 @@ public static class SupportedCpuid
         return ((uint)a, (uint)b, (uint)c, (uint)d);
     }
 
-    private static kvm_cpuid_entry2[] Build()
+    private static kvm_cpuid_entry2[] Build(ProcessorModel model)
     {
-        var h0 = Host(0);
-        IsAmd = (h0.Ebx, h0.Edx, h0.Ecx) is (0x68747541, 0x69746e65, 0x444d4163) or (0x6f677948, 0x6e65476e, 0x656e6975);
         var list = new List<kvm_cpuid_entry2>();
-        BasicLeaves(list, h0);
+        ReadOnlySpan<uint> vendor = MemoryMarshal.Cast<byte, uint>(Encoding.Latin1.GetBytes(model.VendorId));
+        BasicLeaves(list, model, vendor);
         KvmLeaves(list);
-        ExtendedLeaves(list);
+        ExtendedLeaves(list, model, vendor);
         return [.. list];
     }
 
@@ -74,14 +77,13 @@ public static class SupportedCpuid
     private static void AddIndexed(List<kvm_cpuid_entry2> list, uint leaf, uint index, uint eax, uint ebx, uint ecx, uint edx) =>
         list.Add(new() { function = leaf, index = index, flags = KvmApi.KVM_CPUID_FLAG_SIGNIFCANT_INDEX, eax = eax, ebx = ebx, ecx = ecx, edx = edx });
 
-    private static void BasicLeaves(List<kvm_cpuid_entry2> list, (uint Eax, uint Ebx, uint Ecx, uint Edx) h0)
+    private static void BasicLeaves(List<kvm_cpuid_entry2> list, ProcessorModel model, ReadOnlySpan<uint> vendor)
     {
+        bool isAmd = model.IsAmd, avx = s_avx;
         var h1 = Host(1);
-        var h7 = h0.Eax >= 7 ? Host(7) : default;
-        bool avx = (h1.Ecx & Leaf1Ecx.AVX) != 0 && (h1.Ecx & Leaf1Ecx.OSXSAVE) != 0;
-        SupportedXcr0 = Arch.Xcr0.X87 | Arch.Xcr0.Sse | (avx ? Arch.Xcr0.Avx : 0);
+        var h7 = Host(0).Eax >= 7 ? Host(7) : default;
 
-        Add(list, 0, IsAmd ? 0xdu : 0x1f, h0.Ebx, h0.Ecx, h0.Edx);
+        Add(list, 0, isAmd ? 0xdu : 0x1f, vendor[0], vendor[2], vendor[1]);
 
         // Executed on the host's units, or as fast paths that need them.
         const uint HostEcx = Leaf1Ecx.SSE3 | Leaf1Ecx.PCLMUL | Leaf1Ecx.SSSE3 | Leaf1Ecx.SSE41 | Leaf1Ecx.SSE42 | Leaf1Ecx.AES | Leaf1Ecx.RDRAND;
@@ -90,9 +92,9 @@ public static class SupportedCpuid
         const uint OwnEdx = Leaf1Edx.FPU | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.SEP | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA
             | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.CLFLUSH | Leaf1Edx.MMX | Leaf1Edx.FXSR | Leaf1Edx.SSE | Leaf1Edx.SSE2 | Leaf1Edx.HT;
         uint ecx1 = (h1.Ecx & HostEcx) | (avx ? h1.Ecx & HostAvxEcx : 0) | OwnEcx;
-        Add(list, 1, h1.Eax, 8 << 8 | 1 << 16, ecx1, OwnEdx);
+        Add(list, 1, model.Signature, 8 << 8 | 1 << 16, ecx1, OwnEdx);
         Add(list, 2, 1, 0, 0, 0);
-        if (!IsAmd)
+        if (!isAmd)
             CacheLeaves(list, 4);
         Add(list, 5, 0, 0, 0, 0);
         Add(list, 6, 1 << 2 /* ARAT: the APIC timer runs in every C state */, 0, 0, 0);
@@ -100,7 +102,7 @@ public static class SupportedCpuid
         const uint OwnEbx7 = Leaf7Ebx.FSGSBASE | Leaf7Ebx.TSC_ADJUST | Leaf7Ebx.BMI1 | Leaf7Ebx.SMEP | Leaf7Ebx.BMI2 | Leaf7Ebx.ERMS | Leaf7Ebx.INVPCID | Leaf7Ebx.ADX | Leaf7Ebx.SMAP | Leaf7Ebx.CLFLUSHOPT | Leaf7Ebx.CLWB;
         const uint HostEbx7 = Leaf7Ebx.RDSEED | Leaf7Ebx.SHA;
         uint ebx7 = OwnEbx7 | (h7.Ebx & HostEbx7) | (avx ? h7.Ebx & Leaf7Ebx.AVX2 : 0);
-        uint edx7 = Leaf7Edx.FSRM | (IsAmd ? 0 : Leaf7Edx.SPEC_CTRL | Leaf7Edx.ARCH_CAPABILITIES);
+        uint edx7 = Leaf7Edx.FSRM | (isAmd ? 0 : Leaf7Edx.SPEC_CTRL | Leaf7Edx.ARCH_CAPABILITIES);
         AddIndexed(list, 7, 0, 0, ebx7, Leaf7Ecx.UMIP | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID, edx7);
 
         TopologyLeaf(list, 0xb);
@@ -108,7 +110,7 @@ public static class SupportedCpuid
         AddIndexed(list, 0xd, 1, LeafDEax.XSAVEOPT | LeafDEax.XSAVEC | LeafDEax.XGETBV1 | LeafDEax.XSAVES, XsaveArea.SizeFor(SupportedXcr0), 0, 0);
         if (avx)
             AddIndexed(list, 0xd, 2, XsaveArea.AvxSize, XsaveArea.AvxOffset, 0, 0);
-        if (IsAmd)
+        if (isAmd)
             return;
         uint khz = HostTsc.Khz;
         Add(list, 0x15, 1, 1, khz * 1000u, 0);
@@ -144,27 +146,27 @@ public static class SupportedCpuid
         Add(list, KVM_CPUID_FEATURES, Features, 0, 0, 0);
     }
 
-    private static void ExtendedLeaves(List<kvm_cpuid_entry2> list)
+    private static void ExtendedLeaves(List<kvm_cpuid_entry2> list, ProcessorModel model, ReadOnlySpan<uint> vendor)
     {
-        var e0 = Host(0x8000_0000);
-        var e1 = Host(0x8000_0001);
-        Add(list, 0x8000_0000, IsAmd ? 0x8000_0021u : 0x8000_0008, e0.Ebx, e0.Ecx, e0.Edx);
+        bool isAmd = model.IsAmd;
+        if (isAmd)
+            Add(list, 0x8000_0000, 0x8000_0021, vendor[0], vendor[2], vendor[1]);
+        else
+            Add(list, 0x8000_0000, 0x8000_0008, 0, 0, 0);
         const uint SharedEdx = Leaf1Edx.FPU | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.MMX | Leaf1Edx.FXSR;
-        uint edx1 = Ext1Edx.SYSCALL | Ext1Edx.NX | Ext1Edx.GBPAGES | Ext1Edx.RDTSCP | Ext1Edx.LM | (IsAmd ? SharedEdx | Ext1Edx.MMXEXT : 0);
-        uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (IsAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.TOPOEXT : 0);
-        Add(list, 0x8000_0001, IsAmd ? e1.Eax : 0, 0, ecx1, edx1);
-        for (uint leaf = 0x8000_0002; leaf <= 0x8000_0004; leaf++)
-        {
-            var b = e0.Eax >= leaf ? Host(leaf) : default;
-            Add(list, leaf, b.Eax, b.Ebx, b.Ecx, b.Edx);
-        }
-        if (IsAmd)
+        uint edx1 = Ext1Edx.SYSCALL | Ext1Edx.NX | Ext1Edx.GBPAGES | Ext1Edx.RDTSCP | Ext1Edx.LM | (isAmd ? SharedEdx | Ext1Edx.MMXEXT : 0);
+        uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (isAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.TOPOEXT : 0);
+        Add(list, 0x8000_0001, isAmd ? model.Signature : 0, 0, ecx1, edx1);
+        ReadOnlySpan<uint> brand = MemoryMarshal.Cast<byte, uint>(Encoding.Latin1.GetBytes(model.Brand.PadRight(48, '\0')));
+        for (int n = 0; n < 3; n++)
+            Add(list, 0x8000_0002 + (uint)n, brand[4 * n], brand[4 * n + 1], brand[4 * n + 2], brand[4 * n + 3]);
+        if (isAmd)
             Add(list, 0x8000_0005, 0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140);
-        Add(list, 0x8000_0006, 0, 0, 0x0400_6040 | (IsAmd ? 0 : 0x2000u), IsAmd ? 0x0080_9040u : 0);
+        Add(list, 0x8000_0006, 0, 0, 0x0400_6040 | (isAmd ? 0 : 0x2000u), isAmd ? 0x0080_9040u : 0);
         Add(list, 0x8000_0007, 0, 0, 0, Ext7Edx.INVARIANT_TSC);
-        uint ebx8 = IsAmd ? Ext8Ebx.XSAVEERPTR | Ext8Ebx.SSB_NO | Ext8Ebx.BTC_NO : 0;
+        uint ebx8 = isAmd ? Ext8Ebx.XSAVEERPTR | Ext8Ebx.SSB_NO | Ext8Ebx.BTC_NO : 0;
         Add(list, 0x8000_0008, 57 << 8 | 48, ebx8, 0, 0);
-        if (!IsAmd)
+        if (!isAmd)
             return;
         Add(list, 0x8000_001a, 4 /* 256-bit data paths */, 0, 0, 0);
         CacheLeaves(list, 0x8000_001d);

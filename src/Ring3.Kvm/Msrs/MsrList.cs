@@ -1,20 +1,20 @@
 using Ring3.Arch;
+using Ring3.Cpu;
 
 namespace Ring3.Kvm;
 
 /// <summary>KVM_GET_MSR_INDEX_LIST and KVM_GET_MSR_FEATURE_INDEX_LIST. Everything listed can be read and written by the client.</summary>
 public static class MsrList
 {
-    private static readonly uint[] s_all = Build();
-    private static readonly uint[] s_features = 
-        [Msr.BIOS_SIGN_ID, Msr.ARCH_CAPABILITIES, MsrIndex.PERF_CAPABILITIES, MsrIndex.PLATFORM_INFO, .. (ReadOnlySpan<uint>)(SupportedCpuid.IsAmd ? [MsrIndex.DE_CFG] : [])];
+    private static readonly uint[] s_features = [Msr.BIOS_SIGN_ID, Msr.ARCH_CAPABILITIES, MsrIndex.PERF_CAPABILITIES, MsrIndex.PLATFORM_INFO];
+    private static readonly uint[] s_amdFeatures = [.. s_features, MsrIndex.DE_CFG];
+    private static readonly uint[] s_all = Build(isAmd: false), s_amdAll = Build(isAmd: true);
 
-    public static ReadOnlySpan<uint> All => s_all;
-    public static ReadOnlySpan<uint> Features => s_features;
+    public static ReadOnlySpan<uint> All(ProcessorModel model) => model.IsAmd ? s_amdAll : s_all;
+    public static ReadOnlySpan<uint> Features(ProcessorModel model) => model.IsAmd ? s_amdFeatures : s_features;
 
-    private static uint[] Build()
+    private static uint[] Build(bool isAmd)
     {
-        _ = SupportedCpuid.Entries;
         List<uint> list =
         [
             Msr.SYSENTER_CS, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP, Msr.STAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.SFMASK, Msr.LSTAR, Msr.TSC, Msr.PAT, Msr.TSC_AUX,
@@ -28,7 +28,7 @@ public static class MsrList
             list.Add(i);
         for (uint i = MsrIndex.MTRR_VAR_FIRST; i <= MsrIndex.MTRR_VAR_LAST; i++)
             list.Add(i);
-        if (SupportedCpuid.IsAmd)
+        if (isAmd)
             list.AddRange([Msr.HWCR, MsrIndex.DE_CFG]);
         else
             list.AddRange([Msr.FEATURE_CONTROL, Msr.SPEC_CTRL, Msr.ARCH_CAPABILITIES]);

@@ -12,8 +12,11 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
     public const int MaxCpuidEntries = 256;
 
-    private static ulong SupportedEfer => Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (SupportedCpuid.IsAmd ? Efer.AUTOIBRS : 0);
+    private ulong SupportedEfer => Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (IsAmd ? Efer.AUTOIBRS : 0);
     private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
+
+    /// <summary>The processor's vendor by its model; what the guest sees is <see cref="CpuidFeatures.Vendor"/>.</summary>
+    private bool IsAmd => Vm.Processor.IsAmd;
 
     private kvm_cpuid_entry2[] _cpuid = [];
     /// <summary>MSRs of speculation control that the guest's CPUID has.</summary>
@@ -112,6 +115,7 @@ public sealed unsafe partial class Vcpu
     private void ApplyCpuid()
     {
         _xenTimingLeaf = FindXenTimingLeaf();
+        var l0 = Leaf(0);
         var l1 = Leaf(1);
         var l7 = Leaf(7);
         var x1 = Leaf(0x8000_0001);
@@ -120,7 +124,7 @@ public sealed unsafe partial class Vcpu
         Cpu.CpuidFeatures = new CpuidFeatures
         {
             Signature = l1.eax,
-            Amd = Leaf(0).ebx is 0x6874_7541 or 0x6f67_7948,
+            Vendor = ProcessorModel.VendorOf(l0.ebx, l0.edx, l0.ecx),
             PhysicalAddressBits = (x8.eax & 0xff) is >= 32 and <= 52 and var bits ? (int)bits : 36,
             Pse = (l1.edx & Leaf1Edx.PSE) != 0,
             Pae = (l1.edx & Leaf1Edx.PAE) != 0,
@@ -188,7 +192,7 @@ public sealed unsafe partial class Vcpu
             return (0, 0, index & 0xff, _cpuid[first].edx);
         // SPEC: Intel returns the highest basic leaf for leaves beyond it; AMD zeros.
         bool outOfRange = function < 0x4000_0000 ? function > _maxBasic : function >= 0x8000_0000 && function > _maxExtended;
-        if (!SupportedCpuid.IsAmd && outOfRange && function < 0xc000_0000 && FindEntry(_maxBasic, index) is >= 0 and var last)
+        if (!IsAmd && outOfRange && function < 0xc000_0000 && FindEntry(_maxBasic, index) is >= 0 and var last)
             return Dynamic(_cpuid[last], _kvmBase);
         return default;
     }

@@ -15,7 +15,7 @@ public sealed unsafe partial class Vcpu
 
     private int HandleHypercall()
     {
-        if (_exit->Payload != (SupportedCpuid.IsAmd ? 1u : 0) && !AcceptForeignHypercall())
+        if (_exit->Payload != (IsAmd ? 1u : 0) && !AcceptForeignHypercall())
             return KeepRunning;
         Stats.hypercalls++;
         bool is64 = Is64BitCode;
@@ -40,7 +40,7 @@ public sealed unsafe partial class Vcpu
             QueueException(Vector.UD);
             return false;
         }
-        byte[] native = SupportedCpuid.IsAmd ? s_vmmcall : s_vmcall;
+        byte[] native = IsAmd ? s_vmmcall : s_vmcall;
         ulong last = LinearRip + _exit->InstructionLength - 1;
         return !TryTranslate(last, out ulong gpa, out bool writable) || !writable || !Vm.Memory.TryWrite(gpa, native[2], AddressSpace);
     }

@@ -30,25 +30,25 @@ public sealed unsafe partial class Vcpu
     {
         InterceptMsrs();
         _miscEnable = MiscEnableReadOnly;
-        _microcode = DefaultMicrocode;
+        _microcode = DefaultMicrocode(Vm.Processor);
         _platformInfo = PlatformInfoCpuidFault;
         _smbase = 0x30000;
     }
 
-    private static ulong DefaultMicrocode => SupportedCpuid.IsAmd ? 0x0100_0065 : 1UL << 32;
+    private static ulong DefaultMicrocode(ProcessorModel model) => model.IsAmd ? 0x0100_0065 : 1UL << 32;
 
     /// <summary>Registers that describe the processor rather than its state.</summary>
-    internal static bool TryGetFeatureMsr(uint msr, out ulong value)
+    internal static bool TryGetFeatureMsr(ProcessorModel model, uint msr, out ulong value)
     {
         value = msr switch
         {
-            Msr.BIOS_SIGN_ID => DefaultMicrocode,
+            Msr.BIOS_SIGN_ID => DefaultMicrocode(model),
             Msr.ARCH_CAPABILITIES => ArchCapabilities,
             MsrIndex.DE_CFG => DeCfgLfenceSerialize,
             MsrIndex.PLATFORM_INFO => PlatformInfoCpuidFault,
             _ => 0,
         };
-        return MsrList.Features.Contains(msr);
+        return MsrList.Features(model).Contains(msr);
     }
 
     /// <summary>KVM_GET_MSRS: fills the data of the entries; returns how many were known before the first unknown one.</summary>
@@ -191,15 +191,15 @@ public sealed unsafe partial class Vcpu
             case Msr.PERF_STATUS: value = 1000 | 4UL << 40; return true;
             case MsrIndex.FSB_FREQ: value = 3; return true;
             case MsrIndex.EBC_FREQUENCY_ID: value = 1 << 24; return true;
-            case Msr.FEATURE_CONTROL: value = _featureControl; return !SupportedCpuid.IsAmd;
-            case Msr.SPEC_CTRL: value = _specCtrl; return _speculation.SpecCtrl || host && !SupportedCpuid.IsAmd;
+            case Msr.FEATURE_CONTROL: value = _featureControl; return !IsAmd;
+            case Msr.SPEC_CTRL: value = _specCtrl; return _speculation.SpecCtrl || host && !IsAmd;
             case Msr.ARCH_CAPABILITIES:
                 value = _speculation.ArchCapabilities ? _archCapabilities : 0;
-                return _speculation.ArchCapabilities || host && !SupportedCpuid.IsAmd;
+                return _speculation.ArchCapabilities || host && !IsAmd;
             // No performance monitoring: the feature bit PDCM is not offered.
             case MsrIndex.PERF_CAPABILITIES: return host;
             case Msr.HWCR: value = _hwcr; return true;
-            case MsrIndex.DE_CFG: value = DeCfgLfenceSerialize; return SupportedCpuid.IsAmd;
+            case MsrIndex.DE_CFG: value = DeCfgLfenceSerialize; return IsAmd;
             default: return ReadsAsZero(msr);
         }
     }
@@ -264,7 +264,7 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.MISC_FEATURES_ENABLES: return WriteMiscFeatures(value);
             case Msr.FEATURE_CONTROL: return WriteFeatureControl(value, host);
             case Msr.SPEC_CTRL:
-                if ((value & ~7UL) != 0 || !(_speculation.SpecCtrl || host && !SupportedCpuid.IsAmd))
+                if ((value & ~7UL) != 0 || !(_speculation.SpecCtrl || host && !IsAmd))
                     return false;
                 _specCtrl = value;
                 return true;
@@ -272,12 +272,12 @@ public sealed unsafe partial class Vcpu
             case Msr.FLUSH_CMD: return (value & ~1UL) == 0 && (host || _speculation.FlushCmd);
             case Msr.ARCH_CAPABILITIES:
                 if (!host || !_speculation.ArchCapabilities)
-                    return host && value == 0 && !SupportedCpuid.IsAmd;
+                    return host && value == 0 && !IsAmd;
                 _archCapabilities = value;
                 return true;
             case MsrIndex.PERF_CAPABILITIES: return host && value == 0;
             case Msr.HWCR: return WriteHwcr(value, host);
-            case MsrIndex.DE_CFG: return SupportedCpuid.IsAmd && (host || value == DeCfgLfenceSerialize);
+            case MsrIndex.DE_CFG: return IsAmd && (host || value == DeCfgLfenceSerialize);
             default: return ReadsAsZero(msr) && (host ? value == 0 : msr is not (Msr.PLATFORM_ID or MsrIndex.P5_MC_ADDR or MsrIndex.P5_MC_TYPE or MsrIndex.PERF_CTL));
         }
     }
@@ -300,7 +300,7 @@ public sealed unsafe partial class Vcpu
 
     private bool WriteFeatureControl(ulong value, bool host)
     {
-        if (SupportedCpuid.IsAmd || (value & ~FeatureControlLocked) != 0 || !host && (_featureControl & FeatureControlLocked) != 0)
+        if (IsAmd || (value & ~FeatureControlLocked) != 0 || !host && (_featureControl & FeatureControlLocked) != 0)
             return false;
         _featureControl = value;
         return true;

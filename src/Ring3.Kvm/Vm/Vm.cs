@@ -33,7 +33,7 @@ public sealed unsafe partial class Vm : IDisposable
     private Vm(VmOptions options)
     {
         Options = options;
-        Machine = new Machine();
+        Machine = new Machine(options.Processor);
         Machine.ExternalWriters = options.ExternalWriters;
         bool isProtected = options.Type == Abi.KvmApi.KVM_X86_SW_PROTECTED_VM;
         Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected, DirtyTracking = options.DirtyTracking };
@@ -49,6 +49,9 @@ public sealed unsafe partial class Vm : IDisposable
     }
 
     public VmOptions Options { get; }
+
+    /// <summary>Which processor the vCPUs are.</summary>
+    public ProcessorModel Processor => Machine.Model;
 
     /// <summary>Counters; each call brings the gauges up to date.</summary>
     public VmStats Stats

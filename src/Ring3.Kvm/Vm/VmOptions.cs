@@ -1,3 +1,4 @@
+using Ring3.Cpu;
 using Ring3.Memory;
 using Ring3.Mmu;
 
@@ -11,6 +12,9 @@ public sealed record VmOptions
 
     /// <summary>KVM_CREATE_VM's type: KVM_X86_DEFAULT_VM, or KVM_X86_SW_PROTECTED_VM with private memory.</summary>
     public uint Type { get; init; }
+
+    /// <summary>Which processor the vCPUs are: identity, and what vendors do differently. What the guest is told is its CPUID, which the client sets.</summary>
+    public ProcessorModel Processor { get; init; } = ProcessorModel.Host;
 
     /// <summary>Guest TSC frequency of new vCPUs in kHz; 0: the host's.</summary>
     public uint TscKhz { get; init; }

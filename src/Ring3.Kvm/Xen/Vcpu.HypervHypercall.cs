@@ -67,7 +67,7 @@ public sealed unsafe partial class Vcpu
             stub[4] = 0x80;
             n = 5;
         }
-        (stub[n], stub[n + 1], stub[n + 2], stub[n + 3]) = (0x0f, 0x01, SupportedCpuid.IsAmd ? (byte)0xd9 : (byte)0xc1, 0xc3);
+        (stub[n], stub[n + 1], stub[n + 2], stub[n + 3]) = (0x0f, 0x01, IsAmd ? (byte)0xd9 : (byte)0xc1, 0xc3);
         ok = Vm.Memory.Write(value & ~0xfffUL, stub[..(n + 4)]);
         return true;
     }

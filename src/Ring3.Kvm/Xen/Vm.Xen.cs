@@ -95,7 +95,7 @@ public sealed unsafe partial class Vm : IXenMachine, IRouteExtension
                 Span<byte> stub = page.AsSpan(i * StubBytes);
                 stub[0] = 0xb8;
                 BitConverter.TryWriteBytes(stub[1..], i);
-                (stub[5], stub[6], stub[7], stub[8]) = (0x0f, 0x01, SupportedCpuid.IsAmd ? (byte)0xd9 : (byte)0xc1, 0xc3);
+                (stub[5], stub[6], stub[7], stub[8]) = (0x0f, 0x01, Processor.IsAmd ? (byte)0xd9 : (byte)0xc1, 0xc3);
             }
         }
         else

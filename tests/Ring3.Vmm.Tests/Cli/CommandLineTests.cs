@@ -53,6 +53,7 @@ public class CommandLineTests : IDisposable
         Refused(64, "--protocol", "boot", "--protocol", "1");
         Refused(64, "--seed", "boot", "--seed", "-1");
         Refused(64, "--zap", "boot", "--zap", "later");
+        Refused(64, "--cpu knows host, intel and amd", "boot", "--cpu", "cyrix");
         Refused(64, "--zap-share", "boot", "--zap-share", "101");
     }
 

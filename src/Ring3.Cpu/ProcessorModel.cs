@@ -1,0 +1,129 @@
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
+using System.Text;
+
+namespace Ring3.Cpu;
+
+/// <summary>Whose processor it is, where vendors differ. Licensees count as the designer: Hygon is AMD.</summary>
+public enum ProcessorVendor : byte
+{
+    /// <summary>Neither, or not said.</summary>
+    Other,
+    Intel,
+    Amd,
+}
+
+/// <summary>
+/// Which processor a machine is: identity, and behaviour that the manuals leave to the implementation. What runs on the host's own units (vector arithmetic, transcendental x87, the alignment of SHA operands) is the host's whatever the model.
+/// </summary>
+public sealed record ProcessorModel
+{
+    /// <summary>AMD Zen 4 (family 0x19).</summary>
+    public static ProcessorModel Zen4 { get; } = new()
+    {
+        Name = "amd",
+        Vendor = ProcessorVendor.Amd,
+        VendorId = "AuthenticAMD",
+        Signature = 0x00a1_0f11,
+        Brand = "AMD EPYC Processor (Zen 4)",
+    };
+
+    /// <summary>AMD Zen 5 (family 0x1a).</summary>
+    public static ProcessorModel Zen5 { get; } = Zen4 with
+    {
+        Name = "amd-zen5",
+        Signature = 0x00b0_0f21,
+        Brand = "AMD EPYC Processor (Zen 5)",
+    };
+
+    /// <summary>Intel Sapphire Rapids and Emerald Rapids (family 6, models 143 and 207).</summary>
+    public static ProcessorModel SapphireRapids { get; } = new()
+    {
+        Name = "intel",
+        Vendor = ProcessorVendor.Intel,
+        VendorId = "GenuineIntel",
+        Signature = 0x000c_06f2,
+        Brand = "Intel Xeon Processor (Emerald Rapids)",
+    };
+
+    /// <summary>The host's: its identity, with the behaviour of its family, or of the vendor's latest known one when no model describes it.</summary>
+    public static ProcessorModel Host { get; } = ReadHost();
+
+    /// <summary>What selects the model: <see cref="TryParse"/>.</summary>
+    public required string Name { get; init; }
+    public required ProcessorVendor Vendor { get; init; }
+    /// <summary>The 12 letters of CPUID leaf 0.</summary>
+    public required string VendorId { get; init; }
+    /// <summary>EAX of CPUID leaf 1: family, model, stepping.</summary>
+    public required uint Signature { get; init; }
+    /// <summary>CPUID leaves 0x80000002 to 0x80000004, at most 47 letters.</summary>
+    public required string Brand { get; init; }
+    /// <summary>The family is one whose behaviour has been compared; otherwise it is a guess.</summary>
+    public bool IsKnown { get; init; } = true;
+
+    public bool IsAmd => Vendor == ProcessorVendor.Amd;
+    public int Family => FamilyOf(Signature);
+    public int ModelNumber => ModelOf(Signature);
+
+    /// <summary>Display family of a signature. SPEC: SDM volume 2, "CPUID", leaf 1.</summary>
+    public static int FamilyOf(uint signature) => (int)(signature >> 8 & 15) is var family && family == 15 ? family + (int)(signature >> 20 & 255) : family;
+
+    /// <summary>Display model of a signature.</summary>
+    public static int ModelOf(uint signature) => (int)(signature >> 4 & 15 | ((signature >> 8 & 15) is 6 or 15 ? signature >> 12 & 0xf0 : 0));
+
+    public static ProcessorVendor VendorOf(string vendorId) => vendorId switch
+    {
+        "GenuineIntel" => ProcessorVendor.Intel,
+        "AuthenticAMD" or "HygonGenuine" => ProcessorVendor.Amd,
+        _ => ProcessorVendor.Other,
+    };
+
+    /// <summary>The vendor by CPUID leaf 0's registers.</summary>
+    public static ProcessorVendor VendorOf(uint ebx, uint edx, uint ecx) => VendorOf(VendorText(ebx, edx, ecx));
+
+    /// <summary>The model that describes a family, or null when none does.</summary>
+    public static ProcessorModel? Find(string vendorId, int family, int model) => (VendorOf(vendorId), family, model) switch
+    {
+        (ProcessorVendor.Amd, 0x19, _) => Zen4,
+        (ProcessorVendor.Amd, 0x1a, _) => Zen5,
+        (ProcessorVendor.Intel, 6, 143 or 207) => SapphireRapids,
+        _ => null,
+    };
+
+    /// <summary>host, intel or amd.</summary>
+    public static bool TryParse(string? text, out ProcessorModel model)
+    {
+        ProcessorModel? found = text?.ToLowerInvariant() switch { "host" => Host, "intel" => SapphireRapids, "amd" => Zen4, _ => null };
+        model = found ?? Host;
+        return found is not null;
+    }
+
+    private static ProcessorModel ReadHost()
+    {
+        if (!X86Base.IsSupported)
+            return Zen4 with { Name = "host", IsKnown = false };
+        var (_, b, c, d) = X86Base.CpuId(0, 0);
+        string vendorId = VendorText((uint)b, (uint)d, (uint)c);
+        uint signature = (uint)X86Base.CpuId(1, 0).Eax;
+        ProcessorModel? known = Find(vendorId, FamilyOf(signature), ModelOf(signature));
+        ProcessorModel kin = known ?? (VendorOf(vendorId) == ProcessorVendor.Amd ? Zen5 : SapphireRapids);
+        return kin with { Name = "host", Vendor = VendorOf(vendorId), VendorId = vendorId, Signature = signature, Brand = ReadBrand(), IsKnown = known is not null };
+    }
+
+    private static string ReadBrand()
+    {
+        const int first = unchecked((int)0x8000_0002), last = unchecked((int)0x8000_0004);
+        if ((uint)X86Base.CpuId(unchecked((int)0x8000_0000), 0).Eax < unchecked((uint)last))
+            return "";
+        Span<int> words = stackalloc int[12];
+        for (int leaf = first; leaf <= last; leaf++)
+            (words[(leaf - first) * 4], words[(leaf - first) * 4 + 1], words[(leaf - first) * 4 + 2], words[(leaf - first) * 4 + 3]) = X86Base.CpuId(leaf, 0);
+        return Encoding.Latin1.GetString(MemoryMarshal.AsBytes(words)).TrimEnd('\0');
+    }
+
+    private static string VendorText(uint ebx, uint edx, uint ecx)
+    {
+        ReadOnlySpan<uint> words = [ebx, edx, ecx];
+        return Encoding.Latin1.GetString(MemoryMarshal.AsBytes(words));
+    }
+}
