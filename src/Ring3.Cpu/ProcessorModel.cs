@@ -13,6 +13,17 @@ public enum ProcessorVendor : byte
     Amd,
 }
 
+/// <summary>Which operand of CMPS is read first.</summary>
+internal enum CompareOrder : byte
+{
+    /// <summary>The one at RDI.</summary>
+    Second,
+    /// <summary>The one at RSI.</summary>
+    First,
+    /// <summary>The one at RDI, but for REPE CMPSB.</summary>
+    SecondButRepeatedBytes,
+}
+
 /// <summary>
 /// Which processor a machine is: identity, and behaviour that the manuals leave to the implementation. What runs on the host's own units (vector arithmetic, transcendental x87, the alignment of SHA operands) is the host's whatever the model.
 /// </summary>
@@ -26,6 +37,7 @@ public sealed record ProcessorModel
         VendorId = "AuthenticAMD",
         Signature = 0x00a1_0f11,
         Brand = "AMD EPYC Processor (Zen 4)",
+        CompareOrder = CompareOrder.SecondButRepeatedBytes,
     };
 
     /// <summary>AMD Zen 5 (family 0x1a).</summary>
@@ -34,6 +46,7 @@ public sealed record ProcessorModel
         Name = "amd-zen5",
         Signature = 0x00b0_0f21,
         Brand = "AMD EPYC Processor (Zen 5)",
+        CompareOrder = CompareOrder.First,
     };
 
     /// <summary>Intel Sapphire Rapids and Emerald Rapids (family 6, models 143 and 207).</summary>
@@ -44,6 +57,18 @@ public sealed record ProcessorModel
         VendorId = "GenuineIntel",
         Signature = 0x000c_06f2,
         Brand = "Intel Xeon Processor (Emerald Rapids)",
+        ShiftsFirstOperandIn = true,
+        PushesSelectorAsWord = true,
+        PushesBeforeTarget = true,
+        BoundsInTurn = true,
+        CompareOrder = CompareOrder.Second,
+        KeepsCompareFlags = true,
+        ZeroExtendsRepeat = true,
+        SparesVectorAlignment = true,
+        MmxStoresClearTop = true,
+        ConvertsBeforeStore = true,
+        MaskedStoresFromAbove = true,
+        GathersNormalizeMask = true,
     };
 
     /// <summary>The host's: its identity, with the behaviour of its family, or of the vendor's latest known one when no model describes it.</summary>
@@ -60,6 +85,33 @@ public sealed record ProcessorModel
     public required string Brand { get; init; }
     /// <summary>The family is one whose behaviour has been compared; otherwise it is a guess.</summary>
     public bool IsKnown { get; init; } = true;
+
+    // Behaviour. Handlers ask for it on their rare paths: faults, undefined results, segment registers.
+
+    /// <summary>SHLD and SHRD of 16 bits by more than 16: behind the second operand the first one follows again. False: the second itself.</summary>
+    internal bool ShiftsFirstOperandIn { get; init; }
+    /// <summary>PUSH of a segment register with a 32-bit operand writes two bytes. False: four, zero-extended.</summary>
+    internal bool PushesSelectorAsWord { get; init; }
+    /// <summary>The return address is on the stack when the target of a CALL turns out not to be canonical.</summary>
+    internal bool PushesBeforeTarget { get; init; }
+    /// <summary>BOUND reads the upper bound only when the lower one holds.</summary>
+    internal bool BoundsInTurn { get; init; }
+    /// <summary>What CMPS reads first, and so which of its operands faults first.</summary>
+    internal CompareOrder CompareOrder { get; init; }
+    /// <summary>A repeated CMPS or SCAS that stops before its end has the status flags of before. SPEC: SDM volume 2, "REP/REPE/REPZ/REPNE/REPNZ".</summary>
+    internal bool KeepsCompareFlags { get; init; }
+    /// <summary>Repeated string instructions with 32-bit addresses in 64-bit mode zero-extend RCX, and MOVS and STOS their index registers, before the first iteration.</summary>
+    internal bool ZeroExtendsRepeat { get; init; }
+    /// <summary>RFLAGS.AC does not apply to vector accesses of 16 bytes and more, nor to VCVTPH2PS.</summary>
+    internal bool SparesVectorAlignment { get; init; }
+    /// <summary>A store from an MMX register clears TOP even if it faults.</summary>
+    internal bool MmxStoresClearTop { get; init; }
+    /// <summary>Stores that convert (VCVTPS2PH, x87) raise the exceptions of the conversion before those of the memory; an x87 store that an unmasked exception suppresses accesses no memory.</summary>
+    internal bool ConvertsBeforeStore { get; init; }
+    /// <summary>MASKMOVDQU's upper half is checked before its lower one; other masked stores whose second page faults report their last byte.</summary>
+    internal bool MaskedStoresFromAbove { get; init; }
+    /// <summary>A gather first makes each mask element all ones or zero, in the whole operand, and clears the destination's upper half with the first element.</summary>
+    internal bool GathersNormalizeMask { get; init; }
 
     public bool IsAmd => Vendor == ProcessorVendor.Amd;
     public int Family => FamilyOf(Signature);

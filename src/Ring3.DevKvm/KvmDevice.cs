@@ -1,7 +1,6 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.DevKvm.Tracing;
-using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.DevKvm;
@@ -46,11 +45,6 @@ public static unsafe class KvmDevice
         {
             fd = default;
             return -Errno.ENOMEM;
-        }
-        catch (HostCallException e)
-        {
-            fd = default;
-            return -e.Errno;
         }
         catch (Exception e)
         {

@@ -102,10 +102,7 @@ public sealed partial class XenVm
             }
             r = SharedInfo.ActivateHva(attr.hva, PageBytes);
         }
-        if (r == 0)
-            r = InitializeSharedInfo();
-        RecheckPollers();
-        return r;
+        return r != 0 ? r : InitializeSharedInfo();
     }
 
     /// <summary>Writes the wall clock into the shared info page, where the guest's mode has it. Caller holds the lock; the cache is active.</summary>

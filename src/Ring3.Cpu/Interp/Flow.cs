@@ -43,8 +43,10 @@ internal static unsafe class FlowHandlers
         if (!Check(p, c, target))
         {
             // Any fault of the push comes before that of the target.
-            if (StackHandlers.CanPush<W>(p, c))
+            ulong sp = LogicalProcessor.Keep(c, p.State->CurrentOp);
+            if (p.Model.PushesBeforeTarget && c->BlockMode == BlockMode.Code64 ? StackHandlers.Push<W>(p, c, next) == OpResult.Next : StackHandlers.CanPush<W>(p, c))
                 p.Raise(c, Vector.GP, 0);
+            c->Gpr[4] = sp;
             return OpResult.Fault;
         }
         OpResult end = StackHandlers.Push<W>(p, c, next);
@@ -92,6 +94,8 @@ internal static unsafe class FlowHandlers
         if (ptr == null)
             return OpResult.Fault;
         long low = (long)W.SignExtend(W.Get(ptr)), index = (long)W.SignExtend(Shape.Reg0<W>(c, op));
+        if (index < low && p.Model.BoundsInTurn)
+            return p.Raise(c, Vector.BR);
         ptr = p.ReadPtr(c, (uint)(linear + (ulong)W.Bytes), W.Bytes);
         if (ptr == null)
             return OpResult.Fault;

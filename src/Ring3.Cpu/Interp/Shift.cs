@@ -150,14 +150,14 @@ internal static unsafe class Shift<O> where O : struct, IModify
 /// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
 internal static unsafe class DoubleShift
 {
-    private static ulong Result<W>(bool left, ulong a, ulong b, int n) where W : IWidth
+    private static ulong Result<W>(LogicalProcessor p, bool left, ulong a, ulong b, int n) where W : IWidth
     {
         int bits = Width.Bits<W>();
         if (n > bits)
         {
-            // Undefined for 16 bits and counts above 16: the source follows itself, as on the host (AMD).
+            // Undefined for 16 bits and counts above 16.
             n -= bits;
-            a = b;
+            (a, b) = (b, p.Model.ShiftsFirstOperandIn ? a : b);
         }
         ulong r = left ? a << n | (n == bits ? b : b >> (bits - n)) : a >> n | (n == bits ? b : b << (bits - n));
         return n == 64 ? b : r & Width.Mask<W>();
@@ -172,7 +172,7 @@ internal static unsafe class DoubleShift
         Width.FlagsShift<W>(c, r, cf, Width.Sign<W>(r) != Width.Sign<W>(a));
     }
 
-    private static OpResult OnRegister<W>(CpuState* c, Op* op, bool left, int n) where W : IWidth
+    private static OpResult OnRegister<W>(LogicalProcessor p, CpuState* c, Op* op, bool left, int n) where W : IWidth
     {
         ulong a = Shape.Reg0<W>(c, op);
         if (n == 0)
@@ -180,7 +180,7 @@ internal static unsafe class DoubleShift
             Shape.SetReg0<W>(c, op, a);
             return OpResult.Next;
         }
-        ulong b = Shape.Reg1<W>(c, op), r = Result<W>(left, a, b, n);
+        ulong b = Shape.Reg1<W>(c, op), r = Result<W>(p, left, a, b, n);
         SetFlags<W>(c, left, a, b, r, n);
         Shape.SetReg0<W>(c, op, r);
         return OpResult.Next;
@@ -193,7 +193,7 @@ internal static unsafe class DoubleShift
         byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
-        ulong a = W.Get(ptr), b = Shape.Reg1<W>(c, op), r = n == 0 ? a : Result<W>(left, a, b, n);
+        ulong a = W.Get(ptr), b = Shape.Reg1<W>(c, op), r = n == 0 ? a : Result<W>(p, left, a, b, n);
         W.Put(ptr, r);
         OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next && n != 0)
@@ -203,12 +203,12 @@ internal static unsafe class DoubleShift
 
     private static int Masked<W>(ulong count) where W : IWidth => (int)(count & (W.Bytes == 8 ? 63UL : 31));
 
-    private static OpResult LeftRegImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(c, op, true, Masked<W>(op->Imm));
-    private static OpResult LeftRegCl<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(c, op, true, Masked<W>(c->Gpr[1]));
+    private static OpResult LeftRegImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(p, c, op, true, Masked<W>(op->Imm));
+    private static OpResult LeftRegCl<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(p, c, op, true, Masked<W>(c->Gpr[1]));
     private static OpResult LeftMemImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnMemory<W>(p, c, op, true, Masked<W>(op->Imm));
     private static OpResult LeftMemCl<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnMemory<W>(p, c, op, true, Masked<W>(c->Gpr[1]));
-    private static OpResult RightRegImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(c, op, false, Masked<W>(op->Imm));
-    private static OpResult RightRegCl<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(c, op, false, Masked<W>(c->Gpr[1]));
+    private static OpResult RightRegImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(p, c, op, false, Masked<W>(op->Imm));
+    private static OpResult RightRegCl<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(p, c, op, false, Masked<W>(c->Gpr[1]));
     private static OpResult RightMemImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnMemory<W>(p, c, op, false, Masked<W>(op->Imm));
     private static OpResult RightMemCl<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnMemory<W>(p, c, op, false, Masked<W>(c->Gpr[1]));
 

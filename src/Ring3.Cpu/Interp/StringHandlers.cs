@@ -49,6 +49,31 @@ internal static unsafe class StringHandlers
         return OpResult.EndBlock;
     }
 
+    /// <summary>What a model may do to registers before the first iteration: with 32-bit addresses RCX and the given ones lose their upper halves.</summary>
+    private static void ZeroExtend(LogicalProcessor p, CpuState* c, Op* op, ref ulong first, ref ulong second)
+    {
+        if (op->AddressSize != 4 || !Repeats(op) || c->BlockMode != BlockMode.Code64 || !p.Model.ZeroExtendsRepeat)
+            return;
+        c->Gpr[Rcx] = (uint)c->Gpr[Rcx];
+        first = (uint)first;
+        second = (uint)second;
+    }
+
+    /// <summary>Status flags of before a comparison, for the models that put them back when it stops before its end.</summary>
+    private readonly struct StatusBefore(CpuState* c)
+    {
+        private readonly ulong _zero = c->FlagsZero, _sign = c->FlagsSign, _carry = c->FlagsCarry;
+
+        public OpResult Fault(LogicalProcessor p, CpuState* c) => Stop(p, c, OpResult.Fault);
+
+        public OpResult Stop(LogicalProcessor p, CpuState* c, OpResult result)
+        {
+            if (p.Model.KeepsCompareFlags)
+                (c->FlagsZero, c->FlagsSign, c->FlagsCarry) = (_zero, _sign, _carry);
+            return result;
+        }
+    }
+
     /// <summary>Iterations left: 1 without REP.</summary>
     private static ulong Count(CpuState* c, Op* op, ulong mask) => Repeats(op) ? c->Gpr[Rcx] & mask : 1;
 
@@ -59,6 +84,7 @@ internal static unsafe class StringHandlers
     private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {
         StringRun run = new(c, op, T.Size);
+        ZeroExtend(p, c, op, ref c->Gpr[Rsi], ref c->Gpr[Rdi]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1;
@@ -125,6 +151,7 @@ internal static unsafe class StringHandlers
     private static OpResult Stos<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {
         StringRun run = new(c, op, T.Size);
+        ZeroExtend(p, c, op, ref c->Gpr[Rdi], ref c->Gpr[Rdi]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1;
@@ -158,6 +185,7 @@ internal static unsafe class StringHandlers
     private static OpResult Lods<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {
         StringRun run = new(c, op, T.Size);
+        ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
@@ -181,6 +209,8 @@ internal static unsafe class StringHandlers
     {
         StringRun run = new(c, op, T.Size);
         bool repeats = Repeats(op);
+        ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
+        var before = new StatusBefore(c);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1, a, b;
@@ -203,7 +233,7 @@ internal static unsafe class StringHandlers
             {
                 n = 1;
                 if (!CompareOne(p, c, op, ref run, out a, out b))
-                    return OpResult.Fault;
+                    return before.Fault(p, c);
             }
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
@@ -212,7 +242,7 @@ internal static unsafe class StringHandlers
             if (repeats && Ends(op, a == b))
                 break;
             if (count != 0 && MustStop(c))
-                return End(c, op, false);
+                return before.Stop(p, c, End(c, op, false));
         }
         return End(c, op, true);
     }
@@ -220,8 +250,14 @@ internal static unsafe class StringHandlers
     private static bool CompareOne(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run, out ulong a, out ulong b)
     {
         a = b = 0;
-        // The second operand is read first, except by REPE CMPSB, as the host (AMD) does: it decides which of two faults is taken.
-        if (run.Size == 1 && (op->Flags & OpFlags.Rep) != 0)
+        // It decides which of two faults is taken.
+        bool firstIsFirst = p.Model.CompareOrder switch
+        {
+            CompareOrder.First => true,
+            CompareOrder.SecondButRepeatedBytes => run.Size == 1 && (op->Flags & OpFlags.Rep) != 0,
+            _ => false,
+        };
+        if (firstIsFirst)
             return LoadElement(p, c, ref run, Rsi, op->Seg, out a) && LoadElement(p, c, ref run, Rdi, SegmentIndex.ES, out b);
         return LoadElement(p, c, ref run, Rdi, SegmentIndex.ES, out b) && LoadElement(p, c, ref run, Rsi, op->Seg, out a);
     }
@@ -243,6 +279,8 @@ internal static unsafe class StringHandlers
         StringRun run = new(c, op, T.Size);
         bool repeats = Repeats(op);
         ulong a = c->Gpr[0] & SlowOperands.Mask(T.Size);
+        ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
+        var before = new StatusBefore(c);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1, b;
@@ -251,12 +289,8 @@ internal static unsafe class StringHandlers
                 b = ScanRun<T>(op, source, a, run.Step, ref n);
             else
             {
-                if (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Read, out ulong from))
-                    return OpResult.Fault;
-                byte* ptr = p.ReadPtr(c, from, T.Size);
-                if (ptr == null)
-                    return OpResult.Fault;
-                b = SlowOperands.Load(ptr, T.Size);
+                if (!LoadElement(p, c, ref run, Rdi, SegmentIndex.ES, out b))
+                    return before.Fault(p, c);
             }
             run.Advance(c, Rdi, n);
             SubtractStatus(c, a, b, T.Size);
@@ -264,7 +298,7 @@ internal static unsafe class StringHandlers
             if (repeats && Ends(op, a == b))
                 break;
             if (count != 0 && MustStop(c))
-                return End(c, op, false);
+                return before.Stop(p, c, End(c, op, false));
         }
         return End(c, op, true);
     }

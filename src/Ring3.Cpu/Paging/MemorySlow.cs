@@ -161,9 +161,11 @@ public sealed unsafe partial class LogicalProcessor
         return false;
     }
 
-    /// <summary>#AC has priority over page faults of the same access, as processors do it. Vectors need 16-byte alignment whatever their size, 80-bit numbers 8 (measured on the host).</summary>
+    /// <summary>#AC has priority over page faults of the same access, as processors do it. Vectors need 16-byte alignment whatever their size, or none by the model; 80-bit numbers 8 (measured).</summary>
     private bool CheckAligned(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
+        if (Model.SparesVectorAlignment && (size >= 16 || c->CurrentOp->Code == (ushort)Iced.Intel.Code.VEX_Vcvtph2ps_xmm_xmmm64))
+            return true;
         int alignment = size == 10 ? 8 : !int.IsPow2(size) ? 1 : Math.Min(size, 16);
         if ((linear & (ulong)(alignment - 1)) == 0 || !AlignmentChecked(c) || (privilege & AccessKind.User) == 0)
             return true;

@@ -31,9 +31,12 @@ internal unsafe struct StackCursor
     /// <summary>The current stack.</summary>
     public static StackCursor Current(CpuState* c) => new(c, c->Ss, c->Gpr[4], (int)c->Cpl, LogicalProcessor.Is64(c), 0);
 
-    public bool Push(LogicalProcessor p, CpuState* c, int size, ulong value)
+    public bool Push(LogicalProcessor p, CpuState* c, int size, ulong value) => Push(p, c, size, value, size);
+
+    /// <summary>Moves the pointer by <paramref name="slot"/> bytes and writes the lowest <paramref name="size"/> of them.</summary>
+    public bool Push(LogicalProcessor p, CpuState* c, int slot, ulong value, int size)
     {
-        ulong at = (Pointer - (ulong)size) & Mask;
+        ulong at = (Pointer - (ulong)slot) & Mask;
         if (!Check(p, c, at, size, out ulong linear))
             return false;
         byte* ptr = p.WritePtrAs(c, linear, size, _privilege, out TlbEntry* e);

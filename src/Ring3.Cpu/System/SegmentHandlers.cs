@@ -23,7 +23,7 @@ internal static unsafe class SegmentHandlers
     private static OpResult Push(LogicalProcessor p, CpuState* c, Op* op, int size)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Push(p, c, size, CpuState.SegmentAt(c, op->Reg0)->Selector))
+        if (!stack.Push(p, c, size, CpuState.SegmentAt(c, op->Reg0)->Selector, size == 4 && p.Model.PushesSelectorAsWord ? 2 : size))
             return OpResult.Fault;
         LogicalProcessor.CommitStack(c, stack);
         return OpResult.Next;

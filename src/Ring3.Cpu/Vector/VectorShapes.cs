@@ -51,10 +51,23 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         VectorForm* f = p.Forms + op->Aux;
         byte* m = VectorMemory.Write(p, c, op, f->MemorySize, f->AlignMask, out ulong linear);
         if (m == null)
-            return OpResult.Fault;
+            return TFp.Value ? ConvertForFault(p, c, op, f) : OpResult.Fault;
         byte* y = c->Ymm;
         OpResult r = Execute(p, c, f, m, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32);
         return r == OpResult.Next ? p.EndWrite(c, m, linear, f->MemorySize) : r;
+    }
+
+    /// <summary>The memory of a store has faulted: by the model the exceptions of the conversion have come before, as status flags or as #XM instead.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static OpResult ConvertForFault(LogicalProcessor p, CpuState* c, Op* op, VectorForm* f)
+    {
+        if (c->ExitPending != 0 || !p.Model.ConvertsBeforeStore)
+            return OpResult.Fault;
+        byte* nowhere = stackalloc byte[64];
+        byte* y = c->Ymm;
+        if (Execute(p, c, f, nowhere, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32) != OpResult.Next)
+            c->PendingNonCanonical = 0;
+        return OpResult.Fault;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -133,6 +146,8 @@ internal static unsafe class MmxShapes<TFp> where TFp : struct, IFlag
         // SSE forms with an MMX operand (CVTPI2PS, MOVQ2DQ and the like) need SSE state too.
         if (((p.Forms + op->Aux)->Flags & VectorFormFlags.NeedsSse) != 0 && !SseGate.IsOpen(c))
             return SseGate.Refuse(p, c);
+        if (((p.Forms + op->Aux)->Flags & VectorFormFlags.StoresMemory) != 0 && p.Model.MmxStoresClearTop)
+            c->Fsw &= unchecked((ushort)~X87Status.Top);
         OpResult r = shape(p, c, op);
         // The switch to MMX precedes the conversion, so an unmasked exception of the conversion does not prevent it.
         if (r == OpResult.Next || (TFp.Value && c->ExitPending == 0 && c->PendingVector == Arch.Vector.XM))

@@ -98,8 +98,9 @@ internal static unsafe class VectorSpecial
         ulong offset = c->Gpr[7] & LogicalProcessor.AddressMask(op->AddressSize);
         if (!p.SegmentLinear(c, op->Seg, offset, count, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
+        bool fromAbove = p.Model.MaskedStoresFromAbove;
         for (int at = 0; at < count; at += 8)
-            if (p.WritePtr(c, linear + (ulong)at, 8) == null)
+            if (p.WritePtr(c, linear + (ulong)(fromAbove ? count - 8 - at : at), 8) == null)
                 return OpResult.Fault;
         return StoreElements(p, c, op, offset, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
     }
@@ -108,7 +109,30 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
-        return StoreElements(p, c, op, LogicalProcessor.EffectiveAddress(c, op), c->Ymm + 32 * op->Reg2, c->Ymm + 32 * op->Reg1, sizeof(T), TCount.Value) ? OpResult.Next : OpResult.Fault;
+        ulong offset = LogicalProcessor.EffectiveAddress(c, op);
+        byte* mask = c->Ymm + 32 * op->Reg1;
+        if (StoreElements(p, c, op, offset, c->Ymm + 32 * op->Reg2, mask, sizeof(T), TCount.Value))
+            return OpResult.Next;
+        if (c->ExitPending == 0 && c->PendingVector == Arch.Vector.PF && p.Model.MaskedStoresFromAbove)
+            ReportLastByte(c, op, offset, mask, sizeof(T), TCount.Value);
+        return OpResult.Fault;
+    }
+
+    /// <summary>CR2 of a page fault in the second page of a masked store whose first element begins in the first: the last byte of the last element.</summary>
+    private static void ReportLastByte(CpuState* c, Op* op, ulong offset, byte* mask, int size, int count)
+    {
+        int first = 0, last = count - 1;
+        while (!IsSet(mask, size, first))
+            first++;
+        while (!IsSet(mask, size, last))
+            last--;
+        ulong start = CpuState.SegmentAt(c, op->Seg)->Base;
+        start = (c->BlockMode != BlockMode.Code64 || op->Seg >= SegmentIndex.FS ? start : 0) + (offset & LogicalProcessor.AddressMask(op->AddressSize));
+        if (c->BlockMode != BlockMode.Code64)
+            start = (uint)start;
+        ulong end = start + (ulong)(size * (last + 1) - 1), page = c->PendingAddress & ~0xfffUL;
+        if (page == (end & ~0xfffUL) && page != ((start + (ulong)(size * first)) & ~0xfffUL))
+            c->PendingAddress = end;
     }
 
     private static bool IsSet(byte* mask, int size, int i) => (sbyte)mask[size * i + size - 1] < 0;
@@ -210,6 +234,9 @@ internal static unsafe class VectorSpecial
         byte* mask = c->Ymm + 32 * maskRegister;
         TIndex* indices = (TIndex*)(c->Ymm + 32 * index);
         ulong start = *(ulong*)((byte*)c + op->Base) + (ulong)op->Disp;
+        bool normalizes = p.Model.GathersNormalizeMask, wide = TCount.Value * Math.Max(sizeof(T), sizeof(TIndex)) == 32;
+        if (normalizes)
+            NormalizeMask(mask, sizeof(T), wide ? 32 : 16);
         for (int i = 0; i < TCount.Value; i++)
         {
             if (!IsSet(mask, sizeof(T), i))
@@ -223,11 +250,21 @@ internal static unsafe class VectorSpecial
                 return OpResult.Fault;
             to[i] = value;
             ClearElement<T>(mask, i);
+            if (normalizes && !wide)
+                Unsafe.InitBlock((byte*)to + 16, 0, 16);
         }
         uint used = (uint)(sizeof(T) * TCount.Value);
         Unsafe.InitBlock((byte*)to + used, 0, 32 - used);
         Unsafe.InitBlock(mask, 0, 32);
         return OpResult.Next;
+    }
+
+    /// <summary>Each element all ones or zero; what lies above <paramref name="bytes"/> zero.</summary>
+    private static void NormalizeMask(byte* mask, int size, int bytes)
+    {
+        for (int i = 0; i < bytes / size; i++)
+            new Span<byte>(mask + i * size, size).Fill(IsSet(mask, size, i) ? (byte)0xff : (byte)0);
+        Unsafe.InitBlock(mask + bytes, 0, (uint)(32 - bytes));
     }
 
     private static void ClearElement<T>(byte* mask, int i) where T : unmanaged => ((T*)mask)[i] = default;

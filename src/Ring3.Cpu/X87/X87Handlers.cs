@@ -104,13 +104,11 @@ internal static unsafe class X87Handlers
             return OpResult.Fault;
         VectorForm* f = p.Forms + op->Aux;
         int size = f->MemorySize;
-        if (!p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
-            return OpResult.Fault;
         // An unmasked exception suppresses the store, so the old bytes must be there to be written back.
         bool unmasked = (c->Fcw & X87Status.Exceptions) != X87Status.Exceptions;
-        byte* m = unmasked ? p.ModifyPtr(c, linear, size) : p.WritePtr(c, linear, size);
+        byte* m = !p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear) ? null : unmasked ? p.ModifyPtr(c, linear, size) : p.WritePtr(c, linear, size);
         if (m == null)
-            return OpResult.Fault;
+            return c->ExitPending == 0 && p.Model.ConvertsBeforeStore ? ConvertForFault(p, c, op, f, linear) : OpResult.Fault;
         if (c->X87Live == X87Unit.Parked)
             X87Unit.Enter(c);
         f->X87Entry(m, 0);
@@ -120,6 +118,44 @@ internal static unsafe class X87Handlers
         if (r != OpResult.Next && (f->Flags & VectorFormFlags.Pops) != 0)
             Unpop(c);
         return r;
+    }
+
+    /// <summary>
+    /// The memory of a store has faulted. When an unmasked exception of the conversion suppresses the store, nothing has been accessed: the instruction retires, with the exception pending. FBSTP stores eight bytes, then two: the first have been
+    /// written when the others fault.
+    /// </summary>
+    private static OpResult ConvertForFault(LogicalProcessor p, CpuState* c, Op* op, VectorForm* f, ulong linear)
+    {
+        X87Unit.Park(c);
+        byte* nowhere = stackalloc byte[16];
+        byte* registers = stackalloc byte[128];
+        Buffer.MemoryCopy(c->X87, registers, 128, 128);
+        (ushort fsw, byte ftw) = (c->Fsw, c->Ftw);
+        X87Unit.Enter(c);
+        f->X87Entry(nowhere, 0);
+        X87Unit.Park(c);
+        if ((c->Fsw & ~c->Fcw & X87Status.Exceptions & ~X87Status.Precision) == 0)
+        {
+            Buffer.MemoryCopy(registers, c->X87, 128, 128);
+            (c->Fsw, c->Ftw) = (fsw, ftw);
+            return (Code)f->Code == Code.Fbstp_m80bcd && c->PendingVector == Arch.Vector.PF ? StorePieces(p, c, linear, nowhere) : OpResult.Fault;
+        }
+        ulong start = LogicalProcessor.Is64(c) && op->Seg < SegmentIndex.FS ? 0 : CpuState.SegmentAt(c, op->Seg)->Base;
+        X87Unit.NoteUnmasked(c, op, start + LogicalProcessor.EffectiveAddress(c, op));
+        c->PendingNonCanonical = 0;
+        return OpResult.Next;
+    }
+
+    private static OpResult StorePieces(LogicalProcessor p, CpuState* c, ulong linear, byte* from)
+    {
+        if ((c->PendingAddress & ~0xfffUL) == (linear & ~0xfffUL))
+            return OpResult.Fault;
+        (ulong address, uint error) = (c->PendingAddress, (uint)c->PendingErrorCode);
+        byte* m = p.WritePtr(c, linear, 8);
+        if (m == null)
+            return OpResult.Fault;
+        *(ulong*)m = *(ulong*)from;
+        return p.EndWrite(c, m, linear, 8) == OpResult.Next ? p.RaisePageFault(c, address, error) : OpResult.Fault;
     }
 
     /// <summary>The store has left for a device and will be restarted: put the popped register back.</summary>

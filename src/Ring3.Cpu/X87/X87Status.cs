@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: works on the processor's own state; physical register numbers are masked to 0-7.</remarks>
 internal static unsafe class X87Status
 {
-    public const ushort Exceptions = 0x3f, StackFault = 0x40, ES = 0x80, Top = 0x3800, B = 0x8000;
+    public const ushort Exceptions = 0x3f, Precision = 0x20, StackFault = 0x40, ES = 0x80, Top = 0x3800, B = 0x8000;
     public const int TopShift = 11;
     public const ushort InitialControl = 0x37f;
 

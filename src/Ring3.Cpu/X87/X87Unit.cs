@@ -113,8 +113,13 @@ internal static unsafe class X87Unit
     public static void FinishUnmasked(CpuState* c, Op* op, ulong linear)
     {
         ParkLive(c);
-        if ((c->Fsw & X87Status.ES) == 0)
-            return;
+        if ((c->Fsw & X87Status.ES) != 0)
+            NoteUnmasked(c, op, linear);
+    }
+
+    /// <summary>Records the instruction that has raised the exception that is pending now.</summary>
+    public static void NoteUnmasked(CpuState* c, Op* op, ulong linear)
+    {
         c->Fop = VectorForms.At(op->Aux)->X87Opcode;
         c->Fip = c->BlockRip + op->Offset;
         c->FipSelector = LogicalProcessor.Is64(c) ? (ushort)0 : c->Cs.Selector;

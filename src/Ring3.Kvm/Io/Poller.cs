@@ -25,8 +25,7 @@ internal static class Poller
         {
             if (s_epoll is null)
             {
-                try { s_epoll = new Epoll(); }
-                catch (HostCallException e) { return -e.Errno; }
+                s_epoll = new Epoll();
                 new Thread(Run) { IsBackground = true, Name = "ring3-poller" }.Start();
             }
             ulong key = ++s_nextKey;
