@@ -101,9 +101,9 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
     /// <summary>AMD's RDPRU, which guests are not offered, also takes prefixes that the decoder refuses.</summary>
     private static bool IsReadProcessorRegister(ReadOnlySpan<byte> code) => code.IndexOf((ReadOnlySpan<byte>)[0x0f, 0x01, 0xfd]) >= 0;
 
-    /// <summary>When both operands of CMPS fault: Zen 4 reports the one at RDI, Zen 5 the one at RSI.</summary>
+    /// <summary>When both operands of CMPS fault: Zen 5 takes the one at RSI first, but whether always has not been seen.</summary>
     private bool IsOtherOperandOfCmps(in Instruction i, CaseInput* input, CaseOutput* native, CaseOutput* guest) =>
-        probes is not null && i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq && i.IsStringInstruction && native->Rip == input->Rip && guest->Rip == input->Rip
+        probes is not null && ProcessorModel.Host.Family == ProcessorModel.Zen5.Family && i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq && i.IsStringInstruction && native->Rip == input->Rip && guest->Rip == input->Rip
         && IsMemoryFault(native->Vector) && IsMemoryFault(guest->Vector);
 
     private static bool IsMemoryFault(uint vector) => vector is Vector.PF or Vector.GP or Vector.SS or Vector.AC;

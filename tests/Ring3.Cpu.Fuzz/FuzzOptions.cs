@@ -27,13 +27,17 @@ internal sealed record FuzzOptions
     internal string? Record { get; init; }
     /// <summary>Check the machine against this file.</summary>
     internal string? Replay { get; init; }
+    /// <summary>Another model to compare with <see cref="Model"/>, instead of the host's processor.</summary>
+    internal ProcessorModel? Contrast { get; init; }
+    /// <summary>The machine's model.</summary>
+    internal ProcessorModel Model { get; init; } = ProcessorModel.Host;
     /// <summary>Mismatches described, or cases recorded, for each instruction.</summary>
     internal int Examples { get; init; } = 1;
 
     internal const string Usage = """
         usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC] [--threads T] [--raw PERCENT] [--examples N]
                               [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
-                              [--record FILE | --replay FILE]
+                              [--model M] [--record FILE | --replay FILE | --contrast M]
           Runs random instructions on the host's processor and in the software machine and compares everything they changed.
           --batch B   repeats one batch (mismatches name it) and describes each mismatch
           --self      compares the host with itself: a check of the harness
@@ -41,6 +45,8 @@ internal sealed record FuzzOptions
           --coverage  prints the instructions that never retired natively
           --record F  looks at N cases, runs some of each instruction (--examples) on the host and keeps them with its results
           --replay F  checks the machine against such a file; needs nothing of the host
+          --model M   the machine's model: host (default), intel or amd
+          --contrast M  compares the machine as --model says with the machine as model M; needs nothing of the host
           --trace     prints each case to standard error before the machine runs it
         Exit status: 0 no mismatch, 1 mismatches, 2 bad usage, 4 this host cannot run these cases.
         """;
@@ -59,6 +65,8 @@ internal sealed record FuzzOptions
                 case "--list": o = o with { List = true }; continue;
                 case "--filter" when value is not null: o = o with { Filter = value }; i++; continue;
                 case "--record" when value is not null: o = o with { Record = value }; i++; continue;
+                case "--model" when ProcessorModel.TryParse(value, out ProcessorModel model): o = o with { Model = model }; i++; continue;
+                case "--contrast" when ProcessorModel.TryParse(value, out ProcessorModel model): o = o with { Contrast = model }; i++; continue;
                 case "--replay" when value is not null: o = o with { Replay = value }; i++; continue;
             }
             if (!ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong n))

@@ -13,15 +13,16 @@ internal sealed unsafe class GuestProcessor : IDisposable
     private const ulong CodeGpa = 0x10_0000, DataGpa = 0x14_0000;
 
     private readonly CaseMemory _cases;
-    private readonly Machine _machine = new();
+    private readonly Machine _machine;
     private readonly LogicalProcessor _processor;
     /// <summary>Nested tables, then the guest's tables, then the data pages and the image of their initial contents.</summary>
     private readonly byte* _memory;
     private readonly byte* _data, _image;
     private const int MemoryPages = TablePages + 2 * (Sandbox.DataSize / 4096);
 
-    internal GuestProcessor(CaseMemory memory, int bits)
+    internal GuestProcessor(CaseMemory memory, int bits, ProcessorModel model)
     {
+        _machine = new Machine(model);
         _cases = memory;
         _memory = HostMemory.Map(MemoryPages * 4096);
         _data = _memory + TablePages * 4096;

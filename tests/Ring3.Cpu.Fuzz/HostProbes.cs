@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Runtime.Intrinsics.X86;
 using Ring3.Arch;
 
 namespace Ring3.Differential;
@@ -39,9 +38,9 @@ internal sealed unsafe class HostProbes
     /// <summary>Locked accesses across a cache line run at the processor's own speed.</summary>
     internal bool RunsSplitLocks { get; }
 
-    internal static string Vendor { get; } = ReadVendor();
-    internal static int Family { get; } = (Signature() >> 8 & 15) is var family && family == 15 ? family + (Signature() >> 20 & 255) : family;
-    internal static int Model { get; } = Signature() >> 4 & 15 | (Signature() >> 12 & 0xf0);
+    internal static string Vendor => ProcessorModel.Host.VendorId;
+    internal static int Family => ProcessorModel.Host.Family;
+    internal static int Model => ProcessorModel.Host.ModelNumber;
 
     /// <summary>The probes' results; the first caller's oracle runs them.</summary>
     internal static HostProbes Of(NativeOracle oracle)
@@ -98,7 +97,7 @@ internal sealed unsafe class HostProbes
     /// <summary>One line for each probe that failed, with its consequence.</summary>
     internal IEnumerable<string> Report()
     {
-        yield return string.Create(CultureInfo.InvariantCulture, $"host: {Vendor} family {Family} model {Model}");
+        yield return string.Create(CultureInfo.InvariantCulture, $"host: {Vendor} family {Family} model {Model}{(ProcessorModel.Host.IsKnown ? "" : ", which no model knows: what the manuals leave open is reported, not failed")}");
         foreach ((string name, string consequence) in _failed)
             yield return $"host probe {name}: {consequence}";
     }
@@ -164,14 +163,5 @@ internal sealed unsafe class HostProbes
                 return BitConverter.ToUInt64(bytes, at + 8);
         }
         return 0;
-    }
-
-    private static int Signature() => X86Base.CpuId(1, 0).Eax;
-
-    private static string ReadVendor()
-    {
-        (int _, int b, int c, int d) = X86Base.CpuId(0, 0);
-        Span<int> words = [b, d, c];
-        return System.Text.Encoding.ASCII.GetString(System.Runtime.InteropServices.MemoryMarshal.AsBytes(words));
     }
 }

@@ -5,7 +5,7 @@ namespace Ring3.Differential;
 
 /// <summary>
 /// Differences between processors that the manuals leave open, as far as two processors have shown them. On a family that a model describes they are mismatches like any other; on one that no model knows they are reported by name and fail
-/// nothing. What matches no rule here is defined, and fails everywhere.
+/// nothing. What matches no rule here is defined, and fails everywhere. Models may differ in nothing else.
 /// </summary>
 /// <remarks>SAFETY: reads inside the given case and outputs.</remarks>
 internal static unsafe class LeftOpen

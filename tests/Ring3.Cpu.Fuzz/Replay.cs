@@ -7,7 +7,8 @@ namespace Ring3.Differential;
 internal sealed unsafe class Replay : IDisposable
 {
     private readonly LocalCaseMemory _memory = new();
-    private readonly Dictionary<int, GuestProcessor> _guests = [];
+    private readonly Dictionary<(int Bits, ProcessorModel Model), GuestProcessor> _guests = [];
+    private ProcessorModel? _model;
     private readonly Comparer _comparer = new(UndefinedFlags.Load(), null);
 
     internal int Cases { get; private set; }
@@ -19,13 +20,14 @@ internal sealed unsafe class Replay : IDisposable
     internal void Run(string path)
     {
         (VectorHost host, List<RecordedCase> cases) = VectorFile.Read(path);
+        _model = ProcessorModel.Find(host.Vendor, host.Family, host.Model);
         new Span<byte>(_memory.Code, Sandbox.CodeSize).Fill(0xcc);
         for (int n = 0; n < cases.Count; n++)
         {
             Cases++;
             if (Differs(cases[n], out string? rule) is not { } what)
                 continue;
-            if (rule is not null && host.Vendor != "AuthenticAMD")
+            if (rule is not null && _model is null)
                 LeftOpenDifferences[rule] = LeftOpenDifferences.GetValueOrDefault(rule) + 1;
             else
                 Mismatches.Add(string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(path)} case {n} ({host.Vendor}): {what}"));
@@ -67,8 +69,9 @@ internal sealed unsafe class Replay : IDisposable
     /// <summary>The processor for this mode, which sees the code and data that have been placed.</summary>
     private GuestProcessor Guest(int bits)
     {
-        if (!_guests.TryGetValue(bits, out GuestProcessor? guest))
-            _guests.Add(bits, guest = new GuestProcessor(_memory, bits));
+        ProcessorModel model = _model ?? ProcessorModel.Host;
+        if (!_guests.TryGetValue((bits, model), out GuestProcessor? guest))
+            _guests.Add((bits, model), guest = new GuestProcessor(_memory, bits, model));
         guest.NextBatch();
         return guest;
     }
