@@ -26,6 +26,9 @@ internal static class BootSession
         var tail = new TailSink(showConsole ? console : null);
 
         using var machine = new Machine(options);
+        // Nobody can see what a guest without output does. Messages on standard error are not its output.
+        (OutputPump pump, string name) = options.Exec is not null ? (output, "standard output") : (console, stdio ? "standard output" : $"--serial {options.Serial}");
+        pump.Failed = () => machine.End(MachineEnd.Quit, ExitStatus.NoOutput);
         machine.AttachSerial(0, tail);
         if (options.Exec is not null)
         {
@@ -48,7 +51,8 @@ internal static class BootSession
         if (options.Stats)
             machine.WriteStats(Console.Error);
         machine.WriteHeatmap();
-        return Status(result, options, tail);
+        // Also when the command has ended meanwhile: its status would say that all is well.
+        return pump.Failure is string why ? throw new BootException(ExitStatus.NoOutput, $"cannot write {name}: {why}") : Status(result, options, tail);
     }
 
     /// <summary>

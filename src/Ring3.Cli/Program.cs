@@ -5,6 +5,7 @@ using Ring3.Vmm;
 // The composition root: one command tree, one place where errors become a line and an exit status.
 if (args is ["exec", .. string[] rest])
     return ExecCommand.Run(rest);
+StandardStream.Install();
 RootCommand root = CommandTree.Build();
 ParseResult parsed = root.Parse(args);
 if (parsed.Errors.Count > 0 && parsed.Action is System.CommandLine.Invocation.ParseErrorAction)

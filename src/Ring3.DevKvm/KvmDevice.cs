@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.DevKvm.Tracing;
+using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.DevKvm;
@@ -45,6 +46,11 @@ public static unsafe class KvmDevice
         {
             fd = default;
             return -Errno.ENOMEM;
+        }
+        catch (HostCallException e)
+        {
+            fd = default;
+            return -e.Errno;
         }
         catch (Exception e)
         {

@@ -13,7 +13,7 @@ public sealed unsafe class Epoll : IDisposable
     {
         _fd = Libc.epoll_create1(Cloexec);
         if (_fd < 0)
-            throw new IOException($"epoll_create1: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+            throw new HostCallException("epoll_create1");
     }
 
     /// <summary>Watches a descriptor for input, level-triggered. 0 or -errno.</summary>

@@ -8,11 +8,11 @@ public static unsafe class EventFd
 {
     private const int Cloexec = 0x80000, Nonblock = 0x800;
 
-    /// <summary>Creates a non-blocking eventfd; throws <see cref="IOException"/>.</summary>
+    /// <summary>Creates a non-blocking eventfd; throws <see cref="HostCallException"/>.</summary>
     public static int Create()
     {
         int fd = Libc.eventfd(0, Cloexec | Nonblock);
-        return fd >= 0 ? fd : throw new IOException($"eventfd: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+        return fd >= 0 ? fd : throw new HostCallException("eventfd");
     }
 
     /// <summary>Adds <paramref name="value"/> to the counter. False when the counter would overflow or the descriptor is bad.</summary>

@@ -15,7 +15,10 @@ public sealed unsafe class LogFile
     private LogFile(int fd) => _fd = fd;
 
     /// <summary>Standard error as it is now, under a number of its own; null when there is none.</summary>
-    public static LogFile? StandardError() => Libc.fcntl(2, 1030 /* F_DUPFD_CLOEXEC */, FirstDescriptor) is >= 0 and var fd ? new LogFile(fd) : null;
+    public static LogFile? StandardError() => DuplicateHigh(2) is >= 0 and var fd ? new LogFile(fd) : null;
+
+    /// <summary>The limit on descriptors may be lower than the numbers that are wanted.</summary>
+    private static int DuplicateHigh(int fd) => Libc.fcntl(fd, 1030 /* F_DUPFD_CLOEXEC */, FirstDescriptor) is >= 0 and var high ? high : Libc.fcntl(fd, 1030, 3);
 
     /// <summary>A file, made if need be; null when it cannot be opened.</summary>
     public static LogFile? Open(string path)
@@ -25,7 +28,7 @@ public sealed unsafe class LogFile
             int fd = (int)Libc.syscall(257 /* openat */, -100, (nint)p, WriteOnly | Create | Append | Cloexec, 0x1a4 /* rw-r--r-- */, 0, 0);
             if (fd < 0)
                 return null;
-            int high = Libc.fcntl(fd, 1030, FirstDescriptor);
+            int high = DuplicateHigh(fd);
             if (high < 0)
                 return new LogFile(fd);
             _ = Libc.close(fd);

@@ -61,9 +61,10 @@ public static unsafe class Terminal
         }
     }
 
-    /// <summary>Writes everything; false when the reader is gone or the device is full.</summary>
-    public static bool WriteAll(int fd, ReadOnlySpan<byte> data)
+    /// <summary>Writes everything; false, and the system's reason in <paramref name="why"/>, when the reader is gone or the device is full.</summary>
+    public static bool WriteAll(int fd, ReadOnlySpan<byte> data, out string why)
     {
+        why = "";
         // SAFETY: the span is pinned for the writes.
         fixed (byte* b = data)
         {
@@ -73,7 +74,10 @@ public static unsafe class Terminal
                 if (n > 0)
                     done += (int)n;
                 else if (n == 0 || System.Runtime.InteropServices.Marshal.GetLastPInvokeError() is not (Libc.EINTR or Libc.EAGAIN))
+                {
+                    why = System.Runtime.InteropServices.Marshal.GetLastPInvokeErrorMessage();
                     return false;
+                }
                 else
                     Thread.Yield();
             }

@@ -1,5 +1,3 @@
-using System.Runtime.InteropServices;
-
 namespace Ring3.Host;
 
 /// <summary>A one-shot CLOCK_MONOTONIC timer that one thread waits for and any thread sets.</summary>
@@ -12,7 +10,7 @@ public sealed unsafe class TimerFd : IDisposable
     {
         _fd = Libc.timerfd_create(ClockMonotonic, Cloexec);
         if (_fd < 0)
-            throw new IOException($"timerfd_create: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
+            throw new HostCallException("timerfd_create");
     }
 
     /// <summary>Expires at <paramref name="deadlineNs"/>, at once if that has passed, never if it is <see cref="long.MaxValue"/>. Replaces what was set before; a waiting thread follows.</summary>

@@ -18,6 +18,8 @@ public static class ExitStatus
     public const int BadImage = 65;
     /// <summary>A file cannot be read, or the network or a package is not available.</summary>
     public const int NoInput = 66;
+    /// <summary>The guest's or the command's output cannot be written: the device is full, the reader has gone.</summary>
+    public const int NoOutput = 74;
     /// <summary>Not enough memory or disk space.</summary>
     public const int Resources = 71;
     /// <summary>An unexpected error in ring3 itself.</summary>

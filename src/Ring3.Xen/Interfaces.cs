@@ -15,6 +15,9 @@ public interface IXenMachine
     /// <summary>The vCPU with a KVM id (not a Xen id), or null. Any thread.</summary>
     XenVcpu? FindVcpu(uint kvmId);
 
+    /// <summary>The vCPU at a position (<see cref="IXenProcessor.Index"/>), or null. Any thread.</summary>
+    XenVcpu? VcpuAt(int index);
+
     /// <summary>Queues <see cref="XenVm.DeliverDeferred"/> on a thread that may wait. Any thread; never blocks.</summary>
     void QueueDeferred();
 }

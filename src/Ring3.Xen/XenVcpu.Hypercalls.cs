@@ -83,13 +83,16 @@ public sealed partial class XenVcpu
                 return EINVAL;
         Volatile.Write(ref _pollCount, (int)count);
         _vm.BeginPoll(this);
-        _pollReady ??= () => _vm.AnyPending(_pollPorts.AsSpan(0, _pollCount));
+        _pollReady ??= HasPolledEvent;
         if (!_pollReady())
             Processor.WaitForEvent(_pollReady, timeout == 0 ? -1 : (long)Math.Min(timeout, long.MaxValue / 2));
         Volatile.Write(ref _pollCount, 0);
         _vm.EndPoll(this);
         return 0;
     }
+
+    /// <summary>Whether a port that the vCPU polls for is pending. Any thread: while the vCPU begins another poll, perhaps for ports of both.</summary>
+    internal bool HasPolledEvent() => _vm.AnyPending(_pollPorts.AsSpan(0, Volatile.Read(ref _pollCount)));
 
     /// <summary>Whether this vCPU may be polling for a port; with several ports, for any. Any thread: the poll mask decides.</summary>
     internal bool PollsFor(uint port)

@@ -102,7 +102,10 @@ public sealed partial class XenVm
             }
             r = SharedInfo.ActivateHva(attr.hva, PageBytes);
         }
-        return r != 0 ? r : InitializeSharedInfo();
+        if (r == 0)
+            r = InitializeSharedInfo();
+        RecheckPollers();
+        return r;
     }
 
     /// <summary>Writes the wall clock into the shared info page, where the guest's mode has it. Caller holds the lock; the cache is active.</summary>

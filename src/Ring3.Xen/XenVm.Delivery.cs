@@ -1,3 +1,4 @@
+using System.Numerics;
 using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Memory;
@@ -140,8 +141,28 @@ public sealed partial class XenVm
     /// <summary>A masked event wakes a vCPU that polls for it.</summary>
     private void WakePoller(XenVcpu vcpu, uint port)
     {
-        if (!vcpu.PollsFor(port))
-            return;
+        if (vcpu.PollsFor(port))
+            WakeFromPoll(vcpu);
+    }
+
+    /// <summary>
+    /// The shared info page is another one: a vCPU that polls, and sleeps because nothing was pending in the old one, looks again. KVM lets it sleep until an event comes.
+    /// </summary>
+    private void RecheckPollers()
+    {
+        for (int word = 0; word < _pollMask.Length; word++)
+        {
+            // PAIRS-WITH: BeginPoll, which is a full fence between the vCPU's bit and its look at the page: either that look finds the new page, or the bit is seen here.
+            for (ulong bits = Volatile.Read(ref _pollMask[word]); bits != 0; bits &= bits - 1)
+            {
+                if (_machine.VcpuAt(word * 64 + BitOperations.TrailingZeroCount(bits)) is { } vcpu && vcpu.HasPolledEvent())
+                    WakeFromPoll(vcpu);
+            }
+        }
+    }
+
+    private void WakeFromPoll(XenVcpu vcpu)
+    {
         ulong bit = 1UL << (vcpu.Index & 63);
         if ((Interlocked.And(ref _pollMask[vcpu.Index >> 6], ~bit) & bit) != 0)
             vcpu.Processor.KickForEvents();

@@ -218,6 +218,29 @@ public sealed class DeliveryTests
     }
 
     [Fact]
+    public void Poll_LooksAgain_WhenTheSharedInfoPageIsAnotherOne()
+    {
+        using var f = new XenFixture();
+        XenVcpu v = f.Processors[0].Xen;
+        const ulong other = 0x7000;
+        (f.Word(0x6000), f.Half(0x6008), f.Word(0x6010), f.Half(0x6100)) = (0x6100, 1, 0, 8);
+        Assert.Equal(0, f.Vm.Configure(new() { msr = 0x40000000, flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL | KVM_XEN_HVM_CONFIG_EVTCHN_SEND }));
+        f.Word(other + XenAbi.SharedInfo.Pending) = 1 << 8;
+        f.Processors[0].OnWait = () =>
+        {
+            Assert.Equal(0, f.Vm.SetAttribute(new() { type = KVM_XEN_ATTR_TYPE_SHARED_INFO, gfn = Shared >> 12 }));
+            Assert.Equal(0, f.Processors[0].Kicks);
+            Assert.Equal(0, f.Vm.SetAttribute(new() { type = KVM_XEN_ATTR_TYPE_SHARED_INFO, gfn = other >> 12 }));
+            Assert.Equal(1, f.Processors[0].Kicks);
+        };
+        Assert.True(v.TryHypercall(new(XenAbi.sched_op, 0, true, XenAbi.SCHEDOP_poll, 0x6000, 0, 0, 0, 0), out long r));
+        Assert.Equal((0L, 1), (r, f.Processors[0].Waits));
+        // Nobody polls any more.
+        Assert.Equal(0, f.Vm.SetAttribute(new() { type = KVM_XEN_ATTR_TYPE_SHARED_INFO, gfn = other >> 12 }));
+        Assert.Equal(1, f.Processors[0].Kicks);
+    }
+
+    [Fact]
     public void Config_RefusesWhatItMust()
     {
         using var f = new XenFixture();

@@ -56,6 +56,7 @@ internal sealed unsafe class XenFixture : IXenMachine, IDisposable
     long IXenMachine.WallClockEpochNs => 5_000_000_007;
     void IXenMachine.RequestClockUpdate() { }
     XenVcpu? IXenMachine.FindVcpu(uint kvmId) => Processors.Find(p => p.Id == kvmId)?.Xen;
+    XenVcpu? IXenMachine.VcpuAt(int index) => index < Processors.Count ? Processors[index].Xen : null;
     void IXenMachine.QueueDeferred() => Interlocked.Increment(ref Deferred);
 
     public void Dispose()

@@ -26,6 +26,18 @@ boots boot-exit-status 240 --cpus 1 --exec 'exit 7'
 status=$?
 [ $status -eq 7 ]; verdict boot-exit-status $? "ring3 exited with $status, the command with 7"
 
+# A command whose output cannot be written is ended, with a status and one line.
+timeout 240 "$root/ring3" boot --exec 'yes' 2>"$results/boot-full.err" >/dev/full
+status=$?
+[ $status -eq 74 ] && [ "$(cat "$results/boot-full.err")" = "ring3: cannot write standard output: No space left on device" ]; verdict boot-output-full $? "status $status; $(tail -n 1 "$results/boot-full.err")"
+timeout 240 "$root/ring3" boot --exec 'echo short' 2>"$results/boot-full.err" >/dev/full
+status=$?
+[ $status -eq 74 ]; verdict boot-output-full-at-the-end $? "status $status; $(tail -n 1 "$results/boot-full.err")"
+timeout 240 "$root/ring3" boot --exec 'yes' 2>"$results/boot-gone.err" | head -n 1 >"$results/boot-gone.log"
+status=${PIPESTATUS[0]}
+[ "$status" -eq 74 ] && [ "$(tr -d '\r' <"$results/boot-gone.log")" = y ] && grep -q '^ring3: cannot write standard output: Broken pipe$' "$results/boot-gone.err"
+verdict boot-output-gone $? "status $status; $(tail -n 1 "$results/boot-gone.err")"
+
 # A Multiboot kernel looks at its command line and its modules itself.
 if gcc -m32 -nostdlib -static -no-pie -Wl,-n,-Ttext=0x100000,--build-id=none -o "$results/multiboot" "$guest/multiboot.S" 2>"$results/boot-multiboot.err"; then
     printf 'first module' >"$results/one"

@@ -58,6 +58,22 @@ XDG_RUNTIME_DIR=$names "$spaced/ring3-exec" true >"$devkvm/exec.spaces.log" 2>&1
 [ $? -eq 66 ] && grep -qE '^ring3: .* belongs to somebody else' "$devkvm/exec.spaces.log"
 verdict exec-spaces-open-directory $? "$(tail -n 1 "$devkvm/exec.spaces.log")"
 rm -rf "$spaced" "$names"
+# What stands in the way is said in one line.
+"$root/ring3" exec --help 2>"$devkvm/exec.full.log" >/dev/full
+[ $? -eq 74 ] && grep -qx 'ring3: cannot write standard output: No space left on device' "$devkvm/exec.full.log"; verdict exec-help-full $? "$(tail -n 1 "$devkvm/exec.full.log")"
+for limit in 20 64; do
+    (ulimit -n $limit && "$root/ring3" --help) >"$devkvm/limit.log" 2>&1
+    [ $? -eq 71 ] && grep -qx "ring3: needs 128 open files; the limit is $limit (ulimit -n)" "$devkvm/limit.log"; verdict "limit-$limit" $? "$(head -n 1 "$devkvm/limit.log")"
+    (ulimit -n $limit && "$root/ring3" exec "$devkvm/paths" others) >"$devkvm/limit.log" 2>&1; verdict "exec-limit-$limit" $? "$(tail -n 1 "$devkvm/limit.log")"
+done
+rm -rf "$devkvm/unbuilt" && mkdir -p "$devkvm/unbuilt/src/Ring3.DevKvm/native" && cp "$root/ring3" "$devkvm/unbuilt" && cp "$root/src/Ring3.DevKvm/native/build.sh" "$devkvm/unbuilt/src/Ring3.DevKvm/native"
+touch "$devkvm/unbuilt/artifacts" # a file: not even root can write below it
+for command in --help 'exec true'; do
+    # shellcheck disable=SC2086
+    "$devkvm/unbuilt/ring3" $command >"$devkvm/unbuilt.log" 2>&1
+    [ $? -eq 66 ] && [ "$(wc -l <"$devkvm/unbuilt.log")" -eq 1 ] && grep -q '^ring3: .*is not built, and .* cannot be written$' "$devkvm/unbuilt.log"
+    verdict "unbuilt-${command%% *}" $? "$(head -n 1 "$devkvm/unbuilt.log")"
+done
 devkvm_exec missing 127 '^ring3: nosuchprogram: command not found' -- nosuchprogram
 devkvm_exec not-a-program 126 '^ring3: .*Permission denied' "$devkvm/static.c"
 devkvm_exec status 7 '^one two$' -- sh -c 'echo "$@"; exit 7' sh one two

@@ -60,9 +60,12 @@ build_core() {
     touch "$out/libring3-core.so"
 }
 
-mkdir -p "$out"
 if [ "${1:-}" = --force ]; then rm -f "$out"/libring3*.so; fi
 if shim_outdated || core_outdated; then
+    if ! mkdir -p "$out" 2>/dev/null || [ ! -w "$out" ] || [ ! -w "$root/artifacts" ]; then
+        echo "ring3: libring3.so is not built, and $out cannot be written" >&2
+        exit 66
+    fi
     exec 9>"$root/artifacts/.devkvm-build.lock"
     flock 9
     if shim_outdated; then toolchain; build_shim; fi

@@ -209,6 +209,26 @@ void track(void)
 	r3_tracking = true;
 }
 
+static void *end_at_once(void *argument)
+{
+	return argument;
+}
+
+/* The runtime ends the process when it cannot make its threads, for instance under a filter that refuses clone3 with EPERM. */
+static int try_thread(void)
+{
+	pthread_t thread;
+	sigset_t all, before;
+
+	sigfillset(&all); /* none of the client's signals is for it */
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&thread, NULL, end_at_once, NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (!error)
+		pthread_join(thread, NULL);
+	return error;
+}
+
 static int load(void)
 {
 	static const struct r3_host host = { handle_of_fd };
@@ -220,6 +240,11 @@ static int load(void)
 	int error = core_path(path, sizeof path);
 	if (error)
 		return error;
+	error = try_thread();
+	if (error) {
+		dprintf(2, "ring3: cannot make threads: %s%s\n", strerror(error), error == EPERM ? " (a seccomp filter should refuse clone3 with ENOSYS)" : "");
+		return error;
+	}
 	track();
 	/* Before the runtime starts, so that its handlers chain to ours and the client's later ones never replace them. */
 	signals_install();

@@ -4,7 +4,7 @@
  * usage: ring3-exec [--trace=ioctl[:FILE]] [--stats] [--] PROGRAM [ARGS...]
  *
  * It is native so that the program inherits the caller's signal dispositions, limits and descriptors as they are.
- * Exit status: the program's; 64 bad usage; 66 the library is missing; 126 the program cannot be used; 127 there is no such program.
+ * Exit status: the program's; 64 bad usage; 66 the library is missing; 74 the help cannot be written; 126 the program cannot be used; 127 there is no such program.
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -23,7 +23,7 @@
 
 #include "elf_file.h"
 
-enum { USAGE = 64, NO_LIBRARY = 66, UNUSABLE = 126, NO_PROGRAM = 127 };
+enum { USAGE = 64, NO_LIBRARY = 66, NO_OUTPUT = 74, UNUSABLE = 126, NO_PROGRAM = 127 };
 
 static _Noreturn void stop(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static _Noreturn void stop(int status, const char *format, ...)
@@ -47,6 +47,13 @@ static const char usage[] =
 	"  --trace=ioctl[:FILE]  print each KVM call, to standard error or FILE\n"
 	"  --stats               print KVM's counters when the program ends\n"
 	"  -h, --help            show this text\n";
+
+static int show_usage(void)
+{
+	if (fputs(usage, stdout) < 0 || fflush(stdout) != 0)
+		stop(NO_OUTPUT, "cannot write standard output: %s", strerror(errno));
+	return 0;
+}
 
 static const char *set_env(const char *name, const char *value)
 {
@@ -263,7 +270,7 @@ int main(int argc, char **argv)
 			break;
 		}
 		if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-?") == 0)
-			return fputs(usage, stdout) < 0;
+			return show_usage();
 		else if (strncmp(argv[i], "--trace=", 8) == 0)
 			option_trace(argv[i] + 8);
 		else if (strcmp(argv[i], "--trace") == 0 && i + 1 < argc)

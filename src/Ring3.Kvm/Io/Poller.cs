@@ -25,7 +25,8 @@ internal static class Poller
         {
             if (s_epoll is null)
             {
-                s_epoll = new Epoll();
+                try { s_epoll = new Epoll(); }
+                catch (HostCallException e) { return -e.Errno; }
                 new Thread(Run) { IsBackground = true, Name = "ring3-poller" }.Start();
             }
             ulong key = ++s_nextKey;

@@ -12,7 +12,7 @@ public sealed partial class Vm
 
     internal CoalescedZones Coalesced { get; } = new();
 
-    /// <summary>KVM_IRQFD: attaches an eventfd to a GSI, or detaches it (KVM_IRQFD_FLAG_DEASSIGN). 0, -EINVAL, -EBUSY, -EBADF.</summary>
+    /// <summary>KVM_IRQFD: attaches an eventfd to a GSI, or detaches it (KVM_IRQFD_FLAG_DEASSIGN). 0, -EINVAL, -EBUSY, -EBADF, -EMFILE.</summary>
     public int RegisterIrqfd(in kvm_irqfd args)
     {
         if ((args.flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE)) != 0 || Irqchip is not { } chip)
@@ -33,7 +33,14 @@ public sealed partial class Vm
             foreach (Irqfd other in _irqfds)
                 if (EventFd.IsSame(other.Fd, other.ClientFd, (int)args.fd))
                     return -Errno.EBUSY;
-            var irqfd = new Irqfd(this, chip, (int)args.fd, EventFd.Duplicate((int)args.fd), args.gsi, resample ? EventFd.Duplicate((int)args.resamplefd) : -1);
+            int own = EventFd.Duplicate((int)args.fd), ownResample = resample && own >= 0 ? EventFd.Duplicate((int)args.resamplefd) : -1;
+            if (own < 0 || resample && ownResample < 0)
+            {
+                if (own >= 0)
+                    EventFd.Close(own);
+                return -Errno.EMFILE;
+            }
+            var irqfd = new Irqfd(this, chip, (int)args.fd, own, args.gsi, ownResample);
             int r = Poller.Attach(irqfd);
             if (r != 0)
             {
@@ -64,7 +71,7 @@ public sealed partial class Vm
         return 0;
     }
 
-    /// <summary>KVM_IOEVENTFD: signals an eventfd on a guest's write to an address. 0, -EINVAL, -EEXIST, -ENOENT, -EBADF.</summary>
+    /// <summary>KVM_IOEVENTFD: signals an eventfd on a guest's write to an address. 0, -EINVAL, -EEXIST, -ENOENT, -EBADF, -EMFILE.</summary>
     public int RegisterIoeventfd(in kvm_ioeventfd args)
     {
         const uint Known = KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN;
@@ -81,7 +88,10 @@ public sealed partial class Vm
             foreach (Ioeventfd other in _ioeventfds)
                 if (other.CollidesWith(args))
                     return -Errno.EEXIST;
-            var e = new Ioeventfd(args, EventFd.Duplicate(args.fd));
+            int own = EventFd.Duplicate(args.fd);
+            if (own < 0)
+                return -Errno.EMFILE;
+            var e = new Ioeventfd(args, own);
             _ioeventfds.Add(e);
             if (pio && args.addr <= ushort.MaxValue)
                 Ports.Add(e, (int)args.addr, 1);

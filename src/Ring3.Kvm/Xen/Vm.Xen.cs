@@ -63,6 +63,8 @@ public sealed unsafe partial class Vm : IXenMachine, IRouteExtension
         return FindByApicId(kvmId)?.Xen;
     }
 
+    XenVcpu? IXenMachine.VcpuAt(int index) => (uint)index < (uint)Vcpus.Length ? Vcpus[index].Xen : null;
+
     void IXenMachine.QueueDeferred() => _work.Queue(_xenDelivery ??= new XenDelivery(Xen));
 
     int IRouteExtension.Validate(in kvm_irq_routing_entry entry) => entry.type == KVM_IRQ_ROUTING_XEN_EVTCHN ? Xen.ValidateRoute(entry.xen_evtchn) : -Errno.EINVAL;

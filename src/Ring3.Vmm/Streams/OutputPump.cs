@@ -5,7 +5,7 @@ namespace Ring3.Vmm.Streams;
 
 /// <summary>
 /// Moves a serial port's output to a file descriptor on a thread of its own, so that the vCPU does not pay a system call per byte. The buffer is bounded: when the reader of the
-/// descriptor is slow, the vCPU waits. When the reader is gone, output is dropped.
+/// descriptor is slow, the vCPU waits. When the reader is gone or the device is full, output is dropped.
 /// </summary>
 public sealed class OutputPump : ISerialSink, IDisposable
 {
@@ -17,6 +17,12 @@ public sealed class OutputPump : ISerialSink, IDisposable
     private byte[] _buffer = new byte[4096], _spare = new byte[4096];
     private int _count;
     private volatile bool _stop, _broken;
+
+    /// <summary>Called once, on the pump's thread, when output cannot be written. Set before the first byte is sent.</summary>
+    public Action? Failed { get; set; }
+
+    /// <summary>Why output could not be written; null while all of it could. Final after <see cref="Dispose"/>.</summary>
+    public string? Failure { get; private set; }
 
     /// <param name="fd">Descriptor to write to; stays open.</param>
     public OutputPump(int fd, string name)
@@ -71,8 +77,12 @@ public sealed class OutputPump : ISerialSink, IDisposable
                 _filled.WaitOne();
                 continue;
             }
-            if (!_broken && !Terminal.WriteAll(_fd, data.AsSpan(0, count)))
+            if (!_broken && !Terminal.WriteAll(_fd, data.AsSpan(0, count), out string why))
+            {
+                Failure = why;
                 _broken = true;
+                Failed?.Invoke();
+            }
             _drained.Set();
         }
     }

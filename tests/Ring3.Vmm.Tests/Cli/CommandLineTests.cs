@@ -57,6 +57,24 @@ public class CommandLineTests : IDisposable
         Refused(64, "--zap-share", "boot", "--zap-share", "101");
     }
 
+    /// <summary>Output that cannot be written is an error of its own; messages that cannot be written change no status.</summary>
+    [Theory]
+    [InlineData("--help")]
+    [InlineData("boot --help")]
+    [InlineData("doctor")]
+    [InlineData("completion bash")]
+    public void FullDevice(string command)
+    {
+        string ring3 = $"exec '{Tools.Find("dotnet")}' '{Path.Combine(AppContext.BaseDirectory, "ring3.dll")}'";
+        using Process p = Process.Start(new ProcessStartInfo(Tools.Find("sh")!, ["-c", $"{ring3} {command} >/dev/full"]) { RedirectStandardError = true })!;
+        string error = p.StandardError.ReadToEnd();
+        Assert.True(p.WaitForExit(60_000));
+        Assert.Equal((74, "ring3: cannot write standard output: No space left on device\n"), (p.ExitCode, error));
+        using Process q = Process.Start(Tools.Find("sh")!, ["-c", $"{ring3} boot --bogus 2>/dev/full"]);
+        Assert.True(q.WaitForExit(60_000));
+        Assert.Equal(64, q.ExitCode);
+    }
+
     [Fact]
     public void BadFiles()
     {

@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 
 #define MAX_ROUNDS 10000
 
@@ -377,10 +379,50 @@ static void closed_while_running(void)
 	}
 }
 
+/* However many descriptors there are, a call works or says that there are none; nothing is kept by one that fails. */
+static void few_descriptors(void)
+{
+	struct rlimit limit;
+	struct machine m;
+	bool done = false;
+
+	CREATE(&m, GUEST_HALT, true); /* the libraries are loaded */
+	destroy(&m);
+	int before = count_entries("/proc/self/fd"), free_fd = dup(0);
+	CHECK(free_fd >= 0 && close(free_fd) == 0);
+	CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+	for (unsigned n = 0; n < 40 && !done; n++) {
+		struct rlimit few = { (unsigned)free_fd + n, limit.rlim_max };
+		CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+		int error = 0, kvm, vm = -1, vcpu = -1, event = -1;
+		if ((kvm = open("/dev/kvm", O_RDWR)) < 0 || (vm = ioctl(kvm, KVM_CREATE_VM, 0)) < 0 || ioctl(vm, KVM_CREATE_IRQCHIP, 0) != 0 ||
+		    (vcpu = ioctl(vm, KVM_CREATE_VCPU, 0)) < 0 || (event = eventfd(0, 0)) < 0)
+			error = errno;
+		else {
+			struct kvm_irqfd irqfd = { .fd = (uint32_t)event, .gsi = 5 };
+			if (ioctl(vm, KVM_IRQFD, &irqfd) != 0)
+				error = errno;
+		}
+		if (error && error != EMFILE && error != ENOMEM)
+			fprintf(stderr, "%u descriptors: errno %d\n", n, error);
+		CHECK(!error || error == EMFILE || error == ENOMEM);
+		done = !error;
+		for (unsigned i = 0; i < 4; i++) {
+			int fd = ((const int[]){ event, vcpu, vm, kvm })[i];
+			CHECK(fd < 0 || close(fd) == 0);
+		}
+		CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+		if (done)
+			before++; /* the poller of the first irqfd stays */
+		CHECK(count_entries("/proc/self/fd") <= before);
+	}
+	CHECK(done);
+}
+
 static const struct test tests[] = {
 	{ "paths", paths }, { "parameters", parameters }, { "duplicates", duplicates }, { "reused_numbers", reused_numbers },
 	{ "ranges", ranges }, { "vm_outlives_its_descriptor", vm_outlives_its_descriptor }, { "in_flight", in_flight },
 	{ "other_process", other_process }, { "raw_calls", raw_calls }, { "readiness", readiness }, { "not_files", not_files },
-	{ "statistics", statistics }, { "rounds", rounds }, { "threads", threads }, { "closed_while_running", closed_while_running },
+	{ "statistics", statistics }, { "rounds", rounds }, { "threads", threads }, { "closed_while_running", closed_while_running }, { "few_descriptors", few_descriptors },
 };
 MAIN(tests)
