@@ -14,7 +14,7 @@ public struct CpuidFeatures
     public int PhysicalAddressBits = 46;
     public bool Pse = true, Pae = true, Pge = true, Nx = true, LongMode = true, Pages1G = true, La57 = true, Pcid = true, Invpcid = true;
     public bool Smep = true, Smap = true, Umip = true, FsGsBase = true, Syscall = true, Sysenter = true, Rdtscp = true, Rdpid = true, Xsave = true;
-    public bool Vme = true, Fxsr = true, Mce = true, Ffxsr;
+    public bool Vme = true, Pse36 = true, Fxsr = true, Mce = true, Ffxsr;
     /// <summary>The vendor that the guest sees: KVM gives it that vendor's SYSCALL and SYSENTER where the processor has less.</summary>
     public ProcessorVendor Vendor;
     /// <summary>EFER.AutoIBRS may be set. It has no effect: nothing here speculates.</summary>

@@ -14,7 +14,7 @@ internal static class SysPageWalkSpecification
     /// <summary>One access under one set of controls. Entries[0] is the topmost entry of the path.</summary>
     public sealed record Case(
         string Mode, bool Wp, bool Smep, bool Smap, bool Nxe, bool Pse, int Cpl, bool Ac, bool Implicit, Kind Access,
-        ulong[] Entries, ulong[] TableNested, ulong LeafNested, int MaxPhysical, bool Pages1G);
+        ulong[] Entries, ulong[] TableNested, ulong LeafNested, int MaxPhysical, bool Pages1G, bool Pse36 = true);
 
     /// <summary>Expected result: exactly one of Fault (error code), Nested (GPA class), Mmio, or success.</summary>
     public sealed record Outcome(string Result, uint ErrorCode, int NestedAt, bool NestedWrite, ulong[] EntriesAfter, int LeafIndex);
@@ -66,7 +66,7 @@ internal static class SysPageWalkSpecification
             if (c.Mode != "32-bit" && !c.Nxe)
                 reserved |= 1UL << 63;
             if (c.Mode == "32-bit" && large)
-                reserved |= MaskOf("20:13", 0) & ~MaskOf($"{Math.Min(c.MaxPhysical, 40) - 32 + 12}:13", 0);
+                reserved |= MaskOf("20:13", 0) & ~(c.Pse36 ? MaskOf($"{Math.Min(c.MaxPhysical, 40) - 32 + 12}:13", 0) : 0);
             if ((e & reserved) != 0)
                 return new("Fault", code | 1 | 8, -1, false, after, -1);
             if (large)

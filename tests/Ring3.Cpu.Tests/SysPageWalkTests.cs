@@ -60,7 +60,7 @@ public sealed unsafe class SysPageWalkTests
     {
         int levels = mode switch { "5-level" => 5, "4-level" => 4, _ => 2 };
         bool pages1G = r.Next(4) != 0;
-        int maxPhysical = r.Next(3) switch { 0 => 36, 1 => 46, _ => 52 };
+        int maxPhysical = r.Next(4) switch { 0 => 36, 1 => 46, 2 => 38, _ => 52 };
         bool pse = r.Next(4) != 0;
         ulong[] entries = new ulong[levels], nested = new ulong[levels];
         for (int i = 0; i < levels; i++)
@@ -71,7 +71,7 @@ public sealed unsafe class SysPageWalkTests
         Kind access = (Kind)r.Next(3);
         bool isImplicit = access != Kind.Fetch && r.Next(4) == 0;
         return new(mode, r.Next(2) == 0, r.Next(2) == 0, r.Next(2) == 0, r.Next(2) == 0, pse, r.Next(2) * 3, r.Next(2) == 0, isImplicit, access,
-            entries, nested, RandomNested(r), maxPhysical, pages1G);
+            entries, nested, RandomNested(r), maxPhysical, pages1G, r.Next(4) != 0);
     }
 
     private static ulong RandomEntry(Random r, string mode, int levels, int i, int maxPhysical, bool pse)
@@ -153,6 +153,7 @@ public sealed unsafe class SysPageWalkTests
         Flags.Set(c, Rflags.Fixed1 | (t.Ac ? Rflags.AC : 0));
         m.P.CpuidFeatures.PhysicalAddressBits = t.MaxPhysical;
         m.P.CpuidFeatures.Pages1G = t.Pages1G;
+        m.P.CpuidFeatures.Pse36 = t.Pse36;
         if (t.Mode == "PAE")
             for (int i = 0; i < 4; i++)
                 c->Pdptr[i] = TablePage(0) | Pte.P;

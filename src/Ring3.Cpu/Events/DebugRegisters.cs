@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>Why the loop runs one instruction at a time.</summary>
 [Flags]
-internal enum StepReason : byte { None = 0, TrapFlag = 1, HostStep = 2, Breakpoints = 4, ResumeFlag = 8 }
+internal enum StepReason : byte { None = 0, TrapFlag = 1, HostStep = 2, Breakpoints = 4, ResumeFlag = 8, VirtualInterrupt = 16 }
 
 /// <summary>Breakpoints of DR0-DR3. SPEC: SDM volume 3, "Debug Registers".</summary>
 /// <remarks>SAFETY: works on the processor's own state; tables, gates and stacks go through the checked accessors.</remarks>
@@ -22,7 +22,7 @@ public sealed unsafe partial class LogicalProcessor
     private static int BreakpointType(CpuState* c, int n) => (int)(EffectiveDr7(c) >> (16 + 4 * n)) & 3;
     private static ulong BreakpointLength(CpuState* c, int n) => ((EffectiveDr7(c) >> (18 + 4 * n)) & 3) switch { 0 => 1UL, 1 => 2UL, 2 => 8UL, _ => 4UL };
 
-    /// <summary>Call after DR0-DR7, RFLAGS.TF, RFLAGS.RF or HostSingleStep changed.</summary>
+    /// <summary>Call after DR0-DR7, RFLAGS.TF, RF, VIF or VIP, CR4.VME or PVI, or HostSingleStep changed.</summary>
     internal void UpdateStepMode(CpuState* c)
     {
         StepReason reason = 0;
@@ -32,6 +32,8 @@ public sealed unsafe partial class LogicalProcessor
             reason |= StepReason.HostStep;
         if ((_dataBreakpoints | _codeBreakpoints) != 0)
             reason |= StepReason.Breakpoints | ((c->Rflags & Rflags.RF) != 0 ? StepReason.ResumeFlag : 0);
+        if (WatchesVirtualInterrupt(c))
+            reason |= StepReason.VirtualInterrupt;
         c->StepMode = (byte)reason;
     }
 

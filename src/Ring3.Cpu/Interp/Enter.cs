@@ -123,6 +123,11 @@ public sealed unsafe partial class LogicalProcessor
                     // With traps that MOV SS has kept back it is one #DB.
                     return RaiseDebug(c, TakeDebugTraps(c) | (uint)breakpoints);
             }
+            if (IsVirtualInterruptDue(c))
+            {
+                Raise(c, Vector.GP, 0);
+                return Faulted(c);
+            }
         }
         byte shadow = c->InterruptShadow;
         ushort heldTraps = c->PendingDebug;

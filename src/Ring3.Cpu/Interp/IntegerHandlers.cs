@@ -27,45 +27,23 @@ internal static unsafe class IntegerHandlers
         HandlerTable.Set(Code.Pause, &Pause, true);
     }
 
-    /// <summary>
-    /// CLI and STI change IF when CPL allows it; with CR4.PVI at CPL 3 or CR4.VME in virtual-8086 mode they change VIF instead.
-    /// </summary>
-    private static bool Allowed(LogicalProcessor p, CpuState* c, out bool isVirtual)
-    {
-        isVirtual = false;
-        if (c->Cpl <= (c->Rflags & Rflags.IOPL) >> Rflags.IoplShift)
-            return true;
-        isVirtual = c->Cpl == 3 && ((c->Rflags & Rflags.VM) != 0 ? (c->Cr4 & Cr4.VME) != 0 : (c->Cr4 & Cr4.PVI) != 0);
-        if (isVirtual)
-            return true;
-        p.Raise(c, Vector.GP, 0);
-        return false;
-    }
-
     private static OpResult Cli(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!Allowed(p, c, out bool isVirtual))
+        if (!p.InterruptFlagOf(c, out ulong flag))
             return OpResult.Fault;
-        c->Rflags &= ~(isVirtual ? Rflags.VIF : Rflags.IF);
+        c->Rflags &= ~flag;
         return LogicalProcessor.EndBlock(c, op);
     }
 
     private static OpResult Sti(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!Allowed(p, c, out bool isVirtual))
+        if (!p.InterruptFlagOf(c, out ulong flag))
             return OpResult.Fault;
-        if (isVirtual)
-        {
-            if ((c->Rflags & Rflags.VIP) != 0)
-                return p.Raise(c, Vector.GP, 0);
-            c->Rflags |= Rflags.VIF;
-        }
-        else
-        {
-            if ((c->Rflags & Rflags.IF) == 0)
-                c->InterruptShadow = 1;
-            c->Rflags |= Rflags.IF;
-        }
+        if (flag == Rflags.VIF && (c->Rflags & Rflags.VIP) != 0)
+            return p.Raise(c, Vector.GP, 0);
+        if (flag == Rflags.IF && (c->Rflags & Rflags.IF) == 0)
+            c->InterruptShadow = 1;
+        c->Rflags |= flag;
         return LogicalProcessor.EndBlock(c, op);
     }
 

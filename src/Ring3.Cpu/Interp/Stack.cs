@@ -129,26 +129,32 @@ internal static unsafe class StackHandlers
         return OpResult.Next;
     }
 
-    /// <summary>In virtual-8086 mode without VME, PUSHF and POPF need IOPL 3.</summary>
-    private static bool FlagsDenied(CpuState* c) => (c->Rflags & Rflags.VM) != 0 && (c->Rflags & Rflags.IOPL) != Rflags.IOPL;
-
-    private static OpResult PushFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
-        => FlagsDenied(c) ? p.Raise(c, Vector.GP, 0) : Push<W>(p, c, Flags.Get(c) & ~(Rflags.RF | Rflags.VM));
+    private static OpResult PushFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => LogicalProcessor.FlagsAccessOf(c, W.Bytes) switch
+    {
+        FlagsAccess.Real => Push<W>(p, c, Flags.Get(c) & ~(Rflags.RF | Rflags.VM)),
+        FlagsAccess.Virtual => Push<W>(p, c, LogicalProcessor.VirtualFlags(c)),
+        _ => p.Raise(c, Vector.GP, 0),
+    };
 
     private static OpResult PopFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        if (FlagsDenied(c))
+        FlagsAccess access = LogicalProcessor.FlagsAccessOf(c, W.Bytes);
+        if (access == FlagsAccess.Denied)
             return p.Raise(c, Vector.GP, 0);
-        if (!Peek<W>(p, c, 0, out ulong value))
+        if (!Peek<W>(p, c, 0, out ulong value) || (access == FlagsAccess.Virtual && !p.MayLoadVirtualFlags(c, value)))
             return OpResult.Fault;
         Drop(c, (ulong)W.Bytes);
+        if (access == FlagsAccess.Virtual)
+        {
+            p.LoadVirtualFlags(c, value);
+            return LogicalProcessor.EndBlock(c, op);
+        }
         ulong change = Rflags.Status | Rflags.TF | Rflags.DF | Rflags.NT;
         if (W.Bytes != 2)
             change |= Rflags.AC | Rflags.ID;
-        bool virtual8086 = (c->Rflags & Rflags.VM) != 0;
         if (c->Cpl == 0)
             change |= Rflags.IOPL;
-        if (c->Cpl <= (c->Rflags & Rflags.IOPL) >> Rflags.IoplShift || virtual8086)
+        if (c->Cpl <= (c->Rflags & Rflags.IOPL) >> Rflags.IoplShift)
             change |= Rflags.IF;
         ulong kept = Flags.Get(c) & ~(change | Rflags.RF);
         p.SetRflags(c, kept | value & change);

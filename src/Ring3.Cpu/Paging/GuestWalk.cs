@@ -203,16 +203,21 @@ public sealed unsafe partial class LogicalProcessor
             w->Flags |= PageFlags.Dirty;
     }
 
+    /// <summary>Bits that must be 0 in a present directory entry of 4 bytes that maps 4 MiB: with PSE-36 the address has up to 40 bits, of which this guest has MAXPHYADDR, else 32.</summary>
+    public ulong ReservedLargePage32
+    {
+        get
+        {
+            int wide = CpuidFeatures.Pse36 ? Math.Min(CpuidFeatures.PhysicalAddressBits, 40) - 32 : 0;
+            return (1UL << 21) | ((0xffUL << (13 + wide)) & 0x1f_e000);
+        }
+    }
+
     /// <summary>Bits that must be 0 in a present entry.</summary>
     internal ulong ReservedBits(CpuState* c, PagingMode mode, int level, bool large)
     {
         if (mode == PagingMode.Legacy)
-        {
-            if (!large)
-                return 0;
-            int wide = Math.Min(CpuidFeatures.PhysicalAddressBits, 40) - 32;
-            return (1UL << 21) | (wide >= 8 ? 0 : (0xffUL << (13 + Math.Max(wide, 0))) & 0x1f_e000);
-        }
+            return large ? ReservedLargePage32 : 0;
         ulong reserved = Pte.Address & ~((1UL << CpuidFeatures.PhysicalAddressBits) - 1);
         if ((c->Efer & Efer.NXE) == 0)
             reserved |= Pte.NX;

@@ -62,6 +62,8 @@ public sealed unsafe partial class LogicalProcessor
         _cachedCr0 = c->Cr0;
         _cachedCr4 = c->Cr4;
         _cachedEfer = c->Efer;
+        if ((cr4 & (Cr4.VME | Cr4.PVI)) != 0)
+            UpdateStepMode(c);
         UpdateContext(c);
     }
 

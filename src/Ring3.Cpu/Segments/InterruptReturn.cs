@@ -15,7 +15,12 @@ public sealed unsafe partial class LogicalProcessor
         if ((c->Cr0 & Cr0.PE) == 0)
             return ReturnReal(c, size);
         if (Virtual8086(c))
-            return (c->Rflags & Rflags.IOPL) == Rflags.IOPL ? ReturnReal(c, size) : Raise(c, Vector.GP, 0);
+            return FlagsAccessOf(c, size) switch
+            {
+                FlagsAccess.Real => ReturnReal(c, size),
+                FlagsAccess.Virtual => ReturnVirtual(c),
+                _ => Raise(c, Vector.GP, 0),
+            };
         if ((c->Rflags & Rflags.NT) != 0)
             return LongMode(c) ? Raise(c, Vector.GP, 0) : ReturnTask(c, next);
         StackCursor stack = StackCursor.Current(c);
@@ -96,6 +101,19 @@ public sealed unsafe partial class LogicalProcessor
         LoadRealSegment(c, SegmentIndex.CS, (ushort)selector);
         FinishReturn(c, c->Cs, rip);
         SetRflags(c, (Flags.Get(c) & ~mask) | (flags & mask));
+        return OpResult.EndBlock;
+    }
+
+    /// <summary>IRET of 16 bits inside virtual-8086 mode with a virtual interrupt flag.</summary>
+    private OpResult ReturnVirtual(CpuState* c)
+    {
+        StackCursor stack = StackCursor.Current(c);
+        if (!stack.Pop(this, c, 2, out ulong rip) || !stack.Pop(this, c, 2, out ulong selector) || !stack.Pop(this, c, 2, out ulong flags) || !MayLoadVirtualFlags(c, flags))
+            return OpResult.Fault;
+        CommitStack(c, stack);
+        LoadRealSegment(c, SegmentIndex.CS, (ushort)selector);
+        FinishReturn(c, c->Cs, rip);
+        LoadVirtualFlags(c, flags);
         return OpResult.EndBlock;
     }
 

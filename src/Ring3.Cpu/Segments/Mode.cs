@@ -33,10 +33,10 @@ public sealed unsafe partial class LogicalProcessor
         UpdatePrivilege(c);
     }
 
-    /// <summary>Replaces RFLAGS and recomputes what depends on TF, RF and AC. The caller has masked the value.</summary>
+    /// <summary>Replaces RFLAGS and recomputes what depends on TF, RF, AC, VIF and VIP. The caller has masked the value.</summary>
     internal void SetRflags(CpuState* c, ulong value)
     {
-        ulong changed = (Flags.Get(c) ^ value) & (Rflags.TF | Rflags.RF | Rflags.AC | Rflags.VM);
+        ulong changed = (Flags.Get(c) ^ value) & (Rflags.TF | Rflags.RF | Rflags.AC | Rflags.VM | VirtualPending);
         Flags.Set(c, value);
         if (changed == 0)
             return;

@@ -89,7 +89,7 @@ public static class SupportedCpuid
         const uint HostEcx = Leaf1Ecx.SSE3 | Leaf1Ecx.PCLMUL | Leaf1Ecx.SSSE3 | Leaf1Ecx.SSE41 | Leaf1Ecx.SSE42 | Leaf1Ecx.AES | Leaf1Ecx.RDRAND;
         const uint HostAvxEcx = Leaf1Ecx.FMA | Leaf1Ecx.AVX | Leaf1Ecx.F16C;
         const uint OwnEcx = Leaf1Ecx.CX16 | Leaf1Ecx.PCID | Leaf1Ecx.X2APIC | Leaf1Ecx.MOVBE | Leaf1Ecx.POPCNT | Leaf1Ecx.XSAVE | Leaf1Ecx.HYPERVISOR;
-        const uint OwnEdx = Leaf1Edx.FPU | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.SEP | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA
+        const uint OwnEdx = Leaf1Edx.FPU | Leaf1Edx.VME | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.PSE36 | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.SEP | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA
             | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.CLFLUSH | Leaf1Edx.MMX | Leaf1Edx.FXSR | Leaf1Edx.SSE | Leaf1Edx.SSE2 | Leaf1Edx.HT;
         uint ecx1 = (h1.Ecx & HostEcx) | (avx ? h1.Ecx & HostAvxEcx : 0) | OwnEcx;
         Add(list, 1, model.Signature, 8 << 8 | 1 << 16, ecx1, OwnEdx);
@@ -153,7 +153,7 @@ public static class SupportedCpuid
             Add(list, 0x8000_0000, 0x8000_0021, vendor[0], vendor[2], vendor[1]);
         else
             Add(list, 0x8000_0000, 0x8000_0008, 0, 0, 0);
-        const uint SharedEdx = Leaf1Edx.FPU | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.MMX | Leaf1Edx.FXSR;
+        const uint SharedEdx = Leaf1Edx.FPU | Leaf1Edx.VME | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.PSE36 | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.MMX | Leaf1Edx.FXSR;
         uint edx1 = Ext1Edx.SYSCALL | Ext1Edx.NX | Ext1Edx.GBPAGES | Ext1Edx.RDTSCP | Ext1Edx.LM | (isAmd ? SharedEdx | Ext1Edx.MMXEXT : 0);
         uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (isAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.TOPOEXT : 0);
         Add(list, 0x8000_0001, isAmd ? model.Signature : 0, 0, ecx1, edx1);

@@ -127,6 +127,7 @@ public sealed unsafe partial class Vcpu
             Vendor = ProcessorModel.VendorOf(l0.ebx, l0.edx, l0.ecx),
             PhysicalAddressBits = (x8.eax & 0xff) is >= 32 and <= 52 and var bits ? (int)bits : 36,
             Pse = (l1.edx & Leaf1Edx.PSE) != 0,
+            Pse36 = (l1.edx & Leaf1Edx.PSE36) != 0,
             Pae = (l1.edx & Leaf1Edx.PAE) != 0,
             Pge = (l1.edx & Leaf1Edx.PGE) != 0,
             Mce = (l1.edx & Leaf1Edx.MCE) != 0,

@@ -68,6 +68,8 @@ public sealed unsafe partial class Vcpu
             return false;
         if ((directory & Pte.PS) != 0 && (_s->Cr4 & Arch.Cr4.PSE) != 0)
         {
+            if ((directory & Cpu.ReservedLargePage32) != 0)
+                return false;
             gpa = directory & 0xffc0_0000 | (ulong)(directory >> 13 & 0xff) << 32 | linear & 0x3f_ffff;
             writable = (directory & Pte.W) != 0;
             return true;
