@@ -11,8 +11,8 @@ namespace Ring3.Cli;
 /// <summary><c>ring3 boot</c>: options to <see cref="BootOptions"/>.</summary>
 internal static class BootCommand
 {
-    private static readonly Option<string?> s_kernel = new("--kernel", "-k") { Description = "bzImage, vmlinux, Multiboot image or boot sector (default: Debian's cloud kernel, fetched once)", HelpName = "FILE" };
-    private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
+    private static readonly Option<string?> s_kernel = new("--kernel", "-k") { Description = "bzImage, vmlinux, Multiboot image or boot sector; may be compressed (default: Debian's cloud kernel, fetched once)", HelpName = "FILE" };
+    private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules, 'FILE WORDS' with a command line)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
     private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
     private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
     private static readonly Option<ProcessorModel> s_cpu = new("--cpu") { Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)", HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu };

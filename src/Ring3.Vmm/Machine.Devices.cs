@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Irqchip.Timers;
 using Ring3.Kvm;
@@ -67,10 +68,36 @@ public sealed partial class Machine
     /// <summary>Gives the guest serial input; returns the bytes taken.</summary>
     public int SerialInput(int index, ReadOnlySpan<byte> data) => index == 0 && _xen is not null ? _xen.ConsoleInput(data) : _serial[index]?.Receive(data) ?? data.Length;
 
-    private void InstallBios(byte[] disk)
+    /// <summary>BIOS services on COM1; <paramref name="disk"/> (may be empty) is drive 0x80.</summary>
+    private Bios CreateBios(byte[] disk)
     {
-        _bios = new Bios(Ram, disk, b => _serial[0]?.Write(0, [b]));
-        _bios.Install();
+        const int KeyWaitMs = 10;
+        var screen = new BiosScreen(b => _serial[0]?.Write(0, [b]));
+        var keyboard = new BiosKeyboard(at => _serial[0]?.Peek(at) ?? -1, n => _serial[0]?.Discard(n));
+        return new Bios(Ram, disk, screen, keyboard, () => _serial[0]?.WaitForInput(KeyWaitMs));
+    }
+
+    /// <summary>Interrupt controllers and timer as firmware leaves them for 16-bit programs: the tick of 18.2 Hz and nothing else.</summary>
+    private void StartBiosTick()
+    {
+        const byte AllButTimerAndCascade = 0xfa, SquareWave = 3, LowThenHighByte = 3;
+        var chip = new kvm_irqchip { chip_id = KvmApi.KVM_IRQCHIP_PIC_MASTER };
+        Check(_vm.GetIrqchip(ref chip), "read the interrupt controller");
+        chip.pic.irq_base = BiosArea.MasterBase;
+        chip.pic.imr = AllButTimerAndCascade;
+        Check(_vm.SetIrqchip(chip), "set the interrupt controller");
+        chip = new kvm_irqchip { chip_id = KvmApi.KVM_IRQCHIP_PIC_SLAVE };
+        Check(_vm.GetIrqchip(ref chip), "read the interrupt controller");
+        chip.pic.irq_base = BiosArea.SlaveBase;
+        chip.pic.imr = 0xff;
+        Check(_vm.SetIrqchip(chip), "set the interrupt controller");
+        Check(_vm.GetPit2(out kvm_pit_state2 pit), "read the interval timer");
+        ref kvm_pit_channel_state channel = ref pit.channels[0];
+        channel.count = 0x1_0000;
+        channel.mode = SquareWave;
+        channel.rw_mode = LowThenHighByte;
+        channel.gate = 1;
+        Check(_vm.SetPit2(pit), "set the interval timer");
     }
 
     /// <summary>Guest memory for bus masters.</summary>

@@ -75,8 +75,8 @@ public sealed unsafe partial class Machine
             var element = new Span<byte>(data + i * size, size);
             if (write)
             {
-                if (port == Firmware.Bios.Port && _bios is not null)
-                    _bios.Serve(vcpu);
+                if (port == Firmware.BiosArea.ServicePort)
+                    _bios?.Serve(vcpu);
                 else
                     Ports.Write(port, element);
             }

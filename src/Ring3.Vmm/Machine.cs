@@ -93,8 +93,11 @@ public sealed partial class Machine : IMachineControl, IDisposable
         ulong rsdp = FirmwareTables.Write(Ram, _options.Cpus, _options.Acpi);
         EntryState entry = KernelLoader.Load(plan.Kernel, plan.KernelName, Ram, plan.Request with { Rsdp = rsdp });
         EntryProtocol = entry.Protocol;
-        if (entry.NeedsBios)
-            InstallBios(plan.Kernel);
+        _bios = CreateBios(entry.IsBootDisk ? plan.Kernel : []);
+        if (entry.IsBootDisk)
+            BiosArea.SetHardDisks(Ram, 1);
+        if (entry.Mode == EntryMode.Real16)
+            StartBiosTick();
         ProcessorSetup.Enter(_vcpus[0], entry);
     }
 

@@ -38,20 +38,47 @@ status=${PIPESTATUS[0]}
 [ "$status" -eq 74 ] && [ "$(tr -d '\r' <"$results/boot-gone.log")" = y ] && grep -q '^ring3: cannot write standard output: Broken pipe$' "$results/boot-gone.err"
 verdict boot-output-gone $? "status $status; $(tail -n 1 "$results/boot-gone.err")"
 
-# A Multiboot kernel looks at its command line and its modules itself.
-if gcc -m32 -nostdlib -static -no-pie -Wl,-n,-Ttext=0x100000,--build-id=none -o "$results/multiboot" "$guest/multiboot.S" 2>"$results/boot-multiboot.err"; then
-    printf 'first module' >"$results/one"
-    printf 'second' >"$results/two"
-    boots boot-multiboot 60 --cpus 1 --memory 64M --kernel "$results/multiboot" --initrd "$results/one" --initrd "$results/two" --append 'alpha beta'
-    status=$?
-    printf 'multiboot alpha beta\none:first module\ntwo:second\n' >"$results/boot-multiboot.want"
-    if [ $status -eq 33 ] && tr -d '\r' <"$results/boot-multiboot.log" | cmp -s - "$results/boot-multiboot.want"; then
-        verdict boot-multiboot 0
-    else
-        verdict boot-multiboot 1 "status $status (33 = good); $(head -n 3 "$results/boot-multiboot.log" | tr '\n' '|')"
+# assemble NAME ADDRESS LD_OPTIONS: builds tests/guest/NAME.S for ADDRESS as $results/NAME-ADDRESS.
+assemble() { gcc -m32 -nostdlib -static -no-pie -Wl,-n,-Ttext="$2",--build-id=none"${3:-}" -o "$results/$1-$2" "$guest/$1.S" 2>"$results/boot-$1.err"; }
+
+# A Multiboot kernel looks at its command line and its modules itself: above 1 MiB, below it, and compressed.
+printf 'first module' >"$results/one"
+printf 'second' >"$results/two"
+for address in 0x100000 0x8000; do
+    name=boot-multiboot-$address
+    if ! assemble multiboot $address; then
+        verdict "$name" 1 "cannot build tests/guest/multiboot.S: $(head -n 1 "$results/boot-multiboot.err")"
+        continue
     fi
+    gzip -kf "$results/multiboot-$address"
+    boots "$name" 60 --cpus 1 --memory 64M --kernel "$results/multiboot-$address.gz" --initrd "$results/one" --initrd "$results/two with words" --append 'alpha beta'
+    status=$?
+    printf 'multiboot-%s.gz alpha beta\none:first module\ntwo with words:second\n' $address >"$results/boot-multiboot.want"
+    [ $status -eq 33 ] && tr -d '\r' <"$results/$name.log" | cmp -s - "$results/boot-multiboot.want"
+    verdict "$name" $? "status $status (33 = good); $(head -n 3 "$results/$name.log" "$results/$name.err" | tr '\n' '|')"
+done
+
+# The BIOS: data area, tick, and a key that comes when the guest waits for it.
+if assemble bios 0x7c00 ,--oformat=binary; then
+    mkfifo "$results/bios.in" 2>/dev/null
+    timeout -k 5 60 "$root/ring3" boot --cpus 1 --memory 4M --kernel "$results/bios-0x7c00" <>"$results/bios.in" >"$results/boot-bios.log" 2>"$results/boot-bios.err" &
+    machine=$!
+    printf k >"$results/bios.in"
+    wait $machine
+    status=$?
+    [ $status -eq 33 ] && grep -q '^bios k$' "$results/boot-bios.log"
+    verdict boot-bios $? "status $status (33 = good; 35 + 2N: check N); $(cat "$results/boot-bios.log" "$results/boot-bios.err" | head -n 3 | tr '\n' '|')"
 else
-    verdict boot-multiboot 1 "cannot build tests/guest/multiboot.S: $(head -n 1 "$results/boot-multiboot.err")"
+    verdict boot-bios 1 "cannot build tests/guest/bios.S: $(head -n 1 "$results/boot-bios.err")"
+fi
+
+# A kernel for i386 gets a busybox for i386.
+if deb=$("$guest/fetch.sh" i386 "$("$guest/fetch.sh" --kernel i386 linux-image-686)" 2>"$results/boot-i386.err"); then
+    dpkg-deb --fsys-tarfile "$deb" | tar -xO --wildcards './boot/vmlinuz-*' >"$results/vmlinuz-686"
+    boots boot-i386 240 --cpus 1 --kernel "$results/vmlinuz-686" --exec 'uname -m; busybox | head -1'
+    expect boot-i386 $? '^i686' '^BusyBox'
+else
+    verdict boot-i386 4 "cannot fetch linux-image-686: $(tail -n 1 "$results/boot-i386.err")"
 fi
 
 exercise exercise-cloud amd64 "$("$guest/fetch.sh" --kernel amd64 linux-image-cloud-amd64)" 2 "$guest/exercise.expected" perl-base openssl libssl3 libc6 libcrypt1 zlib1g

@@ -11,7 +11,7 @@ internal static class BootParams
     public const int TypeOfLoader = 0x210, LoadFlags = 0x211, Code32Start = 0x214, RamdiskImage = 0x218, RamdiskSize = 0x21c, HeapEndPtr = 0x224, CmdLinePtr = 0x228, SetupData = 0x250, VidMode = 0x1fa;
 
     /// <summary>Fields of the setup header that the loader reads.</summary>
-    public const int SetupSects = 0x1f1, BootFlag = 0x1fe, JumpLength = 0x201, HeaderMagic = 0x202, Version = 0x206, InitrdAddrMax = 0x22c, KernelAlignment = 0x230, RelocatableKernel = 0x234, XLoadFlags = 0x236, CmdlineSize = 0x238,
+    public const int SetupSects = 0x1f1, BootFlag = 0x1fe, JumpLength = 0x201, HeaderMagic = 0x202, Version = 0x206, KernelVersion = 0x20e, InitrdAddrMax = 0x22c, KernelAlignment = 0x230, RelocatableKernel = 0x234, XLoadFlags = 0x236, CmdlineSize = 0x238,
         PayloadOffset = 0x248, PayloadLength = 0x24c, PrefAddress = 0x258, InitSize = 0x260;
 
     public const byte LoadedHigh = 1, CanUseHeap = 0x80;

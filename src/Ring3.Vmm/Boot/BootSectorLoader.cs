@@ -11,6 +11,6 @@ internal static class BootSectorLoader
     public static EntryState Load(ImageView image, MachineRam ram)
     {
         ram.Write(LoadAddress, image.Slice(0, SectorBytes, "boot sector"), "boot sector");
-        return new EntryState { Mode = EntryMode.Real16, Rip = LoadAddress, Rsp = LoadAddress, Cs = 0, Ds = 0, Rdx = 0x80, Protocol = "boot sector", NeedsBios = true };
+        return new EntryState { Mode = EntryMode.Real16, Rip = LoadAddress, Rsp = LoadAddress, Cs = 0, Ds = 0, Rdx = 0x80, Protocol = "boot sector", IsBootDisk = true };
     }
 }

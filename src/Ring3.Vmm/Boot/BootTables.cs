@@ -42,15 +42,15 @@ public static class BootTables
     }
 
     /// <summary>Writes the NUL-terminated command line and returns its length without the terminator.</summary>
-    public static int WriteCommandLine(MachineRam ram, string commandLine, int max)
+    public static int WriteCommandLine(MachineRam ram, string commandLine, int max, ulong at = MemoryLayout.CommandLine)
     {
         byte[] bytes = Encoding.UTF8.GetBytes(commandLine);
         if (bytes.Length >= Math.Min(max, MemoryLayout.CommandLineMax))
             throw new BootException(ExitStatus.Usage, $"kernel command line is too long: {bytes.Length} bytes, this kernel takes {Math.Min(max, MemoryLayout.CommandLineMax) - 1}");
         if (Array.IndexOf(bytes, (byte)0) >= 0)
             throw new BootException(ExitStatus.Usage, "kernel command line contains a NUL character");
-        ram.Clear(MemoryLayout.CommandLine, (ulong)bytes.Length + 1, "command line");
-        ram.Write(MemoryLayout.CommandLine, bytes, "command line");
+        ram.Clear(at, (ulong)bytes.Length + 1, "command line");
+        ram.Write(at, bytes, "command line");
         return bytes.Length;
     }
 

@@ -11,14 +11,15 @@ internal static class BzImageLoader
 {
     private const ulong Entry64Offset = 0x200;
     private const uint RealModeHeapEnd = 0xe000;
+    private const ushort FirstWithCommandLinePointer = 0x202, FirstWithPayload = 0x208, FirstWithXLoadFlags = 0x20c;
 
     public static EntryState Load(ImageView image, MachineRam ram, BootRequest request)
     {
         Header h = Header.Read(image);
-        BootProtocol p = request.Protocol != BootProtocol.Auto ? request.Protocol : h.Is64Bit ? BootProtocol.Linux64 : BootProtocol.Linux32;
+        BootProtocol p = request.Protocol != BootProtocol.Auto ? request.Protocol : h.Preferred;
         if (p == BootProtocol.Linux64 && !h.Is64Bit)
             throw BootException.BadImage($"{image.Name}: this kernel has no 64-bit entry");
-        if (request.Protocol == BootProtocol.Auto && LinuxPayload.TryUnpack(image.Slice(h.SetupBytes + h.PayloadOffset, h.PayloadBytes, "kernel")) is { } unpacked)
+        if (request.Protocol == BootProtocol.Auto && p != BootProtocol.Linux16 && LinuxPayload.TryUnpack(image.Slice(h.SetupBytes + h.PayloadOffset, h.PayloadBytes, "kernel")) is { } unpacked)
             return EnterUnpacked(image, unpacked, ram, request, h);
         CheckMemory(image, ram, h);
         ReadOnlySpan<byte> code = image.Slice(h.SetupBytes, (ulong)image.Length - h.SetupBytes, "protected-mode kernel");
@@ -42,13 +43,35 @@ internal static class BzImageLoader
         };
     }
 
+    /// <summary>Whether the kernel is 32-bit. Before protocol 2.12 the header does not say so; then the ELF image inside does.</summary>
+    public static bool IsI386(ImageView image)
+    {
+        Header h = Header.Read(image);
+        if (h.Is64Bit || h.Version >= FirstWithXLoadFlags)
+            return !h.Is64Bit;
+        byte[]? unpacked = LinuxPayload.TryUnpack(image.Slice(h.SetupBytes + h.PayloadOffset, h.PayloadBytes, "kernel"));
+        return unpacked is null || !ElfImage.Parse(new ImageView(unpacked, image.Name)).IsX64;
+    }
+
+    /// <summary>Whether the image's version string is of Linux's form, "RELEASE (USER@HOST) #BUILD ..."; an image without one is taken for Linux.</summary>
+    public static bool IsLinux(ImageView image)
+    {
+        const int VersionMax = 512;
+        ulong at = image.U16(BootParams.KernelVersion, "setup header");
+        if (at == 0 || !image.Has(at + 0x200, 1))
+            return true;
+        ReadOnlySpan<byte> text = image.Bytes[(int)(at + 0x200)..];
+        int length = text[..Math.Min(text.Length, VersionMax)].IndexOf((byte)0);
+        return length < 0 || text[..length].IndexOf(") #"u8) > text.IndexOf(" ("u8) && text.IndexOf(" ("u8) > 0;
+    }
+
     /// <summary>Enters the unpacked kernel where its own unpacker would: at its ELF entry, with boot_params in RSI and the first 4 GiB mapped.</summary>
     private static EntryState EnterUnpacked(ImageView image, byte[] unpacked, MachineRam ram, BootRequest request, Header h)
     {
         var view = new ImageView(unpacked, image.Name);
         ElfImage elf = ElfImage.Parse(view);
         CheckMemory(image, ram, h);
-        ulong end = Math.Max(ElfLoader.LoadSegments(view, elf, ram, MemoryLayout.OneMiB), h.RuntimeEnd);
+        ulong end = Math.Max(ElfLoader.LoadSegmentsHigh(view, elf, ram), h.RuntimeEnd);
         BootTables.WriteCommandLine(ram, request.CommandLine, h.CommandLineMax + 1);
         (ulong, uint) initrd = BootTables.PlaceInitrd(ram, request.Modules, end, h.InitrdMax);
         BootParams.Write(ram, image.Bytes[BootParams.SetupHeader..Math.Min(0x202 + h.HeaderLength, image.Length)], request, initrd);
@@ -69,6 +92,8 @@ internal static class BzImageLoader
     {
         const ulong Base = MemoryLayout.RealModeKernel;
         const ushort Segment = (ushort)(Base >> 4);
+        if (h.Version < FirstWithCommandLinePointer)
+            throw BootException.BadImage($"{image.Name}: boot protocol {h.Version >> 8}.{h.Version & 0xff:d2} is too old for a 16-bit entry; 2.02 is the first");
         if (h.SetupBytes > RealModeHeapEnd - 0x1000)
             throw BootException.BadImage($"{image.Name}: setup part of {h.SetupBytes} bytes is too large for a real-mode entry");
         ram.Clear(Base, 0x1_0000, "real-mode kernel");
@@ -89,7 +114,7 @@ internal static class BzImageLoader
             Cs = Segment + 0x20,
             Ds = Segment,
             Protocol = $"bzImage {h.Version >> 8}.{h.Version & 0xff:d2}, 16-bit entry",
-            NeedsBios = true,
+            IsBootDisk = true,
         };
     }
 
@@ -103,6 +128,12 @@ internal static class BzImageLoader
     /// <summary>The setup header's fields, validated.</summary>
     private readonly record struct Header(ushort Version, ulong SetupBytes, int HeaderLength, bool Is64Bit, ulong LoadAddress, ulong RuntimeEnd, ulong InitrdMax, int CommandLineMax, ulong PayloadOffset, ulong PayloadBytes)
     {
+        /// <summary>
+        /// The entry that this image is sure to have. Images of boot protocol 2.02 to 2.07 are loaded by their real-mode part: of those only Linux has a 32-bit entry at the start of its protected-mode
+        /// part, and others that borrow the format to be loaded like Linux (iPXE, memdisk, GRUB's lnxboot) have something else there. 2.08 names the payload, and with it what that part is.
+        /// </summary>
+        public BootProtocol Preferred => Is64Bit ? BootProtocol.Linux64 : Version is >= FirstWithCommandLinePointer and < FirstWithPayload ? BootProtocol.Linux16 : BootProtocol.Linux32;
+
         public static Header Read(ImageView image)
         {
             ushort version = image.U16(BootParams.Version, "setup header");
@@ -116,7 +147,7 @@ internal static class BzImageLoader
             if (setup >= (ulong)image.Length)
                 throw BootException.BadImage($"{image.Name}: truncated bzImage: the setup part takes {setup} bytes, the file has {image.Length}");
             int length = image.U8(BootParams.JumpLength, "setup header");
-            bool is64 = version >= 0x20c && (image.U16(BootParams.XLoadFlags, "setup header") & BootParams.Kernel64) != 0;
+            bool is64 = version >= FirstWithXLoadFlags && (image.U16(BootParams.XLoadFlags, "setup header") & BootParams.Kernel64) != 0;
             uint initrdMax = version >= 0x203 ? image.U32(BootParams.InitrdAddrMax, "setup header") : 0x37ff_ffff;
             uint cmdline = version >= 0x206 ? image.U32(BootParams.CmdlineSize, "setup header") : 255;
             (ulong payload, ulong payloadBytes) = Payload(image, version, setup);
@@ -138,7 +169,7 @@ internal static class BzImageLoader
         /// <summary>Where the compressed kernel is, from the start of the protected-mode part. A file that ends before it does would fail late and obscurely.</summary>
         private static (ulong Offset, ulong Bytes) Payload(ImageView image, ushort version, ulong setup)
         {
-            if (version < 0x208)
+            if (version < FirstWithPayload)
                 return default;
             ulong offset = image.U32(BootParams.PayloadOffset, "setup header"), length = image.U32(BootParams.PayloadLength, "setup header");
             if (!image.Has(setup + offset, length))

@@ -9,9 +9,13 @@ internal sealed class ElfImage
     public static ReadOnlySpan<byte> Magic => [0x7f, (byte)'E', (byte)'L', (byte)'F'];
     public const uint PtLoad = 1, PtNote = 4;
     private const uint XenPhys32Entry = 18;
+    private const ushort MachineI386 = 3, MachineX64 = 62;
     private const int MaxSegments = 256;
 
+    /// <summary>Class 64. A file of class 32 may still be for an x86-64 processor (x32, or a PVH kernel that changes to long mode itself).</summary>
     public bool Is64 { get; private init; }
+    /// <summary>The machine is x86-64, whatever the class.</summary>
+    public bool IsX64 { get; private init; }
     public ulong Entry { get; private init; }
     public IReadOnlyList<ElfSegment> Segments { get; private init; } = [];
     /// <summary>PVH entry from the XEN_ELFNOTE_PHYS32_ENTRY note; 0 = none.</summary>
@@ -25,7 +29,7 @@ internal sealed class ElfImage
         bool is64 = cls == 2;
         if (cls is not (1 or 2) || data != 1)
             throw BootException.BadImage($"{image.Name}: not a little-endian ELF file");
-        if (machine != (is64 ? 62 : 3) && machine is not 3)
+        if (machine is not (MachineI386 or MachineX64))
             throw BootException.BadImage($"{image.Name}: ELF machine {machine} is not x86");
         if (type is not (2 or 3))
             throw BootException.BadImage($"{image.Name}: ELF type {type} is not an executable{(type == 1 ? " (an object file or module)" : "")}");
@@ -47,7 +51,7 @@ internal sealed class ElfImage
         }
         if (segments.Count == 0)
             throw BootException.BadImage($"{image.Name}: ELF file has nothing to load");
-        return new ElfImage { Is64 = is64, Entry = is64 ? image.U64(24, Part) : image.U32(24, Part), Segments = segments, PvhEntry = pvh };
+        return new ElfImage { Is64 = is64, IsX64 = machine == MachineX64, Entry = is64 ? image.U64(24, Part) : image.U32(24, Part), Segments = segments, PvhEntry = pvh };
     }
 
     private static ElfSegment ReadSegment(ImageView image, ulong at, bool is64)

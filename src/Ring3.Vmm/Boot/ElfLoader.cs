@@ -7,6 +7,7 @@ namespace Ring3.Vmm.Boot;
 internal static class ElfLoader
 {
     private const uint PvhMagic = 0x336e_c578;
+    private const ulong InitrdMax = 0x7fff_ffff;
 
     public static EntryState Load(ImageView image, MachineRam ram, BootRequest request)
     {
@@ -16,29 +17,37 @@ internal static class ElfLoader
             throw BootException.BadImage($"{image.Name}: ELF image has no PVH entry (note XEN_ELFNOTE_PHYS32_ENTRY)");
         if (!pvh && !elf.Is64)
             throw BootException.BadImage($"{image.Name}: a 32-bit ELF image needs a PVH note or a Multiboot header");
-        ulong end = LoadSegments(image, elf, ram, MemoryLayout.OneMiB);
+        if (pvh)
+            return LoadPvh(image, elf, ram, request);
+        ulong end = LoadSegmentsHigh(image, elf, ram);
         BootTables.WriteCommandLine(ram, request.CommandLine, MemoryLayout.CommandLineMax);
-        (ulong, uint) initrd = BootTables.PlaceInitrd(ram, request.Modules, end, 0x7fff_ffff);
-        BootTables.WriteGdt(ram, !pvh);
-        return pvh ? EnterPvh(elf, ram, request, initrd) : EnterLinux64(elf, ram, request, initrd);
+        (ulong, uint) initrd = BootTables.PlaceInitrd(ram, request.Modules, end, InitrdMax);
+        BootTables.WriteGdt(ram, longMode: true);
+        return EnterLinux64(elf, ram, request, initrd);
     }
 
-    /// <summary>Copies the segments, zeroes their tails, and returns the page-aligned end of the highest.</summary>
-    internal static ulong LoadSegments(ImageView image, ElfImage elf, MachineRam ram, ulong lowest)
+    /// <summary>Copies the segments of an image that must lie above 1 MiB; returns the page-aligned end of the highest.</summary>
+    internal static ulong LoadSegmentsHigh(ImageView image, ElfImage elf, MachineRam ram)
     {
-        ulong end = 0;
         foreach (ElfSegment s in elf.Segments)
         {
-            if (s.PhysicalAddress < lowest)
-                throw BootException.BadImage($"{image.Name}: ELF segment at 0x{s.PhysicalAddress:x} is below 0x{lowest:x}");
-            ulong segmentEnd = s.PhysicalAddress + s.MemoryBytes;
-            if (!ram.Contains(s.PhysicalAddress, s.MemoryBytes))
-                throw new BootException(ExitStatus.Resources, $"too little memory: {image.Name} has a segment at 0x{s.PhysicalAddress:x} to 0x{segmentEnd:x}, and RAM is {ram.Bytes >> 20} MiB");
+            if (s.PhysicalAddress < MemoryLayout.OneMiB)
+                throw BootException.BadImage($"{image.Name}: ELF segment at 0x{s.PhysicalAddress:x} is below 1 MiB");
+        }
+        return LoadSegments(image, elf, ram).End;
+    }
+
+    /// <summary>Copies the segments and zeroes their tails.</summary>
+    internal static LoadedImage LoadSegments(ImageView image, ElfImage elf, MachineRam ram)
+    {
+        var loaded = new LoadedImage(image.Name, ram);
+        foreach (ElfSegment s in elf.Segments)
+        {
+            loaded.Add(s.PhysicalAddress, s.MemoryBytes);
             ram.Write(s.PhysicalAddress, image.Slice(s.Offset, s.FileBytes, "ELF segment"), "kernel");
             ram.Clear(s.PhysicalAddress + s.FileBytes, s.MemoryBytes - s.FileBytes, "kernel");
-            end = Math.Max(end, segmentEnd);
         }
-        return end + 0xfff & ~0xfffUL;
+        return loaded;
     }
 
     private static EntryState EnterLinux64(ElfImage elf, MachineRam ram, BootRequest request, (ulong, uint) initrd)
@@ -65,29 +74,34 @@ internal static class ElfLoader
     }
 
     /// <summary>SPEC: Xen public headers, arch-x86/hvm/start_info.h (version 1).</summary>
-    private static EntryState EnterPvh(ElfImage elf, MachineRam ram, BootRequest request, (ulong Address, uint Bytes) initrd)
+    private static EntryState LoadPvh(ImageView image, ElfImage elf, MachineRam ram, BootRequest request)
     {
-        const ulong Info = MemoryLayout.PvhInfo, Modules = Info + 0x40, Map = Info + 0x80;
-        ram.Clear(Info, 0x1000, "hvm_start_info");
-        Span<byte> i = ram.Span(Info, 0x1000, "hvm_start_info");
+        const ulong InfoBytes = 0x1000, ModulesOffset = 0x40, MapOffset = 0x80;
+        LoadedImage loaded = LoadSegments(image, elf, ram);
+        ulong info = loaded.Reserve(InfoBytes), commandLine = loaded.Reserve(MemoryLayout.CommandLineMax);
+        BootTables.WriteCommandLine(ram, request.CommandLine, MemoryLayout.CommandLineMax, commandLine);
+        (ulong Address, uint Bytes) initrd = BootTables.PlaceInitrd(ram, request.Modules, loaded.End, InitrdMax);
+        BootTables.WriteGdt(ram, longMode: false);
+        ram.Clear(info, InfoBytes, "hvm_start_info");
+        Span<byte> i = ram.Span(info, (int)InfoBytes, "hvm_start_info");
         E820Entry[] map = E820.Build(ram);
         BinaryPrimitives.WriteUInt32LittleEndian(i, PvhMagic);
         BinaryPrimitives.WriteUInt32LittleEndian(i[4..], 1);
         BinaryPrimitives.WriteUInt32LittleEndian(i[12..], initrd.Bytes == 0 ? 0u : 1u);
-        BinaryPrimitives.WriteUInt64LittleEndian(i[16..], initrd.Bytes == 0 ? 0 : Modules);
-        BinaryPrimitives.WriteUInt64LittleEndian(i[24..], MemoryLayout.CommandLine);
+        BinaryPrimitives.WriteUInt64LittleEndian(i[16..], initrd.Bytes == 0 ? 0 : info + ModulesOffset);
+        BinaryPrimitives.WriteUInt64LittleEndian(i[24..], commandLine);
         BinaryPrimitives.WriteUInt64LittleEndian(i[32..], request.Rsdp);
-        BinaryPrimitives.WriteUInt64LittleEndian(i[40..], Map);
+        BinaryPrimitives.WriteUInt64LittleEndian(i[40..], info + MapOffset);
         BinaryPrimitives.WriteUInt32LittleEndian(i[48..], (uint)map.Length);
         BinaryPrimitives.WriteUInt64LittleEndian(i[0x40..], initrd.Address);
         BinaryPrimitives.WriteUInt64LittleEndian(i[0x48..], initrd.Bytes);
         for (int n = 0; n < map.Length; n++)
         {
-            Span<byte> e = i[(int)(Map - Info + 24 * (ulong)n)..];
+            Span<byte> e = i[((int)MapOffset + 24 * n)..];
             BinaryPrimitives.WriteUInt64LittleEndian(e, map[n].Start);
             BinaryPrimitives.WriteUInt64LittleEndian(e[8..], map[n].Bytes);
             BinaryPrimitives.WriteUInt32LittleEndian(e[16..], (uint)map[n].Kind);
         }
-        return new EntryState { Mode = EntryMode.Protected32, Rip = elf.PvhEntry, Rbx = Info, Protocol = "ELF, PVH entry" };
+        return new EntryState { Mode = EntryMode.Protected32, Rip = elf.PvhEntry, Rbx = info, Protocol = "ELF, PVH entry" };
     }
 }

@@ -28,8 +28,8 @@ public sealed record EntryState
     public ulong Cr3 { get; init; }
     /// <summary>What was loaded and how it is entered, for --verbose and error messages.</summary>
     public required string Protocol { get; init; }
-    /// <summary>The guest may call 16-bit BIOS services: the machine installs its BIOS stubs and backs INT 13h with the boot image.</summary>
-    public bool NeedsBios { get; init; }
+    /// <summary>The boot image is the disk of the BIOS's INT 13h.</summary>
+    public bool IsBootDisk { get; init; }
 }
 
 /// <summary>Which entry of a kernel to use.</summary>

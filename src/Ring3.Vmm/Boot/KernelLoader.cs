@@ -8,6 +8,8 @@ public enum ImageKind { Unknown, BzImage, Elf, Multiboot, BootSector }
 /// <summary>Recognises kernel files by their content and dispatches to the loader.</summary>
 public static class KernelLoader
 {
+    private const int MaxUnpackedBytes = 512 << 20;
+
     /// <summary>Format of a file.</summary>
     public static ImageKind Sniff(ReadOnlySpan<byte> image)
     {
@@ -20,6 +22,32 @@ public static class KernelLoader
             return ImageKind.Elf;
         return bootSector ? ImageKind.BootSector : ImageKind.Unknown;
     }
+
+    /// <summary>What is in a compressed kernel file (xen.gz); <paramref name="file"/> itself when it is a kernel as it is, or of no known format.</summary>
+    /// <exception cref="BootException">Damaged, or larger than any kernel.</exception>
+    public static byte[] Unpack(byte[] file, string name)
+    {
+        if (Sniff(file) != ImageKind.Unknown || !CompressedImage.IsKnown(file))
+            return file;
+        byte[] image = CompressedImage.TryUnpack(file, MaxUnpackedBytes) ?? throw BootException.BadImage($"{name}: damaged: {Describe(file)}");
+        return image.Length < MaxUnpackedBytes ? image : throw BootException.BadImage($"{name}: unpacks to more than {MaxUnpackedBytes >> 20} MiB: no kernel is that large");
+    }
+
+    /// <summary>Whether the kernel is for i386: its programs have to be, too.</summary>
+    public static bool IsI386(ReadOnlySpan<byte> image, string name) => Sniff(image) switch
+    {
+        ImageKind.BzImage => BzImageLoader.IsI386(new ImageView(image, name)),
+        ImageKind.Elf => !ElfImage.Parse(new ImageView(image, name)).IsX64,
+        _ => false,
+    };
+
+    /// <summary>Whether the file is a Linux kernel, by what it says; others borrow the bzImage format to be loaded like one (iPXE, memtest86+).</summary>
+    public static bool IsLinux(ReadOnlySpan<byte> image, string name) => Sniff(image) switch
+    {
+        ImageKind.BzImage => BzImageLoader.IsLinux(new ImageView(image, name)),
+        ImageKind.Elf => true,
+        _ => false,
+    };
 
     /// <summary>
     /// Loads a kernel into RAM, with its command line, RAM disk and memory map, and returns the entry state. Every defect of the image, and a machine too small for it, is a
@@ -46,12 +74,13 @@ public static class KernelLoader
     /// <summary>What an unknown file looks like, to help the user.</summary>
     private static string Describe(ReadOnlySpan<byte> image) => image switch
     {
-        [0x1f, 0x8b, ..] => "it is gzip data: gunzip it",
-        [0xfd, (byte)'7', (byte)'z', (byte)'X', (byte)'Z', ..] => "it is xz data: unxz it",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "it is zstd data: unzstd it",
+        [0x1f, 0x8b, ..] => "gzip data",
+        [0xfd, (byte)'7', (byte)'z', (byte)'X', (byte)'Z', ..] => "xz data",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd data",
         [(byte)'M', (byte)'Z', ..] => "it is an EFI or DOS program",
         [(byte)'0', (byte)'7', (byte)'0', (byte)'7', ..] => "it is a cpio archive: pass it with --initrd",
         [(byte)'!', (byte)'<', (byte)'a', (byte)'r', (byte)'c', (byte)'h', ..] => "it is a Debian package or library: extract it",
+        [(byte)'B', (byte)'Z', (byte)'h', ..] => "bzip2 data",
         _ => $"starts with {Convert.ToHexString(image[..Math.Min(4, image.Length)]).ToLowerInvariant()}",
     };
 }

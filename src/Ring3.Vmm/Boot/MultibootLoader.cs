@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Ring3.Vmm.Firmware;
 using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm.Boot;
@@ -9,7 +10,7 @@ internal static class MultibootLoader
 {
     private const uint HeaderMagic = 0x1bad_b002, LoaderMagic = 0x2bad_b002;
     private const uint WantPageAlign = 1, WantMemory = 2, WantVideo = 4, HasAddresses = 1 << 16;
-    private const int SearchBytes = 8192;
+    private const int SearchBytes = 8192, InfoBytes = 0x6000;
     private const uint InfoMemory = 1, InfoCommandLine = 4, InfoModules = 8, InfoMap = 64, InfoLoaderName = 512;
 
     /// <summary>Offset of a valid header in the first 8 KiB, or -1.</summary>
@@ -31,15 +32,16 @@ internal static class MultibootLoader
         uint flags = image.U32((ulong)header + 4, "Multiboot header");
         if ((flags & 0xffff & ~(WantPageAlign | WantMemory | WantVideo)) != 0)
             throw BootException.BadImage($"{image.Name}: Multiboot header requires features 0x{flags & 0xffff:x} that are not offered");
-        (uint entry, ulong end) = (flags & HasAddresses) != 0 ? LoadByAddresses(image, ram, header) : LoadElf(image, ram);
-        BootTables.WriteCommandLine(ram, Path.GetFileName(image.Name) + (request.CommandLine.Length == 0 ? "" : " " + request.CommandLine), MemoryLayout.CommandLineMax);
-        WriteInfo(ram, request, end + 0xfff & ~0xfffUL);
+        var (entry, loaded) = (flags & HasAddresses) != 0 ? LoadByAddresses(image, ram, header) : LoadElf(image, ram);
+        ulong commandLine = loaded.Reserve(MemoryLayout.CommandLineMax), info = loaded.Reserve(InfoBytes);
+        BootTables.WriteCommandLine(ram, Path.GetFileName(image.Name) + (request.CommandLine.Length == 0 ? "" : " " + request.CommandLine), MemoryLayout.CommandLineMax, commandLine);
+        WriteInfo(ram, request, (uint)info, (uint)commandLine, loaded.End);
         BootTables.WriteGdt(ram, longMode: false);
-        return new EntryState { Mode = EntryMode.Protected32, Rip = entry, Rax = LoaderMagic, Rbx = MemoryLayout.MultibootInfo, Protocol = "Multiboot 1" };
+        return new EntryState { Mode = EntryMode.Protected32, Rip = entry, Rax = LoaderMagic, Rbx = info, Protocol = "Multiboot 1" };
     }
 
     /// <summary>The "a.out kludge": header_addr, load_addr, load_end_addr, bss_end_addr, entry_addr follow the header's checksum.</summary>
-    private static (uint Entry, ulong End) LoadByAddresses(ImageView image, MachineRam ram, int header)
+    private static (uint Entry, LoadedImage Loaded) LoadByAddresses(ImageView image, MachineRam ram, int header)
     {
         const string Part = "Multiboot header";
         ulong h = (ulong)header;
@@ -51,76 +53,67 @@ internal static class MultibootLoader
         if (loadEnd != 0 && loadEnd < load || bssEnd != 0 && bssEnd < load + bytes)
             throw BootException.BadImage($"{image.Name}: Multiboot addresses are not in order (load 0x{load:x}, end 0x{loadEnd:x}, bss end 0x{bssEnd:x})");
         ulong end = Math.Max(load + bytes, bssEnd);
-        CheckPlace(image, ram, load, end);
+        var loaded = new LoadedImage(image.Name, ram);
+        loaded.Add(load, end - load);
         ram.Write(load, image.Slice(offset, bytes, "Multiboot load area"), "kernel");
         ram.Clear(load + bytes, end - (load + bytes), "kernel");
-        return (entry, end);
+        return (entry, loaded);
     }
 
-    private static (uint Entry, ulong End) LoadElf(ImageView image, MachineRam ram)
+    private static (uint Entry, LoadedImage Loaded) LoadElf(ImageView image, MachineRam ram)
     {
         if (!image.Bytes.StartsWith(ElfImage.Magic))
             throw BootException.BadImage($"{image.Name}: Multiboot header without load addresses in a file that is not ELF");
         ElfImage elf = ElfImage.Parse(image);
-        foreach (ElfSegment s in elf.Segments)
-            CheckPlace(image, ram, s.PhysicalAddress, s.PhysicalAddress + s.MemoryBytes);
         if (elf.Entry > uint.MaxValue)
             throw BootException.BadImage($"{image.Name}: Multiboot entry 0x{elf.Entry:x} is above 4 GiB");
-        return ((uint)elf.Entry, ElfLoader.LoadSegments(image, elf, ram, MemoryLayout.OneMiB));
+        return ((uint)elf.Entry, ElfLoader.LoadSegments(image, elf, ram));
     }
 
-    private static void CheckPlace(ImageView image, MachineRam ram, ulong start, ulong end)
+    /// <summary>Boot information at <paramref name="info"/>: structure, memory map, module list and strings, in that order; the modules from <paramref name="floor"/> on.</summary>
+    private static void WriteInfo(MachineRam ram, BootRequest request, uint info, uint commandLine, ulong floor)
     {
-        if (start < MemoryLayout.OneMiB)
-            throw BootException.BadImage($"{image.Name}: Multiboot image loads at 0x{start:x}, below 1 MiB");
-        if (!ram.Contains(start, end - start))
-            throw new BootException(ExitStatus.Resources, $"too little memory: {image.Name} loads at 0x{start:x} to 0x{end:x}, and RAM is {ram.Bytes >> 20} MiB");
-    }
-
-    /// <summary>Boot information at MultibootInfo: structure, memory map, module list and strings, in that order.</summary>
-    private static void WriteInfo(MachineRam ram, BootRequest request, ulong floor)
-    {
-        const uint Info = (uint)MemoryLayout.MultibootInfo, Map = Info + 0x80, Mods = Info + 0x200, Strings = Info + 0x400;
-        const int Room = 0x6000, MaxModules = 32;
-        ram.Clear(Info, Room, "Multiboot information");
-        Span<byte> i = ram.Span(Info, Room, "Multiboot information");
+        uint mapAt = info + 0x80, mods = info + 0x200, strings = info + 0x400;
+        const int MaxModules = 32;
+        ram.Clear(info, InfoBytes, "Multiboot information");
+        Span<byte> i = ram.Span(info, InfoBytes, "Multiboot information");
         E820Entry[] map = E820.Build(ram);
         if (request.Modules.Count > MaxModules)
             throw new BootException(ExitStatus.Usage, $"too many modules: {request.Modules.Count}, at most {MaxModules}");
         void Put(uint at, ulong value) => BinaryPrimitives.WriteUInt32LittleEndian(ram.Span(at, 4, "Multiboot information"), (uint)value);
-        Put(Info, InfoMemory | InfoCommandLine | InfoMap | InfoLoaderName | (request.Modules.Count == 0 ? 0 : InfoModules));
-        Put(Info + 4, MemoryLayout.LowEnd >> 10);
-        Put(Info + 8, (ram.LowRamEnd - Math.Min(ram.LowRamEnd, MemoryLayout.OneMiB)) >> 10);
-        Put(Info + 16, MemoryLayout.CommandLine);
-        Put(Info + 20, (uint)request.Modules.Count);
-        Put(Info + 24, Mods);
-        Put(Info + 44, 24 * (uint)map.Length);
-        Put(Info + 48, Map);
+        Put(info, InfoMemory | InfoCommandLine | InfoMap | InfoLoaderName | (request.Modules.Count == 0 ? 0 : InfoModules));
+        Put(info + 4, BiosArea.LowMemoryKiB);
+        Put(info + 8, (ram.LowRamEnd - Math.Min(ram.LowRamEnd, MemoryLayout.OneMiB)) >> 10);
+        Put(info + 16, commandLine);
+        Put(info + 20, (uint)request.Modules.Count);
+        Put(info + 24, mods);
+        Put(info + 44, 24 * (uint)map.Length);
+        Put(info + 48, mapAt);
         for (int n = 0; n < map.Length; n++)
         {
-            Span<byte> e = i[(int)(Map - Info + 24 * (uint)n)..];
+            Span<byte> e = i[(int)(mapAt - info + 24 * (uint)n)..];
             BinaryPrimitives.WriteUInt32LittleEndian(e, 20);
             BinaryPrimitives.WriteUInt64LittleEndian(e[4..], map[n].Start);
             BinaryPrimitives.WriteUInt64LittleEndian(e[12..], map[n].Bytes);
             BinaryPrimitives.WriteUInt32LittleEndian(e[20..], (uint)map[n].Kind);
         }
-        uint text = Strings;
+        uint text = strings;
         uint PutString(string s)
         {
             byte[] b = Encoding.UTF8.GetBytes(s + "\0");
-            if (text + b.Length > Info + Room)
+            if (text + b.Length > info + InfoBytes)
                 throw new BootException(ExitStatus.Usage, "module strings are too long");
             ram.Write(text, b, "Multiboot information");
             uint at = text;
             text += (uint)b.Length;
             return at;
         }
-        Put(Info + 64, PutString("ring3"));
+        Put(info + 64, PutString("ring3"));
         ulong place = floor;
         for (int n = 0; n < request.Modules.Count; n++)
         {
             BootModule m = request.Modules[n];
-            uint at = Mods + 16 * (uint)n;
+            uint at = mods + 16 * (uint)n;
             ram.Write(place, m.Data.Span, $"module {m.Name}");
             Put(at, place);
             Put(at + 4, place + (ulong)m.Data.Length);

@@ -24,6 +24,7 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
     private const byte MsrReady = 0xb0; // carrier, data set ready, clear to send
 
     private readonly Lock _lock = new();
+    private readonly ManualResetEventSlim _arrived = new(false);
     private readonly Queue<byte> _receive = new(), _backlog = new();
     private byte _ier, _fcr, _lcr = 3, _mcr, _lsrErrors, _scratch, _msrDelta, _msr = MsrReady;
     private ushort _divisor = 12;
@@ -46,9 +47,39 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
             int n = Math.Min(data.Length, QueueLimit - _backlog.Count);
             for (int i = 0; i < n; i++)
                 _backlog.Enqueue(data[i]);
+            _arrived.Set();
             Update();
             return n;
         }
+    }
+
+    /// <summary>Byte of input that waits behind <paramref name="at"/> others, or -1. With <see cref="Discard"/> for firmware that reads the port on the guest's behalf.</summary>
+    public int Peek(int at)
+    {
+        lock (_lock)
+            return at < _receive.Count ? _receive.ElementAt(at) : at - _receive.Count < _backlog.Count ? _backlog.ElementAt(at - _receive.Count) : -1;
+    }
+
+    /// <summary>Removes input that the guest shall not see any more.</summary>
+    public void Discard(int bytes)
+    {
+        lock (_lock)
+        {
+            for (; bytes > 0; bytes--)
+            {
+                if (!_receive.TryDequeue(out _))
+                    _ = _backlog.TryDequeue(out _);
+            }
+            Update();
+        }
+    }
+
+    /// <summary>Returns when there is input, at the latest after <paramref name="timeoutMs"/>.</summary>
+    public void WaitForInput(int timeoutMs)
+    {
+        _arrived.Reset();
+        if (Pending == 0)
+            _arrived.Wait(timeoutMs);
     }
 
     public void Read(ulong offset, Span<byte> data)

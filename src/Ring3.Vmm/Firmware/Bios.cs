@@ -6,38 +6,17 @@ using Ring3.Vmm.Memory;
 namespace Ring3.Vmm.Firmware;
 
 /// <summary>
-/// The few BIOS services that boot sectors and Linux's 16-bit setup code call. Every interrupt vector points to a stub in ROM that writes to a port and returns; the port write is
+/// The few BIOS services that boot sectors, Linux's 16-bit setup code, and kernels that go back to real mode call. A stub of <see cref="BiosArea"/> writes to a port and returns; the port write is
 /// served here with the processor's registers at hand. SPEC: Ralf Brown's Interrupt List; the e820 interface: ACPI 6.4, "System Address Map Interfaces".
 /// </summary>
-/// <param name="disk">The boot image: drive 0x80 of INT 13h, read-only.</param>
-/// <param name="print">Characters of INT 10h teletype output.</param>
-internal sealed class Bios(MachineRam ram, byte[] disk, Action<byte> print)
+/// <param name="disk">The boot image: drive 0x80 of INT 13h, read-only. Empty: there is no drive.</param>
+/// <param name="screen">INT 10h.</param>
+/// <param name="keyboard">INT 16h.</param>
+/// <param name="waitForInput">Returns when there may be input, or after some milliseconds.</param>
+internal sealed class Bios(MachineRam ram, byte[] disk, BiosScreen screen, BiosKeyboard keyboard, Action waitForInput)
 {
-    /// <summary>Port of the stubs.</summary>
-    public const ushort Port = 0xb1;
-    private const ulong Stubs = 0xf_e000;
-    private const ushort Segment = 0xf000, StubOffset = 0xe000;
-    private const int StubBytes = 4, SectorBytes = 512, Heads = 16, SectorsPerTrack = 63;
+    private const int SectorBytes = 512, Heads = 16, SectorsPerTrack = 63;
     private const ulong CarryFlag = 1, ZeroFlag = 64;
-
-    /// <summary>Writes the stubs, the vector table and the BIOS data area.</summary>
-    public void Install()
-    {
-        for (int vector = 0; vector < 256; vector++)
-        {
-            ram.Write(Stubs + (ulong)(vector * StubBytes), [0xe6, (byte)Port, 0xcf, 0x90], "BIOS"); // out 0xb1, al; iret
-            Span<byte> entry = ram.Span((ulong)(vector * 4), 4, "interrupt vectors");
-            BinaryPrimitives.WriteUInt16LittleEndian(entry, (ushort)(StubOffset + vector * StubBytes));
-            BinaryPrimitives.WriteUInt16LittleEndian(entry[2..], Segment);
-        }
-        BinaryPrimitives.WriteUInt16LittleEndian(ram.Span(0x400, 2, "BIOS data"), 0x3f8);
-        BinaryPrimitives.WriteUInt16LittleEndian(ram.Span(0x40e, 2, "BIOS data"), (ushort)(MemoryLayout.Ebda >> 4));
-        BinaryPrimitives.WriteUInt16LittleEndian(ram.Span(0x413, 2, "BIOS data"), (ushort)(MemoryLayout.Ebda >> 10));
-        ram.Span(0x449, 1, "BIOS data")[0] = 3; // 80x25 text
-        BinaryPrimitives.WriteUInt16LittleEndian(ram.Span(0x44a, 2, "BIOS data"), 80);
-        ram.Span(0x475, 1, "BIOS data")[0] = 1; // one hard disk
-        ram.Write(MemoryLayout.Ebda, [1], "BIOS data");
-    }
 
     /// <summary>Serves the stub that a vCPU has just executed: reads and writes its registers, and the flags that IRET will pop.</summary>
     public void Serve(Vcpu vcpu)
@@ -45,9 +24,9 @@ internal sealed class Bios(MachineRam ram, byte[] disk, Action<byte> print)
         vcpu.GetRegs(out kvm_regs r);
         vcpu.GetSregs(out kvm_sregs s);
         ulong ip = r.rip & 0xffff;
-        if (s.cs.selector != Segment || ip < StubOffset || ip >= StubOffset + 256 * StubBytes)
+        if (s.cs.selector != BiosArea.Segment || ip < BiosArea.StubOffset || ip >= BiosArea.StubOffset + BiosArea.Vectors * BiosArea.StubBytes)
             return;
-        int vector = (int)(ip - StubOffset) / StubBytes;
+        int vector = (int)(ip - BiosArea.StubOffset) / BiosArea.StubBytes;
         ulong flagsAt = s.ss.@base + (r.rsp + 4 & 0xffff);
         if (!ram.Contains(flagsAt, 2))
             return;
@@ -56,8 +35,8 @@ internal sealed class Bios(MachineRam ram, byte[] disk, Action<byte> print)
         flags = vector switch
         {
             0x10 => Video(ref r, flags),
-            0x11 => Return(ref r, 0x0021, flags),
-            0x12 => Return(ref r, MemoryLayout.Ebda >> 10, flags),
+            0x11 => Return(ref r, BiosArea.Equipment, flags),
+            0x12 => Return(ref r, BiosArea.LowMemoryKiB, flags),
             0x13 => Disk(ref r, s, flags),
             0x15 => System(ref r, s, flags),
             0x16 => Keyboard(ref r, flags),
@@ -78,11 +57,20 @@ internal sealed class Bios(MachineRam ram, byte[] disk, Action<byte> print)
 
     private ulong Video(ref kvm_regs r, ulong flags)
     {
+        const byte ClearBySetMode = 0x80;
+        byte al = (byte)r.rax;
         switch ((byte)(r.rax >> 8))
         {
-            case 0x0e: print((byte)r.rax); break;
-            case 0x03: r.rcx = r.rcx & ~0xffffUL | 0x0607; r.rdx &= ~0xffffUL; break;
-            case 0x0f: r.rax = r.rax & ~0xffffUL | 80 << 8 | 3; r.rbx &= ~0xff00UL; break;
+            case 0x00 when (al & ClearBySetMode) == 0: screen.Clear(); break;
+            case 0x02: screen.Cursor = ((byte)(r.rdx >> 8), (byte)r.rdx); break;
+            case 0x03:
+                r.rcx = r.rcx & ~0xffffUL | 0x0607;
+                r.rdx = r.rdx & ~0xffffUL | (uint)screen.Cursor.Row << 8 | (uint)screen.Cursor.Column;
+                break;
+            case 0x06 or 0x07 when al == 0 && (ushort)r.rcx == 0: screen.Clear(); break;
+            case 0x09 or 0x0a: screen.WriteInPlace(al, (ushort)r.rcx); break;
+            case 0x0e: screen.Teletype(al); break;
+            case 0x0f: r.rax = r.rax & ~0xffffUL | BiosScreen.Columns << 8 | 3; r.rbx &= ~0xff00UL; break;
         }
         return flags;
     }
@@ -92,7 +80,7 @@ internal sealed class Bios(MachineRam ram, byte[] disk, Action<byte> print)
         const byte BadCommand = 1, NotFound = 4;
         int sectors = (disk.Length + SectorBytes - 1) / SectorBytes;
         int cylinders = Math.Clamp(sectors / (Heads * SectorsPerTrack) + 1, 1, 1024);
-        if ((byte)r.rdx != 0x80)
+        if ((byte)r.rdx != 0x80 || disk.Length == 0)
             return Fail(ref r, BadCommand, flags);
         switch ((byte)(r.rax >> 8))
         {
@@ -178,19 +166,37 @@ internal sealed class Bios(MachineRam ram, byte[] disk, Action<byte> print)
         return (byte)(r.rax >> 8) == 0x88 ? Return(ref r, Math.Min(extendedKiB, 0xffff), flags) : Fail(ref r, Unsupported, flags);
     }
 
-    /// <summary>No key is ever there.</summary>
-    private static ulong Keyboard(ref kvm_regs r, ulong flags) => (byte)(r.rax >> 8) switch
+    /// <summary>Reading waits: the stub is entered again, with interrupts on, until a key is there.</summary>
+    private ulong Keyboard(ref kvm_regs r, ulong flags)
     {
-        1 or 0x11 => flags | ZeroFlag,
-        _ => Return(ref r, 0, flags),
-    };
+        const ulong StubRip = BiosArea.StubOffset + 0x16 * BiosArea.StubBytes;
+        byte function = (byte)(r.rax >> 8);
+        switch (function)
+        {
+            case 0x00 or 0x10:
+            {
+                int key = keyboard.Next(remove: true);
+                if (key >= 0)
+                    return Return(ref r, (ulong)key, flags);
+                waitForInput();
+                r.rip = StubRip;
+                return flags;
+            }
+            case 0x01 or 0x11:
+            {
+                int key = keyboard.Next(remove: false);
+                return key < 0 ? flags | ZeroFlag : Return(ref r, (ulong)key, flags & ~ZeroFlag);
+            }
+            default: return Return(ref r, 0, flags);
+        }
+    }
 
-    private static ulong Clock(ref kvm_regs r, ulong flags)
+    private ulong Clock(ref kvm_regs r, ulong flags)
     {
         if ((byte)(r.rax >> 8) != 0)
             return flags | CarryFlag;
-        // 18.2 ticks a second since midnight.
-        uint ticks = (uint)(DateTime.Now.TimeOfDay.TotalSeconds * 1_193_182 / 65_536);
+        uint ticks = BiosArea.TicksNow();
+        BinaryPrimitives.WriteUInt32LittleEndian(ram.Span(BiosArea.TickCount, 4, "BIOS data"), ticks);
         r.rcx = r.rcx & ~0xffffUL | ticks >> 16;
         r.rdx = r.rdx & ~0xffffUL | ticks & 0xffff;
         r.rax &= ~0xffUL;

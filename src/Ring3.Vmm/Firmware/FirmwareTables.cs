@@ -7,10 +7,11 @@ public static class FirmwareTables
 {
     public const ulong Acpi = MemoryLayout.Firmware, Mp = 0xf_0000, SmbiosAddress = 0xf_4000;
 
-    /// <summary>Writes MP table, SMBIOS and, unless <paramref name="acpi"/> is false, ACPI. Returns the RSDP's address or 0.</summary>
+    /// <summary>Writes the BIOS's areas, MP table, SMBIOS and, unless <paramref name="acpi"/> is false, ACPI. Returns the RSDP's address or 0.</summary>
     public static ulong Write(MachineRam ram, int cpus, bool acpi)
     {
         ram.Clear(MemoryLayout.Firmware, MemoryLayout.FirmwareEnd - MemoryLayout.Firmware, "firmware tables");
+        BiosArea.Write(ram);
         ram.Write(Mp, MpTable.Build(cpus, Mp), "MP table");
         ram.Write(SmbiosAddress, Smbios.Build(cpus, ram.Bytes, SmbiosAddress), "SMBIOS tables");
         if (!acpi)

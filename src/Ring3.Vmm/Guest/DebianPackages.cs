@@ -8,7 +8,8 @@ namespace Ring3.Vmm.Guest;
 /// Fetches files out of Debian packages with apt-get download and dpkg-deb: nothing is installed, no root is needed. The system's package lists are used when they know the
 /// package; else lists are fetched into the cache directory.
 /// </summary>
-internal sealed class DebianPackages(string cacheDirectory, Action<string> progress)
+/// <param name="architecture">Debian's name of an architecture that is not the system's; null: the system's own. The system is not told of it: an apt configuration beside its own serves.</param>
+internal sealed class DebianPackages(string cacheDirectory, string? architecture, Action<string> progress)
 {
     private string[]? _options;
 
@@ -48,7 +49,7 @@ internal sealed class DebianPackages(string cacheDirectory, Action<string> progr
         EnsureLists(package);
         progress($"downloading Debian package {package}");
         HostCommand.Result r = HostCommand.Run("apt-get", [.. _options!, "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-q", "download", package], directory);
-        string? file = Directory.EnumerateFiles(directory, "*.deb").FirstOrDefault(f => Path.GetFileName(f).StartsWith(package.Split(':')[0] + "_", StringComparison.Ordinal));
+        string? file = Directory.EnumerateFiles(directory, "*.deb").FirstOrDefault(f => Path.GetFileName(f).StartsWith(package + "_", StringComparison.Ordinal));
         if (!r.Ok || file is null)
         {
             if (r.Error.Contains("No space left", StringComparison.Ordinal))
@@ -88,17 +89,17 @@ internal sealed class DebianPackages(string cacheDirectory, Action<string> progr
         if (_options is not null)
             return;
         HostCommand.Result r = HostCommand.Run("apt-cache", ["show", "--no-all-versions", package]);
-        if (r.Status == 127)
+        if (r.Status == HostCommand.NotInstalled)
             throw new BootException(ExitStatus.NoInput, "this is not a Debian system (no apt-cache): pass --kernel FILE and --initrd FILE");
-        if (r.Ok && r.Output.Contains("Filename:", StringComparison.Ordinal))
+        if (architecture is null && r.Ok && r.Output.Contains("Filename:", StringComparison.Ordinal))
         {
             _options = [];
             return;
         }
-        string state = Path.Combine(cacheDirectory, "apt");
+        string state = Path.Combine(cacheDirectory, architecture is null ? "apt" : $"apt-{architecture}");
         Directory.CreateDirectory(Path.Combine(state, "lists", "partial"));
         Directory.CreateDirectory(Path.Combine(state, "archives", "partial"));
-        string[] options = ["-o", $"Dir::State::Lists={state}/lists", "-o", $"Dir::Cache={state}", "-o", "APT::Sandbox::User=root"];
+        string[] options = ["-o", $"Dir::State::Lists={state}/lists", "-o", $"Dir::Cache={state}", "-o", "APT::Sandbox::User=root", .. ForeignOptions()];
         progress("fetching Debian package lists");
         HostCommand.Result update = HostCommand.Run("apt-get", [.. options, "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-q", "update"]);
         r = HostCommand.Run("apt-cache", [.. options, "show", "--no-all-versions", package]);
@@ -107,8 +108,11 @@ internal sealed class DebianPackages(string cacheDirectory, Action<string> progr
         _options = options;
     }
 
+    /// <summary>Makes the foreign architecture the only one, on a system where nothing is installed.</summary>
+    private string[] ForeignOptions() => architecture is null ? [] : ["-o", $"APT::Architecture={architecture}", "-o", $"APT::Architectures::={architecture}", "-o", "Dir::State::status=/dev/null"];
+
     internal static BootException DiskFull(string directory) => new(ExitStatus.Resources, $"no space left on the disk of {directory}; set XDG_CACHE_HOME to a place with 128 MiB free");
 
-    private static BootException Unavailable(string package, string why) =>
-        new(ExitStatus.NoInput, $"cannot download Debian package {package} ({(why.Length == 0 ? "no network?" : why.TrimEnd('.'))}); pass --kernel FILE and --initrd FILE");
+    private BootException Unavailable(string package, string why) =>
+        new(ExitStatus.NoInput, $"cannot download Debian package {package}{(architecture is null ? "" : $" for {architecture}")} ({(why.Length == 0 ? "no network?" : why.TrimEnd('.'))}); pass --kernel FILE and --initrd FILE");
 }

@@ -9,7 +9,7 @@ public sealed class GuestCache
     private const long NeededBytes = 128L << 20;
     private const string VersionFile = "package";
     private readonly Action<string> _progress;
-    private readonly DebianPackages _packages;
+    private readonly DebianPackages _packages, _i386Packages;
 
     /// <summary>$XDG_CACHE_HOME/ring3, else ~/.cache/ring3.</summary>
     public string Root { get; }
@@ -20,25 +20,32 @@ public sealed class GuestCache
         string? xdg = Environment.GetEnvironmentVariable("XDG_CACHE_HOME");
         string home = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile, Environment.SpecialFolderOption.DoNotVerify);
         Root = root ?? Path.Combine(string.IsNullOrEmpty(xdg) || !Path.IsPathRooted(xdg) ? Path.Combine(home.Length == 0 ? "/tmp" : home, ".cache") : xdg, "ring3");
-        _packages = new DebianPackages(Root, progress);
+        _packages = new DebianPackages(Root, null, progress);
+        _i386Packages = new DebianPackages(Root, "i386", progress);
     }
 
-    /// <summary>Path of Debian's kernel image of a flavour ("cloud-amd64", "amd64"); downloaded when missing or when <paramref name="update"/>.</summary>
-    public string Kernel(string flavour, bool update = false) => Get($"linux-{flavour}", "vmlinuz", update, (packages, directory) =>
+    /// <summary>Path of Debian's kernel image of a flavour ("cloud-amd64", "amd64", "686-pae"); downloaded when missing or when <paramref name="update"/>.</summary>
+    public string Kernel(string flavour, bool update = false) => Get($"linux-{flavour}", "vmlinuz", IsI386(flavour), update, (packages, directory) =>
     {
         string deb = packages.Download(packages.ResolveKernel(flavour), directory);
         DebianPackages.Extract(deb, p => p.StartsWith("boot/vmlinuz", StringComparison.Ordinal), Path.Combine(directory, "vmlinuz"));
         return deb;
     });
 
-    /// <summary>Path of a static busybox.</summary>
-    public string Busybox(bool update = false) => Get("busybox-static", "busybox", update, (packages, directory) =>
+    /// <summary>Whether a flavour's kernel is 32-bit.</summary>
+    public static bool IsI386(string flavour) => flavour.StartsWith("686", StringComparison.Ordinal) || flavour.EndsWith("-686", StringComparison.Ordinal) || flavour.EndsWith("-686-pae", StringComparison.Ordinal);
+
+    /// <summary>Path of a static busybox, for the host's architecture or i386.</summary>
+    public string Busybox(bool i386 = false, bool update = false) => Get(i386 ? "busybox-static-i386" : "busybox-static", "busybox", i386, update, (packages, directory) =>
     {
         string deb = packages.Download("busybox-static", directory);
         string program = Path.Combine(directory, "busybox");
         DebianPackages.Extract(deb, p => p is "bin/busybox" or "usr/bin/busybox", program);
         File.SetUnixFileMode(program, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute | UnixFileMode.GroupRead | UnixFileMode.OtherRead);
         HostCommand.Result list = HostCommand.Run(program, ["--list-full"]);
+        // A host kernel may refuse 32-bit programs; Debian builds both with the same applets.
+        if (!list.Ok && i386)
+            list = HostCommand.Run(Busybox(), ["--list-full"]);
         if (!list.Ok || list.Output.Length == 0)
             throw new BootException(ExitStatus.NoInput, $"busybox-static: the program does not run on this host ({list.Error})");
         File.WriteAllText(Path.Combine(directory, "applets"), list.Output);
@@ -46,9 +53,9 @@ public sealed class GuestCache
     });
 
     /// <summary>The base initramfs, built from the cached busybox.</summary>
-    public byte[] BaseInitramfs()
+    public byte[] BaseInitramfs(bool i386 = false)
     {
-        string busybox = Busybox();
+        string busybox = Busybox(i386);
         return Initramfs.BuildBase(ReadFile(busybox), File.ReadAllLines(Path.Combine(Path.GetDirectoryName(busybox)!, "applets")));
     }
 
@@ -67,7 +74,7 @@ public sealed class GuestCache
         catch (Exception e) when (e is IOException or ArgumentException or NotSupportedException) { throw new BootException(ExitStatus.NoInput, $"{path}: {e.Message}"); }
     }
 
-    private string Get(string name, string file, bool update, Func<DebianPackages, string, string> fetch)
+    private string Get(string name, string file, bool i386, bool update, Func<DebianPackages, string, string> fetch)
     {
         string place = Path.Combine(Root, name), path = Path.Combine(place, file);
         if (!update && File.Exists(path) && File.Exists(Path.Combine(place, VersionFile)))
@@ -77,7 +84,7 @@ public sealed class GuestCache
         {
             Directory.CreateDirectory(work);
             CheckSpace(work);
-            string deb = fetch(_packages, work);
+            string deb = fetch(i386 ? _i386Packages : _packages, work);
             File.WriteAllText(Path.Combine(work, VersionFile), Path.GetFileNameWithoutExtension(deb) + "\n");
             File.Delete(deb);
             Publish(work, place);

@@ -15,19 +15,30 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     public static GuestPlan Prepare(BootOptions options, GuestCache cache, HostTerminal terminal)
     {
         string kernelPath = options.Kernel ?? cache.Kernel("cloud-amd64");
-        byte[] kernel = GuestCache.ReadFile(kernelPath);
-        ImageKind kind = KernelLoader.Sniff(kernel);
-        bool linux = kind is ImageKind.BzImage or ImageKind.Elf && options.Protocol != BootProtocol.BootSector;
+        string name = Path.GetFileName(kernelPath);
+        byte[] kernel = KernelLoader.Unpack(GuestCache.ReadFile(kernelPath), name);
+        bool linux = options.Protocol != BootProtocol.BootSector && KernelLoader.IsLinux(kernel, name);
         if (options.Exec is not null && !linux)
             throw new BootException(ExitStatus.Usage, $"--exec needs a Linux kernel, and {kernelPath} is not one");
         var request = new BootRequest
         {
             Protocol = options.Protocol,
             CommandLine = linux ? LinuxCommandLine(options) : options.Append,
-            Modules = linux ? LinuxModules(options, cache, terminal) : [.. options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f)))],
+            Modules = linux ? LinuxModules(options, cache, terminal, i386: KernelLoader.IsI386(kernel, name)) : [.. options.Initrd.Select(ReadModule)],
             RandomSeed = linux ? Entropy(options) : default,
         };
-        return new GuestPlan(kernel, Path.GetFileName(kernelPath), request);
+        return new GuestPlan(kernel, name, request);
+    }
+
+    /// <summary>A module's file and, behind it, its words: "FILE WORDS". A file whose name has spaces is found first.</summary>
+    private static BootModule ReadModule(string option)
+    {
+        string file = option;
+        while (!File.Exists(file) && file.LastIndexOf(' ') is var space and > 0)
+            file = file[..space];
+        if (!File.Exists(file))
+            file = option.Split(' ')[0]; // for the message
+        return new BootModule(Path.GetFileName(file) + option[file.Length..], GuestCache.ReadFile(file));
     }
 
     private static string LinuxCommandLine(BootOptions options)
@@ -44,14 +55,14 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
         return string.Join(' ', words);
     }
 
-    private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, HostTerminal terminal)
+    private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, HostTerminal terminal, bool i386)
     {
         var init = new InitOptions { Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0", Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
         if (options.Initrd.Count == 0)
-            return [new BootModule("initramfs", cache.BaseInitramfs()), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
+            return [new BootModule("initramfs", cache.BaseInitramfs(i386)), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
         var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();
         if (options.Exec is not null)
-            files.Add(new BootModule("overlay", Initramfs.BuildOverlay(init, GuestCache.ReadFile(cache.Busybox()))));
+            files.Add(new BootModule("overlay", Initramfs.BuildOverlay(init, GuestCache.ReadFile(cache.Busybox(i386)))));
         return files;
     }
 

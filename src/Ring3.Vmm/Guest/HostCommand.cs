@@ -12,7 +12,10 @@ internal static class HostCommand
         public bool Ok => Status == 0;
     }
 
-    /// <summary>Runs to completion. A program that is not installed is status 127.</summary>
+    /// <summary>Status of a program that is not there.</summary>
+    public const int NotInstalled = 127;
+
+    /// <summary>Runs to completion. A program that is not there has status <see cref="NotInstalled"/>.</summary>
     public static Result Run(string program, IEnumerable<string> arguments, string? directory = null)
     {
         string output = "";
@@ -33,7 +36,7 @@ internal static class HostCommand
         }
         catch (Win32Exception)
         {
-            return new Result(127, "", $"{program} is not installed");
+            return new Result(NotInstalled, "", $"{program} is not installed");
         }
         using (process)
         {

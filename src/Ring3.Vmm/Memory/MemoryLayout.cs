@@ -26,7 +26,7 @@ public static class MemoryLayout
     public const ulong MinRam = 1 << 20, MaxRam = 1UL << 40;
 
     // Scratch areas below 640 KiB that a boot loader uses; free for the guest afterwards.
-    public const ulong Gdt = 0x500, PvhInfo = 0x6000, ZeroPage = 0x7000, BootStack = 0x8ff0, PageTables = 0x9000, CommandLine = 0x2_0000, RealModeKernel = 0x1_0000, MultibootInfo = 0x9500;
+    public const ulong Gdt = 0x500, ZeroPage = 0x7000, BootStack = 0x8ff0, PageTables = 0x9000, CommandLine = 0x2_0000, RealModeKernel = 0x1_0000;
     /// <summary>Room for the command line, terminator included.</summary>
     public const int CommandLineMax = 0x1000;
 }

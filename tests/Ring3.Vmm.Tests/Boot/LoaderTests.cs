@@ -103,7 +103,7 @@ public class LoaderTests : IDisposable
         Assert.Equal((EntryMode.Protected32, 0x100000UL), (Load(BzImage(xloadflags: 0)).Mode, Load(BzImage(xloadflags: 0)).Rip));
         EntryState real = Load(BzImage(), new BootRequest { Protocol = BootProtocol.Linux16, CommandLine = "x" });
         Assert.Equal((EntryMode.Real16, (ushort)0x1020, (ushort)0x1000), (real.Mode, real.Cs, real.Ds));
-        Assert.True(real.NeedsBios);
+        Assert.True(real.IsBootDisk);
         Assert.Contains("no 64-bit entry", Refused(BzImage(xloadflags: 0), new BootRequest { Protocol = BootProtocol.Linux64 }));
     }
 
@@ -132,7 +132,7 @@ public class LoaderTests : IDisposable
     {
         byte[] note = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, (byte)'X', (byte)'e', (byte)'n', 0, 0x10, 0, 0x20, 0];
         EntryState pvh = Load(Elf64(0x20_0000, 0x20_0000, [1, 2, 3, 4], note, bss: 100), new BootRequest { Rsdp = 0xe0000 });
-        Assert.Equal((EntryMode.Protected32, 0x20_0010UL, MemoryLayout.PvhInfo), (pvh.Mode, pvh.Rip, pvh.Rbx));
+        Assert.Equal((EntryMode.Protected32, 0x20_0010UL), (pvh.Mode, pvh.Rip));
         Assert.Equal(0x336ec578u, BinaryPrimitives.ReadUInt32LittleEndian(_ram.Span(pvh.Rbx, 4, "")));
         EntryState e = Load(Elf64(0x20_0000, 0x20_0000, [1, 2, 3, 4]));
         Assert.Equal((EntryMode.Long64, 0x20_0000UL), (e.Mode, e.Rip));
@@ -144,7 +144,7 @@ public class LoaderTests : IDisposable
         Assert.Contains("not x86", Refused(arm));
     }
 
-    private static byte[] MultibootKludge(uint load, uint entry)
+    internal static byte[] MultibootKludge(uint load, uint entry)
     {
         var b = new byte[512];
         U32(b, 16, 0x1bad_b002);
@@ -171,7 +171,132 @@ public class LoaderTests : IDisposable
         Assert.Equal(5000u, U(4, mod) - U(0, mod));
         Assert.True(U(0, mod) >= 0x10_1000);
         Assert.Equal("mod one\0", Encoding.ASCII.GetString(_ram.Span(U(8, mod), 8, "")));
-        Assert.Contains("below 1 MiB", Refused(MultibootKludge(0x8000, 0x8000)));
+    }
+
+    /// <summary>An image may lie anywhere in conventional memory; what the loader adds then lies elsewhere.</summary>
+    [Theory]
+    [InlineData(0x600)]
+    [InlineData(0x1000)]
+    [InlineData(0x8000)]
+    [InlineData(0x1_f000)]
+    [InlineData(0x9_ec00)]
+    public void MultibootBelowOneMiB(uint load)
+    {
+        byte[] image = MultibootKludge(load, load + 0x40);
+        for (int i = 0x40; i < image.Length; i++)
+            image[i] = (byte)i;
+        EntryState e = Load(image, new BootRequest { CommandLine = "a b", Modules = [new("m", new byte[] { 7 })] });
+        Assert.Equal(load + 0x40UL, e.Rip);
+        Assert.Equal(image, _ram.Span(load, image.Length, "").ToArray());
+        Assert.Equal(new byte[4096 - 512], _ram.Span(load + 512, 4096 - 512, "").ToArray());
+        Span<byte> info = _ram.Span(e.Rbx, 88, "");
+        Assert.Equal("kernel a b\0", Encoding.ASCII.GetString(_ram.Span(BinaryPrimitives.ReadUInt32LittleEndian(info[16..]), 11, "")));
+        Span<byte> mod = _ram.Span(BinaryPrimitives.ReadUInt32LittleEndian(info[24..]), 16, "");
+        Assert.Equal(7, _ram.Span(BinaryPrimitives.ReadUInt32LittleEndian(mod), 1, "")[0]);
+    }
+
+    /// <summary>All of conventional memory may be the image's: then the information lies behind it, above 1 MiB.</summary>
+    [Fact]
+    public void MultibootThatFillsLowMemory()
+    {
+        byte[] image = MultibootKludge(0x600, 0x640);
+        U32(image, 40, (long)MemoryLayout.Ebda);
+        Assert.True(Load(image).Rbx >= MemoryLayout.OneMiB);
+    }
+
+    [Theory]
+    [InlineData(0u)]
+    [InlineData(0x5ffu)]
+    [InlineData(0x9_ec01u)]
+    [InlineData(0xf_f000u)]
+    [InlineData(0xa_0000u)]
+    public void MultibootOverTheFirmware(uint load) => Assert.Contains("firmware's memory", Refused(MultibootKludge(load, load)));
+
+    [Fact]
+    public void MultibootBeyondMemory() => Assert.Contains("too little memory", Refused(MultibootKludge(0x7ff_f800, 0x7ff_f800)));
+
+    /// <summary>Class 32 for an x86-64 processor: PVH kernels that change to long mode themselves.</summary>
+    [Fact]
+    public void Elf32ForX64()
+    {
+        byte[] note = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, (byte)'X', (byte)'e', (byte)'n', 0, 0x10, 0, 0x20, 0];
+        byte[] image = Elf32(0x20_0000, [1, 2, 3, 4], note);
+        Assert.Equal((EntryMode.Protected32, 0x20_0010UL), (Load(image).Mode, Load(image).Rip));
+        Assert.Equal([1, 2, 3, 4], _ram.Span(0x20_0000, 4, "").ToArray());
+        Assert.False(KernelLoader.IsI386(image, "kernel"));
+        U16(image, 18, 3);
+        Assert.Equal(0x20_0010UL, Load(image).Rip);
+        Assert.True(KernelLoader.IsI386(image, "kernel"));
+    }
+
+    private static byte[] Elf32(uint paddr, byte[] code, byte[] note)
+    {
+        var b = new byte[0x1000 + code.Length];
+        ElfImage.Magic.CopyTo(b);
+        b[4] = b[5] = b[6] = 1;
+        U16(b, 16, 2);
+        U16(b, 18, 62);
+        U32(b, 24, paddr);
+        U32(b, 28, 52);
+        U16(b, 42, 32);
+        U16(b, 44, 2);
+        U32(b, 52, 1);
+        U32(b, 56, 0x1000);
+        U32(b, 64, paddr);
+        U32(b, 68, code.Length);
+        U32(b, 72, code.Length);
+        code.CopyTo(b, 0x1000);
+        U32(b, 84, 4);
+        U32(b, 88, 0x800);
+        U32(b, 100, note.Length);
+        note.CopyTo(b, 0x800);
+        return b;
+    }
+
+    /// <summary>Before 2.08 only the real-mode part is sure to be what the protocol says.</summary>
+    [Theory]
+    [InlineData(0x201, EntryMode.Protected32)]
+    [InlineData(0x202, EntryMode.Real16)]
+    [InlineData(0x207, EntryMode.Real16)]
+    [InlineData(0x208, EntryMode.Protected32)]
+    public void EntryByProtocolVersion(int version, EntryMode mode)
+    {
+        Assert.Equal(mode, Load(BzImage(version, xloadflags: 0)).Mode);
+        Assert.Equal(EntryMode.Protected32, Load(BzImage(version, xloadflags: 0), new BootRequest { Protocol = BootProtocol.Linux32 }).Mode);
+    }
+
+    [Fact]
+    public void WhatABzImageIs()
+    {
+        byte[] image = BzImage();
+        Assert.False(KernelLoader.IsI386(image, "k"));
+        Assert.True(KernelLoader.IsI386(BzImage(xloadflags: 0), "k"));
+        Assert.True(KernelLoader.IsI386(BzImage(0x208, xloadflags: 0), "k"));
+        Assert.True(KernelLoader.IsLinux(image, "k"));
+        void Version(string text)
+        {
+            U16(image, 0x20e, 0x300);
+            Encoding.ASCII.GetBytes(text + "\0").CopyTo(image, 0x500);
+        }
+        Version("6.1.0-50-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)");
+        Assert.True(KernelLoader.IsLinux(image, "k"));
+        Version("Memtest86+ v6.10");
+        Assert.False(KernelLoader.IsLinux(image, "k"));
+        Version("1.0.0+git-20190125.36a4c85-5.1");
+        Assert.False(KernelLoader.IsLinux(image, "k"));
+        U16(image, 0x20e, 0xffff);
+        Assert.True(KernelLoader.IsLinux(image, "k"));
+    }
+
+    [Fact]
+    public void CompressedKernelFiles()
+    {
+        byte[] kernel = MultibootKludge(0x10_0000, 0x10_0040), packed = Ring3.Vmm.Guest.Initramfs.Gzip(kernel);
+        Assert.Equal(kernel, KernelLoader.Unpack(packed, "xen.gz"));
+        Assert.Same(kernel, KernelLoader.Unpack(kernel, "xen"));
+        var e = Assert.Throws<BootException>(() => KernelLoader.Unpack([0x1f, 0x8b, 8, 0, .. new byte[30].Select(_ => (byte)0xff)], "xen.gz"));
+        Assert.Contains("damaged", e.Message);
+        Assert.Contains("not a kernel", Refused(KernelLoader.Unpack(Ring3.Vmm.Guest.Initramfs.Gzip("just text"u8), "text.gz")));
     }
 
     [Fact]

@@ -91,4 +91,20 @@ public class SerialPortTests
             total += n;
         Assert.Equal(1 << 16, total);
     }
+
+    /// <summary>Firmware reads on the guest's behalf what the guest has not: first the FIFO, then the backlog.</summary>
+    [Fact]
+    public void FirmwareReadsInOrder()
+    {
+        Assert.Equal(-1, _port.Peek(0));
+        Out(4, 8);
+        Out(1, 1);
+        _port.Receive([.. Enumerable.Range(0, 20).Select(i => (byte)i)]);
+        Assert.Equal([0, 15, 16, 19, -1], new[] { 0, 15, 16, 19, 20 }.Select(_port.Peek));
+        _port.Discard(17);
+        Assert.Equal(17, In(0));
+        _port.Discard(5);
+        Assert.Equal((-1, 0), (_port.Peek(0), _port.Pending));
+        _port.WaitForInput(0);
+    }
 }
