@@ -37,6 +37,8 @@ public sealed unsafe partial class Machine : IDisposable
                 Volatile.Write(ref _stampsShared, true);
             Volatile.Write(ref _processors, [.. _processors, p]);
         }
+        // PAIRS-WITH: StopOthers: its reader of the array has taken the bus before this processor looks at it, or finds the processor.
+        Interlocked.MemoryBarrier();
         return p;
     }
 

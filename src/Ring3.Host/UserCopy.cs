@@ -115,7 +115,7 @@ public static unsafe class UserCopy
         ? ((delegate* unmanaged[SuppressGCTransition]<ulong, uint, nuint, nint>)s_fill)(dst, value, n) == 0
         : ((delegate* unmanaged<ulong, uint, nuint, nint>)s_fill)(dst, value, n) == 0;
 
-    /// <summary>Atomic compare-exchange; <paramref name="observed"/> is what was there. False: EFAULT. A locked access may straddle cache lines, at a cost.</summary>
+    /// <summary>Atomic compare-exchange; <paramref name="observed"/> is what was there. False: EFAULT, or an operand that crosses a cache line: no split lock of the host is ever made.</summary>
     public static bool CompareExchange(ulong address, byte value, byte comparand, out byte observed)
     {
         byte v = comparand;
@@ -128,7 +128,7 @@ public static unsafe class UserCopy
     public static bool CompareExchange(ulong address, uint value, uint comparand, out uint observed)
     {
         uint v = comparand;
-        bool ok = ((delegate* unmanaged[SuppressGCTransition]<ulong, ulong, void*, nint>)s_cas4)(address, value, &v) == 0;
+        bool ok = !IsSplit(address, 4) && ((delegate* unmanaged[SuppressGCTransition]<ulong, ulong, void*, nint>)s_cas4)(address, value, &v) == 0;
         observed = v;
         return ok;
     }
@@ -137,7 +137,7 @@ public static unsafe class UserCopy
     public static bool CompareExchange(ulong address, ulong value, ulong comparand, out ulong observed)
     {
         ulong v = comparand;
-        bool ok = ((delegate* unmanaged[SuppressGCTransition]<ulong, ulong, void*, nint>)s_cas8)(address, value, &v) == 0;
+        bool ok = !IsSplit(address, 8) && ((delegate* unmanaged[SuppressGCTransition]<ulong, ulong, void*, nint>)s_cas8)(address, value, &v) == 0;
         observed = v;
         return ok;
     }
@@ -151,6 +151,9 @@ public static unsafe class UserCopy
         observed = v;
         return ok;
     }
+
+    /// <summary>Whether an operand crosses a cache line.</summary>
+    public static bool IsSplit(ulong address, int size) => (address & 63) + (ulong)size > 64;
 
     private static bool Copy(void* to, void* from, nuint n) => n <= ShortCopy
         ? ((delegate* unmanaged[SuppressGCTransition]<void*, void*, nuint, nint>)s_copy)(to, from, n) == 0

@@ -40,6 +40,48 @@ public partial class SourceRuleTests
         where File.ReadAllText(file).Contains("Thread.Sleep(")
         select Repository.Relative(file));
 
+    /// <summary>Where locked host instructions meet memory by address, and why none of them can cross a cache line. Few hosts can be asked whether one was: the places are counted instead.</summary>
+    private static readonly Dictionary<string, string> s_lockedAccesses = new()
+    {
+        ["src/Ring3.Cpu/CodeMap.cs"] = "own memory, aligned",
+        ["src/Ring3.Cpu/Interp/MachineBus.cs"] = "own memory, aligned",
+        ["src/Ring3.Cpu/Interp/SplitAccess.cs"] = "the aligned words at both sides of the line's end",
+        ["src/Ring3.Cpu/Interp/Width.cs"] = "handlers ask IsSplit first",
+        ["src/Ring3.Cpu/Interp/SlowOperands.cs"] = "ModifyAt asks IsSplit first",
+        ["src/Ring3.Cpu/Interp/Exchange.cs"] = "Pair8 asks IsSplit first",
+        ["src/Ring3.Cpu/Paging/GuestWalk.cs"] = "entries of page tables are aligned",
+        ["src/Ring3.Cpu/Paging/NestedWalk.cs"] = "entries of page tables are aligned",
+        ["src/Ring3.Cpu/Segments/Descriptors.cs"] = "the aligned word around one byte",
+    };
+
+    [Fact]
+    public void LockedAccesses_NeverCrossALine() => Assert.Equal(
+        s_lockedAccesses.Keys.Order(),
+        from file in Repository.Sources("src")
+        let name = Repository.Relative(file)
+        where (name.StartsWith("src/Ring3.Cpu/", StringComparison.Ordinal) || name.StartsWith("src/Ring3.Memory/", StringComparison.Ordinal) || name.StartsWith("src/Ring3.Xen/", StringComparison.Ordinal))
+            && LockedAccess().IsMatch(File.ReadAllText(file))
+        orderby name
+        select name);
+
+    /// <summary>Handlers that make a locked access of any width ask first whether it crosses a line.</summary>
+    [Fact]
+    public void LockedHandlers_AskForTheLine() => Assert.Empty(
+        from file in Repository.Sources("src")
+        let text = File.ReadAllText(file)
+        where file.Contains("/Ring3.Cpu/") && Regex.IsMatch(text, @"\bW\.(CompareExchange|Exchange)\(") && !text.Contains("IsSplit(")
+        select Repository.Relative(file));
+
+    /// <summary>Emitted host code has no locked instruction at all.</summary>
+    [Fact]
+    public void EmittedCode_HasNoLockedInstruction() => Assert.Empty(
+        from file in Repository.Sources("src")
+        where Regex.IsMatch(file, "/Ring3.Cpu/(Emit|Vector|X87)/") && Regex.IsMatch(File.ReadAllText(file), @"LockPrefix|Code\.Xchg_rm|Code\.Cmpxchg")
+        select Repository.Relative(file));
+
+    [GeneratedRegex(@"Interlocked\.\w+\(ref \*")]
+    private static partial Regex LockedAccess();
+
     [GeneratedRegex(@"\[(DllImport|LibraryImport)\(")]
     private static partial Regex NativeImport();
 

@@ -44,6 +44,22 @@ public sealed unsafe class SysMmioTests
         Assert.Equal(-1, m.RunToHandler());
     }
 
+    /// <summary>Half of the operand is memory, which must not take part twice because the device's half takes two exits.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void ReadModifyWriteAcrossMemoryAndDeviceIsDoneOnce(bool locked)
+    {
+        using SysLongHarness m = Create(a => { (locked ? a.@lock : a).add(__dword_ptr[rbx - 1], 0x102); a.hlt(); });
+        m.H.Memory[Device - 1] = 0xff;
+        Expect(m, false, 3, Device, 0x10);
+        Assert.Equal(ExitReason.Mmio, m.H.Run());
+        Assert.Equal((3, 0x12), (m.H.Exit->Size, m.H.Exit->Data[0]));
+        m.P.CompleteMmio([]);
+        Assert.Equal(-1, m.RunToHandler());
+        Assert.Equal(1, m.H.Memory[Device - 1]);
+    }
+
     [Fact]
     public void CopyFromDeviceToDevice()
     {

@@ -11,8 +11,6 @@ public sealed unsafe partial class Machine
     private const int PatientArenas = 3;
 
     private readonly Lock _decodeLock = new();
-    /// <summary>Taken by locked accesses that cross a page.</summary>
-    internal readonly Lock SplitLock = new();
     private readonly Block** _table = (Block**)HostMemory.Map(TableSize * (nuint)sizeof(Block*));
     private readonly List<BlockArena> _arenas = [];
     private BlockArena _arena = new(ArenaBytes);

@@ -6,13 +6,11 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: the op lies in a block of the running epoch.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
-    private const ulong CacheLine = 64, Page = 4096;
+    private const ulong CacheLine = 64;
 
     /// <summary>Whether an access crosses a cache line. Only locked accesses ask, so the common path pays nothing.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static bool IsSplit(ulong linear, int bytes) => (linear & (CacheLine - 1)) + (ulong)bytes > CacheLine;
-
-    internal static bool CrossesPage(ulong linear, int bytes) => (linear & (Page - 1)) + (ulong)bytes > Page;
 
     /// <summary>A locked instruction has made a split access, with the result <paramref name="end"/>. Leaves behind the instruction when the owner wants to know.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]

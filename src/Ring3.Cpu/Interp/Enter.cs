@@ -20,10 +20,14 @@ public sealed unsafe partial class LogicalProcessor
         UpdateContext(c);
         UpdateStepMode(c);
         EnterEpoch();
+        // PAIRS-WITH: Machine.StopOthers (the word, a process-wide barrier, then the epoch).
+        if (Machine.IsBusTaken)
+            AwaitBus();
         Replay.Begin();
         _pauses = 0;
         ExitReason reason = RunGuarded(c);
         LeaveEpoch();
+        AtBus = 0;
         ParkVector(c);
         return reason;
     }

@@ -28,10 +28,25 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Split<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
     {
-        if (!LogicalProcessor.CrossesPage(linear, W.Bytes))
-            return p.BusLocked(c, op, At<W>(p, c, op, linear));
-        lock (p.Machine.SplitLock)
-            return p.BusLocked(c, op, At<W>(p, c, op, linear));
+        ulong accumulator = W.Get((byte*)c);
+        SplitCompare change = new() { Expected = accumulator, Desired = Shape.Reg1<W>(c, op) };
+        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
+        if (end == OpResult.Next)
+            Finish<W>(c, accumulator, old);
+        return p.BusLocked(c, op, end);
+    }
+
+    private struct SplitCompare : ISplitChange
+    {
+        public ulong Expected, Desired;
+
+        public static bool IsComparison => true;
+
+        public readonly bool Apply(ulong old, out ulong value)
+        {
+            value = Desired;
+            return old == Expected;
+        }
     }
 
     private static OpResult At<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
@@ -50,10 +65,15 @@ internal static unsafe class ExchangeHandlers
         OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
         if (end != OpResult.Next)
             return end;
+        Finish<W>(c, accumulator, old);
+        return OpResult.Next;
+    }
+
+    private static void Finish<W>(CpuState* c, ulong accumulator, ulong old) where W : IWidth
+    {
         Width.FlagsSub<W>(c, accumulator, old, (accumulator - old) & Width.Mask<W>());
         if (old != accumulator)
             W.Set((byte*)c, old);
-        return OpResult.Next;
     }
 
     private static OpResult Pair8(LogicalProcessor p, CpuState* c, Op* op)
@@ -65,13 +85,40 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Pair8Split(LogicalProcessor p, CpuState* c, Op* op, ulong linear)
     {
-        OpResult end;
-        if (!LogicalProcessor.CrossesPage(linear, 8))
-            end = Pair8At(p, c, linear);
-        else
-            lock (p.Machine.SplitLock)
-                end = Pair8At(p, c, linear);
-        return (op->Flags & OpFlags.Lock) != 0 ? p.BusLocked(c, op, end) : end;
+        if ((op->Flags & OpFlags.Lock) == 0)
+            return Pair8Apart(p, c, linear);
+        ulong expected = Expected8(c);
+        SplitCompare change = new() { Expected = expected, Desired = Desired8(c) };
+        OpResult end = p.ChangeSplit(c, linear, 8, ref change, out ulong old);
+        if (end == OpResult.Next)
+            Finish8(c, expected, old);
+        return p.BusLocked(c, op, end);
+    }
+
+    /// <summary>Not locked: a read and a write, between which others may write.</summary>
+    private static OpResult Pair8Apart(LogicalProcessor p, CpuState* c, ulong linear)
+    {
+        byte* ptr = p.ModifyPtr(c, linear, 8);
+        if (ptr == null)
+            return OpResult.Fault;
+        ulong expected = Expected8(c), old = W64.Get(ptr);
+        W64.Put(ptr, old == expected ? Desired8(c) : old);
+        OpResult end = p.EndWrite(c, ptr, linear, 8);
+        if (end == OpResult.Next)
+            Finish8(c, expected, old);
+        return end;
+    }
+
+    private static ulong Expected8(CpuState* c) => (uint)c->Gpr[0] | c->Gpr[2] << 32;
+    private static ulong Desired8(CpuState* c) => (uint)c->Gpr[3] | c->Gpr[1] << 32;
+
+    private static void Finish8(CpuState* c, ulong expected, ulong old)
+    {
+        Flags.SetZF(c, old == expected);
+        if (old == expected)
+            return;
+        c->Gpr[0] = (uint)old;
+        c->Gpr[2] = old >> 32;
     }
 
     private static OpResult Pair8At(LogicalProcessor p, CpuState* c, ulong linear)
@@ -79,17 +126,11 @@ internal static unsafe class ExchangeHandlers
         byte* ptr = p.ModifyPtr(c, linear, 8);
         if (ptr == null)
             return OpResult.Fault;
-        ulong expected = (uint)c->Gpr[0] | c->Gpr[2] << 32, desired = (uint)c->Gpr[3] | c->Gpr[1] << 32;
-        ulong old = Interlocked.CompareExchange(ref *(ulong*)ptr, desired, expected);
+        ulong expected = Expected8(c), old = Interlocked.CompareExchange(ref *(ulong*)ptr, Desired8(c), expected);
         OpResult end = p.EndWrite(c, ptr, linear, 8);
         if (end != OpResult.Next)
             return end;
-        Flags.SetZF(c, old == expected);
-        if (old != expected)
-        {
-            c->Gpr[0] = (uint)old;
-            c->Gpr[2] = old >> 32;
-        }
+        Finish8(c, expected, old);
         return OpResult.Next;
     }
 

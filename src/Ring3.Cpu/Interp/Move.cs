@@ -82,10 +82,24 @@ internal static unsafe class MoveHandlers
 
     private static OpResult ExchangeSplit<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
     {
-        if (!LogicalProcessor.CrossesPage(linear, W.Bytes))
-            return p.BusLocked(c, op, Exchange<W>(p, c, op, linear));
-        lock (p.Machine.SplitLock)
-            return p.BusLocked(c, op, Exchange<W>(p, c, op, linear));
+        SplitExchange change = new() { Value = Shape.Reg1<W>(c, op) };
+        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
+        if (end == OpResult.Next)
+            W.Set((byte*)c + op->Reg1, old);
+        return p.BusLocked(c, op, end);
+    }
+
+    private struct SplitExchange : ISplitChange
+    {
+        public ulong Value;
+
+        public static bool IsComparison => false;
+
+        public readonly bool Apply(ulong old, out ulong value)
+        {
+            value = Value;
+            return true;
+        }
     }
 
     private static OpResult Exchange<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth

@@ -88,17 +88,29 @@ internal static unsafe class Shape
         return end;
     }
 
-    /// <summary>A locked access that crosses a cache line: a bus lock. The host's own holds within a page; across two it is atomic among the machine's processors.</summary>
+    /// <summary>A locked access that crosses a cache line: a bus lock.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static OpResult ModifySplit<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
     {
-        OpResult end;
-        if (!LogicalProcessor.CrossesPage(linear, W.Bytes))
-            end = ModifyWhole<W, O>(p, c, op, linear, source, true);
-        else
-            lock (p.Machine.SplitLock)
-                end = ModifyWhole<W, O>(p, c, op, linear, source, false);
+        SplitModify<W, O> change = new() { State = c, Source = source };
+        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
+        if (end == OpResult.Next)
+            O.Finish<W>(c, op, old, source, change.Result & Width.Mask<W>());
         return p.BusLocked(c, op, end);
+    }
+
+    private struct SplitModify<W, O> : ISplitChange where W : IWidth where O : struct, IModify
+    {
+        public CpuState* State;
+        public ulong Source, Result;
+
+        public static bool IsComparison => false;
+
+        public bool Apply(ulong old, out ulong value)
+        {
+            value = Result = O.Compute<W>(State, old, Source);
+            return true;
+        }
     }
 }
 

@@ -103,10 +103,28 @@ internal static unsafe class SlowOperands
     {
         if ((op->Flags & OpFlags.Lock) == 0 || !LogicalProcessor.IsSplit(linear, size))
             return ModifyWhole<T>(p, c, op, linear, size);
-        if (!LogicalProcessor.CrossesPage(linear, size))
-            return p.BusLocked(c, op, ModifyWhole<T>(p, c, op, linear, size));
-        lock (p.Machine.SplitLock)
-            return p.BusLocked(c, op, ModifyWhole<T>(p, c, op, linear, size));
+        SplitModify<T> change = new() { State = c, Op = op, Size = size };
+        OpResult end = p.ChangeSplit(c, linear, size, ref change, out _);
+        if (end == OpResult.Next)
+            Flags.SetStatus(c, change.Status);
+        return p.BusLocked(c, op, end);
+    }
+
+    private struct SplitModify<T> : ISplitChange where T : IReadModifyWrite
+    {
+        public CpuState* State;
+        public Op* Op;
+        public int Size;
+        public ulong Status;
+
+        public static bool IsComparison => false;
+
+        public bool Apply(ulong old, out ulong value)
+        {
+            Status = Flags.GetStatus(State);
+            value = T.Apply(State, Op, Size, old, ref Status);
+            return true;
+        }
     }
 
     private static OpResult ModifyWhole<T>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size) where T : IReadModifyWrite

@@ -5,7 +5,7 @@ namespace Ring3.Cpu;
 /// <summary>
 /// Operand width as a type parameter: every handler is compiled once for each width, with constants folded. Values are zero-extended 64-bit words everywhere.
 /// </summary>
-/// <remarks>SAFETY: pointers address at least <see cref="Bytes"/> bytes. Interlocked operations on unaligned addresses are single locked instructions on x86.</remarks>
+/// <remarks>SAFETY: pointers address at least <see cref="Bytes"/> bytes. interlocked operations are given only operands within one cache line.</remarks>
 internal unsafe interface IWidth
 {
     static abstract int Bytes { get; }
@@ -16,7 +16,7 @@ internal unsafe interface IWidth
     /// <summary>Writes a register: 32 bits zero-extend, 8 and 16 bits leave the rest alone.</summary>
     static abstract void Set(byte* p, ulong value);
     static abstract ulong SignExtend(ulong value);
-    /// <summary>Locked compare-exchange; returns the old value.</summary>
+    /// <summary>Locked compare-exchange; returns the old value. Never across a cache line: see <see cref="LogicalProcessor.ChangeSplit"/>.</summary>
     static abstract ulong CompareExchange(byte* p, ulong value, ulong comparand);
     static abstract ulong Exchange(byte* p, ulong value);
 }

@@ -21,6 +21,8 @@ public sealed unsafe partial class LogicalProcessor
         public ulong Gpa0, Gpa1;
         public int Size0, Size1;
         public ulong Linear;
+        /// <summary>What is written depends on what was read.</summary>
+        public bool IsModify;
     }
 
     private readonly Bounce* _bounces = (Bounce*)HostMemory.Map(BounceSlots * 128);
@@ -60,6 +62,7 @@ public sealed unsafe partial class LogicalProcessor
         if (first != size && !Translate(c, NextPage(c, linear), access, out second))
             return null;
         Bounce* b = Prepare(linear, size, first, t, second);
+        b->IsModify = modify;
         if (modify && !FillBounce(c, b))
             return null;
         return Observed(c, linear, size, true, b->Data);
@@ -75,11 +78,17 @@ public sealed unsafe partial class LogicalProcessor
             return OpResult.Next;
         }
         Bounce* b = _bounces + offset / 128;
-        return CommitFragment(c, b, b->Data, b->Host0, b->Gpa0, b->Size0, b->Linear)
-            && CommitFragment(c, b, b->Data + b->Size0, b->Host1, b->Gpa1, b->Size1, b->Linear + (ulong)b->Size0) ? OpResult.Next : OpResult.Fault;
+        // A device takes its half by an exit and the instruction starts again: memory keeps what was read until then.
+        bool done = b->IsModify && b->Host0 != null && b->Host1 == null
+            ? CommitSecond(c, b) && CommitFirst(c, b)
+            : CommitFirst(c, b) && CommitSecond(c, b);
+        return done ? OpResult.Next : OpResult.Fault;
     }
 
-    private bool CommitFragment(CpuState* c, Bounce* b, byte* data, byte* host, ulong gpa, int size, ulong linear)
+    private bool CommitFirst(CpuState* c, Bounce* b) => CommitFragment(c, b->Data, b->Host0, b->Gpa0, b->Size0, b->Linear);
+    private bool CommitSecond(CpuState* c, Bounce* b) => CommitFragment(c, b->Data + b->Size0, b->Host1, b->Gpa1, b->Size1, b->Linear + (ulong)b->Size0);
+
+    private bool CommitFragment(CpuState* c, byte* data, byte* host, ulong gpa, int size, ulong linear)
     {
         if (size == 0)
             return true;
@@ -88,6 +97,18 @@ public sealed unsafe partial class LogicalProcessor
         Buffer.MemoryCopy(data, host, size, size);
         CodeMayHaveChanged(host, size);
         return true;
+    }
+
+    /// <summary>Where byte <paramref name="index"/> of the access at <paramref name="ptr"/> lies in host memory; null: it is a device's.</summary>
+    private byte* HostByte(byte* ptr, int index)
+    {
+        long offset = ptr - (byte*)_bounces;
+        if ((ulong)offset >= BounceSlots * 128)
+            return ptr + index;
+        Bounce* b = _bounces + offset / 128;
+        if (index < b->Size0)
+            return b->Host0 == null ? null : b->Host0 + index;
+        return b->Host1 == null ? null : b->Host1 + (index - b->Size0);
     }
 
     private bool FillBounce(CpuState* c, Bounce* b) =>

@@ -99,26 +99,32 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Sets bits in the high half of a descriptor (accessed, busy) with a locked write.</summary>
     internal bool MarkDescriptor(CpuState* c, ulong address, ulong raw, ulong bits)
-    {
-        if ((raw & bits) == bits)
-            return true;
-        byte* p = WritePtrSlow(c, address + 4, 4, ImplicitAccess, true);
-        if (p == null)
-            return false;
-        Interlocked.Or(ref *(uint*)p, (uint)(bits >> 32));
-        NoteBusLock(c, address);
-        return EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
-    }
+        => (raw & bits) == bits || ChangeTypeByte(c, address, set: (byte)(bits >> 40), clear: 0);
 
     /// <summary>Clears the busy bit of a TSS descriptor.</summary>
-    private bool ClearBusy(CpuState* c, ulong address)
+    private bool ClearBusy(CpuState* c, ulong address) => ChangeTypeByte(c, address, set: 0, clear: (byte)(Descriptor.Busy >> 40));
+
+    /// <summary>A locked change of bits 40-47 of a descriptor. It has the faults of a write of the whole upper half, but changes one byte: an access to that is never split, wherever the descriptor lies.</summary>
+    private bool ChangeTypeByte(CpuState* c, ulong address, byte set, byte clear)
     {
         byte* p = WritePtrSlow(c, address + 4, 4, ImplicitAccess, true);
         if (p == null)
             return false;
-        Interlocked.And(ref *(uint*)p, ~(uint)(Descriptor.Busy >> 32));
         NoteBusLock(c, address);
-        return EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
+        byte* first = HostByte(p, 0), type = HostByte(p, 1), last = HostByte(p, 3);
+        if (first == null || last == null)
+        {
+            p[1] = (byte)(p[1] & ~clear | set);
+            return EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
+        }
+        int shift = 8 * (int)((nuint)type & 3);
+        uint* word = (uint*)(type - shift / 8);
+        if (set != 0)
+            Interlocked.Or(ref *word, (uint)set << shift);
+        if (clear != 0)
+            Interlocked.And(ref *word, ~((uint)clear << shift));
+        CodeMayHaveChanged(type, 1);
+        return true;
     }
 
     /// <summary>Segment register contents in real and virtual-8086 mode.</summary>
