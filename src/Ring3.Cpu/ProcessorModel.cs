@@ -69,6 +69,9 @@ public sealed record ProcessorModel
         ConvertsBeforeStore = true,
         MaskedStoresFromAbove = true,
         GathersNormalizeMask = true,
+        SysretChecksTarget = true,
+        HasWideSysenter = true,
+        MovSsHidesBreakpoint = true,
     };
 
     /// <summary>The host's: its identity, with the behaviour of its family, or of the vendor's latest known one when no model describes it.</summary>
@@ -112,6 +115,13 @@ public sealed record ProcessorModel
     internal bool MaskedStoresFromAbove { get; init; }
     /// <summary>A gather first makes each mask element all ones or zero, in the whole operand, and clears the destination's upper half with the first element.</summary>
     internal bool GathersNormalizeMask { get; init; }
+
+    /// <summary>SYSRET to a RIP that is not canonical is #GP(0) before anything has changed. False: it retires, and the target's fetch is #GP(0) at CPL 3.</summary>
+    internal bool SysretChecksTarget { get; init; }
+    /// <summary>SYSENTER and SYSEXIT exist in long mode, and their MSRs have 64 bits. False: #UD, and 32 bits, unless the guest sees Intel.</summary>
+    internal bool HasWideSysenter { get; init; }
+    /// <summary>MOV SS and POP SS keep an instruction breakpoint from the instruction behind them.</summary>
+    internal bool MovSsHidesBreakpoint { get; init; }
 
     public bool IsAmd => Vendor == ProcessorVendor.Amd;
     public int Family => FamilyOf(Signature);

@@ -37,12 +37,12 @@ internal sealed unsafe class CpuHarness : IDisposable
         set => Flags.Set(State, value);
     }
 
-    private CpuHarness(ulong size, Machine? machine, byte* memory)
+    private CpuHarness(ulong size, Machine? machine, byte* memory, ProcessorModel? model = null)
     {
         Size = size;
         Memory = memory != null ? memory : HostMemory.Map((nuint)size);
         _ownsMachine = machine == null;
-        Machine = machine ?? new Machine();
+        Machine = machine ?? new Machine(model);
         Cpu = Machine.CreateProcessor();
         ulong pages = size >> 12, leaves = (pages + 511) / 512;
         _tableBytes = (nuint)((3 + leaves) * 4096);
@@ -68,9 +68,9 @@ internal sealed unsafe class CpuHarness : IDisposable
     }
 
     /// <summary>A processor in 64-bit mode with identity-mapped memory (2 MiB user pages), flat segments, CPL <paramref name="cpl"/>.</summary>
-    public static CpuHarness Long(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, Machine? machine = null, byte* memory = null)
+    public static CpuHarness Long(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, Machine? machine = null, byte* memory = null, ProcessorModel? model = null)
     {
-        CpuHarness h = new(size, machine, memory);
+        CpuHarness h = new(size, machine, memory, model);
         CpuState* c = h.State;
         ulong root = size - 0x4000;
         ulong* tables = (ulong*)(h.Memory + root);

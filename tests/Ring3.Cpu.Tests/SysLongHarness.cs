@@ -16,9 +16,9 @@ internal sealed unsafe class SysLongHarness : IDisposable
     public CpuState* C => H.State;
     public LogicalProcessor P => H.Cpu;
 
-    public SysLongHarness(int cpl, Action<Assembler> program)
+    public SysLongHarness(int cpl, Action<Assembler> program, ProcessorModel? model = null)
     {
-        H = CpuHarness.Long(Assemble(64, CpuHarness.CodeAddress, program), cpl);
+        H = CpuHarness.Long(Assemble(64, CpuHarness.CodeAddress, program), cpl, model: model);
         C->ExceptionIntercepts = 0;
         ulong[] gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff, 0x00cf_9b00_0000_ffff, 0, 0x0000_8900_2000_0067, 0];
         for (int i = 0; i < gdt.Length; i++)

@@ -21,7 +21,8 @@ public sealed unsafe partial class LogicalProcessor
 
     private EventBlocking Blocking(CpuState* c)
     {
-        EventBlocking b = (c->InterruptShadow & 2) != 0 ? EventBlocking.MovSs : 0;
+        // Resume is what keeps an instruction breakpoint from hitting.
+        EventBlocking b = (c->InterruptShadow & 2) == 0 ? 0 : Model.MovSsHidesBreakpoint ? EventBlocking.MovSs | EventBlocking.Resume : EventBlocking.MovSs;
         if ((c->InterruptShadow & 1) != 0)
             b |= EventBlocking.Sti;
         if (c->NmiBlocked != 0)

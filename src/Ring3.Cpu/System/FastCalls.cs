@@ -12,6 +12,9 @@ internal static unsafe class FastCalls
     /// <summary>Outside 64-bit mode SYSCALL and SYSRET are AMD's alone; KVM emulates them for a guest that sees AMD.</summary>
     private static bool HasNarrowSyscall(LogicalProcessor p) => p.Model.IsAmd || p.CpuidFeatures.Vendor == ProcessorVendor.Amd;
 
+    /// <summary>SYSENTER and SYSEXIT in long mode are Intel's alone; KVM emulates them for a guest that sees Intel.</summary>
+    private static bool HasSysenter(LogicalProcessor p, CpuState* c) => p.HasWideSysenter || !LogicalProcessor.LongMode(c);
+
     private static Segment Flat(uint selector, uint access) => new() { Selector = (ushort)selector, Access = access, Limit = uint.MaxValue };
 
     public static OpResult Syscall(LogicalProcessor p, CpuState* c, Op* op)
@@ -44,7 +47,7 @@ internal static unsafe class FastCalls
         bool wide = LogicalProcessor.Is64(c);
         if ((c->Efer & Efer.SCE) == 0 || (!wide && !(HasNarrowSyscall(p) && LogicalProcessor.ProtectedMode(c))))
             return p.Raise(c, Vector.UD);
-        if (c->Cpl != 0 || (size == 8 && !LogicalProcessor.IsCanonical(c, c->Gpr[1])))
+        if (c->Cpl != 0 || (size == 8 && p.Model.SysretChecksTarget && !LogicalProcessor.IsCanonical(c, c->Gpr[1])))
             return p.Raise(c, Vector.GP, 0);
         uint selector = (uint)(c->Star >> 48);
         c->Rip = size == 8 ? c->Gpr[1] : (uint)c->Gpr[1];
@@ -65,6 +68,8 @@ internal static unsafe class FastCalls
 
     public static OpResult Sysenter(LogicalProcessor p, CpuState* c, Op* op)
     {
+        if (!HasSysenter(p, c))
+            return p.Raise(c, Vector.UD);
         if ((c->Cr0 & Cr0.PE) == 0 || (c->SysenterCs & 0xfffc) == 0)
             return p.Raise(c, Vector.GP, 0);
         bool wide = LogicalProcessor.LongMode(c);
@@ -81,6 +86,8 @@ internal static unsafe class FastCalls
 
     private static OpResult Sysexit(LogicalProcessor p, CpuState* c, int size)
     {
+        if (!HasSysenter(p, c))
+            return p.Raise(c, Vector.UD);
         if ((c->Cr0 & Cr0.PE) == 0 || (c->SysenterCs & 0xfffc) == 0 || c->Cpl != 0)
             return p.Raise(c, Vector.GP, 0);
         if (size == 8 && !(LogicalProcessor.IsCanonical(c, c->Gpr[1]) && LogicalProcessor.IsCanonical(c, c->Gpr[2])))

@@ -63,9 +63,12 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         if (index == Msr.EFER)
             return TryWriteEfer(c, value);
-        *slot = value;
+        *slot = index is Msr.SYSENTER_ESP or Msr.SYSENTER_EIP && !HasWideSysenter ? (uint)value : value;
         return true;
     }
+
+    /// <summary>Whether SYSENTER works in long mode, with MSRs of 64 bits. KVM: a guest that sees Intel has that on AMD too.</summary>
+    public bool HasWideSysenter => Model.HasWideSysenter || CpuidFeatures.Vendor == ProcessorVendor.Intel;
 
     internal static OpResult Rdmsr(LogicalProcessor p, CpuState* c, Op* op)
     {
@@ -98,7 +101,8 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool MsrValueValid(uint index, ulong value) => index switch
     {
-        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE or Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => IsCanonicalForMsr(value),
+        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => IsCanonicalForMsr(value),
+        Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => !HasWideSysenter || IsCanonicalForMsr(value),
         Msr.TSC_AUX => value >> 32 == 0,
         Msr.PAT => PatValid(value),
         _ => true,

@@ -51,8 +51,8 @@ public sealed unsafe partial class Vcpu
             case Msr.FS_BASE: return WriteCanonical(ref c->Fs.Base, value, out ok);
             case Msr.GS_BASE: return WriteCanonical(ref c->Gs.Base, value, out ok);
             case Msr.KERNEL_GS_BASE: return WriteCanonical(ref c->KernelGsBase, value, out ok);
-            case Msr.SYSENTER_ESP: return WriteCanonical(ref c->SysenterEsp, value, out ok);
-            case Msr.SYSENTER_EIP: return WriteCanonical(ref c->SysenterEip, value, out ok);
+            case Msr.SYSENTER_ESP: return WriteCanonical(ref c->SysenterEsp, Cpu.HasWideSysenter ? value : (uint)value, out ok);
+            case Msr.SYSENTER_EIP: return WriteCanonical(ref c->SysenterEip, Cpu.HasWideSysenter ? value : (uint)value, out ok);
             case Msr.PAT:
                 ok = IsPat(value);
                 if (ok)
