@@ -154,9 +154,16 @@ public static unsafe class Exports
     private static long Broken(string call, Exception e)
     {
         // The terminal belongs to the client: one line, and only for a defect.
-        Console.Error.WriteLine($"ring3: internal error in {call}: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")}");
-        if (Environment.GetEnvironmentVariable("RING3_DEBUG") is not null)
-            Console.Error.WriteLine(e);
+        try
+        {
+            Console.Error.WriteLine($"ring3: internal error in {call}: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")}");
+            if (Environment.GetEnvironmentVariable("RING3_DEBUG") is not null)
+                Console.Error.WriteLine(e);
+        }
+        catch (IOException)
+        {
+            // Nobody can be told.
+        }
         return -Abi.Errno.EIO;
     }
 }

@@ -63,6 +63,7 @@ static void thread_ends(void *argument)
 		self->next->link = self->link;
 	thread_registry_unlock();
 	self->prepared = false; /* a later destructor that comes back registers again */
+	helper_give_back(self);
 	leave(self);
 }
 
@@ -180,7 +181,8 @@ pid_t r3_owner;
 
 bool shares_parent_memory(void)
 {
-	return (pid_t)syscall(SYS_getpid) != r3_owner;
+	/* Where the filter refuses even this, it refuses to make such a child. */
+	return !is_confined() && (pid_t)syscall(SYS_getpid) != r3_owner;
 }
 
 /* From now on forks are noticed and descriptors are looked at. */
@@ -209,26 +211,6 @@ void track(void)
 	r3_tracking = true;
 }
 
-static void *end_at_once(void *argument)
-{
-	return argument;
-}
-
-/* The runtime ends the process when it cannot make its threads, for instance under a filter that refuses clone3 with EPERM. */
-static int try_thread(void)
-{
-	pthread_t thread;
-	sigset_t all, before;
-
-	sigfillset(&all); /* none of the client's signals is for it */
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int error = pthread_create(&thread, NULL, end_at_once, NULL);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!error)
-		pthread_join(thread, NULL);
-	return error;
-}
-
 static int load(void)
 {
 	static const struct r3_host host = { handle_of_fd };
@@ -240,7 +222,8 @@ static int load(void)
 	int error = core_path(path, sizeof path);
 	if (error)
 		return error;
-	error = try_thread();
+	/* First: the runtime ends the process when it cannot make threads, for instance under a filter that refuses clone3 with EPERM. */
+	error = helpers_start();
 	if (error) {
 		dprintf(2, "ring3: cannot make threads: %s%s\n", strerror(error), error == EPERM ? " (a seccomp filter should refuse clone3 with ENOSYS)" : "");
 		return error;
@@ -275,6 +258,11 @@ static int load(void)
 	return 0;
 }
 
+bool core_is_loaded(void)
+{
+	return __atomic_load_n(&loaded, __ATOMIC_ACQUIRE) && *r3_alive && !shares_parent_memory();
+}
+
 int core_load(void)
 {
 	if (r3_tracking)
@@ -289,6 +277,12 @@ int core_load(void)
 	return error;
 }
 
+static void at_exit(void *argument)
+{
+	(void)argument;
+	r3_core.at_exit();
+}
+
 /* exit() or the end of main(): the client's other threads may still be inside, so the core only reports. */
 __attribute__((destructor)) static void process_exits(void)
 {
@@ -296,6 +290,10 @@ __attribute__((destructor)) static void process_exits(void)
 		return;
 	if (!getenv("RING3_STATS") && !getenv("RING3_TRACE"))
 		return;
+	if (is_confined()) {
+		helper_run(at_exit, NULL);
+		return;
+	}
 	struct thread *self = enter();
 	r3_core.at_exit();
 	leave(self);
@@ -313,6 +311,8 @@ void core_after_fork(void)
 		;
 	if (!*r3_alive) {
 		struct thread *self = &r3_self;
+		bool confined = r3_confined;
+		helpers_after_fork(self);
 		pthread_mutex_init(&load_lock, NULL);
 		pthread_mutex_init(&threads_lock, NULL);
 		r3_threads = NULL;
@@ -329,8 +329,10 @@ void core_after_fork(void)
 		r3_irqfd_hints = NULL;
 		r3_core_begin = r3_core_end = 0;
 		table_after_fork();
-		signals_after_fork();
-		r3_owner = (pid_t)syscall(SYS_getpid);
+		if (!confined) { /* else both are refused here as well */
+			signals_after_fork();
+			r3_owner = (pid_t)syscall(SYS_getpid);
+		}
 		*r3_alive = 1;
 	}
 	atomic_store(&busy, 0);

@@ -110,7 +110,7 @@ static int duplicate_over(int from, int to, int flags, bool dup3_form)
 
 	if (from == to || CALLED_BY_CORE())
 		return dup3_form ? NEXT(dup3)(from, to, flags) : NEXT(dup2)(from, to);
-	bool open = !r3_tracking || syscall(SYS_fcntl, from, F_GETFD) >= 0;
+	bool open = !r3_tracking || call_host(SYS_fcntl, from, F_GETFD) >= 0;
 	if (UNLIKELY(open && ours(to)))
 		closing_begin(to, &closing);
 	int made = dup3_form ? NEXT(dup3)(from, to, flags) : NEXT(dup2)(from, to);
@@ -214,8 +214,31 @@ static ssize_t write_ours(const struct object *object, bool positioned)
 }
 
 /* Statistics are read; nothing else of KVM can be read or written. offset -1: the descriptor's position. */
+static ssize_t read_ours(int fd, struct object *object, void *buffer, size_t length, off_t offset);
+
+struct read_call {
+	int fd, error;
+	struct object *object;
+	void *buffer;
+	size_t length;
+	off_t offset;
+	ssize_t result;
+};
+
+static void read_borne(void *context)
+{
+	struct read_call *call = context;
+	call->result = read_ours(call->fd, call->object, call->buffer, call->length, call->offset);
+	call->error = errno;
+}
+
 static ssize_t read_ours(int fd, struct object *object, void *buffer, size_t length, off_t offset)
 {
+	if (is_confined()) {
+		struct read_call call = { fd, ENOMEM, object, buffer, length, offset, -1 };
+		helper_run(read_borne, &call);
+		return call.result < 0 ? fail(call.error) : call.result;
+	}
 	if (object->kind != R3_STATS)
 		return fail(offset >= 0 ? positioned_error(object) : EINVAL);
 	if (object->foreign)

@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 /* Copies from an address that the client gave and that may be wrong. */
-static bool copy_from_client(void *to, uint64_t from, size_t size)
+bool copy_from_client(void *to, uint64_t from, size_t size)
 {
 	struct iovec local = { to, size }, remote = { (void *)from, size };
-	long n = syscall(SYS_process_vm_readv, getpid(), &local, 1, &remote, 1, 0);
+	long n = call_host(SYS_process_vm_readv, r3_confined ? r3_owner : getpid(), &local, 1, &remote, 1, 0);
 
 	if (n < 0 && (errno == ENOSYS || errno == EPERM)) {
 		memcpy(to, (void *)from, size);
@@ -47,8 +47,28 @@ static long set_signal_mask(struct object *object, uint64_t argument)
 	return 0;
 }
 
+struct core_call {
+	struct object *object;
+	uint32_t command;
+	uint64_t argument;
+	long result;
+};
+
+static long call_core(struct object *object, uint32_t command, uint64_t argument);
+
+static void call_core_borne(void *context)
+{
+	struct core_call *call = context;
+	call->result = call_core(call->object, call->command, call->argument);
+}
+
 static long call_core(struct object *object, uint32_t command, uint64_t argument)
 {
+	if (is_confined()) {
+		struct core_call call = { object, command, argument, -ENOMEM };
+		helper_run(call_core_borne, &call);
+		return call.result;
+	}
 	struct r3_new_fd made = { 0 };
 	long result = r3_core.ioctl(object->handle, command, argument, &made);
 
@@ -113,10 +133,27 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	return NEXT(ioctl)(fd, request, argument);
 }
 
+struct open_call {
+	int flags, fd, error;
+};
+
+static void open_borne(void *context)
+{
+	struct open_call *call = context;
+	call->fd = kvm_open(call->flags);
+	call->error = errno;
+}
+
 int kvm_open(int flags)
 {
 	struct r3_new_fd made = { 0 };
 	int error, fd;
+
+	if (is_confined()) {
+		struct open_call call = { flags, -1, ENOMEM };
+		helper_run(open_borne, &call);
+		return call.fd < 0 ? fail(call.error) : call.fd;
+	}
 
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
 		return fail(EEXIST);

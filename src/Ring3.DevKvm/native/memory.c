@@ -41,6 +41,18 @@ struct change {
 	bool started;
 };
 
+static void start_borne(void *context)
+{
+	struct change *change = context;
+	change->started = r3_core.invalidate_start(change->lo, change->hi) > 0;
+}
+
+static void end_borne(void *context)
+{
+	struct change *change = context;
+	r3_core.invalidate_end(change->lo, change->hi);
+}
+
 static void change_begin(struct change *change, const void *at, size_t length)
 {
 	change->self = NULL;
@@ -52,7 +64,11 @@ static void change_begin(struct change *change, const void *at, size_t length)
 	if (!concerns(change->lo, change->hi))
 		return;
 	change->self = enter();
-	change->started = r3_core.invalidate_start(change->lo, change->hi) > 0;
+	change->started = false;
+	if (is_confined())
+		helper_run(start_borne, change);
+	else
+		start_borne(change);
 }
 
 static void change_end(struct change *change)
@@ -61,8 +77,10 @@ static void change_end(struct change *change)
 
 	if (LIKELY(!change->self))
 		return;
-	if (change->started)
-		r3_core.invalidate_end(change->lo, change->hi);
+	if (change->started && is_confined())
+		helper_run(end_borne, change);
+	else if (change->started)
+		end_borne(change);
 	leave(change->self);
 	errno = error;
 }
@@ -273,6 +291,20 @@ static bool any_slots(void)
 	return UNLIKELY(r3_bounds[0] < r3_bounds[1]);
 }
 
+static void ranges_begin(struct ranges *ranges, int fd, uint64_t first, uint64_t last);
+
+struct ranges_call {
+	struct ranges *ranges;
+	int fd;
+	uint64_t first, last;
+};
+
+static void ranges_begin_borne(void *context)
+{
+	struct ranges_call *call = context;
+	ranges_begin(call->ranges, call->fd, call->first, call->last);
+}
+
 static void ranges_begin(struct ranges *ranges, int fd, uint64_t first, uint64_t last)
 {
 	struct stat st;
@@ -282,6 +314,11 @@ static void ranges_begin(struct ranges *ranges, int fd, uint64_t first, uint64_t
 	if (!any_slots())
 		return;
 	check_fork();
+	if (is_confined()) {
+		struct ranges_call call = { ranges, fd, first, last };
+		helper_run(ranges_begin_borne, &call);
+		return;
+	}
 	int error = errno;
 	if (any_slots() && fstat(fd, &st) == 0)
 		find_mappings(ranges, st.st_dev, st.st_ino, first, last);
@@ -293,12 +330,23 @@ static void ranges_begin(struct ranges *ranges, int fd, uint64_t first, uint64_t
 	errno = error;
 }
 
+static void ranges_end(struct ranges *ranges);
+
+static void ranges_end_borne(void *ranges)
+{
+	ranges_end(ranges);
+}
+
 static void ranges_end(struct ranges *ranges)
 {
 	int error = errno;
 
 	if (LIKELY(!ranges->self))
 		return;
+	if (is_confined()) {
+		helper_run(ranges_end_borne, ranges);
+		return;
+	}
 	for (unsigned i = 0; i < ranges->count; i++) {
 		if (ranges->at[i].started)
 			r3_core.invalidate_end(ranges->at[i].lo, ranges->at[i].hi);
@@ -318,7 +366,7 @@ static int guest_memfd_fallocate_error(int fd, int mode, off_t offset, off_t len
 		return EOPNOTSUPP;
 	if ((offset | length) & (off_t)(PAGE - 1))
 		return EINVAL;
-	if (!(mode & FALLOC_FL_PUNCH_HOLE) && (fstat(fd, &st) != 0 || offset + length > st.st_size))
+	if (!(mode & FALLOC_FL_PUNCH_HOLE) && (call_host(SYS_fstat, fd, &st) != 0 || offset + length > st.st_size))
 		return EINVAL;
 	return 0;
 }

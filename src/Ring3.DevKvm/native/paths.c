@@ -53,7 +53,7 @@ static bool open_ours(int directory, const char *path, int flags, int *fd)
 	const char *contents = NULL;
 	enum path_kind kind = path_classify(directory, path, !(flags & O_NOFOLLOW), &contents);
 
-	if (UNLIKELY(kind == PATH_OTHER && (flags & (O_CREAT | O_EXCL | O_NOFOLLOW)) == O_CREAT))
+	if (UNLIKELY(kind == PATH_OTHER && !r3_paths_hidden && (flags & (O_CREAT | O_EXCL | O_NOFOLLOW)) == O_CREAT))
 		kind = path_classify_link(directory, path, &contents);
 	return open_kind(kind, contents, flags, fd);
 }
@@ -66,7 +66,7 @@ static bool is_device(mode_t mode, dev_t device)
 /* Errors behind which a link to one of our paths can be: it is not there, or this process may not use it. */
 static bool may_hide(int error)
 {
-	return error == ENOENT || error == EACCES || error == EPERM || error == ENXIO || error == ENODEV;
+	return !r3_paths_hidden && (error == ENOENT || error == EACCES || error == EPERM || error == ENXIO || error == ENODEV);
 }
 
 /* A symbolic link of any name may lead to the device, and a hard link or a bind mount. */
@@ -74,7 +74,7 @@ static bool is_open_device(int fd)
 {
 	struct stat st;
 	int error = errno;
-	bool device = syscall(SYS_fstat, fd, &st) == 0 && is_device(st.st_mode, st.st_rdev);
+	bool device = !r3_paths_hidden && fstat(fd, &st) == 0 && is_device(st.st_mode, st.st_rdev);
 
 	errno = error;
 	return device;

@@ -72,6 +72,9 @@ struct thread {
 	volatile int deferred;                    /* a signal arrived inside: everything is blocked until leaving */
 	volatile int cancelled;                   /* pthread_cancel was called: signals.c */
 	bool prepared;
+	bool own;                                 /* not the client's: a thread of the core or of helpers.c */
+	struct helper *helper;                    /* takes this thread's calls into the core: helpers.c */
+	siginfo_t carried[4];                     /* what the kernel did not let another thread queue: signals.c */
 	bool attached;                            /* the core knows the thread: it allocates nothing when it is called */
 	volatile int handlers;                    /* of the client that run; too high after a longjmp out of one */
 	siginfo_t held[3];                        /* of FAULT_SIGNALS that somebody sent while the thread was inside */
@@ -97,12 +100,45 @@ extern volatile uint32_t *r3_alive;               /* 0 in a process that was for
 extern uintptr_t r3_core_begin, r3_core_end;
 extern __thread int r3_loading __attribute__((tls_model("initial-exec")));
 void track(void);
+bool core_is_loaded(void);
 int core_load(void);                              /* 0, or an errno */
 void core_after_fork(void);
 void thread_prepare(struct thread *self);
 void thread_registry_lock(void);
 void thread_registry_unlock(void);
 extern struct thread *r3_threads;
+
+/* The kernel's number of a thread, without a system call: it is in the name of its clock. */
+static inline pid_t thread_id(pthread_t thread)
+{
+	clockid_t clock;
+	return pthread_getcpuclockid(thread, &clock) == 0 ? (pid_t)~(clock >> 3) : 0;
+}
+
+/* helpers.c */
+extern volatile bool r3_confined;                 /* a seccomp filter refuses what the core needs: no thread of the client calls it, or makes system calls beyond the filter's */
+int helpers_start(void);                          /* 0, or an errno */
+void helpers_after_fork(struct thread *self);
+void helper_prepare(void);
+bool helper_run(void (*function)(void *), void *argument); /* in this thread's helper, errno kept; false: there can be none */
+void helper_give_back(struct thread *self);
+void porter_run(void (*function)(void *), void *argument);
+bool thread_is_own(pid_t id);
+long call_host_far(long number, long a, long b, long c, long d, long e, long f);
+
+static inline bool is_confined(void)
+{
+	return UNLIKELY(r3_confined) && !r3_self.own;
+}
+
+/* A system call that is not among those of every client's loop: as syscall(). */
+#define CALL_HOST(number, a, b, c, d, e, f, ...) \
+	(is_confined() ? call_host_far(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f)) : syscall(number, a, b, c, d, e, f))
+#define call_host(...) CALL_HOST(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
+
+/* filters.c */
+extern volatile bool r3_paths_hidden;             /* a filter refuses what looks at paths */
+bool filter_signalled(const siginfo_t *info);
 
 /* Whether the caller at this return address is the core itself, whose calls pass unseen. */
 static inline bool from_core(const void *return_address)
@@ -179,6 +215,7 @@ void table_each(unsigned first, unsigned last, void (*each)(int fd, void *contex
 
 /* ioctl.c */
 int kvm_open(int flags);
+bool copy_from_client(void *to, uint64_t from, size_t size); /* from an address that may be wrong */
 
 /* irqfd.c */
 bool irqfd_write(int fd, const void *buffer);

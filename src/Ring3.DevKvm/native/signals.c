@@ -32,6 +32,8 @@ static kernel_sigset caught_default;               /* default actions that are t
 
 static struct sigaction runtime_faults[3];         /* what the core's runtime asked sigaction() for: SIGSEGV, SIGBUS, SIGFPE */
 
+static struct sigaction runtime_stop;              /* and for RUNTIME_SIGNAL */
+
 static const kernel_sigset never_deferred = FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL);
 
 /* The actions that belong to the core's handlers in the kernel. */
@@ -84,8 +86,56 @@ static void write_action(int sig, const struct sigaction *from)
 	atomic_fetch_add_explicit(&versions[sig], 1, memory_order_release);
 }
 
+struct queued {
+	pid_t thread;
+	int sig;
+	siginfo_t *info;
+	bool poor; /* only the number could be sent */
+};
+
+static void queue_borne(void *context)
+{
+	struct queued *q = context;
+
+	q->poor = syscall(SYS_rt_tgsigqueueinfo, r3_owner, q->thread, q->sig, q->info) != 0;
+	if (q->poor)
+		syscall(SYS_tgkill, r3_owner, q->thread, q->sig);
+}
+
+/* From another thread the kernel takes only what no kernel and no kill() says. The rest waits here for the number. All signals are blocked. */
+static void queue_to_confined_self(int sig, siginfo_t *info)
+{
+	struct thread *self = &r3_self;
+	struct queued q = { .thread = thread_id(self->id), .sig = sig, .info = info };
+
+	porter_run(queue_borne, &q);
+	for (unsigned i = 0; q.poor && i < sizeof self->carried / sizeof *self->carried; i++) {
+		if (!self->carried[i].si_signo) {
+			self->carried[i] = *info;
+			break;
+		}
+	}
+}
+
+static void take_carried(struct thread *self, int sig, siginfo_t *info)
+{
+	if (LIKELY(info->si_code != SI_TKILL) || info->si_pid != r3_owner)
+		return;
+	for (unsigned i = 0; i < sizeof self->carried / sizeof *self->carried; i++) {
+		if (self->carried[i].si_signo == sig) {
+			*info = self->carried[i];
+			self->carried[i].si_signo = 0;
+			return;
+		}
+	}
+}
+
 static void queue_to_self(int sig, siginfo_t *info)
 {
+	if (is_confined()) {
+		queue_to_confined_self(sig, info);
+		return;
+	}
 	pid_t pid = (pid_t)syscall(SYS_getpid), tid = (pid_t)syscall(SYS_gettid);
 
 	if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, sig, info) != 0)
@@ -100,10 +150,32 @@ static void poke(struct r3_vcpu_signal *run)
 	__atomic_fetch_add(run->wake_word, 1, __ATOMIC_SEQ_CST);
 }
 
+struct action_call {
+	int sig;
+	const struct sigaction *action;
+};
+
+static void set_action_borne(void *context)
+{
+	struct action_call *call = context;
+	NEXT(sigaction)(call->sig, call->action, NULL);
+}
+
+/* The kernel's action for a signal, where the client has not asked for it. */
+static void set_action(int sig, const struct sigaction *action)
+{
+	struct action_call call = { sig, action };
+
+	if (is_confined())
+		porter_run(set_action_borne, &call);
+	else
+		set_action_borne(&call);
+}
+
 static void default_action(int sig)
 {
 	struct sigaction action = { .sa_handler = SIG_DFL };
-	NEXT(sigaction)(sig, &action, NULL);
+	set_action(sig, &action);
 }
 
 /* ---- trampolines ---- */
@@ -120,8 +192,11 @@ static void defer(struct thread *self, int sig, siginfo_t *info, ucontext_t *con
 	}
 	kernel_sigset all = ~never_deferred;
 	memcpy(&context->uc_sigmask, &all, sizeof all);
-	if (self->run)
+	if (self->run) {
 		poke(self->run);
+		if (UNLIKELY(r3_confined)) /* its helper sleeps, not this thread */
+			syscall(SYS_futex, self->run->wake_word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+	}
 }
 
 /* Calls the client's handler with the mask that the kernel would have set. */
@@ -160,6 +235,8 @@ static void trampoline(int sig, siginfo_t *info, void *context)
 	struct thread *self = &r3_self;
 	int error = errno;
 
+	if (UNLIKELY(r3_confined))
+		take_carried(self, sig, info);
 	if (self->inside)
 		defer(self, sig, info, context);
 	else
@@ -183,6 +260,16 @@ static void fault_trampoline(int sig, siginfo_t *info, void *context)
 		run_client(sig, info, context);
 	else
 		default_action(sig); /* a defect of the core: end where it happened */
+	errno = error;
+}
+
+/* The runtime stops a thread; or filters.c asks it. */
+static void stop_trampoline(int sig, siginfo_t *info, void *context)
+{
+	int error = errno;
+
+	if (!filter_signalled(info) && runtime_stop.sa_sigaction)
+		runtime_stop.sa_sigaction(sig, info, context);
 	errno = error;
 }
 
@@ -283,7 +370,7 @@ static void catch_default(kernel_sigset set)
 	pthread_mutex_lock(&lock);
 	for (int sig = 1; sig <= LAST_SIGNAL; sig++) {
 		if ((set & ~caught_default & SIGNAL_BIT(sig)) && actions[sig].sa_handler == SIG_DFL)
-			NEXT(sigaction)(sig, &ours, NULL);
+			set_action(sig, &ours);
 	}
 	caught_default |= set;
 	pthread_mutex_unlock(&lock);
@@ -343,7 +430,13 @@ EXPORT int sigaction(int sig, const struct sigaction *restrict new, struct sigac
 				runtime_faults[fault_index(sig)] = *new;
 			return 0;
 		}
-		return new && sig != RUNTIME_SIGNAL ? 0 : NEXT(sigaction)(sig, new, old);
+		if (sig == RUNTIME_SIGNAL && new) {
+			struct sigaction ours = *new;
+			runtime_stop = *new;
+			ours.sa_sigaction = stop_trampoline;
+			return NEXT(sigaction)(sig, &ours, old);
+		}
+		return new ? 0 : NEXT(sigaction)(sig, NULL, old);
 	}
 	if (!r3_active || !is_ours(sig))
 		return NEXT(sigaction)(sig, new, old);
@@ -487,7 +580,7 @@ EXPORT int pthread_cancel(pthread_t id)
 		if (!pthread_equal(t->id, id) || t->cancelled)
 			continue;
 		t->cancelled = REQUESTED;
-		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+		call_host(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 		if (t != self && t->inside) {
 			struct r3_vcpu_signal *run = t->run;
 			taken = true;
@@ -555,6 +648,8 @@ static const sigset_t *stripped(const sigset_t *set, sigset_t *copy)
 EXPORT int pthread_sigmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
 {
 	sigset_t copy;
+	if (CALLED_BY_CORE())
+		return NEXT(pthread_sigmask)(how, set, old);
 	return NEXT(pthread_sigmask)(how, how == SIG_UNBLOCK ? set : stripped(set, &copy), old);
 }
 

@@ -157,6 +157,8 @@ enum path_kind path_classify(int directory, const char *path, bool follow, const
 		return PATH_OTHER;
 	if (path[0] == '/' && (kind = classify_absolute(path, contents)) != PATH_OTHER && !strstr(path, "/."))
 		return kind;
+	if (r3_paths_hidden)
+		return PATH_OTHER;
 	return path_resolve(directory, path, follow, absolute) ? classify_absolute(absolute, contents) : PATH_OTHER;
 }
 

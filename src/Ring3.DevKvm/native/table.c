@@ -89,9 +89,21 @@ static void free_slot(struct object *object)
  * Two sides, each sure to see the other: the closer stores `dying`, lets membarrier() order it against every thread, and looks for users; a
  * user clears thread.object and then looks at `dying`. Whoever finds the object unused claims it; the exchange makes that one of them.
  */
+static void object_release(struct object *object);
+
+static void object_release_borne(void *object)
+{
+	object_release(object);
+}
+
 static void object_release(struct object *object)
 {
 	uint32_t expected = DYING;
+
+	if (is_confined()) {
+		helper_run(object_release_borne, object);
+		return;
+	}
 
 	syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 	if (in_use(object) || !atomic_compare_exchange_strong(&object->dying, &expected, RELEASED))
@@ -279,6 +291,17 @@ static struct object *stranger(int fd, const struct stat *st)
 	return object;
 }
 
+struct find {
+	int fd;
+	struct object *object;
+};
+
+static void find_borne(void *context)
+{
+	struct find *find = context;
+	find->object = table_find(find->fd);
+}
+
 struct object *table_find(int fd)
 {
 	struct stat st;
@@ -286,6 +309,11 @@ struct object *table_find(int fd)
 
 	if (LIKELY(object != NULL))
 		return object;
+	if (is_confined()) {
+		struct find find = { fd, NULL };
+		helper_run(find_borne, &find);
+		return find.object;
+	}
 	struct thread *self = enter();
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 0) {
 		pthread_mutex_lock(&lock);
@@ -345,6 +373,23 @@ void table_after_fork(void)
 
 /* ---- closing ---- */
 
+/* A confined thread lets its helper make both halves. */
+struct closing_call {
+	int fd;
+	struct closing *closing;
+};
+
+static void closing_begin_borne(void *context)
+{
+	struct closing_call *call = context;
+	closing_begin(call->fd, call->closing);
+}
+
+static void closing_end_borne(void *closing)
+{
+	closing_end(closing);
+}
+
 void closing_begin(int fd, struct closing *closing)
 {
 	struct stat st;
@@ -356,6 +401,11 @@ void closing_begin(int fd, struct closing *closing)
 	closing->probe = -1;
 	if (!at || !atomic_load(at))
 		return;
+	if (is_confined()) {
+		struct closing_call call = { fd, closing };
+		helper_run(closing_begin_borne, &call);
+		return;
+	}
 	enter();
 	pthread_mutex_lock(&lock);
 	struct object *object = atomic_load(at);
@@ -385,6 +435,10 @@ void closing_end(struct closing *closing)
 
 	if (!object)
 		return;
+	if (is_confined()) {
+		helper_run(closing_end_borne, closing);
+		return;
+	}
 	pthread_mutex_lock(&lock);
 	if (object->descriptors == 0 && object->probe < 0) {
 		if (closing->probe < 0 || is_gone(closing->probe)) {

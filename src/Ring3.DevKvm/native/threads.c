@@ -2,25 +2,59 @@
  * Linked into libring3-core.so with --wrap=pthread_create.
  *
  * Invariant: no thread of the core ever takes a signal that was meant for the client. A new thread inherits its creator's mask, so
- * everything is blocked around the creation, except what the kernel raises for the thread's own instructions and the signal with which the
- * runtime stops threads for the garbage collector.
+ * everything is blocked around the creation, except what the kernel raises for the thread's own instructions. The thread itself lets through
+ * the signal with which the runtime stops threads for the garbage collector, once it is known as the core's.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
 
+/* Of libring3.so, where there is one: which threads are the core's. */
+__attribute__((weak)) void r3_thread_begins(void);
+__attribute__((weak)) void r3_thread_ends(void);
+
+struct beginning {
+	void *(*start)(void *);
+	void *argument;
+};
+
+static void *begin(void *context)
+{
+	struct beginning b = *(struct beginning *)context;
+	sigset_t stop;
+
+	free(context);
+	if (r3_thread_begins)
+		r3_thread_begins();
+	sigemptyset(&stop);
+	sigaddset(&stop, 34);
+	pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
+	void *result = b.start(b.argument);
+	if (r3_thread_ends)
+		r3_thread_ends();
+	return result;
+}
+
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
 {
-	static const int open[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, 34 };
+	static const int open[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
 	sigset_t all, before;
 
 	sigfillset(&all);
 	for (unsigned i = 0; i < sizeof open / sizeof *open; i++)
 		sigdelset(&all, open[i]);
+	struct beginning *b = malloc(sizeof *b);
+	if (!b)
+		return EAGAIN;
+	*b = (struct beginning){ start, argument };
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int result = __real_pthread_create(thread, attributes, start, argument);
+	int result = __real_pthread_create(thread, attributes, begin, b);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (result)
+		free(b);
 	return result;
 }

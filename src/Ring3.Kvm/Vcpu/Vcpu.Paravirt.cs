@@ -15,6 +15,8 @@ public sealed unsafe partial class Vcpu
     private long _lastRunDelayNs;
     private long _nextSchedStatNs;
     private SchedStat? _schedStat;
+    /// <summary>The thread that <see cref="_schedStat"/> is about, or that the kernel tells nothing of; 0: not asked yet.</summary>
+    private int _schedStatThread;
     private bool _pvEoiPending;
 
     private const long SchedStatIntervalNs = 150_000;
@@ -88,9 +90,25 @@ public sealed unsafe partial class Vcpu
 
     // ---- Steal time ----
 
+    /// <summary>
+    /// Follows the vCPU to another thread where somebody asks for the time that the host took: a guest with steal time, Xen's run states. Nobody else makes these system calls, which
+    /// a client that confines itself may not allow.
+    /// </summary>
     private void OpenSchedStat()
     {
         _schedStat?.Dispose();
+        _schedStat = null;
+        _schedStatThread = 0;
+        if (_stealGpa != 0 || _xen is not null)
+            UseSchedStat();
+    }
+
+    /// <summary>Once for each thread. Caller: the vCPU's thread.</summary>
+    private void UseSchedStat()
+    {
+        if (_schedStatThread == _lastThread)
+            return;
+        _schedStatThread = _lastThread;
         _schedStat = SchedStat.OpenForCurrentThread();
         _lastRunDelayNs = _schedStat?.RunDelayNs ?? 0;
     }
@@ -117,7 +135,10 @@ public sealed unsafe partial class Vcpu
             OweFlush(FlushSite.ParavirtFlush);
         }
         long now = HostClock.MonotonicNs();
-        if (now < _nextSchedStatNs || _schedStat is null)
+        if (now < _nextSchedStatNs)
+            return;
+        UseSchedStat();
+        if (_schedStat is null)
             return;
         _nextSchedStatNs = now + SchedStatIntervalNs;
         long delay = _schedStat.RunDelayNs;

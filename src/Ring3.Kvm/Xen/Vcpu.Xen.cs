@@ -54,6 +54,11 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
         if (_xenArrives)
         {
             _xenArrives = false;
+            if (_schedStatThread != _lastThread)
+            {
+                UseSchedStat();
+                xen.Runstate.ThreadChanged(_lastRunDelayNs);
+            }
             if (Vm.Xen.IsEnabled)
                 xen.UpdateRunstate(XenAbi.RUNSTATE_running);
         }
