@@ -8,7 +8,7 @@ public enum ExitReason
     None,
     /// <summary>The poll word was set by another thread (kick).</summary>
     Request,
-    /// <summary>Port I/O: Port, Size, IsWrite, Count, Data. Writes have retired; a read is finished by CompleteIo and then retires.</summary>
+    /// <summary>Port I/O: Port, Size, IsWrite, Count, Data. A read is finished by CompleteIo and then retires; a write of a string instruction has retired, another retires with SkipInstruction.</summary>
     Io,
     /// <summary>Nested table entry absent or without the permission: Gpa, Access. RIP is at the instruction; re-entering restarts it.</summary>
     NestedFault,

@@ -6,7 +6,7 @@ namespace Ring3.Kvm;
 /// <summary>What KVM_CHECK_EXTENSION answers. Only what works is here.</summary>
 public static class Capabilities
 {
-    /// <summary>Quirks that KVM_CAP_DISABLE_QUIRKS2 may turn off. LINT0_REENABLED, CD_NW_CLEARED, LAPIC_MMIO_HOLE and OUT_7E_INC_RIP have no effect here: the machine behaves as with them off.</summary>
+    /// <summary>Quirks that KVM_CAP_DISABLE_QUIRKS2 may turn off. LINT0_REENABLED, CD_NW_CLEARED and LAPIC_MMIO_HOLE have no effect here: the machine behaves as with them off.</summary>
     internal const uint Quirks = KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
         | KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS | KVM_X86_QUIRK_SLOT_ZAP_ALL;
 

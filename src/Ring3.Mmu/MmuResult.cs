@@ -13,8 +13,10 @@ public enum MmuResult
     ReadOnlyWrite,
     /// <summary>The gpa is beyond what the tables can map, so no MMIO entry can be installed.</summary>
     NoSlot,
-    /// <summary>Out of host memory, or the slot's host memory cannot be used: KVM_RUN fails with EFAULT.</summary>
+    /// <summary>The slot's host memory cannot be used: KVM_RUN fails with EFAULT.</summary>
     MemoryFault,
+    /// <summary>No host memory for a table: KVM_RUN fails with ENOMEM.</summary>
+    NoMemory,
     /// <summary>The frame is private and has no private memory: KVM_EXIT_MEMORY_FAULT with KVM_MEMORY_EXIT_FLAG_PRIVATE.</summary>
     PrivateMemoryFault,
 }

@@ -3,11 +3,11 @@ namespace Ring3.Mmu;
 /// <summary>Counters of one vCPU's MMU, written by its own thread only; KVM's names.</summary>
 public struct VcpuMmuStats
 {
-    /// <summary>Nested faults taken.</summary>
+    /// <summary>Nested faults taken; what is mapped ahead of the guest is none and counts nowhere.</summary>
     public ulong PfTaken;
-    /// <summary>Faults that installed a mapping.</summary>
+    /// <summary>Faults that installed or changed a mapping.</summary>
     public ulong PfFixed;
-    /// <summary>Faults fixed without mmu_lock.</summary>
+    /// <summary>Of the fixed and the spurious ones, those that did not need mmu_lock.</summary>
     public ulong PfFast;
     /// <summary>Writes that the processor has logged (page-modification log).</summary>
     public ulong PagesLogged;

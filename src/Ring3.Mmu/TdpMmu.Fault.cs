@@ -27,7 +27,7 @@ public sealed unsafe partial class TdpMmu
             return MmuResult.Fixed;
         vcpu.FailedHva = 0;
         if (!vcpu.TopUp())
-            return MmuResult.MemoryFault;
+            return MmuResult.NoMemory;
         Slots.Residency?.BeforeFault();
         Rcu.Enter();
         MmuResult result = FaultRcu(vcpu, gfn, access);
@@ -174,6 +174,7 @@ public sealed unsafe partial class TdpMmu
     {
         Memslot slot = backing.Slot;
         ulong newSpte = NewLeaf(backing, PgLevel.AlignDown(gfn, it.Level), it.Level, write);
+        bool dirties = write;
         if (it.IsPresentLeaf)
         {
             bool needsW = write && !Spte.IsWritable(it.OldSpte), needsX = execute && (it.OldSpte & Spte.X) == 0;
@@ -185,11 +186,15 @@ public sealed unsafe partial class TdpMmu
             newSpte = Spte.RestoreAccess(it.OldSpte) | Spte.A | (needsW ? Spte.W | Spte.D : 0) | (needsX ? Spte.X : 0) | newSpte & Spte.LogDirty;
         }
         else
+        {
             newSpte = WithoutHugeX(newSpte, it.Level);
+            // KVM: the first access maps a page writable, where it can, and what is mapped so is in the log. Clients count on finding the pages of code that the guest has run.
+            dirties |= slot.IsDirtyLogged && !slot.IsReadOnly;
+        }
         if (!TrySetSpteAtomic(ref it, newSpte))
             return MmuResult.Retry;
         // After the installation: whoever takes the dirty bit afterwards write-protects afterwards.
-        if (write)
+        if (dirties)
             slot.MarkDirty(gfn);
         vcpu.Stats.PfFixed++;
         return MmuResult.Fixed;
@@ -273,7 +278,8 @@ public sealed unsafe partial class TdpMmu
                 if (young != spte && Interlocked.CompareExchange(ref *sptep, young, spte) != spte)
                     continue;
                 vcpu.Stats.PfSpurious += young == spte ? 1UL : 0;
-                vcpu.Stats.PfFast += young != spte ? 1UL : 0;
+                vcpu.Stats.PfFixed += young != spte ? 1UL : 0;
+                vcpu.Stats.PfFast++;
                 return true;
             }
             Memslot? slot = Slots.Find(gfn, vcpu.AsId, ref vcpu.SlotCache);
@@ -282,6 +288,7 @@ public sealed unsafe partial class TdpMmu
             if (Interlocked.CompareExchange(ref *sptep, young | Spte.W | Spte.A | Spte.D, spte) != spte)
                 continue;
             slot.MarkDirty(gfn);
+            vcpu.Stats.PfFixed++;
             vcpu.Stats.PfFast++;
             return true;
         }

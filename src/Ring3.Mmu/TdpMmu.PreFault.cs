@@ -23,7 +23,9 @@ public sealed unsafe partial class TdpMmu
             end = endGfn << Page.Shift;
             return MmuResult.Fixed;
         }
+        VcpuMmuStats stats = vcpu.Stats;
         MmuResult result = Fault(vcpu, gpa, NestedAccess.Read);
+        vcpu.Stats = stats;
         if (result != MmuResult.Fixed)
             return result;
         using var _ = Rcu.Read();
@@ -78,7 +80,7 @@ public sealed unsafe partial class TdpMmu
             {
                 if (it.Level > PgLevel.Level2M)
                     continue;
-                FillLiveTable(vcpu, TablePage.FromSpte(it.OldSpte), gfn, end, backing);
+                FillLiveTable(TablePage.FromSpte(it.OldSpte), gfn, end, backing);
                 return true;
             }
             if (it.OldSpte != 0)
@@ -104,7 +106,6 @@ public sealed unsafe partial class TdpMmu
         page->State = TablePageState.Live;
         if (TrySetSpteAtomic(ref it, Spte.MakeTable((ulong)TablePage.TableOf(page))))
         {
-            vcpu.Stats.PfFixed += (ulong)count;
             return true;
         }
         new Span<ulong>(entries, count).Clear();
@@ -128,7 +129,7 @@ public sealed unsafe partial class TdpMmu
             entries[i] = first + (ulong)i * Page.Size;
     }
 
-    private static void FillLiveTable(VcpuMmu vcpu, TablePage* page, ulong gfn, ulong end, in Backing backing)
+    private static void FillLiveTable(TablePage* page, ulong gfn, ulong end, in Backing backing)
     {
         ulong* table = TablePage.TableOf(page);
         int added = 0;
@@ -140,6 +141,5 @@ public sealed unsafe partial class TdpMmu
                 added++;
         }
         Interlocked.Add(ref page->Leaves, added);
-        vcpu.Stats.PfFixed += (ulong)added;
     }
 }

@@ -24,7 +24,7 @@ public sealed unsafe class VcpuMmu : IDisposable
 
     /// <summary>After <see cref="MmuResult.MemoryFault"/> for memory that is gone: the page.</summary>
     public ulong FailedGfn { get; internal set; }
-    /// <summary>As <see cref="FailedGfn"/>: its host address, or 0 when no table page could be allocated.</summary>
+    /// <summary>As <see cref="FailedGfn"/>: its host address.</summary>
     public ulong FailedHva { get; internal set; }
 
     /// <summary>Counters.</summary>

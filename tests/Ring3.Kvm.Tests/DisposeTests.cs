@@ -24,7 +24,7 @@ public sealed unsafe class DisposeTests
             foreach (Thread t in threads)
                 t.Start();
             // Some rounds reach the guest, some meet the start of Run.
-            SpinWait.SpinUntil(() => first.Stats.pf_taken != 0, round);
+            SpinWait.SpinUntil(() => first.MmuStats.PfTaken != 0, round);
             g.Dispose();
             foreach (Thread t in threads)
                 Assert.True(t.Join(60_000));

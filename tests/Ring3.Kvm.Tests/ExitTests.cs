@@ -253,6 +253,6 @@ public sealed unsafe class ExitTests
         Assert.Equal(0x81, g.Cpu.KvmRun->io.port);
         *((byte*)g.Cpu.KvmRun + g.Cpu.KvmRun->io.data_offset) = 0x33;
         Assert.Equal(0x33, g.RunToEnd());
-        Assert.Equal(0x5000eUL, g.Regs().rip);
+        Assert.Equal(0x5000cUL, g.Regs().rip);
     }
 }

@@ -127,9 +127,9 @@ public sealed unsafe class PrivateMemoryTests : IDisposable
         var range = new kvm_pre_fault_memory { gpa = Gpa, size = Bytes };
         Assert.Equal(0, _g.Cpu.PreFaultMemory(ref range));
         _g.RunToEnd();
-        ulong before = _g.Cpu.Stats.pf_taken;
+        ulong before = _g.Cpu.MmuStats.PfTaken;
         _g.RunToEnd();
-        Assert.Equal(before, _g.Cpu.Stats.pf_taken);
+        Assert.Equal(before, _g.Cpu.MmuStats.PfTaken);
     }
 
     [Fact]

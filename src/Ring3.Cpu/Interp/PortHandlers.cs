@@ -86,8 +86,7 @@ internal static unsafe class PortHandlers
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)c->Gpr[0];
         Describe(p, c, op, port, size, true, false, 1);
-        c->Rip = LogicalProcessor.NextRip(c, op);
-        return OpResult.RetiredExit;
+        return OpResult.Fault;
     }
 
     private static OpResult In(LogicalProcessor p, CpuState* c, Op* op)

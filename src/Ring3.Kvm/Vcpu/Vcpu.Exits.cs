@@ -12,21 +12,14 @@ public sealed unsafe partial class Vcpu
 {
     private int HandleNestedFault()
     {
-        Stats.pf_taken++;
         ulong gpa = _exit->Gpa;
         switch (Vm.Mmu.Fault(_mmu, gpa, (NestedAccess)(uint)_exit->Access))
         {
-            case MmuResult.Retry:
+            // After Mmio and ReadOnlyWrite the entry says that it is a device access: the processor leaves with MMIO next.
+            case MmuResult.Retry or MmuResult.Fixed or MmuResult.Mmio or MmuResult.ReadOnlyWrite:
                 return KeepRunning;
-            case MmuResult.Fixed:
-                Stats.pf_fixed++;
-                return KeepRunning;
-            case MmuResult.Mmio:
-                Stats.pf_mmio_spte_created++;
-                return KeepRunning;
-            case MmuResult.ReadOnlyWrite:
-                // The entry now says that writes are device accesses: the processor leaves with MMIO next.
-                return KeepRunning;
+            case MmuResult.NoMemory:
+                return -Errno.ENOMEM;
             case MmuResult.MemoryFault:
                 return ExitMemoryFault(gpa, false);
             case MmuResult.PrivateMemoryFault:

@@ -11,13 +11,17 @@ namespace Ring3.Kvm;
 public sealed unsafe partial class Vcpu
 {
     /// <summary>What the next Run has to finish.</summary>
-    private enum Completion : byte { None, PortRead, PortWrite, Mmio, InputMmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
+    private enum Completion : byte { None, PortRead, PortWrite, StringWrite, Mmio, InputMmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
 
     private readonly PortBus _ports;
     private Completion _completion;
-    /// <summary>An MMIO access wider than the 8 bytes of kvm_run goes to the client in fragments; this is how far it has come.</summary>
-    private int _mmioDone;
+    /// <summary>The MMIO access that is the client's. Wider than the 8 bytes of kvm_run, it goes there in fragments: this is how far it has come.</summary>
+    private int _mmioDone, _mmioSize;
+    private ulong _mmioGpa;
+    private bool _mmioIsWrite;
     private readonly byte[] _mmioData = new byte[64];
+    /// <summary>The client gets a write when its instruction has retired.</summary>
+    private bool _mmioPosted;
 
     private int CompleteExit()
     {
@@ -28,11 +32,16 @@ public sealed unsafe partial class Vcpu
             case Completion.PortRead:
                 return FinishInput();
             case Completion.PortWrite:
-                if (_s->Rip == _outRip)
+                // KVM: it is over, without the rest of it, when the client has moved RIP.
+                if (LinearRip == _outRip)
+                    Cpu.SkipInstruction();
+                return KeepRunning;
+            case Completion.StringWrite:
+                if (LinearRip == _outRip)
                     _s->PendingDebug |= _outTraps;
                 return KeepRunning;
             case Completion.InputMmio:
-                Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _exit->Size));
+                Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _mmioSize));
                 return FinishInput();
             case Completion.Mmio:
                 return CompleteMmioFragment();
@@ -55,7 +64,7 @@ public sealed unsafe partial class Vcpu
     private int HandleIo()
     {
         if (_ports.MayClaim(_exit->Port) && TryPortInKernel())
-            return _exit->IsWrite != 0 ? KeepRunning : FinishInput();
+            return _exit->IsWrite != 0 ? FinishOutput() : FinishInput();
         ExitInfo* e = _exit;
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_IO;
@@ -70,20 +79,41 @@ public sealed unsafe partial class Vcpu
             return ToClient;
         }
         *(uint*)_pioData = *(uint*)e->Data;
-        if (_s->PendingDebug != 0)
+        if (e->IsString == 0)
+            EndOutputLater(e->Port);
+        else if (_s->PendingDebug != 0)
             DeferTraps();
         return ToClient;
     }
 
-    /// <summary>Debug traps of an OUT that the client has not finished, and RIP behind it.</summary>
-    private ushort _outTraps;
+    /// <summary>Linear RIP at which the client found an OUT, and debug traps of an OUTS that it has not finished.</summary>
     private ulong _outRip;
+    private ushort _outTraps;
 
-    /// <summary>KVM: an OUT ends with the next KVM_RUN, and so its debug traps do not exist while the client handles it; they come unless the client moves RIP.</summary>
+    /// <summary>KVM: an OUT ends with the next KVM_RUN; RIP is still at it while the client handles it. A reset through this port was relied upon to be behind it.</summary>
+    private void EndOutputLater(ushort port)
+    {
+        if (port == 0x7e && (Vm.DisabledQuirks & KVM_X86_QUIRK_OUT_7E_INC_RIP) == 0)
+        {
+            Cpu.SkipInstruction();
+            return;
+        }
+        _outRip = LinearRip;
+        _completion = Completion.PortWrite;
+    }
+
+    /// <summary>RIP is behind an element of OUTS, but its debug traps do not exist before the next KVM_RUN either; they come unless the client moves RIP.</summary>
     private void DeferTraps()
     {
-        (_outTraps, _outRip) = ((ushort)Cpu.TakePendingDebug(), _s->Rip);
-        _completion = Completion.PortWrite;
+        (_outTraps, _outRip) = ((ushort)Cpu.TakePendingDebug(), LinearRip);
+        _completion = Completion.StringWrite;
+    }
+
+    private int FinishOutput()
+    {
+        if (_exit->IsString == 0)
+            Cpu.SkipInstruction();
+        return KeepRunning;
     }
 
     /// <summary>All elements of the access, or none: a string instruction stays with one device.</summary>
@@ -118,10 +148,14 @@ public sealed unsafe partial class Vcpu
         }
         var data = new ReadOnlySpan<byte>(_pioData, Cpu.InputBytes);
         InputResult r;
+        MmuResult fault = MmuResult.Fixed;
         do
         {
             if (!BeginReadingTables())
+            {
+                fault = MmuResult.NoMemory;
                 break;
+            }
             r = Cpu.CompleteIo(data);
             // As after a stay in the guest: who waits for the end of this one finds the log empty.
             if (_s->DirtyLogCount != 0)
@@ -132,9 +166,10 @@ public sealed unsafe partial class Vcpu
             if (r == InputResult.Mmio && !TryInputToMmio())
                 return ToClient;
         }
-        while (r is InputResult.DirtyLogFull or InputResult.Mmio || r == InputResult.NestedFault && Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
+        while (r is InputResult.DirtyLogFull or InputResult.Mmio
+            || r == InputResult.NestedFault && (fault = Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access)) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
         _completion = Completion.PortRead;
-        return -Errno.EFAULT;
+        return fault == MmuResult.NoMemory ? -Errno.ENOMEM : -Errno.EFAULT;
     }
 
     /// <summary>An element of INS goes to a device: one here, or with false the client's, which then has the exit.</summary>
@@ -151,8 +186,7 @@ public sealed unsafe partial class Vcpu
             return true;
         }
         data.CopyTo(_mmioData);
-        _mmioDone = 0;
-        _ = ExitMmioFragment();
+        _ = ExitMmio();
         _completion = Completion.InputMmio;
         return false;
     }
@@ -161,6 +195,8 @@ public sealed unsafe partial class Vcpu
     {
         ExitInfo* e = _exit;
         int size = e->Size;
+        if (_mmioPosted)
+            return ToClient;
         ulong generation = Vm.Slots.Generation;
         // A slot may have appeared since the processor found none: KVM looks at memory first, too.
         if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, e->IsWrite != 0))
@@ -177,7 +213,7 @@ public sealed unsafe partial class Vcpu
                 Cpu.CompleteMmio(data);
                 return KeepRunning;
             }
-            data.CopyTo(_mmioData);
+            return PostMmioWrite(data);
         }
         else
         {
@@ -188,7 +224,29 @@ public sealed unsafe partial class Vcpu
                 return KeepRunning;
             }
         }
-        _mmioDone = 0;
+        return ExitMmio();
+    }
+
+    /// <summary>KVM: the instruction of a write has retired when the client sees it. One that goes on to another device has not, and ends after its last access.</summary>
+    private int PostMmioWrite(ReadOnlySpan<byte> data)
+    {
+        data.CopyTo(_mmioData);
+        _ = ExitMmio();
+        Cpu.CompleteMmio(data);
+        _mmioPosted = _finishOnly = true;
+        return KeepRunning;
+    }
+
+    /// <summary>The instruction of the client's write has come as far as it can: to its end, to another device, or to something that this Run cannot tell as well and the next one finds again.</summary>
+    private int LeaveWithPostedMmio()
+    {
+        _mmioPosted = false;
+        // Traps that were taken for an exit which the client does not see now.
+        if (!Cpu.IsInstructionInProgress && _exit->Reason is ExitReason.SingleStep or ExitReason.Exception)
+        {
+            _s->PendingDebug |= (ushort)_exit->Payload;
+            _s->HostStepDone = _s->HostSingleStep;
+        }
         return ExitMmioFragment();
     }
 
@@ -254,16 +312,23 @@ public sealed unsafe partial class Vcpu
         return Vm.MmioDevices.TryRead(gpa, data);
     }
 
+    private int ExitMmio()
+    {
+        ExitInfo* e = _exit;
+        (_mmioGpa, _mmioSize, _mmioIsWrite, _mmioDone) = (e->Gpa, e->Size, e->IsWrite != 0, 0);
+        return ExitMmioFragment();
+    }
+
     private int ExitMmioFragment()
     {
         kvm_run* run = KvmRun;
-        int length = Math.Min(8, _exit->Size - _mmioDone);
+        int length = Math.Min(8, _mmioSize - _mmioDone);
         run->exit_reason = KVM_EXIT_MMIO;
-        run->mmio.phys_addr = _exit->Gpa + (ulong)_mmioDone;
+        run->mmio.phys_addr = _mmioGpa + (ulong)_mmioDone;
         run->mmio.len = (uint)length;
-        run->mmio.is_write = _exit->IsWrite;
+        run->mmio.is_write = _mmioIsWrite ? (byte)1 : (byte)0;
         *(ulong*)run->mmio.data = 0;
-        if (_exit->IsWrite != 0)
+        if (_mmioIsWrite)
             for (int i = 0; i < length; i++)
                 run->mmio.data[i] = _mmioData[_mmioDone + i];
         _completion = Completion.Mmio;
@@ -272,14 +337,15 @@ public sealed unsafe partial class Vcpu
 
     private int CompleteMmioFragment()
     {
-        int length = Math.Min(8, _exit->Size - _mmioDone);
-        if (_exit->IsWrite == 0)
+        int length = Math.Min(8, _mmioSize - _mmioDone);
+        if (!_mmioIsWrite)
             for (int i = 0; i < length; i++)
                 _mmioData[_mmioDone + i] = KvmRun->mmio.data[i];
         _mmioDone += length;
-        if (_mmioDone < _exit->Size)
+        if (_mmioDone < _mmioSize)
             return ExitMmioFragment();
-        Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _exit->Size));
+        if (!_mmioIsWrite)
+            Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _mmioSize));
         return KeepRunning;
     }
 }

@@ -121,6 +121,8 @@ public sealed unsafe partial class Vcpu
                     return ExitMemoryFault(gpa, false);
                 case MmuResult.PrivateMemoryFault:
                     return ExitMemoryFault(gpa, true);
+                case MmuResult.NoMemory:
+                    return -Errno.ENOMEM;
                 default:
                     return -Errno.ENOENT;
             }

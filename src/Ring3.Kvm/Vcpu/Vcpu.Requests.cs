@@ -24,7 +24,7 @@ public sealed unsafe partial class Vcpu
         if (Cpu.IsInstructionInProgress)
             HoldRequests();
         else if (_finishOnly)
-            return ExitIntr();
+            return _mmioPosted ? ToClient : ExitIntr();
         else if (_heldRequests != 0)
             ReleaseRequests();
         if (ExitIfDirtyRingFull())

@@ -62,6 +62,8 @@ public sealed unsafe partial class Vcpu
         int r = BeginRun();
         while (r > 0)
             r = CanRunGuest() ? EnterGuest() : Block();
+        if (_mmioPosted && r != -Errno.EIO)
+            r = LeaveWithPostedMmio();
         EndRun();
         if (DirtyRing is not null)
             Memory.DirtyRing.Current = null;

@@ -63,6 +63,7 @@ public sealed unsafe partial class Vcpu
     public int Index { get; }
     public bool IsBootProcessor { get; }
     public VcpuStats Stats { get; } = new();
+    internal Mmu.VcpuMmuStats MmuStats => _mmu.Stats;
 
     /// <summary>Requests and kicks: the protocol of docs/requests.md.</summary>
     public VcpuRequests Requests { get; }

@@ -7,7 +7,7 @@ public sealed class VcpuStats
 {
     public ulong exits, io_exits, mmio_exits, signal_exits, irq_window_exits, nmi_window_exits, halt_exits, request_irq_exits, irq_exits, irq_injections, nmi_injections, hypercalls, insn_emulation, insn_emulation_fail;
     public ulong halt_successful_poll, halt_attempted_poll, halt_poll_invalid, halt_wakeup, halt_poll_success_ns, halt_poll_fail_ns, halt_wait_ns;
-    public ulong pf_taken, pf_fixed, pf_mmio_spte_created, tlb_flush, invlpg, req_event, directed_yield_attempted, directed_yield_successful, preemption_reported, guest_mode, notify_window_exits;
+    public ulong tlb_flush, invlpg, req_event, directed_yield_attempted, directed_yield_successful, preemption_reported, guest_mode, notify_window_exits;
     /// <summary>Flushes of a few ranges (not in tlb_flush); of tlb_flush, those because a root was loaded, and those that another vCPU of the guest asked for (KVM_VCPU_FLUSH_TLB).</summary>
     public ulong tlb_flush_range, tlb_flush_root, tlb_flush_paravirt;
     /// <summary>Exits that KVM does not count apart.</summary>
@@ -22,8 +22,8 @@ public sealed class VcpuStats
         Nanoseconds("halt_poll_success_ns", v => v.Stats.halt_poll_success_ns), Nanoseconds("halt_poll_fail_ns", v => v.Stats.halt_poll_fail_ns), Nanoseconds("halt_wait_ns", v => v.Stats.halt_wait_ns),
         LogHistogram("halt_poll_success_hist", v => v.Stats.halt_poll_success_hist), LogHistogram("halt_poll_fail_hist", v => v.Stats.halt_poll_fail_hist), LogHistogram("halt_wait_hist", v => v.Stats.halt_wait_hist),
         Boolean("blocking", v => v.Requests.IsBlocked),
-        Counter("pf_taken", v => v.Stats.pf_taken), Counter("pf_fixed", v => v.Stats.pf_fixed), Counter("pf_emulate", v => v.Stats.mmio_exits), Counter("pf_spurious", _ => 0), Counter("pf_fast", _ => 0),
-        Counter("pf_mmio_spte_created", v => v.Stats.pf_mmio_spte_created), Counter("pf_guest", _ => 0), Counter("tlb_flush", v => v.Stats.tlb_flush), Counter("invlpg", v => v.Stats.invlpg),
+        Counter("pf_taken", v => v.MmuStats.PfTaken), Counter("pf_fixed", v => v.MmuStats.PfFixed), Counter("pf_emulate", v => v.MmuStats.PfEmulate), Counter("pf_spurious", v => v.MmuStats.PfSpurious), Counter("pf_fast", v => v.MmuStats.PfFast),
+        Counter("pf_mmio_spte_created", v => v.MmuStats.PfMmioSpteCreated), Counter("pf_guest", _ => 0), Counter("tlb_flush", v => v.Stats.tlb_flush), Counter("invlpg", v => v.Stats.invlpg),
         Counter("exits", v => v.Stats.exits), Counter("io_exits", v => v.Stats.io_exits), Counter("mmio_exits", v => v.Stats.mmio_exits), Counter("signal_exits", v => v.Stats.signal_exits),
         Counter("irq_window_exits", v => v.Stats.irq_window_exits), Counter("nmi_window_exits", v => v.Stats.nmi_window_exits), Counter("l1d_flush", _ => 0), Counter("halt_exits", v => v.Stats.halt_exits),
         Counter("request_irq_exits", v => v.Stats.request_irq_exits), Counter("irq_exits", v => v.Stats.irq_exits), Counter("host_state_reload", _ => 0), Counter("fpu_reload", _ => 0),
