@@ -65,7 +65,10 @@ internal sealed unsafe partial class VcpuObject
                 Vcpu.GetFpu(out kvm_fpu fpu);
                 return Put(argument, fpu);
             case KVM_SET_FPU:
-                return UserCopy.TryRead(argument, out fpu) ? Vcpu.SetFpu(fpu) : -Errno.EFAULT;
+                if (!UserCopy.TryRead(argument, out fpu))
+                    return -Errno.EFAULT;
+                Vcpu.SetFpu(fpu);
+                return 0;
             case KVM_GET_XSAVE or KVM_GET_XSAVE2:
                 Vcpu.GetXsave(out kvm_xsave xsave);
                 return Put(argument, xsave);

@@ -103,6 +103,5 @@ public sealed unsafe class GuestDebugTests
         Set(g.Cpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB);
         Assert.Equal(-Errno.EBUSY, g.Cpu.SetGuestDebug(new kvm_guest_debug { control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB }));
         Assert.Equal(0x21, g.RunToEnd());
-        Assert.Equal(-Errno.EINVAL, g.Cpu.SetGuestDebug(new kvm_guest_debug { control = 1u << 10 }));
     }
 }

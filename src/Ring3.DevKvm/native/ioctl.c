@@ -75,7 +75,8 @@ static long call_core(struct object *object, uint32_t command, uint64_t argument
 	if (UNLIKELY(made.handle != 0)) {
 		if (object_made(&made) < 0)
 			return -ENOMEM;
-		return result >= 0 && result != made.fd ? made.fd : result;
+		/* KVM_CREATE_DEVICE has told the descriptor in its structure; the others return it. */
+		return result < 0 || command == KVM_CREATE_DEVICE ? result : made.fd;
 	}
 	return result;
 }

@@ -12,15 +12,22 @@ internal sealed class Ioeventfd(in kvm_ioeventfd args, int fd) : IPortDevice, IM
     private readonly uint _length = args.len;
     private readonly bool _match = (args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0;
 
-    public bool IsPio { get; } = (args.flags & KVM_IOEVENTFD_FLAG_PIO) != 0;
+    /// <summary>Where the guest's writes come from. None: of s390's virtio, for which KVM keeps a bus on every architecture.</summary>
+    public enum Source { Mmio, Pio, None }
+
+    public Source Bus { get; } = BusOf(args);
+
+    private static Source BusOf(in kvm_ioeventfd args) =>
+        (args.flags & KVM_IOEVENTFD_FLAG_PIO) != 0 ? Source.Pio : (args.flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY) != 0 ? Source.None : Source.Mmio;
+
     public int ClientFd { get; } = args.fd;
     public int Fd { get; } = fd;
 
     /// <summary>Whether some write would signal both.</summary>
-    public bool CollidesWith(in kvm_ioeventfd o) => IsPio == ((o.flags & KVM_IOEVENTFD_FLAG_PIO) != 0) && _address == o.addr && (_length == 0 || o.len == 0 || _length == o.len
+    public bool CollidesWith(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && (_length == 0 || o.len == 0 || _length == o.len
         && (!_match || (o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) == 0 || _data == o.datamatch));
 
-    public bool Is(in kvm_ioeventfd o) => IsPio == ((o.flags & KVM_IOEVENTFD_FLAG_PIO) != 0) && _address == o.addr && _length == o.len && EventFd.IsSame(Fd, ClientFd, o.fd) && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
+    public bool Is(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && _length == o.len && EventFd.IsSame(Fd, ClientFd, o.fd) && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
 
     bool IPortDevice.Read(ushort port, Span<byte> data) => false;
     bool IMmioDevice.Read(ulong gpa, Span<byte> data) => false;

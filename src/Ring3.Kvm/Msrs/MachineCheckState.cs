@@ -6,7 +6,7 @@ namespace Ring3.Kvm;
 /// <summary>Machine-check banks. SPEC: SDM volume 3, "Machine-Check Architecture".</summary>
 internal sealed class MachineCheckState
 {
-    public const int MaxBanks = 32, DefaultBanks = 10;
+    public const int MaxBanks = 32;
     /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED: MCG_CTL, corrected-error interrupts and software error recovery. A guest has of them what the client sets up.</summary>
     public const ulong SupportedCapability = CtlPresent | CmciPresent | 1 << 24;
     private const ulong CtlPresent = 1 << 8, CmciPresent = 1 << 10;
@@ -19,7 +19,7 @@ internal sealed class MachineCheckState
     public enum Signal { None, Cmci, MachineCheck, TripleFault }
 
     private readonly ulong[] _banks = new ulong[MaxBanks * 4], _ctl2 = new ulong[MaxBanks];
-    private ulong _capability = DefaultBanks, _status, _control = ulong.MaxValue;
+    private ulong _capability = MaxBanks, _status, _control = ulong.MaxValue;
 
     public MachineCheckState()
     {

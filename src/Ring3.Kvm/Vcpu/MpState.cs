@@ -12,4 +12,6 @@ internal enum MpState : uint
     InitReceived = KVM_MP_STATE_INIT_RECEIVED,
     /// <summary>HLT executed, waiting for an interrupt.</summary>
     Halted = KVM_MP_STATE_HALTED,
+    /// <summary>Waiting as after HLT, for a client that holds the processor until its reset (SEV-ES). Only the client sets it.</summary>
+    ApResetHold = KVM_MP_STATE_AP_RESET_HOLD,
 }

@@ -158,6 +158,8 @@ public sealed unsafe partial class Vcpu
         if (Lapic is not null)
         {
             Lapic.X2ApicSupported = (l1.ecx & Leaf1Ecx.X2APIC) != 0;
+            // KVM: its own I/O APIC has no EOI register, which a guest that suppresses the broadcast would need.
+            Lapic.DirectedEoiSupported = Lapic.X2ApicSupported && Vm.Irqchip is { Split: true };
             Lapic.PhysicalAddressBits = Cpu.CpuidFeatures.PhysicalAddressBits;
             Lapic.TscDeadlineSupported = (l1.ecx & Leaf1Ecx.TSC_DEADLINE) != 0;
         }

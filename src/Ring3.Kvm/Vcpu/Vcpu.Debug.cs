@@ -9,7 +9,7 @@ namespace Ring3.Kvm;
 // KVM_SET_GUEST_DEBUG and the exits it asks for.
 public sealed unsafe partial class Vcpu
 {
-    /// <summary>KVM_CAP_SET_GUEST_DEBUG2: controls that KVM_SET_GUEST_DEBUG accepts.</summary>
+    /// <summary>KVM_CAP_SET_GUEST_DEBUG2: controls that KVM_SET_GUEST_DEBUG knows.</summary>
     internal const uint GuestDebugControls =
         KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_BLOCKIRQ;
 
@@ -19,11 +19,9 @@ public sealed unsafe partial class Vcpu
 
     private bool ClientBlocksInterrupts => (_guestDebug & KVM_GUESTDBG_BLOCKIRQ) != 0;
 
-    /// <summary>KVM_SET_GUEST_DEBUG: 0, -EINVAL, -EBUSY when an exception is already pending and another is to be injected.</summary>
+    /// <summary>KVM_SET_GUEST_DEBUG: 0, or -EBUSY when an exception is already pending and another is to be injected. KVM: controls that do not exist are ignored.</summary>
     public int SetGuestDebug(in kvm_guest_debug debug)
     {
-        if ((debug.control & ~GuestDebugControls) != 0)
-            return -Errno.EINVAL;
         if ((debug.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) != 0)
         {
             if (_pendingException.Valid != 0 || IsException(_injected))

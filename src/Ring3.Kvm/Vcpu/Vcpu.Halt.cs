@@ -38,6 +38,8 @@ public sealed unsafe partial class Vcpu
         Requests.Make(VcpuRequest.Unblock);
     }
 
+    private bool IsHalted => _mpState is MpState.Halted or MpState.ApResetHold;
+
     /// <summary>Why a vCPU that is not running guest code would stop waiting.</summary>
     private bool HasReasonToWake()
     {
@@ -45,7 +47,7 @@ public sealed unsafe partial class Vcpu
             return true;
         if (_mpState == MpState.InitReceived)
             return Volatile.Read(ref _sipiVector) >= 0;
-        if (_mpState != MpState.Halted)
+        if (!IsHalted)
             return false;
         if (Lapic is null && KvmRun->request_interrupt_window != 0)
             return true;
@@ -57,7 +59,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>Waits until the vCPU may run again, or the client wants it back.</summary>
     private int Block()
     {
-        if (_mpState == MpState.Halted && TryPoll())
+        if (IsHalted && TryPoll())
             return Unblock();
         if (!HasReasonToWake())
             Sleep();
@@ -73,7 +75,7 @@ public sealed unsafe partial class Vcpu
         if (KvmRun->immediate_exit != 0 || IsSignalled)
             return ExitIntr();
         AcceptInitAndSipi();
-        if (_mpState == MpState.Halted && HasReasonToWake())
+        if (IsHalted && HasReasonToWake())
         {
             _ = Interlocked.Exchange(ref _unhalted, 0);
             _mpState = MpState.Runnable;
@@ -117,7 +119,7 @@ public sealed unsafe partial class Vcpu
         int token = Requests.BeginBlock();
         while (!HasReasonToWake())
         {
-            long deadline = _mpState == MpState.Halted && Lapic is not null ? Lapic.TimerDeadlineNs : long.MaxValue, now = HostClock.MonotonicNs();
+            long deadline = IsHalted && Lapic is not null ? Lapic.TimerDeadlineNs : long.MaxValue, now = HostClock.MonotonicNs();
             if (deadline <= now)
             {
                 Lapic!.PollTimer(now);

@@ -179,7 +179,7 @@ public sealed unsafe partial class Vcpu
             case KVM_MP_STATE_RUNNABLE:
                 _mpState = MpState.Runnable;
                 break;
-            case KVM_MP_STATE_UNINITIALIZED or KVM_MP_STATE_INIT_RECEIVED or KVM_MP_STATE_HALTED or KVM_MP_STATE_SIPI_RECEIVED:
+            case KVM_MP_STATE_UNINITIALIZED or KVM_MP_STATE_INIT_RECEIVED or KVM_MP_STATE_HALTED or KVM_MP_STATE_SIPI_RECEIVED or KVM_MP_STATE_AP_RESET_HOLD:
                 if (Lapic is null)
                     return -Errno.EINVAL;
                 _mpState = state.mp_state == KVM_MP_STATE_SIPI_RECEIVED ? MpState.InitReceived : (MpState)state.mp_state;

@@ -8,36 +8,35 @@ namespace Ring3.Kvm;
 // x87, SSE and AVX state. For the vCPU's thread, or any thread while the vCPU is not running.
 public sealed unsafe partial class Vcpu
 {
-    private const uint MxcsrMask = 0xffff;
+    private const uint MxcsrMask = 0xffff, InitialMxcsr = 0x1f80;
+    private const ushort InitialFcw = 0x37f;
+    private const int X87Bytes = 128;
 
-    /// <summary>KVM_GET_FPU.</summary>
+    /// <summary>KVM_GET_FPU. KVM: mxcsr is 0; it belongs to KVM_GET_XSAVE.</summary>
     public void GetFpu(out kvm_fpu fpu)
     {
         CpuState* c = _s;
-        kvm_fpu f = new() { fcw = c->Fcw, fsw = c->Fsw, ftwx = c->Ftw, last_opcode = c->Fop, last_ip = c->Fip, last_dp = c->Fdp, mxcsr = c->Mxcsr };
+        kvm_fpu f = new() { fcw = c->Fcw, fsw = c->Fsw, ftwx = c->Ftw, last_opcode = c->Fop, last_ip = c->Fip, last_dp = c->Fdp };
         StoreStack(c, f.fpr);
         for (int i = 0; i < 16; i++)
             Buffer.MemoryCopy(c->Ymm + 32 * i, f.xmm + 16 * i, 16, 16);
         fpu = f;
     }
 
-    /// <summary>KVM_SET_FPU: 0, or -EINVAL for a reserved bit in MXCSR.</summary>
-    public int SetFpu(in kvm_fpu fpu)
+    /// <summary>KVM_SET_FPU. KVM: mxcsr is ignored.</summary>
+    public void SetFpu(in kvm_fpu fpu)
     {
-        if ((fpu.mxcsr & ~MxcsrMask) != 0)
-            return -Errno.EINVAL;
         CpuState* c = _s;
-        (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp, c->Mxcsr) = (fpu.fcw, fpu.fsw, fpu.ftwx, fpu.last_opcode, fpu.last_ip, fpu.last_dp, fpu.mxcsr);
+        (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (fpu.fcw, fpu.fsw, fpu.ftwx, fpu.last_opcode, fpu.last_ip, fpu.last_dp);
         fixed (kvm_fpu* f = &fpu)
         {
             LoadStack(c, f->fpr);
             for (int i = 0; i < 16; i++)
                 Buffer.MemoryCopy(f->xmm + 16 * i, c->Ymm + 32 * i, 16, 16);
         }
-        return 0;
     }
 
-    /// <summary>KVM_GET_XSAVE: the standard format.</summary>
+    /// <summary>KVM_GET_XSAVE: the standard format, with the components in use as XSAVEC finds them.</summary>
     public void GetXsave(out kvm_xsave xsave)
     {
         kvm_xsave x = default;
@@ -57,21 +56,36 @@ public sealed unsafe partial class Vcpu
             Buffer.MemoryCopy(c->Ymm + 32 * i, p + 160 + 16 * i, 16, 16);
             Buffer.MemoryCopy(c->Ymm + 32 * i + 16, p + XsaveArea.AvxOffset + 16 * i, 16, 16);
         }
-        *(ulong*)(p + XsaveArea.LegacySize) = SupportedCpuid.SupportedXcr0;
+        *(ulong*)(p + XsaveArea.LegacySize) = ComponentsInUse();
         xsave = x;
     }
 
-    /// <summary>KVM_SET_XSAVE: 0, or -EINVAL for unsupported components or a compacted area.</summary>
+    private ulong ComponentsInUse()
+    {
+        CpuState* c = _s;
+        bool x87 = c->Fcw != InitialFcw || (c->Fsw | c->Ftw | c->Fop) != 0 || (c->Fip | c->Fdp) != 0 || new ReadOnlySpan<byte>(c->X87, X87Bytes).ContainsAnyExcept((byte)0);
+        bool sse = c->Mxcsr != InitialMxcsr, avx = false;
+        for (int i = 0; i < 16; i++)
+        {
+            ulong* ymm = (ulong*)(c->Ymm + 32 * i);
+            sse |= (ymm[0] | ymm[1]) != 0;
+            avx |= (ymm[2] | ymm[3]) != 0;
+        }
+        return (x87 ? Xcr0.X87 : 0) | (sse ? Xcr0.Sse : 0) | (avx ? Xcr0.Avx : 0);
+    }
+
+    /// <summary>KVM_SET_XSAVE: 0, or -EINVAL for unsupported components, a compacted area, other non-zero bytes of the header, or reserved bits of MXCSR when a component of the legacy area is there.</summary>
     public int SetXsave(in kvm_xsave xsave)
     {
         fixed (kvm_xsave* x = &xsave)
         {
             byte* p = (byte*)x->region;
-            ulong bv = *(ulong*)(p + XsaveArea.LegacySize), compaction = *(ulong*)(p + XsaveArea.LegacySize + 8);
-            if ((bv & ~SupportedCpuid.SupportedXcr0) != 0 || compaction != 0 || (bv & (Xcr0.Sse | Xcr0.Avx)) != 0 && (*(uint*)(p + 24) & ~MxcsrMask) != 0)
+            ulong bv = *(ulong*)(p + XsaveArea.LegacySize);
+            if ((bv & ~SupportedCpuid.SupportedXcr0) != 0 || new ReadOnlySpan<byte>(p + XsaveArea.LegacySize + 8, (int)XsaveArea.HeaderSize - 8).ContainsAnyExcept((byte)0)
+                || (bv & (Xcr0.X87 | Xcr0.Sse | Xcr0.Avx)) != 0 && (*(uint*)(p + 24) & ~MxcsrMask) != 0)
                 return -Errno.EINVAL;
             LoadX87(p, (bv & Xcr0.X87) != 0);
-            _s->Mxcsr = (bv & (Xcr0.Sse | Xcr0.Avx)) != 0 ? *(uint*)(p + 24) : 0x1f80;
+            _s->Mxcsr = (bv & (Xcr0.Sse | Xcr0.Avx)) != 0 ? *(uint*)(p + 24) : InitialMxcsr;
             for (int i = 0; i < 16; i++)
             {
                 LoadVector(_s->Ymm + 32 * i, p + 160 + 16 * i, (bv & Xcr0.Sse) != 0);
@@ -98,8 +112,8 @@ public sealed unsafe partial class Vcpu
             LoadStack(c, p + 32);
             return;
         }
-        (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (0x37f, 0, 0, 0, 0, 0);
-        new Span<byte>(c->X87, 128).Clear();
+        (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (InitialFcw, 0, 0, 0, 0, 0);
+        new Span<byte>(c->X87, X87Bytes).Clear();
     }
 
     /// <summary>FXSAVE order is by stack position, the state's by physical register.</summary>

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Irqchip;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: pointers are to locals, or to blocks that live as long as their VM.
@@ -107,6 +108,15 @@ public sealed unsafe partial class Vm
         return 0;
     }
 
+    /// <summary>KVM_X2APIC_API_* that the client has set: they hold for the interrupt controller that is there, or that comes.</summary>
+    private uint _x2ApicApi;
+
+    private void ApplyX2ApicApi(ApicBus bus)
+    {
+        bus.X2ApicFormat = (_x2ApicApi & KVM_X2APIC_API_USE_32BIT_IDS) != 0;
+        bus.BroadcastQuirkDisabled = (_x2ApicApi & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK) != 0;
+    }
+
     /// <summary>KVM_ENABLE_CAP on the VM: 0 or -EINVAL.</summary>
     public int EnableCap(in kvm_enable_cap cap)
     {
@@ -118,10 +128,14 @@ public sealed unsafe partial class Vm
             case KVM_CAP_SPLIT_IRQCHIP:
                 return CreateSplitIrqchip((uint)Math.Min(arg, uint.MaxValue));
             case KVM_CAP_X2APIC_API:
-                if ((arg & ~(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)) != 0 || Irqchip is null)
+                if ((arg & ~(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)) != 0 )
                     return -Errno.EINVAL;
-                ApicBus.X2ApicFormat |= (arg & KVM_X2APIC_API_USE_32BIT_IDS) != 0;
-                ApicBus.BroadcastQuirkDisabled |= (arg & KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK) != 0;
+                lock (_lock)
+                {
+                    _x2ApicApi |= (uint)arg;
+                    if (Irqchip is { } chip)
+                        ApplyX2ApicApi(chip.Bus);
+                }
                 return 0;
             case KVM_CAP_EXCEPTION_PAYLOAD:
                 ExceptionPayloadEnabled = arg != 0;
@@ -142,6 +156,8 @@ public sealed unsafe partial class Vm
                 Slots.ManualDirtyLogProtect = (uint)arg;
                 return 0;
             case KVM_CAP_HALT_POLL:
+                if (arg > uint.MaxValue)
+                    return -Errno.EINVAL;
                 _haltPollNs = (uint)arg;
                 return 0;
             case KVM_CAP_DISABLE_QUIRKS2 or KVM_CAP_DISABLE_QUIRKS:

@@ -74,10 +74,8 @@ public sealed partial class Vm
     /// <summary>KVM_IOEVENTFD: signals an eventfd on a guest's write to an address. 0, -EINVAL, -EEXIST, -ENOENT, -EBADF, -EMFILE.</summary>
     public int RegisterIoeventfd(in kvm_ioeventfd args)
     {
-        const uint Known = KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN;
-        if ((args.flags & ~Known) != 0 || args.len is not (0 or 1 or 2 or 4 or 8) || args.len == 0 && (args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0 || args.addr + args.len < args.addr)
+        if ((args.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) == 0 && !IsValid(args))
             return -Errno.EINVAL;
-        bool pio = (args.flags & KVM_IOEVENTFD_FLAG_PIO) != 0;
         int error = EventFd.Check(args.fd);
         if (error != 0)
             return error;
@@ -93,12 +91,19 @@ public sealed partial class Vm
                 return -Errno.EMFILE;
             var e = new Ioeventfd(args, own);
             _ioeventfds.Add(e);
-            if (pio && args.addr <= ushort.MaxValue)
+            if (e.Bus == Ioeventfd.Source.Pio && args.addr <= ushort.MaxValue)
                 Ports.Add(e, (int)args.addr, 1);
-            else if (!pio)
+            else if (e.Bus == Ioeventfd.Source.Mmio)
                 MmioDevices.Add(e);
             return 0;
         }
+    }
+
+    private static bool IsValid(in kvm_ioeventfd args)
+    {
+        // KVM: the last flag is that of its bus for devices without length or data, which it knows and does not need.
+        const uint Known = KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN | KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY | 1 << 4;
+        return (args.flags & ~Known) == 0 && args.len is 0 or 1 or 2 or 4 or 8 && (args.len != 0 || (args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) == 0) && args.addr + args.len >= args.addr;
     }
 
     private int RemoveIoeventfd(kvm_ioeventfd args)
@@ -106,9 +111,9 @@ public sealed partial class Vm
         if (_ioeventfds.Find(e => e.Is(args)) is not { } found)
             return -Errno.ENOENT;
         _ioeventfds.Remove(found);
-        if (found.IsPio)
+        if (found.Bus == Ioeventfd.Source.Pio)
             Ports.Remove(found);
-        else
+        else if (found.Bus == Ioeventfd.Source.Mmio)
             MmioDevices.Remove(found);
         EventFd.Close(found.Fd);
         return 0;

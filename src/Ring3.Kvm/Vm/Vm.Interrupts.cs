@@ -12,7 +12,7 @@ public sealed unsafe partial class Vm
     /// <summary>KVM_CREATE_IRQCHIP: PIC, I/O APIC and local APICs. Before the first vCPU. 0, -EEXIST, -EINVAL.</summary>
     public int CreateIrqchip() => CreateIrqchip(split: false, 0);
 
-    /// <summary>KVM_CAP_SPLIT_IRQCHIP: local APICs only; <paramref name="reservedRoutes"/> GSIs stand for the pins of the client's I/O APIC.</summary>
+    /// <summary>KVM_CAP_SPLIT_IRQCHIP: local APICs only; <paramref name="reservedRoutes"/> GSIs stand for the pins of the client's I/O APIC. 0, -EEXIST after another controller or a vCPU, -EINVAL.</summary>
     public int CreateSplitIrqchip(uint reservedRoutes) => reservedRoutes > IrqRouting.MaxRoutes ? -Errno.EINVAL : CreateIrqchip(split: true, (int)reservedRoutes);
 
     private int CreateIrqchip(bool split, int reservedRoutes)
@@ -22,13 +22,14 @@ public sealed unsafe partial class Vm
             if (Irqchip is not null)
                 return -Errno.EEXIST;
             if (_vcpus.Length != 0)
-                return -Errno.EINVAL;
+                return split ? -Errno.EEXIST : -Errno.EINVAL;
             VmIrqchip chip = split ? new VmIrqchip(TimerService.Shared, true, reservedRoutes, MaxVcpus) : new VmIrqchip(TimerService.Shared, maxVcpus: MaxVcpus);
             if (chip.Pic is { } pic)
                 Ports.Add(new PicPorts(pic), 0x20, 2, 0xa0, 2, 0x4d0, 2);
             if (chip.Ioapic is { } ioapic)
                 MmioDevices.Add(new IoapicMmio(ioapic));
             chip.Routing.Extension = this;
+            ApplyX2ApicApi(chip.Bus);
             Irqchip = chip;
         }
         return 0;
