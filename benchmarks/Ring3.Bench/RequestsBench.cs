@@ -14,7 +14,7 @@ namespace Ring3.Bench;
 /// </summary>
 internal static class RequestsBench
 {
-    private const int Waits = 20_000, WaitsWarm = 2_000, Wakes = 1_000, StormRequests = 1_000_000, StormParts = 10;
+    private const int Waits = 20_000, WaitsWarm = 2_000, Wakes = 1_000, DeadlineCount = 3_000, StormRequests = 1_000_000, StormParts = 10;
     private const uint Code = 0x1000, Handler = 0x1800, Gdt = 0x5000, Idt = 0x3000;
     private const ulong Progress = 0x8000;
 
@@ -55,6 +55,13 @@ internal static class RequestsBench
             var wake = Wake(pollNs);
             Print($"requests.halt_wake_{name}_p50_us", wake.P50, "us");
             Print($"requests.halt_wake_{name}_p99_us", wake.P99, "us");
+        }
+        foreach (bool halts in (ReadOnlySpan<bool>)[false, true])
+        {
+            var late = Deadlines(halts);
+            Print($"requests.deadline_late_{(halts ? "halted" : "running")}_p50_us", late.P50, "us");
+            Print($"requests.deadline_late_{(halts ? "halted" : "running")}_p99_us", late.P99, "us");
+            Print($"requests.deadline_late_{(halts ? "halted" : "running")}_max_us", late.Max, "us");
         }
         Storm();
         return 0;
@@ -111,6 +118,36 @@ internal static class RequestsBench
             us[n] = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
         }
         return (Percentile(us, 0.5), Percentile(us, 0.99));
+    }
+
+    /// <summary>
+    /// Microseconds between a TSC deadline, 300 us away when it is set, and the first instruction of the interrupt's handler, by the guest's own clock; the guest spins or halts meanwhile. To be run beside other load as well.
+    /// </summary>
+    private static (double P50, double P99, double Max) Deadlines(bool halts)
+    {
+        const uint Late = 0x100000, DelayUs = 300;
+        using Guest guest = new([], irqchip: true);
+        // spins: cmp [0x8000], edi; je spins. halts: cli; cmp [0x8000], edi; jne done; sti; hlt; jmp halts
+        ReadOnlySpan<byte> wait = halts ? [0xfa, 0x39, 0x3d, 0x00, 0x80, 0, 0, 0x75, 0x04, 0xfb, 0xf4, 0xeb, 0xf3] : [0xfb, 0x39, 0x3d, 0x00, 0x80, 0, 0, 0x74, 0xf8];
+        guest.Vm.Memory.Write(Code,
+        [
+            0xc7, 0x05, 0x20, 0x03, 0xe0, 0xfe, 0x40, 0x00, 0x04, 0x00, 0x31, 0xf6, // LVT timer: TSC deadline, vector 0x40; xor esi, esi
+            0x8b, 0x3d, 0x00, 0x80, 0, 0, 0x0f, 0x31, 0x05, .. BitConverter.GetBytes(guest.Cpu.TscKhz / 1000 * DelayUs), 0x83, 0xd2, 0, // again: mov edi, [0x8000]; rdtsc; add eax, ticks; adc edx, 0
+            0x89, 0xc3, 0xb9, 0xe0, 0x06, 0, 0, 0x0f, 0x30, .. wait, // mov ebx, eax; wrmsr; wait
+            0x29, 0xdd, 0x89, 0x2c, 0xb5, .. BitConverter.GetBytes(Late), 0x46, 0x81, 0xfe, .. BitConverter.GetBytes(DeadlineCount), // sub ebp, ebx; mov [late + 4 * esi], ebp; inc esi; cmp esi, count
+            0x72, (byte)-(25 + wait.Length + 18), 0xe6, 0xf4, // jb again; out 0xf4, al
+        ]);
+        // rdtsc; mov ebp, eax; EOI; inc dword [0x8000]; iret
+        guest.Vm.Memory.Write(Handler, [0x0f, 0x31, 0x89, 0xc5, .. CountHandler]);
+        if (guest.Cpu.Run() != 0)
+            throw new InvalidOperationException("the guest did not finish");
+        double[] us = new double[DeadlineCount];
+        for (uint n = 0; n < DeadlineCount; n++)
+        {
+            guest.Vm.Memory.TryRead(Late + 4 * n, out int ticks);
+            us[n] = ticks * 1000.0 / guest.Cpu.TscKhz;
+        }
+        return (Percentile(us, 0.5), Percentile(us, 0.99), us[^1]);
     }
 
     /// <summary>Two threads make requests without Wait, one to the vCPU and one to all. The vCPU is stopped between the parts, so that kicks and exits are counted exactly.</summary>

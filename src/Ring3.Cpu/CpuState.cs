@@ -152,6 +152,8 @@ public unsafe struct CpuState
     public ulong HostDr0, HostDr1, HostDr2, HostDr3, HostDr7;
     /// <summary>Leave on PAUSE after this many PAUSEs in a row of polls; 0 = never.</summary>
     public uint PauseLoopWindow;
+    /// <summary>Host TSC at which the guest is left with <see cref="ExitReason.Timer"/>; 0: never. Looked at on entry and every few microseconds of guest code. SPEC: SDM volume 3, "VMX-Preemption Timer".</summary>
+    public ulong TimerDeadline;
     public ulong TscOffset;
     /// <summary>Guest TSC = (host TSC * TscMultiplier >> 48) + TscOffset.</summary>
     public ulong TscMultiplier;
@@ -168,6 +170,8 @@ public unsafe struct CpuState
 
     // Statistics.
     public ulong InstructionsRetired, BlocksExecuted;
+    /// <summary>The running loop looks at <see cref="TimerDeadline"/> when <see cref="InstructionsRetired"/> has come so far.</summary>
+    internal ulong TimerLook;
 
     public static void CheckLayout()
     {

@@ -52,6 +52,8 @@ public enum ExitReason
     BusLock,
     /// <summary>CpuState.NotifyExits: exceptions follow each other inside event delivery and no event could be taken for the whole window. IdtVectoring is the one that was being delivered.</summary>
     Notify,
+    /// <summary>The host's TSC has reached CpuState.TimerDeadline. At an instruction boundary, or between two iterations of a repeated instruction.</summary>
+    Timer,
     /// <summary>WBINVD / INVD / MONITOR / MWAIT and similar never exit; reserved for owners that ask.</summary>
     Reserved,
 }

@@ -116,8 +116,7 @@ public sealed partial class Lapic
                 WriteLvt(offset, value);
                 return true;
             case ApicRegister.LVT_TIMER:
-                WriteLvt(offset, value);
-                UpdateTimerMode();
+                WriteTimerLvt(value);
                 return true;
             case ApicRegister.TMICT:
                 WriteInitialCount(value);
@@ -137,6 +136,7 @@ public sealed partial class Lapic
         bool enable = (value & ApicBits.SvrEnable) != 0;
         if (enable == _softwareEnabled)
             return;
+        PollTimer();
         _softwareEnabled = enable;
         if (!enable)
             for (int i = 0; i < LvtCount; i++)

@@ -13,6 +13,7 @@ public sealed partial class Lapic
     /// <param name="x2ApicFormat">KVM_X2APIC_API_USE_32BIT_IDS: the id register holds 32 bits in x2APIC mode; else bits 31:24 hold the low byte.</param>
     public void GetState(Span<byte> page, bool x2ApicFormat = false)
     {
+        PollTimer();
         page[..StateSize].Clear();
         for (int offset = 0; offset < StateSize; offset += 16)
             BinaryPrimitives.WriteUInt32LittleEndian(page[offset..], ReadRegister(offset));

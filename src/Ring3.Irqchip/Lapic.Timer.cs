@@ -2,11 +2,11 @@ using Ring3.Irqchip.Timers;
 
 namespace Ring3.Irqchip;
 
-// The APIC timer. SPEC: SDM volume 3, "APIC Timer". All fields below are protected by _timerLock: the owner programs, the timer thread expires.
+// The APIC timer. SPEC: SDM volume 3, "APIC Timer". All fields below are protected by _timerLock. Nothing expires the timer by itself: the vCPU's thread looks at the clock, and so does every register access
+// whose result depends on whether the deadline has passed.
 public sealed partial class Lapic
 {
     private readonly ITimerService _timers;
-    private readonly HostTimer _timer;
     private readonly Lock _timerLock = new();
     private uint _timerMode;
     private uint _divider = 2;
@@ -17,7 +17,9 @@ public sealed partial class Lapic
     /// <summary>Shortest period of the periodic mode in nanoseconds; keeps a guest from drowning the host in timers. KVM's min_timer_period_us.</summary>
     public long MinimumPeriodNs { get; set; } = 200_000;
 
-    /// <summary>When the timer fires next (CLOCK_MONOTONIC nanoseconds), or <see cref="long.MaxValue"/>. A halted vCPU may sleep until then and call <see cref="PollTimer"/>.</summary>
+    /// <summary>
+    /// When the timer fires next (CLOCK_MONOTONIC nanoseconds), or <see cref="long.MaxValue"/>. The owner calls <see cref="PollTimer"/> when it has come: no other thread does.
+    /// </summary>
     public long TimerDeadlineNs => Volatile.Read(ref _deadlineNs);
 
     /// <summary>Whether the timer's LVT entry is unmasked, so that its expiry is an interrupt.</summary>
@@ -29,42 +31,56 @@ public sealed partial class Lapic
         if (nowNs < Volatile.Read(ref _deadlineNs))
             return;
         lock (_timerLock)
-        {
-            if (nowNs < _deadlineNs)
+            if (!TryExpire(nowNs))
                 return;
-            if (_timerMode == ApicBits.LvtTimerPeriodic && _periodNs > 0)
-            {
-                // Ticks missed while the host was busy are one interrupt, as IRR could not have counted them either.
-                SetDeadline(_deadlineNs + _periodNs * ((nowNs - _deadlineNs) / _periodNs + 1));
-            }
-            else
-            {
-                Volatile.Write(ref _deadlineNs, long.MaxValue);
-                _tscDeadline = 0;
-            }
-        }
         _ = LocalDeliver(ApicRegister.LVT_TIMER);
     }
 
-    void ITimerCallback.TimerExpired(HostTimer timer, long nowNs) => PollTimer(nowNs);
+    /// <summary>The timer as it is now: what has expired is an interrupt before something that it depends on changes or is read.</summary>
+    public void PollTimer()
+    {
+        if (Volatile.Read(ref _deadlineNs) != long.MaxValue)
+            PollTimer(_timers.NowNs);
+    }
 
-    /// <summary>IA32_TSC_DEADLINE; zero when not armed or not in that mode.</summary>
+    private bool TryExpire(long nowNs)
+    {
+        if (nowNs < _deadlineNs)
+            return false;
+        if (_timerMode == ApicBits.LvtTimerPeriodic && _periodNs > 0)
+        {
+            // Ticks missed while the host was busy are one interrupt, as IRR could not have counted them either.
+            SetDeadline(_deadlineNs + _periodNs * ((nowNs - _deadlineNs) / _periodNs + 1));
+            return true;
+        }
+        // The host's clock is not the guest's: no interrupt comes before the TSC that the guest asked for.
+        if (_timerMode == ApicBits.LvtTimerDeadline)
+            return ArmTscDeadline();
+        Disarm();
+        return true;
+    }
+
+    /// <summary>IA32_TSC_DEADLINE; zero when not armed or not in that mode. A value that has passed is pending when the setter returns.</summary>
     public ulong TscDeadline
     {
         get
         {
+            PollTimer();
             lock (_timerLock)
                 return HardwareEnabled && _timerMode == ApicBits.LvtTimerDeadline ? _tscDeadline : 0;
         }
         set
         {
+            PollTimer();
             lock (_timerLock)
             {
                 if (!HardwareEnabled || _timerMode != ApicBits.LvtTimerDeadline)
                     return;
                 _tscDeadline = value;
-                ArmTscDeadline();
+                if (!ArmTscDeadline())
+                    return;
             }
+            _ = LocalDeliver(ApicRegister.LVT_TIMER);
         }
     }
 
@@ -72,26 +88,36 @@ public sealed partial class Lapic
     public void RestartTscDeadline()
     {
         lock (_timerLock)
-            if (_timerMode == ApicBits.LvtTimerDeadline && _tscDeadline != 0)
-                ArmTscDeadline();
+            if (_timerMode != ApicBits.LvtTimerDeadline || !ArmTscDeadline())
+                return;
+        _ = LocalDeliver(ApicRegister.LVT_TIMER);
     }
 
-    private void ArmTscDeadline()
+    /// <summary>True: the deadline has passed and is disarmed; the caller delivers it without the lock.</summary>
+    private bool ArmTscDeadline()
     {
         if (_tscDeadline == 0)
         {
             Disarm();
-            return;
+            return false;
         }
         ulong tsc = _sink.GuestTsc();
-        long now = _timers.NowNs;
         if (_tscDeadline <= tsc)
         {
-            SetDeadline(now);
-            return;
+            _tscDeadline = 0;
+            Disarm();
+            return true;
         }
         UInt128 ns = ((UInt128)(_tscDeadline - tsc) * 1_000_000 + _sink.GuestTscKhz - 1) / _sink.GuestTscKhz;
-        SetDeadline(ns > (UInt128)(long.MaxValue / 2) ? long.MaxValue / 2 : now + (long)ns);
+        SetDeadline(ns > (UInt128)(long.MaxValue / 2) ? long.MaxValue / 2 : _timers.NowNs + (long)ns);
+        return false;
+    }
+
+    private void WriteTimerLvt(uint value)
+    {
+        PollTimer();
+        WriteLvt(ApicRegister.LVT_TIMER, value);
+        UpdateTimerMode();
     }
 
     private void UpdateTimerMode()
@@ -117,6 +143,7 @@ public sealed partial class Lapic
 
     private void WriteInitialCount(uint value)
     {
+        PollTimer();
         lock (_timerLock)
         {
             if (_timerMode == ApicBits.LvtTimerDeadline)
@@ -139,6 +166,7 @@ public sealed partial class Lapic
 
     private void WriteDivider(uint value)
     {
+        PollTimer();
         lock (_timerLock)
         {
             uint old = _divider;
@@ -162,16 +190,16 @@ public sealed partial class Lapic
     /// <summary>Duration of <paramref name="count"/> timer ticks in nanoseconds.</summary>
     private long PeriodOf(uint count) => (long)UInt128.Min((UInt128)count * _divider * _bus.BusPeriodNs, long.MaxValue / 4);
 
+    /// <summary>Zero once the timer has expired, and not before: a tick that has begun is counted when it ends.</summary>
     private uint CurrentCount()
     {
+        PollTimer();
         lock (_timerLock)
         {
             if (_timerMode == ApicBits.LvtTimerDeadline || _periodNs == 0 || _deadlineNs == long.MaxValue)
                 return 0;
-            long remaining = _deadlineNs - _timers.NowNs;
-            if (_timerMode == ApicBits.LvtTimerPeriodic)
-                remaining = (remaining % _periodNs + _periodNs) % _periodNs;
-            return remaining <= 0 ? 0 : (uint)Math.Min(uint.MaxValue, remaining / (_divider * (long)_bus.BusPeriodNs));
+            long tick = _divider * (long)_bus.BusPeriodNs, remaining = Math.Max(_deadlineNs - _timers.NowNs, 1);
+            return (uint)Math.Min(uint.MaxValue, (remaining + tick - 1) / tick);
         }
     }
 
@@ -185,17 +213,7 @@ public sealed partial class Lapic
         }
     }
 
-    private void SetDeadline(long deadlineNs)
-    {
-        Volatile.Write(ref _deadlineNs, deadlineNs);
-        _timers.Arm(_timer, deadlineNs);
-    }
+    private void SetDeadline(long deadlineNs) => Volatile.Write(ref _deadlineNs, deadlineNs);
 
-    private void Disarm()
-    {
-        if (_deadlineNs == long.MaxValue)
-            return;
-        Volatile.Write(ref _deadlineNs, long.MaxValue);
-        _timers.Cancel(_timer);
-    }
+    private void Disarm() => Volatile.Write(ref _deadlineNs, long.MaxValue);
 }

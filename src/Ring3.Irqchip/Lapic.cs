@@ -9,7 +9,7 @@ namespace Ring3.Irqchip;
 /// The owner is the vCPU's thread: register accesses, acknowledge and EOI are made by it (or while it is not running). Any thread may deliver: IRR and TMR are
 /// set with atomic operations. INVARIANT: a bit in IRR implies that <c>_irrPending</c> is or will be set by the thread that set the bit.
 /// </remarks>
-public sealed partial class Lapic : ITimerCallback
+public sealed partial class Lapic
 {
     private readonly ApicBus _bus;
     private readonly IVcpuInterruptSink _sink;
@@ -29,7 +29,6 @@ public sealed partial class Lapic : ITimerCallback
     {
         (_bus, _sink, Id, Index, IsBootProcessor) = (bus, sink, id, index, bootProcessor);
         _timers = timers;
-        _timer = new HostTimer(this);
         Reset(init: false);
         bus.Add(this);
     }

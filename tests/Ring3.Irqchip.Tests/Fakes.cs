@@ -34,8 +34,10 @@ internal sealed class Rig
         Apics = new Lapic[vcpus];
         for (int i = 0; i < vcpus; i++)
         {
+            int index = i;
             Vcpus[i] = new FakeVcpu(Timers);
             Apics[i] = Chip.CreateLapic(Vcpus[i], id?.Invoke(i) ?? (uint)i, i, i == 0);
+            Timers.Watch(() => Apics[index].TimerDeadlineNs, now => Apics[index].PollTimer(now));
             Apics[i].DirectedEoiSupported = ioapicVersion >= 0x20;
             if (enable)
                 Write(i, ApicRegister.SVR, 0x1ff);

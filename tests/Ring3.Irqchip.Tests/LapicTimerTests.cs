@@ -144,7 +144,82 @@ public class LapicTimerTests
     }
 
     [Fact]
-    public void PollTimer_OnTheVcpusThread_ReplacesTheTimerThread()
+    public void TscDeadline_AtOrBeforeNow_IsPendingWhenTheWriteReturns()
+    {
+        var rig = new Rig();
+        Lapic apic = rig.Apics[0];
+        rig.Write(0, ApicRegister.LVT_TIMER, Deadline | Vector);
+        foreach (ulong ago in (ulong[])[0, 1, 100_000])
+        {
+            apic.TscDeadline = rig.Vcpus[0].GuestTsc() - ago;
+            Assert.Equal(0ul, apic.TscDeadline);
+            Assert.Equal((int)Vector, apic.AckInterrupt());
+            apic.SetEoi();
+            Assert.Equal(long.MaxValue, apic.TimerDeadlineNs);
+        }
+        apic.TscDeadline = rig.Vcpus[0].GuestTsc() + 1000;
+        rig.Vcpus[0].TscOffset = 5000;
+        apic.RestartTscDeadline();
+        Assert.Equal((int)Vector, apic.AckInterrupt());
+    }
+
+    [Fact]
+    public void TscDeadline_IsNeverEarlyByTheGuestsClock()
+    {
+        var rig = new Rig();
+        Lapic apic = rig.Apics[0];
+        rig.Write(0, ApicRegister.LVT_TIMER, Deadline | Vector);
+        apic.TscDeadline = rig.Vcpus[0].GuestTsc() + 2000;
+        // The host's clock runs ahead of the TSC.
+        rig.Vcpus[0].TscOffset = -100;
+        rig.Timers.Stall(1000);
+        apic.PollTimer();
+        Assert.False(apic.HasInterrupt());
+        Assert.Equal(rig.Timers.NowNs + 50, apic.TimerDeadlineNs);
+        rig.Timers.Advance(50);
+        Assert.True(apic.HasInterrupt());
+    }
+
+    /// <summary>The host was busy and nobody has looked since the deadline: what the guest does next finds the timer expired, and cannot undo it.</summary>
+    [Theory]
+    [InlineData(ApicRegister.LVT_TIMER, 0x10000 | Vector)]
+    [InlineData(ApicRegister.LVT_TIMER, Periodic | Vector)]
+    [InlineData(ApicRegister.LVT_TIMER, Deadline | Vector)]
+    [InlineData(ApicRegister.TMICT, 0)]
+    [InlineData(ApicRegister.TMICT, 5000)]
+    [InlineData(ApicRegister.TDCR, 0xb)]
+    [InlineData(ApicRegister.SVR, 0xff)]
+    public void ExpiredOneShot_IsPendingBeforeARegisterChanges(int register, uint value)
+    {
+        var rig = new Rig();
+        rig.Write(0, ApicRegister.LVT_TIMER, Vector);
+        rig.Write(0, ApicRegister.TMICT, 1000);
+        rig.Timers.Stall(2000);
+        rig.Write(0, register, value);
+        Assert.Equal(1u, rig.Requested((int)Vector));
+    }
+
+    [Theory]
+    [InlineData(1999, true)]
+    [InlineData(2000, false)]
+    [InlineData(2001, false)]
+    [InlineData(9000, false)]
+    public void OneShot_ThatReadsZeroStaysExpiredInPeriodicMode(int elapsedNs, bool counts)
+    {
+        var rig = new Rig();
+        rig.Write(0, ApicRegister.LVT_TIMER, Vector);
+        rig.Write(0, ApicRegister.TMICT, 1000);
+        rig.Timers.Stall(elapsedNs);
+        Assert.Equal(counts, rig.Read(0, ApicRegister.TMCCT) != 0);
+        rig.Write(0, ApicRegister.LVT_TIMER, Periodic | Vector);
+        Assert.Equal(counts, rig.Timers.Armed == 1);
+        Assert.Equal(counts, rig.Apics[0].AckInterrupt() < 0);
+        rig.Timers.Advance(1_000_000);
+        Assert.Equal(counts, rig.Requested((int)Vector) == 1);
+    }
+
+    [Fact]
+    public void PollTimer_FiresOnce()
     {
         var rig = new Rig();
         rig.Write(0, ApicRegister.LVT_TIMER, Vector);
@@ -155,6 +230,18 @@ public class LapicTimerTests
         rig.Apics[0].SetEoi();
         rig.Timers.Advance(0);
         Assert.False(rig.Apics[0].HasInterrupt());
+    }
+
+    [Fact]
+    public void State_ShowsWhatHasExpired()
+    {
+        var rig = new Rig();
+        rig.Write(0, ApicRegister.LVT_TIMER, Vector);
+        rig.Write(0, ApicRegister.TMICT, 1000);
+        rig.Timers.Stall(5000);
+        var page = new byte[Lapic.StateSize];
+        rig.Apics[0].GetState(page);
+        Assert.NotEqual(0, page[ApicRegister.IRR + (int)(Vector >> 5) * 16 + ((int)Vector >> 3 & 3)] >> ((int)Vector & 7) & 1);
     }
 
     [Fact]

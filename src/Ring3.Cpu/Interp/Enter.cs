@@ -25,6 +25,7 @@ public sealed unsafe partial class LogicalProcessor
             AwaitBus();
         Replay.Begin();
         _pauses = 0;
+        c->TimerLook = ulong.MaxValue;
         ExitReason reason = RunGuarded(c);
         LeaveEpoch();
         AtBus = 0;
@@ -59,10 +60,14 @@ public sealed unsafe partial class LogicalProcessor
         if (c->Inject.Valid != 0 && (!DeliverInjected(c) || HostStepped(c)))
             return Exit->Reason;
         bool stale = false;
+        if (c->TimerDeadline != 0)
+            c->TimerLook = 0;
         for (; ; )
         {
             if (Volatile.Read(ref c->ExitRequest) != 0)
                 return Exit->Reason = ExitReason.Request;
+            if (c->InstructionsRetired >= c->TimerLook && TimerHasCome(c))
+                return Exit->Reason = ExitReason.Timer;
             if (NeedsAttention(c) || Replay.InProgress)
             {
                 if (!Step(c))

@@ -9,7 +9,7 @@ internal enum LoopExit
     Lookup,
     /// <summary>The block went stale before the instruction at CpuState.Rip: the jump cache may still hold it.</summary>
     Stale,
-    /// <summary>At a block boundary, CpuState.Rip exact: ExitRequest, Attention or an event needs a look.</summary>
+    /// <summary>At a block boundary, CpuState.Rip exact: ExitRequest, Attention, the timer or an event needs a look.</summary>
     Poll,
     /// <summary>The instruction at CpuState.Rip did not retire: an exception or an exit is pending.</summary>
     Fault,
@@ -44,7 +44,13 @@ public sealed unsafe partial class LogicalProcessor
             c->Rip = c->BlockRip;
             return LoopExit.Stale;
         }
-        c->InstructionsRetired += block->Instructions;
+        x = c->InstructionsRetired;
+        if (x >= c->TimerLook)
+        {
+            c->Rip = c->BlockRip;
+            return LoopExit.Poll;
+        }
+        c->InstructionsRetired = x + block->Instructions;
         op = Block.FirstOp(block) - 1;
     next:
         op++;

@@ -79,7 +79,8 @@ internal static unsafe class StringHandlers
 
     /// <summary>Whether the loop has to stop at this iteration boundary: a kick, or a trap after each iteration.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool MustStop(CpuState* c) => Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0;
+    private static bool MustStop(CpuState* c) =>
+        Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0 && LogicalProcessor.MustLookAtTimer(c);
 
     private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {

@@ -29,6 +29,7 @@ public sealed unsafe partial class Vcpu
             khz = HostTsc.Khz;
         if (!VmClock.IsPossible(khz))
             return -Errno.EINVAL;
+        Lapic?.PollTimer();
         TscKhz = khz;
         _s->TscMultiplier = PvClockScale.TscMultiplier(khz, HostTsc.Khz);
         TscChanged();
@@ -54,6 +55,7 @@ public sealed unsafe partial class Vcpu
 
     private void MoveTsc(ulong offset)
     {
+        Lapic?.PollTimer();
         Volatile.Write(ref _s->TscOffset, offset);
         TscChanged();
     }

@@ -94,7 +94,8 @@ public sealed unsafe partial class Vcpu
         long start = HostClock.MonotonicNs(), now = start;
         do
         {
-            Lapic?.PollTimer(now);
+            if (Lapic is not null)
+                PollTimers(now);
             if (HasReasonToWake())
             {
                 Stats.halt_successful_poll++;
@@ -119,15 +120,13 @@ public sealed unsafe partial class Vcpu
         int token = Requests.BeginBlock();
         while (!HasReasonToWake())
         {
-            long deadline = IsHalted && Lapic is not null ? Lapic.TimerDeadlineNs : long.MaxValue, now = HostClock.MonotonicNs();
+            long deadline = IsHalted && Lapic is not null ? NextTimerNs : long.MaxValue, now = HostClock.MonotonicNs();
             if (deadline <= now)
-            {
-                Lapic!.PollTimer(now);
-                if (Lapic.TimerDeadlineNs <= now)
-                    Requests.Sleep(token, 50_000);
-            }
+                PollTimers(now);
+            else if (deadline == long.MaxValue)
+                Requests.Sleep(token);
             else
-                Requests.Sleep(token, deadline == long.MaxValue ? -1 : deadline - now);
+                SleepUntil(deadline, now, token);
             token = Requests.WakeToken;
         }
         Requests.EndBlock();
@@ -139,6 +138,28 @@ public sealed unsafe partial class Vcpu
         _xenArrives = true;
         if (_stealGpa != 0)
             RecordStealTime();
+    }
+
+    /// <summary>
+    /// How late time-outs are: the thread's timer slack (50 us unless the client has changed it) and the way back to a processor. Falls at once and grows slowly, so that a busy host is not waited for. KVM's lapic_timer_advance
+    /// is of the same kind.
+    /// </summary>
+    private long _timeoutLatenessNs = 50_000;
+    private const long LatenessStepNs = 2_000, MaxLatenessNs = 100_000;
+
+    /// <summary>Sleeps until about the deadline, or until somebody wakes the vCPU; the little that may be left is spun away by the caller's loop.</summary>
+    private void SleepUntil(long deadlineNs, long nowNs, int token)
+    {
+        long until = deadlineNs - _timeoutLatenessNs;
+        if (until <= nowNs)
+        {
+            Thread.SpinWait(20);
+            return;
+        }
+        Requests.Sleep(token, until - nowNs);
+        long late = HostClock.MonotonicNs() - until;
+        if (late >= 0 && Requests.WakeToken == token)
+            _timeoutLatenessNs = Math.Min(Math.Min(late, _timeoutLatenessNs + LatenessStepNs), MaxLatenessNs);
     }
 
     /// <summary>Short waits make the next poll longer, long ones turn polling off.</summary>

@@ -149,6 +149,8 @@ public sealed unsafe partial class Vcpu
     private int EnterGuest()
     {
         int r;
+        if (Lapic is not null && NextTimerNs != _timerNs)
+            ArmTimer();
         if ((Requests.AnyPending || _heldRequests != 0 || _finishOnly) && (r = HandleRequests()) != KeepRunning)
             return r;
         if (!_mmu.LoadRoot())
@@ -210,6 +212,9 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Io:
                 Stats.io_exits++;
                 return HandleIo();
+            case ExitReason.Timer:
+                TimerExit();
+                return KeepRunning;
             case ExitReason.DirtyLogFull:
                 return KeepRunning;
             case ExitReason.NestedFault:

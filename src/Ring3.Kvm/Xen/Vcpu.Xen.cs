@@ -178,11 +178,14 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
     void IXenProcessor.ArmTimer(ulong deadlineClockNs)
     {
         long delta = (long)(deadlineClockNs - (ulong)Vm.Clock.NowNs), now = HostClock.MonotonicNs();
-        TimerService.Shared.Arm(_xenTimer ??= new HostTimer(this), delta > long.MaxValue - now ? long.MaxValue : now + delta);
+        long deadline = delta > long.MaxValue - now ? long.MaxValue : now + delta;
+        Volatile.Write(ref _xenTimerNs, deadline);
+        TimerService.Shared.Arm(_xenTimer ??= new HostTimer(this), deadline);
     }
 
     void IXenProcessor.CancelTimer()
     {
+        Volatile.Write(ref _xenTimerNs, long.MaxValue);
         if (_xenTimer is not null)
             TimerService.Shared.Cancel(_xenTimer);
     }
@@ -209,9 +212,9 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
             long now = HostClock.MonotonicNs();
             if (now >= deadline)
                 break;
-            Lapic!.PollTimer(now);
-            long until = Math.Min(deadline, Lapic.TimerDeadlineNs);
-            Requests.Sleep(token, until == long.MaxValue ? -1 : Math.Max(until - now, 50_000));
+            PollTimers(now);
+            long until = Math.Min(deadline, NextTimerNs);
+            Requests.Sleep(token, until == long.MaxValue ? -1 : Math.Max(until - now, 0));
             token = Requests.WakeToken;
         }
         Requests.EndBlock();
