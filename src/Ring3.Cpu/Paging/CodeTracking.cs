@@ -18,6 +18,15 @@ public sealed unsafe partial class LogicalProcessor
             CodeOverwritten(host, size);
     }
 
+    /// <summary>A run has left behind a store to decoded code: drops the code.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    internal void DropCodeOverwrittenByRun(CpuState* c)
+    {
+        int size = c->OverwrittenBytes;
+        c->OverwrittenBytes = 0;
+        CodeMayHaveChanged(c->OverwrittenHost, size);
+    }
+
     /// <summary>Hook of the block cache: bytes that may belong to decoded blocks were written by this processor.</summary>
     partial void CodeOverwritten(byte* host, int size);
 }

@@ -48,6 +48,9 @@ internal sealed unsafe class VectorMachine
         }
     }
 
+    /// <summary>Which granules of the window's pages stores shall find to hold decoded code, as a bitmap.</summary>
+    public void MarkCode(ulong granules) => *_noCode = granules;
+
     /// <summary>Encodes, decodes as a guest would, and returns the op.</summary>
     public Op Decode(in Instruction instruction)
     {

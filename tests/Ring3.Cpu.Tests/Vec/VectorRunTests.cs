@@ -128,6 +128,45 @@ public unsafe class VectorRunTests
         *(ushort*)_before->Fx = 0x37f;
     }
 
+    /// <summary>Another processor may store to the same place behind the run's own store: that must not come a second time.</summary>
+    [Theory]
+    [InlineData(Code.Movdqu_xmmm128_xmm, 0)]
+    [InlineData(Code.Movdqu_xmmm128_xmm, 1)]
+    [InlineData(Code.VEX_Vmovdqu_ymmm256_ymm, 1)]
+    [InlineData(Code.Mov_rm64_r64, 1)]
+    [InlineData(Code.Mov_rm8_r8, 2)]
+    public void StoreThatMeetsCode_IsMadeOnce(Code store, int at)
+    {
+        Op* ops = (Op*)HostMemory.Map(4096);
+        Instruction Store()
+        {
+            Instruction i = new() { Code = store, MemoryBase = Register.RDI, MemoryDisplSize = 8 };
+            i.SetOpKind(0, Iced.Intel.OpKind.Memory);
+            i.SetOpKind(1, Iced.Intel.OpKind.Register);
+            i.SetOpRegister(1, store switch { Code.Mov_rm64_r64 => Register.R9, Code.Mov_rm8_r8 => Register.R9L, Code.Movdqu_xmmm128_xmm => Register.XMM1, _ => Register.YMM1 });
+            return i;
+        }
+        for (int i = 0; i < 4; i++)
+        {
+            ops[i] = _m.Decode(i == at ? Store() : Instruction.Create(Code.Pxor_xmm_xmmm128, Register.XMM2, Register.XMM3));
+            ops[i].Offset = (ushort)(i * 8);
+        }
+        for (int i = 0; i < 30; i++)
+        {
+            Randomize();
+            _m.LoadFrom(_before);
+            Assert.Equal(4, Loop(ops, 4));
+        }
+        Randomize();
+        _m.LoadFrom(_before);
+        _m.MarkCode(ulong.MaxValue);
+        Assert.Equal(OpResult.Skip, ops[0].Handler(_m.P, _m.C, ops));
+        Assert.Equal(at + 1, _m.C->SkipOps);
+        Assert.Equal(0, _m.C->OverwrittenBytes);
+        Assert.Equal(store == Code.Mov_rm8_r8 ? (byte)_before->Gpr[9] : *(byte*)(store == Code.Mov_rm64_r64 ? (byte*)&_before->Gpr[9] : _before->Ymm + 32), *(byte*)_before->Gpr[7]);
+        _m.MarkCode(0);
+    }
+
     [Fact]
     public void RandomRuns_EqualSingleExecution()
     {

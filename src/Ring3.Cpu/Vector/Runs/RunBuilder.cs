@@ -17,6 +17,7 @@ internal sealed unsafe partial class RunBuilder
     private ThunkAssembler _a = new();
     private readonly InstructionInfoFactory _info = new();
     private readonly List<(int Op, int Jump, uint Dirty)> _exits = [];
+    private readonly List<(int Op, int Jump, uint Dirty, int Bytes)> _overwritten = [];
     private uint _loaded, _dirty;
     private bool _wide, _sse, _avx, _fp;
 
@@ -143,7 +144,7 @@ internal sealed unsafe partial class RunBuilder
             EmitAddress(op, f->MemorySize, f->AlignMask, index, stores);
         _a.Add(instruction);
         if (stores)
-            EmitCodeCheck(index);
+            EmitCodeCheck(index, f->MemorySize);
         if ((f->Flags & VectorFormFlags.StoresFlags) != 0)
             VectorThunkBuilder.EmitFlags(_a, State, Register.AL, Register.EAX, Register.CL, Register.ECX, Register.RDX);
         for (int i = 0; i < info.OpCount; i++)
@@ -191,6 +192,8 @@ internal sealed unsafe partial class RunBuilder
     private void EmitAddress(Op* op, int size, byte alignMask, int index, bool write)
     {
         EmitEffective(op);
+        if (op->AddressSize == 4)
+            _a.Add(Instruction.Create(Code.Mov_r32_rm32, Register.EAX, Register.EAX));
         EmitSegment(op);
         if (alignMask != 0)
         {
@@ -245,14 +248,17 @@ internal sealed unsafe partial class RunBuilder
         }
     }
 
-    /// <summary>After a store: when it hit a granule with decoded code, leave before this op; its own handler repeats the store and drops the code.</summary>
-    private void EmitCodeCheck(int index)
+    /// <summary>
+    /// After a store: when it hit a granule with decoded code, leave behind this op and say what was written. The store is not made again: others may have written there since. A store is the last thing its op does.
+    /// </summary>
+    private void EmitCodeCheck(int index, int bytes)
     {
         _a.Add(Instruction.Create(Code.Mov_r64_rm64, Scratch, new MemoryOperand(Tlb1, Entry, 1, CodeBitsOffset, 1)));
         _a.Load(Code.Mov_r64_rm64, Scratch, Scratch);
-        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Address, 6));
-        _a.Add(Instruction.Create(Code.Bt_rm64_r64, Scratch, Address));
-        LeaveIf(Carry, index);
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Entry, Address));
+        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Entry, 6));
+        _a.Add(Instruction.Create(Code.Bt_rm64_r64, Scratch, Entry));
+        _overwritten.Add((index, _a.Jump(Carry), _dirty, bytes));
     }
 
     private void LeaveIf(byte condition, int index) => _exits.Add((index, _a.Jump(condition), _dirty));
@@ -266,6 +272,14 @@ internal sealed unsafe partial class RunBuilder
             while (i + 1 < _exits.Count && _exits[i + 1].Op == op)
                 _a.Bind(_exits[++i].Jump);
             Leave(dirty, op);
+        }
+        CpuState c;
+        foreach ((int op, int jump, uint dirty, int bytes) in _overwritten)
+        {
+            _a.Bind(jump);
+            _a.Store(Code.Mov_rm64_r64, State, Address, (int)((byte*)&c.OverwrittenHost - (byte*)&c));
+            _a.Add(Instruction.Create(Code.Mov_rm32_imm32, ThunkAssembler.Memory(State, (int)((byte*)&c.OverwrittenBytes - (byte*)&c)), bytes));
+            Leave(dirty, op + 1);
         }
     }
 

@@ -58,6 +58,8 @@ internal static unsafe class RunHandlers
             done = VectorSlow.Execute(p, c, run);
         else
             done = 0;
+        if (c->OverwrittenBytes != 0)
+            p.DropCodeOverwrittenByRun(c);
         if (done == 0)
             return run->Single(p, c, op);
         c->SkipOps = done;

@@ -109,7 +109,7 @@ internal sealed unsafe partial class RunBuilder
                 _a.Load(Code.Mov_r64_rm64, Value, State, op->Reg1);
                 EmitAddress(op, size, 0, index, write: true);
                 _a.Store(code, Address, size switch { 8 => Value, 4 => Value32, 2 => Value16, _ => Value8 });
-                EmitCodeCheck(index);
+                EmitCodeCheck(index, size);
                 break;
         }
     }
