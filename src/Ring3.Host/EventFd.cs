@@ -18,6 +18,18 @@ public static unsafe class EventFd
     /// <summary>Adds <paramref name="value"/> to the counter. False when the counter would overflow or the descriptor is bad.</summary>
     public static bool Signal(int fd, ulong value = 1) => Libc.write(fd, &value, 8) == 8;
 
+    /// <summary>Whether <see cref="Signal"/> could wait for a reader: the descriptor, or another one of the same eventfd, was not made non-blocking.</summary>
+    public static bool MayBlock(int fd) => (Libc.fcntl(fd, 3 /* F_GETFL */, 0) & Nonblock) == 0;
+
+    /// <summary><see cref="Signal"/> for descriptors that <see cref="MayBlock"/>: a counter that is full stays as it is, as with the kernel's own signals.</summary>
+    public static bool SignalUnlessFull(int fd)
+    {
+        const short PollOut = 4;
+        // SAFETY: one struct pollfd { int fd; short events; short revents; } on the stack.
+        long entry = (uint)fd | (long)PollOut << 32;
+        return Libc.poll(&entry, 1, 0) == 1 && Signal(fd);
+    }
+
     /// <summary>Takes the counter's value and resets it; 0 when nothing was signalled.</summary>
     public static ulong Drain(int fd)
     {

@@ -140,6 +140,7 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
         lock (_notifierLock)
             Volatile.Write(ref _ackNotifiers, Array.FindAll(_ackNotifiers, n => n.Gsi != gsi || n.Callback != callback));
         Ioapic?.UpdateEoiVectors();
+        _exitBitmaps?.Invalidate();
     }
 
     /// <summary>Registers a callback for mask changes of a GSI (argument: masked).</summary>

@@ -1,3 +1,5 @@
+using Ring3.Sync;
+
 namespace Ring3.Xen;
 
 /// <summary>Where an event goes: a port, the KVM id of the vCPU that is notified, and a priority (KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL, or 0 to 15 with FIFO channels).</summary>
@@ -11,5 +13,5 @@ internal sealed class PortBinding
     public required uint Type { get; init; }
     /// <summary>Port 0 stands for <see cref="EventFd"/>.</summary>
     public EventTarget Target { get; init; }
-    public int EventFd { get; init; } = -1;
+    public RcuEventFd? EventFd { get; init; }
 }

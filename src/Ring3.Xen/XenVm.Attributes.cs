@@ -195,11 +195,11 @@ public sealed partial class XenVm
         PortBinding binding;
         if (eventFd)
         {
-            if (EventFd.Duplicate((int)e.vcpu) is not (>= 0 and var fd))
+            if (RcuEventFd.TryDuplicate((int)e.vcpu) is not { } fd)
                 return -Errno.EBADF;
-            if (!EventFd.IsEventFd(fd))
+            if (!EventFd.IsEventFd(fd.Fd))
             {
-                EventFd.Close(fd);
+                fd.Close();
                 return -Errno.EINVAL;
             }
             binding = new() { SendPort = e.send_port, Type = e.type, EventFd = fd };
@@ -259,11 +259,7 @@ public sealed partial class XenVm
         return 0;
     }
 
-    private static void Release(PortBinding b)
-    {
-        if (b.EventFd >= 0)
-            EventFd.Close(b.EventFd);
-    }
+    private static void Release(PortBinding b) => b.EventFd?.Close();
 
     // ---- FIFO ----
 

@@ -123,7 +123,7 @@ public sealed partial class XenVm
                 return false;
             if (binding.Target.Port == 0)
             {
-                EventFd.Signal(binding.EventFd);
+                binding.EventFd!.Signal();
                 return true;
             }
             target = binding.Target;

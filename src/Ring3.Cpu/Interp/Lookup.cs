@@ -142,13 +142,19 @@ public sealed unsafe partial class LogicalProcessor
         if (host == null)
             return null;
         Block* b;
-        while ((b = FindOrDecode(c, rip, linear, host, mode)) == null)
-            if (_fetchFailed)
+        // Everything may be dropped meanwhile, also by the decoding of this very block. A block that was found before a new epoch is published may lie in an arena that the next drop reuses: it is looked up again in the new epoch,
+        // and one that is found in an epoch that is still the last lies in an arena that this processor keeps.
+        do
+        {
+            if (Machine.Epoch != _jumpEpoch)
+                EnterEpoch();
+            b = FindOrDecode(c, rip, linear, host, mode);
+            if (b == null && _fetchFailed)
                 return null;
+        }
+        while (b == null || Machine.Epoch != _jumpEpoch);
         if (!wide && rip + b->Bytes - 1 > c->Cs.Limit)
             return BeyondLimit(c, rip, b, mode);
-        if (Machine.Epoch != _jumpEpoch)
-            EnterEpoch();
         if (Sanitizer is not null)
             return b;
         uint index = JumpIndex(linear);

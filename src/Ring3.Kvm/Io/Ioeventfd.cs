@@ -1,12 +1,14 @@
 using System.Buffers.Binary;
 using Ring3.Abi;
 using Ring3.Host;
+using Ring3.Sync;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm;
 
 /// <summary>An eventfd that a guest's write signals, without an exit to the client.</summary>
-internal sealed class Ioeventfd(in kvm_ioeventfd args, int fd) : IPortDevice, IMmioDevice
+/// <remarks>Buses are read without a lock: a vCPU may come here when the device has been removed. Then the write is not this device's, as on the new bus.</remarks>
+internal sealed class Ioeventfd(in kvm_ioeventfd args, RcuEventFd fd) : IPortDevice, IMmioDevice
 {
     private readonly ulong _address = args.addr, _data = args.datamatch;
     private readonly uint _length = args.len;
@@ -21,13 +23,14 @@ internal sealed class Ioeventfd(in kvm_ioeventfd args, int fd) : IPortDevice, IM
         (args.flags & KVM_IOEVENTFD_FLAG_PIO) != 0 ? Source.Pio : (args.flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY) != 0 ? Source.None : Source.Mmio;
 
     public int ClientFd { get; } = args.fd;
-    public int Fd { get; } = fd;
+
+    private bool _removed;
 
     /// <summary>Whether some write would signal both.</summary>
     public bool CollidesWith(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && (_length == 0 || o.len == 0 || _length == o.len
         && (!_match || (o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) == 0 || _data == o.datamatch));
 
-    public bool Is(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && _length == o.len && EventFd.IsSame(Fd, ClientFd, o.fd) && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
+    public bool Is(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && _length == o.len && EventFd.IsSame(fd.Fd, ClientFd, o.fd) && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
 
     bool IPortDevice.Read(ushort port, Span<byte> data) => false;
     bool IMmioDevice.Read(ulong gpa, Span<byte> data) => false;
@@ -36,9 +39,21 @@ internal sealed class Ioeventfd(in kvm_ioeventfd args, int fd) : IPortDevice, IM
     {
         if (address != _address || _length != 0 && data.Length != _length || _match && Value(data) != _data)
             return false;
-        EventFd.Signal(Fd);
-        return true;
+        using (Rcu.Read())
+        {
+            // PAIRS-WITH: Ioeventfd.Remove.
+            if (Volatile.Read(ref _removed))
+                return false;
+            fd.Signal();
+            return true;
+        }
     }
+
+    /// <summary>From now on nobody begins to signal. The descriptor is closed by <see cref="Close"/>, a grace period later.</summary>
+    public void Remove() => Volatile.Write(ref _removed, true);
+
+    /// <summary>After <see cref="Remove"/> and <see cref="Rcu.Synchronize"/>.</summary>
+    public void Close() => fd.Close();
 
     private static ulong Value(ReadOnlySpan<byte> data) => data.Length switch
     {

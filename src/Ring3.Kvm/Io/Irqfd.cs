@@ -1,5 +1,6 @@
 using Ring3.Host;
 using Ring3.Irqchip;
+using Ring3.Sync;
 
 namespace Ring3.Kvm;
 
@@ -7,17 +8,17 @@ namespace Ring3.Kvm;
 internal sealed class Irqfd : IPolled
 {
     private readonly VmIrqchip _chip;
-    private readonly int _resampleFd = -1;
+    private readonly RcuEventFd? _resample;
     private readonly Action? _acked;
 
     // One delivery at a time, as an edge is two changes of a line; and none after Close, which frees the descriptors.
     private readonly Lock _delivery = new();
     private bool _closed;
 
-    public Irqfd(Vm vm, VmIrqchip chip, int clientFd, int fd, uint gsi, int resampleFd)
+    public Irqfd(Vm vm, VmIrqchip chip, int clientFd, int fd, uint gsi, RcuEventFd? resample)
     {
-        (Vm, _chip, ClientFd, Fd, Gsi, _resampleFd) = (vm, chip, clientFd, fd, gsi, resampleFd);
-        if (resampleFd < 0)
+        (Vm, _chip, ClientFd, Fd, Gsi, _resample) = (vm, chip, clientFd, fd, gsi, resample);
+        if (resample is null)
             return;
         _acked = Acked;
         chip.AddAckNotifier(gsi, _acked);
@@ -53,7 +54,7 @@ internal sealed class Irqfd : IPolled
 
     private void Deliver()
     {
-        if (_resampleFd >= 0)
+        if (_resample is not null)
         {
             _chip.SetIrq(VmIrqchip.ResampleSourceId, Gsi, true);
             return;
@@ -62,23 +63,37 @@ internal sealed class Irqfd : IPolled
         _chip.SetIrq(VmIrqchip.UserSourceId, Gsi, false);
     }
 
-    private void Acked()
+    /// <summary>The guest has ended the interrupt. A vCPU's thread, which may have read the notifiers before <see cref="Remove"/>.</summary>
+    internal void Acked()
     {
-        _chip.SetIrq(VmIrqchip.ResampleSourceId, Gsi, false);
-        EventFd.Signal(_resampleFd);
+        using (Rcu.Read())
+        {
+            // A vCPU may still have the notifiers of before. The line can be another irqfd's by now. PAIRS-WITH: Irqfd.Remove.
+            if (Volatile.Read(ref _closed))
+                return;
+            _chip.SetIrq(VmIrqchip.ResampleSourceId, Gsi, false);
+            _resample!.Signal();
+        }
     }
 
-    /// <summary>After the poller has let go of it.</summary>
-    public void Close()
+    /// <summary>Nothing is delivered any more, and no acknowledgement begins to be passed on. After the poller has let go of it.</summary>
+    public void Remove()
     {
         IrqfdWrites.Remove(this);
         lock (_delivery)
-            _closed = true;
+            Volatile.Write(ref _closed, true);
         if (_acked is not null)
-        {
             _chip.RemoveAckNotifier(Gsi, _acked);
+    }
+
+    /// <summary>After <see cref="Remove"/>: waits until nobody uses the descriptors, and closes them.</summary>
+    public void Close()
+    {
+        if (_resample is not null)
+        {
+            Rcu.Synchronize();
             _chip.SetIrq(VmIrqchip.ResampleSourceId, Gsi, false);
-            EventFd.Close(_resampleFd);
+            _resample.Close();
         }
         EventFd.Close(Fd);
     }

@@ -1,5 +1,6 @@
 using Ring3.Abi;
 using Ring3.Host;
+using Ring3.Sync;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm;
@@ -33,17 +34,20 @@ public sealed partial class Vm
             foreach (Irqfd other in _irqfds)
                 if (EventFd.IsSame(other.Fd, other.ClientFd, (int)args.fd))
                     return -Errno.EBUSY;
-            int own = EventFd.Duplicate((int)args.fd), ownResample = resample && own >= 0 ? EventFd.Duplicate((int)args.resamplefd) : -1;
-            if (own < 0 || resample && ownResample < 0)
+            int own = EventFd.Duplicate((int)args.fd);
+            RcuEventFd? resampleFd = resample ? RcuEventFd.TryDuplicate((int)args.resamplefd) : null;
+            if (own < 0 || resample && resampleFd is null)
             {
                 if (own >= 0)
                     EventFd.Close(own);
+                resampleFd?.Close();
                 return -Errno.EMFILE;
             }
-            var irqfd = new Irqfd(this, chip, (int)args.fd, own, args.gsi, ownResample);
+            var irqfd = new Irqfd(this, chip, (int)args.fd, own, args.gsi, resampleFd);
             int r = Poller.Attach(irqfd);
             if (r != 0)
             {
+                irqfd.Remove();
                 irqfd.Close();
                 return r;
             }
@@ -67,6 +71,7 @@ public sealed partial class Vm
             _irqfds.Remove(found);
         }
         Poller.Detach(found);
+        found.Remove();
         found.Close();
         return 0;
     }
@@ -79,17 +84,16 @@ public sealed partial class Vm
         int error = EventFd.Check(args.fd);
         if (error != 0)
             return error;
+        if ((args.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) != 0)
+            return RemoveIoeventfd(args);
         lock (_lock)
         {
-            if ((args.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) != 0)
-                return RemoveIoeventfd(args);
             foreach (Ioeventfd other in _ioeventfds)
                 if (other.CollidesWith(args))
                     return -Errno.EEXIST;
-            int own = EventFd.Duplicate(args.fd);
-            if (own < 0)
+            if (RcuEventFd.TryDuplicate(args.fd) is not { } fd)
                 return -Errno.EMFILE;
-            var e = new Ioeventfd(args, own);
+            var e = new Ioeventfd(args, fd);
             _ioeventfds.Add(e);
             if (e.Bus == Ioeventfd.Source.Pio && args.addr <= ushort.MaxValue)
                 Ports.Add(e, (int)args.addr, 1);
@@ -108,14 +112,21 @@ public sealed partial class Vm
 
     private int RemoveIoeventfd(kvm_ioeventfd args)
     {
-        if (_ioeventfds.Find(e => e.Is(args)) is not { } found)
-            return -Errno.ENOENT;
-        _ioeventfds.Remove(found);
-        if (found.Bus == Ioeventfd.Source.Pio)
-            Ports.Remove(found);
-        else if (found.Bus == Ioeventfd.Source.Mmio)
-            MmioDevices.Remove(found);
-        EventFd.Close(found.Fd);
+        Ioeventfd? found;
+        lock (_lock)
+        {
+            found = _ioeventfds.Find(e => e.Is(args));
+            if (found is null)
+                return -Errno.ENOENT;
+            _ioeventfds.Remove(found);
+            if (found.Bus == Ioeventfd.Source.Pio)
+                Ports.Remove(found);
+            else if (found.Bus == Ioeventfd.Source.Mmio)
+                MmioDevices.Remove(found);
+            found.Remove();
+        }
+        Rcu.Synchronize();
+        found.Close();
         return 0;
     }
 
@@ -134,17 +145,20 @@ public sealed partial class Vm
     private void CloseEventfds()
     {
         Irqfd[] irqfds;
+        Ioeventfd[] ioeventfds;
         lock (_lock)
         {
-            irqfds = [.. _irqfds];
+            (irqfds, ioeventfds) = ([.. _irqfds], [.. _ioeventfds]);
             _irqfds.Clear();
-            foreach (Ioeventfd e in _ioeventfds)
-                EventFd.Close(e.Fd);
             _ioeventfds.Clear();
         }
+        // The vCPUs are stopped: only other threads' acknowledgements can be on the way, and irqfds wait for them.
+        foreach (Ioeventfd e in ioeventfds)
+            e.Close();
         foreach (Irqfd i in irqfds)
         {
             Poller.Detach(i);
+            i.Remove();
             i.Close();
         }
     }

@@ -1,0 +1,158 @@
+using Ring3.Abi;
+using Ring3.Host;
+using Ring3.Sync;
+using static Ring3.Abi.KvmApi;
+
+namespace Ring3.Kvm.Tests;
+
+/// <summary>Descriptors of clients that the hypervisor signals: none is used after its close, when its number may be somebody else's.</summary>
+public sealed class EventfdLifetimeTests
+{
+    private const ushort Port = 0x510;
+    private static readonly kvm_ioeventfd s_doorbell = new() { addr = Port, len = 1, flags = KVM_IOEVENTFD_FLAG_PIO };
+
+    [Fact]
+    public void RemovedIoeventfd_IsNotThereForVcpusWithTheOldBus()
+    {
+        int client = EventFd.Create();
+        RcuEventFd own = RcuEventFd.TryDuplicate(client)!;
+        Ioeventfd device = new(s_doorbell with { fd = client }, own);
+        Assert.True(device.Write(Port, [0]));
+        Assert.Equal(1ul, EventFd.Drain(client));
+        device.Remove();
+        Rcu.Synchronize();
+        device.Close();
+        int other = EventFd.Create();
+        // The lowest free number is that of the closed one, unless another test was quicker.
+        Assert.False(device.Write(Port, [0]));
+        Assert.Equal(0ul, EventFd.Drain(other));
+        Assert.Equal(0ul, EventFd.Drain(client));
+        EventFd.Close(other);
+        EventFd.Close(client);
+    }
+
+    [Fact]
+    public async Task Deassign_WaitsForWhoIsSignalling()
+    {
+        using Vm vm = Vm.Create();
+        int client = EventFd.Create();
+        Assert.Equal(0, vm.RegisterIoeventfd(s_doorbell with { fd = client }));
+        using ManualResetEventSlim inside = new(), leave = new();
+        Thread reader = new(() =>
+        {
+            using (Rcu.Read())
+            {
+                inside.Set();
+                leave.Wait();
+            }
+        });
+        reader.Start();
+        inside.Wait();
+        Task<int> deassign = Task.Run(() => vm.RegisterIoeventfd(s_doorbell with { fd = client, flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN }));
+        SpinWait.SpinUntil(() => !vm.Ports.MayClaim(Port));
+        Assert.False(deassign.IsCompleted);
+        leave.Set();
+        Assert.Equal(0, await deassign);
+        reader.Join();
+        EventFd.Close(client);
+    }
+
+    /// <summary>Descriptors that scream: a guest rings a doorbell without end while it is taken away and put back, and each number that becomes free is taken at once by an eventfd that nobody may signal.</summary>
+    [Fact]
+    public void DoorbellUnderLoad_RingsNobodyElse()
+    {
+        using TestGuest g = new();
+        // again: out 0x510, al; jmp again
+        g.Load(0x66, 0xba, 0x10, 0x05, 0xee, 0xeb, 0xfd);
+        bool stop = false;
+        Thread vcpu = new(() =>
+        {
+            while (!Volatile.Read(ref stop))
+                _ = g.Cpu.Run();
+        });
+        vcpu.Start();
+        int client = EventFd.Create();
+        List<int> decoys = [];
+        ulong screams = 0, rings = 0;
+        for (int i = 0; i < 3_000; i++)
+        {
+            Assert.Equal(0, g.Vm.RegisterIoeventfd(s_doorbell with { fd = client }));
+            for (int n = 0; n < 200 && (i & 15) != 0; n++)
+                Thread.SpinWait(1);
+            Assert.Equal(0, g.Vm.RegisterIoeventfd(s_doorbell with { fd = client, flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN }));
+            decoys.Add(EventFd.Create());
+            rings += EventFd.Drain(client);
+            if (decoys.Count < 8)
+                continue;
+            foreach (int decoy in decoys)
+            {
+                screams += EventFd.Drain(decoy);
+                EventFd.Close(decoy);
+            }
+            decoys.Clear();
+        }
+        // KVM's promise as well: when DEASSIGN has returned, the doorbell is silent.
+        for (int i = 0; i < 100; i++)
+            Thread.Yield();
+        Assert.Equal(0ul, EventFd.Drain(client));
+        Volatile.Write(ref stop, true);
+        g.Cpu.Kick();
+        vcpu.Join();
+        decoys.ForEach(EventFd.Close);
+        EventFd.Close(client);
+        Assert.Equal(0ul, screams);
+        Assert.NotEqual(0ul, rings);
+    }
+
+    /// <summary>A client's eventfd whose counter is full does not stop the vCPU, as the kernel's own signals never wait.</summary>
+    [Theory]
+    [InlineData(0)]
+    [InlineData(0x800)]
+    public void FullCounter_StopsNobody(int flags)
+    {
+        using TestGuest g = new();
+        g.Load(0x66, 0xba, 0x10, 0x05, 0xee, 0xb0, 0x07, 0xe6, 0xf4);
+        int client = CreateEventfd(0, flags);
+        Assert.True(EventFd.Signal(client, ulong.MaxValue - 1));
+        Assert.Equal(0, g.Vm.RegisterIoeventfd(s_doorbell with { fd = client }));
+        Assert.Equal(7, g.RunToEnd());
+        Assert.Equal(ulong.MaxValue - 1, EventFd.Drain(client));
+        EventFd.Close(client);
+    }
+
+    [System.Runtime.InteropServices.DllImport("libc", EntryPoint = "eventfd")]
+    private static extern int CreateEventfd(uint initial, int flags);
+
+    /// <summary>An acknowledgement that is on its way when its irqfd goes away touches neither the descriptor nor the line, which may be the next irqfd's.</summary>
+    [Fact]
+    public void RemovedResampleIrqfd_DoesNotLowerTheNextOnesLine()
+    {
+        using TestGuest g = new(irqchip: true);
+        int irq = EventFd.Create(), resample = EventFd.Create();
+        Irqfd old = new(g.Vm, g.Vm.Irqchip!, irq, EventFd.Duplicate(irq), 18, RcuEventFd.TryDuplicate(resample));
+        Assert.True(old.TryDeliver(irq));
+        Assert.NotEqual(0u, Level(g));
+        old.Remove();
+        old.Close();
+        Assert.Equal(0u, Level(g));
+        Irqfd next = new(g.Vm, g.Vm.Irqchip!, irq, EventFd.Duplicate(irq), 18, RcuEventFd.TryDuplicate(resample));
+        Assert.True(next.TryDeliver(irq));
+        old.Acked();
+        Assert.NotEqual(0u, Level(g));
+        Assert.Equal(0ul, EventFd.Drain(resample));
+        g.Vm.Irqchip!.NotifyAckedGsi(18);
+        Assert.Equal(0u, Level(g));
+        Assert.Equal(1ul, EventFd.Drain(resample));
+        next.Remove();
+        next.Close();
+        EventFd.Close(irq);
+        EventFd.Close(resample);
+    }
+
+    private static uint Level(TestGuest g)
+    {
+        kvm_irqchip chip = new() { chip_id = KVM_IRQCHIP_IOAPIC };
+        Assert.Equal(0, g.Vm.GetIrqchip(ref chip));
+        return chip.ioapic.irr & 1u << 18;
+    }
+}
