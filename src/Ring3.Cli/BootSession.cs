@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
 using Ring3.Host;
 using Ring3.Vmm;
@@ -19,13 +20,13 @@ internal static class BootSession
         bool stdio = options.Serial == "stdio";
         bool interactive = stdio && options.Exec is null && Terminal.IsTerminal(Stdin);
         using FileStream? serialFile = stdio ? null : OpenSerialFile(options.Serial);
-        using var console = new OutputPump(stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle(), "ring3-com1");
-        using var output = new OutputPump(Stdout, "ring3-out");
-        using var error = new OutputPump(Stderr, "ring3-err");
+        using var machine = new Machine(options);
+        using var console = new OutputPump(stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle(), "ring3-com1", machine.Ended);
+        using var output = new OutputPump(Stdout, "ring3-out", machine.Ended);
+        using var error = new OutputPump(Stderr, "ring3-err", machine.Ended);
         bool showConsole = options.Exec is null || options.Verbose || !stdio;
         var tail = new TailSink(showConsole ? console : null);
 
-        using var machine = new Machine(options);
         // Nobody can see what a guest without output does. Messages on standard error are not its output.
         (OutputPump pump, string name) = options.Exec is not null ? (output, "standard output") : (console, stdio ? "standard output" : $"--serial {options.Serial}");
         pump.Failed = () => machine.End(MachineEnd.Quit, ExitStatus.NoOutput);
@@ -48,11 +49,31 @@ internal static class BootSession
         }
         output.Dispose();
         error.Dispose();
-        if (options.Stats)
-            machine.WriteStats(Console.Error);
         machine.WriteHeatmap();
+        Tell(() =>
+        {
+            if (options.Stats)
+                machine.WriteStats(Console.Error);
+        });
         // Also when the command has ended meanwhile: its status would say that all is well.
-        return pump.Failure is string why ? throw new BootException(ExitStatus.NoOutput, $"cannot write {name}: {why}") : Status(result, options, tail);
+        if (pump.Failure is string why)
+            throw new BootException(ExitStatus.NoOutput, $"cannot write {name}: {why}");
+        Tell(() => Explain(result, options, tail));
+        return Status(result, options);
+    }
+
+    /// <summary>Runs <paramref name="write"/>, which writes to standard error, but waits at most two seconds: whoever reads it may never read again, and the machine has ended.</summary>
+    private static void Tell(Action write)
+    {
+        ExceptionDispatchInfo? failure = null;
+        var thread = new Thread(() =>
+        {
+            try { write(); }
+            catch (Exception e) { failure = ExceptionDispatchInfo.Capture(e); }
+        }) { IsBackground = true, Name = "ring3-tell" };
+        thread.Start();
+        if (thread.Join(2000))
+            failure?.Throw();
     }
 
     /// <summary>
@@ -75,17 +96,24 @@ internal static class BootSession
         GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
     }
 
-    private static int Status(MachineResult result, BootOptions options, TailSink tail)
+    private static int Status(MachineResult result, BootOptions options) => (result.End, options.Exec) switch
     {
-        switch (result.End)
-        {
-            case MachineEnd.ExecDone: return result.Value;
-            case MachineEnd.DebugExit: return result.Value * 2 + 1 & 0xff;
-            case MachineEnd.Quit when result.Value != 0: return result.Value;
-            case MachineEnd.Quit: return ExitStatus.Quit;
-            case MachineEnd.PowerOff when options.Exec is null: return ExitStatus.Ok;
-        }
+        (MachineEnd.ExecDone, _) => result.Value,
+        (MachineEnd.DebugExit, _) => result.Value * 2 + 1 & 0xff,
+        (MachineEnd.Quit, _) => result.Value != 0 ? result.Value : ExitStatus.Quit,
+        (MachineEnd.PowerOff, null) => ExitStatus.Ok,
+        (MachineEnd.TripleFault, _) => ExitStatus.GuestTripleFault,
+        (MachineEnd.Failure, _) => ExitStatus.MachineFailure,
+        (_, not null) => ExitStatus.ExecLost,
+        (MachineEnd.Reset, _) => ExitStatus.GuestReset,
+        _ => ExitStatus.Ok,
+    };
 
+    /// <summary>Says how a machine has ended that was not meant to end so.</summary>
+    private static void Explain(MachineResult result, BootOptions options, TailSink tail)
+    {
+        if (result.End is MachineEnd.ExecDone or MachineEnd.DebugExit or MachineEnd.Quit || result.End == MachineEnd.PowerOff && options.Exec is null)
+            return;
         string what = result.End switch
         {
             MachineEnd.PowerOff => "the guest powered off",
@@ -100,14 +128,6 @@ internal static class BootSession
             what += " before the command ended";
         }
         Errors.Line(what);
-        return (result.End, options.Exec) switch
-        {
-            (MachineEnd.TripleFault, _) => ExitStatus.GuestTripleFault,
-            (MachineEnd.Failure, _) => ExitStatus.MachineFailure,
-            (_, not null) => ExitStatus.ExecLost,
-            (MachineEnd.Reset, _) => ExitStatus.GuestReset,
-            _ => ExitStatus.Ok,
-        };
     }
 
     private static FileStream OpenSerialFile(string path)

@@ -10,6 +10,8 @@ internal interface IPinObserver
     void PinMaskChanged(uint chip, uint pin, bool masked);
     /// <summary>Whether somebody waits for acknowledgements of the pin.</summary>
     bool PinHasAckNotifier(uint chip, uint pin);
+    /// <summary>An exception escaped on the timers' thread.</summary>
+    void Fail(Exception e);
 }
 
 /// <summary>
@@ -43,7 +45,7 @@ public sealed partial class Ioapic
     {
         (_bus, _observer, _timers, _version) = (bus, observer, timers, version);
         _rtcMap = new DeliveryMap(maxVcpus);
-        _stormTimer = new Timers.HostTimer(new StormCallback(this));
+        _stormTimer = new Timers.HostTimer(new StormCallback(this)) { Failed = observer.Fail };
         Reset();
     }
 

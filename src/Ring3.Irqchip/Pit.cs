@@ -29,7 +29,7 @@ public sealed class Pit : ITimerCallback
     internal Pit(VmIrqchip irqchip, ITimerService timers, bool speaker)
     {
         (_irqchip, _timers, HasSpeakerPort) = (irqchip, timers, speaker);
-        _timer = new HostTimer(this);
+        _timer = new HostTimer(this) { Failed = irqchip.Fail };
         _acked = OnAcked;
         for (int i = 0; i < Channels; i++)
             _channels[i].Reset(gate: i != 2);

@@ -19,6 +19,12 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     private Action<bool>?[] _maskNotifiers = [];
     private readonly EoiExitBitmaps? _exitBitmaps;
 
+    /// <summary>Told of an exception that escaped a controller on a thread of its own (timers): the owner marks its VM broken.</summary>
+    public Action<Exception>? Failed { get; set; }
+
+    /// <summary>Passes an exception on to <see cref="Failed"/>.</summary>
+    public void Fail(Exception e) => Failed?.Invoke(e);
+
     /// <summary>Creates the controllers in their power-on state, with the default routing.</summary>
     /// <param name="timers">Where timers run.</param>
     /// <param name="split">No PIC and IOAPIC here: EOIs of level MSI routes go to the client.</param>

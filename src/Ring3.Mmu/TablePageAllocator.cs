@@ -222,6 +222,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
             HostMemory.Unmap(c, (nuint)ChunkBytes);
         }
         _available = null;
+        _chunks = _emptyChunks = _allocated = 0;
     }
 
     private static Chunk* MapChunk(bool huge)

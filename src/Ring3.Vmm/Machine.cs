@@ -34,6 +34,9 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public AddressBus Ports { get; } = new();
     public AddressBus Mmio { get; } = new();
 
+    /// <summary>Set when the machine has ended and its processors are on their way out.</summary>
+    public WaitHandle Ended => _ended.WaitHandle;
+
     /// <summary>How the kernel was loaded, after <see cref="Load"/>.</summary>
     public string EntryProtocol { get; private set; } = "";
 

@@ -45,4 +45,15 @@ public sealed unsafe class DisposeTests
         g.RunToEnd();
         Assert.IsType<InvalidOperationException>(refused);
     }
+
+    /// <summary>A part that fails keeps no other part from being released.</summary>
+    [Fact]
+    public void Release_GoesOnAfterAFailure()
+    {
+        List<int> done = [];
+        InvalidOperationException failure = new();
+        Assert.Same(failure, Vm.RunAll([() => done.Add(1), () => throw failure, () => done.Add(2), () => throw new IOException(), () => done.Add(3)]));
+        Assert.Equal([1, 2, 3], done);
+        Assert.Null(Vm.RunAll([]));
+    }
 }

@@ -149,6 +149,34 @@ public sealed class EventfdLifetimeTests
         EventFd.Close(resample);
     }
 
+    private sealed class Thrower(Vm vm, int fd) : IPolled
+    {
+        public Vm Vm => vm;
+        public int Fd => fd;
+        public void Signalled() => throw new InvalidOperationException("broken");
+    }
+
+    /// <summary>The poller's thread serves every VM of a process that may not be ours: what throws there ends one VM.</summary>
+    [Fact]
+    public void PolledMemberThatThrows_EndsItsVmOnly()
+    {
+        using Vm broken = Vm.Create();
+        using TestGuest g = new(irqchip: true);
+        int bad = EventFd.Create(), irq = EventFd.Create();
+        Thrower thrower = new(broken, bad);
+        Assert.Equal(0, Poller.Attach(thrower));
+        EventFd.Signal(bad);
+        Assert.True(SpinWait.SpinUntil(() => broken.IsDead, 60_000));
+        Assert.Contains("broken", broken.BugMessage, StringComparison.Ordinal);
+        Assert.Equal(0, g.Vm.RegisterIrqfd(new kvm_irqfd { fd = (uint)irq, gsi = 18 }));
+        EventFd.Signal(irq);
+        Assert.True(SpinWait.SpinUntil(() => EventFd.Drain(irq) == 0, 60_000));
+        Assert.False(g.Vm.IsDead);
+        Poller.Detach(thrower);
+        EventFd.Close(bad);
+        EventFd.Close(irq);
+    }
+
     private static uint Level(TestGuest g)
     {
         kvm_irqchip chip = new() { chip_id = KVM_IRQCHIP_IOAPIC };

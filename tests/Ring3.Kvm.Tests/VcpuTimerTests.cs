@@ -17,7 +17,7 @@ public sealed unsafe class VcpuTimerTests
 
         internal BusyTimerThread()
         {
-            TimerService.Shared.Arm(new HostTimer(this), 0);
+            TimerService.Shared.Arm(new HostTimer(this) { Failed = e => throw e }, 0);
             _entered.Wait();
         }
 

@@ -119,4 +119,16 @@ public class RootTests
         f.V.Access(0, true);
         Assert.Throws<InvalidOperationException>(f.Tdp.Dispose);
     }
+
+    /// <summary>A table that nobody accounts for is reported at teardown, and its memory given back all the same.</summary>
+    [Fact]
+    public unsafe void Dispose_WithALostTable_GivesItsMemoryBack()
+    {
+        var f = new MmuFixture();
+        Assert.True(f.Tdp.Allocator.Allocate() != null);
+        f.V.Dispose();
+        Assert.Throws<InvalidOperationException>(f.Tdp.Dispose);
+        Assert.Equal(0ul, f.Tdp.Allocator.ReservedBytes);
+        f.Queue.Dispose();
+    }
 }

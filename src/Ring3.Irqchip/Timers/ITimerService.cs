@@ -28,8 +28,21 @@ public sealed class HostTimer(ITimerCallback callback)
 {
     internal long DeadlineNs;
 
-    /// <summary>Runs the callback; for timer services.</summary>
-    public void Fire(long nowNs) => callback.TimerExpired(this, nowNs);
+    /// <summary>Told of an exception that escaped the callback, on the service's thread: the owner marks what the timer belongs to as broken. The service goes on.</summary>
+    public required Action<Exception> Failed { private get; init; }
+
+    /// <summary>Runs the callback; for timer services. Never throws: their threads serve the whole process, which may not be ours.</summary>
+    public void Fire(long nowNs)
+    {
+        try
+        {
+            callback.TimerExpired(this, nowNs);
+        }
+        catch (Exception e)
+        {
+            Failed(e);
+        }
+    }
 
     /// <summary>Position in the service's heap, or -1. Protected by the service's lock.</summary>
     internal int HeapIndex = -1;

@@ -47,10 +47,29 @@ internal static class Poller
             {
                 if (m != member)
                     continue;
-                s_epoll!.Remove(m.Fd);
-                s_members.Remove(key);
+                Forget(key, m);
                 return;
             }
+        }
+    }
+
+    private static void Forget(ulong key, IPolled member)
+    {
+        s_epoll!.Remove(member.Fd);
+        s_members.Remove(key);
+    }
+
+    /// <summary>A member that throws ends its VM, not the process, which is the client's; and it is not asked again.</summary>
+    private static void Tell(ulong key, IPolled member)
+    {
+        try
+        {
+            member.Signalled();
+        }
+        catch (Exception e)
+        {
+            Forget(key, member);
+            member.Vm.BugOn(true, e.ToString());
         }
     }
 
@@ -65,7 +84,7 @@ internal static class Poller
                 // Held during the call, so that Detach can promise silence.
                 lock (s_lock)
                     if (s_members.TryGetValue(keys[i], out IPolled? member))
-                        member.Signalled();
+                        Tell(keys[i], member);
             }
         }
     }

@@ -19,7 +19,7 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
     {
         (_vm, _queue, _ratio) = (vm, queue, ratio);
         _periodNs = PeriodMs(ratio, periodMs) * 1_000_000L;
-        _timer = new HostTimer(this);
+        _timer = new HostTimer(this) { Failed = e => vm.BugOn(true, e.ToString()) };
         Arm();
     }
 

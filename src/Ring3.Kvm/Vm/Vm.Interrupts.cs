@@ -24,6 +24,7 @@ public sealed unsafe partial class Vm
             if (_vcpus.Length != 0)
                 return split ? -Errno.EEXIST : -Errno.EINVAL;
             VmIrqchip chip = split ? new VmIrqchip(TimerService.Shared, true, reservedRoutes, MaxVcpus) : new VmIrqchip(TimerService.Shared, maxVcpus: MaxVcpus);
+            chip.Failed = e => BugOn(true, e.ToString());
             if (chip.Pic is { } pic)
                 Ports.Add(new PicPorts(pic), 0x20, 2, 0xa0, 2, 0x4d0, 2);
             if (chip.Ioapic is { } ioapic)

@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using Ring3.Abi;
 using Ring3.Cpu;
 using Ring3.Host;
@@ -274,18 +275,34 @@ public sealed unsafe partial class Vm : IDisposable
         }
         StopVcpus();
         Slots.Residency = null;
-        Resident?.Stop();
-        _nxRecovery?.Dispose();
-        CloseEventfds();
-        Irqchip?.Stop();
+        List<Action> steps = [() => Resident?.Stop(), () => _nxRecovery?.Dispose(), CloseEventfds, () => Irqchip?.Stop()];
         foreach (Vcpu v in Vcpus)
-            v.Detach();
-        _xen?.Dispose();
-        Mmu.Dispose();
-        _work.Dispose();
+            steps.Add(v.Detach);
+        steps.AddRange([() => _xen?.Dispose(), Mmu.Dispose, _work.Dispose]);
         foreach (Vcpu v in Vcpus)
-            v.Free();
-        Machine.Dispose();
-        Slots.Release();
+            steps.Add(v.Free);
+        steps.AddRange([Machine.Dispose, Slots.Release]);
+        Exception? first = RunAll(steps);
+        // A broken VM may be broken here, too; who had it has been told.
+        if (first is not null && _bugMessage is null)
+            ExceptionDispatchInfo.Throw(first);
+    }
+
+    /// <summary>Makes every step, whatever the others do: what one part has lost must not keep the rest (host ranges, threads) for ever. Returns the first exception.</summary>
+    internal static Exception? RunAll(List<Action> steps)
+    {
+        Exception? first = null;
+        foreach (Action step in steps)
+        {
+            try
+            {
+                step();
+            }
+            catch (Exception e)
+            {
+                first ??= e;
+            }
+        }
+        return first;
     }
 }

@@ -180,7 +180,7 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
         long delta = (long)(deadlineClockNs - (ulong)Vm.Clock.NowNs), now = HostClock.MonotonicNs();
         long deadline = delta > long.MaxValue - now ? long.MaxValue : now + delta;
         Volatile.Write(ref _xenTimerNs, deadline);
-        TimerService.Shared.Arm(_xenTimer ??= new HostTimer(this), deadline);
+        TimerService.Shared.Arm(_xenTimer ??= new HostTimer(this) { Failed = e => Vm.BugOn(true, e.ToString()) }, deadline);
     }
 
     void IXenProcessor.CancelTimer()

@@ -38,10 +38,11 @@ public sealed class CmosRtc : IBusDevice, ITimerCallback
     /// <param name="interrupt">IRQ 8.</param>
     /// <param name="timers">Timers and the monotonic clock.</param>
     /// <param name="realtimeNs">Wall clock at creation, nanoseconds since 1970 UTC.</param>
-    public CmosRtc(IInterruptLine interrupt, ITimerService timers, long realtimeNs)
+    /// <param name="failed">Told of an exception on the timers' thread.</param>
+    public CmosRtc(IInterruptLine interrupt, ITimerService timers, long realtimeNs, Action<Exception> failed)
     {
         (_interrupt, _timers) = (interrupt, timers);
-        _timer = new HostTimer(this);
+        _timer = new HostTimer(this) { Failed = failed };
         _offsetNs = realtimeNs - timers.NowNs;
         _ram[RegA] = 0x26;
         _ram[RegB] = Hour24;

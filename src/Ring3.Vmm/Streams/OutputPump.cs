@@ -5,7 +5,8 @@ namespace Ring3.Vmm.Streams;
 
 /// <summary>
 /// Moves a serial port's output to a file descriptor on a thread of its own, so that the vCPU does not pay a system call per byte. The buffer is bounded: when the reader of the
-/// descriptor is slow, the vCPU waits. When the reader is gone or the device is full, output is dropped.
+/// descriptor is slow, the vCPU waits. When the reader is gone or the device is full, output is dropped; so is what does not fit any more once the machine has ended, because a vCPU that waits for a reader who never reads again could not
+/// be stopped.
 /// </summary>
 public sealed class OutputPump : ISerialSink, IDisposable
 {
@@ -17,6 +18,7 @@ public sealed class OutputPump : ISerialSink, IDisposable
     private byte[] _buffer = new byte[4096], _spare = new byte[4096];
     private int _count;
     private volatile bool _stop, _broken;
+    private readonly WaitHandle[] _room;
 
     /// <summary>Called once, on the pump's thread, when output cannot be written. Set before the first byte is sent.</summary>
     public Action? Failed { get; set; }
@@ -25,9 +27,11 @@ public sealed class OutputPump : ISerialSink, IDisposable
     public string? Failure { get; private set; }
 
     /// <param name="fd">Descriptor to write to; stays open.</param>
-    public OutputPump(int fd, string name)
+    /// <param name="ended">When it is set nobody waits for room any more.</param>
+    public OutputPump(int fd, string name, WaitHandle ended)
     {
         _fd = fd;
+        _room = [_drained, ended];
         _thread = new Thread(Run) { IsBackground = true, Name = name };
         _thread.Start();
     }
@@ -52,7 +56,8 @@ public sealed class OutputPump : ISerialSink, IDisposable
                     return;
                 }
             }
-            _drained.WaitOne(100);
+            if (WaitHandle.WaitAny(_room, 100) == 1)
+                return;
         }
     }
 
@@ -90,6 +95,8 @@ public sealed class OutputPump : ISerialSink, IDisposable
     /// <summary>Writes what is left (waiting at most two seconds for a stuck reader) and stops.</summary>
     public void Dispose()
     {
+        if (_stop)
+            return;
         _stop = true;
         _filled.Set();
         _thread.Join(2000);

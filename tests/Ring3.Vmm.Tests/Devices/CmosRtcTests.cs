@@ -13,7 +13,7 @@ public class CmosRtcTests
     private readonly FakeTimers _timers = new();
     private readonly CmosRtc _rtc;
 
-    public CmosRtcTests() => _rtc = new CmosRtc(_line, _timers, s_start);
+    public CmosRtcTests() => _rtc = new CmosRtc(_line, _timers, s_start, e => throw e);
 
     private byte Get(byte index)
     {

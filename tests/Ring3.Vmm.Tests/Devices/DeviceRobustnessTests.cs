@@ -18,7 +18,7 @@ public class DeviceRobustnessTests
         var keyboard = new KeyboardController(machine);
         (IBusDevice Device, int Ports)[] devices =
         [
-            (new SerialPort(new FakeLine(), new FakeSerial()), SerialPort.Ports), (new CmosRtc(new FakeLine(), timers, 1_700_000_000_000_000_000), CmosRtc.Ports), (pci.Address, 1), (pci.Data, PciHost.DataPorts),
+            (new SerialPort(new FakeLine(), new FakeSerial()), SerialPort.Ports), (new CmosRtc(new FakeLine(), timers, 1_700_000_000_000_000_000, e => throw e), CmosRtc.Ports), (pci.Address, 1), (pci.Data, PciHost.DataPorts),
             (cfg.Selector, FwCfg.SelectorPorts), (cfg.Dma, FwCfg.DmaPorts), (keyboard.Data, 1), (keyboard.Command, 1), (new Port92(machine), 1), (new ResetControl(machine), 1), (new DebugExit(machine), 4),
             (new PostCode(), 1), (new AcpiPm(machine, new FakeLine()), AcpiPm.Ports),
         ];
@@ -45,7 +45,7 @@ public class DeviceRobustnessTests
     {
         var random = new Random(5);
         var timers = new FakeTimers();
-        var rtc = new CmosRtc(new FakeLine(), timers, 0);
+        var rtc = new CmosRtc(new FakeLine(), timers, 0, e => throw e);
         byte[] registers = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xc, 0x32];
         for (int i = 0; i < 20_000; i++)
         {
