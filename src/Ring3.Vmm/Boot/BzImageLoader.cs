@@ -53,13 +53,13 @@ internal static class BzImageLoader
         return unpacked is null || !ElfImage.Parse(new ImageView(unpacked, image.Name)).IsX64;
     }
 
-    /// <summary>Whether the image's version string is of Linux's form, "RELEASE (USER@HOST) #BUILD ..."; an image without one is taken for Linux.</summary>
+    /// <summary>Whether the image's version string is of Linux's form, "RELEASE (USER@HOST) #BUILD ...". Linux has one in every protocol; an image without one is taken for Linux when it names a payload.</summary>
     public static bool IsLinux(ImageView image)
     {
         const int VersionMax = 512;
         ulong at = image.U16(BootParams.KernelVersion, "setup header");
         if (at == 0 || !image.Has(at + 0x200, 1))
-            return true;
+            return image.U16(BootParams.Version, "setup header") >= FirstWithPayload;
         ReadOnlySpan<byte> text = image.Bytes[(int)(at + 0x200)..];
         int length = text[..Math.Min(text.Length, VersionMax)].IndexOf((byte)0);
         return length < 0 || text[..length].IndexOf(") #"u8) > text.IndexOf(" ("u8) && text.IndexOf(" ("u8) > 0;

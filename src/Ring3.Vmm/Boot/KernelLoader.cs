@@ -13,15 +13,20 @@ public static class KernelLoader
     /// <summary>Format of a file.</summary>
     public static ImageKind Sniff(ReadOnlySpan<byte> image)
     {
-        bool bootSector = image.Length >= 512 && image[510] == 0x55 && image[511] == 0xaa;
+        bool bootSector = IsBootSector(image);
         if (bootSector && image.Length > 0x206 && image[0x202..0x206].SequenceEqual("HdrS"u8))
             return ImageKind.BzImage;
+        // A disk may have a Multiboot header in its first sectors (GRUB's core has one); entered by it, GRUB would not know its disk.
+        if (bootSector && !image.StartsWith(ElfImage.Magic))
+            return ImageKind.BootSector;
         if (MultibootLoader.FindHeader(image) >= 0)
             return ImageKind.Multiboot;
         if (image.StartsWith(ElfImage.Magic))
             return ImageKind.Elf;
-        return bootSector ? ImageKind.BootSector : ImageKind.Unknown;
+        return ImageKind.Unknown;
     }
+
+    private static bool IsBootSector(ReadOnlySpan<byte> image) => image.Length >= 512 && image[510] == 0x55 && image[511] == 0xaa;
 
     /// <summary>What is in a compressed kernel file (xen.gz); <paramref name="file"/> itself when it is a kernel as it is, or of no known format.</summary>
     /// <exception cref="BootException">Damaged, or larger than any kernel.</exception>
@@ -64,6 +69,7 @@ public static class KernelLoader
         {
             (ImageKind.BzImage, BootProtocol.Auto or BootProtocol.Linux64 or BootProtocol.Linux32 or BootProtocol.Linux16) => BzImageLoader.Load(view, ram, request),
             (ImageKind.Multiboot, BootProtocol.Auto or BootProtocol.Multiboot) => MultibootLoader.Load(view, ram, request),
+            (ImageKind.BootSector, BootProtocol.Multiboot) when MultibootLoader.FindHeader(image) >= 0 => MultibootLoader.Load(view, ram, request),
             (ImageKind.Elf or ImageKind.Multiboot, BootProtocol.Auto or BootProtocol.Pvh or BootProtocol.Linux64) when image.StartsWith(ElfImage.Magic) => ElfLoader.Load(view, ram, request),
             (ImageKind.BootSector or ImageKind.BzImage, BootProtocol.Auto or BootProtocol.BootSector) => BootSectorLoader.Load(view, ram),
             (ImageKind.Unknown, _) => throw BootException.BadImage(image.Length == 0 ? $"{name}: the file is empty" : $"{name}: not a kernel: neither bzImage, ELF, Multiboot nor boot sector ({Describe(image)})"),

@@ -163,7 +163,29 @@ internal sealed class Bios(MachineRam ram, byte[] disk, BiosScreen screen, BiosK
             case 0x2401 or 0x2400:
                 return Return(ref r, 0, flags);
         }
-        return (byte)(r.rax >> 8) == 0x88 ? Return(ref r, Math.Min(extendedKiB, 0xffff), flags) : Fail(ref r, Unsupported, flags);
+        return (byte)(r.rax >> 8) switch
+        {
+            0x87 => MoveBlock(ref r, s, flags),
+            0x88 => Return(ref r, Math.Min(extendedKiB, 0xffff), flags),
+            _ => Fail(ref r, Unsupported, flags),
+        };
+    }
+
+    /// <summary>Copies CX words between the segments that the third and fourth descriptor at ES:SI describe: how 16-bit code reaches memory above 1 MiB.</summary>
+    private ulong MoveBlock(ref kvm_regs r, in kvm_sregs s, ulong flags)
+    {
+        const byte ParityError = 1;
+        ulong table = s.es.@base + (r.rsi & 0xffff);
+        int bytes = (ushort)r.rcx * 2;
+        if (!ram.Contains(table, 0x30))
+            return Fail(ref r, ParityError, flags);
+        ReadOnlySpan<byte> descriptors = ram.Span(table, 0x30, "BIOS");
+        ulong from = Base(descriptors[0x10..]), to = Base(descriptors[0x18..]);
+        if (!ram.Contains(from, (ulong)bytes) || !ram.Contains(to, (ulong)bytes))
+            return Fail(ref r, ParityError, flags);
+        ram.Span(from, bytes, "BIOS").CopyTo(ram.Span(to, bytes, "BIOS"));
+        return Return(ref r, r.rax & 0xff, flags);
+        static ulong Base(ReadOnlySpan<byte> descriptor) => BinaryPrimitives.ReadUInt32LittleEndian(descriptor[2..]) & 0xff_ffff | (ulong)descriptor[7] << 24;
     }
 
     /// <summary>Reading waits: the stub is entered again, with interrupts on, until a key is there.</summary>

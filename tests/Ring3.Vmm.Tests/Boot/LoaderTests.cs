@@ -286,6 +286,7 @@ public class LoaderTests : IDisposable
         Assert.False(KernelLoader.IsLinux(image, "k"));
         U16(image, 0x20e, 0xffff);
         Assert.True(KernelLoader.IsLinux(image, "k"));
+        Assert.False(KernelLoader.IsLinux(BzImage(0x203), "k"));
     }
 
     [Fact]
@@ -307,6 +308,10 @@ public class LoaderTests : IDisposable
         U16(sector, 510, 0xaa55);
         EntryState e = Load(sector);
         Assert.Equal((EntryMode.Real16, 0x7c00UL, (ushort)0, 0x80UL), (e.Mode, e.Rip, e.Cs, e.Rdx));
+        // GRUB's disks have a Multiboot header as well; they are disks, unless asked for otherwise.
+        byte[] both = [.. sector[..512], .. MultibootKludge(0x10_0000, 0x10_0040)];
+        Assert.True(Load(both).IsBootDisk);
+        Assert.Equal(0x10_0040UL, Load(both, new BootRequest { Protocol = BootProtocol.Multiboot }).Rip);
         Assert.Contains("empty", Refused([]));
         Assert.Contains("gzip", Refused([0x1f, 0x8b, 8, 0]));
         Assert.Contains("not a kernel", Refused(new byte[100]));
