@@ -4,9 +4,12 @@
 # usage: fetch.sh ARCH PACKAGE            path of the fetched package file
 #        fetch.sh --kernel ARCH META [SERIES]   name of the newest kernel package that META's release offers, of the series (6.12) when one is given
 #                                               (no file is fetched)
+#        fetch.sh --newest ARCH REGEX           name of the last package, by version, that matches
 set -euo pipefail
 kernel=
 if [ "$1" = --kernel ]; then kernel=1; shift; fi
+newest=
+if [ "$1" = --newest ]; then newest=1; shift; fi
 arch=$1 package=$2 series=${3:-}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ring3/test/$arch
 mkdir -p "$cache/lists/partial" "$cache/archives/partial" "$cache/debs"
@@ -14,6 +17,12 @@ touch "$cache/status"
 apt=(-qq -o APT::Architecture="$arch" -o APT::Architectures::="$arch" -o Dir::State::lists="$cache/lists" -o Dir::Cache="$cache"
     -o Dir::State::status="$cache/status" -o APT::Sandbox::User= -o Debug::NoLocking=1)
 refresh() { [ -n "$(find "$cache/lists" -name '*Packages*' -mmin -600 | head -1)" ] || apt-get "${apt[@]}" update >/dev/null 2>&1 || true; }
+if [ -n "$newest" ]; then
+    refresh
+    apt-cache "${apt[@]}" search --names-only "$package" | cut -d' ' -f1 | sort -V | tail -1 | grep . && exit 0
+    echo "fetch.sh: no package like $package ($arch)" >&2
+    exit 1
+fi
 if [ -n "$kernel" ]; then
     # The meta package may name a signed build that is not published yet; any build of the same flavour serves.
     refresh

@@ -86,6 +86,10 @@ grep -v '^perl\|^openssl' "$guest/exercise.expected" >"$results/exercise.short"
 exercise exercise-amd64 amd64 "$("$guest/fetch.sh" --kernel amd64 linux-image-amd64)" 1 "$results/exercise.short"
 exercise exercise-686-pae i386 "$("$guest/fetch.sh" --kernel i386 linux-image-686-pae)" 1 "$results/exercise.short"
 
+# shellcheck source=/dev/null
+. "$root/tests/guest/guests.sh"
+run_guests
+
 # A guest of 128 MiB in 32 MiB: files with a seeded pattern are written and verified twice; pages come back by the thousand, and none is wrong. The picture is a PNG.
 boots boot-resident 240 --cpus 2 --memory 128M --resident 32M --heatmap "$results/boot-resident.png" --stats --exec '
 mount -t tmpfs -o size=80M none /mnt
