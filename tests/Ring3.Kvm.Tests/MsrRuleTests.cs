@@ -77,7 +77,8 @@ public sealed unsafe class MsrRuleTests
         foreach (bool present in (bool[])[true, false])
         {
             using TestGuest g = new(cpuid: false);
-            Assert.Equal(0, g.Cpu.SetCpuid2(Cpuid(e => e with { edx = e.function != 7 ? e.edx : present ? e.edx | SpecCtrl | FlushL1d | ArchCapabilities : e.edx & ~(SpecCtrl | FlushL1d | ArchCapabilities) })));
+            // AMD's own bits for the same registers are in EBX of leaf 0x80000008.
+            Assert.Equal(0, g.Cpu.SetCpuid2(Cpuid(e => e with { ebx = e.function == 0x8000_0008 ? 0 : e.ebx, edx = e.function != 7 ? e.edx : present ? e.edx | SpecCtrl | FlushL1d | ArchCapabilities : e.edx & ~(SpecCtrl | FlushL1d | ArchCapabilities) })));
             Assert.Equal(present ? 1 : 13, GuestWrites(g, Msr.SPEC_CTRL, 1));
             Assert.Equal(present ? 1 : 0x113, GuestReads(g, Msr.SPEC_CTRL));
             Assert.Equal(present ? 1 : 13, GuestWrites(g, Msr.PRED_CMD, 1));

@@ -34,9 +34,9 @@ public sealed class ProcessorModelTests
         Assert.All(amd, f => Assert.Equal(model.IsAmd, Has(model, f)));
         Assert.All(SupportedCpuid.Of(model).ToArray(), e => Assert.True(e.function <= (e.function < 0x4000_0000 ? first.eax : e.function < 0x8000_0000 ? 0x4000_ffff : extended.eax), $"leaf {e.function:x} is beyond the last"));
         // LAHF, LZCNT and PREFETCHW are everybody's; SYSCALL, NX, 1-GiB pages, RDTSCP and LM too.
-        const uint SharedEcx = 1 | 1 << 5 | 1 << 8, SharedEdx = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
+        const uint SharedEcx = 1 | 1 << 5 | 1 << 8, SharedEdx = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29, Wbnoinvd = 1 << 9;
         if (!model.IsAmd)
-            Assert.Equal((0u, 0u, 0u), (Leaf(model, 0x8000_0001).ecx & ~SharedEcx, Leaf(model, 0x8000_0001).edx & ~SharedEdx, Leaf(model, 0x8000_0008).ebx));
+            Assert.Equal((0u, 0u, 0u), (Leaf(model, 0x8000_0001).ecx & ~SharedEcx, Leaf(model, 0x8000_0001).edx & ~SharedEdx, Leaf(model, 0x8000_0008).ebx & ~Wbnoinvd));
         Assert.Equal(!model.IsAmd, (Leaf(model, 7).edx & 1 << 29) != 0);
     }
 

@@ -21,18 +21,18 @@ internal static class CpuidBits
         internal const uint CLFLUSHOPT = 1 << 23, CLWB = 1 << 24, SHA = 1 << 29;
     }
 
-    internal static class Leaf7Ecx { internal const uint UMIP = 1 << 2, LA57 = 1 << 16, RDPID = 1 << 22; }
-    internal static class Leaf7Edx { internal const uint FSRM = 1 << 4, SPEC_CTRL = 1 << 26, FLUSH_L1D = 1 << 28, ARCH_CAPABILITIES = 1 << 29; }
+    internal static class Leaf7Ecx { internal const uint UMIP = 1 << 2, GFNI = 1 << 8, VAES = 1 << 9, VPCLMULQDQ = 1 << 10, LA57 = 1 << 16, RDPID = 1 << 22; }
+    internal static class Leaf7Edx { internal const uint FSRM = 1 << 4, SPEC_CTRL = 1 << 26, STIBP = 1 << 27, FLUSH_L1D = 1 << 28, ARCH_CAPABILITIES = 1 << 29, SSBD = 1u << 31; }
     internal static class LeafDEax { internal const uint XSAVEOPT = 1 << 0, XSAVEC = 1 << 1, XGETBV1 = 1 << 2, XSAVES = 1 << 3; }
 
     internal static class Ext1Ecx
     {
-        internal const uint LAHF = 1 << 0, CMP_LEGACY = 1 << 1, CR8_LEGACY = 1 << 4, LZCNT = 1 << 5, PREFETCHW = 1 << 8, TOPOEXT = 1 << 22;
+        internal const uint LAHF = 1 << 0, CMP_LEGACY = 1 << 1, CR8_LEGACY = 1 << 4, LZCNT = 1 << 5, PREFETCHW = 1 << 8, OSVW = 1 << 9, TOPOEXT = 1 << 22;
     }
 
-    internal static class Ext1Edx { internal const uint SYSCALL = 1 << 11, NX = 1 << 20, MMXEXT = 1 << 22, GBPAGES = 1 << 26, RDTSCP = 1 << 27, LM = 1 << 29; }
+    internal static class Ext1Edx { internal const uint SYSCALL = 1 << 11, NX = 1 << 20, MMXEXT = 1 << 22, FXSR_OPT = 1 << 25, GBPAGES = 1 << 26, RDTSCP = 1 << 27, LM = 1 << 29; }
     internal static class Ext7Edx { internal const uint INVARIANT_TSC = 1 << 8; }
-    internal static class Ext8Ebx { internal const uint XSAVEERPTR = 1 << 2, IBPB = 1 << 12, IBRS = 1 << 14, STIBP = 1 << 15, SSBD = 1 << 24, SSB_NO = 1 << 26, BTC_NO = 1 << 29; }
+    internal static class Ext8Ebx { internal const uint XSAVEERPTR = 1 << 2, WBNOINVD = 1 << 9, IBPB = 1 << 12, IBRS = 1 << 14, STIBP = 1 << 15, SSBD = 1 << 24, SSB_NO = 1 << 26, BTC_NO = 1 << 29; }
     internal static class Ext21Eax { internal const uint NO_NESTED_DATA_BP = 1 << 0, LFENCE_RDTSC = 1 << 2, NULL_SEL_CLR_BASE = 1 << 6, AUTOIBRS = 1 << 8, NO_SMM_CTL_MSR = 1 << 9, SRSO_NO = 1 << 29; }
     internal static class Ext21Ecx { internal const uint TSA_SQ_NO = 1 << 1, TSA_L1_NO = 1 << 2; }
 }

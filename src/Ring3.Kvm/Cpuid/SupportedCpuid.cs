@@ -90,7 +90,7 @@ public static class SupportedCpuid
         const uint HostAvxEcx = Leaf1Ecx.FMA | Leaf1Ecx.AVX | Leaf1Ecx.F16C;
         const uint OwnEcx = Leaf1Ecx.CX16 | Leaf1Ecx.PCID | Leaf1Ecx.X2APIC | Leaf1Ecx.MOVBE | Leaf1Ecx.POPCNT | Leaf1Ecx.XSAVE | Leaf1Ecx.HYPERVISOR;
         const uint OwnEdx = Leaf1Edx.FPU | Leaf1Edx.VME | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.PSE36 | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.SEP | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA
-            | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.CLFLUSH | Leaf1Edx.MMX | Leaf1Edx.FXSR | Leaf1Edx.SSE | Leaf1Edx.SSE2 | Leaf1Edx.HT;
+            | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.CLFLUSH | Leaf1Edx.MMX | Leaf1Edx.FXSR | Leaf1Edx.SSE | Leaf1Edx.SSE2 | Leaf1Edx.SS | Leaf1Edx.HT;
         uint ecx1 = (h1.Ecx & HostEcx) | (avx ? h1.Ecx & HostAvxEcx : 0) | OwnEcx;
         Add(list, 1, model.Signature, 8 << 8 | 1 << 16, ecx1, OwnEdx);
         Add(list, 2, 1, 0, 0, 0);
@@ -102,8 +102,10 @@ public static class SupportedCpuid
         const uint OwnEbx7 = Leaf7Ebx.FSGSBASE | Leaf7Ebx.TSC_ADJUST | Leaf7Ebx.BMI1 | Leaf7Ebx.SMEP | Leaf7Ebx.BMI2 | Leaf7Ebx.ERMS | Leaf7Ebx.INVPCID | Leaf7Ebx.ADX | Leaf7Ebx.SMAP | Leaf7Ebx.CLFLUSHOPT | Leaf7Ebx.CLWB;
         const uint HostEbx7 = Leaf7Ebx.RDSEED | Leaf7Ebx.SHA;
         uint ebx7 = OwnEbx7 | (h7.Ebx & HostEbx7) | (avx ? h7.Ebx & Leaf7Ebx.AVX2 : 0);
-        uint edx7 = Leaf7Edx.FSRM | (isAmd ? 0 : Leaf7Edx.SPEC_CTRL | Leaf7Edx.ARCH_CAPABILITIES);
-        AddIndexed(list, 7, 0, 0, ebx7, Leaf7Ecx.UMIP | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID, edx7);
+        // KVM: on AMD too, the speculation controls are shown in Intel's bits as well as in AMD's own.
+        uint edx7 = Leaf7Edx.FSRM | Leaf7Edx.SPEC_CTRL | Leaf7Edx.STIBP | Leaf7Edx.SSBD | (isAmd ? 0 : Leaf7Edx.ARCH_CAPABILITIES);
+        uint ecx7 = Leaf7Ecx.UMIP | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID | (h7.Ecx & Leaf7Ecx.GFNI) | (avx ? h7.Ecx & (Leaf7Ecx.VAES | Leaf7Ecx.VPCLMULQDQ) : 0);
+        AddIndexed(list, 7, 0, 0, ebx7, ecx7, edx7);
 
         TopologyLeaf(list, 0xb);
         AddIndexed(list, 0xd, 0, (uint)SupportedXcr0, XsaveArea.SizeFor(SupportedXcr0), XsaveArea.SizeFor(SupportedXcr0), 0);
@@ -141,7 +143,7 @@ public static class SupportedCpuid
     {
         ReadOnlySpan<uint> signature = MemoryMarshal.Cast<byte, uint>("KVMKVMKVM\0\0\0"u8);
         Add(list, KVM_CPUID_SIGNATURE, KVM_CPUID_FEATURES, signature[0], signature[1], signature[2]);
-        const uint Features = 1 << KVM_FEATURE_CLOCKSOURCE | 1 << KVM_FEATURE_NOP_IO_DELAY | 1 << KVM_FEATURE_CLOCKSOURCE2 | 1 << KVM_FEATURE_STEAL_TIME | 1 << KVM_FEATURE_PV_EOI | 1 << KVM_FEATURE_PV_UNHALT
+        const uint Features = 1 << KVM_FEATURE_CLOCKSOURCE | 1 << KVM_FEATURE_NOP_IO_DELAY | 1 << KVM_FEATURE_CLOCKSOURCE2 | 1 << KVM_FEATURE_ASYNC_PF | 1 << KVM_FEATURE_STEAL_TIME | 1 << KVM_FEATURE_PV_EOI | 1 << KVM_FEATURE_PV_UNHALT
             | 1 << KVM_FEATURE_PV_TLB_FLUSH | 1 << KVM_FEATURE_PV_SEND_IPI | 1 << KVM_FEATURE_POLL_CONTROL | 1 << KVM_FEATURE_PV_SCHED_YIELD | 1 << KVM_FEATURE_CLOCKSOURCE_STABLE_BIT;
         Add(list, KVM_CPUID_FEATURES, Features, 0, 0, 0);
     }
@@ -154,8 +156,8 @@ public static class SupportedCpuid
         else
             Add(list, 0x8000_0000, 0x8000_0008, 0, 0, 0);
         const uint SharedEdx = Leaf1Edx.FPU | Leaf1Edx.VME | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.PSE36 | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.MMX | Leaf1Edx.FXSR;
-        uint edx1 = Ext1Edx.SYSCALL | Ext1Edx.NX | Ext1Edx.GBPAGES | Ext1Edx.RDTSCP | Ext1Edx.LM | (isAmd ? SharedEdx | Ext1Edx.MMXEXT : 0);
-        uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (isAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.TOPOEXT : 0);
+        uint edx1 = Ext1Edx.SYSCALL | Ext1Edx.NX | Ext1Edx.GBPAGES | Ext1Edx.RDTSCP | Ext1Edx.LM | (isAmd ? SharedEdx | Ext1Edx.MMXEXT | Ext1Edx.FXSR_OPT : 0);
+        uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (isAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.OSVW | Ext1Ecx.TOPOEXT : 0);
         Add(list, 0x8000_0001, isAmd ? model.Signature : 0, 0, ecx1, edx1);
         ReadOnlySpan<uint> brand = MemoryMarshal.Cast<byte, uint>(Encoding.Latin1.GetBytes(model.Brand.PadRight(48, '\0')));
         for (int n = 0; n < 3; n++)
@@ -164,7 +166,7 @@ public static class SupportedCpuid
             Add(list, 0x8000_0005, 0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140);
         Add(list, 0x8000_0006, 0, 0, 0x0400_6040 | (isAmd ? 0 : 0x2000u), isAmd ? 0x0080_9040u : 0);
         Add(list, 0x8000_0007, 0, 0, 0, Ext7Edx.INVARIANT_TSC);
-        uint ebx8 = isAmd ? Ext8Ebx.XSAVEERPTR | Ext8Ebx.SSB_NO | Ext8Ebx.BTC_NO : 0;
+        uint ebx8 = Ext8Ebx.WBNOINVD | (isAmd ? Ext8Ebx.IBPB | Ext8Ebx.IBRS | Ext8Ebx.STIBP | Ext8Ebx.SSBD | Ext8Ebx.XSAVEERPTR | Ext8Ebx.SSB_NO | Ext8Ebx.BTC_NO : 0);
         Add(list, 0x8000_0008, 57 << 8 | 48, ebx8, 0, 0);
         if (!isAmd)
             return;

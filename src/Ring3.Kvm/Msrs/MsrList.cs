@@ -18,7 +18,7 @@ public static class MsrList
         List<uint> list =
         [
             Msr.SYSENTER_CS, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP, Msr.STAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.SFMASK, Msr.LSTAR, Msr.TSC, Msr.PAT, Msr.TSC_AUX,
-            Msr.KVM_WALL_CLOCK, Msr.KVM_SYSTEM_TIME, Msr.KVM_WALL_CLOCK_NEW, Msr.KVM_SYSTEM_TIME_NEW, Msr.KVM_STEAL_TIME, Msr.KVM_PV_EOI_EN, Msr.KVM_POLL_CONTROL,
+            Msr.KVM_WALL_CLOCK, Msr.KVM_SYSTEM_TIME, Msr.KVM_WALL_CLOCK_NEW, Msr.KVM_SYSTEM_TIME_NEW, Msr.KVM_ASYNC_PF_EN, Msr.KVM_STEAL_TIME, Msr.KVM_PV_EOI_EN, Msr.KVM_POLL_CONTROL,
             Msr.TSC_ADJUST, Msr.TSC_DEADLINE, Msr.MISC_ENABLE, Msr.XSS, MsrIndex.POWER_CTL, Msr.MCG_STATUS, Msr.SMBASE, MsrIndex.SMI_COUNT, MsrIndex.PLATFORM_INFO, MsrIndex.MISC_FEATURES_ENABLES, Msr.BIOS_SIGN_ID, Msr.DEBUGCTL,
             Msr.MTRR_DEF_TYPE, MsrIndex.MTRR_FIX64K,
         ];
@@ -29,7 +29,7 @@ public static class MsrList
         for (uint i = MsrIndex.MTRR_VAR_FIRST; i <= MsrIndex.MTRR_VAR_LAST; i++)
             list.Add(i);
         if (isAmd)
-            list.AddRange([Msr.HWCR, MsrIndex.DE_CFG]);
+            list.AddRange([Msr.HWCR, Msr.SPEC_CTRL, MsrIndex.DE_CFG]);
         else
             list.AddRange([Msr.FEATURE_CONTROL, Msr.SPEC_CTRL, Msr.ARCH_CAPABILITIES]);
         return [.. list];

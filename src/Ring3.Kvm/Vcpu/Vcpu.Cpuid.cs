@@ -12,7 +12,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
     public const int MaxCpuidEntries = 256;
 
-    private ulong SupportedEfer => Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (IsAmd ? Efer.AUTOIBRS : 0);
+    private ulong SupportedEfer => Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (IsAmd ? Efer.AUTOIBRS | Efer.FFXSR : 0);
     private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
 
     /// <summary>The processor's vendor by its model; what the guest sees is <see cref="CpuidFeatures.Vendor"/>.</summary>
@@ -21,6 +21,7 @@ public sealed unsafe partial class Vcpu
     private kvm_cpuid_entry2[] _cpuid = [];
     /// <summary>MSRs of speculation control that the guest's CPUID has.</summary>
     private (bool SpecCtrl, bool PredCmd, bool FlushCmd, bool ArchCapabilities) _speculation;
+    private bool _hasOsvw;
     private uint _maxBasic, _maxExtended, _pvFeatures, _kvmBase;
 
     /// <summary>
@@ -148,11 +149,13 @@ public sealed unsafe partial class Vcpu
             Pages1G = (x1.edx & Ext1Edx.GBPAGES) != 0,
             Syscall = (x1.edx & Ext1Edx.SYSCALL) != 0,
             Rdtscp = (x1.edx & Ext1Edx.RDTSCP) != 0,
+            Ffxsr = (x1.edx & Ext1Edx.FXSR_OPT) != 0,
             AutoIbrs = (Leaf(0x8000_0021).eax & Ext21Eax.AUTOIBRS) != 0,
             Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
         };
         bool specCtrl = (l7.edx & Leaf7Edx.SPEC_CTRL) != 0;
         _speculation = (specCtrl || (x8.ebx & (Ext8Ebx.IBRS | Ext8Ebx.STIBP | Ext8Ebx.SSBD)) != 0, specCtrl || (x8.ebx & Ext8Ebx.IBPB) != 0, (l7.edx & Leaf7Edx.FLUSH_L1D) != 0, (l7.edx & Leaf7Edx.ARCH_CAPABILITIES) != 0);
+        _hasOsvw = (x1.ecx & Ext1Ecx.OSVW) != 0;
         UpdateMonitor();
         UpdateWideAddresses();
         if (Lapic is not null)

@@ -18,7 +18,7 @@ public sealed unsafe partial class Vcpu
 
     private readonly MtrrState _mtrr = new();
     private readonly MachineCheckState _machineCheck = new();
-    private ulong _miscEnable, _featureControl, _archCapabilities = ArchCapabilities, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase, _powerCtl;
+    private ulong _miscEnable, _featureControl, _archCapabilities = ArchCapabilities, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase, _powerCtl, _osvwStatus;
 
     /// <summary>
     /// Which accesses come here although the processor would do them by itself: with a filter all of them, and when the client wants to see refused ones those. Any thread.
@@ -34,6 +34,9 @@ public sealed unsafe partial class Vcpu
         _platformInfo = PlatformInfoCpuidFault;
         _smbase = 0x30000;
     }
+
+    /// <summary>OSVW: this many errata are known of, and with a status of 0 none of them is there.</summary>
+    private ulong _osvwLength = 4;
 
     private static ulong DefaultMicrocode(ProcessorModel model) => model.IsAmd ? 0x0100_0065 : 1UL << 32;
 
@@ -199,6 +202,8 @@ public sealed unsafe partial class Vcpu
             // No performance monitoring: the feature bit PDCM is not offered.
             case MsrIndex.PERF_CAPABILITIES: return host;
             case Msr.HWCR: value = _hwcr; return true;
+            case MsrIndex.OSVW_ID_LENGTH: value = _osvwLength; return _hasOsvw;
+            case MsrIndex.OSVW_STATUS: value = _osvwStatus; return _hasOsvw;
             case MsrIndex.DE_CFG: value = DeCfgLfenceSerialize; return IsAmd;
             default: return ReadsAsZero(msr);
         }
@@ -277,6 +282,12 @@ public sealed unsafe partial class Vcpu
                 return true;
             case MsrIndex.PERF_CAPABILITIES: return host && value == 0;
             case Msr.HWCR: return WriteHwcr(value, host);
+            case MsrIndex.OSVW_ID_LENGTH:
+                _osvwLength = _hasOsvw ? value : _osvwLength;
+                return _hasOsvw;
+            case MsrIndex.OSVW_STATUS:
+                _osvwStatus = _hasOsvw ? value : _osvwStatus;
+                return _hasOsvw;
             case MsrIndex.DE_CFG: return IsAmd && (host || value == DeCfgLfenceSerialize);
             default: return ReadsAsZero(msr) && (host ? value == 0 : msr is not (Msr.PLATFORM_ID or MsrIndex.P5_MC_ADDR or MsrIndex.P5_MC_TYPE or MsrIndex.PERF_CTL));
         }

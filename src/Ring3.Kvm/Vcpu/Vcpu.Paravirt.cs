@@ -11,7 +11,7 @@ namespace Ring3.Kvm;
 // Steal time, PV EOI, and hypercalls. KVM: Documentation/virt/kvm/x86/{msr,hypercalls}.rst.
 public sealed unsafe partial class Vcpu
 {
-    private ulong _stealMsr, _stealGpa, _pvEoiMsr, _pvEoiGpa, _pollControl = 1;
+    private ulong _asyncFaultMsr, _stealMsr, _stealGpa, _pvEoiMsr, _pvEoiGpa, _pollControl = 1;
     private long _lastRunDelayNs;
     private long _nextSchedStatNs;
     private SchedStat? _schedStat;
@@ -26,6 +26,7 @@ public sealed unsafe partial class Vcpu
     {
         Msr.KVM_WALL_CLOCK or Msr.KVM_SYSTEM_TIME => KVM_FEATURE_CLOCKSOURCE,
         Msr.KVM_WALL_CLOCK_NEW or Msr.KVM_SYSTEM_TIME_NEW => KVM_FEATURE_CLOCKSOURCE2,
+        Msr.KVM_ASYNC_PF_EN => KVM_FEATURE_ASYNC_PF,
         Msr.KVM_STEAL_TIME => KVM_FEATURE_STEAL_TIME,
         Msr.KVM_PV_EOI_EN => KVM_FEATURE_PV_EOI,
         Msr.KVM_POLL_CONTROL => KVM_FEATURE_POLL_CONTROL,
@@ -43,6 +44,7 @@ public sealed unsafe partial class Vcpu
         {
             Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW => (true, _wallClockMsr),
             Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW => (true, _systemTimeMsr),
+            Msr.KVM_ASYNC_PF_EN => (true, _asyncFaultMsr),
             Msr.KVM_STEAL_TIME => (true, _stealMsr),
             Msr.KVM_PV_EOI_EN => (true, _pvEoiMsr),
             Msr.KVM_POLL_CONTROL => (true, _pollControl),
@@ -64,6 +66,8 @@ public sealed unsafe partial class Vcpu
             case Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW:
                 WriteSystemTimeMsr(value);
                 return true;
+            case Msr.KVM_ASYNC_PF_EN:
+                return WriteAsyncFaultMsr(value);
             case Msr.KVM_STEAL_TIME:
                 if ((value & KVM_STEAL_RESERVED_MASK) != 0)
                     return false;
@@ -86,6 +90,25 @@ public sealed unsafe partial class Vcpu
             default:
                 return false;
         }
+    }
+
+    // ---- Asynchronous page faults ----
+
+    private const ulong AsyncFaultEnabled = 1 << 0, AsyncFaultByInterrupt = 1 << 3, AsyncFaultReserved = 0x30;
+
+    /// <summary>
+    /// The guest offers to be told of pages that the host has to fetch. KVM: since Linux 5.8 it is told by interrupts only, and KVM_FEATURE_ASYNC_PF_INT is not offered here, so that the register keeps what is written and pages are waited for.
+    /// </summary>
+    private bool WriteAsyncFaultMsr(ulong value)
+    {
+        if ((value & (AsyncFaultReserved | AsyncFaultByInterrupt)) != 0)
+            return false;
+        if (Lapic is null)
+            return value == 0;
+        if ((value & AsyncFaultEnabled) != 0 && !Vm.Memory.TryRead(value & ~0x3fUL, out uint _))
+            return false;
+        _asyncFaultMsr = value;
+        return true;
     }
 
     // ---- Steal time ----

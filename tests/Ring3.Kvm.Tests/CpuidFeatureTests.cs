@@ -1,0 +1,129 @@
+using Ring3.Abi;
+using Ring3.Arch;
+using Ring3.Cpu;
+
+namespace Ring3.Kvm.Tests;
+
+/// <summary>Features of CPUID that no instruction shows: what their MSRs take, and what they promise.</summary>
+public sealed unsafe class CpuidFeatureTests
+{
+    private static readonly ProcessorModel s_intel = Model("intel"), s_amd = Model("amd");
+
+    private static ProcessorModel Model(string name) => ProcessorModel.TryParse(name, out ProcessorModel model) ? model : throw new ArgumentException(name);
+
+    private static kvm_cpuid_entry2[] Cpuid(ProcessorModel model, uint function, Func<kvm_cpuid_entry2, kvm_cpuid_entry2> change) =>
+        Array.ConvertAll(SupportedCpuid.Of(model).ToArray(), e => e.function == function ? change(e) : e);
+
+    private static TestGuest Guest(ProcessorModel model, bool irqchip = false)
+    {
+        TestGuest g = new(irqchip, options: new VmOptions { Processor = model });
+        return g.SetVector(13, 0x11000).LoadAt(0x11000, 0xb0, 13, 0xe6, 0xf4);
+    }
+
+    /// <summary>1, or 13 where the guest's WRMSR is #GP.</summary>
+    private static int GuestWrites(TestGuest g, uint msr, ulong value)
+    {
+        g.Load([0xb9, .. BitConverter.GetBytes(msr), 0xb8, .. BitConverter.GetBytes((uint)value), 0xba, .. BitConverter.GetBytes((uint)(value >> 32)), 0x0f, 0x30, 0xb0, 1, 0xe6, 0xf4]);
+        g.Cpu.SetRegs(new kvm_regs { rip = TestGuest.Code, rsp = TestGuest.Stack, rflags = 2 });
+        return g.RunToEnd();
+    }
+
+    private static ulong? Get(TestGuest g, uint msr)
+    {
+        kvm_msr_entry[] e = [new() { index = msr }];
+        return g.Cpu.GetMsrs(e) == 1 ? e[0].data : null;
+    }
+
+    [Fact]
+    public void Pat_TakesWhatItsTypesAllow()
+    {
+        using TestGuest g = Guest(ProcessorModel.Host);
+        Assert.Equal(1, GuestWrites(g, Msr.PAT, 0x0007_0406_0105_0406));
+        Assert.Equal(0x0007_0406_0105_0406UL, Get(g, Msr.PAT));
+        foreach (ulong bad in (ulong[])[2, 3, 8])
+            Assert.Equal(13, GuestWrites(g, Msr.PAT, bad << 16));
+        Assert.Equal(0x0007_0406_0105_0406UL, Get(g, Msr.PAT));
+    }
+
+    /// <summary>IBRS, STIBP and SSBD have nothing to hold back; the register keeps them, by whichever vendor's bit the guest knows it, and is not there without any.</summary>
+    [Theory]
+    [InlineData(26, 0)]
+    [InlineData(0, 14)]
+    [InlineData(0, 15)]
+    [InlineData(0, 24)]
+    [InlineData(0, 0)]
+    public void SpeculationControls_KeepWhatIsWritten(int intelBit, int amdBit)
+    {
+        using TestGuest g = new(cpuid: false, options: new VmOptions { Processor = s_amd });
+        g.SetVector(13, 0x11000).LoadAt(0x11000, 0xb0, 13, 0xe6, 0xf4);
+        const uint All7 = 1u << 26 | 1u << 27 | 1u << 31, All8 = 1 << 12 | 1 << 14 | 1 << 15 | 1 << 24;
+        kvm_cpuid_entry2[] entries = Cpuid(s_amd, 7, e => e with { edx = e.edx & ~All7 | (intelBit != 0 ? 1u << intelBit : 0) });
+        entries = Array.ConvertAll(entries, e => e.function == 0x8000_0008 ? e with { ebx = e.ebx & ~All8 | (amdBit != 0 ? 1u << amdBit : 0) } : e);
+        Assert.Equal(0, g.Cpu.SetCpuid2(entries));
+        bool there = intelBit != 0 || amdBit != 0;
+        for (ulong value = 1; value < 8; value++)
+        {
+            Assert.Equal(there ? 1 : 13, GuestWrites(g, Msr.SPEC_CTRL, value));
+            Assert.Equal(there ? value : 0, Get(g, Msr.SPEC_CTRL) ?? 0);
+        }
+        Assert.Equal(13, GuestWrites(g, Msr.SPEC_CTRL, 8));
+        Assert.Contains(Msr.SPEC_CTRL, KvmSystem.MsrIndexListOf(s_amd).ToArray());
+    }
+
+    [Fact]
+    public void Frequencies_AreTheTscs()
+    {
+        using TestGuest g = Guest(s_intel);
+        var (denominator, numerator, crystal, _) = g.Cpu.Cpuid(0x15, 0);
+        Assert.Equal(g.Cpu.TscKhz, (uint)((ulong)crystal * numerator / denominator / 1000));
+        Assert.Equal(g.Cpu.TscKhz / 1000, g.Cpu.Cpuid(0x16, 0).Eax);
+    }
+
+    /// <summary>KVM_FEATURE_ASYNC_PF without its interrupt: the register is there, its page must be, and delivery by interrupt is not offered.</summary>
+    [Fact]
+    public void AsynchronousFaults_AreEnabledByInterruptOnly_AndNeverComeWithout()
+    {
+        using TestGuest g = Guest(ProcessorModel.Host, irqchip: true);
+        Assert.Equal(1 << KvmPara.KVM_FEATURE_ASYNC_PF, (int)g.Cpu.Cpuid(KvmPara.KVM_CPUID_FEATURES, 0).Eax & (1 << KvmPara.KVM_FEATURE_ASYNC_PF | 1 << KvmPara.KVM_FEATURE_ASYNC_PF_INT));
+        foreach (ulong value in (ulong[])[0x30001, 0x30003, 0x30007, 0])
+        {
+            Assert.Equal(1, GuestWrites(g, Msr.KVM_ASYNC_PF_EN, value));
+            Assert.Equal(value, Get(g, Msr.KVM_ASYNC_PF_EN));
+        }
+        foreach (ulong value in (ulong[])[0x30009, 0x30011, 0x30021, 0x7000_0001])
+            Assert.Equal(13, GuestWrites(g, Msr.KVM_ASYNC_PF_EN, value));
+        Assert.Equal(13, GuestWrites(g, Msr.KVM_ASYNC_PF_INT, 0xf2));
+        Assert.Equal(0UL, Get(g, Msr.KVM_ASYNC_PF_EN));
+        Assert.True(g.Vm.Memory.TryRead(0x30000, out ulong first) && first == 0);
+        using TestGuest without = Guest(ProcessorModel.Host);
+        Assert.Equal(1, GuestWrites(without, Msr.KVM_ASYNC_PF_EN, 0));
+        Assert.Equal(13, GuestWrites(without, Msr.KVM_ASYNC_PF_EN, 0x30001));
+    }
+
+    [Fact]
+    public void Osvw_SaysThatNoErratumIsThere()
+    {
+        using TestGuest g = Guest(s_amd);
+        Assert.Equal((4UL, 0UL), (Get(g, MsrIndex.OSVW_ID_LENGTH), Get(g, MsrIndex.OSVW_STATUS)));
+        Assert.Equal(1, g.Cpu.SetMsrs([new() { index = MsrIndex.OSVW_STATUS, data = 2 }]));
+        Assert.Equal(2UL, Get(g, MsrIndex.OSVW_STATUS));
+        using TestGuest other = Guest(s_intel);
+        Assert.Null(Get(other, MsrIndex.OSVW_ID_LENGTH));
+        Assert.Equal(13, GuestWrites(other, MsrIndex.OSVW_STATUS, 0));
+    }
+
+    /// <summary>NULL_SEL_CLR_BASE: a program that loads a null selector loses the hidden base.</summary>
+    [Fact]
+    public void NullSelector_ClearsTheBase()
+    {
+        using TestGuest g = Guest(s_amd);
+        g.Cpu.GetSregs(out kvm_sregs s);
+        s.fs.@base = 0x1234_5000;
+        Assert.Equal(0, g.Cpu.SetSregs(s));
+        // xor eax, eax; mov fs, eax; mov al, 1; out 0xf4, al
+        g.Load(0x31, 0xc0, 0x8e, 0xe0, 0xb0, 1, 0xe6, 0xf4);
+        Assert.Equal(1, g.RunToEnd());
+        g.Cpu.GetSregs(out s);
+        Assert.Equal(0UL, s.fs.@base);
+    }
+}
