@@ -112,6 +112,45 @@ public sealed unsafe class CpuidFeatureTests
         Assert.Equal(13, GuestWrites(other, MsrIndex.OSVW_STATUS, 0));
     }
 
+    /// <summary>CR4.DE: breakpoints on ports trap behind IN, OUT and each iteration of INS, and DR4 and DR5 are undefined.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void DebuggingExtensions_TrapPorts_AndTakeDr4Away(bool enabled)
+    {
+        using TestGuest g = Guest(ProcessorModel.Host);
+        g.Cpu.GetSregs(out kvm_sregs s);
+        s.cr4 |= enabled ? Cr4.DE : 0;
+        Assert.Equal(0, g.Cpu.SetSregs(s));
+        // #DB: inc ebx; mov rsi, dr6; iretq. #UD: mov al, 6; out 0xf4, al
+        g.SetVector(1, 0x12000).LoadAt(0x12000, 0xff, 0xc3, 0x0f, 0x21, 0xf6, 0x48, 0xcf);
+        g.SetVector(6, 0x13000).LoadAt(0x13000, 0xb0, 6, 0xe6, 0xf4);
+        // DR0: four ports from 0x1f0; DR1: one port, 0x60. mov eax, 0x1f2; mov dr0, rax; mov eax, 0x60; mov dr1, rax; mov eax, DR7; mov dr7, rax
+        const uint Dr7 = 0xf | 2u << 16 | 3u << 18 | 2u << 20;
+        g.Load([
+            0xb8, 0xf2, 1, 0, 0, 0x0f, 0x23, 0xc0, 0xb8, 0x60, 0, 0, 0, 0x0f, 0x23, 0xc8, 0xb8, .. BitConverter.GetBytes(Dr7), 0x0f, 0x23, 0xf8,
+            0x31, 0xdb, // xor ebx, ebx
+            0xe4, 0x60, 0xe6, 0x61, 0xe7, 0x5e, // in al, 0x60; out 0x61, al; out 0x5e, eax
+            0x66, 0xba, 0xef, 1, 0x66, 0xed, 0x66, 0xba, 0xf4, 1, 0xee, // mov dx, 0x1ef; in ax, dx; mov dx, 0x1f4; out dx, al
+            0x66, 0xba, 0xf3, 1, 0xbf, 0, 0, 2, 0, 0xb9, 3, 0, 0, 0, 0xf3, 0x6c, // mov dx, 0x1f3; mov edi, 0x20000; mov ecx, 3; rep insb
+            0x0f, 0x21, 0xe0, 0xb0, 1, 0xe6, 0xf4]); // mov rax, dr4; mov al, 1; out 0xf4, al
+        Assert.Equal(enabled ? 6 : 1, RunToEnd(g));
+        // IN from 0x60, OUT to 0x5e-0x61, IN from 0x1ef-0x1f0, three iterations of INS.
+        Assert.Equal(enabled ? 6UL : 0, g.Regs().rbx);
+        if (enabled)
+            Assert.Equal(1UL, g.Regs().rsi & 0xf);
+    }
+
+    private static int RunToEnd(TestGuest g)
+    {
+        for (; ; )
+        {
+            Assert.Equal(KvmApi.KVM_EXIT_IO, g.Run());
+            if (g.Cpu.KvmRun->io is { port: 0xf4, direction: (byte)KvmApi.KVM_EXIT_IO_OUT })
+                return *((byte*)g.Cpu.KvmRun + g.Cpu.KvmRun->io.data_offset);
+        }
+    }
+
     /// <summary>NULL_SEL_CLR_BASE: a program that loads a null selector loses the hidden base.</summary>
     [Fact]
     public void NullSelector_ClearsTheBase()

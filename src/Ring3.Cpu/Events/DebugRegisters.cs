@@ -11,7 +11,7 @@ internal enum StepReason : byte { None = 0, TrapFlag = 1, HostStep = 2, Breakpoi
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Enabled breakpoints by number.</summary>
-    private int _dataBreakpoints, _codeBreakpoints;
+    private int _dataBreakpoints, _codeBreakpoints, _portBreakpoints;
 
     private const int TypeExecute = 0, TypeWrite = 1, TypeIo = 2;
 
@@ -40,7 +40,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Call after DR0-DR3 or DR7, the guest's or the owner's, changed.</summary>
     internal void DebugRegistersChanged(CpuState* c)
     {
-        int data = 0, code = 0;
+        int data = 0, code = 0, port = 0;
         for (int n = 0; n < 4; n++)
         {
             if ((EffectiveDr7(c) >> (2 * n) & 3) == 0)
@@ -48,7 +48,9 @@ public sealed unsafe partial class LogicalProcessor
             int type = BreakpointType(c, n);
             if (type == TypeExecute)
                 code |= 1 << n;
-            else if (type != TypeIo)
+            else if (type == TypeIo)
+                port |= 1 << n;
+            else
                 data |= 1 << n;
         }
         if (data != 0 || _dataBreakpoints != 0)
@@ -58,6 +60,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         _dataBreakpoints = data;
         _codeBreakpoints = code;
+        _portBreakpoints = port;
         UpdateStepMode(c);
     }
 
@@ -82,6 +85,22 @@ public sealed unsafe partial class LogicalProcessor
                 c->PendingDebug |= (ushort)(1 << n);
         }
         return result;
+    }
+
+    /// <summary>Whether the guest's own breakpoints can name ports: CR4.DE. Those that the owner puts over them cannot.</summary>
+    internal bool WatchesPorts(CpuState* c) => _portBreakpoints != 0 && c->HostBreakpoints == 0 && (c->Cr4 & Cr4.DE) != 0;
+
+    /// <summary>Notes the I/O breakpoints that an access to a port hits: traps behind the instruction, or behind its iteration. SPEC: SDM volume 3, "Debug Address Registers", "General-Detect, I/O Breakpoint".</summary>
+    internal void NotePort(CpuState* c, ushort port, int size)
+    {
+        if (!WatchesPorts(c))
+            return;
+        for (int n = 0; _portBreakpoints >> n != 0; n++)
+        {
+            ulong length = BreakpointLength(c, n), start = DebugAddress(c, n) & ~(length - 1);
+            if ((_portBreakpoints >> n & 1) != 0 && port < start + length && start < port + (ulong)size)
+                c->PendingDebug |= (ushort)(1 << n);
+        }
     }
 
     /// <summary>DR6 bits B0-B3 of the enabled instruction breakpoints at <paramref name="linear"/>.</summary>

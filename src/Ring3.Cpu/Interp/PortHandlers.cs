@@ -86,6 +86,7 @@ internal static unsafe class PortHandlers
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)c->Gpr[0];
         Describe(p, c, op, port, size, true, false, 1);
+        p.NotePort(c, port, size);
         return OpResult.Fault;
     }
 
@@ -128,6 +129,7 @@ internal static unsafe class PortHandlers
         run.Advance(c, Rsi, 1);
         count = run.CountDown(p, c, op, count, 1);
         Describe(p, c, op, port, size, true, true, 1);
+        p.NotePort(c, port, size);
         c->Rip = count == 0 ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
         c->BetweenIterations = count == 0 ? (byte)0 : (byte)1;
         return OpResult.RetiredExit;
@@ -143,8 +145,10 @@ internal static unsafe class PortHandlers
         ulong count = Repeats(op) ? c->Gpr[Rcx] & run.Mask : 1, n = 1;
         if (count == 0)
             return Nothing(c, op);
+        // A breakpoint on the port traps behind each iteration.
+        ulong batch = p.WatchesPorts(c) ? 1 : Math.Min(count, MaxBatch / (uint)size);
         // The destination is checked before the device is read, so that no input is lost to a page fault.
-        if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, Math.Min(count, MaxBatch / (uint)size), ref n) == null
+        if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, batch, ref n) == null
             && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.WritePtr(c, to, size) == null))
             return OpResult.Fault;
         p.BeginStringInput(op, size, (uint)n);
@@ -182,6 +186,7 @@ public sealed unsafe partial class LogicalProcessor
             data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
             SlowOperands.Set(c, 0, size, value);
             SkipInstruction();
+            NotePort(c, Exit->Port, size);
             return InputResult.Done;
         }
         FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
@@ -241,6 +246,7 @@ public sealed unsafe partial class LogicalProcessor
             Retire(c, length);
         else
             RetireIteration(c);
+        NotePort(c, Exit->Port, size);
         return InputResult.Done;
     }
 }
