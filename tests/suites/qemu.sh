@@ -5,7 +5,7 @@ export LC_ALL=C
 install qemu-system-x86 qemu-system-x86_64 && install cpio cpio && install xz-utils xz && install gdb gdb && install e2fsprogs mke2fs
 work=$results/qemu
 # shellcheck source=/dev/null
-for part in lib machines state debug firmware; do . "$root/tests/qemu/$part.sh"; done
+for part in lib machines models state debug firmware; do . "$root/tests/qemu/$part.sh"; done
 
 if ! "$root/tests/qemu/prepare.sh" "$work" >"$results/qemu-prepare.log" 2>&1; then
     verdict qemu-prepare 4 "cannot build the guests: $(tail -n 1 "$results/qemu-prepare.log")"
@@ -32,6 +32,7 @@ else
     irqchip=split slow reset-q35-split reset q35
     cpu=host slow cpu-host processor 'model name.*: .+'
     cpu=qemu64 slow cpu-qemu64 processor 'QEMU Virtual CPU'
+    quick cpu-models cpu_models
     quick debug-exit debug_exit
     quick savevm-pc savevm pc
     irqchip=split slow savevm-q35-split savevm q35
