@@ -211,6 +211,12 @@ void track(void)
 	r3_tracking = true;
 }
 
+/* What libring3-core.so is compiled for (IlcInstructionSet in Directory.Build.props): its runtime would abort the client. */
+static bool has_units(void)
+{
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+}
+
 static int load(void)
 {
 	static const struct r3_host host = { handle_of_fd };
@@ -222,6 +228,10 @@ static int load(void)
 	int error = core_path(path, sizeof path);
 	if (error)
 		return error;
+	if (!has_units()) {
+		dprintf(2, "ring3: this processor does not have AVX2, BMI2 and FMA (x86-64-v3), which Ring3 needs\n");
+		return ENODEV;
+	}
 	/* First: the runtime ends the process when it cannot make threads, for instance under a filter that refuses clone3 with EPERM. */
 	error = helpers_start();
 	if (error) {
