@@ -208,7 +208,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>
-    /// Tears down. All vCPUs have been disposed. Flushes the queue first, so that no zap is missed by the checks that follow. The memory is given back also when they fail.
+    /// Tears down. All vCPUs have been disposed. Flushes the queue first, so that no zap is missed by the checks that follow.
     /// </summary>
     /// <exception cref="InvalidOperationException">A vCPU still holds a root, or a table page has leaked.</exception>
     public void Dispose()
@@ -216,21 +216,17 @@ public sealed unsafe partial class TdpMmu
         if (_disposed)
             return;
         _disposed = true;
-        try
-        {
-            using (Slots.SlotsLock.Enter())
-                ZapAllFast();
-            if (Defect != RootDefect.CheckBeforeFlush)
-                _queue.Drain();
-            if (_roots.Length != 0)
-                throw new InvalidOperationException($"{_roots.Length} root(s) left at teardown: {_roots[0]}");
-            if (Allocator.Allocated != 0)
-                throw new InvalidOperationException($"{Allocator.Allocated} table page(s) leaked");
-        }
-        finally
-        {
-            // No processor and no walker is left: tables that somebody has lost count of go as well.
-            Allocator.Dispose();
-        }
+        using (Slots.SlotsLock.Enter())
+            ZapAllFast();
+        if (Defect != RootDefect.CheckBeforeFlush)
+            _queue.Drain();
+        if (_roots.Length != 0)
+            throw new InvalidOperationException($"{_roots.Length} root(s) left at teardown: {_roots[0]}");
+        if (Allocator.Allocated != 0)
+            throw new InvalidOperationException($"{Allocator.Allocated} table page(s) leaked");
+        Allocator.Dispose();
     }
+
+    /// <summary>Gives back the tables, also those of which <see cref="Dispose"/> has lost count. After the end of the work queue, which may still have some.</summary>
+    public void FreeTables() => Allocator.Dispose();
 }

@@ -128,7 +128,8 @@ public class RootTests
         Assert.True(f.Tdp.Allocator.Allocate() != null);
         f.V.Dispose();
         Assert.Throws<InvalidOperationException>(f.Tdp.Dispose);
-        Assert.Equal(0ul, f.Tdp.Allocator.ReservedBytes);
         f.Queue.Dispose();
+        f.Tdp.FreeTables();
+        Assert.Equal(0ul, f.Tdp.Allocator.ReservedBytes);
     }
 }

@@ -278,7 +278,7 @@ public sealed unsafe partial class Vm : IDisposable
         List<Action> steps = [() => Resident?.Stop(), () => _nxRecovery?.Dispose(), CloseEventfds, () => Irqchip?.Stop()];
         foreach (Vcpu v in Vcpus)
             steps.Add(v.Detach);
-        steps.AddRange([() => _xen?.Dispose(), Mmu.Dispose, _work.Dispose]);
+        steps.AddRange([() => _xen?.Dispose(), Mmu.Dispose, _work.Dispose, Mmu.FreeTables]);
         foreach (Vcpu v in Vcpus)
             steps.Add(v.Free);
         steps.AddRange([Machine.Dispose, Slots.Release]);
