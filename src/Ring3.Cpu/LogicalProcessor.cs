@@ -25,6 +25,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         Machine = machine;
         Model = machine.Model;
+        _decoder = new BlockDecoder(Model);
         CpuState.CheckLayout();
         State = (CpuState*)HostMemory.Map((nuint)sizeof(CpuState));
         Exit = (ExitInfo*)HostMemory.Map((nuint)sizeof(ExitInfo));

@@ -79,6 +79,61 @@ public unsafe class ProcessorModelTests
         Assert.Equal(exists ? Vector.BP : Vector.UD, m.RunToHandler());
     }
 
+    /// <summary>
+    /// A near branch with an operand-size prefix in 64-bit mode: AMD truncates RIP (and a CALL pushes, a RET pops) 16 bits and takes a displacement of as many; Intel ignores the prefix. REX.W outweighs it on both. As Zen 4 runs them natively.
+    /// </summary>
+    [Theory]
+    [InlineData("66e91000", 0x14, 0, "66e910000000", 0x10016, 0)]
+    [InlineData("66eb10", 0x13, 0, "66eb10", 0x10013, 0)]
+    [InlineData("667410", 0x13, 0, "667410", 0x10013, 0)]
+    [InlineData("667510", 0x10003, 0, "667510", 0x10003, 0)]
+    [InlineData("660f841000", 0x15, 0, "660f8410000000", 0x10017, 0)]
+    [InlineData("66e81000", 0x14, -2, "66e810000000", 0x10016, -8)]
+    [InlineData("66ffd1", 0x5678, -2, "66ffd1", 0x25678, -8)]
+    [InlineData("66ffe1", 0x5678, 0, "66ffe1", 0x25678, 0)]
+    [InlineData("6648ffe1", 0x25678, 0, "6648ffe1", 0x25678, 0)]
+    [InlineData("6648e810000000", 0x10017, -8, "6648e810000000", 0x10017, -8)]
+    [InlineData("66c3", 0x4321, 2, "66c3", 0x24321, 8)]
+    [InlineData("66c20400", 0x4321, 6, "66c20400", 0x24321, 12)]
+    [InlineData("66e210", 0x13, 0, "66e210", 0x10013, 0)]
+    public void OperandSizePrefix_OnNearBranches(string amd, int amdTarget, int amdStack, string intel, int intelTarget, int intelStack)
+    {
+        foreach ((ProcessorModel model, string bytes, int target, int stack) in ((ProcessorModel, string, int, int)[])[(ProcessorModel.Zen4, amd, amdTarget, amdStack), (ProcessorModel.SapphireRapids, intel, intelTarget, intelStack)])
+        {
+            using CpuHarness h = CpuHarness.Long(Convert.FromHexString(bytes + "f4f4f4"), model: model);
+            h.Rcx = 0x2_5678;
+            h.RflagsValue |= Rflags.ZF;
+            h.Word(CpuHarness.StackTop) = 0x2_4321;
+            h.Write((ulong)target, [0xf4]);
+            Assert.Equal(ExitReason.Hlt, h.Run());
+            Assert.Equal(((ulong)target + 1, CpuHarness.StackTop + (ulong)stack), (h.State->Rip, h.Rsp));
+        }
+    }
+
+    /// <summary>Far pointers with REX.W: 16:32 on AMD, 16:64 on Intel. As Zen 4 runs LGS natively.</summary>
+    [Theory]
+    [MemberData(nameof(Vendors))]
+    public void FarPointers_WithRexW(string vendor)
+    {
+        using SysLongHarness m = new(0, a => { a.mov(ecx, 0x5_0000); a.mov(rax, -1L); a.db(0x48, 0x0f, 0xb5, 0x01); a.hlt(); }, Model(vendor));
+        m.H.Write(Target, [0x78, 0x56, 0x34, 0x12, (byte)SysLongHarness.KernelData, 0, 0x11, 0x11, 0, 0]);
+        Assert.Equal(-1, m.RunToHandler());
+        bool amd = vendor == "amd";
+        Assert.Equal((amd ? 0x1234_5678UL : 0x1111_0010_1234_5678, amd ? SysLongHarness.KernelData : 0), (m.C->Gpr[0], m.C->Gs.Selector));
+    }
+
+    /// <summary>LOCK MOV CR0 is AMD's CR8 for 32-bit code (CPUID AltMovCr8); to Intel it is undefined.</summary>
+    [Theory]
+    [MemberData(nameof(Vendors))]
+    public void LockMovCr0_IsCr8(string vendor)
+    {
+        using SysLongHarness m = new(0, a => { a.db(0xf0, 0x0f, 0x20, 0xc0); a.hlt(); }, Model(vendor));
+        m.C->Cr8 = 9;
+        Assert.Equal(vendor == "amd" ? -1 : Vector.UD, m.RunToHandler());
+        if (vendor == "amd")
+            Assert.Equal(9UL, m.C->Gpr[0]);
+    }
+
     /// <summary>An instruction breakpoint behind MOV SS: Intel suppresses it, AMD delivers it. Behind STI both do.</summary>
     [Theory]
     [InlineData("intel", true, false)]

@@ -13,8 +13,6 @@ namespace Ring3.Cpu;
 internal sealed unsafe class BlockDecoder
 {
     private const int SnapshotBytes = Block.MaxInstructions * 15 + 16, MaxInstructionLength = 15;
-    private const DecoderOptions Options = DecoderOptions.NoWbnoinvd;
-
     private readonly byte* _snapshot;
     private readonly Op* _ops;
     private readonly SnapshotReader _reader = new();
@@ -25,12 +23,14 @@ internal sealed unsafe class BlockDecoder
 
     public void Free() => HostMemory.Unmap(_ops, Bytes);
 
-    public BlockDecoder()
+    /// <summary>AMD's way of decoding (66 on near branches in 64-bit mode, no far pointers of 64 bits, LOCK MOV CR for CR8), or Intel's.</summary>
+    public BlockDecoder(ProcessorModel model)
     {
+        DecoderOptions options = DecoderOptions.NoWbnoinvd | (model.IsAmd ? DecoderOptions.AMD : 0);
         byte* memory = HostMemory.Map(Bytes);
         _ops = (Op*)memory;
         _snapshot = memory + (Block.MaxInstructions + 2) * sizeof(Op);
-        _decoders = [Decoder.Create(16, _reader, Options), Decoder.Create(32, _reader, Options), Decoder.Create(64, _reader, Options)];
+        _decoders = [Decoder.Create(16, _reader, options), Decoder.Create(32, _reader, options), Decoder.Create(64, _reader, options)];
     }
 
     /// <summary>Host memory that the last <see cref="Decode"/> could not read, or null.</summary>

@@ -29,7 +29,7 @@ public sealed unsafe partial class LogicalProcessor
     private const int RememberedJumps = 256;
 
     private readonly JumpEntry* _jumps = (JumpEntry*)HostMemory.Map((nuint)(JumpEntries * sizeof(JumpEntry) + RememberedJumps * sizeof(ushort)));
-    private readonly BlockDecoder _decoder = new();
+    private readonly BlockDecoder _decoder;
 
     private void FreeLookup()
     {

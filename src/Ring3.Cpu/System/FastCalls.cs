@@ -86,8 +86,9 @@ internal static unsafe class FastCalls
 
     private static OpResult Sysexit(LogicalProcessor p, CpuState* c, int size)
     {
+        // Where it is undefined the privilege still comes first (measured on Zen 4).
         if (!HasSysenter(p, c))
-            return p.Raise(c, Vector.UD);
+            return c->Cpl != 0 ? p.Raise(c, Vector.GP, 0) : p.Raise(c, Vector.UD);
         if ((c->Cr0 & Cr0.PE) == 0 || (c->SysenterCs & 0xfffc) == 0 || c->Cpl != 0)
             return p.Raise(c, Vector.GP, 0);
         if (size == 8 && !(LogicalProcessor.IsCanonical(c, c->Gpr[1]) && LogicalProcessor.IsCanonical(c, c->Gpr[2])))
