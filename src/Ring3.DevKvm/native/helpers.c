@@ -118,6 +118,14 @@ void porter_run(void (*function)(void *), void *argument)
 	errno = error;
 }
 
+EXPORT void r3_without_filter(void (*function)(void *), void *argument)
+{
+	if (r3_self.own || !started || !*r3_alive)
+		function(argument);
+	else
+		porter_run(function, argument);
+}
+
 struct host_call {
 	long number, arguments[6], result;
 	int error;

@@ -13,13 +13,22 @@
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
 
-/* Of libring3.so, where there is one: which threads are the core's. */
+/* Of libring3.so, where there is one: which threads are the core's; and a thread that has no seccomp filter, which its threads would inherit. */
 __attribute__((weak)) void r3_thread_begins(void);
 __attribute__((weak)) void r3_thread_ends(void);
+
+__attribute__((weak)) void r3_without_filter(void (*function)(void *), void *argument);
 
 struct beginning {
 	void *(*start)(void *);
 	void *argument;
+};
+
+struct creation {
+	pthread_t *thread;
+	const pthread_attr_t *attributes;
+	struct beginning *beginning;
+	int result;
 };
 
 static void *begin(void *context)
@@ -39,22 +48,32 @@ static void *begin(void *context)
 	return result;
 }
 
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
+static void create(void *context)
 {
 	static const int open[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+	struct creation *c = context;
 	sigset_t all, before;
 
 	sigfillset(&all);
 	for (unsigned i = 0; i < sizeof open / sizeof *open; i++)
 		sigdelset(&all, open[i]);
-	struct beginning *b = malloc(sizeof *b);
-	if (!b)
-		return EAGAIN;
-	*b = (struct beginning){ start, argument };
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int result = __real_pthread_create(thread, attributes, begin, b);
+	c->result = __real_pthread_create(c->thread, c->attributes, begin, c->beginning);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (result)
-		free(b);
-	return result;
+}
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
+{
+	struct creation c = { thread, attributes, malloc(sizeof *c.beginning), 0 };
+
+	if (!c.beginning)
+		return EAGAIN;
+	*c.beginning = (struct beginning){ start, argument };
+	if (r3_without_filter)
+		r3_without_filter(create, &c);
+	else
+		create(&c);
+	if (c.result)
+		free(c.beginning);
+	return c.result;
 }

@@ -171,6 +171,8 @@ public sealed unsafe partial class Vm : IDisposable
             Volatile.Write(ref _requests, [.. _requests, vcpu.Requests]);
             Volatile.Write(ref _vcpus, [.. _vcpus, vcpu]);
         }
+        // Before the first KVM_RUN would: a client that confines itself by seccomp may make no threads then.
+        _work.Start();
         return 0;
     }
 

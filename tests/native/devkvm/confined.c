@@ -449,7 +449,7 @@ static void unseen(void)
 {
 	struct machine m;
 	const struct sock_filter filter[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)), ALLOW(ioctl), ALLOW(write), ALLOW(futex), ALLOW(exit_group), ALLOW(rt_sigreturn),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)), ALLOW(ioctl), ALLOW(write), ALLOW(futex), ALLOW(mmap), ALLOW(munmap), ALLOW(mprotect), ALLOW(madvise), ALLOW(exit_group), ALLOW(rt_sigreturn), ALLOW(rt_sigprocmask),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 	};
 	struct sock_fprog program = { sizeof filter / sizeof *filter, (struct sock_filter *)filter };
