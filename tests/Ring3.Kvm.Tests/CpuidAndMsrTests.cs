@@ -39,6 +39,27 @@ public sealed unsafe class CpuidAndMsrTests
         Assert.Equal(KvmSystem.MsrIndexList.ToArray().Distinct().Count(), KvmSystem.MsrIndexList.Length);
     }
 
+    /// <summary>QEMU writes every listed register of a new vCPU, whatever CPUID it has given it.</summary>
+    [Theory]
+    [InlineData("intel")]
+    [InlineData("amd")]
+    public void EveryListedMsr_IsTheClients_WhateverTheGuestSees(string name)
+    {
+        Assert.True(Cpu.ProcessorModel.TryParse(name, out Cpu.ProcessorModel model));
+        foreach (bool empty in (bool[])[false, true])
+        {
+            using TestGuest g = new(irqchip: true, options: new VmOptions { Processor = model }, cpuid: false);
+            if (!empty)
+                Assert.Equal(0, g.Cpu.SetCpuid2(Array.ConvertAll(SupportedCpuid.Of(model).ToArray(), e => e.function is 0 or 0x8000_0000 ? e : new() { function = e.function, index = e.index, flags = e.flags })));
+            foreach (uint msr in KvmSystem.MsrIndexListOf(model))
+            {
+                ulong value = Get(g.Cpu, msr);
+                Assert.True(Set(g.Cpu, msr, value) == 1, $"MSR {msr:x} refuses {value:x}");
+                Assert.True(Set(g.Cpu, msr, 0) == 1 || value != 0, $"MSR {msr:x} refuses 0");
+            }
+        }
+    }
+
     [Fact]
     public void MsrLists_StopAtTheFirstUnknown()
     {

@@ -195,7 +195,7 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.FSB_FREQ: value = 3; return true;
             case MsrIndex.EBC_FREQUENCY_ID: value = 1 << 24; return true;
             case Msr.FEATURE_CONTROL: value = _featureControl; return !IsAmd;
-            case Msr.SPEC_CTRL: value = _specCtrl; return _speculation.SpecCtrl || host && !IsAmd;
+            case Msr.SPEC_CTRL: value = _specCtrl; return _speculation.SpecCtrl || host;
             case Msr.ARCH_CAPABILITIES:
                 value = _speculation.ArchCapabilities ? _archCapabilities : 0;
                 return _speculation.ArchCapabilities || host && !IsAmd;
@@ -269,7 +269,7 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.MISC_FEATURES_ENABLES: return WriteMiscFeatures(value);
             case Msr.FEATURE_CONTROL: return WriteFeatureControl(value, host);
             case Msr.SPEC_CTRL:
-                if ((value & ~7UL) != 0 || !(_speculation.SpecCtrl || host && !IsAmd))
+                if ((value & ~7UL) != 0 || !(_speculation.SpecCtrl || host))
                     return false;
                 _specCtrl = value;
                 return true;
