@@ -7,7 +7,7 @@ mkdir -p "$facts"
 # Compiles what is older than its source, on all processors.
 printf '%s\n' "$root"/tests/facts/*.c | xargs -P "$(nproc)" -I{} sh -c '
     name=$(basename "$1" .c)
-    [ "$2/$name" -nt "$1" ] && [ "$2/$name" -nt "$(dirname "$1")/fact.h" ] && exit 0
+    [ "$2/$name" -nt "$1" ] && [ "$2/$name" -nt "$(dirname "$1")/fact.h" ] && [ "$2/$name" -nt "$(dirname "$1")/v86.h" ] && exit 0
     rm -f "$2/$name"
     gcc -std=gnu11 -O1 -g -Wall -Wextra -Werror -o "$2/$name" "$1" >"$2/$name.log" 2>&1' sh {} "$facts"
 
