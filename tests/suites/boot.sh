@@ -58,6 +58,19 @@ for address in 0x100000 0x8000; do
     verdict "$name" $? "status $status (33 = good); $(head -n 3 "$results/$name.log" "$results/$name.err" | tr '\n' '|')"
 done
 
+# A PVH kernel in an ELF file of class 32 for x86-64, above 1 MiB and below it.
+for address in 0x200000 0x1000; do
+    name=boot-pvh-x32-$address
+    if ! gcc -mx32 -nostdlib -static -no-pie -Wl,-n,-Ttext=$address,--build-id=none -o "$results/pvh" "$guest/pvh.S" 2>"$results/$name.err"; then
+        verdict "$name" 4 "gcc makes no x32 programs here: $(head -n 1 "$results/$name.err")"
+        continue
+    fi
+    boots "$name" 60 --cpus 1 --memory 16M --kernel "$results/pvh" --initrd "$results/one" --append 'alpha beta'
+    status=$?
+    [ $status -eq 33 ] && grep -q ' alpha beta$' "$results/$name.log"
+    verdict "$name" $? "status $status (33 = good); $(head -n 3 "$results/$name.log" "$results/$name.err" | tr '\n' '|')"
+done
+
 # The BIOS: data area, tick, and a key that comes when the guest waits for it.
 if assemble bios 0x7c00 ,--oformat=binary; then
     mkfifo "$results/bios.in" 2>/dev/null
