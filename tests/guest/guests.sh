@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Guests that nobody here wrote: sourced by suites/boot.sh after lib.sh. Each run takes some of them, RING3_BOOT_ALL=1 takes all, RING3_BOOT_GUESTS='xen grub' takes those.
 
-# Name and seconds of a processor that a guest takes, most of them in the guest's own start.
-guest_costs=(xen=25 systemd=20 memtest=25 installer=40 rt=10 ipxe=6 grub=4 grub-lkrn=4)
+# Names, and seconds of a processor that each takes.
+guest_costs=(xen=25 systemd=19 memtest=21 installer=18 rt=9 ipxe=3 grub=2 grub-lkrn=2)
 guest_budget=45
 
 # part NAME PACKAGE PATTERN FILE [ARCH]: writes the first file of Debian's PACKAGE that matches to FILE; a package that cannot be had books a skip.
