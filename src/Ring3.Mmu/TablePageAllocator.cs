@@ -225,9 +225,14 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         _chunks = _emptyChunks = _allocated = 0;
     }
 
-    private static Chunk* MapChunk(bool huge)
+    /// <summary>For checks: the host has no memory for another chunk.</summary>
+    internal bool IsHostExhausted { get; set; }
+
+    private Chunk* MapChunk(bool huge)
     {
         Chunk* c;
+        if (IsHostExhausted)
+            return null;
         try { c = (Chunk*)HostMemory.MapAligned((nuint)ChunkBytes, (nuint)ChunkBytes, huge); }
         catch (OutOfMemoryException) { return null; }
         c->Fresh = FirstTable;

@@ -41,6 +41,46 @@ public unsafe class FaultTests
     }
 
     [Fact]
+    public void Fault_WithoutMemoryForATable_IsNoMemory_AndComesAfterwards()
+    {
+        using var f = new MmuFixture();
+        f.AddRam(0, 0, 4 * M);
+        Assert.Equal(MmuResult.Fixed, f.V.Access(0x1000, true));
+        f.Tdp.Allocator.IsHostExhausted = true;
+        List<nint> taken = [];
+        for (TablePage* page; (page = f.Tdp.Allocator.Allocate()) != null;)
+            taken.Add((nint)page);
+        f.AddRam(1, 64 * M, 4 * M, 0, 0x1000);
+        Assert.Equal(MmuResult.NoMemory, f.Tdp.Fault(f.V.Mmu, 64 * M, NestedAccess.Write));
+        Assert.Equal(MmuResult.NoMemory, f.Tdp.PreFault(f.V.Mmu, 64 * M, 66 * M, out ulong end));
+        Assert.Equal(64 * M, end);
+        foreach (nint page in taken)
+            f.Tdp.Allocator.Free((TablePage*)page, isZero: true);
+        f.Tdp.Allocator.IsHostExhausted = false;
+        Assert.Equal(MmuResult.Fixed, f.V.Access(64 * M, true));
+    }
+
+    [Fact]
+    public void Counters_CountFaultsOfTheGuest_ByTheirOutcome()
+    {
+        using var f = new MmuFixture();
+        f.AddRam(0, 0, 4 * M);
+        f.AddRam(1, 64 * M, 4 * M);
+        Assert.Equal(MmuResult.Fixed, f.V.Access(0x1000, true));
+        VcpuMmuStats one = f.V.Mmu.Stats;
+        Assert.Equal((1UL, 1UL, 0UL, 0UL), (one.PfTaken, one.PfFixed, one.PfFast, one.PfSpurious));
+        // Another vCPU was faster.
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x1000, NestedAccess.Write));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x1000, NestedAccess.Write | NestedAccess.Present));
+        VcpuMmuStats two = f.V.Mmu.Stats;
+        Assert.Equal((3UL, 1UL, 1UL, 2UL), (two.PfTaken, two.PfFixed, two.PfFast, two.PfSpurious));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.PreFault(f.V.Mmu, 64 * M, 68 * M, out _));
+        Assert.Equal(two, f.V.Mmu.Stats);
+        Assert.Equal(MmuResult.Mmio, f.V.Access(0xfee00000, true));
+        Assert.Equal((1UL, 1UL), (f.V.Mmu.Stats.PfEmulate, f.V.Mmu.Stats.PfMmioSpteCreated));
+    }
+
+    [Fact]
     public void Fault_WithoutSlot_InstallsMmioEntryAndReportsMmio()
     {
         using var f = new MmuFixture();
