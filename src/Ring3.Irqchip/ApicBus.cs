@@ -105,7 +105,7 @@ public sealed class ApicBus
     /// <param name="source">The sender of an IPI; null for an IOAPIC or MSI message.</param>
     /// <param name="irq">The message.</param>
     /// <param name="map">If given, records the acceptors.</param>
-    /// <returns>How many local APICs accepted it, or -1 if the destination names none.</returns>
+    /// <returns>How many local APICs accepted it, or -1 if the destination is none that <see cref="ApicMap"/> resolves and names none.</returns>
     public int Deliver(Lapic? source, in LapicInterrupt irq, DeliveryMap? map = null)
     {
         ApicMap apics = Volatile.Read(ref _map);
@@ -122,9 +122,10 @@ public sealed class ApicBus
             return irq.LowestPriority && irq.Logical ? DeliverToOneOfAll(apics, source, irq, map, matchAll: true) : DeliverAll(apics, source, null, irq, map);
         if (!apics.TryGetWindow(irq, out ReadOnlySpan<Lapic?> window, out uint mask))
             return DeliverByMatch(apics, source, irq, map);
-        if (irq.LowestPriority)
-            return DeliverToOne(window, mask, source, irq, map);
-        int result = -1;
+        // KVM: what its map resolves to nobody is blocked, not refused.
+        if (irq.LowestPriority && irq.Logical)
+            return Math.Max(0, DeliverToOne(window, mask, source, irq, map));
+        int result = 0;
         for (; mask != 0; mask &= mask - 1)
             if (window[BitOperations.TrailingZeroCount(mask)] is { } apic)
                 Accumulate(ref result, apic.Accept(source, irq, map));

@@ -111,12 +111,12 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
         }
     }
 
-    /// <summary>KVM_SIGNAL_MSI: positive if delivered, 0 if blocked by the guest, -EINVAL if malformed.</summary>
+    /// <summary>KVM_SIGNAL_MSI: positive if delivered, 0 if blocked by the guest, -1 if a broadcast reaches nobody, -EINVAL if malformed.</summary>
     public int SetMsi(in kvm_msi msi)
     {
         if ((msi.flags & ~KvmApi.KVM_MSI_VALID_DEVID) != 0 || !Routing.TryDecodeMsi(msi.address_lo, msi.address_hi, msi.data, out LapicInterrupt message))
             return -Errno.EINVAL;
-        return Math.Max(0, Deliver(message, msi.address_lo, msi.address_hi, msi.data));
+        return Deliver(message, msi.address_lo, msi.address_hi, msi.data);
     }
 
     private int Deliver(in LapicInterrupt message, uint addressLow, uint addressHigh, uint data) =>

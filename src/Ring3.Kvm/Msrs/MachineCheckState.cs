@@ -19,18 +19,12 @@ internal sealed class MachineCheckState
     public enum Signal { None, Cmci, MachineCheck, TripleFault }
 
     private readonly ulong[] _banks = new ulong[MaxBanks * 4], _ctl2 = new ulong[MaxBanks];
-    private ulong _capability = MaxBanks, _status, _control = ulong.MaxValue;
-
-    public MachineCheckState()
-    {
-        for (int i = 0; i < MaxBanks; i++)
-            _banks[i * 4] = ulong.MaxValue;
-    }
+    private ulong _capability = MaxBanks, _status, _control;
 
     public int BankCount => (int)(_capability & 0xff);
     public ulong Capability => _capability;
 
-    /// <summary>KVM_X86_SETUP_MCE: 0 or -EINVAL.</summary>
+    /// <summary>KVM_X86_SETUP_MCE: 0 or -EINVAL. KVM: before it the banks report no uncorrected error.</summary>
     public int Setup(ulong capability)
     {
         if ((capability & 0xff) is 0 or > MaxBanks || (capability & ~(SupportedCapability | 0xff | 0xff0000)) != 0)
@@ -59,7 +53,7 @@ internal sealed class MachineCheckState
                 return true;
             case Msr.MCG_CTL:
                 value = _control;
-                return (_capability & CtlPresent) != 0;
+                return (_capability & CtlPresent) != 0 || host;
         }
         if (msr - Ctl2 < (uint)BankCount)
         {
@@ -80,7 +74,7 @@ internal sealed class MachineCheckState
                 _status = value;
                 return true;
             case Msr.MCG_CTL:
-                if ((_capability & CtlPresent) == 0 || value + 1 > 1)
+                if ((_capability & CtlPresent) == 0 && (value != 0 || !host) || value + 1 > 1)
                     return false;
                 _control = value;
                 return true;
@@ -96,7 +90,7 @@ internal sealed class MachineCheckState
         if (offset >= (uint)BankCount * 4)
             return false;
         // MCi_CTL: all ones or all zeros (Linux clears bit 10 of bank 4, and bit 0 of bank 0, on some processors). MCi_STATUS: only clearing, unless HWCR says otherwise.
-        if (!host && (offset & 3) == 0 && value != 0 && (value | 1 << 10 | 1) != ulong.MaxValue)
+        if ((offset & 3) == 0 && value != 0 && (value | 1 << 10 | 1) != ulong.MaxValue)
             return false;
         if (!host && (offset & 3) == 1 && value != 0 && !statusWritable)
             return false;

@@ -102,7 +102,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_KVMCLOCK_CTRL: tells the guest that it was stopped, so that its watchdogs do not bark. 0 or -EINVAL without a clock page.</summary>
     public int KvmClockCtrl()
     {
-        if ((_systemTimeMsr & KVM_MSR_ENABLED) == 0)
+        if (!HasClockPage)
             return -Errno.EINVAL;
         _guestStopped = true;
         Requests.MakeSelf(VcpuRequest.ClockUpdate);
@@ -112,14 +112,17 @@ public sealed unsafe partial class Vcpu
     private void WriteSystemTimeMsr(ulong value)
     {
         _systemTimeMsr = value;
-        if ((value & KVM_MSR_ENABLED) != 0)
+        if (HasClockPage)
             Requests.MakeSelf(VcpuRequest.ClockUpdate);
     }
+
+    /// <summary>The guest has enabled its clock, at an address from which all of it lies in one page: KVM takes no other.</summary>
+    private bool HasClockPage => (_systemTimeMsr & KVM_MSR_ENABLED) != 0 && (_systemTimeMsr & ~KVM_MSR_ENABLED & Page.OffsetMask) + (ulong)sizeof(pvclock_vcpu_time_info) <= Page.Size;
 
     /// <summary>Writes the pvclock page: version odd, contents, version even. The guest reads the version before and after.</summary>
     private void WriteClockPage()
     {
-        if ((_systemTimeMsr & KVM_MSR_ENABLED) == 0)
+        if (!HasClockPage)
             return;
         ulong gpa = _systemTimeMsr & ~KVM_MSR_ENABLED;
         var (hostTsc, ns) = Vm.Clock.Master;

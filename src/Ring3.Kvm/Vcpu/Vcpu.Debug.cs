@@ -24,8 +24,9 @@ public sealed unsafe partial class Vcpu
     {
         if ((debug.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) != 0)
         {
-            if (_pendingException.Valid != 0 || IsException(_injected))
+            if (_pendingException.Valid != 0 || Requests.Test(VcpuRequest.TripleFault))
                 return -Errno.EBUSY;
+            ReplaceInjectedException();
             if ((debug.control & KVM_GUESTDBG_INJECT_DB) != 0)
                 QueueException(Vector.DB);
             else
@@ -36,6 +37,16 @@ public sealed unsafe partial class Vcpu
             (_s->HostDr0, _s->HostDr1, _s->HostDr2, _s->HostDr3, _s->HostDr7) = (d->arch.debugreg[0], d->arch.debugreg[1], d->arch.debugreg[2], d->arch.debugreg[3], (uint)d->arch.debugreg[7] | Dr.Dr7Fixed1);
         ApplyDebugRegisters();
         return 0;
+    }
+
+    /// <summary>KVM: another exception takes the place of one whose delivery has begun, whose instruction will raise it again; a double fault becomes the end.</summary>
+    private void ReplaceInjectedException()
+    {
+        if (!IsException(_injected))
+            return;
+        if (_injected.Vector == Vector.DF)
+            Requests.MakeSelf(VcpuRequest.TripleFault);
+        _injected = default;
     }
 
     /// <summary>Gives the guest the breakpoint that the client took from it: an INT3 of one byte, whose frame points behind it.</summary>

@@ -29,18 +29,20 @@ public sealed unsafe partial class Vcpu
         _completion = Completion.None;
         switch (what)
         {
+            // KVM: an access to a port is over, without the rest of it, when the client has moved RIP.
             case Completion.PortRead:
-                return FinishInput();
+                return LinearRip == _portRip ? FinishInput() : KeepRunning;
             case Completion.PortWrite:
-                // KVM: it is over, without the rest of it, when the client has moved RIP.
-                if (LinearRip == _outRip)
+                if (LinearRip == _portRip)
                     Cpu.SkipInstruction();
                 return KeepRunning;
             case Completion.StringWrite:
-                if (LinearRip == _outRip)
+                if (LinearRip == _portRip)
                     _s->PendingDebug |= _outTraps;
                 return KeepRunning;
             case Completion.InputMmio:
+                if (LinearRip != _portRip)
+                    return KeepRunning;
                 Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _mmioSize));
                 return FinishInput();
             case Completion.Mmio:
@@ -73,6 +75,7 @@ public sealed unsafe partial class Vcpu
         run->io.port = e->Port;
         run->io.count = e->Count;
         run->io.data_offset = 4096;
+        _portRip = LinearRip;
         if (e->IsWrite == 0)
         {
             _completion = Completion.PortRead;
@@ -86,8 +89,8 @@ public sealed unsafe partial class Vcpu
         return ToClient;
     }
 
-    /// <summary>Linear RIP at which the client found an OUT, and debug traps of an OUTS that it has not finished.</summary>
-    private ulong _outRip;
+    /// <summary>Linear RIP at which the client found an access to a port, and debug traps of an OUTS that it has not finished.</summary>
+    private ulong _portRip;
     private ushort _outTraps;
 
     /// <summary>KVM: an OUT ends with the next KVM_RUN; RIP is still at it while the client handles it. A reset through this port was relied upon to be behind it.</summary>
@@ -98,14 +101,13 @@ public sealed unsafe partial class Vcpu
             Cpu.SkipInstruction();
             return;
         }
-        _outRip = LinearRip;
         _completion = Completion.PortWrite;
     }
 
     /// <summary>RIP is behind an element of OUTS, but its debug traps do not exist before the next KVM_RUN either; they come unless the client moves RIP.</summary>
     private void DeferTraps()
     {
-        (_outTraps, _outRip) = ((ushort)Cpu.TakePendingDebug(), LinearRip);
+        _outTraps = (ushort)Cpu.TakePendingDebug();
         _completion = Completion.StringWrite;
     }
 
@@ -273,10 +275,14 @@ public sealed unsafe partial class Vcpu
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
         run->@internal.suberror = KVM_INTERNAL_ERROR_DELIVERY_EV;
-        run->@internal.ndata = 3;
+        run->@internal.ndata = 5;
         run->@internal.data[0] = _injected.Vector | (ulong)_injected.Type << 8 | (_injected.HasErrorCode != 0 ? 1UL << 11 : 0) | 1UL << 31;
-        run->@internal.data[1] = (ulong)ExitReason.Mmio;
-        run->@internal.data[2] = _exit->Gpa;
+        // As VMX says it: the basic exit reason of a misconfigured EPT entry, no qualification; then the address and the host's processor.
+        const ulong EptMisconfiguration = 49;
+        run->@internal.data[1] = EptMisconfiguration;
+        run->@internal.data[2] = 0;
+        run->@internal.data[3] = _exit->Gpa;
+        run->@internal.data[4] = (ulong)Thread.GetCurrentProcessorId();
         return ToClient;
     }
 

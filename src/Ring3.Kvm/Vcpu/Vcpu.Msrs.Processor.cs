@@ -51,8 +51,8 @@ public sealed unsafe partial class Vcpu
             case Msr.FS_BASE: return WriteCanonical(ref c->Fs.Base, value, out ok);
             case Msr.GS_BASE: return WriteCanonical(ref c->Gs.Base, value, out ok);
             case Msr.KERNEL_GS_BASE: return WriteCanonical(ref c->KernelGsBase, value, out ok);
-            case Msr.SYSENTER_ESP: return WriteCanonical(ref c->SysenterEsp, Cpu.HasWideSysenter ? value : (uint)value, out ok);
-            case Msr.SYSENTER_EIP: return WriteCanonical(ref c->SysenterEip, Cpu.HasWideSysenter ? value : (uint)value, out ok);
+            case Msr.SYSENTER_ESP: return WriteSysenter(ref c->SysenterEsp, value, host, out ok);
+            case Msr.SYSENTER_EIP: return WriteSysenter(ref c->SysenterEip, value, host, out ok);
             case Msr.PAT:
                 ok = IsPat(value);
                 if (ok)
@@ -81,10 +81,23 @@ public sealed unsafe partial class Vcpu
         return true;
     }
 
-    private bool WriteCanonical(ref ulong field, ulong value, out bool ok)
+    private bool WriteSysenter(ref ulong field, ulong value, bool host, out bool ok)
+    {
+        if (!Cpu.HasWideSysenter)
+            value = (uint)value;
+        // KVM: the client is never refused; a processor that does not check would have taken it.
+        return WriteCanonical(ref field, host ? Canonical(value) : value, out ok);
+    }
+
+    private ulong Canonical(ulong value)
     {
         int shift = Cpu.CpuidFeatures.La57 ? 64 - 57 : 64 - 48;
-        ok = (ulong)((long)value << shift >> shift) == value;
+        return (ulong)((long)value << shift >> shift);
+    }
+
+    private bool WriteCanonical(ref ulong field, ulong value, out bool ok)
+    {
+        ok = Canonical(value) == value;
         if (ok)
             field = value;
         return true;

@@ -86,9 +86,9 @@ public sealed unsafe partial class Vcpu
             ApplyPayload(x);
             x.HasPayload = 0;
         }
-        // Software exceptions are not reported: the API has no room for their length, and their instruction will raise them again.
+        // Software exceptions are not reported: the API has no room for their length, and their instruction will raise them again. Clients that do not know "pending" take what is for injected.
         if (x.Type == EventType.HardwareException)
-            (e.exception.injected, e.exception.pending) = (pending && payloads ? (byte)0 : (byte)1, pending && payloads ? (byte)1 : (byte)0);
+            (e.exception.injected, e.exception.pending) = (pending && payloads ? (byte)0 : (byte)1, pending ? (byte)1 : (byte)0);
         (e.exception.nr, e.exception.has_error_code, e.exception.error_code) = (x.Vector, x.HasErrorCode, x.ErrorCode);
         if (x.HasPayload != 0)
             (e.exception_has_payload, e.exception_payload) = (1, x.Payload);

@@ -16,10 +16,12 @@ public sealed partial class Vm
     /// <summary>KVM_IRQFD: attaches an eventfd to a GSI, or detaches it (KVM_IRQFD_FLAG_DEASSIGN). 0, -EINVAL, -EBUSY, -EBADF, -EMFILE.</summary>
     public int RegisterIrqfd(in kvm_irqfd args)
     {
-        if ((args.flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE)) != 0 || Irqchip is not { } chip)
+        if ((args.flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE)) != 0)
             return -Errno.EINVAL;
         if ((args.flags & KVM_IRQFD_FLAG_DEASSIGN) != 0)
             return RemoveIrqfd((int)args.fd, args.gsi);
+        if (Irqchip is not { } chip)
+            return -Errno.EINVAL;
         bool resample = (args.flags & KVM_IRQFD_FLAG_RESAMPLE) != 0;
         // The end of a level interrupt is seen by an I/O APIC or PIC in the hypervisor only.
         if (resample && chip.Split)

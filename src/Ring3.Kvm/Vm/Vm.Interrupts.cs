@@ -67,7 +67,7 @@ public sealed unsafe partial class Vm
     /// <summary>KVM_IRQ_LINE, or with <paramref name="lineStatus"/> KVM_IRQ_LINE_STATUS: drives a GSI. Positive: delivered; 0: coalesced; -1: masked or no route; -ENXIO without an irqchip.</summary>
     public int IrqLine(uint gsi, bool level, bool lineStatus = false) => Irqchip is null ? -Errno.ENXIO : Irqchip.SetIrq(VmIrqchip.UserSourceId, gsi, level, lineStatus);
 
-    /// <summary>KVM_SIGNAL_MSI: positive: delivered; 0: blocked by the guest; -EINVAL.</summary>
+    /// <summary>KVM_SIGNAL_MSI: positive: delivered; 0: blocked by the guest; -1: a broadcast that reaches nobody; -EINVAL.</summary>
     public int SignalMsi(in kvm_msi msi) => Irqchip is null ? -Errno.EINVAL : Irqchip.SetMsi(msi);
 
     /// <summary>KVM_SIGNAL_MSI with an address and data.</summary>
