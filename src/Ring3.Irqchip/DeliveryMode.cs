@@ -1,3 +1,5 @@
+using System.Numerics;
+
 namespace Ring3.Irqchip;
 
 /// <summary>APIC delivery modes as encoded in ICR, LVT, redirection entries and MSI data bits 10:8. SPEC: SDM volume 3, "Interrupt Command Register (ICR)".</summary>
@@ -48,6 +50,14 @@ public sealed class DeliveryMap(int maxVcpus)
         if (present)
             _bits[vcpuIndex >> 6] &= ~(1UL << (vcpuIndex & 63));
         return present;
+    }
+
+    /// <summary>Adds the vectors of all present vCPUs to a set.</summary>
+    internal void AddVectorsTo(ref Bits256 vectors)
+    {
+        for (int word = 0; word < _bits.Length; word++)
+            for (ulong rest = _bits[word]; rest != 0; rest &= rest - 1)
+                vectors.Set(_vectors[word * 64 + BitOperations.TrailingZeroCount(rest)]);
     }
 
     public void Clear() => Array.Clear(_bits);

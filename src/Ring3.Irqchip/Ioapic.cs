@@ -193,7 +193,7 @@ public sealed partial class Ioapic
     }
 
     /// <summary>
-    /// Vectors whose EOI is wanted: level-triggered pins, the RTC pin, and pins with acknowledgement notifiers.
+    /// Vectors whose EOI is wanted: level-triggered pins, the RTC pin and what it has delivered, and pins with acknowledgement notifiers.
     /// BENIGN-RACE: bits are only added word by word, so a reader may see an old set once; an interrupt delivered after this returns sees the new one.
     /// </summary>
     internal void UpdateEoiVectors()
@@ -204,6 +204,9 @@ public sealed partial class Ioapic
             for (int pin = 0; pin < PinCount; pin++)
                 if (_table[pin].Level || pin == RtcPin || _observer.PinHasAckNotifier(KvmApi.KVM_IRQCHIP_IOAPIC, (uint)pin))
                     next.Set(_table[pin].Vector);
+            // An RTC interrupt whose handler has given the pin another vector still has its EOI to come.
+            if (_rtcPendingEoi > 0)
+                _rtcMap.AddVectorsTo(ref next);
             for (int i = 0; i < 4; i++)
                 Volatile.Write(ref _eoiVectors[i], next[i]);
         }

@@ -196,4 +196,70 @@ public class IoapicTests
         Assert.Equal(1u, other.Requested(0x3b));
         Assert.Equal(0u, other.Requested(0x35));
     }
+
+    /// <summary>A handler moves its own pin to the other CPU before it ends the interrupt: the end is still seen, remote IRR falls, and the line that is still up reaches the new CPU.</summary>
+    [Theory]
+    [InlineData(0x11)]
+    [InlineData(0x20)]
+    public void LevelPin_MovedByItsHandler_EndsWithTheEoi(byte version)
+    {
+        var rig = new Rig(2, ioapicVersion: version);
+        int acks = 0;
+        Action acked = () => acks++;
+        rig.Chip.AddAckNotifier(18, acked);
+        rig.Redirect(18, 0x45 | 1 << 15);
+        _ = rig.Chip.SetIrq(0, 18, true);
+        for (int round = 1; round <= 10_000; round++)
+        {
+            int from = (round & 1) ^ 1;
+            Assert.Equal(0x45, rig.Apics[from].AckInterrupt());
+            rig.WriteIoapic(0x11 + 2 * 18, (uint)(from ^ 1) << 24);
+            Assert.NotEqual(0u, rig.ReadIoapic(0x10 + 2 * 18) & 1 << 14);
+            rig.Apics[from].SetEoi();
+            Assert.Equal(round, acks);
+            // The line is still up; the storm that this is may be slowed down.
+            rig.Timers.Advance(20_000_000);
+            Assert.Equal(-1, rig.Apics[from].AckInterrupt());
+            Assert.NotEqual(0u, rig.ReadIoapic(0x10 + 2 * 18) & 1 << 14);
+        }
+        rig.Chip.RemoveAckNotifier(18, acked);
+    }
+
+    /// <summary>Another vector is another matter: the EOI does not name the entry any more, as in the data sheet and in KVM. Edge mode and back frees the pin, which is what operating systems do.</summary>
+    [Fact]
+    public void LevelPin_GivenAnotherVectorByItsHandler_IsFreedByEdgeMode()
+    {
+        var rig = new Rig();
+        rig.Redirect(18, 0x45 | 1 << 15);
+        _ = rig.Chip.SetIrq(0, 18, true);
+        Assert.Equal(0x45, rig.Apics[0].AckInterrupt());
+        rig.WriteIoapic(0x10 + 2 * 18, 0x46 | 1 << 15);
+        rig.Apics[0].SetEoi();
+        Assert.Equal(-1, rig.Apics[0].AckInterrupt());
+        Assert.NotEqual(0u, rig.ReadIoapic(0x10 + 2 * 18) & 1 << 14);
+        rig.WriteIoapic(0x10 + 2 * 18, 0x46 | 1 << 16);
+        rig.WriteIoapic(0x10 + 2 * 18, 0x46 | 1 << 15);
+        Assert.Equal(0x46, rig.Apics[0].AckInterrupt());
+    }
+
+    /// <summary>The RTC's next tick waits for the EOI of the last, also when its handler has given the pin another vector or another CPU.</summary>
+    [Theory]
+    [InlineData(0x52, 0)]
+    [InlineData(0x51, 1)]
+    [InlineData(0x52, 1)]
+    public void RtcPin_ChangedByItsHandler_TicksOn(byte vector, int cpu)
+    {
+        var rig = new Rig(2);
+        Ioapic io = rig.Chip.Ioapic!;
+        rig.Redirect(8, 0x51);
+        Assert.Equal(1, io.SetIrq(8, 0, true, lineStatus: true));
+        _ = io.SetIrq(8, 0, false, lineStatus: true);
+        Assert.Equal(0x51, rig.Apics[0].AckInterrupt());
+        Assert.Equal(0, io.SetIrq(8, 0, true, lineStatus: true));
+        _ = io.SetIrq(8, 0, false, lineStatus: true);
+        rig.Redirect(8, vector, (uint)cpu);
+        rig.Apics[0].SetEoi();
+        Assert.Equal(1, io.SetIrq(8, 0, true, lineStatus: true));
+        Assert.Equal(vector, rig.Apics[cpu].AckInterrupt());
+    }
 }

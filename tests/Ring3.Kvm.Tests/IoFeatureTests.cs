@@ -40,6 +40,52 @@ public sealed unsafe class IoFeatureTests
         Host.EventFd.Close(resample);
     }
 
+    /// <summary>Two vCPUs pass a level interrupt on: the handler of each moves the pin to the other before its EOI, which has to reach the resample descriptor each time.</summary>
+    [Fact]
+    public void ResampleIrqfd_WhosePinIsMovedByItsHandler_IsAcknowledged()
+    {
+        const int Rounds = 500;
+        using TestGuest g = new(irqchip: true, cpus: 2);
+        int irq = Host.EventFd.Create(), resample = Host.EventFd.Create();
+        kvm_irqchip chip = new() { chip_id = KVM_IRQCHIP_IOAPIC };
+        Assert.Equal(0, g.Vm.GetIrqchip(ref chip));
+        chip.ioapic.redirtbl[18] = 0x45 | 1 << 15;
+        Assert.Equal(0, g.Vm.SetIrqchip(chip));
+        g.Vm.Memory.TryWrite(0x12010, 1u << 24);
+        g.SetVector(0x45, Handler).LoadAt(Handler,
+        [
+            0x50, 0x51, 0x52, 0xf0, 0xff, 0x04, 0x25, 0x00, 0x20, 0x01, 0x00, // push rax, rcx, rdx; lock inc dword [0x12000]
+            0xb9, 0x00, 0x00, 0xc0, 0xfe, 0xc7, 0x01, 0x35, 0, 0, 0, // mov ecx, 0xfec00000; mov dword [rcx], high half of pin 18
+            0x8b, 0x04, 0x25, 0x10, 0x20, 0x01, 0x00, 0x89, 0x41, 0x10, // mov eax, [0x12010]; mov [rcx + 16], eax
+            0x35, 0, 0, 0, 1, 0x89, 0x04, 0x25, 0x10, 0x20, 0x01, 0x00, // xor eax, 1 << 24; mov [0x12010], eax
+            .. s_handler.AsSpan(3),
+        ]);
+        // x2APIC on; out 0x80; sti; wait: hlt; jmp wait
+        g.Load([.. s_enableX2Apic, 0xe6, 0x80, 0xfb, 0xf4, 0xeb, 0xfd]);
+        Assert.Equal(0, g.Vm.RegisterIrqfd(new kvm_irqfd { fd = (uint)irq, gsi = 18, flags = KVM_IRQFD_FLAG_RESAMPLE, resamplefd = (uint)resample }));
+        List<Thread> threads = [];
+        foreach (Vcpu v in g.Vm.Vcpus)
+        {
+            Assert.Equal(KVM_EXIT_IO, g.Run(v));
+            Thread t = new(() => Assert.Equal(-Errno.EINTR, v.Run()));
+            t.Start();
+            threads.Add(t);
+        }
+        for (int i = 0; i < Rounds; i++)
+        {
+            Host.EventFd.Signal(irq);
+            Assert.True(SpinWait.SpinUntil(() => Host.EventFd.Drain(resample) == 1, 60_000), $"no acknowledgement in round {i}");
+        }
+        foreach (Vcpu v in g.Vm.Vcpus)
+            v.Kick();
+        threads.ForEach(t => t.Join());
+        Assert.True(g.Vm.Memory.TryRead(0x12000, out int count));
+        Assert.Equal(Rounds, count);
+        Assert.All(g.Vm.Vcpus.ToArray(), v => Assert.Equal(Rounds / 2u, (uint)v.Stats.irq_injections));
+        Host.EventFd.Close(irq);
+        Host.EventFd.Close(resample);
+    }
+
     [Fact]
     public void SplitIrqchip_TellsTheClientOfLevelEois()
     {
