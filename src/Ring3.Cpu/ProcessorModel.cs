@@ -38,6 +38,7 @@ public sealed record ProcessorModel
         Signature = 0x00a1_0f11,
         Brand = "AMD EPYC Processor (Zen 4)",
         CompareOrder = CompareOrder.SecondButRepeatedBytes,
+        ReservesTopGlobal = true,
     };
 
     /// <summary>AMD Zen 5 (family 0x1a).</summary>
@@ -122,6 +123,9 @@ public sealed record ProcessorModel
     internal bool HasWideSysenter { get; init; }
     /// <summary>MOV SS and POP SS keep an instruction breakpoint from the instruction behind them.</summary>
     internal bool MovSsHidesBreakpoint { get; init; }
+
+    /// <summary>Bit 8 of the tables' two topmost levels in long mode is reserved. False: ignored.</summary>
+    internal bool ReservesTopGlobal { get; init; }
 
     public bool IsAmd => Vendor == ProcessorVendor.Amd;
     public int Family => FamilyOf(Signature);

@@ -7,7 +7,7 @@ namespace Ring3.Cpu.Tests;
 internal sealed unsafe class SysMachine : IDisposable
 {
     public const int Pages = 4096;
-    public readonly Machine Machine = new();
+    public readonly Machine Machine;
     public readonly LogicalProcessor P;
     public readonly CpuState* C;
     public readonly byte* Ram = HostMemory.Map(Pages * 4096);
@@ -15,8 +15,9 @@ internal sealed unsafe class SysMachine : IDisposable
 
     private readonly nint _guard;
 
-    public SysMachine()
+    public SysMachine(ProcessorModel? model = null)
     {
+        Machine = new Machine(model);
         _guard = FaultGuard.AddGuestMemory((ulong)Ram, (ulong)Ram + Pages * 4096);
         P = Machine.CreateProcessor();
         C = P.State;

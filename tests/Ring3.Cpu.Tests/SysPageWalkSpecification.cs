@@ -14,7 +14,7 @@ internal static class SysPageWalkSpecification
     /// <summary>One access under one set of controls. Entries[0] is the topmost entry of the path.</summary>
     public sealed record Case(
         string Mode, bool Wp, bool Smep, bool Smap, bool Nxe, bool Pse, int Cpl, bool Ac, bool Implicit, Kind Access,
-        ulong[] Entries, ulong[] TableNested, ulong LeafNested, int MaxPhysical, bool Pages1G, bool Pse36 = true);
+        ulong[] Entries, ulong[] TableNested, ulong LeafNested, int MaxPhysical, bool Pages1G, bool Pse36 = true, bool Amd = false);
 
     /// <summary>Expected result: exactly one of Fault (error code), Nested (GPA class), Mmio, or success.</summary>
     public sealed record Outcome(string Result, uint ErrorCode, int NestedAt, bool NestedWrite, ulong[] EntriesAfter, int LeafIndex);
@@ -63,6 +63,8 @@ internal static class SysPageWalkSpecification
                 return new("Fault", code, -1, false, after, -1);
             bool large = format.MayBeLarge[i] && Bit(e, 7);
             ulong reserved = MaskOf(format.ReservedAlways[i], c.MaxPhysical) | (large ? MaskOf(format.ReservedIfLarge[i], c.MaxPhysical) : 0);
+            if (c.Amd && format.Shifts[i] >= 39)
+                reserved |= 1UL << 8;
             if (c.Mode != "32-bit" && !c.Nxe)
                 reserved |= 1UL << 63;
             if (c.Mode == "32-bit" && large)

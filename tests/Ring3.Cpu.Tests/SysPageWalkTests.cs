@@ -13,16 +13,20 @@ public sealed unsafe class SysPageWalkTests
     private const ulong LeafPage = 0xa0_0000, Linear64 = 0x0000_1234_5678_9abcUL, Linear57 = 0x0012_1234_5678_9abcUL, Linear32 = 0x5678_9abc;
 
     [Theory]
-    [InlineData("32-bit", 1, 60_000)]
-    [InlineData("PAE", 2, 60_000)]
-    [InlineData("4-level", 3, 80_000)]
-    [InlineData("5-level", 4, 60_000)]
-    public void RandomPermutations(string mode, int seed, int cases)
+    [InlineData("32-bit", 1, 60_000, "intel")]
+    [InlineData("PAE", 2, 60_000, "intel")]
+    [InlineData("4-level", 3, 80_000, "intel")]
+    [InlineData("5-level", 4, 60_000, "intel")]
+    [InlineData("PAE", 5, 20_000, "amd")]
+    [InlineData("4-level", 6, 60_000, "amd")]
+    [InlineData("5-level", 7, 60_000, "amd")]
+    public void RandomPermutations(string mode, int seed, int cases, string vendor)
     {
-        using SysMachine m = new();
+        Assert.True(ProcessorModel.TryParse(vendor, out ProcessorModel model));
+        using SysMachine m = new(model);
         Random random = new(seed);
         for (int i = 0; i < cases; i++)
-            Check(m, RandomCase(random, mode), $"{mode} #{i}");
+            Check(m, RandomCase(random, mode, model.IsAmd), $"{mode} {vendor} #{i}");
     }
 
     /// <summary>Every combination of leaf bits, controls, privilege and access, under fully permissive upper levels.</summary>
@@ -56,7 +60,7 @@ public sealed unsafe class SysPageWalkTests
 
     public static TheoryData<string> Modes => [.. s_modes];
 
-    private static Case RandomCase(Random r, string mode)
+    private static Case RandomCase(Random r, string mode, bool amd)
     {
         int levels = mode switch { "5-level" => 5, "4-level" => 4, _ => 2 };
         bool pages1G = r.Next(4) != 0;
@@ -66,12 +70,15 @@ public sealed unsafe class SysPageWalkTests
         for (int i = 0; i < levels; i++)
         {
             entries[i] = RandomEntry(r, mode, levels, i, maxPhysical, pse);
+            // Mostly not where AMD reserves it.
+            if (amd && levels - i >= 4 && r.Next(8) != 0)
+                entries[i] &= ~Pte.G;
             nested[i] = RandomNested(r);
         }
         Kind access = (Kind)r.Next(3);
         bool isImplicit = access != Kind.Fetch && r.Next(4) == 0;
         return new(mode, r.Next(2) == 0, r.Next(2) == 0, r.Next(2) == 0, r.Next(2) == 0, pse, r.Next(2) * 3, r.Next(2) == 0, isImplicit, access,
-            entries, nested, RandomNested(r), maxPhysical, pages1G, r.Next(4) != 0);
+            entries, nested, RandomNested(r), maxPhysical, pages1G, r.Next(4) != 0, amd);
     }
 
     private static ulong RandomEntry(Random r, string mode, int levels, int i, int maxPhysical, bool pse)

@@ -224,7 +224,7 @@ public sealed unsafe partial class LogicalProcessor
         if (mode == PagingMode.Pae)
             reserved |= 0x7ff0_0000_0000_0000;
         if (level >= 4 || (level == 3 && !CpuidFeatures.Pages1G))
-            reserved |= Pte.PS;
+            reserved |= level >= 4 && Model.ReservesTopGlobal ? Pte.PS | Pte.G : Pte.PS;
         else if (large)
             reserved |= ((1UL << (12 + 9 * (level - 1))) - 1) & ~0x1fffUL;
         return reserved;

@@ -185,7 +185,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>#AC has priority over page faults of the same access, as processors do it. Vectors need 16-byte alignment whatever their size, or none by the model; 80-bit numbers 8 (measured).</summary>
     private bool CheckAligned(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
-        if (Model.SparesVectorAlignment && (size >= 16 || c->CurrentOp->Code == (ushort)Iced.Intel.Code.VEX_Vcvtph2ps_xmm_xmmm64))
+        if (size >= 16 && Model.SparesVectorAlignment)
             return true;
         int alignment = size == 10 ? 8 : !int.IsPow2(size) ? 1 : Math.Min(size, 16);
         if ((linear & (ulong)(alignment - 1)) == 0 || !AlignmentChecked(c) || (privilege & AccessKind.User) == 0)

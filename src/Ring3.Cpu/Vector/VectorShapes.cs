@@ -32,6 +32,27 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         return Execute(p, c, f, c->Ymm + op->Reg0 * 32, m, null, null);
     }
 
+    /// <summary>As <see cref="Load1"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is read by bytes.</summary>
+    public static OpResult LoadSpared(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!p.Model.SparesVectorAlignment || !LogicalProcessor.AlignmentChecked(c))
+            return Load1(p, c, op);
+        if (!TGate.IsOpen(c))
+            return TGate.Refuse(p, c);
+        VectorForm* f = p.Forms + op->Aux;
+        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
+            return OpResult.Fault;
+        byte* bytes = stackalloc byte[16];
+        for (int i = 0; i < f->MemorySize; i++)
+        {
+            byte* m = p.ReadPtr(c, c->BlockMode == BlockMode.Code64 ? linear + (ulong)i : (uint)(linear + (ulong)i), 1);
+            if (m == null)
+                return OpResult.Fault;
+            bytes[i] = *m;
+        }
+        return Execute(p, c, f, c->Ymm + op->Reg0 * 32, bytes, null, null);
+    }
+
     public static OpResult Load2(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!TGate.IsOpen(c))
