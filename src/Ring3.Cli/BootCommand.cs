@@ -16,6 +16,7 @@ internal static class BootCommand
     private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
     private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
     private static readonly Option<ProcessorModel> s_cpu = new("--cpu") { Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)", HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu };
+    private static readonly Option<int> s_engine = new("--engine") { Description = "how guest code runs: interpreter, or translator (hot 64-bit code becomes host code; experimental)", HelpName = "interpreter|translator", DefaultValueFactory = _ => Engine.Threshold, CustomParser = ParseEngine };
     private static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory") };
     private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
     private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
@@ -38,12 +39,13 @@ internal static class BootCommand
     {
         s_check.CompletionSources.Add("tlb");
         s_cpu.CompletionSources.Add("host", "intel", "amd");
+        s_engine.CompletionSources.Add("interpreter", "translator");
         s_zap.CompletionSources.Add("inline", "sync", "worker");
         s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "all");
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -56,6 +58,7 @@ internal static class BootCommand
         Append = r.GetValue(s_append)!,
         Cpus = r.GetValue(s_cpus),
         Processor = r.GetValue(s_cpu)!,
+        TranslationThreshold = r.GetValue(s_engine),
         MemoryBytes = r.GetValue(s_memory) ?? 512UL << 20,
         Serial = r.GetValue(s_serial)!,
         Acpi = !r.GetValue(s_noAcpi),
@@ -91,6 +94,15 @@ internal static class BootCommand
             return model;
         r.AddError($"--cpu knows host, intel and amd, not '{text}'");
         return null;
+    }
+
+    private static int ParseEngine(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (Engine.TryParse(text, out int threshold))
+            return threshold;
+        r.AddError($"--engine knows interpreter and translator, not '{text}'");
+        return 0;
     }
 
     private static RootZapPolicy? ParseZap(ArgumentResult r)

@@ -176,6 +176,19 @@ public unsafe struct CpuState
     /// <summary>The running loop looks at <see cref="TimerDeadline"/> when <see cref="InstructionsRetired"/> has come so far.</summary>
     internal ulong TimerLook;
 
+    // Translated code.
+    /// <summary>Where the status flags are at an edge of translated code: a <see cref="FlagKind"/> with the operand size (log2) in bits 4 and 5, and its two values. Words outside.</summary>
+    internal uint CcKind;
+    internal ulong CcA, CcB;
+    /// <summary>RIP of the first byte of the page whose code runs.</summary>
+    internal ulong CodeBase;
+    /// <summary>Host address of the routine that calls back, and of the managed code that it calls.</summary>
+    internal nint SlowRoutine, SlowCallback;
+    /// <summary>GCHandle of the processor.</summary>
+    internal nint Self;
+    /// <summary>Joined to the context in the keys of translated jumps: changes when targets may have changed. Low 12 bits 0.</summary>
+    internal ulong JumpKey;
+
     public static void CheckLayout()
     {
         CpuState s;

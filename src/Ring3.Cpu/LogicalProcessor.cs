@@ -27,11 +27,13 @@ public sealed unsafe partial class LogicalProcessor
         Model = machine.Model;
         _decoder = new BlockDecoder(Model);
         CpuState.CheckLayout();
-        State = (CpuState*)HostMemory.Map((nuint)sizeof(CpuState));
+        State = ProcessorMemory.Map();
+        Tlb = new Tlb(ProcessorMemory.TlbOf(State));
         Exit = (ExitInfo*)HostMemory.Map((nuint)sizeof(ExitInfo));
         InitializeTranslation();
         InitializeSystem();
         InitializeVector();
+        InitializeTranslator();
     }
 
     /// <summary>Hook of the TLB: runs once at construction.</summary>
@@ -47,8 +49,9 @@ public sealed unsafe partial class LogicalProcessor
         Tlb.Free();
         FreeLookup();
         FreeBounces();
+        FreeTranslator();
         HostMemory.Unmap(Exit, (nuint)sizeof(ExitInfo));
-        HostMemory.Unmap(State, (nuint)sizeof(CpuState));
+        ProcessorMemory.Unmap(State);
     }
 
     /// <summary>Makes the processor leave the guest at the next block end, or refuse to enter. Any thread.</summary>

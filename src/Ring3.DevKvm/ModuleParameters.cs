@@ -6,7 +6,7 @@ namespace Ring3.DevKvm;
 
 /// <summary>
 /// What kvm.ko takes as module parameters, from the environment: RING3_PARAMETERS="nx_huge_pages=1,nx_huge_pages_recovery_ratio=1". Names are those of /sys/module/kvm/parameters (and pml of kvm_intel); the interposer shows the same values there
-/// (native/sysfs.c). One is Ring3's own: cpu, which kvm.ko takes from the host. Unknown names and values that cannot be understood are ignored, as the files' defaults are then in force.
+/// (native/sysfs.c). Two are Ring3's own: cpu, which kvm.ko takes from the host, and engine. Unknown names and values that cannot be understood are ignored, as the files' defaults are then in force.
 /// </summary>
 internal static class ModuleParameters
 {
@@ -33,6 +33,7 @@ internal static class ModuleParameters
     internal static VmOptions Apply(VmOptions options, Dictionary<string, string> given) => options with
     {
         Processor = Model(given),
+        TranslationThreshold = Engine.TryParse(given.GetValueOrDefault("engine"), out int threshold) ? threshold : options.TranslationThreshold,
         EagerPageSplit = Flag(given, "eager_page_split", options.EagerPageSplit),
         NxHugePages = Flag(given, "nx_huge_pages", options.NxHugePages),
         NxHugePagesRecoveryRatio = Number(given, "nx_huge_pages_recovery_ratio", options.NxHugePagesRecoveryRatio),

@@ -49,6 +49,10 @@ public sealed unsafe class ExecutableMemory : IDisposable
     public nint Next => (nint)(_execute + ((_used + 15) & ~(nuint)15));
     public nuint Free => _size - _used;
 
+    /// <summary>First byte of the executable view, and of the writable one, for an owner that lays the region out itself.</summary>
+    public nint ExecuteBase => (nint)_execute;
+    public byte* WriteBase => _write;
+
     public void Dispose()
     {
         HostMemory.Unmap(_write, _size);

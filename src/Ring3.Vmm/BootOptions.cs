@@ -14,6 +14,8 @@ public sealed record BootOptions
     public string Append { get; init; } = "";
     /// <summary>Which processor the machine has (VmOptions.Processor).</summary>
     public ProcessorModel Processor { get; init; } = ProcessorModel.Host;
+    /// <summary>When guest code is translated (VmOptions.TranslationThreshold).</summary>
+    public int TranslationThreshold { get; init; } = Engine.Threshold;
     public int Cpus { get; init; } = 2;
     public ulong MemoryBytes { get; init; } = 512UL << 20;
     /// <summary>"stdio", or a file for COM1's output.</summary>

@@ -31,13 +31,15 @@ internal sealed record FuzzOptions
     internal ProcessorModel? Contrast { get; init; }
     /// <summary>The machine's model.</summary>
     internal ProcessorModel Model { get; init; } = ProcessorModel.Host;
+    /// <summary>Everything that can be is translated before it runs.</summary>
+    internal bool Translate { get; init; }
     /// <summary>Mismatches described, or cases recorded, for each instruction.</summary>
     internal int Examples { get; init; } = 1;
 
     internal const string Usage = """
         usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC] [--threads T] [--raw PERCENT] [--examples N]
                               [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
-                              [--model M] [--record FILE | --replay FILE | --contrast M]
+                              [--model M] [--translate] [--record FILE | --replay FILE | --contrast M]
           Runs random instructions on the host's processor and in the software machine and compares everything they changed.
           --batch B   repeats one batch (mismatches name it) and describes each mismatch
           --self      compares the host with itself: a check of the harness
@@ -46,6 +48,7 @@ internal sealed record FuzzOptions
           --record F  looks at N cases, runs some of each instruction (--examples) on the host and keeps them with its results
           --replay F  checks the machine against such a file; needs nothing of the host
           --model M   the machine's model: host (default), intel or amd
+          --translate the machine translates code before its first execution, instead of interpreting it
           --contrast M  compares the machine as --model says with the machine as model M; needs nothing of the host
           --trace     prints each case to standard error before the machine runs it
         Exit status: 0 no mismatch, 1 mismatches, 2 bad usage, 4 this host cannot run these cases.
@@ -59,6 +62,7 @@ internal sealed record FuzzOptions
             string? value = i + 1 < args.Length ? args[i + 1] : null;
             switch (args[i])
             {
+                case "--translate": o = o with { Translate = true }; continue;
                 case "--self": o = o with { Self = true }; continue;
                 case "--coverage": o = o with { Coverage = true }; continue;
                 case "--trace": o = o with { Trace = true }; continue;

@@ -69,7 +69,7 @@ internal sealed class FuzzSession(FuzzOptions options)
     private unsafe void Work(long batches)
     {
         using var oracle = new NativeOracle();
-        using GuestProcessor? guest = options.Self ? null : new GuestProcessor(oracle, options.Bits, options.Model);
+        using GuestProcessor? guest = options.Self ? null : new GuestProcessor(oracle, options.Bits, options.Model, options.Translate);
         var batch = new CaseBatch(oracle, _codes, options.Bits, options.Filter.Length == 0 ? options.Raw : 0, _undefined);
         var comparer = new Comparer(_undefined, oracle.Probes);
         var limits = new HostLimits(oracle.Probes);

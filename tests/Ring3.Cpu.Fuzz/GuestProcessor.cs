@@ -20,9 +20,11 @@ internal sealed unsafe class GuestProcessor : IDisposable
     private readonly byte* _data, _image;
     private const int MemoryPages = TablePages + 2 * (Sandbox.DataSize / 4096);
 
-    internal GuestProcessor(CaseMemory memory, int bits, ProcessorModel model)
+    internal GuestProcessor(CaseMemory memory, int bits, ProcessorModel model, bool translate = false)
     {
         _machine = new Machine(model);
+        if (translate)
+            _machine.TranslationThreshold = 0;
         _cases = memory;
         _memory = HostMemory.Map(MemoryPages * 4096);
         _data = _memory + TablePages * 4096;

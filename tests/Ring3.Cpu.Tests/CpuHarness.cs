@@ -68,9 +68,11 @@ internal sealed unsafe class CpuHarness : IDisposable
     }
 
     /// <summary>A processor in 64-bit mode with identity-mapped memory (2 MiB user pages), flat segments, CPL <paramref name="cpl"/>.</summary>
-    public static CpuHarness Long(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, Machine? machine = null, byte* memory = null, ProcessorModel? model = null)
+    public static CpuHarness Long(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, Machine? machine = null, byte* memory = null, ProcessorModel? model = null, bool translate = false)
     {
         CpuHarness h = new(size, machine, memory, model);
+        if (translate)
+            h.Machine.TranslationThreshold = 0;
         CpuState* c = h.State;
         ulong root = size - 0x4000;
         ulong* tables = (ulong*)(h.Memory + root);

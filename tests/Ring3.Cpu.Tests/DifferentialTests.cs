@@ -30,11 +30,15 @@ public class DifferentialTests
     [Fact]
     public void RandomInstructions_InWordSegments_ChangeTheSameState_AsOnTheHost() => Compare(16, 20_000);
 
-    private static void Compare(int bits, int cases)
+    /// <summary>The same with the translator: each case's code is emitted host code from its first execution on, where it can be.</summary>
+    [Fact]
+    public void RandomInstructions_Translated_ChangeTheSameState_AsOnTheHost() => Compare(64, 60_000, translate: true);
+
+    private static void Compare(int bits, int cases, bool translate = false)
     {
         if (HostProbes.Find().Missing(bits) is { } missing)
             Assert.Skip(missing);
-        FuzzSession session = Run(new FuzzOptions { Cases = cases, Seed = 2026, Threads = 2, Bits = bits });
+        FuzzSession session = Run(new FuzzOptions { Cases = cases, Seed = translate ? 2027u : 2026, Threads = 2, Bits = bits, Translate = translate });
         Assert.True(session.Cases + session.PassedOver.Values.Sum() >= cases && session.Cases > cases / 2);
         Assert.True(session.Mismatches == 0, $"{session.Mismatches} mismatches\n{Text(session)}");
     }

@@ -22,6 +22,10 @@ for cpu in intel amd; do
     verdict "boot-cpu-$cpu-quiet" $? "$(grep -m 3 '^complaint: ' "$results/boot-cpu-$cpu.log" | tr '\n\r' '| ')"
 done
 
+# The translator, with two processors.
+boots boot-translator 240 --cpus 2 --engine translator --exec 'uname -r; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $i; (head -c 3000000 /dev/zero | sha256sum) & head -c 3000000 /dev/zero | md5sum; wait'
+expect boot-translator $? 'cloud-amd64' '^20000' '35bce4eae54ec8e6cc2868baa8d157914d6ae2858811b4cc0c078c94460fa26f' 'c9fc2d3dd83ab67a129ac10b09c9ebbb'
+
 boots boot-exit-status 240 --cpus 1 --exec 'exit 7'
 status=$?
 [ $status -eq 7 ]; verdict boot-exit-status $? "ring3 exited with $status, the command with 7"

@@ -39,6 +39,12 @@ internal unsafe struct Block
     public Block* PageNext, PageNext2;
     /// <summary>The code bytes as they were decoded when the machine has external writers, else null.</summary>
     public byte* Copy;
+    /// <summary>Where the block's translation is entered, or 0. Written under the decode lock, read without: the code stays readable as long as the block, and tests whether it is stale.</summary>
+    public nint Code;
+    /// <summary>Regions that were made from the block. Decode lock.</summary>
+    public RegionUse* Uses;
+    /// <summary>Executions that are left until the translator is asked. BENIGN-RACE: counted without synchronisation; a lost count delays a translation.</summary>
+    public int Heat;
 
     public static Op* FirstOp(Block* b) => (Op*)(b + 1);
 
@@ -68,4 +74,12 @@ internal unsafe struct Block
         int first = Math.Max((offset >> 6) - 1, 0), last = (offset + length - 1) >> 6;
         return ulong.MaxValue >> (63 - last) & ulong.MaxValue << first;
     }
+}
+
+/// <summary>Link of the chain from a block to the regions made from it.</summary>
+/// <remarks>SAFETY: lives in the region's arena.</remarks>
+internal unsafe struct RegionUse
+{
+    public Region* Region;
+    public RegionUse* Next;
 }

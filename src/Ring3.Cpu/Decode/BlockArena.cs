@@ -12,6 +12,9 @@ internal sealed unsafe class BlockArena(nuint bytes)
     /// <summary>Machine epoch at which the arena was retired. Reusable once every active processor has seen it.</summary>
     public long RetiredAt;
 
+    /// <summary>Translated code of the arena's blocks, made with the first. Decode lock.</summary>
+    public RegionArena? Regions;
+
     public byte* Start => _base;
     public byte* End => _base + _used;
 
@@ -30,7 +33,12 @@ internal sealed unsafe class BlockArena(nuint bytes)
     {
         HostMemory.Discard(_base, bytes);
         _used = 0;
+        Regions?.Reset();
     }
 
-    public void Free() => HostMemory.Unmap(_base, bytes);
+    public void Free()
+    {
+        HostMemory.Unmap(_base, bytes);
+        Regions?.Return();
+    }
 }

@@ -149,6 +149,7 @@ public sealed unsafe partial class Machine
             b = (Block*)_arena.Allocate(size);
         }
         *b = *header;
+        b->Heat = header->Mode == BlockMode.Code64 ? TranslationThreshold : int.MaxValue;
         b->Stride = (uint)((size + 63) & ~(nuint)63);
         Unsafe.CopyBlock(b + 1, ops, (uint)(header->Ops * sizeof(Op)));
         if (_externalWriters)
@@ -224,6 +225,7 @@ public sealed unsafe partial class Machine
     {
         BlocksInvalidated++;
         MakeStale(b);
+        DropRegions(b);
         Unlink(&_table[Bucket(b->Host, b->Mode)], b, null);
         byte* page = Block.PageOf(b->Host);
         Unlink(&CodeMap.PageFor(page)->First, b, page);
@@ -301,6 +303,8 @@ public sealed unsafe partial class Machine
     private void DropArena(BlockArena arena)
     {
         // The bitmaps keep their bits: a processor that still runs an old block must notice stores to it. They are recomputed at the first such store.
+        for (Region* region = arena.Regions is { } regions ? regions.First : null; region != null; region = region->Next)
+            Volatile.Write(ref region->Stale, 1);
         for (byte* at = arena.Start; at < arena.End; at += ((Block*)at)->Stride)
         {
             Block* b = (Block*)at;

@@ -85,7 +85,16 @@ public sealed unsafe partial class LogicalProcessor
             if (_link != null)
                 Connect(c, b);
             c->BlockRip = c->Rip;
-            LoopExit how = LoopGuarded(c, b);
+            LoopExit how;
+            if (b->Code != 0 && !_interpretOnce && CanTranslate(c))
+            {
+                how = RunTranslated(c, b);
+            }
+            else
+            {
+                how = LoopGuarded(c, b);
+                _interpretOnce = false;
+            }
             stale = how == LoopExit.Stale;
             if (how == LoopExit.RetiredExit || (how == LoopExit.Fault && !Faulted(c)))
                 return Exit->Reason;

@@ -13,6 +13,8 @@ internal enum LoopExit
     Poll,
     /// <summary>The instruction at CpuState.Rip did not retire: an exception or an exit is pending.</summary>
     Fault,
+    /// <summary>The block at CpuState.Rip has a translation.</summary>
+    Hot,
     /// <summary>An instruction retired and left an exit.</summary>
     RetiredExit,
 }
@@ -49,6 +51,11 @@ public sealed unsafe partial class LogicalProcessor
         {
             c->Rip = c->BlockRip;
             return LoopExit.Poll;
+        }
+        if (--block->Heat < 0 && IsHot(c, block))
+        {
+            c->Rip = c->BlockRip;
+            return LoopExit.Hot;
         }
         c->InstructionsRetired = x + block->Instructions;
         op = Block.FirstOp(block) - 1;

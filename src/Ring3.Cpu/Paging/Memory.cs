@@ -9,7 +9,7 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: a pointer that comes out of a TLB hit or a walk lies in host memory that the nested tables map; it is valid until the processor leaves the guest.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
-    internal readonly Tlb Tlb = new();
+    internal readonly Tlb Tlb;
     /// <summary>Level-1 TLB, <see cref="Tlb.Level1Entries"/> entries.</summary>
     internal TlbEntry* Level1;
 

@@ -26,7 +26,7 @@ public unsafe struct TlbEntry
 /// A context stands for (ASID, PCID, privilege class) since the last flush that covered it. Flushing an ASID, a PCID or everything allocates new numbers instead of
 /// clearing entries; entries of a dropped number can never hit again until the numbers run out, and then everything is cleared.
 /// </summary>
-/// <remarks>SAFETY: the arrays are unmanaged, owned by this object for its lifetime, and indexed with masks. Owner thread only.</remarks>
+/// <remarks>SAFETY: the arrays are unmanaged, this object's for its lifetime, and indexed with masks. Owner thread only.</remarks>
 internal sealed unsafe class Tlb
 {
     public const int Level1Entries = 1024, FetchEntries = 256;
@@ -75,19 +75,19 @@ internal sealed unsafe class Tlb
     // Statistics.
     public ulong Misses, Walks, NestedWalks, Flushes;
 
-    private static nuint Bytes => (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
+    /// <summary>Bytes of the memory that the constructor is given.</summary>
+    public static nuint Bytes => (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
 
     /// <summary>Releases the memory; the processor never runs again.</summary>
     public void Free()
     {
-        HostMemory.Unmap(Level1, Bytes);
         Level2.Free();
         Nested.Free();
     }
 
-    public Tlb()
+    /// <param name="at">Zeroed memory of <see cref="Bytes"/> bytes, which stays the caller's; level 1 comes first.</param>
+    public Tlb(byte* at)
     {
-        byte* at = HostMemory.Map(Bytes);
         Level1 = (TlbEntry*)at;
         Fetch = Level1 + Level1Entries;
         _executed = (ulong*)(Fetch + FetchEntries);

@@ -34,7 +34,7 @@ public sealed unsafe partial class Vm : IDisposable
     private Vm(VmOptions options)
     {
         Options = options;
-        Machine = new Machine(options.Processor);
+        Machine = new Machine(options.Processor) { TranslationThreshold = options.TranslationThreshold };
         Machine.ExternalWriters = options.ExternalWriters;
         bool isProtected = options.Type == Abi.KvmApi.KVM_X86_SW_PROTECTED_VM;
         Slots = new MemorySlots { CodeWriteSink = new CodeSink(Machine), AllowPrivateMemory = isProtected, DirtyTracking = options.DirtyTracking };

@@ -16,6 +16,9 @@ public sealed record VmOptions
     /// <summary>Which processor the vCPUs are: identity, and what vendors do differently. What the guest is told is its CPUID, which the client sets.</summary>
     public ProcessorModel Processor { get; init; } = ProcessorModel.Host;
 
+    /// <summary>Executions of a block of guest code by the interpreter before the translator makes host code of it; <see cref="int.MaxValue"/>: never. See <see cref="Engine"/>.</summary>
+    public int TranslationThreshold { get; init; } = Engine.Threshold;
+
     /// <summary>Guest TSC frequency of new vCPUs in kHz; 0: the host's.</summary>
     public uint TscKhz { get; init; }
 

@@ -1,0 +1,60 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>How an instruction is translated.</summary>
+internal enum Lowering : byte
+{
+    /// <summary>The same instruction with other registers.</summary>
+    Plain,
+    Push, Pop, Leave, Call, CallIndirect, Return, Jump, JumpIndirect, Branch,
+    /// <summary>Nothing to do.</summary>
+    Nothing,
+    /// <summary>Its handler is called.</summary>
+    Handler,
+    /// <summary>Its handler is called and ends the trace.</summary>
+    HandlerEnds,
+}
+
+/// <remarks>SAFETY: block and op are used within the epoch in which the region is built.</remarks>
+/// <summary>One guest instruction of a trace. Addresses are relative to the page: the decoder's IP is the offset in it.</summary>
+internal unsafe struct GuestInstruction
+{
+    public Instruction Code;
+    public Block* Block;
+    public Op* Op;
+    public Lowering Lowering;
+    /// <summary>Status flags that it reads and that it writes (undefined ones too: the host writes them).</summary>
+    public bool ReadsFlags, WritesFlags;
+    /// <summary>It leaves some of the flags, or all under a condition.</summary>
+    public bool KeepsFlags;
+    /// <summary>Before it, and after its store, the flags must be in a place that a site can name.</summary>
+    public bool SiteBefore, SiteAfter;
+    /// <summary>What is done with the flags that it writes.</summary>
+    public FlagPlan Plan;
+    /// <summary>Guest registers that it writes, as a mask.</summary>
+    public ushort Writes;
+    /// <summary>Something can see the flags that hold after it.</summary>
+    public bool FlagsNeeded;
+
+    public readonly int Offset => (int)Code.IP;
+    public readonly int Next => (int)Code.NextIP;
+}
+
+/// <summary>How the flags of a producer survive until they are overwritten.</summary>
+internal enum FlagPlan : byte { None, Recipe, Packed }
+
+/// <summary>Consecutive blocks, entered only at the first.</summary>
+/// <remarks>SAFETY: the block is used within the epoch in which the region is built.</remarks>
+internal sealed unsafe class Trace(Block* head)
+{
+    public readonly Block* Head = head;
+    public readonly List<GuestInstruction> Instructions = [];
+    /// <summary>Page offset at which execution goes on behind the last instruction, or -1.</summary>
+    public int FallOffset = -1;
+    /// <summary>Flags of before the trace can be seen in it.</summary>
+    public bool NeedsFlags;
+    /// <summary>Position of the code behind the entry checks, or -1; jumps to be bound to it.</summary>
+    public int Body = -1, Entry = -1;
+    public readonly List<int> Pending = [];
+}

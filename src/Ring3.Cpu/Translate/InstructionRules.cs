@@ -1,0 +1,151 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>Which instructions are re-encoded, and which need their handler.</summary>
+/// <remarks>SAFETY: none; works on decoded instructions.</remarks>
+internal static class InstructionRules
+{
+    private const RflagsBits Status = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF;
+
+    private static readonly HashSet<Mnemonic> s_plain =
+    [
+        Mnemonic.Mov, Mnemonic.Movzx, Mnemonic.Movsx, Mnemonic.Movsxd, Mnemonic.Lea, Mnemonic.Add, Mnemonic.Adc, Mnemonic.Sub, Mnemonic.Sbb, Mnemonic.And, Mnemonic.Or, Mnemonic.Xor, Mnemonic.Cmp, Mnemonic.Test,
+        Mnemonic.Inc, Mnemonic.Dec, Mnemonic.Neg, Mnemonic.Not, Mnemonic.Shl, Mnemonic.Shr, Mnemonic.Sar, Mnemonic.Rol, Mnemonic.Ror, Mnemonic.Rcl, Mnemonic.Rcr, Mnemonic.Imul, Mnemonic.Mul, Mnemonic.Cdq,
+        Mnemonic.Cqo, Mnemonic.Cwde, Mnemonic.Cdqe, Mnemonic.Cbw, Mnemonic.Cwd, Mnemonic.Bswap, Mnemonic.Bt, Mnemonic.Bts, Mnemonic.Btr, Mnemonic.Btc, Mnemonic.Bsf, Mnemonic.Bsr, Mnemonic.Tzcnt, Mnemonic.Lzcnt,
+        Mnemonic.Popcnt, Mnemonic.Andn, Mnemonic.Bextr, Mnemonic.Blsi, Mnemonic.Blsr, Mnemonic.Blsmsk, Mnemonic.Bzhi, Mnemonic.Pdep, Mnemonic.Pext, Mnemonic.Mulx, Mnemonic.Shlx, Mnemonic.Shrx, Mnemonic.Sarx,
+        Mnemonic.Rorx, Mnemonic.Xadd, Mnemonic.Xchg, Mnemonic.Cmpxchg, Mnemonic.Movbe, Mnemonic.Clc, Mnemonic.Stc, Mnemonic.Cmc, Mnemonic.Shld, Mnemonic.Shrd,
+    ];
+
+    private static readonly HashSet<Mnemonic> s_moves = Named("Cmov"), s_sets = Named("Set"), s_x87 = Named("F");
+
+    private static HashSet<Mnemonic> Named(string prefix) => [.. Enum.GetValues<Mnemonic>().Where(m => m.ToString().StartsWith(prefix, StringComparison.Ordinal) && m is not Mnemonic.Setssbsy)];
+
+    /// <summary>Whether a block that contains the instruction is left to the interpreter, whose vector runs are faster than calls.</summary>
+    public static bool IsVector(in Instruction i)
+    {
+        if (i.Encoding is EncodingKind.EVEX or EncodingKind.XOP or EncodingKind.D3NOW)
+            return true;
+        for (int n = 0; n < i.OpCount; n++)
+            if (i.GetOpKind(n) == Iced.Intel.OpKind.Register && i.GetOpRegister(n) is var r && (r.IsVectorRegister() || r.IsST() || r.IsMM()))
+                return true;
+        return s_x87.Contains(i.Mnemonic) || i.Mnemonic is Mnemonic.Emms or Mnemonic.Wait;
+    }
+
+    public static Lowering Classify(in Instruction i, bool endsBlock)
+    {
+        bool memory = HasMemory(i);
+        switch (i.FlowControl)
+        {
+            case FlowControl.ConditionalBranch:
+                return i.IsJccShortOrNear ? Lowering.Branch : Lowering.HandlerEnds;
+            case FlowControl.UnconditionalBranch:
+                return i.IsJmpShortOrNear ? Lowering.Jump : Lowering.HandlerEnds;
+            case FlowControl.IndirectBranch:
+                return i.Code == Code.Jmp_rm64 ? Lowering.JumpIndirect : Lowering.HandlerEnds;
+            case FlowControl.Call:
+                return i.Code == Code.Call_rel32_64 ? Lowering.Call : Lowering.HandlerEnds;
+            case FlowControl.IndirectCall:
+                return i.Code == Code.Call_rm64 ? Lowering.CallIndirect : Lowering.HandlerEnds;
+            case FlowControl.Return:
+                return i.Code is Code.Retnq or Code.Retnq_imm16 ? Lowering.Return : Lowering.HandlerEnds;
+            case FlowControl.Next:
+                break;
+            default:
+                return Lowering.HandlerEnds;
+        }
+        if (endsBlock)
+            return Lowering.HandlerEnds;
+        switch (i.Mnemonic)
+        {
+            case Mnemonic.Nop or Mnemonic.Endbr64 or Mnemonic.Endbr32:
+                return Lowering.Nothing;
+            case Mnemonic.Push:
+                return i.Code is Code.Push_r64 or Code.Pushq_imm8 or Code.Pushq_imm32 ? Lowering.Push : Lowering.Handler;
+            case Mnemonic.Pop:
+                return i.Code == Code.Pop_r64 ? Lowering.Pop : Lowering.Handler;
+            case Mnemonic.Leave:
+                return i.Code == Code.Leaveq ? Lowering.Leave : Lowering.Handler;
+        }
+        bool known = s_plain.Contains(i.Mnemonic) || s_moves.Contains(i.Mnemonic) || s_sets.Contains(i.Mnemonic);
+        return known && IsDefined(i) && IsEncodable(i, memory) ? Lowering.Plain : Lowering.Handler;
+    }
+
+    private static bool IsEncodable(in Instruction i, bool memory)
+    {
+        if (i.HasXacquirePrefix || i.HasXreleasePrefix || i.HasRepPrefix || i.HasRepnePrefix)
+            return false;
+        bool high = false;
+        for (int n = 0; n < i.OpCount; n++)
+        {
+            Iced.Intel.OpKind kind = i.GetOpKind(n);
+            if (kind == Iced.Intel.OpKind.Register)
+            {
+                Register r = i.GetOpRegister(n);
+                if (!r.IsGPR())
+                    return false;
+                high |= r is >= Register.AH and <= Register.BH;
+            }
+            else if (kind is >= Iced.Intel.OpKind.MemorySegSI and <= Iced.Intel.OpKind.MemoryESRDI)
+            {
+                return false;
+            }
+        }
+        if (high)
+        {
+            // Without a REX prefix only.
+            if (memory)
+                return false;
+            for (int n = 0; n < i.OpCount; n++)
+                if (i.GetOpKind(n) == Iced.Intel.OpKind.Register && (i.GetOpRegister(n).GetFullRegister() > Register.RBX || i.GetOpRegister(n).GetSize() == 8))
+                    return false;
+        }
+        if (!memory)
+            return true;
+        if (i.Code is Code.Mov_AL_moffs8 or Code.Mov_AX_moffs16 or Code.Mov_EAX_moffs32 or Code.Mov_RAX_moffs64 or Code.Mov_moffs8_AL or Code.Mov_moffs16_AX or Code.Mov_moffs32_EAX or Code.Mov_moffs64_RAX)
+            return false;
+        // A bit offset in a register reaches beyond the operand.
+        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == Iced.Intel.OpKind.Register)
+            return false;
+        // Flags must be restored between the check of the access and the access: for loads the value is taken first, others are rare.
+        if (ReadsStatus(i) && !LoadsForFlagReader(i))
+            return false;
+        return true;
+    }
+
+    /// <summary>CMOV, ADC and SBB from memory: the value is loaded, and the register form follows.</summary>
+    public static bool LoadsForFlagReader(in Instruction i) =>
+        i.Op1Kind == Iced.Intel.OpKind.Memory && i.Op0Kind == Iced.Intel.OpKind.Register && i.MemorySize.GetSize() >= 2
+        && (i.Mnemonic is Mnemonic.Adc or Mnemonic.Sbb || s_moves.Contains(i.Mnemonic));
+
+    public static bool HasMemory(in Instruction i)
+    {
+        if (i.Mnemonic is Mnemonic.Lea or Mnemonic.Nop)
+            return false;
+        for (int n = 0; n < i.OpCount; n++)
+            if (i.GetOpKind(n) == Iced.Intel.OpKind.Memory)
+                return true;
+        return false;
+    }
+
+    public static bool ReadsStatus(in Instruction i) => (i.RflagsRead & Status) != 0;
+
+    public static bool WritesStatus(in Instruction i) => (i.RflagsModified & Status) != 0;
+
+    /// <summary>Some flags, or all of them when a count is 0, keep their values.</summary>
+    public static bool KeepsStatus(in Instruction i)
+    {
+        if ((i.RflagsModified & Status) != Status)
+            return true;
+        if (i.Mnemonic is not (Mnemonic.Shl or Mnemonic.Shr or Mnemonic.Sar or Mnemonic.Shld or Mnemonic.Shrd or Mnemonic.Rol or Mnemonic.Ror or Mnemonic.Rcl or Mnemonic.Rcr))
+            return false;
+        int last = i.OpCount - 1;
+        if (i.GetOpKind(last) == Iced.Intel.OpKind.Register)
+            return true;
+        int mask = i.MemorySize.GetSize() == 8 || i.Op0Kind == Iced.Intel.OpKind.Register && i.Op0Register.GetSize() == 8 ? 63 : 31;
+        return (i.GetImmediate(last) & (ulong)mask) == 0;
+    }
+
+    /// <summary>Whether the flags of an instruction are what the host's processor gives for any processor model: SHLD and SHRD of 16 bits are not.</summary>
+    public static bool IsDefined(in Instruction i) => i.Mnemonic is not (Mnemonic.Shld or Mnemonic.Shrd) || i.Code is not (Code.Shld_rm16_r16_imm8 or Code.Shld_rm16_r16_CL or Code.Shrd_rm16_r16_imm8 or Code.Shrd_rm16_r16_CL);
+}

@@ -1,0 +1,321 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+/// <summary>Translated code: when it is made, how it is entered, and what it calls back for.</summary>
+/// <remarks>
+/// Translated code runs as unmanaged code between <see cref="RegionRoutines.Enter"/> and the call back that leaves. Managed exceptions never cross it: <see cref="Slow"/> catches what a handler's access throws.
+/// SAFETY: sites and blocks belong to the epoch in which the code was entered; when a call back has changed the epoch it leaves.
+/// </remarks>
+public sealed unsafe partial class LogicalProcessor
+{
+    private RegionBuilder? _builder;
+    private LoopExit _left;
+    /// <summary>The instruction at RIP is one that translated code could not do: the interpreter executes its block, translated or not.</summary>
+    private bool _interpretOnce;
+    private ulong _translatedJumpGeneration;
+
+    private void InitializeTranslator()
+    {
+        State->Self = GCHandle.ToIntPtr(GCHandle.Alloc(this, GCHandleType.Weak));
+        State->SlowCallback = (nint)(delegate* unmanaged<CpuState*, Site*, byte*, nint>)&Slow;
+        State->SlowRoutine = RegionRoutines.Slow;
+    }
+
+    private void FreeTranslator() => GCHandle.FromIntPtr(State->Self).Free();
+
+    /// <summary>A block's count has run out. True: it has a translation now, and the interpreter is to give way.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool IsHot(CpuState* c, Block* b)
+    {
+        if (_interpretOnce)
+        {
+            _interpretOnce = false;
+            b->Heat = 0;
+            return false;
+        }
+        if (b->Code != 0)
+        {
+            b->Heat = 0;
+            return CanTranslate(c);
+        }
+        if (b->Mode != BlockMode.Code64 || b->HostNext != null || !Machine.TranslatesAt(b) || !CanTranslate(c))
+        {
+            b->Heat = int.MaxValue;
+            return false;
+        }
+        _builder ??= new RegionBuilder(this);
+        b->Heat = Machine.Retry;
+        return _builder.Build(b, Machine.ExternalWriters) && Machine.PublishRegion(_builder, _jumpEpoch) && b->Code != 0;
+    }
+
+    private bool CanTranslate(CpuState* c) => Sanitizer is null && IsFarFromEdge(c->BlockRip);
+
+    /// <summary>Relative branches and the next page cannot leave the canonical addresses from here.</summary>
+    private static bool IsFarFromEdge(ulong rip) => rip + 0x1_0000_0000 < 0x7fff_0000_0000 + 0x1_0000_0000 || rip >= 0xffff_8001_0000_0000 && rip < 0xffff_ffff_ffff_e000;
+
+    /// <summary>Executes from a translated block at RIP until something is for the run loop.</summary>
+    private LoopExit RunTranslated(CpuState* c, Block* b)
+    {
+        _link = null;
+        c->CodeBase = c->Rip & ~0xfffUL;
+        c->CcKind = (uint)FlagKind.Words;
+        if (_translatedJumpGeneration != (ulong)_jumpGeneration + ((ulong)_jumpEpoch << 32))
+        {
+            _translatedJumpGeneration = (ulong)_jumpGeneration + ((ulong)_jumpEpoch << 32);
+            c->JumpKey += 0x1000;
+        }
+        RegionRoutines.Enter((byte*)Level1, b->Code);
+        return _left;
+    }
+
+    /// <summary>Calls from translated code, whose registers are in the state. Returns where to go on, or 0 to leave with <see cref="_left"/>.</summary>
+    [UnmanagedCallersOnly]
+    private static nint Slow(CpuState* c, Site* s, byte* address)
+    {
+        LogicalProcessor p = Unsafe.As<LogicalProcessor>(GCHandle.FromIntPtr(c->Self).Target!);
+        try
+        {
+            return p.AtSite(c, s, address);
+        }
+        catch (NullReferenceException) when (p._faults->Pending != 0)
+        {
+            p.MemoryFailed(c);
+            if (c->KeptBy == c->CurrentOp)
+                c->Gpr[4] = c->KeptRsp;
+            return p.FaultAt(c, s);
+        }
+    }
+
+    private nint AtSite(CpuState* c, Site* s, byte* address)
+    {
+        switch (s->Kind)
+        {
+            case SiteKind.Miss:
+                ulong linear = s->Form switch
+                {
+                    AccessForm.Operand => OperandLinear(c, s),
+                    AccessForm.Push => c->Gpr[4] - s->Size,
+                    AccessForm.Pop => c->Gpr[4],
+                    _ => c->Gpr[5],
+                };
+                if (TryFill(c, linear, s->Size, s->Write) && CanGoOn())
+                    return s->Resume;
+                return LeaveBefore(c, s);
+            case SiteKind.Overwritten:
+                CodeMayHaveChanged(address, s->Size);
+                if (s->Region->Stale == 0)
+                    return s->Resume;
+                SyncFlags(c, s);
+                c->InstructionsRetired -= s->Uncount;
+                if (s->PageOffset != RegionBuilder.AtRip)
+                    c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                return Leave(LoopExit.Lookup);
+            case SiteKind.Call:
+                return CallHandler(c, s);
+            case SiteKind.Leave:
+                return LeaveBefore(c, s);
+            case SiteKind.Poll:
+                // Mostly it is time to look at the clock, and nothing else.
+                if (s->Region->Stale == 0 && *(ulong*)&c->ExitRequest == 0 && !TimerHasCome(c))
+                    return s->Resume;
+                SyncFlags(c, s);
+                c->InstructionsRetired -= s->Uncount;
+                c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                return Leave(s->Region->Stale != 0 ? LoopExit.Stale : LoopExit.Poll);
+            case SiteKind.Link:
+                c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                return LinkTo(c, s);
+            case SiteKind.Jump:
+                return JumpTo(c, s);
+            case SiteKind.Flags:
+                PackFlags(c, s);
+                return s->Resume;
+            default:
+                c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                if (Machine.Verify(s->Region))
+                    return s->Resume;
+                SyncFlags(c, s);
+                return Leave(LoopExit.Stale);
+        }
+    }
+
+    private nint Leave(LoopExit how)
+    {
+        _left = how;
+        return 0;
+    }
+
+    /// <summary>Leaves at the site's instruction, for the interpreter.</summary>
+    private nint LeaveBefore(CpuState* c, Site* s)
+    {
+        SyncFlags(c, s);
+        c->InstructionsRetired -= s->Uncount;
+        c->Rip = c->CodeBase + (ulong)s->PageOffset;
+        _interpretOnce = true;
+        return Leave(LoopExit.Lookup);
+    }
+
+    /// <summary>The instruction did not retire: an exception or an exit is pending.</summary>
+    private nint FaultAt(CpuState* c, Site* s)
+    {
+        SyncFlags(c, s);
+        c->InstructionsRetired -= s->Uncount;
+        c->Rip = c->CodeBase + (ulong)s->PageOffset;
+        if (c->PendingNonCanonical != 0 && c->ExitPending == 0 && s->Op->Seg == SegmentIndex.SS)
+            c->PendingVector = Arch.Vector.SS;
+        c->PendingNonCanonical = 0;
+        return Leave(LoopExit.Fault);
+    }
+
+    private nint CallHandler(CpuState* c, Site* s)
+    {
+        SyncFlags(c, s);
+        Op* op = s->Op;
+        c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
+        c->CurrentOp = op;
+        switch (op->Handler(this, c, op))
+        {
+            case OpResult.Next:
+                if (s->Region->Stale == 0 && CanGoOn())
+                    return s->Resume;
+                c->InstructionsRetired -= s->Uncount - 1u;
+                c->Rip = c->BlockRip + op->Offset + op->Length;
+                return Leave(LoopExit.Lookup);
+            case OpResult.EndBlock:
+                c->InstructionsRetired -= s->Uncount - 1u;
+                if (NeedsAttention(c) || !CanGoOn() || CodeMode(c) != BlockMode.Code64)
+                    return Leave(LoopExit.Poll);
+                return GoTo(c);
+            case OpResult.RetiredExit:
+                c->InstructionsRetired -= s->Uncount - 1u;
+                return Leave(LoopExit.RetiredExit);
+            default:
+                return FaultAt(c, s);
+        }
+    }
+
+    /// <summary>Nothing has happened that makes code pointers of this stay invalid.</summary>
+    private bool CanGoOn() => _jumpGeneration == Tlb.FetchGeneration;
+
+    /// <summary>Goes on at RIP in translated code if the jump cache knows some.</summary>
+    private nint GoTo(CpuState* c)
+    {
+        Block* b = TranslatedAt(c);
+        if (b == null)
+            return Leave(LoopExit.Lookup);
+        c->CodeBase = c->Rip & ~0xfffUL;
+        return b->Code;
+    }
+
+    /// <summary>The translated block at RIP in the current context, or null. No page is walked and nothing is decoded.</summary>
+    private Block* TranslatedAt(CpuState* c)
+    {
+        ulong rip = c->Rip;
+        JumpEntry* e = _jumps + JumpIndex(rip);
+        if (JumpMiss(e, rip, JumpKey(c, BlockMode.Code64)) || !IsFarFromEdge(rip))
+            return null;
+        Block* b = (Block*)(e->Packed & BlockAddress);
+        return b->Code != 0 ? b : null;
+    }
+
+    private nint LinkTo(CpuState* c, Site* s)
+    {
+        Block* b = TranslatedAt(c);
+        if (b == null || s->Region->Stale != 0)
+        {
+            SyncFlags(c, s);
+            return Leave(LoopExit.Lookup);
+        }
+        // The entry's address may be taken back at once; the code stays readable, and says so.
+        nint code = b->Code;
+        Machine.Link(s, b);
+        return code != 0 ? code : LeaveSynced(c, s);
+    }
+
+    private nint LeaveSynced(CpuState* c, Site* s)
+    {
+        SyncFlags(c, s);
+        return Leave(LoopExit.Lookup);
+    }
+
+    private nint JumpTo(CpuState* c, Site* s)
+    {
+        ulong rip = c->Rip;
+        if (!IsCanonical(c, rip))
+        {
+            c->Gpr[4] -= s->Popped;
+            return LeaveBefore(c, s);
+        }
+        Block* b = TranslatedAt(c);
+        nint code = b != null ? b->Code : 0;
+        if (code == 0)
+            return LeaveSynced(c, s);
+        uint hash = (uint)(rip ^ rip >> 13) & (ProcessorMemory.JumpEntries - 1);
+        TranslatedJump* j = ProcessorMemory.JumpsOf(c) + hash;
+        (j->Linear, j->Context, j->Code) = (rip, c->TlbContext | c->JumpKey, code);
+        c->CodeBase = rip & ~0xfffUL;
+        return code;
+    }
+
+    private ulong OperandLinear(CpuState* c, Site* s)
+    {
+        c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
+        Op* op = s->Op;
+        ulong offset = EffectiveAddress(c, op) & AddressMask(op->AddressSize);
+        return op->Seg >= SegmentIndex.FS ? offset + CpuState.SegmentAt(c, op->Seg)->Base : offset;
+    }
+
+    /// <summary>Brings a translation into level 1 when the access can succeed without a fault or an exit. False when it is there already: then the memory itself has failed.</summary>
+    private bool TryFill(CpuState* c, ulong linear, int size, bool write)
+    {
+        if ((linear & 0xfff) + (ulong)size > 0x1000 || !IsCanonical(c, linear) || AlignmentChecked(c))
+            return false;
+        TlbEntry* e = Level1 + Tlb.Index(linear);
+        ulong tag = linear & ~0xfffUL | c->TlbContext;
+        if (tag == (write ? e->TagWrite : e->TagRead))
+            return false;
+        bool ok = Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | ExplicitAccess(c), out _);
+        if (!ok)
+        {
+            // The interpreter meets the fault or the exit again, and reports it.
+            c->ExitPending = 0;
+            c->PendingNonCanonical = 0;
+            Exit->Reason = ExitReason.None;
+        }
+        return ok && tag == (write ? e->TagWrite : e->TagRead);
+    }
+
+    // ---- Flags ----
+
+    /// <summary>The six flags at a site.</summary>
+    private static ulong StatusAt(CpuState* c, Site* s)
+    {
+        if (s->Flags != FlagKind.Words)
+        {
+            ulong a = s->Flags == FlagKind.Packed ? c->CcA : c->Gpr[s->FlagA];
+            ulong b = s->FlagB < 16 ? c->Gpr[s->FlagB] : s->FlagImmediate;
+            return FlagRecipe.Status(s->Flags, s->FlagLog2Size, a, b);
+        }
+        FlagKind kind = (FlagKind)(c->CcKind & 15);
+        return kind == FlagKind.Words ? Flags.GetStatus(c) : FlagRecipe.Status(kind, (int)(c->CcKind >> 4), c->CcA, c->CcB);
+    }
+
+    /// <summary>Brings the interpreter's words up to date. CcKind says so afterwards.</summary>
+    private static void SyncFlags(CpuState* c, Site* s)
+    {
+        if (s->Flags == FlagKind.Words && c->CcKind == (uint)FlagKind.Words)
+            return;
+        Flags.SetStatus(c, StatusAt(c, s));
+        c->CcKind = (uint)FlagKind.Words;
+    }
+
+    private static void PackFlags(CpuState* c, Site* s)
+    {
+        ulong status = StatusAt(c, s);
+        c->CcA = (status & 0xff) << 8 | status >> 11 & 1;
+        c->CcKind = (uint)FlagKind.Packed;
+    }
+}

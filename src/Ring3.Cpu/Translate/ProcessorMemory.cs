@@ -1,0 +1,36 @@
+using System.Runtime.InteropServices;
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>An indirect branch target that translated code finds itself: linear address, context, and the host's.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 32)]
+internal struct TranslatedJump
+{
+    public ulong Linear, Context;
+    public nint Code;
+}
+
+/// <summary>
+/// The memory of one processor that translated code addresses from one register: the state, the level-1 TLB, the translated jumps, at the same distances in every processor of the process.
+/// </summary>
+/// <remarks>SAFETY: one mapping, whose parts do not overlap.</remarks>
+internal static unsafe class ProcessorMemory
+{
+    public const int JumpEntries = 4096, JumpShift = 5;
+
+    /// <summary>Bytes between the state and the TLB, and between the TLB and the jumps.</summary>
+    public static readonly int StateBytes = Pages(sizeof(CpuState)), TlbBytes = Pages((int)Tlb.Bytes);
+
+    private static nuint Bytes => (nuint)(StateBytes + TlbBytes + JumpEntries * sizeof(TranslatedJump));
+
+    public static CpuState* Map() => (CpuState*)HostMemory.Map(Bytes);
+
+    public static void Unmap(CpuState* state) => HostMemory.Unmap(state, Bytes);
+
+    public static byte* TlbOf(CpuState* state) => (byte*)state + StateBytes;
+
+    public static TranslatedJump* JumpsOf(CpuState* state) => (TranslatedJump*)(TlbOf(state) + TlbBytes);
+
+    private static int Pages(int bytes) => (bytes + 4095) & ~4095;
+}

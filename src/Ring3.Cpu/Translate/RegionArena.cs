@@ -1,0 +1,62 @@
+using Ring3.Host;
+
+namespace Ring3.Cpu;
+
+/// <summary>Memory of the regions of one block arena: code, and what describes it. Recycled by the process, never unmapped, because the fault handler knows the code's ranges for good.</summary>
+/// <remarks>SAFETY: offsets stay below the mappings' sizes.</remarks>
+internal sealed unsafe class RegionArena
+{
+    private const int CodeSize = 16 << 20, DataSize = 16 << 20, MaxArenas = 128;
+
+    private static readonly Lock s_lock = new();
+    private static readonly Stack<RegionArena> s_free = new();
+    private static int s_count;
+
+    private readonly TranslatedMemory _code = new(CodeSize);
+    private readonly byte* _data = HostMemory.Map(DataSize);
+    private int _dataUsed;
+
+    public Region* First;
+
+    /// <summary>An empty arena, or null when the process has enough of them.</summary>
+    public static RegionArena? Take()
+    {
+        lock (s_lock)
+        {
+            if (s_free.TryPop(out RegionArena? arena))
+                return arena;
+            if (s_count == MaxArenas)
+                return null;
+            s_count++;
+        }
+        return new RegionArena();
+    }
+
+    /// <summary>No processor can reach the code any more.</summary>
+    public void Return()
+    {
+        Reset();
+        lock (s_lock)
+            s_free.Push(this);
+    }
+
+    public void Reset()
+    {
+        HostMemory.Discard(_data, DataSize);
+        _code.Reset();
+        _dataUsed = 0;
+        First = null;
+    }
+
+    public TranslatedMemory Code => _code;
+
+    public bool HasRoom(int codeBytes, int dataBytes) => _code.Free >= codeBytes + 64 && DataSize - _dataUsed >= dataBytes + 64;
+
+    /// <summary>16-byte aligned zeroed room. The caller has asked <see cref="HasRoom"/>.</summary>
+    public byte* Allocate(int bytes)
+    {
+        byte* at = _data + _dataUsed;
+        _dataUsed += (bytes + 15) & ~15;
+        return at;
+    }
+}

@@ -1,0 +1,214 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+// Traces, their entries and edges.
+// SAFETY: reads the heads' addresses; writes only to the assembler.
+internal sealed unsafe partial class RegionBuilder
+{
+    private const int Below = 2, NotBelow = 3, NotEqual = 5, Above = 7, Equal = 4;
+
+    private void EmitTrace(Trace t)
+    {
+        t.Body = _a.Position;
+        foreach (int jump in t.Pending)
+            _a.Bind(jump);
+        _hostFlags = false;
+        _flags = s_state;
+        int count = t.Instructions.Count;
+        _a.Add(Instruction.Create(Code.Add_rm64_imm32, RegionAssembler.State(StateLayout.Retired), count));
+        for (int i = 0; i < count; i++)
+            EmitInstruction(t, i);
+        if (t.FallOffset >= 0)
+            EmitEdge(t, t.FallOffset, count);
+    }
+
+    /// <summary>The checks before a trace that is entered from outside the region.</summary>
+    private void EmitEntry(Trace t)
+    {
+        t.Entry = _a.Position;
+        _hostFlags = false;
+        _flags = s_state;
+        int offset = (int)((nuint)t.Head->Host & 0xfff);
+        Site site = new() { Kind = SiteKind.Poll, PageOffset = offset, Block = t.Head };
+        LoadRegion();
+        if (_external)
+        {
+            int verify = AddSite(site with { Kind = SiteKind.Verify }, t.Entry);
+            _a.Load(HostRegisters.Spare, StateLayout.EntryStamp);
+            _a.Add(Instruction.Create(Code.Cmp_rm64_r64, new MemoryOperand(HostRegisters.Entry, VerifiedOffset, 1), HostRegisters.Spare));
+            _stubs.Add((_a.Jump(Below), verify));
+        }
+        Poll(AddSite(site));
+        _a.Bind(_a.Jump(), t.Body);
+    }
+
+    private static readonly int s_staleOffset = FieldOffset(true), VerifiedOffset = FieldOffset(false);
+
+    private static int FieldOffset(bool stale)
+    {
+        Region r;
+        return (int)((stale ? (byte*)&r.Stale : (byte*)&r.VerifiedAt) - (byte*)&r);
+    }
+
+    private void LoadRegion()
+    {
+        _a.Add(Instruction.Create(Code.Mov_r64_imm64, HostRegisters.Entry, ulong.MaxValue));
+        _regionReferences.Add(_a.Position - 8);
+    }
+
+    /// <summary>With the region in <see cref="HostRegisters.Entry"/>: leaves to the site when an exit is requested, it is time to look at the clock, or the region is stale.</summary>
+    private void Poll(int site)
+    {
+        _a.Add(Instruction.Create(Code.Cmp_rm32_imm8, new MemoryOperand(HostRegisters.Entry, s_staleOffset, 1), 0));
+        _stubs.Add((_a.Jump(NotEqual), site));
+        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, RegionAssembler.State(StateLayout.ExitRequest), 0));
+        _stubs.Add((_a.Jump(NotEqual), site));
+        _a.Load(HostRegisters.Spare, StateLayout.Retired);
+        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, HostRegisters.Spare, RegionAssembler.State(StateLayout.TimerLook)));
+        _stubs.Add((_a.Jump(NotBelow), site));
+        _resumes.Add((site, _a.Position));
+    }
+
+    /// <summary>Goes to an offset of the page (which may lie outside it) when <paramref name="done"/> instructions of the trace have retired. Nothing is emitted behind it.</summary>
+    private void EmitEdge(Trace t, long offset, int done)
+    {
+        int undone = t.Instructions.Count - done;
+        Trace? head = HeadAt(offset);
+        if (head is not null && IsBackward(t, head))
+        {
+            Site site = new() { Kind = SiteKind.Poll, PageOffset = (int)offset, Block = head.Head, Uncount = (ushort)undone };
+            WithFlags(ref site);
+            LoadRegion();
+            Poll(AddSite(site));
+        }
+        if (head is null || head.NeedsFlags)
+            StoreFlags();
+        if (undone != 0)
+            _a.Add(Instruction.Create(Code.Sub_rm64_imm32, RegionAssembler.State(StateLayout.Retired), undone));
+        if (head is not null)
+        {
+            int jump = _a.Jump();
+            if (head.Body >= 0)
+                _a.Bind(jump, head.Body);
+            else
+                head.Pending.Add(jump);
+        }
+        else if ((ulong)offset < 4096)
+        {
+            LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = (int)offset }));
+            _a.Add(Instruction.Create(Code.Jmp_rm64, new MemoryOperand(HostRegisters.Entry)));
+        }
+        else
+        {
+            _a.Load(HostRegisters.Address, StateLayout.CodeBase);
+            _a.Lea(HostRegisters.Address, HostRegisters.Address, (int)offset);
+            EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+        }
+    }
+
+    /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>
+    private void EmitJump(in Site site)
+    {
+        const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
+        _a.Store(StateLayout.Rip, Target);
+        _a.Move(Index, Target);
+        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Index, 13));
+        _a.Add(Instruction.Create(Code.Xor_r64_rm64, Index, Target));
+        _a.Add(Instruction.Create(Code.And_rm32_imm32, HostRegisters.Sized(Index, 4), ProcessorMemory.JumpEntries - 1));
+        _a.Add(Instruction.Create(Code.Shl_rm32_imm8, HostRegisters.Sized(Index, 4), ProcessorMemory.JumpShift));
+        int miss = AddSite(site);
+        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Target, JumpField(Index, 0)));
+        _stubs.Add((_a.Jump(NotEqual), miss));
+        _a.Load(Other, StateLayout.Context);
+        _a.Add(Instruction.Create(Code.Or_r64_rm64, Other, RegionAssembler.State(StateLayout.JumpKey)));
+        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Other, JumpField(Index, 8)));
+        _stubs.Add((_a.Jump(NotEqual), miss));
+        _a.Add(Instruction.Create(Code.And_rm64_imm32, Target, -4096));
+        _a.Store(StateLayout.CodeBase, Target);
+        _a.Add(Instruction.Create(Code.Jmp_rm64, JumpField(Index, 16)));
+    }
+
+    private static MemoryOperand JumpField(Register index, int field) => new(HostRegisters.Base, index, 1, StateLayout.Jumps + field, 8);
+
+    private void EmitInstruction(Trace t, int i)
+    {
+        GuestInstruction g = t.Instructions[i];
+        _marks.Add((_a.Position, g.Code));
+        switch (g.Lowering)
+        {
+            case Lowering.Nothing:
+                break;
+            case Lowering.Plain:
+                EmitPlain(t, i, g);
+                break;
+            case Lowering.Push:
+                EmitPush(t, i, g);
+                break;
+            case Lowering.Pop:
+                EmitPop(t, i, g);
+                break;
+            case Lowering.Leave:
+                EmitLeave(t, i);
+                break;
+            case Lowering.Call:
+                EmitCall(t, i, g);
+                break;
+            case Lowering.CallIndirect:
+                EmitCallIndirect(t, i, g);
+                break;
+            case Lowering.Return:
+                EmitReturn(t, i, g);
+                break;
+            case Lowering.JumpIndirect:
+                EmitJumpIndirect(t, i, g);
+                break;
+            case Lowering.Jump:
+                EmitEdge(t, (long)g.Code.NearBranchTarget, i + 1);
+                break;
+            case Lowering.Branch:
+                EmitBranch(t, i, g);
+                break;
+            default:
+                EmitHandler(t, i);
+                break;
+        }
+    }
+
+    private void EmitBranch(Trace t, int i, in GuestInstruction g)
+    {
+        NeedHostFlags(HostRegisters.Spare, i, t);
+        int condition = (int)g.Code.ConditionCode - 1;
+        int skip = _a.Jump(condition ^ 1);
+        (bool host, Recipe flags) = (_hostFlags, _flags);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, i + 1);
+        _a.Bind(skip);
+        (_hostFlags, _flags) = (host, flags);
+    }
+
+    /// <summary>Calls the op's handler; the flags are in the interpreter's words then, and the trace goes on.</summary>
+    private void EmitHandler(Trace t, int i)
+    {
+        int site = AddSite(SiteAt(SiteKind.Call, t, i));
+        CallSite(site);
+        _resumes.Add((site, _a.Position));
+        _hostFlags = false;
+        _flags = s_state;
+    }
+
+    /// <summary>A site at an instruction that has not retired.</summary>
+    private Site SiteAt(SiteKind kind, Trace t, int i)
+    {
+        GuestInstruction g = t.Instructions[i];
+        Site site = new() { Kind = kind, Block = g.Block, Op = g.Op, PageOffset = g.Offset, Uncount = (ushort)(t.Instructions.Count - i) };
+        WithFlags(ref site);
+        return site;
+    }
+
+    private void WithFlags(ref Site site)
+    {
+        site.Flags = _flags.Kind;
+        site.FlagLog2Size = _flags.Log2Size;
+        (site.FlagA, site.FlagB, site.FlagImmediate) = (_flags.A, _flags.B, _flags.Immediate);
+    }
+}

@@ -1,0 +1,366 @@
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+// Where the guest's status flags are between their producer and whoever can see them.
+// SAFETY: looks blocks up within the epoch in which the region is built; writes only to the assembler.
+internal sealed unsafe partial class RegionBuilder
+{
+    /// <summary>A recipe whose values are guest registers (or an immediate, 255).</summary>
+    private readonly record struct Recipe(FlagKind Kind, byte Log2Size, byte A, byte B, ulong Immediate);
+
+    private const byte NoGuest = 255;
+
+    /// <summary>The host's flags are the guest's.</summary>
+    private bool _hostFlags;
+    /// <summary>The place that sites name: Words is the state's CcKind.</summary>
+    private Recipe _flags;
+    private static readonly Recipe s_state = new(FlagKind.Words, 0, NoGuest, NoGuest, 0), s_packed = new(FlagKind.Packed, 0, NoGuest, NoGuest, 0);
+
+    private void Analyse()
+    {
+        // What can be seen of the flags at each head, until nothing changes.
+        bool changed = true;
+        while (changed)
+        {
+            changed = false;
+            foreach (Trace t in _traces)
+            {
+                bool need = NeedBackwards(t);
+                changed |= need != t.NeedsFlags;
+                t.NeedsFlags = need;
+            }
+        }
+        foreach (Trace t in _traces)
+            for (int i = 0; i < t.Instructions.Count; i++)
+            {
+                GuestInstruction g = t.Instructions[i];
+                if (!g.WritesFlags || g.Lowering != Lowering.Plain)
+                    continue;
+                g.Plan = !MustSurvive(t, i) ? FlagPlan.None : HasRecipe(g, out Recipe r) && Lasts(t, i, r) ? FlagPlan.Recipe : FlagPlan.Packed;
+                t.Instructions[i] = g;
+            }
+    }
+
+    private Trace? HeadAt(long offset) => (ulong)offset < 4096 && BlockAt((int)offset) is var b && b != null && _heads.TryGetValue((nint)b, out Trace? t) ? t : null;
+
+    private bool NeedBackwards(Trace t)
+    {
+        bool need = FallNeeds(t);
+        for (int i = t.Instructions.Count - 1; i >= 0; i--)
+        {
+            GuestInstruction g = t.Instructions[i];
+            g.FlagsNeeded = need || g.SiteAfter;
+            need = NeedBefore(t, g);
+            t.Instructions[i] = g;
+        }
+        return need;
+    }
+
+    private bool NeedBefore(Trace t, in GuestInstruction g) => g.Lowering switch
+    {
+        Lowering.Jump => EdgeAtNeeds(t, g),
+        _ when g.ReadsFlags || g.SiteBefore => true,
+        _ when !g.WritesFlags || g.KeepsFlags => g.FlagsNeeded,
+        _ => false,
+    };
+
+    /// <summary>An edge that is taken at the instruction, and whether it polls on its way or needs the flags at its end.</summary>
+    private bool EdgeAtNeeds(Trace t, in GuestInstruction g)
+    {
+        if (g.Lowering is not (Lowering.Branch or Lowering.Jump))
+            return false;
+        Trace? head = HeadAt((long)g.Code.NearBranchTarget);
+        return head is null || head.NeedsFlags || IsBackward(t, head);
+    }
+
+    private bool IsBackward(Trace from, Trace to) => _traces.IndexOf(to) <= _traces.IndexOf(from);
+
+    private bool FallNeeds(Trace t) => t.FallOffset >= 0 && (HeadAt(t.FallOffset) is not { } head || head.NeedsFlags || IsBackward(t, head));
+
+    /// <summary>Whether the flags of the producer are wanted once the host's own no longer hold them.</summary>
+    private bool MustSurvive(Trace t, int i)
+    {
+        if (t.Instructions[i].SiteAfter)
+            return true;
+        for (int j = i + 1; j < t.Instructions.Count; j++)
+        {
+            GuestInstruction g = t.Instructions[j];
+            if (g.SiteBefore || EdgeAtNeeds(t, g))
+                return true;
+            // Nothing between has touched the host's flags, so a reader has them.
+            if (g.WritesFlags)
+                return false;
+        }
+        return FallNeeds(t);
+    }
+
+    /// <summary>Whether the recipe's registers keep their values as long as the flags can be seen.</summary>
+    private bool Lasts(Trace t, int i, in Recipe r)
+    {
+        int used = (r.A == NoGuest ? 0 : 1 << r.A) | (r.B == NoGuest ? 0 : 1 << r.B);
+        bool valid = true;
+        for (int j = i + 1; j < t.Instructions.Count; j++)
+        {
+            GuestInstruction g = t.Instructions[j];
+            bool reads = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
+            if ((g.SiteBefore || EdgeAtNeeds(t, g) || reads) && !valid)
+                return false;
+            if (g.WritesFlags && (!g.KeepsFlags || g.FlagsNeeded) || g.Lowering is Lowering.Handler or Lowering.HandlerEnds)
+                return true;
+            if ((g.Writes & used) != 0)
+                valid = false;
+            if (g.SiteAfter && !valid)
+                return false;
+        }
+        return valid || !FallNeeds(t);
+    }
+
+    private static bool HasRecipe(in GuestInstruction g, out Recipe recipe)
+    {
+        recipe = default;
+        Instruction i = g.Code;
+        FlagKind kind = i.Mnemonic switch
+        {
+            Mnemonic.Cmp => FlagKind.Compare,
+            Mnemonic.Sub => FlagKind.Subtract,
+            Mnemonic.Add => FlagKind.Add,
+            Mnemonic.And or Mnemonic.Or or Mnemonic.Xor => FlagKind.Logic,
+            Mnemonic.Test => FlagKind.Test,
+            Mnemonic.Neg => FlagKind.Negate,
+            _ => FlagKind.Words,
+        };
+        if (kind == FlagKind.Words || i.Op0Kind != Iced.Intel.OpKind.Register || IsHigh(i.Op0Register))
+            return false;
+        byte size = (byte)int.Log2(i.Op0Register.GetSize()), a = Guest(i.Op0Register);
+        if (kind is FlagKind.Negate or FlagKind.Logic)
+        {
+            recipe = new Recipe(kind, size, a, NoGuest, 0);
+            return true;
+        }
+        byte b = NoGuest;
+        ulong immediate = 0;
+        if (i.Op1Kind == Iced.Intel.OpKind.Register)
+        {
+            if (IsHigh(i.Op1Register))
+                return false;
+            b = Guest(i.Op1Register);
+        }
+        else if (i.Op1Kind == Iced.Intel.OpKind.Memory)
+        {
+            return false;
+        }
+        else
+        {
+            immediate = i.GetImmediate(1);
+        }
+        if (a == b && kind is FlagKind.Add or FlagKind.Subtract && a == b)
+        {
+            if (kind == FlagKind.Add)
+                return false;
+            // Zero.
+            recipe = new Recipe(FlagKind.Logic, size, a, NoGuest, 0);
+            return true;
+        }
+        recipe = new Recipe(kind, size, a, b, immediate);
+        return true;
+    }
+
+    private static bool IsHigh(Register r) => r is >= Register.AH and <= Register.BH;
+
+    private static byte Guest(Register r) => (byte)(r.GetFullRegister() - Register.RAX);
+
+    // ---- Emission ----
+
+    /// <summary>The instruction has left its flags in the host's.</summary>
+    private void Produced(in GuestInstruction g)
+    {
+        _hostFlags = true;
+        switch (g.Plan)
+        {
+            case FlagPlan.Recipe:
+                HasRecipe(g, out _flags);
+                break;
+            case FlagPlan.Packed:
+                Pack();
+                _flags = s_packed;
+                break;
+            default:
+                // Nothing names a place before the next producer.
+                _flags = default;
+                break;
+        }
+    }
+
+    /// <summary>Host flags into CcA. Changes no flag.</summary>
+    private void Pack()
+    {
+        _a.Move(HostRegisters.Spare, Register.RAX);
+        _a.Add(Instruction.Create(Code.Lahf));
+        _a.Add(Instruction.Create(Code.Seto_rm8, Register.AL));
+        _a.Add(Instruction.Create(Code.Mov_rm16_r16, RegionAssembler.State(StateLayout.CcA), Register.AX));
+        _a.Move(Register.RAX, HostRegisters.Spare);
+    }
+
+    /// <summary>Brings the guest's flags into the host's. Uses one scratch register.</summary>
+    private void NeedHostFlags(Register scratch, int instruction, Trace t)
+    {
+        if (_hostFlags)
+            return;
+        switch (_flags.Kind)
+        {
+            case FlagKind.Words:
+                int site = AddSite(SiteAt(SiteKind.Flags, t, instruction));
+                CallSite(site);
+                _resumes.Add((site, _a.Position));
+                _flags = s_packed;
+                Unpack(scratch);
+                break;
+            case FlagKind.Packed:
+                Unpack(scratch);
+                break;
+            default:
+                Recompute(scratch);
+                break;
+        }
+        _hostFlags = true;
+    }
+
+    private void Unpack(Register scratch)
+    {
+        _a.Move(scratch, Register.RAX);
+        _a.Add(Instruction.Create(Code.Movzx_r32_rm16, Register.EAX, RegionAssembler.State(StateLayout.CcA)));
+        _a.Add(Instruction.Create(Code.Add_rm8_imm8, Register.AL, 0x7f));
+        _a.Add(Instruction.Create(Code.Sahf));
+        _a.Move(Register.RAX, scratch);
+    }
+
+    private void Recompute(Register scratch)
+    {
+        int bytes = 1 << _flags.Log2Size;
+        Register s = HostRegisters.Sized(scratch, bytes);
+        int row = _flags.Log2Size;
+        Code cmp = row switch { 0 => Code.Cmp_r8_rm8, 1 => Code.Cmp_r16_rm16, 2 => Code.Cmp_r32_rm32, _ => Code.Cmp_r64_rm64 };
+        Code add = row switch { 0 => Code.Add_r8_rm8, 1 => Code.Add_r16_rm16, 2 => Code.Add_r32_rm32, _ => Code.Add_r64_rm64 };
+        Code sub = row switch { 0 => Code.Sub_r8_rm8, 1 => Code.Sub_r16_rm16, 2 => Code.Sub_r32_rm32, _ => Code.Sub_r64_rm64 };
+        Code neg = row switch { 0 => Code.Neg_rm8, 1 => Code.Neg_rm16, 2 => Code.Neg_rm32, _ => Code.Neg_rm64 };
+        Code test = row switch { 0 => Code.Test_rm8_r8, 1 => Code.Test_rm16_r16, 2 => Code.Test_rm32_r32, _ => Code.Test_rm64_r64 };
+        Register a = HostRegisters.HomeOf(_flags.A);
+        switch (_flags.Kind)
+        {
+            case FlagKind.Compare:
+                WithB(cmp, InRegister(a, scratch, bytes));
+                break;
+            case FlagKind.Subtract:
+                LoadA(scratch);
+                WithB(add, s);
+                WithB(cmp, s);
+                break;
+            case FlagKind.Add:
+                LoadA(scratch);
+                WithB(sub, s);
+                WithB(add, s);
+                break;
+            case FlagKind.Negate:
+                LoadA(scratch);
+                _a.Add(Instruction.Create(neg, s));
+                _a.Add(Instruction.Create(neg, s));
+                break;
+            case FlagKind.Logic:
+                Register value = InRegister(a, scratch, bytes);
+                _a.Add(Instruction.Create(test, value, value));
+                break;
+            default:
+                Register x = InRegister(a, scratch, bytes);
+                if (_flags.B == NoGuest)
+                    _a.Add(TestImmediate(x, bytes, _flags.Immediate));
+                else if (HostRegisters.HomeOf(_flags.B) is var b && b != Register.None)
+                    _a.Add(Instruction.Create(test, x, HostRegisters.Sized(b, bytes)));
+                else
+                    _a.Add(Instruction.Create(test, RegionAssembler.State(StateLayout.Gpr(_flags.B)), x));
+                break;
+        }
+    }
+
+    private static Instruction TestImmediate(Register x, int bytes, ulong immediate) => bytes switch
+    {
+        1 => Instruction.Create(Code.Test_rm8_imm8, x, (uint)(byte)immediate),
+        2 => Instruction.Create(Code.Test_rm16_imm16, x, (uint)(ushort)immediate),
+        4 => Instruction.Create(Code.Test_rm32_imm32, x, (uint)immediate),
+        _ => Instruction.Create(Code.Test_rm64_imm32, x, (int)immediate),
+    };
+
+    private Register InRegister(Register home, Register scratch, int bytes)
+    {
+        if (home == Register.None)
+        {
+            LoadA(scratch);
+            home = scratch;
+        }
+        return HostRegisters.Sized(home, bytes);
+    }
+
+    private void LoadA(Register scratch)
+    {
+        if (HostRegisters.HomeOf(_flags.A) is var home && home != Register.None)
+            _a.Move(scratch, home);
+        else
+            _a.Load(scratch, StateLayout.Gpr(_flags.A));
+    }
+
+    /// <summary>An instruction of the form register, register or memory, with the recipe's second value.</summary>
+    private void WithB(Code code, Register first)
+    {
+        int bytes = first.GetSize();
+        if (_flags.B == NoGuest)
+            _a.Add(WithImmediate(code, first, _flags.Immediate));
+        else if (HostRegisters.HomeOf(_flags.B) is var b && b != Register.None)
+            _a.Add(Instruction.Create(code, first, HostRegisters.Sized(b, bytes)));
+        else
+            _a.Add(Instruction.Create(code, first, RegionAssembler.State(StateLayout.Gpr(_flags.B))));
+    }
+
+    private static Instruction WithImmediate(Code code, Register first, ulong immediate) => code switch
+    {
+        Code.Cmp_r8_rm8 => Instruction.Create(Code.Cmp_rm8_imm8, first, (uint)(byte)immediate),
+        Code.Add_r8_rm8 => Instruction.Create(Code.Add_rm8_imm8, first, (uint)(byte)immediate),
+        Code.Sub_r8_rm8 => Instruction.Create(Code.Sub_rm8_imm8, first, (uint)(byte)immediate),
+        Code.Cmp_r16_rm16 => Instruction.Create(Code.Cmp_rm16_imm16, first, (uint)(ushort)immediate),
+        Code.Add_r16_rm16 => Instruction.Create(Code.Add_rm16_imm16, first, (uint)(ushort)immediate),
+        Code.Sub_r16_rm16 => Instruction.Create(Code.Sub_rm16_imm16, first, (uint)(ushort)immediate),
+        Code.Cmp_r32_rm32 => Instruction.Create(Code.Cmp_rm32_imm32, first, (uint)immediate),
+        Code.Add_r32_rm32 => Instruction.Create(Code.Add_rm32_imm32, first, (uint)immediate),
+        Code.Sub_r32_rm32 => Instruction.Create(Code.Sub_rm32_imm32, first, (uint)immediate),
+        Code.Cmp_r64_rm64 => Instruction.Create(Code.Cmp_rm64_imm32, first, (int)immediate),
+        Code.Add_r64_rm64 => Instruction.Create(Code.Add_rm64_imm32, first, (int)immediate),
+        _ => Instruction.Create(Code.Sub_rm64_imm32, first, (int)immediate),
+    };
+
+    /// <summary>Writes where the flags are to the state, for an edge whose end looks there. Changes no flag.</summary>
+    private void StoreFlags()
+    {
+        if (_flags.Kind == FlagKind.Words)
+            return;
+        if (_flags.Kind != FlagKind.Packed)
+        {
+            StoreValue(StateLayout.CcA, _flags.A, 0);
+            if (_flags.Kind is not (FlagKind.Logic or FlagKind.Negate))
+                StoreValue(StateLayout.CcB, _flags.B, _flags.Immediate);
+        }
+        _a.Add(Instruction.Create(Code.Mov_rm32_imm32, RegionAssembler.State(StateLayout.CcKind), (uint)_flags.Kind | (uint)_flags.Log2Size << 4));
+    }
+
+    private void StoreValue(int at, byte guest, ulong immediate)
+    {
+        if (guest == NoGuest)
+        {
+            _a.Add(Instruction.Create(Code.Mov_rm64_imm32, RegionAssembler.State(at), (int)immediate));
+            return;
+        }
+        Register home = HostRegisters.HomeOf(guest);
+        if (home == Register.None)
+            _a.Load(home = HostRegisters.Spare, StateLayout.Gpr(guest));
+        _a.Store(at, home);
+    }
+}

@@ -1,0 +1,143 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+// The stack and transfers.
+// SAFETY: reads the heads' addresses; writes only to the assembler.
+internal sealed unsafe partial class RegionBuilder
+{
+    private const Register Stack = Register.R10;
+    private const int Rsp = 4;
+
+    private void EmitPush(Trace t, int i, in GuestInstruction g)
+    {
+        int site = MissSite(t, i, AccessForm.Push, 8, true);
+        _a.Lea(HostRegisters.Address, Stack, -8);
+        Instruction code = g.Code;
+        if (code.Op0Kind == Iced.Intel.OpKind.Register)
+        {
+            Register home = HostRegisters.HomeOf(Guest(code.Op0Register));
+            int guest = Guest(code.Op0Register);
+            EmitCheck(8, true, site, home != Register.None ? null : () => _a.Load(HostRegisters.Spare, StateLayout.Gpr(guest)));
+            _a.Add(Instruction.Create(Code.Mov_rm64_r64, new MemoryOperand(HostRegisters.Address), home != Register.None ? home : HostRegisters.Spare));
+        }
+        else
+        {
+            EmitCheck(8, true, site);
+            _a.Add(Instruction.Create(Code.Mov_rm64_imm32, new MemoryOperand(HostRegisters.Address), (int)code.GetImmediate(0)));
+        }
+        _a.Lea(Stack, Stack, -8);
+        EmitCodeCheck(t, i, 8, g.Next);
+    }
+
+    private void EmitPop(Trace t, int i, in GuestInstruction g)
+    {
+        int site = MissSite(t, i, AccessForm.Pop, 8, false);
+        _a.Move(HostRegisters.Address, Stack);
+        EmitCheck(8, false, site);
+        int guest = Guest(g.Code.Op0Register);
+        Register home = HostRegisters.HomeOf(guest);
+        Register to = guest == Rsp || home == Register.None ? HostRegisters.Spare : home;
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, to, new MemoryOperand(HostRegisters.Address)));
+        _a.Lea(Stack, Stack, 8);
+        if (guest == Rsp)
+            _a.Move(Stack, to);
+        else if (home == Register.None)
+            _a.Store(StateLayout.Gpr(guest), to);
+        _hostFlags = false;
+    }
+
+    private void EmitLeave(Trace t, int i)
+    {
+        int site = MissSite(t, i, AccessForm.Leave, 8, false);
+        _a.Move(HostRegisters.Address, Register.RBP);
+        EmitCheck(8, false, site);
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Spare, new MemoryOperand(HostRegisters.Address)));
+        _a.Lea(Stack, Register.RBP, 8);
+        _a.Move(Register.RBP, HostRegisters.Spare);
+        _hostFlags = false;
+    }
+
+    private void EmitCall(Trace t, int i, in GuestInstruction g)
+    {
+        PushNext(t, i, g.Next, (int)g.Code.NearBranchTarget);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, i + 1);
+    }
+
+    /// <summary>The return address onto the stack. The flags are where sites can name them.</summary>
+    private void PushNext(Trace t, int i, int next, int target)
+    {
+        int site = MissSite(t, i, AccessForm.Push, 8, true);
+        _a.Lea(HostRegisters.Address, Stack, -8);
+        EmitCheck(8, true, site, () =>
+        {
+            _a.Load(HostRegisters.Spare, StateLayout.CodeBase);
+            _a.Lea(HostRegisters.Spare, HostRegisters.Spare, next);
+        });
+        _a.Add(Instruction.Create(Code.Mov_rm64_r64, new MemoryOperand(HostRegisters.Address), HostRegisters.Spare));
+        _a.Lea(Stack, Stack, -8);
+        EmitCodeCheck(t, i, 8, target);
+    }
+
+    /// <summary>The target of an indirect transfer into <see cref="CpuState.Rip"/>, which is not used by translated code before the jump.</summary>
+    private void LoadTarget(Trace t, int i, in Instruction code, bool keep)
+    {
+        if (code.Op0Kind == Iced.Intel.OpKind.Register)
+        {
+            int guest = Guest(code.Op0Register);
+            if (HostRegisters.HomeOf(guest) is var home && home != Register.None)
+                _a.Move(HostRegisters.Address, home);
+            else
+                _a.Load(HostRegisters.Address, StateLayout.Gpr(guest));
+        }
+        else
+        {
+            int site = MissSite(t, i, AccessForm.Operand, 8, false);
+            EmitAddress(code, HostRegisters.Address, true);
+            EmitCheck(8, false, site);
+            _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Address, new MemoryOperand(HostRegisters.Address)));
+            _hostFlags = false;
+        }
+        if (keep)
+            _a.Store(StateLayout.Rip, HostRegisters.Address);
+    }
+
+    private void EmitCallIndirect(Trace t, int i, in GuestInstruction g)
+    {
+        LoadTarget(t, i, g.Code, true);
+        // What is not canonical with 48 bits is the interpreter's, before the push.
+        _a.Move(HostRegisters.Spare, HostRegisters.Address);
+        _a.Add(Instruction.Create(Code.Shl_rm64_imm8, HostRegisters.Spare, 16));
+        _a.Add(Instruction.Create(Code.Sar_rm64_imm8, HostRegisters.Spare, 16));
+        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, HostRegisters.Spare, HostRegisters.Address));
+        _hostFlags = false;
+        _stubs.Add((_a.Jump(NotEqual), AddSite(SiteAt(SiteKind.Leave, t, i))));
+        PushNext(t, i, g.Next, AtRip);
+        StoreFlags();
+        _a.Load(HostRegisters.Address, StateLayout.Rip);
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+    }
+
+    private void EmitJumpIndirect(Trace t, int i, in GuestInstruction g)
+    {
+        LoadTarget(t, i, g.Code, false);
+        Site site = SiteAt(SiteKind.Jump, t, i);
+        StoreFlags();
+        EmitJump(site);
+    }
+
+    private void EmitReturn(Trace t, int i, in GuestInstruction g)
+    {
+        int site = MissSite(t, i, AccessForm.Pop, 8, false);
+        _a.Move(HostRegisters.Address, Stack);
+        EmitCheck(8, false, site);
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Address, new MemoryOperand(HostRegisters.Address)));
+        _hostFlags = false;
+        int bytes = 8 + (g.Code.Code == Code.Retnq_imm16 ? g.Code.Immediate16 : 0);
+        _a.Lea(Stack, Stack, bytes);
+        Site jump = SiteAt(SiteKind.Jump, t, i);
+        jump.Popped = (ushort)bytes;
+        StoreFlags();
+        EmitJump(jump);
+    }
+}

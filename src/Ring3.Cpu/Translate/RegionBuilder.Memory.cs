@@ -1,0 +1,105 @@
+using Iced.Intel;
+using Ring3.Arch;
+
+namespace Ring3.Cpu;
+
+// Accesses to guest memory: the level-1 check in front, the check for overwritten code behind.
+// SAFETY: the emitted access is reached only when the tag matched, as in LogicalProcessor.ReadPtr and WritePtr; a store is followed by the look of EndWrite. Locked accesses are checked for the line before.
+internal sealed unsafe partial class RegionBuilder
+{
+    /// <summary>Where an instruction goes on, when that is in CpuState.Rip.</summary>
+    public const int AtRip = int.MinValue;
+
+    private const int TagReadOffset = 0, TagWriteOffset = 8, AddendOffset = 16, CodeBitsOffset = 24, EntryShift = 5;
+
+    /// <summary>Effective address of the memory operand, with its segment's base, into a register. Flags are lost when a segment has a base.</summary>
+    private void EmitAddress(in Instruction i, Register to, bool segment)
+    {
+        bool narrow = i.MemoryBase is Register.EIP || i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 || i.MemoryBase == Register.None && i.MemoryIndex == Register.None && i.MemoryDisplSize == 4;
+        if (i.MemoryBase is Register.RIP or Register.EIP)
+        {
+            _a.Load(to, StateLayout.CodeBase);
+            _a.Lea(to, to, (long)i.MemoryDisplacement64);
+        }
+        else
+        {
+            Register b = AddressPart(i.MemoryBase, to), x = AddressPart(i.MemoryIndex, HostRegisters.Entry);
+            long displacement = (int)i.MemoryDisplacement64;
+            if (b == Register.None && x == Register.None)
+            {
+                _a.Immediate(to, (ulong)displacement);
+            }
+            else
+            {
+                _a.Add(Instruction.Create(Code.Lea_r64_m, to, new MemoryOperand(b, x, x == Register.None ? 1 : i.MemoryIndexScale, displacement, displacement == 0 && b != Register.None ? 0 : 8)));
+            }
+        }
+        if (narrow)
+            _a.Add(Instruction.Create(Code.Mov_r32_rm32, HostRegisters.Sized(to, 4), HostRegisters.Sized(to, 4)));
+        if (segment && i.MemorySegment is Register.FS or Register.GS && segment)
+            _a.Add(Instruction.Create(Code.Add_r64_rm64, to, RegionAssembler.State(i.MemorySegment == Register.FS ? StateLayout.FsBase : StateLayout.GsBase)));
+    }
+
+    private Register AddressPart(Register r, Register scratch)
+    {
+        if (r == Register.None)
+            return r;
+        int guest = r.GetFullRegister() - Register.RAX;
+        Register home = HostRegisters.HomeOf(guest);
+        if (home != Register.None)
+            return home;
+        _a.Load(scratch, StateLayout.Gpr(guest));
+        return scratch;
+    }
+
+    /// <summary>
+    /// With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1, loads <see cref="HostRegisters.Spare"/> by <paramref name="preload"/>, and makes it the host's. The access must follow directly:
+    /// a fault looks for the jump in front of it (<see cref="Ring3.Host.ThunkKind.Run"/>).
+    /// </summary>
+    private void EmitCheck(int size, bool write, int site, Action? preload = null)
+    {
+        const Register Address = HostRegisters.Address, Entry = HostRegisters.Entry, Tag = HostRegisters.Spare;
+        _a.Move(Entry, Address);
+        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Entry, 12 - EntryShift));
+        _a.Add(Instruction.Create(Code.And_rm32_imm32, HostRegisters.Sized(Entry, 4), (Tlb.Level1Entries - 1) << EntryShift));
+        if (size == 1)
+            _a.Move(Tag, Address);
+        else
+            _a.Lea(Tag, Address, size - 1);
+        _a.Add(Instruction.Create(Code.And_rm64_imm32, Tag, -4096));
+        _a.Add(Instruction.Create(Code.Or_r64_rm64, Tag, RegionAssembler.State(StateLayout.Context)));
+        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Tag, EntryField(write ? TagWriteOffset : TagReadOffset)));
+        preload?.Invoke();
+        _stubs.Add((_a.Jump(NotEqual), site));
+        _a.Add(Instruction.Create(Code.Add_r64_rm64, Address, EntryField(AddendOffset)));
+    }
+
+    private static MemoryOperand EntryField(int field) => new(HostRegisters.Base, HostRegisters.Entry, 1, field, 1);
+
+    /// <summary>A site before an access, which is repeated from here.</summary>
+    private int MissSite(Trace t, int i, AccessForm form, int size, bool write)
+    {
+        Site site = SiteAt(SiteKind.Miss, t, i);
+        (site.Form, site.Size, site.Write) = (form, (byte)size, write);
+        return AddSite(site, _a.Position);
+    }
+
+    /// <summary>Behind a store that has retired with its instruction: code that it has overwritten is dropped. A region that was is left for an offset from its page, or for CpuState.Rip.</summary>
+    private void EmitCodeCheck(Trace t, int i, int size, int leaveFor)
+    {
+        const Register Address = HostRegisters.Address, Bits = HostRegisters.Entry, Granule = HostRegisters.Spare;
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Bits, EntryField(CodeBitsOffset)));
+        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Bits, new MemoryOperand(Bits)));
+        _a.Move(Granule, Address);
+        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Granule, 6));
+        _a.Add(Instruction.Create(Code.Bt_rm64_r64, Bits, Granule));
+        _hostFlags = false;
+        Site site = SiteAt(SiteKind.Overwritten, t, i);
+        site.Size = (byte)size;
+        site.PageOffset = leaveFor;
+        site.Uncount--;
+        int number = AddSite(site);
+        _stubs.Add((_a.Jump(Below), number));
+        _resumes.Add((number, _a.Position));
+    }
+}

@@ -1,0 +1,196 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+// Instructions that stay themselves, with other registers.
+// SAFETY: reads the heads' addresses; writes only to the assembler.
+internal sealed unsafe partial class RegionBuilder
+{
+    private readonly record struct Passing(Register Scratch, int Guest, bool Load, bool Store);
+
+    private readonly List<Passing> _passing = [];
+
+    private void EmitPlain(Trace t, int i, in GuestInstruction g)
+    {
+        Instruction code = g.Code;
+        bool memory = InstructionRules.HasMemory(code);
+        bool store = g.SiteAfter, needsFlags = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
+        bool loadFirst = memory && (InstructionRules.LoadsForFlagReader(code) && g.ReadsFlags || needsFlags && !store);
+        if (memory && needsFlags && store || memory && loadFirst && !CanLoadFirst(code))
+        {
+            EmitHandler(t, i);
+            return;
+        }
+        _passing.Clear();
+        if (!Assign(ref code, memory, store, loadFirst))
+        {
+            EmitHandler(t, i);
+            return;
+        }
+        if (!memory)
+        {
+            if (needsFlags)
+                NeedHostFlags(HostRegisters.Address, i, t);
+            if (code.Mnemonic == Mnemonic.Lea)
+            {
+                EmitLea(g.Code, code.Op0Register);
+            }
+            else
+            {
+                LoadPassing();
+                Encode(code);
+            }
+        }
+        else
+        {
+            EmitAccess(t, i, ref code, store, loadFirst, needsFlags);
+        }
+        StorePassing();
+        if (g.WritesFlags)
+            Produced(g);
+        if (store)
+            EmitCodeCheck(t, i, code.MemorySize.GetSize(), g.Next);
+        else if (memory && !g.WritesFlags && !loadFirst)
+            _hostFlags = false;
+    }
+
+    /// <summary>A load with flags to restore behind it: the operand becomes a register.</summary>
+    private static bool CanLoadFirst(in Instruction i) => i.OpCount >= 2 && i.GetOpKind(0) == Iced.Intel.OpKind.Register && i.MemorySize.GetSize() >= 2;
+
+    private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool loadFirst, bool needsFlags)
+    {
+        int size = code.MemorySize.GetSize();
+        bool write = store;
+        int site = MissSite(t, i, AccessForm.Operand, size, write);
+        EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
+        if (code.HasLockPrefix || code.Mnemonic == Mnemonic.Xchg)
+            EmitSplitCheck(t, i, size);
+        if (loadFirst)
+        {
+            EmitCheck(size, write, site);
+            Code load = size switch { 2 => Code.Movzx_r32_rm16, 4 => Code.Mov_r32_rm32, _ => Code.Mov_r64_rm64 };
+            Register full = HostRegisters.Spare;
+            _a.Add(Instruction.Create(load, HostRegisters.Sized(full, size == 8 ? 8 : 4), new MemoryOperand(HostRegisters.Address)));
+            _hostFlags = false;
+            if (needsFlags)
+                NeedHostFlags(HostRegisters.Address, i, t);
+            LoadPassing();
+            for (int n = 0; n < code.OpCount; n++)
+            {
+                if (code.GetOpKind(n) != Iced.Intel.OpKind.Memory)
+                    continue;
+                code.SetOpKind(n, Iced.Intel.OpKind.Register);
+                code.SetOpRegister(n, HostRegisters.Sized(full, size));
+            }
+            code.MemoryBase = Register.None;
+            Encode(code);
+            return;
+        }
+        EmitCheck(size, write, site, LoadPassing);
+        Encode(code);
+    }
+
+    /// <summary>Locked accesses that cross a cache line are the interpreter's.</summary>
+    private void EmitSplitCheck(Trace t, int i, int size)
+    {
+        if (size == 1)
+            return;
+        Register spare = HostRegisters.Sized(HostRegisters.Spare, 4);
+        _a.Add(Instruction.Create(Code.Mov_r32_rm32, spare, HostRegisters.Sized(HostRegisters.Address, 4)));
+        _a.Add(Instruction.Create(Code.And_rm32_imm8, spare, 63));
+        _a.Add(Instruction.Create(Code.Cmp_rm32_imm8, spare, 64 - size));
+        _stubs.Add((_a.Jump(Above), AddSite(SiteAt(SiteKind.Leave, t, i))));
+    }
+
+    private void Encode(in Instruction code) => _a.Add(code);
+
+    private void EmitLea(in Instruction i, Register destination)
+    {
+        Register full = destination.GetFullRegister();
+        EmitAddress(i, HostRegisters.Address, false);
+        switch (destination.GetSize())
+        {
+            case 8:
+                _a.Move(full, HostRegisters.Address);
+                break;
+            case 4:
+                _a.Add(Instruction.Create(Code.Mov_r32_rm32, HostRegisters.Sized(full, 4), HostRegisters.Sized(HostRegisters.Address, 4)));
+                break;
+            default:
+                LoadPassing();
+                _a.Add(Instruction.Create(Code.Mov_r16_rm16, HostRegisters.Sized(full, 2), HostRegisters.Sized(HostRegisters.Address, 2)));
+                break;
+        }
+    }
+
+    private void LoadPassing()
+    {
+        foreach (Passing p in _passing)
+            if (p.Load)
+                _a.Load(p.Scratch, StateLayout.Gpr(p.Guest));
+    }
+
+    private void StorePassing()
+    {
+        foreach (Passing p in _passing)
+            if (p.Store)
+                _a.Store(StateLayout.Gpr(p.Guest), p.Scratch);
+    }
+
+    /// <summary>Gives every register operand its host register, and the memory operand its address register. False: there are too few scratch registers.</summary>
+    private bool Assign(ref Instruction code, bool memory, bool store, bool loadFirst)
+    {
+        InstructionInfo info = _info.GetInfo(code);
+        // RMW and loads: the entry register is needed until the access.
+        ReadOnlySpan<Register> scratch = (memory, store, loadFirst) switch
+        {
+            (false, _, _) => [HostRegisters.Spare, HostRegisters.Entry, HostRegisters.Address],
+            (true, true, _) => [HostRegisters.Spare],
+            (true, false, true) => [HostRegisters.Entry, HostRegisters.Address],
+            _ => [HostRegisters.Spare],
+        };
+        int taken = 0;
+        int operands = code.OpCount;
+        for (int n = 0; n < operands; n++)
+        {
+            if (code.GetOpKind(n) != Iced.Intel.OpKind.Register)
+                continue;
+            Register r = code.GetOpRegister(n);
+            if (IsHigh(r))
+                continue;
+            int guest = Guest(r);
+            Register home = HostRegisters.HomeOf(guest);
+            if (home == Register.None)
+            {
+                OpAccess access = info.GetOpAccess(n);
+                bool writes = access is OpAccess.Write or OpAccess.ReadWrite or OpAccess.CondWrite or OpAccess.ReadCondWrite;
+                bool reads = access != OpAccess.Write || r.GetSize() < 4;
+                int known = _passing.FindIndex(p => p.Guest == guest);
+                if (known >= 0)
+                {
+                    Passing p = _passing[known];
+                    home = p.Scratch;
+                    _passing[known] = p with { Load = p.Load || reads, Store = p.Store || writes };
+                }
+                else
+                {
+                    if (taken == scratch.Length)
+                        return false;
+                    home = scratch[taken++];
+                    _passing.Add(new Passing(home, guest, reads, writes));
+                }
+            }
+            code.SetOpRegister(n, HostRegisters.Sized(home, r.GetSize()));
+        }
+        if (memory)
+        {
+            code.MemoryBase = HostRegisters.Address;
+            code.MemoryIndex = Register.None;
+            code.MemoryIndexScale = 1;
+            code.MemoryDisplacement64 = 0;
+            code.MemoryDisplSize = 0;
+            code.SegmentPrefix = Register.None;
+        }
+        return true;
+    }
+}

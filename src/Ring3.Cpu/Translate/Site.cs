@@ -1,0 +1,85 @@
+using System.Runtime.InteropServices;
+
+namespace Ring3.Cpu;
+
+/// <summary>Why translated code calls back.</summary>
+internal enum SiteKind : byte
+{
+    /// <summary>A memory operand missed level 1, or its memory faulted: fill and repeat, or leave before the instruction.</summary>
+    Miss,
+    /// <summary>A store has met a granule with decoded code; the instruction has retired.</summary>
+    Overwritten,
+    /// <summary>The handler of an op is to be called; the region goes on behind it.</summary>
+    Call,
+    /// <summary>The interpreter has to execute the instruction.</summary>
+    Leave,
+    /// <summary>At a block's begin: something waits, or the region is stale.</summary>
+    Poll,
+    /// <summary>A direct branch in the page whose target has not been linked.</summary>
+    Link,
+    /// <summary>A branch to CpuState.Rip that the translated jumps do not have.</summary>
+    Jump,
+    /// <summary>Flags are wanted in packed form.</summary>
+    Flags,
+    /// <summary>With external writers: the region's bytes are to be compared.</summary>
+    Verify,
+}
+
+/// <summary>What an access of a <see cref="SiteKind.Miss"/> is.</summary>
+internal enum AccessForm : byte { Operand, Push, Pop, Leave }
+
+/// <summary>A place of translated code that calls back. The code loads its address into <see cref="HostRegisters.Entry"/>.</summary>
+/// <remarks>SAFETY: lives in the region's arena as long as the code.</remarks>
+[StructLayout(LayoutKind.Sequential, Size = 96)]
+internal unsafe struct Site
+{
+    /// <summary>Link: where the branch goes, the slow routine's address while it is not linked. INVARIANT: at offset 0, emitted code jumps through it.</summary>
+    public nint Target;
+    /// <summary>Where to go on: again at the access, or behind it.</summary>
+    public nint Resume;
+    public Region* Region;
+    public Block* Block;
+    public Op* Op;
+    /// <summary>Link: next site that is linked to the same region.</summary>
+    public Site* NextIncoming;
+    /// <summary>Value of <see cref="FlagB"/> when it is no register.</summary>
+    public ulong FlagImmediate;
+    /// <summary>Offset in the page of the instruction, or of a branch's target.</summary>
+    public int PageOffset;
+    /// <summary>Instructions of the block, this one included, that are counted and not executed.</summary>
+    public ushort Uncount;
+    public SiteKind Kind;
+    public AccessForm Form;
+    public byte Size;
+    /// <summary>The access writes.</summary>
+    public bool Write;
+    /// <summary>Where the flags are: <see cref="FlagKind.Words"/> means CpuState's CcKind.</summary>
+    public FlagKind Flags;
+    public byte FlagLog2Size;
+    /// <summary>Guest registers of the recipe; 255: the immediate.</summary>
+    public byte FlagA, FlagB;
+    /// <summary>Jump: what a return adds to RSP, to be taken back when the target cannot be gone to.</summary>
+    public ushort Popped;
+}
+
+/// <summary>A piece of translated code: blocks of one host page that were hot together.</summary>
+/// <remarks>SAFETY: lives in the arena of its blocks, and is freed with it.</remarks>
+[StructLayout(LayoutKind.Sequential, Size = 96)]
+internal unsafe struct Region
+{
+    /// <summary>Not 0 when bytes of a block were overwritten: the code tests it where it is entered and where it goes back. Written under the decode lock.</summary>
+    public int Stale;
+    /// <summary>With external writers: the machine's entry stamp before the bytes were last compared.</summary>
+    public ulong VerifiedAt;
+    /// <summary>Sites of other regions that jump here directly. Decode lock.</summary>
+    public Site* Incoming;
+    /// <summary>Blocks, and where each is entered.</summary>
+    public Block** Blocks;
+    public nint Code;
+    public int BlockCount, CodeBytes;
+    /// <summary>Chain of the arena's regions.</summary>
+    public Region* Next;
+    /// <summary>Blocks whose bytes the code was made from.</summary>
+    public Block** Sources;
+    public int SourceCount;
+}

@@ -1,0 +1,33 @@
+namespace Ring3.Cpu;
+
+/// <summary>Displacements from <see cref="HostRegisters.Base"/>.</summary>
+/// <remarks>SAFETY: addresses of fields of a local, for their differences only.</remarks>
+internal static unsafe class StateLayout
+{
+    public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey;
+
+    public static readonly int Jumps = ProcessorMemory.TlbBytes;
+
+    static StateLayout()
+    {
+        CpuState c;
+        byte* s = (byte*)&c + ProcessorMemory.StateBytes;
+        Retired = (int)((byte*)&c.InstructionsRetired - s);
+        TimerLook = (int)((byte*)&c.TimerLook - s);
+        Context = (int)((byte*)&c.TlbContext - s);
+        Rip = (int)((byte*)&c.Rip - s);
+        ExitRequest = (int)((byte*)&c.ExitRequest - s);
+        EntryStamp = (int)((byte*)&c.EntryStamp - s);
+        CcKind = (int)((byte*)&c.CcKind - s);
+        CcA = (int)((byte*)&c.CcA - s);
+        CcB = (int)((byte*)&c.CcB - s);
+        CodeBase = (int)((byte*)&c.CodeBase - s);
+        SlowRoutine = (int)((byte*)&c.SlowRoutine - s);
+        SlowCallback = (int)((byte*)&c.SlowCallback - s);
+        FsBase = (int)((byte*)&c.Fs.Base - s);
+        GsBase = (int)((byte*)&c.Gs.Base - s);
+        JumpKey = (int)((byte*)&c.JumpKey - s);
+    }
+
+    public static int Gpr(int guest) => 8 * guest - ProcessorMemory.StateBytes;
+}
