@@ -8,7 +8,7 @@ namespace Ring3.Vmm.Devices;
 public sealed class KeyboardController(IMachineControl machine)
 {
     public const ushort DataPort = 0x60, CommandPort = 0x64;
-    private const byte OutputFull = 1, SystemFlag = 4, AuxData = 0x20;
+    private const byte OutputFull = 1, SystemFlag = 4, Unlocked = 0x10, AuxData = 0x20;
     private const byte AuxTestFailed = 3, InputPort = 0xb0, A20 = 2;
     private readonly Lock _lock = new();
     private readonly Queue<(byte Value, bool Aux)> _output = new();
@@ -26,7 +26,7 @@ public sealed class KeyboardController(IMachineControl machine)
             if (!status)
                 return _output.TryDequeue(out var next) ? next.Value : (byte)0;
             byte full = _output.TryPeek(out var head) ? (byte)(OutputFull | (head.Aux ? AuxData : 0)) : (byte)0;
-            return (byte)(SystemFlag | full);
+            return (byte)(SystemFlag | Unlocked | full);
         }
     }
 

@@ -24,6 +24,10 @@ public class ChipsetTests
         Assert.Equal(0x04, kbd.Command.In8(0) & 0x07);
     }
 
+    /// <summary>Self-test passed, key lock open: kernels that probe without ACPI warn of a lock otherwise.</summary>
+    [Fact]
+    public void Keyboard_IsNotLocked() => Assert.Equal(0x14, new KeyboardController(_machine).Command.In8(0));
+
     [Fact]
     public void Keyboard_AuxLoopHasNoAuxFlag()
     {
