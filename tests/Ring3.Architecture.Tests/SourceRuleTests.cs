@@ -40,6 +40,19 @@ public partial class SourceRuleTests
         where File.ReadAllText(file).Contains("Thread.Sleep(")
         select Repository.Relative(file));
 
+    /// <summary>Who yields gives a whole time slice away, and with several in a row the turn of hundreds of milliseconds on a busy host (see Ring3.Sync.Backoff). Here the yield is what was asked for, or the thread is nobody's vCPU.</summary>
+    private static readonly string[] s_yields =
+    [
+        "src/Ring3.Cli/", "src/Ring3.Host/Terminal.cs", "src/Ring3.Kvm/Vcpu/Vcpu.Paravirt.cs", "src/Ring3.Kvm/Vcpu/Vcpu.Run.cs", "src/Ring3.Kvm/Xen/Vcpu.Xen.cs", "src/Ring3.Mmu/TdpMmu.ZapRoots.cs", "src/Ring3.Sync/MmuLock.cs",
+    ];
+
+    [Fact]
+    public void Yielding_IsNoWayToWait() => Assert.Empty(
+        from file in Repository.Sources("src")
+        let name = Repository.Relative(file)
+        where Regex.IsMatch(File.ReadAllText(file), @"Thread\.Yield\(|\.SpinOnce\(") && !Array.Exists(s_yields, name.StartsWith)
+        select name);
+
     /// <summary>Where locked host instructions meet memory by address, and why none of them can cross a cache line. Few hosts can be asked whether one was: the places are counted instead.</summary>
     private static readonly Dictionary<string, string> s_lockedAccesses = new()
     {

@@ -92,17 +92,30 @@ public sealed unsafe partial class Machine
             }
     }
 
+    /// <summary>Spins, then sleeps: a processor that yields gives a whole time slice away each time.</summary>
+    private static void Pause(int looks)
+    {
+        if (looks < Looks)
+        {
+            Thread.SpinWait(1);
+            return;
+        }
+        // Nobody wakes it: a sleep with a bound.
+        int never = 0;
+        Futex.Wait(&never, 0, 50_000);
+    }
+
     /// <summary>False: the processor has been asked to leave.</summary>
     private bool Rest(LogicalProcessor p)
     {
         if (Processors.Length == 1)
             return true;
-        SpinWait spin = default;
+        int looks = 0;
         while (Stopwatch.GetTimestamp() < _busRestsUntil)
         {
             if (p.IsExitRequested)
                 return false;
-            spin.SpinOnce(-1);
+            Pause(looks++);
         }
         return true;
     }
@@ -124,12 +137,12 @@ public sealed unsafe partial class Machine
         long deadline = _busTakenAt + Stopwatch.Frequency * PatienceMs / 1000;
         foreach (LogicalProcessor other in all)
         {
-            SpinWait spin = default;
+            int looks = 0;
             while (other != p && !other.IsStopped)
             {
                 if (Stopwatch.GetTimestamp() > deadline)
                     return false;
-                spin.SpinOnce();
+                Pause(looks++);
             }
         }
         return true;

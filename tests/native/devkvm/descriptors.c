@@ -315,7 +315,7 @@ static void rounds(void)
 		(unsigned long long)(took / 1000 / (unsigned)count), before.descriptors, after.descriptors, before.threads, after.threads, before.resident_kib, after.resident_kib);
 	CHECK(after.descriptors == before.descriptors);
 	CHECK(after.threads <= before.threads + 1);
-	CHECK(after.resident_kib < before.resident_kib + 16384);
+	CHECK(after.resident_kib < before.resident_kib + 8192);
 }
 
 static void *one_thread(void *argument)
