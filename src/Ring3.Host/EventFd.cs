@@ -27,7 +27,8 @@ public static unsafe class EventFd
         const short PollOut = 4;
         // SAFETY: one struct pollfd { int fd; short events; short revents; } on the stack.
         long entry = (uint)fd | (long)PollOut << 32;
-        return Libc.poll(&entry, 1, 0) == 1 && Signal(fd);
+        // A host that refuses the question gets the signal all the same.
+        return Libc.poll(&entry, 1, 0) != 0 && Signal(fd);
     }
 
     /// <summary>Takes the counter's value and resets it; 0 when nothing was signalled.</summary>
