@@ -25,7 +25,7 @@ internal enum CompareOrder : byte
 }
 
 /// <summary>
-/// Which processor a machine is: identity, and behaviour that the manuals leave to the implementation. What runs on the host's own units (vector arithmetic, transcendental x87, the alignment of SHA operands) is the host's whatever the model.
+/// Which processor a machine is: identity, and behaviour that the manuals leave to the implementation. What runs on the host's own units (vector arithmetic, transcendental x87) is the host's whatever the model.
 /// </summary>
 public sealed record ProcessorModel
 {
@@ -39,6 +39,7 @@ public sealed record ProcessorModel
         Brand = "AMD EPYC Processor (Zen 4)",
         CompareOrder = CompareOrder.SecondButRepeatedBytes,
         ReservesTopGlobal = true,
+        LoadsShaAnywhere = true,
     };
 
     /// <summary>AMD Zen 5 (family 0x1a).</summary>
@@ -108,6 +109,8 @@ public sealed record ProcessorModel
     internal bool ZeroExtendsRepeat { get; init; }
     /// <summary>RFLAGS.AC does not apply to vector accesses of 16 bytes and more, nor to VCVTPH2PS.</summary>
     internal bool SparesVectorAlignment { get; init; }
+    /// <summary>Memory operands of SHA instructions need no alignment.</summary>
+    internal bool LoadsShaAnywhere { get; init; }
     /// <summary>A store from an MMX register clears TOP even if it faults.</summary>
     internal bool MmxStoresClearTop { get; init; }
     /// <summary>Stores that convert (VCVTPS2PH, x87) raise the exceptions of the conversion before those of the memory; an x87 store that an unmasked exception suppresses accesses no memory.</summary>

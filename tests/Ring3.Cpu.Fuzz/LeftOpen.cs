@@ -42,6 +42,8 @@ internal static unsafe class LeftOpen
             return null;
         if (i.Mnemonic is Mnemonic.Maskmovq or Mnemonic.Maskmovdqu or Mnemonic.Vmaskmovdqu or Mnemonic.Vmaskmovps or Mnemonic.Vmaskmovpd or Mnemonic.Vpmaskmovd or Mnemonic.Vpmaskmovq && fault)
             return "address of a masked access that faults";
+        if (i.Mnemonic is >= Mnemonic.Sha1msg1 and <= Mnemonic.Sha256rnds2 && fault)
+            return "alignment of a SHA operand";
         if (i.IsVsib && fault)
             return "elements that a gather has loaded when it faults";
         if ((i.MemorySize.GetSize() >= 16 || i.Encoding == EncodingKind.VEX) && (s->Rflags & Rflags.AC) != 0 && (native->Vector == Vector.AC || guest->Vector == Vector.AC) && !IsStateImage(i))

@@ -39,14 +39,12 @@ internal static class VectorFacts
         if (m is Mnemonic.Movups or Mnemonic.Movupd or Mnemonic.Movdqu or Mnemonic.Lddqu or Mnemonic.Pcmpestri or Mnemonic.Pcmpestrm or Mnemonic.Pcmpistri or Mnemonic.Pcmpistrm
             or Mnemonic.Pcmpestri64 or Mnemonic.Pcmpestrm64)
             return false;
-        // The manuals ask for alignment; AMD's processors do not. Forms are the process's, made for the host's own units: its vendor decides, not the machine's model.
-        if (IsSha(m) && ProcessorModel.Host.IsAmd)
-            return false;
         if (vex)
             return m is Mnemonic.Vmovaps or Mnemonic.Vmovapd or Mnemonic.Vmovdqa or Mnemonic.Vmovntps or Mnemonic.Vmovntpd or Mnemonic.Vmovntdq or Mnemonic.Vmovntdqa;
         return code.ToOpCode().MemorySize.GetSize() == 16;
     }
 
-    private static bool IsSha(Mnemonic m)
+    /// <summary>SHA instructions: the manuals ask for alignment; AMD's processors do not.</summary>
+    public static bool IsSha(Mnemonic m)
         => m is Mnemonic.Sha1msg1 or Mnemonic.Sha1msg2 or Mnemonic.Sha1nexte or Mnemonic.Sha1rnds4 or Mnemonic.Sha256msg1 or Mnemonic.Sha256msg2 or Mnemonic.Sha256rnds2;
 }

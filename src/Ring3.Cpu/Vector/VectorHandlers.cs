@@ -106,7 +106,9 @@ internal static unsafe class VectorHandlers
         return f->MemoryIndex switch
         {
             0 => &VectorShapes<TGate, TFp>.Store,
-            1 => (Code)f->Code == Code.VEX_Vcvtph2ps_xmm_xmmm64 ? &VectorShapes<TGate, TFp>.LoadSpared : &VectorShapes<TGate, TFp>.Load1,
+            1 when (Code)f->Code == Code.VEX_Vcvtph2ps_xmm_xmmm64 => &VectorShapes<TGate, TFp>.LoadSpared,
+            1 when VectorFacts.IsSha(((Code)f->Code).Mnemonic()) => &VectorShapes<TGate, TFp>.LoadAnywhere,
+            1 => &VectorShapes<TGate, TFp>.Load1,
             2 => &VectorShapes<TGate, TFp>.Load2,
             _ => &VectorShapes<TGate, TFp>.Registers,
         };

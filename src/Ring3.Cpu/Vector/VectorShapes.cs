@@ -53,6 +53,25 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         return Execute(p, c, f, c->Ymm + op->Reg0 * 32, bytes, null, null);
     }
 
+    /// <summary>As <see cref="Load1"/>, where the model decides whether the operand must be aligned. The host's own unit always gets an aligned one.</summary>
+    public static OpResult LoadAnywhere(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!p.Model.LoadsShaAnywhere)
+            return Load1(p, c, op);
+        if (!TGate.IsOpen(c))
+            return TGate.Refuse(p, c);
+        VectorForm* f = p.Forms + op->Aux;
+        byte* m = VectorMemory.Read(p, c, op, f->MemorySize, 0);
+        if (m == null)
+            return OpResult.Fault;
+        if (((nuint)m & f->AlignMask) == 0)
+            return Execute(p, c, f, c->Ymm + op->Reg0 * 32, m, null, null);
+        byte* room = stackalloc byte[32];
+        byte* aligned = (byte*)((nuint)room + 15 & ~(nuint)15);
+        Buffer.MemoryCopy(m, aligned, 16, f->MemorySize);
+        return Execute(p, c, f, c->Ymm + op->Reg0 * 32, aligned, null, null);
+    }
+
     public static OpResult Load2(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!TGate.IsOpen(c))
