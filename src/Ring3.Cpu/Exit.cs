@@ -12,7 +12,7 @@ public enum ExitReason
     Io,
     /// <summary>Nested table entry absent or without the permission: Gpa, Access. RIP is at the instruction; re-entering restarts it.</summary>
     NestedFault,
-    /// <summary>Access to a guest-physical address marked as MMIO: Gpa, Size, IsWrite, Data. Finish with CompleteMmio; the instruction then continues where it stopped.</summary>
+    /// <summary>Access to a guest-physical address marked as MMIO: Gpa, Size, IsWrite, Data. Finish with CompleteMmio; the instruction then continues where it stopped. With InstructionLength not 0 it is a plain store: SkipStore ends it as well.</summary>
     Mmio,
     /// <summary>HLT has retired.</summary>
     Hlt,

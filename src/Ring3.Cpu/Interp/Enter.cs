@@ -1,3 +1,4 @@
+using Iced.Intel;
 using Ring3.Arch;
 
 namespace Ring3.Cpu;
@@ -205,6 +206,30 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>
     public void SkipInstruction() => Retire(State, Exit->InstructionLength);
+
+    private const ulong Dr7Enables = 0xff;
+
+    /// <summary>With an <see cref="ExitReason.Mmio"/> exit: says whether the access is all that is left of its instruction, a plain store. Breakpoints on data are noted by the store itself, so with them it is not.</summary>
+    private void NoteLastAccess(CpuState* c, Op* op)
+    {
+        int size = (Code)op->Code switch
+        {
+            Code.Mov_rm8_r8 or Code.Mov_rm8_imm8 or Code.Mov_moffs8_AL => 1,
+            Code.Mov_rm16_r16 or Code.Mov_rm16_imm16 or Code.Mov_moffs16_AX => 2,
+            Code.Mov_rm32_r32 or Code.Mov_rm32_imm32 or Code.Mov_moffs32_EAX => 4,
+            Code.Mov_rm64_r64 or Code.Mov_rm64_imm32 or Code.Mov_moffs64_RAX => 8,
+            _ => 0,
+        };
+        if (size == Exit->Size && Exit->IsWrite != 0 && Replay.IsFirst && (c->Dr7 & Dr7Enables) == 0 && c->HostBreakpoints == 0)
+            Exit->InstructionLength = op->Length;
+    }
+
+    /// <summary>Retires the store of the last <see cref="ExitReason.Mmio"/> exit, whose InstructionLength says that nothing else is left of it; the owner makes the access.</summary>
+    public void SkipStore()
+    {
+        Replay.Retire();
+        SkipInstruction();
+    }
 
     /// <summary>An instruction that replaces the whole state (RSM) has been carried out by the owner.</summary>
     public void InstructionCompleted()

@@ -546,10 +546,12 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>An instruction did not retire.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static LoopExit Interrupt(CpuState* c, Block* block, Op* op)
+    private LoopExit Interrupt(CpuState* c, Block* block, Op* op)
     {
         c->Rip = RipOf(c, op);
         Uncount(c, block, op);
+        if (c->ExitPending != 0 && Exit->Reason == ExitReason.Mmio)
+            NoteLastAccess(c, op);
         // A non-canonical operand in the stack segment is #SS(0).
         if (c->PendingNonCanonical != 0 && c->ExitPending == 0 && op->Seg == SegmentIndex.SS)
             c->PendingVector = Arch.Vector.SS;

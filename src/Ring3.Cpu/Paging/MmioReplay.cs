@@ -85,6 +85,9 @@ internal sealed unsafe class MmioReplay
         return false;
     }
 
+    /// <summary>The access that the owner is asked for is the first of its instruction.</summary>
+    public bool IsFirst => _waiting && _count == 0;
+
     private bool Leave(LogicalProcessor p, CpuState* c, ulong gpa, ulong gva, byte* source, int size)
     {
         if (_count == Capacity)
@@ -98,6 +101,7 @@ internal sealed unsafe class MmioReplay
         exit->Gpa = gpa;
         exit->Gva = gva;
         exit->Size = (byte)size;
+        exit->InstructionLength = 0;
         exit->IsWrite = source != null ? (byte)1 : (byte)0;
         exit->Access = source != null ? AccessKind.Write : AccessKind.Read;
         if (source != null)

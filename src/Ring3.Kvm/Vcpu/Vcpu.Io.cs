@@ -234,6 +234,11 @@ public sealed unsafe partial class Vcpu
     {
         data.CopyTo(_mmioData);
         _ = ExitMmio();
+        if (_exit->InstructionLength != 0)
+        {
+            Cpu.SkipStore();
+            return ToClient;
+        }
         Cpu.CompleteMmio(data);
         _mmioPosted = _finishOnly = true;
         return KeepRunning;
