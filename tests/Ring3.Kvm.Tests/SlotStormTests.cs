@@ -16,9 +16,16 @@ public class SlotStormTests
     {
         using var storm = new SlotStorm(seed, 2, policy, share, zapAll, (DirtyTracking)(seed % 4));
         int seconds = int.TryParse(Environment.GetEnvironmentVariable("RING3_STRESS_SECONDS"), out int s) ? s : 0;
-        Assert.Null(storm.Run(1, seconds == 0 ? 60 : seconds * 100));
+        // On a busy host a phase may pass without a change: there are as many as it takes to have seen everything.
+        for (int more = 0; more == 0 || more < 50 && !HasSeenEnough(storm); more++)
+            Assert.Null(storm.Run(1, seconds == 0 ? 60 : seconds * 100));
+        Assert.True(HasSeenEnough(storm), storm.Counts.ToString());
+    }
+
+    private static bool HasSeenEnough(SlotStorm storm)
+    {
         var (iterations, mmio, changes, migrations, roots) = storm.Counts;
-        Assert.True(iterations > 1000 && mmio > 0 && changes >= 10 && migrations >= 3 && roots >= 1, $"{iterations} iterations, {mmio} MMIO, {changes} changes, {migrations} migrations, {roots} roots zapped");
+        return iterations > 1000 && mmio > 0 && changes >= 10 && migrations >= 3 && roots >= 1;
     }
 
     /// <summary>The detectors are awake: memory that goes away under a slot which was not deleted is noticed.</summary>
