@@ -1,18 +1,15 @@
 namespace Ring3.Cpu;
 
-/// <summary>How guest code is executed.</summary>
-public enum EngineKind
-{
-    /// <summary>Every instruction by the interpreter.</summary>
-    Interpreter,
-    /// <summary>Hot 64-bit code translated to host code, the rest by the interpreter.</summary>
-    Translator,
-}
-
-/// <summary>The engine of machines that are made without a choice of their own.</summary>
+/// <summary>
+/// How guest code is executed: every instruction by the interpreter, or hot 64-bit code translated to host code and the rest by the interpreter.
+/// </summary>
 public static class Engine
 {
-    /// <summary>Environment variables: the default, as <see cref="TryParse"/> takes it; and a file to which every region that is made is appended, guest and host code side by side.</summary>
+    /// <summary>
+    /// Environment variables: the engine of machines that are made without a choice of their own, as <see cref="TryParse"/> takes it; and a file to which
+    /// every region that is made is appended,
+    /// guest and host code side by side.
+    /// </summary>
     public const string Variable = "RING3_ENGINE", LogVariable = "RING3_TRANSLATION_LOG";
 
     private const int DefaultThreshold = 128;
@@ -21,10 +18,8 @@ public static class Engine
     public static int Threshold { get; } = TryParse(Environment.GetEnvironmentVariable(Variable), out int threshold) ? threshold : int.MaxValue;
 
     /// <summary>Told of every region that is made or refused.</summary>
-    internal static Action<string>? Log { get; } = Environment.GetEnvironmentVariable(LogVariable) is { Length: > 0 } file ? text => File.AppendAllText(file, text + "\n") : null;
-
-    /// <summary>The threshold of an engine's usual use.</summary>
-    public static int ThresholdOf(EngineKind kind) => kind == EngineKind.Translator ? DefaultThreshold : int.MaxValue;
+    internal static Action<string>? Log { get; } =
+        Environment.GetEnvironmentVariable(LogVariable) is { Length: > 0 } file ? text => File.AppendAllText(file, text + "\n") : null;
 
     /// <summary>"interpreter", "translator", or "translator:N", with N executions before a block is translated.</summary>
     public static bool TryParse(string? text, out int threshold)

@@ -2,7 +2,10 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>How the six status flags follow from two values. The numbers appear in emitted code (<see cref="CpuState.CcKind"/>), with the operand size in bits 4 and 5.</summary>
+/// <summary>
+/// How the six status flags follow from two values. The numbers appear in emitted code (<see cref="CpuState.CcKind"/>), with the operand size in bits 4 and
+/// 5.
+/// </summary>
 internal enum FlagKind : byte
 {
     /// <summary>The interpreter's three words hold.</summary>

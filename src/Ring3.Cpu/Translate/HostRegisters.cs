@@ -3,10 +3,12 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Where guest registers are while translated code runs. The map is the same at every edge, so that regions link without moves. Registers that are not listed stay in <see cref="CpuState.Gpr"/> and pass through scratch registers.
+/// Where guest registers are while translated code runs. The map is the same at every edge, so that regions link without moves. Registers that are not listed
+/// stay in <see cref="CpuState.Gpr"/> and pass through scratch registers.
 /// </summary>
 /// <remarks>
-/// RAX, RCX, RDX, RBX, RSI and RDI are themselves, because instructions name them implicitly. The host's RSP stays the thread's stack: signal handlers may arrive on it.
+/// RAX, RCX, RDX, RBX, RSI and RDI are themselves, because instructions name them implicitly. The host's RSP stays the thread's stack: signal handlers may
+/// arrive on it.
 /// </remarks>
 internal static class HostRegisters
 {

@@ -10,16 +10,19 @@ internal static class InstructionRules
 
     private static readonly HashSet<Mnemonic> s_plain =
     [
-        Mnemonic.Mov, Mnemonic.Movzx, Mnemonic.Movsx, Mnemonic.Movsxd, Mnemonic.Lea, Mnemonic.Add, Mnemonic.Adc, Mnemonic.Sub, Mnemonic.Sbb, Mnemonic.And, Mnemonic.Or, Mnemonic.Xor, Mnemonic.Cmp, Mnemonic.Test,
-        Mnemonic.Inc, Mnemonic.Dec, Mnemonic.Neg, Mnemonic.Not, Mnemonic.Shl, Mnemonic.Shr, Mnemonic.Sar, Mnemonic.Rol, Mnemonic.Ror, Mnemonic.Rcl, Mnemonic.Rcr, Mnemonic.Imul, Mnemonic.Mul, Mnemonic.Cdq,
-        Mnemonic.Cqo, Mnemonic.Cwde, Mnemonic.Cdqe, Mnemonic.Cbw, Mnemonic.Cwd, Mnemonic.Bswap, Mnemonic.Bt, Mnemonic.Bts, Mnemonic.Btr, Mnemonic.Btc, Mnemonic.Bsf, Mnemonic.Bsr, Mnemonic.Tzcnt, Mnemonic.Lzcnt,
-        Mnemonic.Popcnt, Mnemonic.Andn, Mnemonic.Bextr, Mnemonic.Blsi, Mnemonic.Blsr, Mnemonic.Blsmsk, Mnemonic.Bzhi, Mnemonic.Pdep, Mnemonic.Pext, Mnemonic.Mulx, Mnemonic.Shlx, Mnemonic.Shrx, Mnemonic.Sarx,
-        Mnemonic.Rorx, Mnemonic.Xadd, Mnemonic.Xchg, Mnemonic.Cmpxchg, Mnemonic.Movbe, Mnemonic.Clc, Mnemonic.Stc, Mnemonic.Cmc, Mnemonic.Shld, Mnemonic.Shrd,
+        Mnemonic.Mov, Mnemonic.Movzx, Mnemonic.Movsx, Mnemonic.Movsxd, Mnemonic.Lea, Mnemonic.Add, Mnemonic.Adc, Mnemonic.Sub, Mnemonic.Sbb, Mnemonic.And,
+        Mnemonic.Or, Mnemonic.Xor, Mnemonic.Cmp, Mnemonic.Test, Mnemonic.Inc, Mnemonic.Dec, Mnemonic.Neg, Mnemonic.Not, Mnemonic.Shl, Mnemonic.Shr,
+        Mnemonic.Sar, Mnemonic.Rol, Mnemonic.Ror, Mnemonic.Rcl, Mnemonic.Rcr, Mnemonic.Imul, Mnemonic.Mul, Mnemonic.Cdq, Mnemonic.Cqo, Mnemonic.Cwde,
+        Mnemonic.Cdqe, Mnemonic.Cbw, Mnemonic.Cwd, Mnemonic.Bswap, Mnemonic.Bt, Mnemonic.Bts, Mnemonic.Btr, Mnemonic.Btc, Mnemonic.Bsf, Mnemonic.Bsr,
+        Mnemonic.Tzcnt, Mnemonic.Lzcnt, Mnemonic.Popcnt, Mnemonic.Andn, Mnemonic.Bextr, Mnemonic.Blsi, Mnemonic.Blsr, Mnemonic.Blsmsk, Mnemonic.Bzhi,
+        Mnemonic.Pdep, Mnemonic.Pext, Mnemonic.Mulx, Mnemonic.Shlx, Mnemonic.Shrx, Mnemonic.Sarx, Mnemonic.Rorx, Mnemonic.Xadd, Mnemonic.Xchg,
+        Mnemonic.Cmpxchg, Mnemonic.Movbe, Mnemonic.Clc, Mnemonic.Stc, Mnemonic.Cmc, Mnemonic.Shld, Mnemonic.Shrd,
     ];
 
     private static readonly HashSet<Mnemonic> s_moves = Named("Cmov"), s_sets = Named("Set"), s_x87 = Named("F");
 
-    private static HashSet<Mnemonic> Named(string prefix) => [.. Enum.GetValues<Mnemonic>().Where(m => m.ToString().StartsWith(prefix, StringComparison.Ordinal) && m is not Mnemonic.Setssbsy)];
+    private static HashSet<Mnemonic> Named(string prefix) =>
+        [.. Enum.GetValues<Mnemonic>().Where(m => m.ToString().StartsWith(prefix, StringComparison.Ordinal) && m is not Mnemonic.Setssbsy)];
 
     /// <summary>Whether a block that contains the instruction is left to the interpreter, whose vector runs are faster than calls.</summary>
     public static bool IsVector(in Instruction i)
@@ -102,7 +105,8 @@ internal static class InstructionRules
         }
         if (!memory)
             return true;
-        if (i.Code is Code.Mov_AL_moffs8 or Code.Mov_AX_moffs16 or Code.Mov_EAX_moffs32 or Code.Mov_RAX_moffs64 or Code.Mov_moffs8_AL or Code.Mov_moffs16_AX or Code.Mov_moffs32_EAX or Code.Mov_moffs64_RAX)
+        if (i.Code is Code.Mov_AL_moffs8 or Code.Mov_AX_moffs16 or Code.Mov_EAX_moffs32 or Code.Mov_RAX_moffs64
+            or Code.Mov_moffs8_AL or Code.Mov_moffs16_AX or Code.Mov_moffs32_EAX or Code.Mov_moffs64_RAX)
             return false;
         // A bit offset in a register reaches beyond the operand.
         if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == Iced.Intel.OpKind.Register)
@@ -137,7 +141,8 @@ internal static class InstructionRules
     {
         if ((i.RflagsModified & Status) != Status)
             return true;
-        if (i.Mnemonic is not (Mnemonic.Shl or Mnemonic.Shr or Mnemonic.Sar or Mnemonic.Shld or Mnemonic.Shrd or Mnemonic.Rol or Mnemonic.Ror or Mnemonic.Rcl or Mnemonic.Rcr))
+        if (i.Mnemonic is not (Mnemonic.Shl or Mnemonic.Shr or Mnemonic.Sar or Mnemonic.Shld or Mnemonic.Shrd
+            or Mnemonic.Rol or Mnemonic.Ror or Mnemonic.Rcl or Mnemonic.Rcr))
             return false;
         int last = i.OpCount - 1;
         if (i.GetOpKind(last) == Iced.Intel.OpKind.Register)
@@ -147,5 +152,6 @@ internal static class InstructionRules
     }
 
     /// <summary>Whether the flags of an instruction are what the host's processor gives for any processor model: SHLD and SHRD of 16 bits are not.</summary>
-    public static bool IsDefined(in Instruction i) => i.Mnemonic is not (Mnemonic.Shld or Mnemonic.Shrd) || i.Code is not (Code.Shld_rm16_r16_imm8 or Code.Shld_rm16_r16_CL or Code.Shrd_rm16_r16_imm8 or Code.Shrd_rm16_r16_CL);
+    public static bool IsDefined(in Instruction i) =>
+        i.Code is not (Code.Shld_rm16_r16_imm8 or Code.Shld_rm16_r16_CL or Code.Shrd_rm16_r16_imm8 or Code.Shrd_rm16_r16_CL);
 }

@@ -6,7 +6,8 @@ namespace Ring3.Cpu;
 
 /// <summary>Translated code: when it is made, how it is entered, and what it calls back for.</summary>
 /// <remarks>
-/// Translated code runs as unmanaged code between <see cref="RegionRoutines.Enter"/> and the call back that leaves. Managed exceptions never cross it: <see cref="Slow"/> catches what a handler's access throws.
+/// Translated code runs as unmanaged code between <see cref="RegionRoutines.Enter"/> and the call back that leaves. Managed exceptions never cross it: <see
+/// cref="Slow"/> catches what a handler's access throws.
 /// SAFETY: sites and blocks belong to the epoch in which the code was entered; when a call back has changed the epoch it leaves.
 /// </remarks>
 public sealed unsafe partial class LogicalProcessor
@@ -53,8 +54,8 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool CanTranslate(CpuState* c) => Sanitizer is null && IsFarFromEdge(c->BlockRip);
 
-    /// <summary>Relative branches and the next page cannot leave the canonical addresses from here.</summary>
-    private static bool IsFarFromEdge(ulong rip) => rip + 0x1_0000_0000 < 0x7fff_0000_0000 + 0x1_0000_0000 || rip >= 0xffff_8001_0000_0000 && rip < 0xffff_ffff_ffff_e000;
+    /// <summary>Relative branches and the next page cannot leave the canonical addresses from here: 2 GiB and some away from both ends of the hole.</summary>
+    private static bool IsFarFromEdge(ulong rip) => rip < 0x7fff_7fff_0000 || rip >= 0xffff_8000_8001_0000;
 
     /// <summary>Executes from a translated block at RIP until something is for the run loop.</summary>
     private LoopExit RunTranslated(CpuState* c, Block* b)
@@ -268,7 +269,10 @@ public sealed unsafe partial class LogicalProcessor
         return op->Seg >= SegmentIndex.FS ? offset + CpuState.SegmentAt(c, op->Seg)->Base : offset;
     }
 
-    /// <summary>Brings a translation into level 1 when the access can succeed without a fault or an exit. False when it is there already: then the memory itself has failed.</summary>
+    /// <summary>
+    /// Brings a translation into level 1 when the access can succeed without a fault or an exit. False when it is there already: then the memory itself has
+    /// failed.
+    /// </summary>
     private bool TryFill(CpuState* c, ulong linear, int size, bool write)
     {
         if ((linear & 0xfff) + (ulong)size > 0x1000 || !IsCanonical(c, linear) || AlignmentChecked(c))

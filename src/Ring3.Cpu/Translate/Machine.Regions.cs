@@ -17,7 +17,10 @@ public sealed unsafe partial class Machine
 
     internal bool TranslatesAt(Block* b) => TranslationThreshold != int.MaxValue && b->BytesNext == 0;
 
-    /// <summary>Places a region that was built in the epoch <paramref name="epoch"/> and makes its heads enter it. False: its blocks changed meanwhile, or there is no room.</summary>
+    /// <summary>
+    /// Places a region that was built in the epoch <paramref name="epoch"/> and makes its heads enter it. False: its blocks changed meanwhile, or there is no
+    /// room.
+    /// </summary>
     internal bool PublishRegion(RegionBuilder builder, long epoch)
     {
         lock (_decodeLock)

@@ -2,7 +2,10 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Memory of the regions of one block arena: code, and what describes it. Recycled by the process, never unmapped, because the fault handler knows the code's ranges for good.</summary>
+/// <summary>
+/// Memory of the regions of one block arena: code, and what describes it. Recycled by the process, never unmapped, because the fault handler knows the code's
+/// ranges for good.
+/// </summary>
 /// <remarks>SAFETY: offsets stay below the mappings' sizes.</remarks>
 internal sealed unsafe class RegionArena
 {

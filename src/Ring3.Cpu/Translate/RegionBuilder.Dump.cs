@@ -17,7 +17,7 @@ internal sealed unsafe partial class RegionBuilder
         text.Append($"region of {_traces.Count} traces, {_marks.Count} instructions, {_a.Position} bytes\n");
         NasmFormatter formatter = new();
         StringOutput output = new();
-        Decoder decoder = Decoder.Create(64, new ByteArrayCodeReader(_a.Code.ToArray()));
+        Decoder decoder = Decoder.Create(64, new ByteArrayCodeReader(_a.Bytes.ToArray()));
         int next = 0;
         while (decoder.IP < (ulong)_a.Position)
         {

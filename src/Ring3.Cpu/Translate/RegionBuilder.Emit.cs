@@ -6,7 +6,7 @@ namespace Ring3.Cpu;
 // SAFETY: reads the heads' addresses; writes only to the assembler.
 internal sealed unsafe partial class RegionBuilder
 {
-    private const int Below = 2, NotBelow = 3, NotEqual = 5, Above = 7, Equal = 4;
+    private const byte Below = 2, NotBelow = 3, NotEqual = 5, Above = 7, Equal = 4;
 
     private void EmitTrace(Trace t)
     {
@@ -36,14 +36,14 @@ internal sealed unsafe partial class RegionBuilder
         {
             int verify = AddSite(site with { Kind = SiteKind.Verify }, t.Entry);
             _a.Load(HostRegisters.Spare, StateLayout.EntryStamp);
-            _a.Add(Instruction.Create(Code.Cmp_rm64_r64, new MemoryOperand(HostRegisters.Entry, VerifiedOffset, 1), HostRegisters.Spare));
+            _a.Add(Instruction.Create(Code.Cmp_rm64_r64, new MemoryOperand(HostRegisters.Entry, s_verifiedOffset, 1), HostRegisters.Spare));
             _stubs.Add((_a.Jump(Below), verify));
         }
         Poll(AddSite(site));
         _a.Bind(_a.Jump(), t.Body);
     }
 
-    private static readonly int s_staleOffset = FieldOffset(true), VerifiedOffset = FieldOffset(false);
+    private static readonly int s_staleOffset = FieldOffset(true), s_verifiedOffset = FieldOffset(false);
 
     private static int FieldOffset(bool stale)
     {
@@ -57,7 +57,10 @@ internal sealed unsafe partial class RegionBuilder
         _regionReferences.Add(_a.Position - 8);
     }
 
-    /// <summary>With the region in <see cref="HostRegisters.Entry"/>: leaves to the site when an exit is requested, it is time to look at the clock, or the region is stale.</summary>
+    /// <summary>
+    /// With the region in <see cref="HostRegisters.Entry"/>: leaves to the site when an exit is requested, it is time to look at the clock, or the region is
+    /// stale.
+    /// </summary>
     private void Poll(int site)
     {
         _a.Add(Instruction.Create(Code.Cmp_rm32_imm8, new MemoryOperand(HostRegisters.Entry, s_staleOffset, 1), 0));
@@ -70,7 +73,10 @@ internal sealed unsafe partial class RegionBuilder
         _resumes.Add((site, _a.Position));
     }
 
-    /// <summary>Goes to an offset of the page (which may lie outside it) when <paramref name="done"/> instructions of the trace have retired. Nothing is emitted behind it.</summary>
+    /// <summary>
+    /// Goes to an offset of the page (which may lie outside it) when <paramref name="done"/> instructions of the trace have retired. Nothing is emitted
+    /// behind it.
+    /// </summary>
     private void EmitEdge(Trace t, long offset, int done)
     {
         int undone = t.Instructions.Count - done;
@@ -178,8 +184,8 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitBranch(Trace t, int i, in GuestInstruction g)
     {
         NeedHostFlags(HostRegisters.Spare, i, t);
-        int condition = (int)g.Code.ConditionCode - 1;
-        int skip = _a.Jump(condition ^ 1);
+        byte condition = (byte)(g.Code.ConditionCode - ConditionCode.o);
+        int skip = _a.Jump((byte)(condition ^ 1));
         (bool host, Recipe flags) = (_hostFlags, _flags);
         EmitEdge(t, (long)g.Code.NearBranchTarget, i + 1);
         _a.Bind(skip);

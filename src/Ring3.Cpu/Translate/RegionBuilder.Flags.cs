@@ -43,7 +43,8 @@ internal sealed unsafe partial class RegionBuilder
             }
     }
 
-    private Trace? HeadAt(long offset) => (ulong)offset < 4096 && BlockAt((int)offset) is var b && b != null && _heads.TryGetValue((nint)b, out Trace? t) ? t : null;
+    private Trace? HeadAt(long offset) =>
+        (ulong)offset < 4096 && BlockAt((int)offset) is var b && b != null && _heads.TryGetValue((nint)b, out Trace? t) ? t : null;
 
     private bool NeedBackwards(Trace t)
     {

@@ -4,7 +4,8 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 // Accesses to guest memory: the level-1 check in front, the check for overwritten code behind.
-// SAFETY: the emitted access is reached only when the tag matched, as in LogicalProcessor.ReadPtr and WritePtr; a store is followed by the look of EndWrite. Locked accesses are checked for the line before.
+// SAFETY: the emitted access is reached only when the tag matched, as in LogicalProcessor.ReadPtr and WritePtr; a store is followed by the look of EndWrite.
+// Locked accesses are checked for the line before.
 internal sealed unsafe partial class RegionBuilder
 {
     /// <summary>Where an instruction goes on, when that is in CpuState.Rip.</summary>
@@ -15,7 +16,8 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Effective address of the memory operand, with its segment's base, into a register. Flags are lost when a segment has a base.</summary>
     private void EmitAddress(in Instruction i, Register to, bool segment)
     {
-        bool narrow = i.MemoryBase is Register.EIP || i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 || i.MemoryBase == Register.None && i.MemoryIndex == Register.None && i.MemoryDisplSize == 4;
+        bool bare = i.MemoryBase == Register.None && i.MemoryIndex == Register.None;
+        bool narrow = i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 || bare && i.MemoryDisplSize == 4;
         if (i.MemoryBase is Register.RIP or Register.EIP)
         {
             _a.Load(to, StateLayout.CodeBase);
@@ -31,7 +33,8 @@ internal sealed unsafe partial class RegionBuilder
             }
             else
             {
-                _a.Add(Instruction.Create(Code.Lea_r64_m, to, new MemoryOperand(b, x, x == Register.None ? 1 : i.MemoryIndexScale, displacement, displacement == 0 && b != Register.None ? 0 : 8)));
+                int scale = x == Register.None ? 1 : i.MemoryIndexScale, size = displacement == 0 && b != Register.None ? 0 : 8;
+                _a.Add(Instruction.Create(Code.Lea_r64_m, to, new MemoryOperand(b, x, scale, displacement, size)));
             }
         }
         if (narrow)
@@ -53,7 +56,8 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>
-    /// With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1, loads <see cref="HostRegisters.Spare"/> by <paramref name="preload"/>, and makes it the host's. The access must follow directly:
+    /// With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1, loads <see cref="HostRegisters.Spare"/> by <paramref
+    /// name="preload"/>, and makes it the host's. The access must follow directly:
     /// a fault looks for the jump in front of it (<see cref="Ring3.Host.ThunkKind.Run"/>).
     /// </summary>
     private void EmitCheck(int size, bool write, int site, Action? preload = null)
@@ -84,7 +88,10 @@ internal sealed unsafe partial class RegionBuilder
         return AddSite(site, _a.Position);
     }
 
-    /// <summary>Behind a store that has retired with its instruction: code that it has overwritten is dropped. A region that was is left for an offset from its page, or for CpuState.Rip.</summary>
+    /// <summary>
+    /// Behind a store that has retired with its instruction: code that it has overwritten is dropped. A region that was is left for an offset from its page,
+    /// or for CpuState.Rip.
+    /// </summary>
     private void EmitCodeCheck(Trace t, int i, int size, int leaveFor)
     {
         const Register Address = HostRegisters.Address, Bits = HostRegisters.Entry, Granule = HostRegisters.Spare;

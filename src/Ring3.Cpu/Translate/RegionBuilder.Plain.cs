@@ -15,14 +15,10 @@ internal sealed unsafe partial class RegionBuilder
         Instruction code = g.Code;
         bool memory = InstructionRules.HasMemory(code);
         bool store = g.SiteAfter, needsFlags = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
-        bool loadFirst = memory && (InstructionRules.LoadsForFlagReader(code) && g.ReadsFlags || needsFlags && !store);
-        if (memory && needsFlags && store || memory && loadFirst && !CanLoadFirst(code))
-        {
-            EmitHandler(t, i);
-            return;
-        }
+        // Flags cannot be restored between the check of an access and the access: the operand is loaded before them.
+        bool loadFirst = memory && needsFlags;
         _passing.Clear();
-        if (!Assign(ref code, memory, store, loadFirst))
+        if (loadFirst && (store || !CanLoadFirst(code)) || !Assign(ref code, memory, store, loadFirst))
         {
             EmitHandler(t, i);
             return;
@@ -38,12 +34,12 @@ internal sealed unsafe partial class RegionBuilder
             else
             {
                 LoadPassing();
-                Encode(code);
+                _a.Add(code);
             }
         }
         else
         {
-            EmitAccess(t, i, ref code, store, loadFirst, needsFlags);
+            EmitAccess(t, i, ref code, store, loadFirst);
         }
         StorePassing();
         if (g.WritesFlags)
@@ -57,23 +53,21 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>A load with flags to restore behind it: the operand becomes a register.</summary>
     private static bool CanLoadFirst(in Instruction i) => i.OpCount >= 2 && i.GetOpKind(0) == Iced.Intel.OpKind.Register && i.MemorySize.GetSize() >= 2;
 
-    private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool loadFirst, bool needsFlags)
+    private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool loadFirst)
     {
         int size = code.MemorySize.GetSize();
-        bool write = store;
-        int site = MissSite(t, i, AccessForm.Operand, size, write);
+        int site = MissSite(t, i, AccessForm.Operand, size, store);
         EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
         if (code.HasLockPrefix || code.Mnemonic == Mnemonic.Xchg)
             EmitSplitCheck(t, i, size);
         if (loadFirst)
         {
-            EmitCheck(size, write, site);
+            EmitCheck(size, store, site);
             Code load = size switch { 2 => Code.Movzx_r32_rm16, 4 => Code.Mov_r32_rm32, _ => Code.Mov_r64_rm64 };
             Register full = HostRegisters.Spare;
             _a.Add(Instruction.Create(load, HostRegisters.Sized(full, size == 8 ? 8 : 4), new MemoryOperand(HostRegisters.Address)));
             _hostFlags = false;
-            if (needsFlags)
-                NeedHostFlags(HostRegisters.Address, i, t);
+            NeedHostFlags(HostRegisters.Address, i, t);
             LoadPassing();
             for (int n = 0; n < code.OpCount; n++)
             {
@@ -83,11 +77,11 @@ internal sealed unsafe partial class RegionBuilder
                 code.SetOpRegister(n, HostRegisters.Sized(full, size));
             }
             code.MemoryBase = Register.None;
-            Encode(code);
+            _a.Add(code);
             return;
         }
-        EmitCheck(size, write, site, LoadPassing);
-        Encode(code);
+        EmitCheck(size, store, site, LoadPassing);
+        _a.Add(code);
     }
 
     /// <summary>Locked accesses that cross a cache line are the interpreter's.</summary>
@@ -101,8 +95,6 @@ internal sealed unsafe partial class RegionBuilder
         _a.Add(Instruction.Create(Code.Cmp_rm32_imm8, spare, 64 - size));
         _stubs.Add((_a.Jump(Above), AddSite(SiteAt(SiteKind.Leave, t, i))));
     }
-
-    private void Encode(in Instruction code) => _a.Add(code);
 
     private void EmitLea(in Instruction i, Register destination)
     {
@@ -137,7 +129,9 @@ internal sealed unsafe partial class RegionBuilder
                 _a.Store(StateLayout.Gpr(p.Guest), p.Scratch);
     }
 
-    /// <summary>Gives every register operand its host register, and the memory operand its address register. False: there are too few scratch registers.</summary>
+    /// <summary>
+    /// Gives every register operand its host register, and the memory operand its address register. False: there are too few scratch registers.
+    /// </summary>
     private bool Assign(ref Instruction code, bool memory, bool store, bool loadFirst)
     {
         InstructionInfo info = _info.GetInfo(code);

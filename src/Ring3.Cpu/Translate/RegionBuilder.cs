@@ -4,7 +4,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Makes a region from a hot block: collects traces of the page's blocks, decides where flags are kept, emits host code. One per processor; scratch memory only.
+/// Makes a region from a hot block: collects traces of the page's blocks, decides where flags are kept, emits host code. One per processor; scratch memory
+/// only.
 /// </summary>
 /// <remarks>SAFETY: blocks are read inside the epoch; guest bytes are copied by UserCopy into a buffer of a block's largest size.</remarks>
 internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
@@ -271,7 +272,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         foreach ((int site, int position) in _resumes)
             sites[site].Resume = region->Code + position;
         byte* code = arena.Code.NextWritable;
-        arena.Code.Add(_a.Code);
+        arena.Code.Add(_a.Bytes);
         foreach ((int at, int site) in _siteReferences)
             *(nint*)(code + at) = (nint)(sites + site);
         foreach (int at in _regionReferences)

@@ -12,7 +12,10 @@ internal static unsafe class RegionRoutines
     /// <summary>enter(rdi = <see cref="HostRegisters.Base"/>, rsi = code). Returns when a call back said so; the state is complete.</summary>
     public static readonly delegate* unmanaged<byte*, nint, void> Enter;
 
-    /// <summary>Jumped to with the site in <see cref="HostRegisters.Entry"/>: saves the guest's registers, calls CpuState.SlowCallback(state, site, address register), goes on where it says or returns from <see cref="Enter"/>.</summary>
+    /// <summary>
+    /// Jumped to with the site in <see cref="HostRegisters.Entry"/>: saves the guest's registers, calls CpuState.SlowCallback(state, site, address register),
+    /// goes on where it says or returns from <see cref="Enter"/>.
+    /// </summary>
     public static readonly nint Slow;
 
     private static readonly Register[] s_saved = [Register.RBX, Register.RBP, Register.R12, Register.R13, Register.R14, Register.R15];
@@ -27,7 +30,7 @@ internal static unsafe class RegionRoutines
         a.Move(HostRegisters.Entry, Register.RSI);
         LoadGuest(a);
         a.Add(Instruction.Create(Code.Jmp_rm64, HostRegisters.Entry));
-        Enter = (delegate* unmanaged<byte*, nint, void>)s_memory.Add(a.Code);
+        Enter = (delegate* unmanaged<byte*, nint, void>)s_memory.Add(a.Bytes);
         a.Clear();
         for (int n = 0; n < 16; n++)
             if (HostRegisters.HomeOf(n) is var home && home != Register.None)
@@ -46,7 +49,7 @@ internal static unsafe class RegionRoutines
         for (int i = s_saved.Length - 1; i >= 0; i--)
             a.Add(Instruction.Create(Code.Pop_r64, s_saved[i]));
         a.Add(Instruction.Create(Code.Retnq));
-        Slow = s_memory.Add(a.Code);
+        Slow = s_memory.Add(a.Bytes);
     }
 
     private static void LoadGuest(RegionAssembler a)

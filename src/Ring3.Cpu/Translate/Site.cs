@@ -33,7 +33,9 @@ internal enum AccessForm : byte { Operand, Push, Pop, Leave }
 [StructLayout(LayoutKind.Sequential, Size = 96)]
 internal unsafe struct Site
 {
-    /// <summary>Link: where the branch goes, the slow routine's address while it is not linked. INVARIANT: at offset 0, emitted code jumps through it.</summary>
+    /// <summary>
+    /// Link: where the branch goes, the slow routine's address while it is not linked. INVARIANT: at offset 0, emitted code jumps through it.
+    /// </summary>
     public nint Target;
     /// <summary>Where to go on: again at the access, or behind it.</summary>
     public nint Resume;
@@ -67,7 +69,9 @@ internal unsafe struct Site
 [StructLayout(LayoutKind.Sequential, Size = 96)]
 internal unsafe struct Region
 {
-    /// <summary>Not 0 when bytes of a block were overwritten: the code tests it where it is entered and where it goes back. Written under the decode lock.</summary>
+    /// <summary>
+    /// Not 0 when bytes of a block were overwritten: the code tests it where it is entered and where it goes back. Written under the decode lock.
+    /// </summary>
     public int Stale;
     /// <summary>With external writers: the machine's entry stamp before the bytes were last compared.</summary>
     public ulong VerifiedAt;

@@ -4,7 +4,8 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: addresses of fields of a local, for their differences only.</remarks>
 internal static unsafe class StateLayout
 {
-    public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey;
+    public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB;
+    public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
