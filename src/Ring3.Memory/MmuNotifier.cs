@@ -1,4 +1,5 @@
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Memory;
@@ -45,6 +46,9 @@ public sealed class MmuNotifier
     /// <summary>Invalidations between start and end, counted before caches are invalidated (outside mmu_lock).</summary>
     private int _active;
     private ulong _rangeStart, _rangeEnd;
+    /// <summary>Ends so far, for those who sleep until the next one, and how many do.</summary>
+    private readonly int[] _ends = GC.AllocateArray<int>(1, pinned: true);
+    private int _sleepers;
 
     internal MmuNotifier(MemorySlots slots) => _slots = slots;
 
@@ -138,9 +142,37 @@ public sealed class MmuNotifier
         Volatile.Write(ref _seq, _seq + 1);
         // PAIRS-WITH: NeedsRetry (reads in-progress first, then the sequence).
         Volatile.Write(ref _inProgress, _inProgress - 1);
+        Volatile.Write(ref _ends[0], _ends[0] + 1);
         _slots.MmuLock.ExitWrite();
-        // PAIRS-WITH: CacheNeedsRetry (reads the count first, then the sequence).
+        // PAIRS-WITH: CacheNeedsRetry (reads the count first, then the sequence), and AwaitEnd (counts itself, then looks): the locked instruction is between the end and the look for sleepers.
         Interlocked.Decrement(ref _active);
+        if (Volatile.Read(ref _sleepers) != 0)
+            WakeSleepers();
+    }
+
+    private unsafe void WakeSleepers()
+    {
+        // SAFETY: the array is pinned and lives as long as the notifier.
+        fixed (int* ends = _ends)
+            Futex.Wake(ends);
+    }
+
+    /// <summary>
+    /// Sleeps until an invalidation ends, at most <paramref name="nanoseconds"/>. For a fault that has met one: who sleeps by the clock instead can be in step with a client that invalidates again and again, and never be awake between.
+    /// </summary>
+    /// <returns>False, at once, when none is in progress.</returns>
+    public unsafe bool AwaitEnd(long nanoseconds)
+    {
+        int seen = Volatile.Read(ref _ends[0]);
+        if (InProgress == 0)
+            return false;
+        Interlocked.Increment(ref _sleepers);
+        // SAFETY: the array is pinned and lives as long as the notifier.
+        fixed (int* ends = _ends)
+            if (InProgress != 0)
+                Futex.Wait(ends, seen, nanoseconds);
+        Interlocked.Decrement(ref _sleepers);
+        return true;
     }
 
     /// <summary>True if what a cache found after it had noted <paramref name="seq"/> may be out of date. Caller holds the cache's lock for write.</summary>

@@ -18,6 +18,9 @@ public sealed unsafe class VcpuMmu : IDisposable
     private readonly uint[] _asids = new uint[MemorySlots.AddressSpaces];
     private TablePage* _cache;
     private int _cached;
+    /// <summary>A kick is noticed between two waits.</summary>
+    private const long LongestWaitNs = 50_000;
+
     private Backoff _backoff;
     private bool _retrying;
     internal MemslotCache SlotCache;
@@ -104,7 +107,11 @@ public sealed unsafe class VcpuMmu : IDisposable
     {
         Stats.PfRetry++;
         _retrying = true;
-        _backoff.Pause();
+        // After an end it is awake for a while: a client that invalidates without a rest leaves little time between.
+        if (_backoff.IsSleeping && _mmu.Slots.Notifier.AwaitEnd(LongestWaitNs))
+            _backoff = default;
+        else
+            _backoff.Pause();
     }
 
     internal void Progressed()
