@@ -28,7 +28,7 @@ internal static class DoctorCommand
 
     private static int Run()
     {
-        Finding[] findings = [RealKvm(), Processor(), Memory(), Library(NativeFiles.Interposer), Library(NativeFiles.Core), Compiler(), SelfTest()];
+        Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), Library(NativeFiles.Interposer), Library(NativeFiles.Core), Compiler(), SelfTest()];
         var table = new Table().Border(TableBorder.Simple).AddColumns("", "", "");
         table.ShowHeaders = false;
         foreach (Finding f in findings)
@@ -74,6 +74,15 @@ internal static class DoctorCommand
         string text = $"{model}, {Environment.ProcessorCount} available; used: {has}" + (lacks.Length == 0 ? "" : $"; not there: {lacks}");
         // The guests' vector instructions run on these units, and libring3-core.so is compiled for them.
         return new("processor", features.All(f => f.Has || f.Name == "AVX512F") ? Verdict.Good : Verdict.Bad, text);
+    }
+
+    private static Finding CpuidFaulting()
+    {
+        const string name = "CPUID faulting";
+        string? flags = Field("/proc/cpuinfo", "flags");
+        return flags is not null && flags.Split(' ').Contains("cpuid_fault")
+            ? new(name, Verdict.Good, "ring3 exec --cpuid can show clients a processor with virtualisation")
+            : new(name, Verdict.Fine, "not there: ring3 exec --cpuid, for clients that look for vmx or svm, does not work");
     }
 
     private static Finding Memory()

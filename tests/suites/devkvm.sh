@@ -3,14 +3,22 @@
 "$root/src/Ring3.DevKvm/native/build.sh" || verdict devkvm-build 1 "artifacts/devkvm-build.log"
 devkvm=$results/devkvm
 mkdir -p "$devkvm"
+# Whether --cpuid can show a processor here: 0, or 69 and why not.
+cpuid_refusal=$("$root/artifacts/devkvm/ring3-exec" --cpuid true 2>&1)
+cpuid_status=$?
 for source in "$root"/tests/native/devkvm/*.c; do
-    program=$(basename "$source" .c)
+    program=$(basename "$source" .c) options=()
+    [ "$program" != cpuid ] || options=(--cpuid)
     if ! gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -o "$devkvm/$program" "$source" -lpthread >"$devkvm/$program.log" 2>&1; then
         verdict "devkvm-$program" 1 "does not compile: artifacts/test/devkvm/$program.log"
         continue
     fi
     for name in $("$devkvm/$program"); do
-        RING3_ROUNDS=${RING3_ROUNDS:-10000} timeout -k 5 120 "$root/artifacts/devkvm/ring3-exec" "$devkvm/$program" "$name" >"$devkvm/$program.$name.log" 2>&1
+        if [ "$program" = cpuid ] && [ $cpuid_status -eq 69 ]; then
+            verdict "devkvm-$program-$name" 4 "$cpuid_refusal"
+            continue
+        fi
+        RING3_ROUNDS=${RING3_ROUNDS:-10000} timeout -k 5 120 "$root/artifacts/devkvm/ring3-exec" "${options[@]}" "$devkvm/$program" "$name" >"$devkvm/$program.$name.log" 2>&1
         verdict "devkvm-$program-$name" $? "status $?: $(tail -n 1 "$devkvm/$program.$name.log")"
     done
 done
@@ -74,6 +82,37 @@ for command in --help 'exec true'; do
     [ $? -eq 66 ] && [ "$(wc -l <"$devkvm/unbuilt.log")" -eq 1 ] && grep -q '^ring3: .*is not built, and .* cannot be written$' "$devkvm/unbuilt.log"
     verdict "unbuilt-${command%% *}" $? "$(head -n 1 "$devkvm/unbuilt.log")"
 done
+# A machine whose CPUID cannot fault: arch_prctl(ARCH_SET_CPUID) gives ENODEV.
+cat >"$devkvm/no-faulting.c" <<'SOURCE'
+#include <asm/prctl.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_arch_prctl, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH_SET_CPUID, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENODEV), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
+	return argc < 2 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) || execv(argv[1], argv + 1);
+}
+SOURCE
+gcc -o "$devkvm/no-faulting" "$devkvm/no-faulting.c"
+"$devkvm/no-faulting" "$root/artifacts/devkvm/ring3-exec" --cpuid true >"$devkvm/exec.no-faulting.log" 2>&1
+status=$?
+[ $status -eq 69 ] && [ "$(wc -l <"$devkvm/exec.no-faulting.log")" -eq 1 ] && grep -q '^ring3: --cpuid: this machine cannot make CPUID fault' "$devkvm/exec.no-faulting.log"
+verdict exec-no-faulting $? "status $status: $(head -n 1 "$devkvm/exec.no-faulting.log")"
+if [ $cpuid_status -eq 0 ]; then
+    devkvm_exec cpuid 0 '^Virtualization: *(VT-x|AMD-V)$' --cpuid sh -c 'lscpu | grep ^Virtualization:'
+else
+    verdict exec-cpuid 4 "$cpuid_refusal"
+fi
 devkvm_exec missing 127 '^ring3: nosuchprogram: command not found' -- nosuchprogram
 devkvm_exec not-a-program 126 '^ring3: .*Permission denied' "$devkvm/static.c"
 devkvm_exec status 7 '^one two$' -- sh -c 'echo "$@"; exit 7' sh one two

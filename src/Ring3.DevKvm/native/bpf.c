@@ -5,9 +5,11 @@
 #define _GNU_SOURCE
 #include "filters.h"
 
+#include <asm/prctl.h>
 #include <linux/audit.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -147,5 +149,14 @@ bool filter_confines(const struct sock_filter *program, unsigned length)
 bool filter_hides_paths(const struct sock_filter *program, unsigned length)
 {
 	static const struct need needs[] = { { .number = SYS_fstat, .optional = true }, { .number = SYS_newfstatat, .optional = true }, { .number = SYS_readlinkat, .optional = true } };
+	return refuses_any(program, length, needs, sizeof needs / sizeof *needs);
+}
+
+bool filter_refuses_cpuid(const struct sock_filter *program, unsigned length)
+{
+	static const struct need needs[] = {
+		{ .number = SYS_arch_prctl, .arguments = { ARCH_SET_CPUID, 0 } }, { .number = SYS_arch_prctl, .arguments = { ARCH_SET_CPUID, 1 } },
+		{ .number = SYS_rt_sigprocmask, .arguments = { SIG_SETMASK } },
+	};
 	return refuses_any(program, length, needs, sizeof needs / sizeof *needs);
 }

@@ -41,8 +41,8 @@ failed() {
 
 build_shim() {
     : >"$log"
-    gcc "${flags[@]}" -shared -Wl,-z,nodelete -o "$out/libring3.so.new" \
-        "$here"/{core,helpers,filters,bpf,lookup,table,ioctl,resolve,sysfs,paths,signals,descriptors,irqfd,memory}.c -ldl -lpthread >>"$log" 2>&1 || failed libring3.so
+    gcc "${flags[@]}" -shared -Wl,-z,nodelete -Wl,-z,initfirst -o "$out/libring3.so.new" \
+        "$here"/{core,cpuid,cpuinfo,helpers,filters,bpf,lookup,table,ioctl,resolve,sysfs,paths,signals,masks,descriptors,irqfd,memory}.c -ldl -lpthread >>"$log" 2>&1 || failed libring3.so
     gcc "${flags[@]}" -o "$out/ring3-exec.new" "$here/exec.c" "$here/elf_file.c" >>"$log" 2>&1 || failed ring3-exec
     mv -f "$out/ring3-exec.new" "$out/ring3-exec"
     gcc "${flags[@]}" -o "$out/ring3-selftest.new" "$here/selftest.c" >>"$log" 2>&1 || failed ring3-selftest

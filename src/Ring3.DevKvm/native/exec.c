@@ -1,12 +1,13 @@
 /*
  * ring3-exec: starts a program with libring3.so in front of the C library, in place of itself.
  *
- * usage: ring3-exec [--trace=ioctl[:FILE]] [--stats] [--] PROGRAM [ARGS...]
+ * usage: ring3-exec [--cpuid] [--trace=ioctl[:FILE]] [--stats] [--] PROGRAM [ARGS...]
  *
  * It is native so that the program inherits the caller's signal dispositions, limits and descriptors as they are.
- * Exit status: the program's; 64 bad usage; 66 the library is missing; 74 the help cannot be written; 126 the program cannot be used; 127 there is no such program.
+ * Exit status: the program's; 64 bad usage; 66 the library is missing; 69 this machine has no CPUID faulting; 74 the help cannot be written; 126 the program cannot be used; 127 there is no such program.
  */
 #define _GNU_SOURCE
+#include <asm/prctl.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,12 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include "elf_file.h"
 
-enum { USAGE = 64, NO_LIBRARY = 66, NO_OUTPUT = 74, UNUSABLE = 126, NO_PROGRAM = 127 };
+enum { USAGE = 64, NO_LIBRARY = 66, UNAVAILABLE = 69, NO_OUTPUT = 74, UNUSABLE = 126, NO_PROGRAM = 127 };
 
 static _Noreturn void stop(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static _Noreturn void stop(int status, const char *format, ...)
@@ -44,6 +46,8 @@ static const char usage[] =
 	"Runs PROGRAM, and everything it starts, with Ring3 as its /dev/kvm.\n"
 	"\n"
 	"Options:\n"
+	"  --cpuid               show a processor that has virtualisation: for programs that\n"
+	"                        look for vmx or svm; needs a processor whose CPUID can fault\n"
 	"  --trace=ioctl[:FILE]  print each KVM call, to standard error or FILE\n"
 	"  --stats               print KVM's counters when the program ends\n"
 	"  -h, --help            show this text\n";
@@ -77,6 +81,15 @@ static void option_trace(const char *value)
 		value = path;
 	}
 	set_env("RING3_TRACE", value);
+}
+
+/* Whether the kernel can make CPUID fault; executing the program ends what this tries. */
+static void option_cpuid(void)
+{
+	if (syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0) != 0)
+		stop(UNAVAILABLE, "--cpuid: this machine cannot make CPUID fault (cpuid_fault in /proc/cpuinfo): %s", strerror(errno));
+	syscall(SYS_arch_prctl, ARCH_SET_CPUID, 1);
+	set_env("RING3_CPUID", "1");
 }
 
 /*
@@ -275,6 +288,8 @@ int main(int argc, char **argv)
 			option_trace(argv[i] + 8);
 		else if (strcmp(argv[i], "--trace") == 0 && i + 1 < argc)
 			option_trace(argv[++i]);
+		else if (strcmp(argv[i], "--cpuid") == 0)
+			option_cpuid();
 		else if (strcmp(argv[i], "--stats") == 0)
 			set_env("RING3_STATS", "1");
 		else

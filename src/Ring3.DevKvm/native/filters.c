@@ -21,21 +21,9 @@
 
 volatile bool r3_paths_hidden;
 
-/* Never through syscall() below. 0 or positive, or -errno. */
-static long raw(long number, long a, long b, long c, long d, long e, long f)
-{
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	register long r9 __asm__("r9") = f;
-	long result;
-
-	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
-	return result;
-}
-
 static long seccomp(unsigned flags, const struct sock_fprog *program)
 {
-	return raw(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, (long)program, 0, 0, 0);
+	return raw_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, (long)program, 0, 0, 0);
 }
 
 /* ---- all threads at once ---- */
@@ -56,14 +44,14 @@ struct sync {
 
 static void install_here(struct sync *sync)
 {
-	long result = sync->no_new_privileges ? raw(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0) : 0;
+	long result = sync->no_new_privileges ? raw_call(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0) : 0;
 
 	if (!result)
 		result = seccomp(sync->flags, sync->program);
 	if (result)
 		atomic_store(&sync->error, result);
 	atomic_fetch_add(&sync->answers, 1);
-	raw(SYS_futex, (long)&sync->answers, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+	raw_call(SYS_futex, (long)&sync->answers, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
 }
 
 bool filter_signalled(const siginfo_t *info)
@@ -73,7 +61,7 @@ bool filter_signalled(const siginfo_t *info)
 	struct sync *sync = info->si_value.sival_ptr;
 	if (r3_self.own) { /* it was not known yet when it was asked */
 		atomic_fetch_add(&sync->answers, 1);
-		raw(SYS_futex, (long)&sync->answers, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
+		raw_call(SYS_futex, (long)&sync->answers, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
 	} else {
 		install_here(sync);
 	}
@@ -129,7 +117,7 @@ static long install_in_all(unsigned flags, const struct sock_fprog *program)
 {
 	struct sync sync = { .caller = thread_id(pthread_self()), .flags = flags & ~(unsigned)(SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_TSYNC_ESRCH), .program = program };
 
-	sync.no_new_privileges = raw(SYS_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0, 0) == 1;
+	sync.no_new_privileges = raw_call(SYS_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0, 0) == 1;
 	long result = seccomp(sync.flags, program);
 	if (result)
 		return result;
@@ -154,8 +142,11 @@ static long install(unsigned flags, const struct sock_fprog *given)
 		return seccomp(flags, given);
 	if (!core_is_loaded()) {
 		/* As few system calls as nothing: there may be another filter. */
-		if (given->len && (uintptr_t)given->filter >= LOWEST && filter_hides_paths(given->filter, given->len))
-			r3_paths_hidden = true;
+		if (given->len && (uintptr_t)given->filter >= LOWEST) {
+			if (filter_hides_paths(given->filter, given->len))
+				r3_paths_hidden = true;
+			cpuid_before_filter(filter_refuses_cpuid(given->filter, given->len));
+		}
 		return seccomp(flags, given);
 	}
 	if (!copy_from_client(&program, (uintptr_t)given, sizeof program) || !program.len || program.len > BPF_MAXINSNS)
@@ -169,6 +160,7 @@ static long install(unsigned flags, const struct sock_fprog *given)
 		program.filter = copy;
 		if (filter_hides_paths(copy, program.len))
 			r3_paths_hidden = true;
+		cpuid_before_filter(filter_refuses_cpuid(copy, program.len));
 		if (filter_confines(copy, program.len)) {
 			r3_confined = true;
 			helper_prepare();
@@ -200,7 +192,9 @@ EXPORT int prctl(int option, ...)
 	va_end(arguments);
 	if (UNLIKELY(option == PR_SET_SECCOMP && a[0] == SECCOMP_MODE_FILTER))
 		return (int)set_filter(0, (const void *)a[1]);
-	return (int)fail_or(raw(SYS_prctl, option, (long)a[0], (long)a[1], (long)a[2], (long)a[3], 0));
+	if (UNLIKELY(option == PR_SET_SECCOMP && a[0] == SECCOMP_MODE_STRICT))
+		cpuid_before_filter(true);
+	return (int)fail_or(raw_call(SYS_prctl, option, (long)a[0], (long)a[1], (long)a[2], (long)a[3], 0));
 }
 
 /* What syscall() below does not make itself. */
@@ -210,7 +204,9 @@ __attribute__((used)) long watched_call(long number, long a, long b, long c, lon
 		return set_filter((unsigned)b, (const void *)c);
 	if (number == SYS_prctl && a == PR_SET_SECCOMP && b == SECCOMP_MODE_FILTER)
 		return set_filter(0, (const void *)c);
-	return fail_or(raw(number, a, b, c, d, e, f));
+	if ((number == SYS_seccomp && a == SECCOMP_SET_MODE_STRICT) || (number == SYS_prctl && a == PR_SET_SECCOMP && b == SECCOMP_MODE_STRICT))
+		cpuid_before_filter(true);
+	return fail_or(raw_call(number, a, b, c, d, e, f));
 }
 
 __attribute__((used)) long call_failed(long result)

@@ -11,5 +11,7 @@
 bool filter_confines(const struct sock_filter *program, unsigned length);
 /* Whether paths can be looked at (paths.c). */
 bool filter_hides_paths(const struct sock_filter *program, unsigned length);
+/* Whether cpuid.c cannot let the instruction through for a moment. */
+bool filter_refuses_cpuid(const struct sock_filter *program, unsigned length);
 
 #endif

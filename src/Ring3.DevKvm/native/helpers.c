@@ -51,6 +51,7 @@ EXPORT void r3_thread_begins(void)
 		if (atomic_compare_exchange_strong(&own_ids[i], &none, id))
 			break;
 	signals_unblock_runtime();
+	cpuid_of_own_thread();
 }
 
 EXPORT void r3_thread_ends(void)

@@ -42,7 +42,7 @@ static long set_signal_mask(struct object *object, uint64_t argument)
 		return -EINVAL;
 	if (!copy_from_client(&mask, argument + offsetof(struct kvm_signal_mask, sigset), sizeof mask))
 		return -EFAULT;
-	object->mask = mask & ~(FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL) | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP));
+	object->mask = signals_kernel_mask(mask) & ~(FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL) | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(SIGSTOP));
 	object->masked = true;
 	return 0;
 }

@@ -40,6 +40,8 @@ static bool open_kind(enum path_kind kind, const char *contents, int flags, int 
 	case PATH_ABSENT:
 		*fd = fail(ENOENT);
 		return true;
+	case PATH_CPUINFO:
+		return cpuinfo_open(flags, fd);
 	case PATH_OTHER:
 	case PATH_DIRECTORY:
 		return false;
@@ -205,7 +207,7 @@ FOPEN(fopen64)
 
 static bool stat_kind(enum path_kind kind, struct stat *st, int *result)
 {
-	if (LIKELY(kind == PATH_OTHER))
+	if (LIKELY(kind == PATH_OTHER) || kind == PATH_CPUINFO)
 		return false;
 	*result = 0;
 	if (kind == PATH_ABSENT) {
@@ -400,7 +402,7 @@ static char *real_path_ours(const char *path, char *to)
 	enum path_kind kind = path_classify(AT_FDCWD, path, true, &contents);
 	if (kind == PATH_OTHER)
 		kind = path_classify_link(AT_FDCWD, path, &contents);
-	if (kind == PATH_OTHER || kind == PATH_ABSENT || !path_resolve(AT_FDCWD, path, true, absolute))
+	if (kind == PATH_OTHER || kind == PATH_ABSENT || kind == PATH_CPUINFO || !path_resolve(AT_FDCWD, path, true, absolute))
 		return NULL;
 	return to ? strcpy(to, absolute) : strdup(absolute);
 }

@@ -44,6 +44,8 @@ typedef uint64_t kernel_sigset; /* bit n-1 is signal n */
 #define SIGNAL_BIT(n) (1ull << ((n) - 1))
 /* The .NET runtime stops threads with the first real-time signal; clients see the real-time range begin one later. */
 #define RUNTIME_SIGNAL 34
+/* With --cpuid: blocked in the kernel's mask where the client has blocked SIGSEGV. Clients see the real-time range end one earlier. */
+#define BLOCKED_SEGV 64
 /* The core's own instructions raise them, so they are never blocked inside. */
 #define FAULT_SIGNALS (SIGNAL_BIT(SIGSEGV) | SIGNAL_BIT(SIGBUS) | SIGNAL_BIT(SIGFPE))
 
@@ -131,6 +133,18 @@ static inline bool is_confined(void)
 	return UNLIKELY(r3_confined) && !r3_self.own;
 }
 
+/* 0 or positive, or -errno. Nothing of the C library. */
+static inline long raw_call(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long result;
+
+	__asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+	return result;
+}
+
 /* A system call that is not among those of every client's loop: as syscall(). */
 #define CALL_HOST(number, a, b, c, d, e, f, ...) \
 	(is_confined() ? call_host_far(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f)) : syscall(number, a, b, c, d, e, f))
@@ -158,8 +172,33 @@ static inline void check_fork(void)
 extern pid_t r3_owner;
 bool shares_parent_memory(void);
 
+/* masks.c */
+kernel_sigset signals_kernel_mask(kernel_sigset mask); /* for a mask of the client */
+void mask_to_client(sigset_t *set);               /* a mask of the kernel as the client sees it */
+void mask_from_client(sigset_t *set);
+
+static inline kernel_sigset to_kernel(const sigset_t *set)
+{
+	kernel_sigset k;
+	__builtin_memcpy(&k, set, sizeof k);
+	return k;
+}
+
+/* cpuid.c */
+extern volatile bool r3_cpuid;                    /* CPUID faults in the client's threads, and SIGSEGV is never blocked: set by the constructor or never */
+bool cpuid_emulate(const siginfo_t *info, void *context); /* a SIGSEGV: whether it was a CPUID, which is done */
+void cpuid_of_own_thread(void);                   /* this thread is the core's: it sees the host's */
+void cpuid_before_filter(bool refuses);           /* a filter comes that refuses what cpuid_emulate() needs */
+const char *cpuid_flag(void);                     /* the flag's name in /proc/cpuinfo, with a space in front */
+
+static inline bool stands_in(int sig)
+{
+	return sig == BLOCKED_SEGV && UNLIKELY(r3_cpuid);
+}
+
 /* signals.c */
 void signals_install(void);
+void signals_stand_in(void);
 void signals_after_fork(void);
 void signals_deliver(struct thread *self);
 void signals_unblock_runtime(void);
@@ -235,10 +274,14 @@ bool path_is_link(int directory, const char *path);
 bool path_resolve(int directory, const char *path, bool follow, char *to); /* to: PATH_MAX bytes, the path without links, "." and ".." */
 
 /* sysfs.c: what /dev/kvm and /sys/module/kvm* look like. */
-enum path_kind { PATH_OTHER, PATH_DEVICE, PATH_FILE, PATH_DIRECTORY, PATH_ABSENT };
+enum path_kind { PATH_OTHER, PATH_DEVICE, PATH_FILE, PATH_DIRECTORY, PATH_ABSENT, PATH_CPUINFO };
 enum path_kind path_classify(int directory, const char *path, bool follow, const char **contents);
 enum path_kind path_classify_link(int directory, const char *path, const char **contents); /* of a symbolic link; PATH_OTHER for all else */
 int path_open_file(const char *contents, int flags);
+int descriptor_read_only(int fd, int flags);      /* the same number for an open file of the memfd that reads from its begin; flags of the client's open */
+
+/* cpuinfo.c */
+bool cpuinfo_open(int flags, int *fd);            /* false: the kernel's file does */
 
 #pragma GCC visibility pop
 

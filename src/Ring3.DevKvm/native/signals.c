@@ -50,14 +50,7 @@ static int fault_index(int sig)
 /* Signals whose action the client owns but not the kernel; 32 and 33 are the C library's. */
 static bool is_ours(int sig)
 {
-	return sig > 0 && sig <= LAST_SIGNAL && sig != SIGKILL && sig != SIGSTOP && sig != 32 && sig != 33;
-}
-
-static kernel_sigset to_kernel(const sigset_t *set)
-{
-	kernel_sigset k;
-	memcpy(&k, set, sizeof k);
-	return k;
+	return sig > 0 && !stands_in(sig) && sig <= LAST_SIGNAL && sig != SIGKILL && sig != SIGSTOP && sig != 32 && sig != 33;
 }
 
 static void set_mask(kernel_sigset mask)
@@ -220,14 +213,16 @@ static void run_client(int sig, siginfo_t *info, ucontext_t *context)
 		if (!is_chained(sig))
 			default_action(sig);
 	}
+	mask_to_client(&context->uc_sigmask);
 	kernel_sigset mask = to_kernel(&context->uc_sigmask) | to_kernel(&action.sa_mask);
 	if (!(action.sa_flags & SA_NODEFER))
 		mask |= SIGNAL_BIT(sig);
-	set_mask(mask & ~SIGNAL_BIT(RUNTIME_SIGNAL));
+	set_mask(signals_kernel_mask(mask));
 	struct thread *self = &r3_self;
 	self->handlers++;
 	action.sa_sigaction(sig, info, context);
 	self->handlers--;
+	mask_from_client(&context->uc_sigmask);
 }
 
 static void trampoline(int sig, siginfo_t *info, void *context)
@@ -237,6 +232,8 @@ static void trampoline(int sig, siginfo_t *info, void *context)
 
 	if (UNLIKELY(r3_confined))
 		take_carried(self, sig, info);
+	if (stands_in(sig))
+		info->si_signo = sig = SIGSEGV;
 	if (self->inside)
 		defer(self, sig, info, context);
 	else
@@ -244,22 +241,39 @@ static void trampoline(int sig, siginfo_t *info, void *context)
 	errno = error;
 }
 
+static bool has_blocked(const ucontext_t *context, int sig)
+{
+	return sig == SIGSEGV && UNLIKELY(r3_cpuid) && (to_kernel(&context->uc_sigmask) & SIGNAL_BIT(BLOCKED_SEGV));
+}
+
+/* Somebody sent SIGSEGV to a client that blocks it: the signal that is blocked in its place is pending, for this thread or for all. */
+static void keep_segv(siginfo_t *info)
+{
+	info->si_signo = BLOCKED_SEGV;
+	if (info->si_code == SI_TKILL || is_confined() || syscall(SYS_rt_sigqueueinfo, r3_owner, BLOCKED_SEGV, info) != 0)
+		queue_to_self(BLOCKED_SEGV, info);
+}
+
 /* What no fix-up of the core wanted. */
 static void fault_trampoline(int sig, siginfo_t *info, void *context)
 {
+	if (UNLIKELY(r3_cpuid) && sig == SIGSEGV && cpuid_emulate(info, context))
+		return;
 	struct thread *self = &r3_self;
 	const struct sigaction *runtime = &runtime_faults[fault_index(sig)];
 	uintptr_t at = (uintptr_t)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
 	int error = errno;
 
-	if (info->si_code <= 0) /* sent, not raised */
+	if (info->si_code <= 0 && !self->inside && has_blocked(context, sig))
+		keep_segv(info);
+	else if (info->si_code <= 0) /* sent, not raised */
 		trampoline(sig, info, context);
 	else if (runtime->sa_sigaction && at - r3_core_begin < r3_core_end - r3_core_begin)
 		runtime->sa_sigaction(sig, info, context);
-	else if (!self->inside)
+	else if (!self->inside && !has_blocked(context, sig))
 		run_client(sig, info, context);
 	else
-		default_action(sig); /* a defect of the core: end where it happened */
+		default_action(sig); /* blocked, or a defect of the core: end where it happened */
 	errno = error;
 }
 
@@ -278,7 +292,7 @@ static void install(int sig, const struct sigaction *action)
 {
 	struct sigaction ours = *action;
 
-	if (is_chained(sig) || sig == RUNTIME_SIGNAL)
+	if (is_chained(sig) || sig == RUNTIME_SIGNAL || stands_in(sig))
 		return;
 	if (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN) {
 		kernel_sigset all = ~never_deferred;
@@ -316,9 +330,24 @@ void signals_install(void)
 	install_faults();
 }
 
+/* The process is new and CPUID is to fault: SIGSEGV is unblocked from now on, and may have been blocked by who executed the program. */
+void signals_stand_in(void)
+{
+	struct sigaction action = { .sa_sigaction = trampoline, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+	kernel_sigset all = ~never_deferred, before;
+
+	memcpy(&action.sa_mask, &all, sizeof all);
+	NEXT(sigaction)(BLOCKED_SEGV, &action, NULL);
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &before, sizeof before);
+	if (before & SIGNAL_BIT(SIGSEGV))
+		set_mask((before & ~SIGNAL_BIT(SIGSEGV)) | SIGNAL_BIT(BLOCKED_SEGV));
+}
+
 /* The handlers of the parent's core would look into an instance that has no threads. */
 void signals_after_fork(void)
 {
+	if (!actions_known)
+		return;
 	pthread_mutex_init(&lock, NULL);
 	memset(runtime_faults, 0, sizeof runtime_faults);
 	for (int sig = 1; sig <= LAST_SIGNAL; sig++) {
@@ -419,6 +448,22 @@ void signals_end_run(struct thread *self, struct object *vcpu, bool masked)
 
 /* ---- sigaction and its kin ---- */
 
+/*
+ * A child of vfork has actions of its own in the kernel and its parent's table in memory. SIGSEGV is not given away where CPUID may fault
+ * before the child executes a program.
+ */
+static int action_of_vfork_child(int sig, const struct sigaction *new, struct sigaction *old)
+{
+	struct sigaction before;
+
+	read_action(sig, &before);
+	if (!(UNLIKELY(r3_cpuid) && sig == SIGSEGV) && NEXT(sigaction)(sig, new, NULL) != 0)
+		return -1;
+	if (old)
+		*old = before;
+	return 0;
+}
+
 EXPORT int sigaction(int sig, const struct sigaction *restrict new, struct sigaction *restrict old)
 {
 	if (CALLED_BY_CORE()) {
@@ -438,11 +483,16 @@ EXPORT int sigaction(int sig, const struct sigaction *restrict new, struct sigac
 		}
 		return new ? 0 : NEXT(sigaction)(sig, NULL, old);
 	}
-	if (!r3_active || !is_ours(sig))
+	if (stands_in(sig))
+		return fail(EINVAL);
+	if (!actions_known || !is_ours(sig))
 		return NEXT(sigaction)(sig, new, old);
 	struct sigaction wanted = { 0 }, before;
 	if (new)
 		wanted = *new;
+	check_fork();
+	if (new && UNLIKELY(shares_parent_memory()))
+		return action_of_vfork_child(sig, &wanted, old);
 	struct thread *self = enter();
 	pthread_mutex_lock(&lock);
 	before = actions[sig];
@@ -491,32 +541,32 @@ EXPORT handler signal(int sig, handler function)
 {
 	if (CALLED_BY_CORE())
 		return SIG_DFL; /* the runtime would ignore SIGPIPE for the whole process */
-	return r3_active ? simple(sig, function, bsd_flags(sig)) : NEXT(signal)(sig, function);
+	return actions_known ? simple(sig, function, bsd_flags(sig)) : NEXT(signal)(sig, function);
 }
 
 EXPORT handler bsd_signal(int sig, handler function)
 {
-	return r3_active ? simple(sig, function, bsd_flags(sig)) : NEXT(bsd_signal)(sig, function);
+	return actions_known ? simple(sig, function, bsd_flags(sig)) : NEXT(bsd_signal)(sig, function);
 }
 
 EXPORT handler ssignal(int sig, handler function)
 {
-	return r3_active ? simple(sig, function, bsd_flags(sig)) : NEXT(ssignal)(sig, function);
+	return actions_known ? simple(sig, function, bsd_flags(sig)) : NEXT(ssignal)(sig, function);
 }
 
 EXPORT handler __sysv_signal(int sig, handler function)
 {
-	return r3_active ? simple(sig, function, SA_RESETHAND | SA_NODEFER) : NEXT(__sysv_signal)(sig, function);
+	return actions_known ? simple(sig, function, SA_RESETHAND | SA_NODEFER) : NEXT(__sysv_signal)(sig, function);
 }
 
 EXPORT handler sysv_signal(int sig, handler function)
 {
-	return r3_active ? simple(sig, function, SA_RESETHAND | SA_NODEFER) : NEXT(sysv_signal)(sig, function);
+	return actions_known ? simple(sig, function, SA_RESETHAND | SA_NODEFER) : NEXT(sysv_signal)(sig, function);
 }
 
 EXPORT int sigignore(int sig)
 {
-	if (!r3_active)
+	if (!actions_known)
 		return NEXT(sigignore)(sig);
 	return simple(sig, SIG_IGN, SA_NODEFER) == SIG_ERR ? -1 : 0;
 }
@@ -525,7 +575,7 @@ EXPORT handler sigset(int sig, handler function)
 {
 	sigset_t set, old;
 
-	if (!r3_active)
+	if (!actions_known)
 		return NEXT(sigset)(sig, function);
 	sigemptyset(&set);
 	if (sigaddset(&set, sig) != 0)
@@ -546,7 +596,7 @@ EXPORT int siginterrupt(int sig, int interrupt)
 {
 	struct sigaction action;
 
-	if (!r3_active)
+	if (!actions_known)
 		return NEXT(siginterrupt)(sig, interrupt);
 	if (sigaction(sig, NULL, &action) != 0)
 		return -1;
@@ -623,97 +673,4 @@ void signals_unshield(struct thread *self)
 		pthread_setcancelstate(self->cancel_state, NULL);
 	}
 	cancel_self(self);
-}
-
-/* ---- masks ---- */
-
-EXPORT int __libc_current_sigrtmin(void)
-{
-	return CALLED_BY_CORE() ? RUNTIME_SIGNAL : RUNTIME_SIGNAL + 1;
-}
-
-/* The set without the runtime's signal. */
-static const sigset_t *stripped(const sigset_t *set, sigset_t *copy)
-{
-	kernel_sigset k;
-
-	if (!set)
-		return NULL;
-	memcpy(copy, set, sizeof *copy);
-	k = to_kernel(copy) & ~SIGNAL_BIT(RUNTIME_SIGNAL);
-	memcpy(copy, &k, sizeof k);
-	return copy;
-}
-
-EXPORT int pthread_sigmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
-{
-	sigset_t copy;
-	if (CALLED_BY_CORE())
-		return NEXT(pthread_sigmask)(how, set, old);
-	return NEXT(pthread_sigmask)(how, how == SIG_UNBLOCK ? set : stripped(set, &copy), old);
-}
-
-EXPORT int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old)
-{
-	sigset_t copy;
-	return NEXT(sigprocmask)(how, how == SIG_UNBLOCK ? set : stripped(set, &copy), old);
-}
-
-EXPORT int sigsuspend(const sigset_t *set)
-{
-	sigset_t copy;
-	return NEXT(sigsuspend)(stripped(set, &copy));
-}
-
-EXPORT int sigwait(const sigset_t *restrict set, int *restrict sig)
-{
-	sigset_t copy;
-	return NEXT(sigwait)(stripped(set, &copy), sig);
-}
-
-EXPORT int sigwaitinfo(const sigset_t *restrict set, siginfo_t *restrict info)
-{
-	sigset_t copy;
-	return NEXT(sigwaitinfo)(stripped(set, &copy), info);
-}
-
-EXPORT int sigtimedwait(const sigset_t *restrict set, siginfo_t *restrict info, const struct timespec *restrict timeout)
-{
-	sigset_t copy;
-	return NEXT(sigtimedwait)(stripped(set, &copy), info, timeout);
-}
-
-#include <poll.h>
-#include <sys/epoll.h>
-#include <sys/select.h>
-#include <sys/signalfd.h>
-
-EXPORT int signalfd(int fd, const sigset_t *set, int flags)
-{
-	sigset_t copy;
-	return NEXT(signalfd)(fd, stripped(set, &copy), flags);
-}
-
-EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *set)
-{
-	sigset_t copy;
-	return NEXT(ppoll)(fds, count, timeout, stripped(set, &copy));
-}
-
-EXPORT int pselect(int count, fd_set *restrict r, fd_set *restrict w, fd_set *restrict e, const struct timespec *restrict timeout, const sigset_t *restrict set)
-{
-	sigset_t copy;
-	return NEXT(pselect)(count, r, w, e, timeout, stripped(set, &copy));
-}
-
-EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *set)
-{
-	sigset_t copy;
-	return NEXT(epoll_pwait)(epfd, events, count, timeout, stripped(set, &copy));
-}
-
-EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int count, const struct timespec *timeout, const sigset_t *set)
-{
-	sigset_t copy;
-	return NEXT(epoll_pwait2)(epfd, events, count, timeout, stripped(set, &copy));
 }

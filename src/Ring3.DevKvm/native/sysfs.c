@@ -1,5 +1,5 @@
 /*
- * The paths that a client looks at: /dev/kvm, and the module parameters below /sys/module/kvm*. Parameters say what Ring3 does; of
+ * The paths that a client looks at: /dev/kvm, with --cpuid /proc/cpuinfo, and the module parameters below /sys/module/kvm*. Parameters say what Ring3 does; of
  * kvm_amd and kvm_intel there is the one that belongs to the host's processor, as clients choose by CPUID. Some can be set with
  * RING3_PARAMETERS=name=value,...: ModuleParameters.cs reads the same variable.
  */
@@ -126,6 +126,8 @@ static enum path_kind classify_absolute(const char *path, const char **contents)
 {
 	if (strcmp(path, "/dev/kvm") == 0)
 		return PATH_DEVICE;
+	if (UNLIKELY(r3_cpuid) && strcmp(path, "/proc/cpuinfo") == 0)
+		return PATH_CPUINFO;
 	if (strncmp(path, "/sys/module/kvm", 15) == 0)
 		return classify_module(path + 15, contents);
 	return PATH_OTHER;
@@ -147,13 +149,19 @@ static bool mentions_kvm(const char *path)
 	return strncmp(path, "parameters", 10) == 0;
 }
 
+static bool ends_with_cpuinfo(const char *path)
+{
+	size_t n = strlen(path);
+	return n >= 7 && memcmp(path + n - 7, "cpuinfo", 7) == 0;
+}
+
 /* Quick for everything else: a search in the path's text. */
 enum path_kind path_classify(int directory, const char *path, bool follow, const char **contents)
 {
 	char absolute[PATH_MAX];
 	enum path_kind kind;
 
-	if (!path || LIKELY(!mentions_kvm(path)))
+	if (!path || LIKELY(!mentions_kvm(path) && !(r3_cpuid && ends_with_cpuinfo(path))))
 		return PATH_OTHER;
 	if (path[0] == '/' && (kind = classify_absolute(path, contents)) != PATH_OTHER && !strstr(path, "/."))
 		return kind;
@@ -173,8 +181,6 @@ enum path_kind path_classify_link(int directory, const char *path, const char **
 
 int path_open_file(const char *contents, int flags)
 {
-	char link[32];
-
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
 		return fail(EEXIST);
 	if (flags & O_DIRECTORY)
@@ -186,7 +192,14 @@ int path_open_file(const char *contents, int flags)
 		return -1;
 	ssize_t written = pwrite(fd, contents, strlen(contents), 0);
 	(void)written;
-	/* Read-only, as sysfs would give it. */
+	return descriptor_read_only(fd, flags);
+}
+
+/* As sysfs and procfs would give it. */
+int descriptor_read_only(int fd, int flags)
+{
+	char link[32];
+
 	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
 	int reader = (int)syscall(SYS_openat, AT_FDCWD, link, O_RDONLY | (flags & O_CLOEXEC));
 	if (reader >= 0) {

@@ -192,9 +192,47 @@ static void fork_while_running(void)
 	/* The process ends while the guest runs. */
 }
 
+static volatile sig_atomic_t taken;
+
+static void take(int sig)
+{
+	(void)sig;
+	taken++;
+}
+
+/* The actions that a child of vfork sets before it executes a program are its own. */
+static void vfork_child_sets_actions(void)
+{
+	struct machine m;
+	struct sigaction action = { .sa_handler = take }, now;
+
+	CREATE(&m, GUEST_OUT, false);
+	CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+	CHECK(signal(SIGUSR2, SIG_IGN) == SIG_DFL);
+	pid_t pid = vfork();
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		struct sigaction before;
+		bool known = sigaction(SIGUSR1, NULL, &before) == 0 && before.sa_handler == take;
+		signal(SIGUSR1, SIG_DFL);
+		signal(SIGUSR2, SIG_DFL);
+		signal(SIGTERM, SIG_IGN);
+		/* SIGUSR1 ends the shell, SIGTERM does not. */
+		execl("/bin/sh", "sh", "-c", known ? "kill -TERM $$; kill -USR1 $$" : "exit 1", NULL);
+		_exit(1);
+	}
+	CHECK(wait_status(pid) == 256 + SIGUSR1);
+	CHECK(raise(SIGUSR1) == 0 && taken == 1);
+	CHECK(raise(SIGUSR2) == 0);
+	CHECK(sigaction(SIGTERM, NULL, &now) == 0 && now.sa_handler == SIG_DFL);
+	CHECK(run(&m) == 0);
+	destroy(&m);
+}
+
 static const struct test tests[] = {
 	{ "child_gets_eio", child_gets_eio }, { "child_runs_its_own", child_runs_its_own }, { "child_closes", child_closes },
 	{ "child_outlives", child_outlives }, { "programs", programs }, { "killed_children", killed_children },
 	{ "fork_while_running", fork_while_running },
+	{ "vfork_child_sets_actions", vfork_child_sets_actions },
 };
 MAIN(tests)
