@@ -2,8 +2,9 @@
  * Facts about KVM: one small client a file, named by the rule that it checks. A file holds the guest (GUEST), how its machine is made (FACT) and `round`, which checks the rule
  * once. The program makes the machine, calls `round` once, and then in a loop so that warm paths are reached as well.
  *
- * The same program runs on Ring3 and on the kernel's /dev/kvm. Where the latter may differ, the file says why with ONLY_ON.
- * Environment: FACT_ROUNDS, rounds of the loop (10,000); FACT_MS, after which it ends early (500); FACT_ON, `ring3`, `hardware` (kvm_intel, kvm_amd) or `other` (KVM without either).
+ * The same program runs on Ring3 and on the kernel's /dev/kvm. Where the latter may differ, the file says why with FACT_ON. Compiled with FACT_LIBRARY it is a library whose calls
+ * of KVM go through the function pointers that it is given: FactTests.cs runs it on the Ring3 that is in its own process.
+ * Environment: FACT_ROUNDS, rounds of the loop (10,000); FACT_MS, after which it ends early (20,000); FACT_ON, `ring3`, `hardware` (kvm_intel, kvm_amd) or `other` (KVM without either).
  * Exit status: 0 holds, 4 skipped, else it does not hold.
  */
 #ifndef FACT_H
@@ -24,6 +25,59 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef FACT_LIBRARY
+#include <setjmp.h>
+
+/* FactTests.cs: FactCalls. Results are >= 0 or -errno. */
+struct fact_calls {
+	long (*open)(void);
+	long (*ioctl)(int fd, uint32_t request, uint64_t argument);
+	long (*close)(int fd);
+	long (*munmap)(uint64_t address, uint64_t bytes);
+};
+
+static const struct fact_calls *fact_calls;
+static FILE *fact_messages;
+static jmp_buf fact_end;
+
+static inline int fact_result(long result)
+{
+	if (result >= 0)
+		return (int)result;
+	errno = (int)-result;
+	return -1;
+}
+
+static inline int fact_ioctl(int fd, uint32_t request, uint64_t argument)
+{
+	return fact_result(fact_calls->ioctl(fd, request, argument));
+}
+
+static inline int fact_close(int fd)
+{
+	return fact_result(fact_calls->close(fd));
+}
+
+static inline int fact_munmap(void *address, size_t bytes)
+{
+	return fact_result(fact_calls->munmap((uintptr_t)address, bytes));
+}
+
+/* Only frames of this library lie between here and fact_run. */
+static inline _Noreturn void fact_exit(int status)
+{
+	longjmp(fact_end, status + 1);
+}
+
+#define open(path, flags) fact_result(fact_calls->open())
+#define ioctl(fd, request, argument) fact_ioctl(fd, (uint32_t)(request), (uintptr_t)(argument))
+#define close fact_close
+#define munmap fact_munmap
+#define exit(status) fact_exit(status)
+#undef stderr
+#define stderr fact_messages
+#endif
 
 enum mode { REAL, PROTECTED, LONG };
 enum irqchip { CLIENT, KERNEL, SPLIT };
@@ -402,11 +456,45 @@ static inline long number(const char *name, long otherwise)
 	return text ? strtol(text, NULL, 10) : otherwise;
 }
 
-/* FACT(.mode = LONG, ...) { the body of a round } */
-#define FACT_ON(hosts, reason, ...) \
-	const int fact_hosts = hosts; \
-	const char *const fact_reason = reason; \
-	const struct fact fact = { __VA_ARGS__ }; \
+/* Once, then in the loop. */
+static inline int check_fact(struct machine *m, const struct fact *f, long rounds, uint64_t ms)
+{
+	m->code = guest_code;
+	m->code_bytes = (size_t)(guest_code_end - guest_code);
+	create(m, f);
+	round_of(m);
+	uint64_t end = milliseconds() + ms;
+	for (; rounds > 0 && milliseconds() < end; rounds--) {
+		m->rounds++;
+		restart(m);
+		round_of(m);
+	}
+	destroy(m);
+	return 0;
+}
+
+#ifdef FACT_LIBRARY
+/* As main; `message` (4096 bytes) has what it would print. The rounds that were made are told. */
+int fact_run(const struct fact_calls *calls, char *message, long rounds, long ms, long *made)
+{
+	static struct machine m;
+
+	fact_calls = calls;
+	fact_messages = fmemopen(message, 4096, "w");
+	if (!fact_messages)
+		return 1;
+	int status = setjmp(fact_end);
+	if (status == 0)
+		status = check_fact(&m, &fact, rounds, (uint64_t)ms);
+	else
+		status--;
+	*made = m.rounds;
+	fclose(fact_messages);
+	return status;
+}
+#define FACT_MAIN
+#else
+#define FACT_MAIN \
 	int main(void) \
 	{ \
 		static struct machine m; \
@@ -414,19 +502,16 @@ static inline long number(const char *name, long otherwise)
 			fprintf(stderr, "%s\n", fact_reason); \
 			return 4; \
 		} \
-		m.code = guest_code; \
-		m.code_bytes = (size_t)(guest_code_end - guest_code); \
-		create(&m, &fact); \
-		round_of(&m); \
-		uint64_t end = milliseconds() + (uint64_t)number("FACT_MS", 500); \
-		for (long i = number("FACT_ROUNDS", 10000); i > 0 && milliseconds() < end; i--) { \
-			m.rounds++; \
-			restart(&m); \
-			round_of(&m); \
-		} \
-		destroy(&m); \
-		return 0; \
-	} \
+		return check_fact(&m, &fact, number("FACT_ROUNDS", 10000), (uint64_t)number("FACT_MS", 20000)); \
+	}
+#endif
+
+/* FACT(.mode = LONG, ...) { the body of a round } */
+#define FACT_ON(hosts, reason, ...) \
+	const int fact_hosts = hosts; \
+	const char *const fact_reason = reason; \
+	const struct fact fact = { __VA_ARGS__ }; \
+	FACT_MAIN \
 	void round_of(struct machine *m)
 /* What every KVM does. */
 #define FACT(...) FACT_ON(RING3 | HARDWARE | OTHER, "", __VA_ARGS__)
