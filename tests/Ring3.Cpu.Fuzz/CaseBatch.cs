@@ -67,6 +67,10 @@ internal sealed unsafe class CaseBatch
             while (!TryFillCase(ref r, i))
             {
             }
+            // Both sides write the patch without a look.
+            CaseInput* s = _cases.Input(i);
+            if (s->PatchLength > Sandbox.MaxPatch || s->PatchLength != 0 && !Placement.IsWritable(Sandbox.DataAddress + s->PatchOffset, s->PatchLength))
+                throw new InvalidOperationException($"seed {seed}, {_bits} bits, batch {number}, case {i}: {s->PatchLength} bytes at {s->PatchOffset:x} are not on the data pages");
         }
     }
 

@@ -84,7 +84,7 @@ internal sealed class FuzzSession(FuzzOptions options)
             int passedOver = PassOver(batch, oracle, limits);
             int lost = oracle.Run(Sandbox.MaxCases);
             if (lost >= 0)
-                Report(number, lost, batch, comparer, oracle, null, "the native process ended");
+                Report(number, lost, batch, comparer, oracle, null, oracle.End);
             guest?.NextBatch();
             if (options.Self && lost < 0)
             {

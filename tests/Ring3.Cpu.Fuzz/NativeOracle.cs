@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.IO.MemoryMappedFiles;
 using System.Security.Cryptography;
 
@@ -34,6 +35,9 @@ internal sealed unsafe class NativeOracle : CaseMemory, IDisposable
     /// <summary>What this host does otherwise than a bare processor.</summary>
     internal HostProbes Probes { get; }
 
+    /// <summary>How the child ended in the last <see cref="Run"/> that lost a case.</summary>
+    internal string End { get; private set; } = "";
+
     /// <summary>Tells the child what to allow for; it stays in the shared header when the child is started again.</summary>
     internal void SetQuirks(ulong quirks) => ((SharedHeader*)Base)->Quirks = quirks;
 
@@ -45,6 +49,7 @@ internal sealed unsafe class NativeOracle : CaseMemory, IDisposable
         var header = (SharedHeader*)Base;
         header->Count = (uint)count;
         header->Done = 0;
+        header->OwnRip = 0;
         try
         {
             _process!.StandardInput.BaseStream.WriteByte((byte)'g');
@@ -54,6 +59,8 @@ internal sealed unsafe class NativeOracle : CaseMemory, IDisposable
         }
         catch (IOException) { /* the child is gone: same as end of file */ }
         int lost = (int)header->Done;
+        End = header->OwnRip == 0 ? "the native process ended"
+            : string.Create(CultureInfo.InvariantCulture, $"the native process ended by a fault of its own: #{header->OwnVector} at {header->OwnRip:x}, address {header->OwnAddress:x}");
         Stop();
         Start();
         return lost;

@@ -163,7 +163,7 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
     {
         uint length = (uint)(size * r.Below(30));
         ulong start = at - ((s->Rflags & Rflags.DF) != 0 ? length : 0);
-        if (length == 0 || start < Sandbox.DataAddress || start + length > WritableEnd || r.Chance(30))
+        if (length == 0 || !IsWritable(start, length) || r.Chance(30))
             return;
         byte fill = r.Chance(50) ? (byte)s->Gpr[Rax] : (byte)0;
         if (fill == (byte)s->Gpr[Rax])
@@ -207,9 +207,12 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
         return Patch(s, at, &value, size);
     }
 
+    /// <summary>All bytes are on the writable data pages. The end of a range may wrap: a string that runs down from offset 12 begins below 2^64.</summary>
+    internal static bool IsWritable(ulong at, ulong size) => size <= Sandbox.DataWritable && at - Sandbox.DataAddress <= Sandbox.DataWritable - size;
+
     private static bool Patch(CaseInput* s, ulong at, void* value, int size)
     {
-        if (at < Sandbox.DataAddress || at + (ulong)size > WritableEnd || size > Sandbox.MaxPatch)
+        if (!IsWritable(at, (ulong)size) || size > Sandbox.MaxPatch)
             return false;
         s->PatchOffset = (uint)(at - Sandbox.DataAddress);
         s->PatchLength = (uint)size;

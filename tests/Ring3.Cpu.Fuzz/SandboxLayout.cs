@@ -34,6 +34,9 @@ internal struct SharedHeader
     internal ulong Magic;
     internal uint Count, Done;
     internal ulong ExitAddress, Quirks;
+    /// <summary>A fault of the child's own code, which ended it: where, CR2 and vector.</summary>
+    internal ulong OwnRip, OwnAddress;
+    internal uint OwnVector, Reserved;
 }
 
 /// <summary>State before the instruction.</summary>

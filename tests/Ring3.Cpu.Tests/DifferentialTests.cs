@@ -58,6 +58,18 @@ public class DifferentialTests
         Assert.True(session.Mismatches == 0, Text(session));
     }
 
+    /// <summary>What a case puts into memory is on the data pages: both sides write it without a look. In this batch a string of equal bytes runs down from offset 12, so that its start wraps; it ended the native process.</summary>
+    [Fact]
+    public void Patches_AreOnTheDataPages()
+    {
+        const ulong start = Sandbox.DataAddress;
+        Assert.True(Placement.IsWritable(start, Sandbox.DataWritable) && Placement.IsWritable(start + Sandbox.DataWritable - 1, 1));
+        Assert.False(Placement.IsWritable(start, Sandbox.DataWritable + 1) || Placement.IsWritable(start + Sandbox.DataWritable - 1, 2) || Placement.IsWritable(start - 1, 1) || Placement.IsWritable(ulong.MaxValue - 19, 32));
+        using var memory = new LocalCaseMemory();
+        var batch = new CaseBatch(memory, new FuzzSession(new FuzzOptions { Bits = 32 }).SelectCodes(), 32, 3, UndefinedFlags.Load());
+        batch.Fill(6062, 932);
+    }
+
     /// <summary>Instructions that the fuzzer passes over because the machine lacks them must not be ones that CPUID reports.</summary>
     [Fact]
     public void EveryReportedInstruction_TakesPart()

@@ -48,7 +48,7 @@ typedef int64_t s64;
 #define MAX_DIFFS 16
 #define LINE 64
 
-struct header { u64 magic; u32 count, done; u64 exit_address; u64 quirks; };
+struct header { u64 magic; u32 count, done; u64 exit_address; u64 quirks; u64 own_rip, own_address; u32 own_vector, reserved; };
 
 /* Quirks of the host that the parent found (HostProbes.cs). */
 #define QUIRK_BASES_LOST 1 /* a switch of threads puts the kernel's idea of the bases in: host_fs and GS_MARK */
@@ -189,11 +189,17 @@ static void on_signal(int number, siginfo_t *info, void *context)
 		/* Cases that should be refused run with TF set: step through our own code up to the instruction. */
 		if (g[REG_TRAPNO] == 1 && ((rip >= (u64)run_case && rip < (u64)exit_fault) || rip == in_ptr->rip))
 			return;
-		out_ptr->vector = number == SIGSYS ? SYSTEM_CALL_VECTOR : (u32)g[REG_TRAPNO];
-		if (cs == 0x33 && rip >= (u64)run_case && rip < (u64)save_rest)
-			out_ptr->vector = NOT_ENTERED_VECTOR; /* the host does not let us into this case, or not out of it */
-		else if (cs == 0x33 && rip - 0x400000 < 0x1000000) /* a defect of this program, not of a case */
+		u32 vector = number == SIGSYS ? SYSTEM_CALL_VECTOR : (u32)g[REG_TRAPNO];
+		if (cs == 0x33 && rip >= (u64)run_case && rip < (u64)save_rest) {
+			vector = NOT_ENTERED_VECTOR; /* the host does not let us into this case, or not out of it */
+		} else if (cs == 0x33 && rip - 0x400000 < 0x1000000) {
+			/* Between two cases: a defect of this program or of what it was given. out_ptr may still be the case before. */
+			sh->header.own_rip = rip;
+			sh->header.own_address = g[REG_CR2];
+			sh->header.own_vector = vector;
 			system_call(SYS_exit_group, 3, 0, 0);
+		}
+		out_ptr->vector = vector;
 		out_ptr->error_code = (u32)g[REG_ERR];
 		out_ptr->cr2 = g[REG_CR2];
 	}
