@@ -107,13 +107,13 @@ public sealed record ProcessorModel
     internal bool KeepsCompareFlags { get; init; }
     /// <summary>Repeated string instructions with 32-bit addresses in 64-bit mode zero-extend RCX, and MOVS and STOS their index registers, before the first iteration.</summary>
     internal bool ZeroExtendsRepeat { get; init; }
-    /// <summary>RFLAGS.AC does not apply to vector accesses of 16 bytes and more, nor to VCVTPH2PS.</summary>
+    /// <summary>RFLAGS.AC does not apply to vector accesses of 16 bytes and more, nor to those of VCVTPH2PS and VCVTPS2PH.</summary>
     internal bool SparesVectorAlignment { get; init; }
     /// <summary>Memory operands of SHA instructions need no alignment.</summary>
     internal bool LoadsShaAnywhere { get; init; }
     /// <summary>A store from an MMX register clears TOP even if it faults.</summary>
     internal bool MmxStoresClearTop { get; init; }
-    /// <summary>Stores that convert (VCVTPS2PH, x87) raise the exceptions of the conversion before those of the memory; an x87 store that an unmasked exception suppresses accesses no memory.</summary>
+    /// <summary>Stores that convert (VCVTPS2PH, x87) raise the exceptions of the conversion before those of the memory; an x87 store that an unmasked exception suppresses accesses no memory, and one of ten bytes is two.</summary>
     internal bool ConvertsBeforeStore { get; init; }
     /// <summary>MASKMOVDQU's upper half is checked before its lower one; other masked stores whose second page faults report their last byte.</summary>
     internal bool MaskedStoresFromAbove { get; init; }

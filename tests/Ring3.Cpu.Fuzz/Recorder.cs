@@ -55,8 +55,8 @@ internal sealed unsafe class Recorder : IDisposable
         CaseMeta meta = _batch.Meta[index];
         int offset = index * Sandbox.SlotSize + (int)(from->Rip % Sandbox.SlotSize);
         var code = new ReadOnlySpan<byte>(_generated.Code + offset, Math.Min(meta.Length, Sandbox.CodeSize - offset));
-        // Split locks are never run here: a recorded set must not depend on how the host treats them.
-        if (_limits.Reason(meta, from, code) is not null || meta.Kind != CaseKind.Invalid && HostLimits.HasSplitLock(from, code))
+        // Split locks are never run here: a recorded set must not depend on how the host treats them. Approximations say nothing on another host, whose unit the machine uses.
+        if (_limits.Reason(meta, from, code) is not null || meta.Kind != CaseKind.Invalid && HostLimits.HasSplitLock(from, code) || Approximations.IsIn(meta, from, code))
             return null;
         var c = new RecordedCase { Input = *from, Meta = meta, Slot = index, Code = code.ToArray() };
         new ReadOnlySpan<byte>(_generated.Data, Sandbox.DataSize).CopyTo(c.Data);

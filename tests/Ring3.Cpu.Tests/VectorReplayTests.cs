@@ -58,6 +58,38 @@ public class VectorReplayTests
         Assert.Equal(6, replay.Mismatches.Count);
     }
 
+    /// <summary>Another processor's approximation is right within the manual's bound, and nowhere else: not beyond it, and not in other instructions.</summary>
+    [Fact]
+    public unsafe void Approximations_OfAnotherHost_AreCompared_ByTheirBound()
+    {
+        (VectorHost host, List<RecordedCase> cases) = VectorFile.Read(Path.Combine(Vectors.Path("replay"), "amd-zen5-64.r3v"));
+        using var replay = new Replay();
+        using var file = new TemporaryFile();
+        RecordedCase reciprocal = cases.First(c => c.Meta is { Count: 1, Instruction.Mnemonic: Iced.Intel.Mnemonic.Rcpps } && c.Native.Vector == CaseOutput.NoVector && float.IsNormal(Lane(c)));
+        RecordedCase other = cases.First(c => c.Meta is { Count: 1, Instruction.Mnemonic: Iced.Intel.Mnemonic.Addps } && c.Native.Vector == CaseOutput.NoVector && float.IsNormal(Lane(c)));
+        Assert.Equal(0, Mismatches(1, reciprocal));
+        Assert.Equal(1, Mismatches(1.01f, reciprocal));
+        Assert.Equal(1, Mismatches(1.0001f, other));
+
+        int Mismatches(float factor, RecordedCase c)
+        {
+            CaseOutput native = c.Native;
+            float* lane = (float*)(native.Xsave + XsaveArea.Xmm + 16 * (c.Meta.Instruction.Op0Register - Iced.Intel.Register.XMM0));
+            *lane *= factor;
+            var changed = new RecordedCase { Input = c.Input, Meta = c.Meta, Slot = c.Slot, Code = c.Code, Data = c.Data, Native = native };
+            VectorFile.Write(file.Path, host with { Model = 0xff }, [changed]);
+            int before = replay.Mismatches.Count;
+            replay.Run(file.Path);
+            return replay.Mismatches.Count - before;
+        }
+
+        static float Lane(RecordedCase c)
+        {
+            fixed (CaseOutput* native = &c.Native)
+                return *(float*)(native->Xsave + XsaveArea.Xmm + 16 * (c.Meta.Instruction.Op0Register - Iced.Intel.Register.XMM0));
+        }
+    }
+
     /// <summary>What a file holds is what was written.</summary>
     [Fact]
     public void Files_KeepWhatTheyAreGiven()

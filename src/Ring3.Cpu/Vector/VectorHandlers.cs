@@ -105,6 +105,7 @@ internal static unsafe class VectorHandlers
             return f->MemoryIndex == 255 ? &MixedShapes<TGate, TFp>.Registers : &MixedShapes<TGate, TFp>.Memory;
         return f->MemoryIndex switch
         {
+            0 when (Code)f->Code == Code.VEX_Vcvtps2ph_xmmm64_xmm_imm8 => &VectorShapes<TGate, TFp>.StoreSpared,
             0 => &VectorShapes<TGate, TFp>.Store,
             1 when (Code)f->Code == Code.VEX_Vcvtph2ps_xmm_xmmm64 => &VectorShapes<TGate, TFp>.LoadSpared,
             1 when VectorFacts.IsSha(((Code)f->Code).Mnemonic()) => &VectorShapes<TGate, TFp>.LoadAnywhere,

@@ -22,6 +22,35 @@ internal static unsafe class VectorMemory
         return (linear & alignMask) == 0 ? p.WritePtr(c, linear, size) : Misaligned(p, c);
     }
 
+    /// <summary>Linear address of an operand's byte.</summary>
+    public static ulong At(CpuState* c, ulong linear, int offset) => c->BlockMode == BlockMode.Code64 ? linear + (ulong)offset : (uint)(linear + (ulong)offset);
+
+    /// <summary>Whether every byte can be written; alignment is not checked.</summary>
+    public static bool CanWrite(LogicalProcessor p, CpuState* c, ulong linear, int size)
+    {
+        for (int i = 0; i < size; i++)
+        {
+            if (p.WritePtr(c, At(c, linear, i), 1) == null)
+                return false;
+        }
+        return true;
+    }
+
+    /// <summary>Writes an operand by bytes.</summary>
+    public static bool WriteBytes(LogicalProcessor p, CpuState* c, ulong linear, byte* from, int size)
+    {
+        for (int i = 0; i < size; i++)
+        {
+            byte* m = p.WritePtr(c, At(c, linear, i), 1);
+            if (m == null)
+                return false;
+            *m = from[i];
+            if (p.EndWrite(c, m, At(c, linear, i), 1) != OpResult.Next)
+                return false;
+        }
+        return true;
+    }
+
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static byte* Misaligned(LogicalProcessor p, CpuState* c)
     {

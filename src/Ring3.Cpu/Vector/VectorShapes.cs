@@ -45,7 +45,7 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         byte* bytes = stackalloc byte[16];
         for (int i = 0; i < f->MemorySize; i++)
         {
-            byte* m = p.ReadPtr(c, c->BlockMode == BlockMode.Code64 ? linear + (ulong)i : (uint)(linear + (ulong)i), 1);
+            byte* m = p.ReadPtr(c, VectorMemory.At(c, linear, i), 1);
             if (m == null)
                 return OpResult.Fault;
             bytes[i] = *m;
@@ -95,6 +95,22 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         byte* y = c->Ymm;
         OpResult r = Execute(p, c, f, m, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32);
         return r == OpResult.Next ? p.EndWrite(c, m, linear, f->MemorySize) : r;
+    }
+
+    /// <summary>As <see cref="Store"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is written by bytes, once all of them can be.</summary>
+    public static OpResult StoreSpared(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!p.Model.SparesVectorAlignment || !LogicalProcessor.AlignmentChecked(c))
+            return Store(p, c, op);
+        if (!TGate.IsOpen(c))
+            return TGate.Refuse(p, c);
+        VectorForm* f = p.Forms + op->Aux;
+        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Write, out ulong linear) || !VectorMemory.CanWrite(p, c, linear, f->MemorySize))
+            return TFp.Value ? ConvertForFault(p, c, op, f) : OpResult.Fault;
+        byte* bytes = stackalloc byte[16];
+        byte* y = c->Ymm;
+        OpResult r = Execute(p, c, f, bytes, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32);
+        return r != OpResult.Next || VectorMemory.WriteBytes(p, c, linear, bytes, f->MemorySize) ? r : OpResult.Fault;
     }
 
     /// <summary>The memory of a store has faulted: by the model the exceptions of the conversion have come before, as status flags or as #XM instead.</summary>

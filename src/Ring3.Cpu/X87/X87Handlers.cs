@@ -121,7 +121,7 @@ internal static unsafe class X87Handlers
     }
 
     /// <summary>
-    /// The memory of a store has faulted. When an unmasked exception of the conversion suppresses the store, nothing has been accessed: the instruction retires, with the exception pending. FBSTP stores eight bytes, then two: the first have been
+    /// The memory of a store has faulted. When an unmasked exception of the conversion suppresses the store, nothing has been accessed: the instruction retires, with the exception pending. Ten bytes are stored as eight, then two: the first have been
     /// written when the others fault.
     /// </summary>
     private static OpResult ConvertForFault(LogicalProcessor p, CpuState* c, Op* op, VectorForm* f, ulong linear)
@@ -138,7 +138,7 @@ internal static unsafe class X87Handlers
         {
             Buffer.MemoryCopy(registers, c->X87, 128, 128);
             (c->Fsw, c->Ftw) = (fsw, ftw);
-            return (Code)f->Code == Code.Fbstp_m80bcd && c->PendingVector == Arch.Vector.PF ? StorePieces(p, c, linear, nowhere) : OpResult.Fault;
+            return f->MemorySize == 10 && c->PendingVector == Arch.Vector.PF ? StorePieces(p, c, linear, nowhere) : OpResult.Fault;
         }
         ulong start = LogicalProcessor.Is64(c) && op->Seg < SegmentIndex.FS ? 0 : CpuState.SegmentAt(c, op->Seg)->Base;
         X87Unit.NoteUnmasked(c, op, start + LogicalProcessor.EffectiveAddress(c, op));
