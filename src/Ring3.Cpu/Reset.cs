@@ -35,8 +35,8 @@ public sealed unsafe partial class LogicalProcessor
             ResetMsrsAndVectors(c);
         _unfinishedTask.Valid = false;
         Replay.Retire();
-        if (Sanitizer is null || Sanitizer.FlushedAsid(GuestFlush.Reset, c->Asid))
-            Tlb.FlushAsid(c->Asid);
+        Sanitizer?.FlushedAsid(GuestFlush.Reset, c->Asid);
+        Tlb.FlushAsid(c->Asid);
         RecomputeMode();
     }
 

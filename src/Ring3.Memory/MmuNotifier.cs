@@ -1,21 +1,13 @@
-using Ring3.Arch;
 using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Memory;
 
-/// <summary>The MMU's side of the notifier. Ranges are inside one slot; calls come for every slot (in every address space) that the host range touches.</summary>
+/// <summary>The MMU's side of the notifier.</summary>
 public interface IMmuNotifierHandler
 {
-    /// <summary>Removes all mappings of the range. Caller holds mmu_lock for write and flushes afterwards.</summary>
-    /// <returns>True if a remote TLB flush is needed before the memory may go away.</returns>
-    bool UnmapGfnRange(in GfnRange range);
-
-    /// <summary>As <see cref="UnmapGfnRange"/> for all frames of [start, end), with or without a slot.</summary>
-    bool UnmapGfns(ulong start, ulong end, int asId);
-
-    /// <summary>Waiting TLB flush for everything that <see cref="UnmapGfnRange"/> or <see cref="UnmapGfns"/> removed. Caller holds mmu_lock for write.</summary>
-    void FlushAfterUnmap();
+    /// <summary>Removes all mappings of the frames, and flushes: on return no processor uses one, and their memory may go away. Caller holds mmu_lock for write.</summary>
+    void Unmap(FrameRanges frames);
 
     /// <summary>Clears Accessed bits. No lock held.</summary>
     /// <returns>True if any was set.</returns>
@@ -106,20 +98,8 @@ public sealed class MmuNotifier
             (_rangeStart, _rangeEnd) = (first, last);
         else
             (_rangeStart, _rangeEnd) = (Math.Min(_rangeStart, first), Math.Max(_rangeEnd, last));
-        bool flush = false;
-        Rcu.Enter();
         foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
-        {
-            for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
-                foreach (HvaRange r in ranges)
-                    foreach (Memslot slot in _slots.Set(asId).InHvaRange(r.Start, r.End))
-                        if (TryClip(slot, r.Start, r.End, out GfnRange range))
-                            flush |= handler.UnmapGfnRange(range);
-        }
-        Rcu.Exit();
-        if (flush)
-            foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
-                handler.FlushAfterUnmap();
+            handler.Unmap(new FrameRanges(_slots, ranges));
         _slots.MmuLock.ExitWrite();
         return true;
     }
@@ -208,7 +188,7 @@ public sealed class MmuNotifier
         foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
             for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
                 foreach (Memslot slot in _slots.Set(asId).InHvaRange(start, end))
-                    if (TryClip(slot, start, end, out GfnRange range))
+                    if (FrameRanges.TryClip(slot, start, end, out GfnRange range))
                         young |= clear ? handler.AgeGfnRange(range) : handler.TestAgeGfnRange(range);
         return young;
     }
@@ -230,28 +210,8 @@ public sealed class MmuNotifier
     {
         _slots.MmuLock.EnterWrite();
         publish();
-        bool flush = false;
         foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
-            for (int asId = 0; asId < MemorySlots.AddressSpaces; asId++)
-                flush |= handler.UnmapGfns(start, end, asId);
-        if (flush)
-            foreach (IMmuNotifierHandler handler in Volatile.Read(ref _handlers))
-                handler.FlushAfterUnmap();
+            handler.Unmap(new FrameRanges(start, end));
         _slots.MmuLock.ExitWrite();
-    }
-
-    /// <summary>The frames of a slot whose memory intersects [start, end), widened to pages.</summary>
-    private static bool TryClip(Memslot slot, ulong start, ulong end, out GfnRange range)
-    {
-        ulong lo = Math.Max(start & Page.Mask, slot.UserspaceAddr);
-        ulong hi = Math.Min((end + Page.OffsetMask) & Page.Mask, slot.HvaEnd);
-        if (lo >= hi)
-        {
-            range = default;
-            return false;
-        }
-        ulong first = slot.BaseGfn + ((lo - slot.UserspaceAddr) >> Page.Shift);
-        range = new GfnRange(slot, first, first + ((hi - lo) >> Page.Shift));
-        return true;
     }
 }

@@ -206,7 +206,6 @@ public sealed unsafe partial class TdpMmu
     /// <summary>Marks every page of a slot whose leaf has D, in all roots. D stays set until the mark is taken. Tables first, bitmap second: a zap harvests a table before it unlinks it.</summary>
     private void ScanDirtyBits(Memslot slot)
     {
-        var none = new FlushBatch(FlushSite.None);
         Lock.EnterRead();
         Rcu.Enter();
         foreach (TdpRoot root in Volatile.Read(ref _roots))
@@ -220,7 +219,9 @@ public sealed unsafe partial class TdpMmu
                     HarvestLeaf(it.OldSpte, it.Gfn, it.Level, slot.AsId, LeafState.Dirty);
                 if (!it.MayYield || !Lock.NeedsBreak)
                     continue;
-                BreakIfNeeded(ref none, 15);
+                Rcu.Exit();
+                Lock.BreakRead();
+                Rcu.Enter();
                 it.Restart();
             }
             PutRootLocked(root);

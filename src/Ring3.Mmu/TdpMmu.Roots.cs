@@ -107,11 +107,7 @@ public sealed unsafe partial class TdpMmu
         foreach (TdpRoot root in _roots)
         {
             if (root.Invalid)
-            {
-                if (Defect == RootDefect.QueueTwice && root.TryGet() && !root.ScheduledToZap)
-                    ScheduleZap(root);
                 continue;
-            }
             if (!root.HasMmuReference)
             {
                 bool got = root.TryGet();
@@ -127,9 +123,7 @@ public sealed unsafe partial class TdpMmu
     private void ScheduleZap(TdpRoot root)
     {
         Lock.AssertHeld();
-        Debug.Assert(root.Invalid && (!root.ScheduledToZap && !root.Zapped || Defect != RootDefect.None));
-        if (Defect == RootDefect.QueueAfterUnlock && Lock.IsHeldForWrite)
-            return;
+        Debug.Assert(root.Invalid && !root.ScheduledToZap && !root.Zapped);
         Volatile.Write(ref root.ScheduledToZap, true);
         if (ZapPolicy == RootZapPolicy.Worker)
             _queue.Queue(_zapper);

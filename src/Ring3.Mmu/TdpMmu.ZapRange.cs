@@ -7,8 +7,6 @@ namespace Ring3.Mmu;
 /// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
 public sealed unsafe partial class TdpMmu
 {
-    private FlushBatch _notifierBatch = new(FlushSite.Notifier);
-
     /// <summary>Removes all mappings of [start, end) in an address space, in all roots, and flushes. No locks held.</summary>
     public void ZapGfnRange(ulong start, ulong end, int asId = 0)
     {
@@ -68,19 +66,15 @@ public sealed unsafe partial class TdpMmu
         Rcu.Exit();
     }
 
-    bool IMmuNotifierHandler.UnmapGfnRange(in GfnRange range)
+    void IMmuNotifierHandler.Unmap(FrameRanges frames)
     {
-        ZapRangeLocked(range.Start, range.End, range.AsId, mayYield: false, ref _notifierBatch);
-        return _notifierBatch.Needed;
+        var batch = new FlushBatch(FlushSite.Notifier);
+        Rcu.Enter();
+        foreach (FrameRange range in frames)
+            ZapRangeLocked(range.Start, range.End, range.AsId, mayYield: false, ref batch);
+        Rcu.Exit();
+        Finish(ref batch);
     }
-
-    bool IMmuNotifierHandler.UnmapGfns(ulong start, ulong end, int asId)
-    {
-        ZapRangeLocked(start, end, asId, mayYield: false, ref _notifierBatch);
-        return _notifierBatch.Needed;
-    }
-
-    void IMmuNotifierHandler.FlushAfterUnmap() => Finish(ref _notifierBatch);
 
     void IMemslotListener.FlushMemslot(Memslot old)
     {

@@ -43,9 +43,6 @@ public sealed unsafe partial class TdpMmu
     private readonly WaitQueue _rootZapped = new();
     private long _zapLockBreaks;
 
-    /// <summary>Mistake for the controls of tests.</summary>
-    internal RootDefect Defect { get; set; }
-
     /// <summary>For tests: called by whoever zaps, before each hold of mmu_lock.</summary>
     internal Action? BeforeZapHold { get; set; }
 
@@ -85,14 +82,6 @@ public sealed unsafe partial class TdpMmu
         BeforeZapHold?.Invoke();
         TdpRoot root = cursor.Root!;
         Lock.EnterRead();
-        if (Defect == RootDefect.PutBeforeZap && !root.Zapped)
-        {
-            root.Zapped = true;
-            PutRootLocked(root);
-            Lock.ExitRead();
-            BeforeZapHold?.Invoke();
-            Lock.EnterRead();
-        }
         bool done = ZapSome(ref cursor, mayYield);
         if (done && !root.Zapped)
         {
@@ -147,7 +136,7 @@ public sealed unsafe partial class TdpMmu
     private void ZapEntry(ref TdpIterator it, TdpRoot root, ref FlushBatch batch)
     {
         // No processor is left: the state is final, and is taken while the table can still be found.
-        if (Defect != RootDefect.DropState && Tracks(it.Gfn, it.EndGfn, root.Role.AsId) is var wanted and not LeafState.None)
+        if (Tracks(it.Gfn, it.EndGfn, root.Role.AsId) is var wanted and not LeafState.None)
             HarvestEntry(ref it, wanted);
         ulong old = ExchangeSpte(ref it, 0);
         it.SkipChildren();
@@ -163,29 +152,20 @@ public sealed unsafe partial class TdpMmu
     {
         Slots.SlotsLock.AssertHeld();
         Lock.EnterWrite();
-        TdpRoot[] skipped = Defect == RootDefect.IgnoreSkipped ? Array.FindAll(_roots, static r => r.Invalid) : [];
         InvalidateAllRoots();
         // Under mmu_lock: when it is released, obsolete tables can be unlinked without a flush.
-        if (Journal is null || !Journal.Suppresses(FlushSite.ObsoleteRoots))
-            _host.FreeObsoleteRoots();
+        _host.FreeObsoleteRoots();
         if (Journal is not null)
             foreach (TdpRoot root in _roots)
                 if (root.Invalid)
                     Journal.RootRetired(root.Hva);
         TdpRoot[] obsolete = _roots;
         Lock.ExitWrite();
-        if (Defect == RootDefect.QueueAfterUnlock)
-            foreach (TdpRoot root in obsolete)
-            {
-                Volatile.Write(ref root.ScheduledToZap, !root.Zapped && !root.Zapping);
-                _queue.Queue(_zapper);
-            }
         if (ZapPolicy != RootZapPolicy.Worker)
             ZapScheduledRoots(mayYield: ZapPolicy == RootZapPolicy.Sync);
         // Under mmu_lock-write every root was made invalid, so these are all that have to be waited for: others' zaps too, whichever thread does them.
         foreach (TdpRoot root in obsolete)
-            if (!skipped.Contains(root))
-                WaitUntilZapped(root);
+            WaitUntilZapped(root);
     }
 
     private void WaitUntilZapped(TdpRoot root)
@@ -218,8 +198,7 @@ public sealed unsafe partial class TdpMmu
         _disposed = true;
         using (Slots.SlotsLock.Enter())
             ZapAllFast();
-        if (Defect != RootDefect.CheckBeforeFlush)
-            _queue.Drain();
+        _queue.Drain();
         if (_roots.Length != 0)
             throw new InvalidOperationException($"{_roots.Length} root(s) left at teardown: {_roots[0]}");
         if (Allocator.Allocated != 0)

@@ -85,8 +85,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
         if (batch.Needed)
         {
             Interlocked.Increment(ref _flushRequests);
-            if (Journal is null || !Journal.Suppresses(batch.Site))
-                Flush(ref batch);
+            Flush(ref batch);
             Journal?.Settle(ref batch);
         }
         else if (batch.Elided)

@@ -22,11 +22,6 @@ public sealed unsafe class TlbJournal
     /// <summary>Counts settlements.</summary>
     public ulong Settled => Volatile.Read(ref _settled);
 
-    /// <summary>Test hook: sites (bit = number) whose flush is left out.</summary>
-    public uint SuppressedSites { get; set; }
-
-    public bool Suppresses(FlushSite site) => (SuppressedSites >> (int)site & 1) != 0;
-
     /// <summary>A change that is visible in the tables. The batch settles it.</summary>
     internal void Record(ref FlushBatch batch, ulong start, ulong end, int asId, SpteLoss loss)
     {

@@ -92,6 +92,30 @@ public partial class SourceRuleTests
         where Regex.IsMatch(file, "/Ring3.Cpu/(Emit|Vector|X87)/") && Regex.IsMatch(File.ReadAllText(file), @"LockPrefix|Code\.Xchg_rm|Code\.Cmpxchg")
         select Repository.Relative(file));
 
+    /// <summary>Whoever makes a FlushBatch pays it: a method that has one names it to Finish, or to the reclaimer.</summary>
+    [Fact]
+    public void FlushBatches_AreConsumedWhereTheyAreMade() => Assert.Empty(
+        from file in Repository.Sources("src")
+        let text = File.ReadAllText(file)
+        from Match made in MadeBatch().Matches(text)
+        let end = text.IndexOf("\n    }\n", made.Index, StringComparison.Ordinal)
+        let rest = text[made.Index..(end < 0 ? text.Length : end)]
+        where !Regex.IsMatch(rest, $@"\b(Finish\(ref|Defer\() ?{made.Groups[1].Value}\)")
+        select $"{Repository.Relative(file)}: {made.Value}");
+
+    /// <summary>Bugs on purpose are in Ring3.Mutants.Tests, which copies the product.</summary>
+    [Fact]
+    public void Product_KnowsNoDefect() => Assert.Empty(
+        from file in Repository.Sources("src")
+        where DefectOnPurpose().IsMatch(File.ReadAllText(file))
+        select Repository.Relative(file));
+
+    [GeneratedRegex(@"\b[A-Z]\w*Defects?\b|\bDefects?\.\w|\bMutants?\b|\bSuppress(es|ed)?\w*(Flush|Site)\w*|\bLeavesOut\b")]
+    private static partial Regex DefectOnPurpose();
+
+    [GeneratedRegex(@"\bvar (\w+) = new FlushBatch\(")]
+    private static partial Regex MadeBatch();
+
     [GeneratedRegex(@"Interlocked\.\w+\(ref \*")]
     private static partial Regex LockedAccess();
 

@@ -47,16 +47,13 @@ public sealed unsafe partial class Vcpu : IVcpuTlb
     {
         for (uint asid = 1; asid <= Memory.MemorySlots.AddressSpaces; asid++)
             Cpu.ExpectFlush(asid);
-        if (!Vm.Suppresses(site))
-            Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
     }
 
     /// <summary>One ASID for each address space, flushed whenever it gets a root: a freed root needs no flush of its own.</summary>
     uint IVcpuTlb.AssignAsid(bool smm)
     {
         uint asid = smm ? 2u : 1;
-        if (Vm.Suppresses(FlushSite.RootLoad))
-            return asid;
         Stats.tlb_flush++;
         Stats.tlb_flush_root++;
         Cpu.FlushAsid(asid);

@@ -24,14 +24,6 @@ public sealed partial class Vm
         }
     }
 
-    /// <summary>Test hook of a checked VM: leaves out the flushes of one site, to see that the checks find out.</summary>
-    internal void SuppressFlushes(FlushSite site) => Mmu.Journal!.SuppressedSites |= 1u << (int)site;
-
-    /// <inheritdoc cref="SuppressFlushes(FlushSite)"/>
-    internal void SuppressFlushes(GuestFlush site) => _tlbJudge!.SuppressedGuestFlushes |= 1u << (int)site;
-
-    internal bool Suppresses(FlushSite site) => Mmu.Journal is { } j && j.Suppresses(site);
-
     private static TlbJournal? NewJournal(VmOptions options) => options.CheckTlb ? new TlbJournal() : null;
 
     /// <summary>Marks the VM dead from inside the guest, where nothing may be waited for: the processors find the request at their next exit.</summary>

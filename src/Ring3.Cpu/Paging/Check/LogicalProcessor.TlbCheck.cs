@@ -24,25 +24,25 @@ public sealed unsafe partial class LogicalProcessor
 
     private void FlushCurrentPcid(GuestFlush by)
     {
-        if (Sanitizer is null || Sanitizer.FlushedPcid(by, State->Asid, CurrentPcid(State)))
-            Tlb.FlushCurrentPcid();
+        Sanitizer?.FlushedPcid(by, State->Asid, CurrentPcid(State));
+        Tlb.FlushCurrentPcid();
     }
 
     private void FlushPcid(GuestFlush by, uint pcid)
     {
-        if (Sanitizer is null || Sanitizer.FlushedPcid(by, State->Asid, pcid))
-            Tlb.FlushPcid(pcid);
+        Sanitizer?.FlushedPcid(by, State->Asid, pcid);
+        Tlb.FlushPcid(pcid);
     }
 
     private void FlushAllPcids(GuestFlush by, bool global)
     {
-        if (Sanitizer is null || Sanitizer.FlushedSpaces(by, State->Asid, global))
-            Tlb.FlushAllPcids(global);
+        Sanitizer?.FlushedSpaces(by, State->Asid, global);
+        Tlb.FlushAllPcids(global);
     }
 
     private void FlushPage(GuestFlush by, ulong linear)
     {
-        if (Sanitizer is null || Sanitizer.FlushedPage(by, linear))
-            Tlb.FlushPage(linear);
+        Sanitizer?.FlushedPage(by, linear);
+        Tlb.FlushPage(linear);
     }
 }

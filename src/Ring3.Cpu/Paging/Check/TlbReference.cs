@@ -40,9 +40,6 @@ public abstract class TlbReference
 
     /// <summary>A violation. The first one counts.</summary>
     public abstract void Violated(string report);
-
-    /// <summary>Test hook: the processor leaves out its flushes of these kinds (bit = <see cref="GuestFlush"/>).</summary>
-    public uint SuppressedGuestFlushes { get; set; }
 }
 
 /// <summary>What makes a processor drop translations by itself.</summary>

@@ -134,38 +134,26 @@ internal sealed class TlbSanitizer(TlbReference reference)
         return false;
     }
 
-    // ---- What the guest and the owner have flushed: true, unless a test leaves the flush itself out ----
+    // ---- What the guest and the owner have flushed ----
 
-    public bool FlushedPcid(GuestFlush by, uint asid, uint pcid)
-    {
-        PcidFloor(asid, pcid) = Next(by);
-        return !Suppresses(by);
-    }
+    public void FlushedPcid(GuestFlush by, uint asid, uint pcid) => PcidFloor(asid, pcid) = Next(by);
 
-    public bool FlushedSpaces(GuestFlush by, uint asid, bool global)
+    public void FlushedSpaces(GuestFlush by, uint asid, bool global)
     {
         FloorOf(_spaces, asid) = Next(by);
         if (global)
             FloorOf(_globals, asid) = Next(by);
-        return !Suppresses(by);
     }
 
-    public bool FlushedPage(GuestFlush by, ulong linear)
+    public void FlushedPage(GuestFlush by, ulong linear)
     {
         _structuresFloor = Next(by);
         Floor f = Next(by);
         f.Key = linear >> 12;
         _pages[f.Key & (Pages - 1)] = f;
-        return !Suppresses(by);
     }
 
-    public bool FlushedAsid(GuestFlush by, uint asid)
-    {
-        FloorOf(_asids, asid) = Next(by);
-        return !Suppresses(by);
-    }
-
-    private bool Suppresses(GuestFlush by) => (reference.SuppressedGuestFlushes >> (int)by & 1) != 0;
+    public void FlushedAsid(GuestFlush by, uint asid) => FloorOf(_asids, asid) = Next(by);
 
     private Floor Next(GuestFlush by) => new() { Sequence = ++_local, By = by };
 

@@ -1,0 +1,32 @@
+using Ring3.Cpu;
+using Ring3.Mmu;
+
+namespace Ring3;
+
+/// <summary>The mistakes that the protocol of roots has had, or almost had. See Defects.patch for where they are.</summary>
+internal enum RootDefect { None, QueueTwice, QueueAfterUnlock, PutBeforeZap, IgnoreSkipped, CheckBeforeFlush, DropState }
+
+/// <summary>Which defects of Defects.patch are there at the moment, in the whole process: tests that turn them on are of one collection.</summary>
+internal static class Defects
+{
+    private static uint s_leftOut, s_leftOutByGuest;
+
+    public static RootDefect Root { get; set; }
+
+    public static bool LeavesOut(FlushSite site) => (Volatile.Read(ref s_leftOut) >> (int)site & 1) != 0;
+    public static bool LeavesOut(GuestFlush site) => (Volatile.Read(ref s_leftOutByGuest) >> (int)site & 1) != 0;
+
+    /// <summary>From now on flushes of this site are not made.</summary>
+    public static void LeaveOut(FlushSite site) => Volatile.Write(ref s_leftOut, s_leftOut | 1u << (int)site);
+
+    /// <inheritdoc cref="LeaveOut(FlushSite)"/>
+    public static void LeaveOut(GuestFlush site) => Volatile.Write(ref s_leftOutByGuest, s_leftOutByGuest | 1u << (int)site);
+
+    /// <summary>The product as it is.</summary>
+    public static void None()
+    {
+        Root = RootDefect.None;
+        Volatile.Write(ref s_leftOut, 0);
+        Volatile.Write(ref s_leftOutByGuest, 0);
+    }
+}
