@@ -68,6 +68,19 @@ public static unsafe class Exports
         }
     }
 
+    [UnmanagedCallersOnly(EntryPoint = "r3_run")]
+    public static long Run(ulong handle, ulong argument, int thread)
+    {
+        try
+        {
+            return KvmDevice.Run(handle, argument, thread);
+        }
+        catch (Exception e)
+        {
+            return Broken("ioctl", e);
+        }
+    }
+
     [UnmanagedCallersOnly(EntryPoint = "r3_release")]
     public static void Release(ulong handle)
     {

@@ -35,30 +35,49 @@ public static unsafe class KvmDevice
         return Tracer.IsOn ? Tracer.Ioctl(o, command, argument, out fd) : Call(o, command, argument, out fd);
     }
 
-    /// <summary>The ioctl itself. A defect that shows as an exception costs the VM, never the client's process.</summary>
+    /// <summary><see cref="Ioctl"/> with KVM_RUN, in fewer steps.</summary>
+    /// <param name="thread">Number of the calling thread: the caller's choice, not 0, and never given to two threads.</param>
+    public static long Run(ulong handle, ulong argument, int thread)
+    {
+        if (Tracer.IsOn || ObjectTable.Find(handle) is not VcpuObject v)
+            return Ioctl(handle, KvmApi.KVM_RUN, argument, out _);
+        try
+        {
+            return v.Run(argument, thread);
+        }
+        catch (Exception e)
+        {
+            return Failed(v, e);
+        }
+    }
+
+    /// <summary>The ioctl itself.</summary>
     internal static long Call(KvmObject o, uint command, ulong argument, out NewFd fd)
     {
         try
         {
             return o.Ioctl(command, argument, out fd);
         }
-        catch (OutOfMemoryException)
-        {
-            fd = default;
-            return -Errno.ENOMEM;
-        }
-        catch (HostCallException e)
-        {
-            fd = default;
-            return -e.Errno;
-        }
         catch (Exception e)
         {
             fd = default;
-            Vm? vm = (o as VmObject)?.Vm ?? (o as VcpuObject)?.Vcpu.Vm;
-            vm?.BugOn(true, e.ToString());
-            return -Errno.EIO;
+            return Failed(o, e);
         }
+    }
+
+    /// <summary>A defect that shows as an exception costs the VM, never the client's process.</summary>
+    private static long Failed(KvmObject o, Exception e)
+    {
+        switch (e)
+        {
+            case OutOfMemoryException:
+                return -Errno.ENOMEM;
+            case HostCallException h:
+                return -h.Errno;
+        }
+        Vm? vm = (o as VmObject)?.Vm ?? (o as VcpuObject)?.Vcpu.Vm;
+        vm?.BugOn(true, e.ToString());
+        return -Errno.EIO;
     }
 
     /// <summary>The last descriptor of an object was closed. Calls that are inside it go on.</summary>

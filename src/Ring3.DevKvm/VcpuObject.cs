@@ -28,7 +28,29 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
     public override long Ioctl(uint command, ulong argument, out NewFd fd)
     {
         fd = default;
+        if (command == KVM_RUN)
+            return Run(argument, Environment.CurrentManagedThreadId);
         // KVM: looks at the VM before it waits for the mutex, so a call on a dead VM never waits.
+        if (Vcpu.Vm.IsDead)
+            return -Errno.EIO;
+        _mutex.Enter();
+        long r;
+        try
+        {
+            r = _closed != 0 ? -Errno.EBADF : Dispatch(command, argument, out fd);
+        }
+        catch
+        {
+            Leave();
+            throw;
+        }
+        Leave();
+        return r;
+    }
+
+    /// <summary>KVM_RUN, as <see cref="Ioctl"/> does it; by the thread of this number.</summary>
+    public long Run(ulong argument, int thread)
+    {
         if (Vcpu.Vm.IsDead)
             return -Errno.EIO;
         _mutex.Enter();
@@ -36,7 +58,7 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
         // Not a finally: it would be a call on each KVM_RUN.
         try
         {
-            r = _closed != 0 ? -Errno.EBADF : command == KVM_RUN ? Run(argument) : Dispatch(command, argument, out fd);
+            r = _closed != 0 ? -Errno.EBADF : argument != 0 ? -Errno.EINVAL : Vcpu.RunExclusive(thread);
         }
         catch
         {
@@ -55,8 +77,6 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
         if (Volatile.Read(ref _closed) != 0)
             ReleaseIfIdle();
     }
-
-    private int Run(ulong argument) => argument != 0 ? -Errno.EINVAL : Vcpu.RunExclusive();
 
     public override void Close()
     {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Ring3.Host;
@@ -74,12 +75,14 @@ public static unsafe partial class FaultGuard
     }
 
     /// <summary>The calling thread's record. <paramref name="last"/>: what an earlier call returned, perhaps on another thread, or null.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FaultRecord* RecordOfThread(FaultRecord* last)
     {
         ulong thread = s_threadPointer();
         return last != null && last->Thread == thread ? last : Claim(thread);
     }
 
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private static FaultRecord* Claim(ulong thread)
     {
         lock (s_lock)

@@ -45,6 +45,8 @@ internal unsafe struct Block
     public RegionUse* Uses;
     /// <summary>Executions that are left until the translator is asked. BENIGN-RACE: counted without synchronisation; a lost count delays a translation.</summary>
     public int Heat;
+    /// <summary>A block of up to eight bytes with a <see cref="Copy"/>, all in one readable word of the page: the code, and which bits of the word at <see cref="Host"/> it is. Otherwise the mask is 0.</summary>
+    public ulong Word, WordMask;
 
     public static Op* FirstOp(Block* b) => (Op*)(b + 1);
 

@@ -39,6 +39,7 @@ public sealed unsafe partial class Machine
     /// A lone processor counts for itself, without a locked instruction: it compares blocks with what its own thread has written before, and needs no order against others. A stay that began so while the second processor was created
     /// relies on any comparison of that processor, rightly: they all came later.
     /// </remarks>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal ulong NextEntryStamp() => !_externalWriters ? 0 : Volatile.Read(ref _stampsShared) ? Interlocked.Increment(ref _sharedStamp) : ++_ownStamp;
 
     /// <summary>Whether the block's bytes are still what was decoded; remembers since when that is known.</summary>
@@ -46,7 +47,7 @@ public sealed unsafe partial class Machine
     {
         // Read before the bytes: a stay that began earlier may rely on the comparison.
         ulong stamp = EntryStamp;
-        if (b->Copy != null && !SameBytes(b, b->Copy))
+        if (b->WordMask != 0 ? ((*(ulong*)b->Host ^ b->Word) & b->WordMask) != 0 : b->Copy != null && !SameBytes(b, b->Copy))
             return false;
         Volatile.Write(ref b->VerifiedAt, stamp);
         return true;
@@ -132,16 +133,13 @@ public sealed unsafe partial class Machine
     internal static bool SameBytes(Block* b, byte* snapshot)
     {
         int first = b->Bytes - b->BytesNext;
-        // Blocks around a port access are a few bytes: no call for them. Eight bytes of the page are there to be read.
-        if ((uint)(first - 1) < 8 && b->BytesNext == 0 && ((nuint)b->Host & 0xfff) <= 0xff8)
-            return (*(ulong*)b->Host ^ *(ulong*)snapshot) << (64 - 8 * first) == 0;
         return new ReadOnlySpan<byte>(b->Host, first).SequenceEqual(new ReadOnlySpan<byte>(snapshot, first))
             && (b->BytesNext == 0 || new ReadOnlySpan<byte>(b->HostNext, b->BytesNext).SequenceEqual(new ReadOnlySpan<byte>(snapshot + first, b->BytesNext)));
     }
 
     private Block* Allocate(Block* header, Op* ops, byte* snapshot)
     {
-        nuint body = (nuint)(sizeof(Block) + header->Ops * sizeof(Op)), size = body + (_externalWriters ? Math.Max(header->Bytes, (nuint)8) : 0);
+        nuint body = (nuint)(sizeof(Block) + header->Ops * sizeof(Op)), size = body + (_externalWriters ? header->Bytes : (nuint)0);
         Block* b = (Block*)_arena.Allocate(size);
         if (b == null)
         {
@@ -156,6 +154,12 @@ public sealed unsafe partial class Machine
         {
             b->Copy = (byte*)b + body;
             Unsafe.CopyBlock(b->Copy, snapshot, header->Bytes);
+            // Blocks around a port access are a few bytes. Eight bytes of the page are there to be read.
+            if (header->Bytes <= sizeof(ulong) && header->BytesNext == 0 && ((nuint)header->Host & 0xfff) <= 0x1000 - sizeof(ulong))
+            {
+                b->WordMask = ulong.MaxValue >> (64 - 8 * header->Bytes);
+                Unsafe.CopyBlock(&b->Word, snapshot, header->Bytes);
+            }
         }
         return b;
     }

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Ring3.Arch;
 
 namespace Ring3.Cpu;
@@ -23,7 +24,17 @@ public sealed unsafe partial class LogicalProcessor
     private static ulong BreakpointLength(CpuState* c, int n) => ((EffectiveDr7(c) >> (18 + 4 * n)) & 3) switch { 0 => 1UL, 1 => 2UL, 2 => 8UL, _ => 4UL };
 
     /// <summary>Call after DR0-DR7, RFLAGS.TF, RF, VIF or VIP, CR4.VME or PVI, or HostSingleStep changed.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void UpdateStepMode(CpuState* c)
+    {
+        if (((uint)c->Rflags & (uint)(Rflags.TF | VirtualPending) | c->HostSingleStep | (uint)(_dataBreakpoints | _codeBreakpoints)) == 0)
+            c->StepMode = 0;
+        else
+            ComputeStepMode(c);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void ComputeStepMode(CpuState* c)
     {
         StepReason reason = 0;
         if ((c->Rflags & Rflags.TF) != 0)
@@ -91,10 +102,16 @@ public sealed unsafe partial class LogicalProcessor
     internal bool WatchesPorts(CpuState* c) => _portBreakpoints != 0 && c->HostBreakpoints == 0 && (c->Cr4 & Cr4.DE) != 0;
 
     /// <summary>Notes the I/O breakpoints that an access to a port hits: traps behind the instruction, or behind its iteration. SPEC: SDM volume 3, "Debug Address Registers", "General-Detect, I/O Breakpoint".</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void NotePort(CpuState* c, ushort port, int size)
     {
-        if (!WatchesPorts(c))
-            return;
+        if (_portBreakpoints != 0 && WatchesPorts(c))
+            NoteWatchedPort(c, port, size);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void NoteWatchedPort(CpuState* c, ushort port, int size)
+    {
         for (int n = 0; _portBreakpoints >> n != 0; n++)
         {
             ulong length = BreakpointLength(c, n), start = DebugAddress(c, n) & ~(length - 1);

@@ -75,7 +75,9 @@ public sealed unsafe partial class LogicalProcessor
                     return Exit->Reason;
                 continue;
             }
-            c->Attention = 0;
+            // The loop reads it together with ExitRequest: a store to one of the two would delay that.
+            if (c->Attention != 0)
+                c->Attention = 0;
             Block* b = stale ? FindBlock(c, CodeMode(c)) : Lookup(c, CodeMode(c));
             if (b == null)
             {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Iced.Intel;
 using Ring3.Arch;
 
@@ -8,6 +9,7 @@ namespace Ring3.Cpu;
 internal static unsafe class FlowHandlers
 {
     /// <summary>Checks a branch target against the code segment or for being canonical. False: #GP(0) is pending.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool Check(LogicalProcessor p, CpuState* c, ulong target)
     {
         if (c->BlockMode == BlockMode.Code64 ? LogicalProcessor.IsCanonical(c, target) : target <= c->Cs.Limit)

@@ -19,7 +19,9 @@ internal static unsafe class PortHandlers
     internal static void Register()
     {
         Set(&In, Code.In_AL_imm8, Code.In_AX_imm8, Code.In_EAX_imm8, Code.In_AL_DX, Code.In_AX_DX, Code.In_EAX_DX);
-        Set(&Out, Code.Out_imm8_AL, Code.Out_imm8_AX, Code.Out_imm8_EAX, Code.Out_DX_AL, Code.Out_DX_AX, Code.Out_DX_EAX);
+        Set(&Out8, Code.Out_imm8_AL, Code.Out_DX_AL);
+        Set(&Out16, Code.Out_imm8_AX, Code.Out_DX_AX);
+        Set(&Out32, Code.Out_imm8_EAX, Code.Out_DX_EAX);
         Set(&Ins, Code.Insb_m8_DX, Code.Insw_m16_DX, Code.Insd_m32_DX);
         Set(&Outs, Code.Outsb_DX_m8, Code.Outsw_DX_m16, Code.Outsd_DX_m32);
     }
@@ -30,10 +32,11 @@ internal static unsafe class PortHandlers
             HandlerTable.Set(code, handler, endsBlock: true);
     }
 
+    /// <summary>Bytes of an access, OUT's excepted, whose handlers know.</summary>
     private static int SizeOf(Op* op) => (Code)op->Code switch
     {
-        Code.In_AL_imm8 or Code.In_AL_DX or Code.Out_imm8_AL or Code.Out_DX_AL or Code.Insb_m8_DX or Code.Outsb_DX_m8 => 1,
-        Code.In_AX_imm8 or Code.In_AX_DX or Code.Out_imm8_AX or Code.Out_DX_AX or Code.Insw_m16_DX or Code.Outsw_DX_m16 => 2,
+        Code.In_AL_imm8 or Code.In_AL_DX or Code.Insb_m8_DX or Code.Outsb_DX_m8 => 1,
+        Code.In_AX_imm8 or Code.In_AX_DX or Code.Insw_m16_DX or Code.Outsw_DX_m16 => 2,
         _ => 4,
     };
 
@@ -78,10 +81,14 @@ internal static unsafe class PortHandlers
         p.LeaveWith(c, ExitReason.Io);
     }
 
-    private static OpResult Out(LogicalProcessor p, CpuState* c, Op* op)
+    private static OpResult Out8(LogicalProcessor p, CpuState* c, Op* op) => Out(p, c, op, 1);
+    private static OpResult Out16(LogicalProcessor p, CpuState* c, Op* op) => Out(p, c, op, 2);
+    private static OpResult Out32(LogicalProcessor p, CpuState* c, Op* op) => Out(p, c, op, 4);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static OpResult Out(LogicalProcessor p, CpuState* c, Op* op, int size)
     {
         ushort port = PortOf(c, op);
-        int size = SizeOf(op);
         if (!Allowed(p, c, port, size))
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)c->Gpr[0];

@@ -560,6 +560,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Takes back the instructions of the block from <paramref name="op"/> on, which were counted at its entry. Ops before the last execute one instruction each.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Uncount(CpuState* c, Block* block, Op* op) => c->InstructionsRetired -= (ulong)(block->Instructions - (op - Block.FirstOp(block)));
 
     /// <summary>Links the successor slot in <see cref="_link"/>, if there is one, to its block when both lie in one page, so that the next transfer needs no lookup.</summary>

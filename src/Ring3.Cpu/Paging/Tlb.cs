@@ -114,10 +114,17 @@ internal sealed unsafe class Tlb
     public uint NestedId => _currentAsid->NestedId;
 
     /// <summary>Makes (asid, pcid) current.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Select(uint asid, uint pcid)
     {
-        if (_current->Id != 0 && _current->Asid == asid && _current->Pcid == pcid)
-            return;
+        Space* current = _current;
+        if (current->Id == 0 || current->Asid != asid || current->Pcid != pcid)
+            SelectOther(asid, pcid);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void SelectOther(uint asid, uint pcid)
+    {
         AsidTags* tags = _asids + (asid & (AsidSlots - 1));
         if (tags->GlobalId == 0 || tags->Asid != asid)
         {
@@ -133,6 +140,7 @@ internal sealed unsafe class Tlb
     }
 
     /// <summary>Context number of the current space for one privilege class.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public ushort Context(PrivilegeClass privilege)
     {
         ushort context = _current->Contexts[(int)privilege];

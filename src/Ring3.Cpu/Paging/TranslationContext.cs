@@ -26,6 +26,7 @@ public sealed unsafe partial class LogicalProcessor
 
     internal static bool AlignmentChecked(CpuState* c) => c->Cpl == 3 && (c->Rflags & Rflags.AC) != 0 && (c->Cr0 & Cr0.AM) != 0;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static PrivilegeClass PrivilegeOf(CpuState* c, AccessKind access)
     {
         if ((access & AccessKind.User) != 0)
@@ -34,6 +35,7 @@ public sealed unsafe partial class LogicalProcessor
         return lifted && (c->Cr4 & Cr4.SMAP) != 0 ? PrivilegeClass.SupervisorUserAccess : PrivilegeClass.Supervisor;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static uint CurrentPcid(CpuState* c) => (c->Cr4 & Cr4.PCIDE) != 0 ? (uint)(c->Cr3 & Cr3.Pcid) : 0;
 
     /// <summary>Recomputes the level-1 context. Call after CPL, RFLAGS.AC, the ASID or a control register changed.</summary>

@@ -35,6 +35,7 @@ static bool loaded_before;      /* in this process or in one that it was forked 
 
 struct thread *r3_threads;
 static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic uint32_t last_number;
 static pthread_key_t thread_key;
 static pthread_once_t thread_key_once = PTHREAD_ONCE_INIT;
 
@@ -76,6 +77,7 @@ void thread_prepare(struct thread *self)
 {
 	pthread_once(&thread_key_once, make_thread_key);
 	self->prepared = true;
+	self->number = atomic_fetch_add_explicit(&last_number, 1, memory_order_relaxed) + 1;
 	self->id = pthread_self();
 	self->inside++;
 	thread_registry_lock();
@@ -155,6 +157,7 @@ static bool bind(void *library)
 		{ "r3_init", (void **)&r3_core.init },
 		{ "r3_open", (void **)&r3_core.open },
 		{ "r3_ioctl", (void **)&r3_core.ioctl },
+		{ "r3_run", (void **)&r3_core.run },
 		{ "r3_release", (void **)&r3_core.release },
 		{ "r3_read", (void **)&r3_core.read },
 		{ "r3_irqfd_write", (void **)&r3_core.irqfd_write },

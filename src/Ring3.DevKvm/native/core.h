@@ -39,6 +39,8 @@ struct r3_core {
 	int (*init)(const struct r3_host *host, struct r3_shared *shared);
 	long (*open)(struct r3_new_fd *made);
 	long (*ioctl)(uint64_t handle, uint32_t command, uint64_t argument, struct r3_new_fd *made);
+	/* ioctl with KVM_RUN of a vCPU's handle. thread: number of the calling thread, of the interposer's. */
+	long (*run)(uint64_t handle, uint64_t argument, uint32_t thread);
 	void (*release)(uint64_t handle);
 	long (*read)(uint64_t handle, void *buffer, uint64_t length, int64_t offset);
 	int (*irqfd_write)(int fd, const void *buffer); /* a write of 8 bytes. 1: done; 0: nothing was done, write */

@@ -81,21 +81,53 @@ static long call_core(struct object *object, uint32_t command, uint64_t argument
 	return result;
 }
 
+struct core_run {
+	struct object *object;
+	uint64_t argument;
+	long result;
+};
+
+static void run_core_borne(void *context)
+{
+	struct core_run *call = context;
+	call->result = r3_core.run(call->object->handle, call->argument, r3_self.number);
+}
+
+static long run_core_far(struct object *object, uint64_t argument)
+{
+	struct core_run call = { object, argument, -ENOMEM };
+	helper_run(run_core_borne, &call);
+	return call.result;
+}
+
 /*
  * KVM_RUN. A signal that comes while the thread is inside is noted by the trampoline, which makes the run loop return -EINTR; its handler
  * runs on leaving, or it stays pending where only the mask of KVM_SET_SIGNAL_MASK had let it through.
  */
-static long run_vcpu(struct thread *self, struct object *object, uint64_t argument)
+static inline long run_vcpu(struct thread *self, struct object *object, uint64_t argument)
 {
 	bool masked = object->masked;
+	long result;
 
 	signals_begin_run(self, object, masked);
-	long result = call_core(object, KVM_RUN, argument);
+	if (is_confined())
+		result = run_core_far(object, argument);
+	else
+		result = r3_core.run(object->handle, argument, self->number);
 	signals_end_run(self, object, masked);
 	return result;
 }
 
-static int kvm_ioctl(int fd, struct object *object, uint32_t command, uint64_t argument)
+/* What is not KVM_RUN. */
+__attribute__((noinline)) static long control_object(struct object *object, uint32_t command, uint64_t argument)
+{
+	if (command == KVM_SET_SIGNAL_MASK && object->kind == R3_VCPU)
+		return set_signal_mask(object, argument);
+	return call_core(object, command, argument);
+}
+
+/* at: the descriptor's place in the table, NULL where it can have none. */
+static inline int kvm_ioctl(struct object *_Atomic *at, struct object *object, uint32_t command, uint64_t argument)
 {
 	long result;
 
@@ -104,14 +136,13 @@ static int kvm_ioctl(int fd, struct object *object, uint32_t command, uint64_t a
 	struct thread *self = enter();
 	self->object = object;
 	COMPILER_BARRIER();
-	if (UNLIKELY(table_get(fd) != object || atomic_load_explicit(&object->dying, memory_order_relaxed) != ALIVE))
+	if (UNLIKELY(!at || atomic_load_explicit(at, memory_order_acquire) != object ||
+		     atomic_load_explicit(&object->dying, memory_order_relaxed) != ALIVE))
 		result = -EBADF;
-	else if (command == KVM_RUN && object->kind == R3_VCPU)
+	else if (LIKELY(command == KVM_RUN && object->kind == R3_VCPU))
 		result = run_vcpu(self, object, argument);
-	else if (UNLIKELY(command == KVM_SET_SIGNAL_MASK && object->kind == R3_VCPU))
-		result = set_signal_mask(object, argument);
 	else
-		result = call_core(object, command, argument);
+		result = control_object(object, command, argument);
 	COMPILER_BARRIER();
 	object_leave(self);
 	leave(self);
@@ -125,11 +156,17 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_start(arguments, request);
 	uint64_t argument = va_arg(arguments, uint64_t);
 	va_end(arguments);
-	if (UNLIKELY(_IOC_TYPE(request) == KVMIO) && !CALLED_BY_CORE()) {
+	if (UNLIKELY(_IOC_TYPE(request) == KVMIO)) {
 		check_fork();
-		struct object *object = table_find(fd);
+		struct object *_Atomic *at = table_entry(fd);
+		struct object *object = LIKELY(at != NULL) ? atomic_load_explicit(at, memory_order_acquire) : NULL;
+		/* What the table knows is the client's: the core calls the kernel's KVM, if any. */
+		if (UNLIKELY(!object) && !CALLED_BY_CORE()) {
+			object = table_find(fd);
+			at = table_entry(fd);
+		}
 		if (object)
-			return kvm_ioctl(fd, object, (uint32_t)request, argument);
+			return kvm_ioctl(at, object, (uint32_t)request, argument);
 	}
 	return NEXT(ioctl)(fd, request, argument);
 }

@@ -84,6 +84,7 @@ struct thread {
 	kernel_sigset before_run;                 /* KVM_SET_SIGNAL_MASK: the mask outside KVM_RUN */
 	bool shielded;                            /* cancellation is disabled until leaving, which restores cancel_state */
 	int cancel_state;
+	uint32_t number;                          /* no other thread of the process has it, also after its end */
 	pthread_t id;
 	struct thread *next, **link;
 };
@@ -197,13 +198,14 @@ static inline bool stands_in(int sig)
 }
 
 /* signals.c */
+void vcpu_poke(struct r3_vcpu_signal *run);
 void signals_install(void);
 void signals_stand_in(void);
 void signals_after_fork(void);
 void signals_deliver(struct thread *self);
 void signals_unblock_runtime(void);
-void signals_begin_run(struct thread *self, struct object *vcpu, bool masked);
-void signals_end_run(struct thread *self, struct object *vcpu, bool masked);
+void signals_begin_masked_run(struct thread *self, struct object *vcpu);
+void signals_end_masked_run(struct thread *self, struct object *vcpu);
 void signals_shield(struct thread *self);
 void signals_unshield(struct thread *self);
 
@@ -233,12 +235,68 @@ static inline void leave(struct thread *self)
 		signals_unshield(self);
 }
 
+/* Around KVM_RUN: the thread is inside and self->run is set in between. masked: KVM_SET_SIGNAL_MASK has given a mask. */
+static inline void signals_begin_run(struct thread *self, struct object *vcpu, bool masked)
+{
+	if (UNLIKELY(masked))
+		signals_begin_masked_run(self, vcpu);
+	else
+		self->run = vcpu->signal;
+	COMPILER_BARRIER();
+	if (UNLIKELY(self->deferred))
+		vcpu_poke(vcpu->signal);
+}
+
+static inline void signals_end_run(struct thread *self, struct object *vcpu, bool masked)
+{
+	COMPILER_BARRIER();
+	self->run = NULL;
+	COMPILER_BARRIER();
+	if (UNLIKELY(masked))
+		signals_end_masked_run(self, vcpu);
+	else if (UNLIKELY(self->deferred))
+		vcpu->signal->signalled = 0;
+}
+
 /* table.c */
-struct object *table_get(int fd);                 /* what the table says, NULL: unknown */
+#define CHUNK 1024
+#define CHUNKS 1024
+extern struct object *_Atomic *_Atomic r3_chunks[CHUNKS];
+
+/* Where the table says what a number means; it stays there. NULL: it says nothing yet. */
+static inline struct object *_Atomic *table_entry(int fd)
+{
+	unsigned n = (unsigned)fd;
+
+	if (UNLIKELY(n >= CHUNK * CHUNKS))
+		return NULL;
+	struct object *_Atomic *chunk = atomic_load_explicit(&r3_chunks[n / CHUNK], memory_order_acquire);
+	return chunk ? chunk + n % CHUNK : NULL;
+}
+
+/* What the table says, NULL: unknown. */
+static inline struct object *table_get(int fd)
+{
+	struct object *_Atomic *at = table_entry(fd);
+	return at ? atomic_load_explicit(at, memory_order_acquire) : NULL;
+}
+
 struct object *table_find(int fd);                /* also identifies unknown descriptors; NULL: not one of ours */
 void table_add(int fd, struct object *object);    /* fd is a new descriptor of the object */
 int object_made(const struct r3_new_fd *made);    /* takes over a new object; its descriptor */
-void object_leave(struct thread *self);           /* ends the protection of self->object */
+void object_release(struct object *object);       /* it is dying */
+
+/* Ends the protection of self->object. PAIRS-WITH: object_release(). */
+static inline void object_leave(struct thread *self)
+{
+	struct object *object = self->object;
+
+	self->object = NULL;
+	COMPILER_BARRIER();
+	if (UNLIKELY(atomic_load_explicit(&object->dying, memory_order_relaxed) == DYING))
+		object_release(object);
+}
+
 uint64_t handle_of_fd(int fd);
 void table_after_fork(void);
 bool adopt_system(struct object *object);

@@ -135,7 +135,7 @@ static void queue_to_self(int sig, siginfo_t *info)
 		syscall(SYS_tgkill, pid, tid, sig);
 }
 
-static void poke(struct r3_vcpu_signal *run)
+void vcpu_poke(struct r3_vcpu_signal *run)
 {
 	/* PAIRS-WITH: Vcpu's run loop, which reads wake_word, then the others, before it enters the guest or sleeps. */
 	__atomic_store_n(&run->signalled, 1, __ATOMIC_SEQ_CST);
@@ -186,7 +186,7 @@ static void defer(struct thread *self, int sig, siginfo_t *info, ucontext_t *con
 	kernel_sigset all = ~never_deferred;
 	memcpy(&context->uc_sigmask, &all, sizeof all);
 	if (self->run) {
-		poke(self->run);
+		vcpu_poke(self->run);
 		if (UNLIKELY(r3_confined)) /* its helper sleeps, not this thread */
 			syscall(SYS_futex, self->run->wake_word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 	}
@@ -405,45 +405,31 @@ static void catch_default(kernel_sigset set)
 	pthread_mutex_unlock(&lock);
 }
 
-/* Around KVM_RUN: the thread is inside and self->run is set in between. */
-void signals_begin_run(struct thread *self, struct object *vcpu, bool masked)
+void signals_begin_masked_run(struct thread *self, struct object *vcpu)
 {
-	if (UNLIKELY(masked)) {
-		kernel_sigset mask = vcpu->mask, before;
-		syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &before, sizeof before);
-		/* A signal since enter() has blocked everything. */
-		COMPILER_BARRIER();
-		if (self->deferred)
-			before = self->resume;
-		catch_default(before & ~mask);
-		self->run = vcpu->signal;
-		COMPILER_BARRIER();
-		set_mask(mask);
-		/* signals_end_run() puts this one back. */
-		self->before_run = before;
-	} else {
-		self->run = vcpu->signal;
-		COMPILER_BARRIER();
-	}
-	if (UNLIKELY(self->deferred))
-		poke(vcpu->signal);
+	kernel_sigset mask = vcpu->mask, before;
+
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &before, sizeof before);
+	/* A signal since enter() has blocked everything. */
+	COMPILER_BARRIER();
+	if (self->deferred)
+		before = self->resume;
+	catch_default(before & ~mask);
+	self->run = vcpu->signal;
+	COMPILER_BARRIER();
+	set_mask(mask);
+	/* signals_end_masked_run() puts this one back. */
+	self->before_run = before;
 }
 
-void signals_end_run(struct thread *self, struct object *vcpu, bool masked)
+void signals_end_masked_run(struct thread *self, struct object *vcpu)
 {
+	set_mask(~never_deferred);
 	COMPILER_BARRIER();
-	self->run = NULL;
-	COMPILER_BARRIER();
-	if (UNLIKELY(masked)) {
-		set_mask(~never_deferred);
-		COMPILER_BARRIER();
-		if (self->deferred)
-			vcpu->signal->signalled = 0;
-		self->resume = self->before_run;
-		self->deferred = 1;
-	} else if (UNLIKELY(self->deferred)) {
+	if (self->deferred)
 		vcpu->signal->signalled = 0;
-	}
+	self->resume = self->before_run;
+	self->deferred = 1;
 }
 
 /* ---- sigaction and its kin ---- */
@@ -635,7 +621,7 @@ EXPORT int pthread_cancel(pthread_t id)
 			struct r3_vcpu_signal *run = t->run;
 			taken = true;
 			if (run) {
-				poke(run);
+				vcpu_poke(run);
 				syscall(SYS_futex, run->wake_word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 			}
 		}

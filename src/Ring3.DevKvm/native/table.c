@@ -20,10 +20,7 @@
 #include <linux/membarrier.h>
 #include <unistd.h>
 
-#define CHUNK 1024
-#define CHUNKS 1024
-
-static struct object *_Atomic *_Atomic chunks[CHUNKS];
+struct object *_Atomic *_Atomic r3_chunks[CHUNKS];
 static struct object *objects;      /* all that have a handle */
 static struct object *unused;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -33,28 +30,21 @@ static int raw_close(int fd)
 	return (int)syscall(SYS_close, fd);
 }
 
-static struct object *_Atomic *entry(int fd, bool create)
+/* As table_entry(), and makes it. */
+static struct object *_Atomic *make_entry(int fd)
 {
 	unsigned n = (unsigned)fd;
 
 	if (n >= CHUNK * CHUNKS)
 		return NULL;
-	struct object *_Atomic *chunk = atomic_load_explicit(&chunks[n / CHUNK], memory_order_acquire);
+	struct object *_Atomic *chunk = atomic_load_explicit(&r3_chunks[n / CHUNK], memory_order_acquire);
 	if (!chunk) {
-		if (!create)
-			return NULL;
 		chunk = (void *)syscall(SYS_mmap, NULL, CHUNK * sizeof *chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (chunk == MAP_FAILED)
 			return NULL;
-		atomic_store_explicit(&chunks[n / CHUNK], chunk, memory_order_release);
+		atomic_store_explicit(&r3_chunks[n / CHUNK], chunk, memory_order_release);
 	}
 	return chunk + n % CHUNK;
-}
-
-struct object *table_get(int fd)
-{
-	struct object *_Atomic *at = entry(fd, false);
-	return at ? atomic_load_explicit(at, memory_order_acquire) : NULL;
 }
 
 /* ---- release ---- */
@@ -89,14 +79,12 @@ static void free_slot(struct object *object)
  * Two sides, each sure to see the other: the closer stores `dying`, lets membarrier() order it against every thread, and looks for users; a
  * user clears thread.object and then looks at `dying`. Whoever finds the object unused claims it; the exchange makes that one of them.
  */
-static void object_release(struct object *object);
-
 static void object_release_borne(void *object)
 {
 	object_release(object);
 }
 
-static void object_release(struct object *object)
+void object_release(struct object *object)
 {
 	uint32_t expected = DYING;
 
@@ -111,16 +99,6 @@ static void object_release(struct object *object)
 	if (!object->foreign)
 		r3_core.release(object->handle);
 	free_slot(object);
-}
-
-void object_leave(struct thread *self)
-{
-	struct object *object = self->object;
-
-	self->object = NULL;
-	COMPILER_BARRIER();
-	if (UNLIKELY(atomic_load_explicit(&object->dying, memory_order_relaxed) == DYING))
-		object_release(object);
 }
 
 /* Whether nothing holds the open file any more on which closing_begin() has put the lock. */
@@ -175,7 +153,7 @@ void table_add(int fd, struct object *object)
 {
 	struct thread *self = enter();
 	pthread_mutex_lock(&lock);
-	struct object *_Atomic *at = entry(fd, true);
+	struct object *_Atomic *at = make_entry(fd);
 	if (at) {
 		forget(at); /* the number was closed behind our back */
 		object->descriptors++;
@@ -191,7 +169,7 @@ void table_add(int fd, struct object *object)
 
 void table_forget(int fd)
 {
-	struct object *_Atomic *at = entry(fd, false);
+	struct object *_Atomic *at = table_entry(fd);
 
 	if (LIKELY(!at || !atomic_load(at)))
 		return;
@@ -395,7 +373,7 @@ void closing_begin(int fd, struct closing *closing)
 	struct stat st;
 	char path[32];
 	struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	struct object *_Atomic *at = entry(fd, false);
+	struct object *_Atomic *at = table_entry(fd);
 
 	closing->object = NULL;
 	closing->probe = -1;
@@ -463,7 +441,7 @@ void closing_end(struct closing *closing)
 void table_each(unsigned first, unsigned last, void (*each)(int fd, void *context), void *context)
 {
 	for (unsigned n = first; n <= last && n < CHUNK * CHUNKS; n++) {
-		if (!atomic_load_explicit(&chunks[n / CHUNK], memory_order_acquire))
+		if (!atomic_load_explicit(&r3_chunks[n / CHUNK], memory_order_acquire))
 			n |= CHUNK - 1;
 		else if (table_get((int)n))
 			each((int)n, context);

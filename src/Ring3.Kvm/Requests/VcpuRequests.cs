@@ -46,7 +46,11 @@ public sealed unsafe class VcpuRequests
     }
 
     public VcpuMode Mode => (VcpuMode)Volatile.Read(ref _b->Mode);
-    public bool AnyPending => Volatile.Read(ref _b->Requests) != 0;
+    public bool AnyPending
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => Volatile.Read(ref _b->Requests) != 0;
+    }
     public bool IsBlocked => Volatile.Read(ref _b->Blocked) != 0;
     internal ulong PendingBits => Volatile.Read(ref _b->Requests);
 

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Cpu;
@@ -72,7 +73,11 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>Linear address of the next instruction.</summary>
-    private ulong LinearRip => Is64BitCode ? _s->Rip : (uint)(_s->Cs.Base + _s->Rip);
+    private ulong LinearRip
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => Is64BitCode ? _s->Rip : (uint)(_s->Cs.Base + _s->Rip);
+    }
 
     private bool Is64BitCode => (_s->Efer & Arch.Efer.LMA) != 0 && (_s->Cs.Access & Segment.L) != 0;
 

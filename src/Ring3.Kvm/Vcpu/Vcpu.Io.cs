@@ -32,10 +32,6 @@ public sealed unsafe partial class Vcpu
             // KVM: an access to a port is over, without the rest of it, when the client has moved RIP.
             case Completion.PortRead:
                 return LinearRip == _portRip ? FinishInput() : KeepRunning;
-            case Completion.PortWrite:
-                if (LinearRip == _portRip)
-                    Cpu.SkipInstruction();
-                return KeepRunning;
             case Completion.StringWrite:
                 if (LinearRip == _portRip)
                     _s->PendingDebug |= _outTraps;
@@ -60,6 +56,15 @@ public sealed unsafe partial class Vcpu
                 CompleteMsr(KvmRun->msr.error == 0, 0);
                 return KeepRunning;
         }
+    }
+
+    /// <summary>The commonest exit, without the way through <see cref="CompleteExit"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void CompletePortWrite()
+    {
+        _completion = Completion.None;
+        if (LinearRip == _portRip)
+            Cpu.SkipInstruction();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

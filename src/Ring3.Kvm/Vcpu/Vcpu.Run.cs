@@ -53,13 +53,16 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary><see cref="Run"/> for callers that already keep all other threads out, as the ioctl's mutex does: a locked instruction less. Never -EBUSY.</summary>
-    public int RunExclusive()
+    public int RunExclusive() => RunExclusive(Environment.CurrentManagedThreadId);
+
+    /// <summary><see cref="RunExclusive()"/> for callers that have a number for the calling thread at hand: not 0, and never given to two threads.</summary>
+    public int RunExclusive(int thread)
     {
         if (Vm.IsDead)
             return -Errno.EIO;
         if (DirtyRing is not null)
             Memory.DirtyRing.Current = DirtyRing;
-        int r = BeginRun();
+        int r = BeginRun(thread);
         while (r > 0)
             r = CanRunGuest() ? EnterGuest() : Block();
         if (_mmioPosted && r != -Errno.EIO)
@@ -73,13 +76,12 @@ public sealed unsafe partial class Vcpu
     /// <summary>From the first entry on, CPUID is fixed.</summary>
     private bool _hasRun;
 
-    private int BeginRun()
+    private int BeginRun(int thread)
     {
         kvm_run* run = KvmRun;
         // Read once, before anything: the client can change it at any time. KVM: with it set, the exit that is finished here stays in kvm_run.
         bool immediateExit = run->immediate_exit != 0;
         run->flags = 0;
-        int thread = Environment.CurrentManagedThreadId;
         if (thread != _lastThread)
             MoveToThread(thread);
         if ((run->kvm_dirty_regs | run->kvm_valid_regs) != 0)
@@ -90,7 +92,9 @@ public sealed unsafe partial class Vcpu
         }
         if (Lapic is null && run->cr8 != Cr8)
             Cr8 = run->cr8;
-        if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
+        if (_completion == Completion.PortWrite)
+            CompletePortWrite();
+        else if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
             return r;
         _immediateExit = immediateExit;
         if (!immediateExit)
