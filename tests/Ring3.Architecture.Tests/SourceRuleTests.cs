@@ -34,6 +34,17 @@ public partial class SourceRuleTests
         where Stub().IsMatch(File.ReadAllText(file))
         select Repository.Relative(file));
 
+    /// <summary>A command substitution replaces $?: the shell expands from left to right, and the check can then not fail.</summary>
+    [Fact]
+    public void Suites_DoNotLoseTheStatus() => Assert.Empty(
+        from file in Directory.EnumerateFiles(Path.Combine(Repository.Root, "tests"), "*.sh", SearchOption.AllDirectories)
+        from line in File.ReadLines(file)
+        where StatusBehindSubstitution().IsMatch(line)
+        select $"{Repository.Relative(file)}: {line.Trim()}");
+
+    [GeneratedRegex(@"\b(verdict|expect)\b[^;]*""[^""]*\$\(.*"" \$\?")]
+    private static partial Regex StatusBehindSubstitution();
+
     [Fact]
     public void Sleeping_IsNoWayToWait() => Assert.Empty(
         from file in Repository.Sources("src")

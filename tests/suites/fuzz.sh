@@ -22,7 +22,8 @@ if RING3_AOT=1 dotnet publish "$root/tests/Ring3.Cpu.Fuzz" -c Release -r linux-x
     for set in "$root"/tests/vectors/replay/*.r3v; do
         name=fuzz-native-$(basename "$set" .r3v)
         timeout 120 "$native/Ring3.Cpu.Fuzz" --replay "$set" >"$results/$name.log" 2>&1
-        verdict "$name: $(tail -1 "$results/$name.log")" $? "see artifacts/test/$name.log"
+        status=$?
+        verdict "$name: $(tail -1 "$results/$name.log")" $status "see artifacts/test/$name.log"
     done
     for bits in 64 32 16; do
         name=fuzz-native-host-$bits

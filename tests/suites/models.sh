@@ -16,7 +16,8 @@ if install spin spin; then
             incomplete=$(grep -c 'max search depth too small\|Search not completed\|out of memory' "$log")
             if [ "$variant" = correct ]; then
                 [ "$errors" = 0 ] && [ "$incomplete" = 0 ]
-                verdict "model $name: $(sed -n 's/ *\([0-9.e+]*\) states, stored.*/\1/p' "$log") states, no error" $? "see artifacts/test/models/$name-correct/log"
+                status=$?
+                verdict "model $name: $(sed -n 's/ *\([0-9.e+]*\) states, stored.*/\1/p' "$log") states, no error" $status "see artifacts/test/models/$name-correct/log"
             else
                 [ "${errors:-0}" -gt 0 ] 2>/dev/null
                 verdict "model $name: spin finds the error of $variant" $? "it found none: artifacts/test/models/$name-$variant/log"
