@@ -106,7 +106,7 @@ public sealed unsafe partial class Vcpu
         c->Efer = longMode ? efer | Efer.LMA : efer;
         c->Dr6 = s.Dr6 & Dr6Writable | Dr.Dr6Fixed1;
         c->Dr7 = s.Dr7 | Dr.Dr7Fixed1;
-        return !IsPaePaging(c->Cr0, c->Cr4, c->Efer) || LoadPdptrs();
+        return !ProcessorMode.IsPaePaging(c->Cr0, c->Cr4, c->Efer) || _tables.LoadPdptrs();
     }
 
     private void Resume(ulong rip, ulong rflags, byte shadow, ushort debugTraps)

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Cpu;
@@ -72,21 +71,14 @@ public sealed unsafe partial class Vcpu
         Cpu.RecomputeMode();
     }
 
-    /// <summary>Linear address of the next instruction.</summary>
-    private ulong LinearRip
-    {
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        get => Is64BitCode ? _s->Rip : (uint)(_s->Cs.Base + _s->Rip);
-    }
-
-    private bool Is64BitCode => (_s->Efer & Arch.Efer.LMA) != 0 && (_s->Cs.Access & Segment.L) != 0;
+    private bool Is64BitCode => ProcessorMode.Is64BitCode(_s);
 
     private int ExitDebug(byte vector, ulong dr6)
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_DEBUG;
         run->debug.exception = vector;
-        run->debug.pc = LinearRip;
+        run->debug.pc = ProcessorMode.LinearRip(_s);
         run->debug.dr6 = dr6;
         run->debug.dr7 = _s->HostBreakpoints != 0 ? _s->HostDr7 : _s->Dr7;
         return ToClient;
@@ -102,7 +94,7 @@ public sealed unsafe partial class Vcpu
             return ExitDebug(vector, vector == Vector.DB ? Dr.Dr6Fixed1 | _exit->Payload : Dr.Dr6Fixed1);
         if (vector == Vector.PF)
         {
-            if (IsWideAddress(_exit->Payload) && Cpu.IsBeyondMmioEmulation())
+            if (_tables.MeetsWideAddress(_exit->Payload) && Cpu.IsBeyondMmioEmulation())
                 return ExitEmulationFailure();
             _s->Cr2 = _exit->Payload;
         }

@@ -25,6 +25,7 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
 
     void IVcpuInterruptSink.InterruptPending() => Requests.Make(VcpuRequest.Event);
     void IVcpuInterruptSink.RaiseNmi() => InjectNmi();
+    uint IVcpuInterruptSink.GuestTscKhz => _tsc.Khz;
 
     void IVcpuInterruptSink.RaiseInit()
     {

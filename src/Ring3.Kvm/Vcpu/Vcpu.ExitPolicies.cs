@@ -60,25 +60,4 @@ public sealed unsafe partial class Vcpu
 
     /// <summary>What the tables can address: bits 51:12 of an entry.</summary>
     private const int HostPhysicalAddressBits = 52;
-
-    /// <summary>Whether the walk for a linear address meets an entry whose address the guest's MAXPHYADDR forbids.</summary>
-    private bool IsWideAddress(ulong linear)
-    {
-        if ((_s->Cr0 & Arch.Cr0.PG) == 0 || (_s->Cr4 & Arch.Cr4.PAE) == 0)
-            return false;
-        bool pae = IsPaePaging(_s->Cr0, _s->Cr4, _s->Efer);
-        ulong entry = pae ? _s->Pdptr[(uint)linear >> 30] : _s->Cr3;
-        ulong frame = (1UL << Cpu.CpuidFeatures.PhysicalAddressBits) - 1 & ~0xfffUL;
-        for (int level = pae ? 2 : (_s->Cr4 & Arch.Cr4.LA57) != 0 ? 5 : 4; level > 0; level--)
-        {
-            ulong slot = (entry & frame) + (linear >> 12 + 9 * (level - 1) & 511) * 8;
-            if (!Vm.Memory.TryRead(slot, out entry, AddressSpace) || (entry & Pte.P) == 0)
-                return false;
-            if ((entry & Pte.Address & ~frame) != 0)
-                return true;
-            if (level > 1 && (entry & Pte.PS) != 0)
-                return false;
-        }
-        return false;
-    }
 }

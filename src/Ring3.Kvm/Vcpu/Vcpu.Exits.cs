@@ -50,7 +50,7 @@ public sealed unsafe partial class Vcpu
 
     private int HandleXsetbv()
     {
-        if ((uint)_s->Gpr[1] == 0 && TrySetXcr0(_s->Gpr[2] << 32 | (uint)_s->Gpr[0]))
+        if ((uint)_s->Gpr[1] == 0 && _extended.TrySetXcr0(_s->Gpr[2] << 32 | (uint)_s->Gpr[0]))
             Cpu.SkipInstruction();
         else
             QueueException(Vector.GP, true);

@@ -43,7 +43,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>Why a vCPU that is not running guest code would stop waiting.</summary>
     private bool HasReasonToWake()
     {
-        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || IsSignalled || Volatile.Read(ref _initPending) != 0 && !InSmm)
+        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || _signal.IsSignalled || Volatile.Read(ref _initPending) != 0 && !InSmm)
             return true;
         if (_mpState == MpState.InitReceived)
             return Volatile.Read(ref _sipiVector) >= 0;
@@ -72,7 +72,7 @@ public sealed unsafe partial class Vcpu
             return -Errno.EIO;
         if (Requests.Check(VcpuRequest.UserKick))
             return ExitIntr();
-        if (KvmRun->immediate_exit != 0 || IsSignalled)
+        if (KvmRun->immediate_exit != 0 || _signal.IsSignalled)
             return ExitIntr();
         AcceptInitAndSipi();
         if (IsHalted && HasReasonToWake())

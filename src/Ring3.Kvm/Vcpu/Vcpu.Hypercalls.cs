@@ -41,8 +41,8 @@ public sealed unsafe partial class Vcpu
             return false;
         }
         byte[] native = IsAmd ? s_vmmcall : s_vmcall;
-        ulong last = LinearRip + _exit->InstructionLength - 1;
-        return !TryTranslate(last, out ulong gpa, out bool writable) || !writable || !Vm.Memory.TryWrite(gpa, native[2], AddressSpace);
+        ulong last = ProcessorMode.LinearRip(_s) + _exit->InstructionLength - 1;
+        return !_tables.TryTranslate(last, out ulong gpa, out bool writable) || !writable || !Vm.Memory.TryWrite(gpa, native[2], AddressSpace);
     }
 
     private static bool IsPageRange(ulong gpa, ulong pages) => (gpa & Page.OffsetMask) == 0 && pages != 0 && (gpa >> Page.Shift) + pages > gpa >> Page.Shift;

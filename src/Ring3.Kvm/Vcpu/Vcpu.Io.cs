@@ -31,13 +31,13 @@ public sealed unsafe partial class Vcpu
         {
             // KVM: an access to a port is over, without the rest of it, when the client has moved RIP.
             case Completion.PortRead:
-                return LinearRip == _portRip ? FinishInput() : KeepRunning;
+                return ProcessorMode.LinearRip(_s) == _portRip ? FinishInput() : KeepRunning;
             case Completion.StringWrite:
-                if (LinearRip == _portRip)
+                if (ProcessorMode.LinearRip(_s) == _portRip)
                     _s->PendingDebug |= _outTraps;
                 return KeepRunning;
             case Completion.InputMmio:
-                if (LinearRip != _portRip)
+                if (ProcessorMode.LinearRip(_s) != _portRip)
                     return KeepRunning;
                 Cpu.CompleteMmio(new ReadOnlySpan<byte>(_mmioData, 0, _mmioSize));
                 return FinishInput();
@@ -63,7 +63,7 @@ public sealed unsafe partial class Vcpu
     private void CompletePortWrite()
     {
         _completion = Completion.None;
-        if (LinearRip == _portRip)
+        if (ProcessorMode.LinearRip(_s) == _portRip)
             Cpu.SkipInstruction();
     }
 
@@ -80,7 +80,7 @@ public sealed unsafe partial class Vcpu
         run->io.port = e->Port;
         run->io.count = e->Count;
         run->io.data_offset = 4096;
-        _portRip = LinearRip;
+        _portRip = ProcessorMode.LinearRip(_s);
         if (e->IsWrite == 0)
         {
             _completion = Completion.PortRead;

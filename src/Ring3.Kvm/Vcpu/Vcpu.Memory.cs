@@ -105,7 +105,7 @@ public sealed unsafe partial class Vcpu
         while (true)
         {
             end = gpa;
-            if (IsSignalled)
+            if (_signal.IsSignalled)
                 return -Errno.EINTR;
             if (Vm.IsDead)
                 return -Errno.EIO;

@@ -179,8 +179,8 @@ public sealed unsafe partial class Vcpu
             return TryReadPvMsr(msr, host, out value);
         switch (msr)
         {
-            case Msr.TSC: value = GuestTsc(); return true;
-            case Msr.TSC_ADJUST: value = _tscAdjust; return true;
+            case Msr.TSC: value = _tsc.Now(); return true;
+            case Msr.TSC_ADJUST: value = _tsc.Adjust; return true;
             case Msr.TSC_DEADLINE: value = Lapic?.TscDeadline ?? 0; return Lapic is not null || host;
             case Msr.APIC_BASE: value = ApicBase; return true;
             case Msr.MISC_ENABLE: value = _miscEnable; return true;
@@ -237,8 +237,8 @@ public sealed unsafe partial class Vcpu
             return TryWritePvMsr(msr, value, host);
         switch (msr)
         {
-            case Msr.TSC: WriteTsc(value, host); return true;
-            case Msr.TSC_ADJUST: WriteTscAdjust(value, host); return true;
+            case Msr.TSC: _tsc.Write(value, host); return true;
+            case Msr.TSC_ADJUST: _tsc.WriteAdjust(value, host); return true;
             case Msr.TSC_DEADLINE:
                 if (Lapic is not null)
                     Lapic.TscDeadline = value;

@@ -42,8 +42,8 @@ public sealed unsafe partial class Vcpu
             return host;
         (bool known, value) = msr switch
         {
-            Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW => (true, _wallClockMsr),
-            Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW => (true, _systemTimeMsr),
+            Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW => (true, _clock.WallClockMsr),
+            Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW => (true, _clock.SystemTimeMsr),
             Msr.KVM_ASYNC_PF_EN => (true, _asyncFaultMsr),
             Msr.KVM_STEAL_TIME => (true, _stealMsr),
             Msr.KVM_PV_EOI_EN => (true, _pvEoiMsr),
@@ -61,10 +61,10 @@ public sealed unsafe partial class Vcpu
         switch (msr)
         {
             case Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW:
-                WriteWallClock(value);
+                _clock.WriteWallClock(value);
                 return true;
             case Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW:
-                WriteSystemTimeMsr(value);
+                _clock.WriteSystemTimeMsr(value);
                 return true;
             case Msr.KVM_ASYNC_PF_EN:
                 return WriteAsyncFaultMsr(value);
@@ -280,7 +280,7 @@ public sealed unsafe partial class Vcpu
         if (type != KVM_CLOCK_PAIRING_WALLCLOCK || !VmClock.IsStable)
             return -KVM_EOPNOTSUPP;
         long real = HostClock.RealtimeNs();
-        kvm_clock_pairing pair = new() { sec = real / 1_000_000_000, nsec = real % 1_000_000_000, tsc = GuestTsc() };
+        kvm_clock_pairing pair = new() { sec = real / 1_000_000_000, nsec = real % 1_000_000_000, tsc = _tsc.Now() };
         return Vm.Memory.TryWrite(gpa, pair) ? 0 : -KVM_EFAULT;
     }
 }

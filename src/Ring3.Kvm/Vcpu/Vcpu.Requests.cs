@@ -54,6 +54,19 @@ public sealed unsafe partial class Vcpu
         return KeepRunning;
     }
 
+    private void HandleClockRequests()
+    {
+        if (Requests.Check(VcpuRequest.MasterClockUpdate))
+            Vm.Clock.UpdateMaster();
+        if (Requests.Check(VcpuRequest.ClockUpdate))
+        {
+            _clock.WritePage();
+            _xen?.WriteClocks(_clock.Sample());
+        }
+        if (Requests.Check(VcpuRequest.StealUpdate) && _stealGpa != 0)
+            RecordStealTime();
+    }
+
     /// <summary>Requests about roots and translations.</summary>
     private void AnswerTableRequests()
     {

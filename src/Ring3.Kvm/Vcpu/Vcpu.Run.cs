@@ -99,7 +99,7 @@ public sealed unsafe partial class Vcpu
         _immediateExit = immediateExit;
         if (!immediateExit)
             run->exit_reason = KVM_EXIT_UNKNOWN;
-        if (immediateExit || IsSignalled)
+        if (immediateExit || _signal.IsSignalled)
         {
             if (!Cpu.IsInstructionInProgress)
                 return ExitIntr();
@@ -174,7 +174,7 @@ public sealed unsafe partial class Vcpu
             return KeepRunning;
         }
         // After TryEnterGuestMode has dropped earlier kicks: a signal before this point is seen here, one after it stops the guest.
-        if (IsSignalled && !_finishOnly)
+        if (_signal.IsSignalled && !_finishOnly)
         {
             Requests.LeaveGuestMode();
             CancelEntry();

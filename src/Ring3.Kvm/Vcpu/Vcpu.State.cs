@@ -118,7 +118,7 @@ public sealed unsafe partial class Vcpu
             idt = new() { @base = c->Idtr.Base, limit = (ushort)c->Idtr.Limit },
             cr0 = c->Cr0, cr2 = c->Cr2, cr3 = c->Cr3, cr4 = c->Cr4, cr8 = Cr8, efer = c->Efer, apic_base = ApicBase,
         };
-        if (!IsPaePaging(c->Cr0, c->Cr4, c->Efer))
+        if (!ProcessorMode.IsPaePaging(c))
             return;
         sregs.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
         for (int i = 0; i < 4; i++)
@@ -129,12 +129,10 @@ public sealed unsafe partial class Vcpu
     public int SetSregs2(in kvm_sregs2 sregs)
     {
         bool pdptrs = (sregs.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0;
-        if ((sregs.flags & ~KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 || pdptrs && !IsPaePaging(sregs.cr0, sregs.cr4, sregs.efer))
+        if ((sregs.flags & ~KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 || pdptrs && !ProcessorMode.IsPaePaging(sregs.cr0, sregs.cr4, sregs.efer))
             return -Errno.EINVAL;
         return ApplySregs(sregs, pdptrs);
     }
-
-    private static bool IsPaePaging(ulong cr0, ulong cr4, ulong efer) => (cr0 & Arch.Cr0.PG) != 0 && (cr4 & Arch.Cr4.PAE) != 0 && (efer & Arch.Efer.LMA) == 0;
 
     /// <summary>The combinations that the processor can have. SPEC: SDM volume 3, "Checks on Guest Control Registers, Debug Registers, and MSRs".</summary>
     private bool IsValid(in kvm_sregs2 s)
@@ -169,8 +167,8 @@ public sealed unsafe partial class Vcpu
         if (pdptrs)
             for (int i = 0; i < 4; i++)
                 c->Pdptr[i] = s.pdptrs[i];
-        else if (IsPaePaging(c->Cr0, c->Cr4, c->Efer))
-            LoadPdptrs();
+        else if (ProcessorMode.IsPaePaging(c))
+            _tables.LoadPdptrs();
         // Older clients wake an application processor by writing its start state.
         if (IsBootProcessor && c->Rip == 0xfff0 && c->Cs.Selector == 0xf000 && c->Cs.Base == 0xffff0000 && (c->Cr0 & Arch.Cr0.PE) == 0)
             _mpState = MpState.Runnable;
@@ -179,20 +177,6 @@ public sealed unsafe partial class Vcpu
         Requests.MakeSelf(VcpuRequest.Event);
         Cpu.RecomputeMode();
         return 0;
-    }
-
-    /// <summary>Loads the PAE pointers from where CR3 points. False when one of them is not readable or has reserved bits; it is not present then.</summary>
-    private bool LoadPdptrs()
-    {
-        bool valid = true;
-        ulong reserved = 0x1e6 | ~((1UL << Cpu.CpuidFeatures.PhysicalAddressBits) - 1);
-        for (uint i = 0; i < 4; i++)
-        {
-            bool good = Vm.Memory.TryRead((_s->Cr3 & 0xffff_ffe0) + 8 * i, out ulong entry, AddressSpace) && ((entry & Pte.P) == 0 || (entry & reserved) == 0);
-            _s->Pdptr[i] = good ? entry : 0;
-            valid &= good;
-        }
-        return valid;
     }
 
     /// <summary>KVM_GET_DEBUGREGS.</summary>

@@ -11,43 +11,46 @@ namespace Ring3.Kvm;
 /// A virtual processor. <see cref="Run"/> executes guest code on the calling thread until something needs the client; see <see cref="kvm_run"/> for the exits. State members are for the thread that runs the vCPU, or for
 /// any thread while it is not running; <see cref="Kick"/>, <see cref="InjectNmi"/> and the request members are for any thread.
 /// </summary>
-/// <remarks>SAFETY: _s and Cpu.Exit belong to the processor and KvmRun to this object; all live until Dispose.</remarks>
+/// <remarks>SAFETY: _s, _exit and KvmRun are the core's (see VcpuCore); all live until the VM is disposed of.</remarks>
 public sealed unsafe partial class Vcpu
 {
     /// <summary>KVM_GET_VCPU_MMAP_SIZE: kvm_run, the port I/O data page, the ring of coalesced writes.</summary>
     public const int RunAreaBytes = 3 * 4096;
 
+    private readonly VcpuCore _core;
     private readonly CpuState* _s;
     private readonly ExitInfo* _exit;
     private readonly byte* _pioData;
-    private readonly bool _ownsRunArea;
     private readonly VcpuMmu _mmu;
+    private readonly SignalWords _signal;
+    private readonly VcpuTsc _tsc;
+    private readonly PvClock _clock;
+    private readonly ExtendedState _extended;
+    private readonly GuestTables _tables;
     private MpState _mpState;
     private int _running;
     private int _lastThread;
 
     internal Vcpu(Vm vm, uint id, int index, byte* runArea)
     {
-        (Vm, Id, Index) = (vm, id, index);
-        IsBootProcessor = id == vm.BootCpuId;
+        _core = new VcpuCore(vm, id, index, runArea);
+        (Vm, Cpu, Requests, Stats) = (vm, _core.Cpu, _core.Requests, _core.Stats);
+        KvmRun = _core.Run;
         _ports = vm.Ports;
-        Cpu = vm.Machine.CreateProcessor();
-        _s = Cpu.State;
-        _exit = Cpu.Exit;
-        if (vm.TlbReference is { } reference)
-            Cpu.CheckTranslations(reference);
-        _ownsRunArea = runArea == null;
-        KvmRun = (kvm_run*)(runArea != null ? runArea : HostMemory.Map((nuint)AreaBytes(vm)));
+        _s = _core.State;
+        _exit = _core.Exit;
         _pioData = (byte*)KvmRun + 4096;
-        Requests = new VcpuRequests(&_s->ExitRequest);
-        InitializeSignal();
+        _signal = new SignalWords(_core);
+        _extended = new ExtendedState(_core);
+        _tables = new GuestTables(_core);
         InitializeDirtyLog();
         InitializeDirtyRing();
         _mmu = new VcpuMmu(vm.Mmu, this);
         _mpState = IsBootProcessor || vm.Irqchip is null ? MpState.Runnable : MpState.Uninitialized;
         InitializeMsrs();
-        InitializeClock();
-        Lapic = vm.Irqchip?.CreateLapic(this, id, index, IsBootProcessor);
+        _tsc = new VcpuTsc(_core);
+        _clock = new PvClock(_core, _tsc);
+        Lapic = _core.Lapic = vm.Irqchip?.CreateLapic(this, id, index, IsBootProcessor);
         Cpu.Reset(false);
         _apicBase = Irqchip.ApicBase.DefaultAddress | Irqchip.ApicBase.EN | (IsBootProcessor ? Irqchip.ApicBase.BSP : 0);
         SetDefaultCpuid();
@@ -57,12 +60,12 @@ public sealed unsafe partial class Vcpu
     public Vm Vm { get; }
 
     /// <summary>The id given at creation: the APIC id.</summary>
-    public uint Id { get; }
+    public uint Id => _core.Id;
 
     /// <summary>Position in <see cref="Vm.Vcpus"/>.</summary>
-    public int Index { get; }
-    public bool IsBootProcessor { get; }
-    public VcpuStats Stats { get; } = new();
+    public int Index => _core.Index;
+    public bool IsBootProcessor => _core.IsBootProcessor;
+    public VcpuStats Stats { get; }
     internal Mmu.VcpuMmuStats MmuStats => _mmu.Stats;
 
     /// <summary>Requests and kicks: the protocol of docs/requests.md.</summary>
@@ -100,9 +103,8 @@ public sealed unsafe partial class Vcpu
     /// <summary>Second half of Dispose, after the last thread that could make a request is gone.</summary>
     internal void Free()
     {
-        FreeSignal();
+        _signal.Free();
         FreeDirtyLog();
-        if (_ownsRunArea)
-            HostMemory.Unmap(KvmRun, (nuint)AreaBytes(Vm));
+        _core.Free();
     }
 }

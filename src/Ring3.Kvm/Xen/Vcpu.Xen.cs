@@ -74,18 +74,6 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
 
     private bool HasXenInterrupt(bool mayWait) => _xen is { } xen && Lapic is not null && xen.HasInterrupt(mayWait);
 
-    private void WriteXenClocks()
-    {
-        if (_xen is not { } xen)
-            return;
-        var (hostTsc, ns) = Vm.Clock.Master;
-        var (mul, shift) = PvClockScale.ForTscKhz(TscKhz);
-        xen.WriteClocks(new pvclock_vcpu_time_info
-        {
-            tsc_timestamp = GuestTscAt(hostTsc), system_time = (ulong)ns, tsc_to_system_mul = mul, tsc_shift = shift, flags = VmClock.IsStable ? KvmPara.PVCLOCK_TSC_STABLE_BIT : (byte)0,
-        });
-    }
-
     /// <summary>CPUID leaf of Xen's time information, if the client shows Xen to the guest; else 0.</summary>
     private uint _xenTimingLeaf;
 
@@ -103,11 +91,11 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
     {
         if (index == 1)
         {
-            var (mul, shift) = PvClockScale.ForTscKhz(TscKhz);
+            var (mul, shift) = PvClockScale.ForTscKhz(_tsc.Khz);
             (ecx, edx) = (mul, (uint)shift);
         }
         else if (index == 2)
-            eax = TscKhz;
+            eax = _tsc.Khz;
     }
 
     private bool TryWriteXenMsr(uint msr, ulong value, out bool ok)
@@ -228,7 +216,7 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
         while (destination.Length != 0)
         {
             int n = (int)Math.Min((ulong)destination.Length, 4096 - (gva & 4095));
-            if (!TryTranslate(gva, out ulong gpa, out _) || !Vm.Memory.Read(gpa, destination[..n]))
+            if (!_tables.TryTranslate(gva, out ulong gpa, out _) || !Vm.Memory.Read(gpa, destination[..n]))
                 return false;
             destination = destination[n..];
             gva += (ulong)n;

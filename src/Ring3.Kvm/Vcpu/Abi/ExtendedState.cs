@@ -2,11 +2,11 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Cpu;
 
-// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
+// SAFETY: the client's structures are pinned where a pointer is taken; indices into them and into the processor's state are constants, or registers' numbers.
 namespace Ring3.Kvm;
 
-// x87, SSE and AVX state. For the vCPU's thread, or any thread while the vCPU is not running.
-public sealed unsafe partial class Vcpu
+/// <summary>x87, SSE and AVX state as the client has it: KVM_GET/SET_FPU, KVM_GET/SET_XSAVE, KVM_GET/SET_XCRS. It lives in the processor.</summary>
+internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
 {
     private const uint MxcsrMask = 0xffff, InitialMxcsr = 0x1f80;
     private const ushort InitialFcw = 0x37f;
@@ -151,7 +151,8 @@ public sealed unsafe partial class Vcpu
         return 0;
     }
 
-    private bool TrySetXcr0(ulong value)
+    /// <summary>XSETBV. False: the value is not possible, #GP(0).</summary>
+    public bool TrySetXcr0(ulong value)
     {
         if ((value & Xcr0.X87) == 0 || (value & ~Cpu.CpuidFeatures.Xcr0Mask) != 0 || (value & Xcr0.Avx) != 0 && (value & Xcr0.Sse) == 0)
             return false;

@@ -1,0 +1,59 @@
+using Ring3.Abi;
+using Ring3.Cpu;
+using Ring3.Host;
+using Ring3.Irqchip;
+
+namespace Ring3.Kvm;
+
+/// <summary>
+/// What all parts of a vCPU stand on: the processor, the page shared with the client, the request word, the counters. It knows no part and decides nothing.
+/// </summary>
+/// <remarks>SAFETY: State and Exit belong to the processor, which the VM's machine frees; Run is mapped until <see cref="Free"/>, or the client's until the VM is disposed of. All outlive every part.</remarks>
+internal sealed unsafe class VcpuCore
+{
+    private readonly bool _ownsRunArea;
+
+    /// <param name="runArea">Memory of kvm_run that the caller keeps; null: it is mapped here.</param>
+    public VcpuCore(Vm vm, uint id, int index, byte* runArea)
+    {
+        (Vm, Id, Index) = (vm, id, index);
+        IsBootProcessor = id == vm.BootCpuId;
+        Cpu = vm.Machine.CreateProcessor();
+        State = Cpu.State;
+        Exit = Cpu.Exit;
+        if (vm.TlbReference is { } reference)
+            Cpu.CheckTranslations(reference);
+        _ownsRunArea = runArea == null;
+        Run = (kvm_run*)(runArea != null ? runArea : HostMemory.Map((nuint)Vcpu.AreaBytes(vm)));
+        Requests = new VcpuRequests(&State->ExitRequest);
+    }
+
+    public Vm Vm { get; }
+
+    /// <summary>The id given at creation: the APIC id.</summary>
+    public uint Id { get; }
+
+    /// <summary>Position in <see cref="Vm.Vcpus"/>.</summary>
+    public int Index { get; }
+    public bool IsBootProcessor { get; }
+    public LogicalProcessor Cpu { get; }
+    public CpuState* State { get; }
+
+    /// <summary>What the processor tells of its last exit.</summary>
+    public ExitInfo* Exit { get; }
+
+    /// <summary>The area shared with the client. It can change at any time: what matters twice is read once.</summary>
+    public kvm_run* Run { get; }
+    public VcpuRequests Requests { get; }
+    public VcpuStats Stats { get; } = new();
+
+    /// <summary>In-kernel local APIC, or null. Set once, while the vCPU is made.</summary>
+    public Lapic? Lapic { get; set; }
+
+    /// <summary>After the last thread that could make a request is gone.</summary>
+    public void Free()
+    {
+        if (_ownsRunArea)
+            HostMemory.Unmap(Run, (nuint)Vcpu.AreaBytes(Vm));
+    }
+}

@@ -1,0 +1,28 @@
+using Ring3.Abi;
+using Ring3.Cpu;
+using Ring3.Irqchip;
+
+namespace Ring3.Kvm;
+
+/// <summary>
+/// A part of a vCPU: state of its own, and the core. What it needs of other parts is given to its constructor, so parts know each other in one direction only (see <see cref="Vcpu"/>'s constructor). Members are for
+/// the vCPU's thread, or for any thread while the vCPU is not running, unless they say otherwise.
+/// </summary>
+/// <remarks>SAFETY: the pointers are the core's, which outlives its parts.</remarks>
+internal abstract unsafe class VcpuPart(VcpuCore core)
+{
+    /// <summary>The processor's state.</summary>
+    protected readonly CpuState* _s = core.State;
+    /// <summary>What the processor tells of its last exit.</summary>
+    protected readonly ExitInfo* _exit = core.Exit;
+    private readonly VcpuCore _core = core;
+
+    protected Vm Vm { get; } = core.Vm;
+    protected LogicalProcessor Cpu { get; } = core.Cpu;
+    protected VcpuRequests Requests { get; } = core.Requests;
+    protected VcpuStats Stats { get; } = core.Stats;
+    protected kvm_run* KvmRun { get; } = core.Run;
+
+    /// <summary>In-kernel local APIC, or null.</summary>
+    protected Lapic? Lapic => _core.Lapic;
+}
