@@ -30,7 +30,7 @@ public sealed unsafe partial class Vcpu
         new() { function = 0x4000_0005, eax = Vm.MaxVcpus, ebx = 64 },
     ];
 
-    private bool ShowsHyperV => Leaf(HvInterfaceLeaf).eax == HvInterfaceSignature;
+    private bool ShowsHyperV => _cpuid.Leaf(HvInterfaceLeaf).eax == HvInterfaceSignature;
 
     /// <summary>A hypercall with bit 31 set is Hyper-V's once the guest has said who it is.</summary>
     private bool IsHyperVCall(ulong input) => (input & 0x8000_0000) != 0 && Vm.HyperVGuestOsId != 0 && ShowsHyperV;

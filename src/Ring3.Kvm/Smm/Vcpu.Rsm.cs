@@ -23,7 +23,7 @@ public sealed unsafe partial class Vcpu
         if (!_smmInsideNmi)
             _s->NmiBlocked = 0;
         SetSmm(false);
-        if (!(HasLongMode ? Restore64(ref state) : Restore32(ref state)))
+        if (!(_cpuid.HasLongMode ? Restore64(ref state) : Restore32(ref state)))
             return TripleFault();
         ApplyDebugRegisters();
         Cpu.InstructionCompleted();

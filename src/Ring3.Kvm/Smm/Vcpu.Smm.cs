@@ -17,8 +17,6 @@ public sealed unsafe partial class Vcpu
     /// <summary>Address space of the memory slots that the processor sees now: 1 in system management mode.</summary>
     internal int AddressSpace => _s->InSmm;
 
-    private bool HasLongMode => (Leaf(0x8000_0001).edx & CpuidBits.Ext1Edx.LM) != 0;
-
     /// <summary>KVM_SMI: requests a system management interrupt. Any thread.</summary>
     public void InjectSmi() => Requests.Make(VcpuRequest.Smi);
 
@@ -50,7 +48,7 @@ public sealed unsafe partial class Vcpu
         _smiPending = false;
         _smiCount++;
         SaveState state = default;
-        if (HasLongMode)
+        if (_cpuid.HasLongMode)
             Save64(ref state);
         else
             Save32(ref state);

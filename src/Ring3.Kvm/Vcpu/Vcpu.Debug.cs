@@ -66,7 +66,7 @@ public sealed unsafe partial class Vcpu
         if ((_guestDebug & (KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_SINGLESTEP)) != 0)
             intercepts |= 1u << Vector.DB;
         _s->ExceptionIntercepts = intercepts;
-        UpdateWideAddresses();
+        _policies.UpdateWideAddresses();
         _eventsDirty = true;
         Cpu.RecomputeMode();
     }

@@ -112,7 +112,7 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         (_injected, _pendingException, _nmiPending) = (default, default, 0);
         _smiPending = false;
         Volatile.Write(ref _nmiQueued, 0);
-        SyncCr8();
+        _apic.SyncCr8();
         ApplyDebugRegisters();
         Requests.MakeSelf(VcpuRequest.Event);
     }
@@ -210,7 +210,7 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
             return;
         Stats.irq_injections++;
         _s->Inject = new() { Valid = 1, Type = EventType.External, Vector = (byte)vector };
-        SyncCr8();
+        _apic.SyncCr8();
     }
 
     /// <summary>A pending exception is about to reach the guest: now its side effects happen.</summary>

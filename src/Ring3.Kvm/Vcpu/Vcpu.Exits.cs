@@ -39,8 +39,8 @@ public sealed unsafe partial class Vcpu
             QueueException(Vector.GP, true);
             return KeepRunning;
         }
-        ulong old = Cr8;
-        Cr8 = value;
+        ulong old = _apic.Cr8;
+        _apic.Cr8 = value;
         Cpu.SkipInstruction();
         if (Lapic is not null || value >= old)
             return KeepRunning;
@@ -57,37 +57,42 @@ public sealed unsafe partial class Vcpu
         return KeepRunning;
     }
 
-    // ---- Task priority and IA32_APIC_BASE ----
-
-    private ulong _apicBase;
-
-    internal ulong Cr8
+    /// <summary>CPUID with the guest's EAX and ECX.</summary>
+    private int HandleCpuid()
     {
-        get => Lapic?.Cr8 ?? _s->Cr8;
-        set
-        {
-            if (Lapic is not null)
-                Lapic.Cr8 = value & 15;
-            _s->Cr8 = value & 15;
-        }
+        if (!_cpuid.TryExecute())
+            QueueException(Vector.GP, true);
+        return KeepRunning;
     }
 
-    /// <summary>The processor reads CR8 without an exit: keeps its copy equal to the local APIC's.</summary>
-    private void SyncCr8()
+    // ---- Exits that the client asked for ----
+
+    /// <summary>The instruction has retired; the flag is set in <see cref="AddRunFlags"/>.</summary>
+    private int ExitBusLock()
     {
-        if (Lapic is not null)
-            _s->Cr8 = Lapic.Cr8;
+        _s->BusLockSeen = 1;
+        KvmRun->exit_reason = KVM_EXIT_X86_BUS_LOCK;
+        return ToClient;
     }
 
-    internal ulong ApicBase => Lapic?.Base ?? _apicBase;
-
-    internal bool SetApicBase(ulong value, bool hostInitiated)
+    /// <summary>A bus lock may coincide with another exit: the flag is what tells, not the reason.</summary>
+    private void AddRunFlags()
     {
-        if (Lapic is not null)
-            return Lapic.SetBase(value, hostInitiated);
-        if (!Irqchip.ApicBase.IsValid(value, _apicBase, Cpu.CpuidFeatures.PhysicalAddressBits, (Leaf(1).ecx & CpuidBits.Leaf1Ecx.X2APIC) != 0, hostInitiated))
-            return false;
-        _apicBase = value;
-        return true;
+        if (InSmm)
+            KvmRun->flags |= KVM_RUN_X86_SMM;
+        if (_s->BusLockSeen != 0)
+            KvmRun->flags |= KVM_RUN_X86_BUS_LOCK;
+        _s->BusLockSeen = 0;
+    }
+
+    /// <summary>KVM_NOTIFY_CONTEXT_INVALID never applies: the state of a software processor is exact at every exit.</summary>
+    private int HandleNotify()
+    {
+        Stats.notify_window_exits++;
+        if ((Vm.NotifyFlags & KVM_X86_NOTIFY_VMEXIT_USER) == 0)
+            return KeepRunning;
+        KvmRun->exit_reason = KVM_EXIT_NOTIFY;
+        KvmRun->notify.flags = 0;
+        return ToClient;
     }
 }

@@ -309,9 +309,9 @@ public sealed unsafe partial class Vcpu
     {
         if (Lapic is not null && Lapic.ClaimsMmio(gpa))
         {
-            NoteTprAccess(gpa, write: true);
+            _apic.NoteTprAccess(gpa, write: true);
             Lapic.MmioWrite((int)(gpa & 0xfff), data);
-            SyncCr8();
+            _apic.SyncCr8();
             return true;
         }
         return Vm.MmioDevices.TryWrite(gpa, data) || Vm.Coalesced.TryAdd(this, gpa, data, pio: false);
@@ -321,7 +321,7 @@ public sealed unsafe partial class Vcpu
     {
         if (Lapic is not null && Lapic.ClaimsMmio(gpa))
         {
-            NoteTprAccess(gpa, write: false);
+            _apic.NoteTprAccess(gpa, write: false);
             Lapic.MmioRead((int)(gpa & 0xfff), data);
             return true;
         }

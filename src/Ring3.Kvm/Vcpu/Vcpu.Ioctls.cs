@@ -28,6 +28,46 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_TRANSLATE: the guest-physical address of a linear one under the current paging mode, with the privilege of the processor itself.</summary>
     public void Translate(ref kvm_translation tr) => _tables.Translate(ref tr);
 
+    // ---- CPUID ----
+
+    /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
+    public const int MaxCpuidEntries = 256;
+
+    /// <summary>KVM_SET_CPUID2: 0, -E2BIG for more than <see cref="MaxCpuidEntries"/>, -EINVAL for a linear address width other than 48 and 57 bits, or for another CPUID than before once the vCPU has run.</summary>
+    public int SetCpuid2(ReadOnlySpan<kvm_cpuid_entry2> entries) => _cpuid.Set(entries);
+
+    /// <summary>KVM_GET_CPUID2: number of entries, or -E2BIG.</summary>
+    public int GetCpuid2(Span<kvm_cpuid_entry2> entries) => _cpuid.Get(entries);
+
+    /// <summary>What the guest gets for a leaf.</summary>
+    public (uint Eax, uint Ebx, uint Ecx, uint Edx) Cpuid(uint function, uint index) => _cpuid.Read(function, index);
+
+    /// <summary>KVM_ENABLE_CAP on the vCPU: 0 or -EINVAL.</summary>
+    public int EnableCap(in kvm_enable_cap cap)
+    {
+        if (cap.flags != 0 || cap.cap != KvmApi.KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+            return -Errno.EINVAL;
+        _cpuid.EnforcesPvFeatures = cap.args[0] != 0;
+        return 0;
+    }
+
+    /// <summary>PV features that are not in the guest's CPUID do not work (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
+    public bool EnforcePvFeatures => _cpuid.EnforcesPvFeatures;
+
+    // ---- Local APIC ----
+
+    /// <summary>KVM_GET_LAPIC: 0, or -EINVAL without an in-kernel local APIC.</summary>
+    public int GetLapic(out kvm_lapic_state state) => _apic.GetState(out state);
+
+    /// <summary>KVM_SET_LAPIC: 0 or -EINVAL.</summary>
+    public int SetLapic(in kvm_lapic_state state) => _apic.SetState(state);
+
+    /// <summary>KVM_TPR_ACCESS_REPORTING: accesses to the task priority register leave with KVM_EXIT_TPR_ACCESS. 0, or -EINVAL for flags.</summary>
+    public int SetTprAccessReporting(in kvm_tpr_access_ctl control) => _apic.SetTprAccessReporting(control);
+
+    /// <summary>KVM_SET_VAPIC_ADDR: the word that mirrors the local APIC's priorities; 0: none. 0, or -EINVAL without an in-kernel local APIC or when the address is in no slot.</summary>
+    public int SetVapicAddress(ulong gpa) => _apicPages.SetVapicAddress(gpa);
+
     // ---- Time ----
 
     /// <summary>KVM_GET_TSC_KHZ: the TSC frequency that the guest sees, in kHz.</summary>
@@ -49,4 +89,12 @@ public sealed unsafe partial class Vcpu
 
     /// <summary>Words for the signal handlers of the thread that runs this vCPU. They mean this vCPU until the VM is disposed of, and can be written for ever.</summary>
     public VcpuSignal* Signal => _signal.Signal;
+
+    // ---- Settings of the VM that its vCPUs follow. Any thread. ----
+
+    /// <summary>Gives the processor the exits that the client has enabled on the VM.</summary>
+    internal void ApplyExitPolicies() => _policies.Apply();
+
+    /// <summary>The VM's quirks have changed.</summary>
+    internal void UpdateMonitor() => _cpuid.UpdateMonitor();
 }

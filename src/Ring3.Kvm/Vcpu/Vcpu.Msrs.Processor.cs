@@ -68,6 +68,8 @@ public sealed unsafe partial class Vcpu
         }
     }
 
+    private ulong SupportedEfer => Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (IsAmd ? Efer.AUTOIBRS | Efer.FFXSR : 0);
+
     private bool WriteEfer(ulong value, bool host)
     {
         if ((value & ~SupportedEfer) != 0)

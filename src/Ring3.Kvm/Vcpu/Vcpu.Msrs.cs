@@ -14,11 +14,11 @@ public sealed unsafe partial class Vcpu
     private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */ | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */
         | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */ | 1UL << 62 /* ITS_NO */;
     private const ulong DeCfgLfenceSerialize = 2, PlatformInfoCpuidFault = 1UL << 31, MiscFeaturesCpuidFault = 1;
-    private const ulong MiscEnableMwait = 1 << 18, MiscEnableMonitoring = 1 << 7, MiscEnableReadOnly = 1 << 11 /* no branch trace store */ | 1 << 12 /* no PEBS */;
+    private const ulong MiscEnableMonitoring = 1 << 7;
 
     private readonly MtrrState _mtrr = new();
     private readonly MachineCheckState _machineCheck = new();
-    private ulong _miscEnable, _featureControl, _archCapabilities = ArchCapabilities, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _miscFeatures, _smbase, _powerCtl, _osvwStatus;
+    private ulong _featureControl, _archCapabilities = ArchCapabilities, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _smbase, _powerCtl, _osvwStatus;
 
     /// <summary>
     /// Which accesses come here although the processor would do them by itself: with a filter all of them, and when the client wants to see refused ones those. Any thread.
@@ -29,7 +29,6 @@ public sealed unsafe partial class Vcpu
     private void InitializeMsrs()
     {
         InterceptMsrs();
-        _miscEnable = MiscEnableReadOnly;
         _microcode = DefaultMicrocode(Vm.Processor);
         _platformInfo = PlatformInfoCpuidFault;
         _smbase = 0x30000;
@@ -170,7 +169,7 @@ public sealed unsafe partial class Vcpu
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
         {
             if (msr == MsrIndex.X2APIC_TPR && !host)
-                NoteTprAccess(write: false);
+                _apic.NoteTprAccess(write: false);
             return Lapic is not null && Lapic.ReadMsr(msr, out value);
         }
         if (_mtrr.TryRead(msr, out value) || _machineCheck.TryRead(msr, host, out value) || TryReadHyperVMsr(msr, out value))
@@ -182,28 +181,28 @@ public sealed unsafe partial class Vcpu
             case Msr.TSC: value = _tsc.Now(); return true;
             case Msr.TSC_ADJUST: value = _tsc.Adjust; return true;
             case Msr.TSC_DEADLINE: value = Lapic?.TscDeadline ?? 0; return Lapic is not null || host;
-            case Msr.APIC_BASE: value = ApicBase; return true;
-            case Msr.MISC_ENABLE: value = _miscEnable; return true;
+            case Msr.APIC_BASE: value = _apic.Base; return true;
+            case Msr.MISC_ENABLE: value = _cpuid.MiscEnable; return true;
             case MsrIndex.POWER_CTL: value = _powerCtl; return true;
-            case Msr.XSS: value = _s->Xss; return host || HasXsaves;
+            case Msr.XSS: value = _s->Xss; return host || _cpuid.HasXsaves;
             case Msr.BIOS_SIGN_ID: value = _microcode; return true;
             case Msr.SMBASE: value = _smbase; return host;
             case MsrIndex.SMI_COUNT: value = _smiCount; return true;
             case MsrIndex.PLATFORM_INFO: value = _platformInfo; return host || Vm.PlatformInfoReadable;
-            case MsrIndex.MISC_FEATURES_ENABLES: value = _miscFeatures; return true;
+            case MsrIndex.MISC_FEATURES_ENABLES: value = _cpuid.MiscFeatures; return true;
             case Msr.PERF_STATUS: value = 1000 | 4UL << 40; return true;
             case MsrIndex.FSB_FREQ: value = 3; return true;
             case MsrIndex.EBC_FREQUENCY_ID: value = 1 << 24; return true;
             case Msr.FEATURE_CONTROL: value = _featureControl; return !IsAmd;
-            case Msr.SPEC_CTRL: value = _specCtrl; return _speculation.SpecCtrl || host;
+            case Msr.SPEC_CTRL: value = _specCtrl; return _cpuid.Speculation.SpecCtrl || host;
             case Msr.ARCH_CAPABILITIES:
-                value = _speculation.ArchCapabilities ? _archCapabilities : 0;
-                return _speculation.ArchCapabilities || host && !IsAmd;
+                value = _cpuid.Speculation.ArchCapabilities ? _archCapabilities : 0;
+                return _cpuid.Speculation.ArchCapabilities || host && !IsAmd;
             // No performance monitoring: the feature bit PDCM is not offered.
             case MsrIndex.PERF_CAPABILITIES: return host;
             case Msr.HWCR: value = _hwcr; return true;
-            case MsrIndex.OSVW_ID_LENGTH: value = _osvwLength; return _hasOsvw;
-            case MsrIndex.OSVW_STATUS: value = _osvwStatus; return _hasOsvw;
+            case MsrIndex.OSVW_ID_LENGTH: value = _osvwLength; return _cpuid.HasOsvw;
+            case MsrIndex.OSVW_STATUS: value = _osvwStatus; return _cpuid.HasOsvw;
             case MsrIndex.DE_CFG: value = DeCfgLfenceSerialize; return IsAmd;
             default: return ReadsAsZero(msr);
         }
@@ -226,9 +225,9 @@ public sealed unsafe partial class Vcpu
         if (msr is >= Msr.X2APIC_FIRST and <= Msr.X2APIC_LAST)
         {
             if (msr == MsrIndex.X2APIC_TPR && !host)
-                NoteTprAccess(write: true);
+                _apic.NoteTprAccess(write: true);
             bool done = Lapic is not null && Lapic.WriteMsr(msr, value);
-            SyncCr8();
+            _apic.SyncCr8();
             return done;
         }
         if (_mtrr.TryWrite(msr, value, Cpu.CpuidFeatures.PhysicalAddressBits) || _machineCheck.TryWrite(msr, value, host, (_hwcr & HwcrMcStatusWrite) != 0))
@@ -243,11 +242,11 @@ public sealed unsafe partial class Vcpu
                 if (Lapic is not null)
                     Lapic.TscDeadline = value;
                 return Lapic is not null || host;
-            case Msr.APIC_BASE: return SetApicBase(value, host);
+            case Msr.APIC_BASE: return _apic.TrySetBase(value, _cpuid.HasX2Apic, host);
             case Msr.MISC_ENABLE: return WriteMiscEnable(value, host);
             case MsrIndex.POWER_CTL: _powerCtl = value; return true;
             // No supervisor state component exists.
-            case Msr.XSS: return value == 0 && (host || HasXsaves);
+            case Msr.XSS: return value == 0 && (host || _cpuid.HasXsaves);
             case Msr.BIOS_SIGN_ID:
                 // The guest writes 0 before it asks for the revision.
                 if (host)
@@ -269,43 +268,40 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.MISC_FEATURES_ENABLES: return WriteMiscFeatures(value);
             case Msr.FEATURE_CONTROL: return WriteFeatureControl(value, host);
             case Msr.SPEC_CTRL:
-                if ((value & ~7UL) != 0 || !(_speculation.SpecCtrl || host))
+                if ((value & ~7UL) != 0 || !(_cpuid.Speculation.SpecCtrl || host))
                     return false;
                 _specCtrl = value;
                 return true;
-            case Msr.PRED_CMD: return (value & ~1UL) == 0 && (host || _speculation.PredCmd);
-            case Msr.FLUSH_CMD: return (value & ~1UL) == 0 && (host || _speculation.FlushCmd);
+            case Msr.PRED_CMD: return (value & ~1UL) == 0 && (host || _cpuid.Speculation.PredCmd);
+            case Msr.FLUSH_CMD: return (value & ~1UL) == 0 && (host || _cpuid.Speculation.FlushCmd);
             case Msr.ARCH_CAPABILITIES:
-                if (!host || !_speculation.ArchCapabilities)
+                if (!host || !_cpuid.Speculation.ArchCapabilities)
                     return host && value == 0 && !IsAmd;
                 _archCapabilities = value;
                 return true;
             case MsrIndex.PERF_CAPABILITIES: return host && value == 0;
             case Msr.HWCR: return WriteHwcr(value, host);
             case MsrIndex.OSVW_ID_LENGTH:
-                _osvwLength = _hasOsvw ? value : _osvwLength;
-                return _hasOsvw;
+                _osvwLength = _cpuid.HasOsvw ? value : _osvwLength;
+                return _cpuid.HasOsvw;
             case MsrIndex.OSVW_STATUS:
-                _osvwStatus = _hasOsvw ? value : _osvwStatus;
-                return _hasOsvw;
+                _osvwStatus = _cpuid.HasOsvw ? value : _osvwStatus;
+                return _cpuid.HasOsvw;
             case MsrIndex.DE_CFG: return IsAmd && (host || value == DeCfgLfenceSerialize);
             default: return ReadsAsZero(msr) && (host ? value == 0 : msr is not (Msr.PLATFORM_ID or MsrIndex.P5_MC_ADDR or MsrIndex.P5_MC_TYPE or MsrIndex.PERF_CTL));
         }
     }
 
-    private bool HasXsaves => (Leaf(0xd, 1).eax & CpuidBits.LeafDEax.XSAVES) != 0;
-
     private bool WriteMiscEnable(ulong value, bool host)
     {
         if (!host)
         {
-            if (((value ^ _miscEnable) & MiscEnableReadOnly) != 0)
+            if (((value ^ _cpuid.MiscEnable) & VcpuCpuid.MiscEnableReadOnly) != 0)
                 return false;
             // KVM: this read-only bit ignores writes.
-            value = value & ~MiscEnableMonitoring | _miscEnable & MiscEnableMonitoring;
+            value = value & ~MiscEnableMonitoring | _cpuid.MiscEnable & MiscEnableMonitoring;
         }
-        _miscEnable = value;
-        UpdateMonitor();
+        _cpuid.MiscEnable = value;
         return true;
     }
 
@@ -322,7 +318,7 @@ public sealed unsafe partial class Vcpu
     {
         if ((value & ~((_platformInfo & PlatformInfoCpuidFault) != 0 ? MiscFeaturesCpuidFault : 0)) != 0)
             return false;
-        _miscFeatures = value;
+        _cpuid.MiscFeatures = value;
         return true;
     }
 

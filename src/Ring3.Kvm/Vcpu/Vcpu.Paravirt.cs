@@ -11,13 +11,12 @@ namespace Ring3.Kvm;
 // Steal time, PV EOI, and hypercalls. KVM: Documentation/virt/kvm/x86/{msr,hypercalls}.rst.
 public sealed unsafe partial class Vcpu
 {
-    private ulong _asyncFaultMsr, _stealMsr, _stealGpa, _pvEoiMsr, _pvEoiGpa, _pollControl = 1;
+    private ulong _asyncFaultMsr, _stealMsr, _stealGpa, _pollControl = 1;
     private long _lastRunDelayNs;
     private long _nextSchedStatNs;
     private SchedStat? _schedStat;
     /// <summary>The thread that <see cref="_schedStat"/> is about, or that the kernel tells nothing of; 0: not asked yet.</summary>
     private int _schedStatThread;
-    private bool _pvEoiPending;
 
     private const long SchedStatIntervalNs = 150_000;
 
@@ -38,7 +37,7 @@ public sealed unsafe partial class Vcpu
     private bool TryReadPvMsr(uint msr, bool host, out ulong value)
     {
         value = 0;
-        if (!HasPvFeature(PvFeatureOf(msr)))
+        if (!_cpuid.HasPvFeature(PvFeatureOf(msr)))
             return host;
         (bool known, value) = msr switch
         {
@@ -46,7 +45,7 @@ public sealed unsafe partial class Vcpu
             Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW => (true, _clock.SystemTimeMsr),
             Msr.KVM_ASYNC_PF_EN => (true, _asyncFaultMsr),
             Msr.KVM_STEAL_TIME => (true, _stealMsr),
-            Msr.KVM_PV_EOI_EN => (true, _pvEoiMsr),
+            Msr.KVM_PV_EOI_EN => (true, _apicPages.PvEoiMsr),
             Msr.KVM_POLL_CONTROL => (true, _pollControl),
             _ => (false, 0UL),
         };
@@ -56,7 +55,7 @@ public sealed unsafe partial class Vcpu
     private bool TryWritePvMsr(uint msr, ulong value, bool host)
     {
         // A client may still write back the 0 that it reads.
-        if (!HasPvFeature(PvFeatureOf(msr)))
+        if (!_cpuid.HasPvFeature(PvFeatureOf(msr)))
             return host && value == 0;
         switch (msr)
         {
@@ -76,11 +75,7 @@ public sealed unsafe partial class Vcpu
                 Requests.MakeSelf(VcpuRequest.StealUpdate);
                 return true;
             case Msr.KVM_PV_EOI_EN:
-                if ((value & 2) != 0)
-                    return false;
-                _pvEoiMsr = value;
-                _pvEoiGpa = (value & KVM_MSR_ENABLED) != 0 ? value & ~3UL : 0;
-                return true;
+                return _apicPages.TryWritePvEoiMsr(value);
             case Msr.KVM_POLL_CONTROL:
                 if ((value & ~1UL) != 0)
                     return false;
@@ -187,48 +182,6 @@ public sealed unsafe partial class Vcpu
         }
     }
 
-    // ---- PV EOI ----
-
-    /// <summary>Before an entry: the pages in which the guest sees its local APIC.</summary>
-    private void PrepareApicPages()
-    {
-        if (_pvEoiGpa != 0)
-            PreparePvEoi();
-        if (_vapicGpa != 0)
-            SyncToVapic();
-    }
-
-    private void FinishApicPages()
-    {
-        if (_pvEoiPending)
-            FinishPvEoi();
-        if (_vapicGpa != 0)
-            SyncFromVapic();
-    }
-
-    /// <summary>Before an entry: offers the guest to end the interrupt in service by clearing a bit in memory.</summary>
-    private void PreparePvEoi()
-    {
-        if (Lapic is null || !Lapic.CanUsePvEoi || !Vm.Memory.TryRead(_pvEoiGpa, out byte flag))
-            return;
-        _pvEoiPending = Vm.Memory.TryWrite(_pvEoiGpa, (byte)(flag | KVM_PV_EOI_MASK));
-    }
-
-    /// <summary>After the exit: a cleared bit is an EOI; a bit still set is taken back.</summary>
-    private void FinishPvEoi()
-    {
-        _pvEoiPending = false;
-        if (!Vm.Memory.TryRead(_pvEoiGpa, out byte flag))
-            return;
-        if ((flag & KVM_PV_EOI_MASK) != 0)
-            Vm.Memory.TryWrite(_pvEoiGpa, (byte)(flag & ~KVM_PV_EOI_MASK));
-        else
-        {
-            Lapic!.SetEoi();
-            SyncCr8();
-        }
-    }
-
     // ---- Hypercalls ----
 
     private long Hypercall(ulong nr, ulong a0, ulong a1, ulong a2, ulong a3, bool is64)
@@ -237,12 +190,12 @@ public sealed unsafe partial class Vcpu
         {
             case KVM_HC_VAPIC_POLL_IRQ:
                 return 0;
-            case KVM_HC_KICK_CPU when HasPvFeature(KVM_FEATURE_PV_UNHALT):
+            case KVM_HC_KICK_CPU when _cpuid.HasPvFeature(KVM_FEATURE_PV_UNHALT):
                 Vm.FindByApicId((uint)a1)?.PvUnhalt();
                 return 0;
-            case KVM_HC_SEND_IPI when HasPvFeature(KVM_FEATURE_PV_SEND_IPI):
+            case KVM_HC_SEND_IPI when _cpuid.HasPvFeature(KVM_FEATURE_PV_SEND_IPI):
                 return SendIpis(a0, a1, a2, a3, is64);
-            case KVM_HC_SCHED_YIELD when HasPvFeature(KVM_FEATURE_PV_SCHED_YIELD):
+            case KVM_HC_SCHED_YIELD when _cpuid.HasPvFeature(KVM_FEATURE_PV_SCHED_YIELD):
                 Stats.directed_yield_attempted++;
                 Thread.Yield();
                 return 0;

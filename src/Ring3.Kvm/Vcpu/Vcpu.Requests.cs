@@ -42,7 +42,10 @@ public sealed unsafe partial class Vcpu
             return ToClient;
         }
         if (q.Check(VcpuRequest.ReportTprAccess))
-            return ExitTprAccess();
+        {
+            _apic.FillTprAccessExit();
+            return ToClient;
+        }
         _ = q.Check(VcpuRequest.Unblock) | q.Check(VcpuRequest.ScanIoapic) | q.Check(VcpuRequest.McClockInProgress);
         CollectSmi();
         if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | _smiPending)

@@ -73,9 +73,6 @@ public sealed unsafe partial class Vcpu
         return r;
     }
 
-    /// <summary>From the first entry on, CPUID is fixed.</summary>
-    private bool _hasRun;
-
     private int BeginRun(int thread)
     {
         kvm_run* run = KvmRun;
@@ -90,8 +87,8 @@ public sealed unsafe partial class Vcpu
             if (e != 0)
                 return e;
         }
-        if (Lapic is null && run->cr8 != Cr8)
-            Cr8 = run->cr8;
+        if (Lapic is null && run->cr8 != _apic.Cr8)
+            _apic.Cr8 = run->cr8;
         if (_completion == Completion.PortWrite)
             CompletePortWrite();
         else if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
@@ -105,7 +102,7 @@ public sealed unsafe partial class Vcpu
                 return ExitIntr();
             _finishOnly = true;
         }
-        _hasRun = true;
+        _cpuid.IsFixed = true;
         if (_stealGpa != 0)
             RecordStealTime();
         _xenArrives = true;
@@ -129,8 +126,8 @@ public sealed unsafe partial class Vcpu
     {
         kvm_run* run = KvmRun;
         run->if_flag = (_s->Rflags & Arch.Rflags.IF) != 0 ? (byte)1 : (byte)0;
-        run->cr8 = Cr8;
-        run->apic_base = ApicBase;
+        run->cr8 = _apic.Cr8;
+        run->apic_base = _apic.Base;
         run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || IsReadyForInjection() ? (byte)1 : (byte)0;
         if ((_s->InSmm | _s->BusLockSeen) != 0)
             AddRunFlags();
@@ -166,8 +163,8 @@ public sealed unsafe partial class Vcpu
             PrepareXen(xen);
         if (_eventsDirty)
             PrepareEvents();
-        if ((_pvEoiGpa | _vapicGpa) != 0)
-            PrepareApicPages();
+        if (_apicPages.InUse)
+            _apicPages.Publish();
         if (!Requests.TryEnterGuestMode())
         {
             CancelEntry();
@@ -193,8 +190,8 @@ public sealed unsafe partial class Vcpu
         Stats.exits++;
         if (_s->Inject.Valid != 0 || _exit->IdtVectoring.Valid != 0)
             KeepInjection();
-        if (_pvEoiPending | _vapicGpa != 0)
-            FinishApicPages();
+        if (_apicPages.InUse)
+            _apicPages.Collect();
         return Dispatch(reason);
     }
 
@@ -202,8 +199,7 @@ public sealed unsafe partial class Vcpu
     private void CancelEntry()
     {
         CancelInjection();
-        if (_pvEoiPending)
-            FinishPvEoi();
+        _apicPages.Withdraw();
     }
 
     private int Dispatch(ExitReason reason)

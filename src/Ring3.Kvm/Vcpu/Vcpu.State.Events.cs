@@ -192,28 +192,4 @@ public sealed unsafe partial class Vcpu
         Requests.MakeSelf(VcpuRequest.Event);
         return 0;
     }
-
-    /// <summary>KVM_GET_LAPIC: 0, or -EINVAL without an in-kernel local APIC.</summary>
-    public int GetLapic(out kvm_lapic_state state)
-    {
-        state = default;
-        if (Lapic is null)
-            return -Errno.EINVAL;
-        fixed (byte* regs = state.regs)
-            Lapic.GetState(new Span<byte>(regs, KVM_APIC_REG_SIZE), Vm.ApicBus.X2ApicFormat);
-        return 0;
-    }
-
-    /// <summary>KVM_SET_LAPIC: 0 or -EINVAL.</summary>
-    public int SetLapic(in kvm_lapic_state state)
-    {
-        if (Lapic is null)
-            return -Errno.EINVAL;
-        fixed (byte* regs = state.regs)
-            if (!Lapic.SetState(new ReadOnlySpan<byte>(regs, KVM_APIC_REG_SIZE), Vm.ApicBus.X2ApicFormat))
-                return -Errno.EINVAL;
-        SyncCr8();
-        Requests.MakeSelf(VcpuRequest.Event);
-        return 0;
-    }
 }

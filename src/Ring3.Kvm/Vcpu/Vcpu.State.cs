@@ -116,7 +116,7 @@ public sealed unsafe partial class Vcpu
             cs = ToKvm(c->Cs), ds = ToKvm(c->Ds), es = ToKvm(c->Es), fs = ToKvm(c->Fs), gs = ToKvm(c->Gs), ss = ToKvm(c->Ss), tr = ToKvm(c->Tr), ldt = ToKvm(c->Ldtr),
             gdt = new() { @base = c->Gdtr.Base, limit = (ushort)c->Gdtr.Limit },
             idt = new() { @base = c->Idtr.Base, limit = (ushort)c->Idtr.Limit },
-            cr0 = c->Cr0, cr2 = c->Cr2, cr3 = c->Cr3, cr4 = c->Cr4, cr8 = Cr8, efer = c->Efer, apic_base = ApicBase,
+            cr0 = c->Cr0, cr2 = c->Cr2, cr3 = c->Cr3, cr4 = c->Cr4, cr8 = _apic.Cr8, efer = c->Efer, apic_base = _apic.Base,
         };
         if (!ProcessorMode.IsPaePaging(c))
             return;
@@ -138,19 +138,22 @@ public sealed unsafe partial class Vcpu
     private bool IsValid(in kvm_sregs2 s)
     {
         // KVM: bits of EFER that do not exist are accepted here (and refused by KVM_SET_MSRS).
-        if ((s.cr4 & ~SupportedCr4) != 0 || _cpuid.Length != 0 && !Cpu.IsValidCr4(s.cr4) || !IsValidCr0(s.cr0))
+        if ((s.cr4 & ~SupportedCr4) != 0 || _cpuid.IsSet && !Cpu.IsValidCr4(s.cr4) || !IsValidCr0(s.cr0))
             return false;
         if ((s.efer & Arch.Efer.LME) != 0 && (s.cr0 & Arch.Cr0.PG) != 0)
             return (s.cr4 & Arch.Cr4.PAE) != 0 && (s.efer & Arch.Efer.LMA) != 0 && (s.cr3 & ~((1UL << Cpu.CpuidFeatures.PhysicalAddressBits) - 1)) == 0;
         return (s.efer & Arch.Efer.LMA) == 0 && s.cs.l == 0;
     }
 
+    private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE
+        | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
+
     private static bool IsValidCr0(ulong cr0) =>
         cr0 >> 32 == 0 && (cr0 & (Arch.Cr0.PG | Arch.Cr0.PE)) != Arch.Cr0.PG && (cr0 & (Arch.Cr0.NW | Arch.Cr0.CD)) != Arch.Cr0.NW;
 
     private int ApplySregs(in kvm_sregs2 s, bool pdptrs)
     {
-        if (!IsValid(s) || !SetApicBase(s.apic_base, hostInitiated: true))
+        if (!IsValid(s) || !_apic.TrySetBase(s.apic_base, _cpuid.HasX2Apic, host: true))
             return -Errno.EINVAL;
         CpuState* c = _s;
         c->Cs = FromKvm(s.cs); c->Ds = FromKvm(s.ds); c->Es = FromKvm(s.es); c->Fs = FromKvm(s.fs); c->Gs = FromKvm(s.gs); c->Ss = FromKvm(s.ss);
@@ -162,7 +165,7 @@ public sealed unsafe partial class Vcpu
         c->Cr3 = s.cr3;
         c->Cr4 = s.cr4;
         c->Efer = s.efer;
-        Cr8 = s.cr8;
+        _apic.Cr8 = s.cr8;
         c->Cpl = (c->Cr0 & Arch.Cr0.PE) == 0 ? 0 : (Cpu.RflagsValue & Rflags.VM) != 0 ? 3 : c->Ss.Access >> 5 & 3;
         if (pdptrs)
             for (int i = 0; i < 4; i++)

@@ -25,6 +25,10 @@ public sealed unsafe partial class Vcpu
     private readonly SignalWords _signal;
     private readonly VcpuTsc _tsc;
     private readonly PvClock _clock;
+    private readonly VcpuApic _apic;
+    private readonly ApicPages _apicPages;
+    private readonly VcpuCpuid _cpuid;
+    private readonly ExitPolicies _policies;
     private readonly ExtendedState _extended;
     private readonly GuestTables _tables;
     private MpState _mpState;
@@ -52,9 +56,11 @@ public sealed unsafe partial class Vcpu
         _clock = new PvClock(_core, _tsc);
         Lapic = _core.Lapic = vm.Irqchip?.CreateLapic(this, id, index, IsBootProcessor);
         Cpu.Reset(false);
-        _apicBase = Irqchip.ApicBase.DefaultAddress | Irqchip.ApicBase.EN | (IsBootProcessor ? Irqchip.ApicBase.BSP : 0);
-        SetDefaultCpuid();
-        ApplyExitPolicies();
+        _apic = new VcpuApic(_core);
+        _apicPages = new ApicPages(_core, _apic);
+        _policies = new ExitPolicies(_core);
+        _cpuid = new VcpuCpuid(_core, _apic, _tsc, _policies);
+        _policies.Apply();
     }
 
     public Vm Vm { get; }
@@ -81,6 +87,8 @@ public sealed unsafe partial class Vcpu
     public ulong InstructionsRetired => Volatile.Read(ref _s->InstructionsRetired);
 
     internal LogicalProcessor Cpu { get; }
+
+    private bool IsAmd => Vm.Processor.IsAmd;
 
     /// <summary>Sees each exception and interrupt that the guest is given, on the vCPU's thread; for traces. Set it while the vCPU is not running.</summary>
     public Action<DeliveredEvent>? EventObserver { set => Cpu.EventObserver = value; }

@@ -23,6 +23,9 @@ internal abstract unsafe class VcpuPart(VcpuCore core)
     protected VcpuStats Stats { get; } = core.Stats;
     protected kvm_run* KvmRun { get; } = core.Run;
 
+    /// <summary>The processor's vendor by its model; what the guest sees is <see cref="CpuidFeatures.Vendor"/>.</summary>
+    protected bool IsAmd => Vm.Processor.IsAmd;
+
     /// <summary>In-kernel local APIC, or null.</summary>
     protected Lapic? Lapic => _core.Lapic;
 }

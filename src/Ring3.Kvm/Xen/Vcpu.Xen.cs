@@ -74,30 +74,6 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
 
     private bool HasXenInterrupt(bool mayWait) => _xen is { } xen && Lapic is not null && xen.HasInterrupt(mayWait);
 
-    /// <summary>CPUID leaf of Xen's time information, if the client shows Xen to the guest; else 0.</summary>
-    private uint _xenTimingLeaf;
-
-    /// <summary>Xen's leaves begin at a multiple of 0x100 from 0x40000000 on, wherever the signature is.</summary>
-    private uint FindXenTimingLeaf()
-    {
-        foreach (ref readonly kvm_cpuid_entry2 e in _cpuid.AsSpan())
-            if (e.function is >= 0x4000_0000 and < 0x4001_0000 && (e.function & 0xff) == 0 && e is { ebx: 0x566e_6558, ecx: 0x6558_4d4d, edx: 0x4d4d_566e } && e.eax >= e.function + 3)
-                return e.function + 3;
-        return 0;
-    }
-
-    /// <summary>The factors of the vCPU's clock: sub-leaf 1 has multiplier and shift, sub-leaf 2 the frequency.</summary>
-    private void XenTiming(uint index, ref uint eax, ref uint ecx, ref uint edx)
-    {
-        if (index == 1)
-        {
-            var (mul, shift) = PvClockScale.ForTscKhz(_tsc.Khz);
-            (ecx, edx) = (mul, (uint)shift);
-        }
-        else if (index == 2)
-            eax = _tsc.Khz;
-    }
-
     private bool TryWriteXenMsr(uint msr, ulong value, out bool ok)
     {
         if (TryWriteHyperVMsr(msr, value, out ok))

@@ -3,37 +3,54 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using static Ring3.Kvm.CpuidBits;
 
-// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
+// SAFETY: _s lives as long as the vCPU; indices into its arrays are constants.
 namespace Ring3.Kvm;
 
-// CPUID of this vCPU.
-public sealed unsafe partial class Vcpu
+/// <summary>
+/// CPUID of a vCPU: the leaves that the client has given it, with the bits that follow the state of the processor; and what the rest of the hypervisor and the processor take from them.
+/// </summary>
+internal sealed unsafe class VcpuCpuid : VcpuPart
 {
-    /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
-    public const int MaxCpuidEntries = 256;
-
-    private ulong SupportedEfer => Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (IsAmd ? Efer.AUTOIBRS | Efer.FFXSR : 0);
-    private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
-
-    /// <summary>The processor's vendor by its model; what the guest sees is <see cref="CpuidFeatures.Vendor"/>.</summary>
-    private bool IsAmd => Vm.Processor.IsAmd;
-
+    private readonly VcpuApic _apic;
+    private readonly VcpuTsc _tsc;
+    private readonly ExitPolicies _policies;
     private kvm_cpuid_entry2[] _cpuid = [];
-    /// <summary>MSRs of speculation control that the guest's CPUID has.</summary>
-    private (bool SpecCtrl, bool PredCmd, bool FlushCmd, bool ArchCapabilities) _speculation;
-    private bool _hasOsvw;
     private uint _maxBasic, _maxExtended, _pvFeatures, _kvmBase;
+    /// <summary>Leaf of Xen's time information, if the client shows Xen to the guest; else 0.</summary>
+    private uint _xenTimingLeaf;
+    private ulong _miscEnable = MiscEnableReadOnly;
+
+    /// <summary>Before KVM_SET_CPUID2 the processor executes everything, but CPUID reports nothing, as in KVM.</summary>
+    public VcpuCpuid(VcpuCore core, VcpuApic apic, VcpuTsc tsc, ExitPolicies policies) : base(core)
+    {
+        (_apic, _tsc, _policies) = (apic, tsc, policies);
+        Cpu.CpuidFeatures.PhysicalAddressBits = 48;
+        Cpu.CpuidFeatures.Xcr0Mask = SupportedCpuid.SupportedXcr0;
+        Cpu.CpuidFeatures.Ffxsr = false;
+        UpdateMonitor();
+    }
+
+    // ---- The client's ----
+
+    /// <summary>The vCPU has run: its CPUID is what it is.</summary>
+    public bool IsFixed { get; set; }
+
+    /// <summary>The client has set a CPUID.</summary>
+    public bool IsSet => _cpuid.Length != 0;
+
+    /// <summary>PV features that are not in the guest's CPUID do not work (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
+    public bool EnforcesPvFeatures { get; set; }
 
     /// <summary>
-    /// KVM_SET_CPUID2: 0, -E2BIG for more than <see cref="MaxCpuidEntries"/>, -EINVAL for a linear address width other than 48 and 57 bits, or for another CPUID than before once the vCPU has run.
+    /// KVM_SET_CPUID2: 0, -E2BIG for more than <see cref="Vcpu.MaxCpuidEntries"/>, -EINVAL for a linear address width other than 48 and 57 bits, or for another CPUID than before once the vCPU has run.
     /// The client decides what the guest sees; what it adds beyond KVM_GET_SUPPORTED_CPUID does not start to work.
     /// </summary>
-    public int SetCpuid2(ReadOnlySpan<kvm_cpuid_entry2> entries)
+    public int Set(ReadOnlySpan<kvm_cpuid_entry2> entries)
     {
-        if (entries.Length > MaxCpuidEntries)
+        if (entries.Length > Vcpu.MaxCpuidEntries)
             return -Errno.E2BIG;
         uint kvmBase = FindKvmBase(entries);
-        if (_hasRun)
+        if (IsFixed)
             return IsSameCpuid(entries, kvmBase) ? 0 : -Errno.EINVAL;
         foreach (ref readonly var e in entries)
             if (e.function == 0x8000_0008 && (e.eax >> 8 & 0xff) is not (0 or 48 or 57))
@@ -49,7 +66,7 @@ public sealed unsafe partial class Vcpu
             else if (kvmBase != 0 && e.function == (kvmBase | KvmPara.KVM_CPUID_FEATURES))
                 _pvFeatures = Dynamic(e, kvmBase).Eax;
         }
-        ApplyCpuid();
+        Apply();
         return 0;
     }
 
@@ -76,7 +93,7 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>KVM_GET_CPUID2: number of entries, or -E2BIG.</summary>
-    public int GetCpuid2(Span<kvm_cpuid_entry2> entries)
+    public int Get(Span<kvm_cpuid_entry2> entries)
     {
         if (entries.Length < _cpuid.Length)
             return -Errno.E2BIG;
@@ -86,18 +103,20 @@ public sealed unsafe partial class Vcpu
         return _cpuid.Length;
     }
 
-    /// <summary>Before KVM_SET_CPUID2 the processor executes everything, but CPUID reports nothing, as in KVM.</summary>
-    private void SetDefaultCpuid()
-    {
-        Cpu.CpuidFeatures.PhysicalAddressBits = 48;
-        Cpu.CpuidFeatures.Xcr0Mask = SupportedCpuid.SupportedXcr0;
-        Cpu.CpuidFeatures.Ffxsr = false;
-        UpdateMonitor();
-    }
+    // ---- What others ask ----
 
-    /// <summary>MONITOR and MWAIT do nothing here. KVM: as with its quirk, they do that even where CPUID does not have them.</summary>
-    internal void UpdateMonitor() =>
-        Cpu.CpuidFeatures.Monitor = (Vm.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) == 0 || FindEntry(1, 0) is >= 0 and var i && (Dynamic(_cpuid[i], _kvmBase).Ecx & Leaf1Ecx.MONITOR) != 0;
+    /// <summary>MSRs of speculation control that the guest's CPUID has.</summary>
+    public (bool SpecCtrl, bool PredCmd, bool FlushCmd, bool ArchCapabilities) Speculation { get; private set; }
+    public bool HasOsvw { get; private set; }
+    public bool HasXsaves => (Leaf(0xd, 1).eax & LeafDEax.XSAVES) != 0;
+    public bool HasX2Apic => (Leaf(1).ecx & Leaf1Ecx.X2APIC) != 0;
+    public bool HasLongMode => (Leaf(0x8000_0001).edx & Ext1Edx.LM) != 0;
+
+    /// <summary>Whether the guest may use a paravirtual feature: all of them, unless the client restricted it to those of its CPUID (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
+    public bool HasPvFeature(int bit) => !EnforcesPvFeatures || (_pvFeatures >> bit & 1) != 0;
+
+    /// <summary>The client's leaf; zeros when it has given none.</summary>
+    public kvm_cpuid_entry2 Leaf(uint function, uint index = 0) => FindEntry(function, index) is >= 0 and var i ? _cpuid[i] : default;
 
     private int FindEntry(uint function, uint index)
     {
@@ -111,9 +130,32 @@ public sealed unsafe partial class Vcpu
         return -1;
     }
 
-    private kvm_cpuid_entry2 Leaf(uint function, uint index = 0) => FindEntry(function, index) is >= 0 and var i ? _cpuid[i] : default;
+    // ---- Registers that CPUID depends on ----
 
-    private void ApplyCpuid()
+    private const ulong MiscEnableMwait = 1 << 18, MiscFeaturesCpuidFault = 1;
+
+    /// <summary>Bits of IA32_MISC_ENABLE that say what is not there: branch trace store, PEBS.</summary>
+    public const ulong MiscEnableReadOnly = 1 << 11 | 1 << 12;
+
+    /// <summary>IA32_MISC_ENABLE.</summary>
+    public ulong MiscEnable
+    {
+        get => _miscEnable;
+        set
+        {
+            _miscEnable = value;
+            UpdateMonitor();
+        }
+    }
+
+    /// <summary>MSR_MISC_FEATURES_ENABLES: bit 0 makes CPUID the supervisor's alone.</summary>
+    public ulong MiscFeatures { get; set; }
+
+    /// <summary>MONITOR and MWAIT do nothing here. KVM: as with its quirk, they do that even where CPUID does not have them.</summary>
+    public void UpdateMonitor() => Cpu.CpuidFeatures.Monitor = (Vm.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) == 0
+        || FindEntry(1, 0) is >= 0 and var i && (Dynamic(_cpuid[i], _kvmBase).Ecx & Leaf1Ecx.MONITOR) != 0;
+
+    private void Apply()
     {
         _xenTimingLeaf = FindXenTimingLeaf();
         var l0 = Leaf(0);
@@ -154,10 +196,11 @@ public sealed unsafe partial class Vcpu
             Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
         };
         bool specCtrl = (l7.edx & Leaf7Edx.SPEC_CTRL) != 0;
-        _speculation = (specCtrl || (x8.ebx & (Ext8Ebx.IBRS | Ext8Ebx.STIBP | Ext8Ebx.SSBD)) != 0, specCtrl || (x8.ebx & Ext8Ebx.IBPB) != 0, (l7.edx & Leaf7Edx.FLUSH_L1D) != 0, (l7.edx & Leaf7Edx.ARCH_CAPABILITIES) != 0);
-        _hasOsvw = (x1.ecx & Ext1Ecx.OSVW) != 0;
+        Speculation = (specCtrl || (x8.ebx & (Ext8Ebx.IBRS | Ext8Ebx.STIBP | Ext8Ebx.SSBD)) != 0, specCtrl || (x8.ebx & Ext8Ebx.IBPB) != 0,
+            (l7.edx & Leaf7Edx.FLUSH_L1D) != 0, (l7.edx & Leaf7Edx.ARCH_CAPABILITIES) != 0);
+        HasOsvw = (x1.ecx & Ext1Ecx.OSVW) != 0;
         UpdateMonitor();
-        UpdateWideAddresses();
+        _policies.UpdateWideAddresses();
         if (Lapic is not null)
         {
             Lapic.X2ApicSupported = (l1.ecx & Leaf1Ecx.X2APIC) != 0;
@@ -170,25 +213,21 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>Whether CPUID is the supervisor's alone. SPEC: Intel, "CPUID Faulting": #GP(0) above CPL 0, except in SMM.</summary>
-    private bool CpuidFaults => (_miscFeatures & MiscFeaturesCpuidFault) != 0 && _s->Cpl != 0 && !InSmm;
+    private bool Faults => (MiscFeatures & MiscFeaturesCpuidFault) != 0 && _s->Cpl != 0 && _s->InSmm == 0;
 
-    /// <summary>CPUID with the guest's EAX and ECX.</summary>
-    private int HandleCpuid()
+    /// <summary>CPUID with the guest's EAX and ECX. False: #GP(0).</summary>
+    public bool TryExecute()
     {
-        if (CpuidFaults)
-        {
-            QueueException(Vector.GP, true);
-            return KeepRunning;
-        }
+        if (Faults)
+            return false;
         uint function = (uint)_s->Gpr[0], index = (uint)_s->Gpr[1];
-        var (eax, ebx, ecx, edx) = Cpuid(function, index);
-        (_s->Gpr[0], _s->Gpr[3], _s->Gpr[1], _s->Gpr[2]) = (eax, ebx, ecx, edx);
+        (_s->Gpr[0], _s->Gpr[3], _s->Gpr[1], _s->Gpr[2]) = Read(function, index);
         Cpu.SkipInstruction();
-        return KeepRunning;
+        return true;
     }
 
     /// <summary>What the guest gets for a leaf.</summary>
-    public (uint Eax, uint Ebx, uint Ecx, uint Edx) Cpuid(uint function, uint index)
+    public (uint Eax, uint Ebx, uint Ecx, uint Edx) Read(uint function, uint index)
     {
         int i = FindEntry(function, index);
         if (i >= 0)
@@ -214,7 +253,7 @@ public sealed unsafe partial class Vcpu
                 break;
             case 1:
                 ecx = (_s->Cr4 & Cr4.OSXSAVE) != 0 ? ecx | Leaf1Ecx.OSXSAVE : ecx & ~Leaf1Ecx.OSXSAVE;
-                edx = (ApicBase & Irqchip.ApicBase.EN) != 0 ? edx | Leaf1Edx.APIC : edx & ~Leaf1Edx.APIC;
+                edx = (_apic.Base & Irqchip.ApicBase.EN) != 0 ? edx | Leaf1Edx.APIC : edx & ~Leaf1Edx.APIC;
                 if ((Vm.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) != 0)
                     ecx = (_miscEnable & MiscEnableMwait) != 0 ? ecx | Leaf1Ecx.MONITOR : ecx & ~Leaf1Ecx.MONITOR;
                 break;
@@ -231,6 +270,26 @@ public sealed unsafe partial class Vcpu
         return (eax, ebx, ecx, edx);
     }
 
-    /// <summary>Whether the guest may use a paravirtual feature: all of them, unless the client restricted it to those of its CPUID (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
-    private bool HasPvFeature(int bit) => !EnforcePvFeatures || (_pvFeatures >> bit & 1) != 0;
+    // ---- Xen ----
+
+    /// <summary>Xen's leaves begin at a multiple of 0x100 from 0x40000000 on, wherever the signature is.</summary>
+    private uint FindXenTimingLeaf()
+    {
+        foreach (ref readonly kvm_cpuid_entry2 e in _cpuid.AsSpan())
+            if (e.function is >= 0x4000_0000 and < 0x4001_0000 && (e.function & 0xff) == 0 && e is { ebx: 0x566e_6558, ecx: 0x6558_4d4d, edx: 0x4d4d_566e } && e.eax >= e.function + 3)
+                return e.function + 3;
+        return 0;
+    }
+
+    /// <summary>The factors of the vCPU's clock: sub-leaf 1 has multiplier and shift, sub-leaf 2 the frequency.</summary>
+    private void XenTiming(uint index, ref uint eax, ref uint ecx, ref uint edx)
+    {
+        if (index == 1)
+        {
+            var (mul, shift) = PvClockScale.ForTscKhz(_tsc.Khz);
+            (ecx, edx) = (mul, (uint)shift);
+        }
+        else if (index == 2)
+            eax = _tsc.Khz;
+    }
 }
