@@ -28,16 +28,13 @@ public sealed unsafe partial class Vcpu
             _smiPending = true;
     }
 
-    /// <summary>
-    /// Switches between the two address spaces. Linear translations of either side mean nothing on the other, so both sets are dropped; a latched INIT or SMI is looked at again after RSM.
-    /// </summary>
+    /// <summary>Switches between the two address spaces. A latched INIT or SMI is looked at again after RSM.</summary>
     private void SetSmm(bool on)
     {
         _s->InSmm = on ? (byte)1 : (byte)0;
-        _mmu.AsId = AddressSpace;
         if (!on)
             _smmInsideNmi = false;
-        Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
+        _translations.AddressSpaceChanged();
         Requests.MakeSelf(VcpuRequest.Event);
     }
 

@@ -21,9 +21,9 @@ public sealed unsafe partial class Vcpu
             case MmuResult.NoMemory:
                 return -Errno.ENOMEM;
             case MmuResult.MemoryFault:
-                return ExitMemoryFault(gpa, false);
+                return _memoryFaults.Exit(gpa, false);
             case MmuResult.PrivateMemoryFault:
-                return ExitMemoryFault(gpa, true);
+                return _memoryFaults.Exit(gpa, true);
             case MmuResult.NoSlot:
                 return ExitEmulationFailure();
             default:

@@ -158,7 +158,7 @@ public sealed unsafe partial class Vcpu
         MmuResult fault = MmuResult.Fixed;
         do
         {
-            if (!BeginReadingTables())
+            if (!_translations.BeginReadingTables())
             {
                 fault = MmuResult.NoMemory;
                 break;
@@ -166,7 +166,7 @@ public sealed unsafe partial class Vcpu
             r = Cpu.CompleteIo(data);
             // As after a stay in the guest: who waits for the end of this one finds the log empty.
             if (_s->DirtyLogCount != 0)
-                TakeDirtyLog();
+                _dirtyLog.Take();
             Requests.LeaveGuestMode();
             if (r == InputResult.Done)
                 return KeepRunning;
@@ -298,7 +298,7 @@ public sealed unsafe partial class Vcpu
 
     private bool IsBeyondMmioEmulation()
     {
-        if (!BeginReadingTables())
+        if (!_translations.BeginReadingTables())
             return false;
         bool beyond = Cpu.IsBeyondMmioEmulation();
         Requests.LeaveGuestMode();

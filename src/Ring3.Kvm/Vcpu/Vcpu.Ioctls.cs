@@ -25,6 +25,12 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_SET_XCRS: 0 or -EINVAL.</summary>
     public int SetXcrs(in kvm_xcrs xcrs) => _extended.SetXcrs(xcrs);
 
+    // ---- Memory ----
+
+    /// <summary>KVM_PRE_FAULT_MEMORY: maps a range as reads of the guest would. <paramref name="range"/> is advanced by what was done. Not while the vCPU runs.</summary>
+    /// <returns>0 when at least one page was mapped; else -EINVAL, -ENOENT without memory at the address, -EFAULT, -EINTR after a signal, -ENOMEM.</returns>
+    public int PreFaultMemory(ref kvm_pre_fault_memory range) => _memoryFaults.PreFault(ref range);
+
     /// <summary>KVM_TRANSLATE: the guest-physical address of a linear one under the current paging mode, with the privilege of the processor itself.</summary>
     public void Translate(ref kvm_translation tr) => _tables.Translate(ref tr);
 

@@ -150,7 +150,7 @@ public sealed unsafe partial class Vcpu
         if ((old & KVM_VCPU_FLUSH_TLB) != 0)
         {
             Stats.tlb_flush_paravirt++;
-            OweFlush(FlushSite.ParavirtFlush);
+            _translations.OweFlush(FlushSite.ParavirtFlush);
         }
         long now = HostClock.MonotonicNs();
         if (now < _nextSchedStatNs)

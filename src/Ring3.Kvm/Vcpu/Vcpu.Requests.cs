@@ -27,11 +27,11 @@ public sealed unsafe partial class Vcpu
             return _mmioPosted ? ToClient : ExitIntr();
         else if (_heldRequests != 0)
             ReleaseRequests();
-        if (ExitIfDirtyRingFull())
+        if (_dirtyLog.FillExitIfFull())
             return ToClient;
         if (q.Check(VcpuRequest.UserKick))
             return ExitIntr();
-        AnswerTableRequests();
+        _translations.AnswerRequests();
         HandleClockRequests();
         if (q.Check(VcpuRequest.TripleFault))
             return ExitShutdown();
@@ -68,38 +68,6 @@ public sealed unsafe partial class Vcpu
         }
         if (Requests.Check(VcpuRequest.StealUpdate) && _stealGpa != 0)
             RecordStealTime();
-    }
-
-    /// <summary>Requests about roots and translations.</summary>
-    private void AnswerTableRequests()
-    {
-        if (Requests.Check(VcpuRequest.FreeObsoleteRoots))
-            _mmu.FreeObsoleteRoots();
-        HandleFlushRequests();
-    }
-
-    /// <summary>The requests that make translations or tables unusable.</summary>
-    private static readonly ulong s_tableRequests = VcpuRequest.FreeObsoleteRoots.Bit | VcpuRequest.TlbFlush.Bit | VcpuRequest.TlbFlushCurrent.Bit | VcpuRequest.TlbFlushGuest.Bit
-        | VcpuRequest.TlbFlushRange.Bit;
-
-    /// <summary>
-    /// From here to <see cref="VcpuRequests.LeaveGuestMode"/> this thread may follow cached translations and nested tables outside the guest, where no RCU section protects it: who frees them waits for it as for a guest. In between
-    /// nothing is waited for. False when the host has no memory for a root.
-    /// </summary>
-    private bool BeginReadingTables()
-    {
-        for (; ; )
-        {
-            AnswerTableRequests();
-            if (!_mmu.LoadRoot())
-                return false;
-            (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
-            Requests.BeginReadingShadowPageTables();
-            // PAIRS-WITH: VcpuRequests.Post. A request that is not seen here finds the mode.
-            if (!Requests.TestAny(s_tableRequests))
-                return true;
-            Requests.LeaveGuestMode();
-        }
     }
 
     /// <summary>

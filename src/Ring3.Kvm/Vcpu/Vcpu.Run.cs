@@ -115,7 +115,7 @@ public sealed unsafe partial class Vcpu
     private void MoveToThread(int thread)
     {
         if (_lastThread != 0)
-            OweFlush(FlushSite.ThreadMove);
+            _translations.OweFlush(FlushSite.ThreadMove);
         _lastThread = thread;
         _s->PauseLoopWindow = Vm.Vcpus.Length > 1 && !Vm.PausesInGuest ? PauseLoopWindow : 0;
         OpenSchedStat();
@@ -134,7 +134,7 @@ public sealed unsafe partial class Vcpu
         _finishOnly = false;
         // What completing an exit has written.
         if (_s->DirtyLogCount != 0)
-            TakeDirtyLog();
+            _dirtyLog.Take();
         if (_heldRequests != 0 || _s->FinishInstruction != 0)
             ReleaseRequests();
         if (run->kvm_valid_regs != 0)
@@ -158,7 +158,7 @@ public sealed unsafe partial class Vcpu
             return -Errno.ENOMEM;
         (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
         if (DirtyRing is not null)
-            LimitDirtyLog(DirtyRing);
+            _dirtyLog.LimitTo(DirtyRing);
         if (_xen is { } xen)
             PrepareXen(xen);
         if (_eventsDirty)
@@ -185,7 +185,7 @@ public sealed unsafe partial class Vcpu
         ExitReason reason = Cpu.Enter();
         // Before the vCPU says that it is outside: who waits for that finds the log empty.
         if (_s->DirtyLogCount != 0)
-            TakeDirtyLog();
+            _dirtyLog.Take();
         Requests.LeaveGuestMode();
         Stats.exits++;
         if (_s->Inject.Valid != 0 || _exit->IdtVectoring.Valid != 0)
@@ -270,7 +270,7 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Rsm:
                 return HandleRsm();
             case ExitReason.MemoryFailure:
-                return ExitHostMemoryFailure(_exit->Host);
+                return _memoryFaults.ExitHostMemoryFailure(_exit->Host);
             case ExitReason.EmulationFailure:
                 return ExitEmulationFailure();
             case ExitReason.BusLock:
@@ -296,7 +296,7 @@ public sealed unsafe partial class Vcpu
     private int ExitEmulationFailure()
     {
         Stats.insn_emulation_fail++;
-        if (BeginReadingTables())
+        if (_translations.BeginReadingTables())
         {
             Cpu.ReportInstruction();
             Requests.LeaveGuestMode();

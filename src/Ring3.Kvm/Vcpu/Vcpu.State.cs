@@ -176,7 +176,7 @@ public sealed unsafe partial class Vcpu
         if (IsBootProcessor && c->Rip == 0xfff0 && c->Cs.Selector == 0xf000 && c->Cs.Base == 0xffff0000 && (c->Cr0 & Arch.Cr0.PE) == 0)
             _mpState = MpState.Runnable;
         // More than the difference of the registers asks for: the client may have replaced memory and registers by another machine's.
-        OweFlush(FlushSite.ClientState);
+        _translations.OweFlush(FlushSite.ClientState);
         Requests.MakeSelf(VcpuRequest.Event);
         Cpu.RecomputeMode();
         return 0;

@@ -31,6 +31,9 @@ public sealed unsafe partial class Vcpu
     private readonly ExitPolicies _policies;
     private readonly ExtendedState _extended;
     private readonly GuestTables _tables;
+    private readonly Translations _translations;
+    private readonly DirtyLog _dirtyLog;
+    private readonly MemoryFaults _memoryFaults;
     private MpState _mpState;
     private int _running;
     private int _lastThread;
@@ -47,9 +50,11 @@ public sealed unsafe partial class Vcpu
         _signal = new SignalWords(_core);
         _extended = new ExtendedState(_core);
         _tables = new GuestTables(_core);
-        InitializeDirtyLog();
-        InitializeDirtyRing();
-        _mmu = new VcpuMmu(vm.Mmu, this);
+        _translations = new Translations(_core);
+        _mmu = _translations.Mmu;
+        _dirtyLog = new DirtyLog(_core, _translations);
+        DirtyRing = _dirtyLog.Ring;
+        _memoryFaults = new MemoryFaults(_core, _translations, _signal);
         _mpState = IsBootProcessor || vm.Irqchip is null ? MpState.Runnable : MpState.Uninitialized;
         InitializeMsrs();
         _tsc = new VcpuTsc(_core);
@@ -86,6 +91,15 @@ public sealed unsafe partial class Vcpu
     /// <summary>Guest instructions retired since creation.</summary>
     public ulong InstructionsRetired => Volatile.Read(ref _s->InstructionsRetired);
 
+    /// <summary>The vCPU's dirty ring, at page KVM_DIRTY_LOG_PAGE_OFFSET of the shared area; null when the VM has none.</summary>
+    public Memory.DirtyRing? DirtyRing { get; }
+
+    /// <summary>Bytes of the shared area of a vCPU of this VM.</summary>
+    internal static int AreaBytes(Vm vm) => vm.DirtyRingBytes == 0 ? RunAreaBytes : (int)KvmApi.KVM_DIRTY_LOG_PAGE_OFFSET * (int)Page.Size + vm.DirtyRingBytes;
+
+    /// <summary>Ranges that the request TlbFlushRange is about. Any thread.</summary>
+    internal TlbRangeQueue TlbRanges => _translations.Ranges;
+
     internal LogicalProcessor Cpu { get; }
 
     private bool IsAmd => Vm.Processor.IsAmd;
@@ -112,7 +126,7 @@ public sealed unsafe partial class Vcpu
     internal void Free()
     {
         _signal.Free();
-        FreeDirtyLog();
+        _dirtyLog.Free();
         _core.Free();
     }
 }
