@@ -124,7 +124,7 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         _nmiPending = Math.Min(_nmiPending + Interlocked.Exchange(ref _nmiQueued, 0), limit);
     }
 
-    private bool HasInterrupt(bool mayWait = true) => _externalInterrupt >= 0 || HasXenInterrupt(mayWait) || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
+    private bool HasInterrupt(bool mayWait = true) => _externalInterrupt >= 0 || _xen.HasInterrupt(mayWait) || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
 
     /// <summary>KVM: the guest is at an instruction boundary where nothing else comes first, so that the client may give it an interrupt.</summary>
     private bool IsReadyForInjection() =>
@@ -202,7 +202,7 @@ public sealed unsafe partial class Vcpu : IVcpuInterruptSink
         int vector = _externalInterrupt;
         if (vector >= 0)
             _externalInterrupt = -1;
-        else if (HasXenInterrupt(mayWait: true))
+        else if (_xen.HasInterrupt(mayWait: true))
             vector = Vm.Xen.UpcallVector;
         else
             vector = Vm.Irqchip!.AckInterrupt(Lapic!);

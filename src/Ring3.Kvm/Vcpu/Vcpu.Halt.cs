@@ -53,7 +53,7 @@ public sealed unsafe partial class Vcpu
             return true;
         return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0 || !InSmm && (_smiPending || Requests.Test(VcpuRequest.Smi))
             || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt(mayWait: false)
-            || _xen is { HasPendingWork: true };
+            || _xen.Side is { HasPendingWork: true };
     }
 
     /// <summary>Waits until the vCPU may run again, or the client wants it back.</summary>
@@ -95,7 +95,7 @@ public sealed unsafe partial class Vcpu
         do
         {
             if (Lapic is not null)
-                PollTimers(now);
+                _timers.Poll(now);
             if (HasReasonToWake())
             {
                 Stats.halt_successful_poll++;
@@ -114,15 +114,15 @@ public sealed unsafe partial class Vcpu
 
     private void Sleep()
     {
-        if (_stealGpa != 0)
-            SetPreempted();
+        if (_steal.IsEnabled)
+            _steal.SetPreempted();
         long start = HostClock.MonotonicNs();
         int token = Requests.BeginBlock();
         while (!HasReasonToWake())
         {
-            long deadline = IsHalted && Lapic is not null ? NextTimerNs : long.MaxValue, now = HostClock.MonotonicNs();
+            long deadline = IsHalted && Lapic is not null ? _timers.NextNs : long.MaxValue, now = HostClock.MonotonicNs();
             if (deadline <= now)
-                PollTimers(now);
+                _timers.Poll(now);
             else if (deadline == long.MaxValue)
                 Requests.Sleep(token);
             else
@@ -135,9 +135,9 @@ public sealed unsafe partial class Vcpu
         Stats.halt_wait_ns += (ulong)waited;
         Stats.halt_wait_hist.Add((ulong)waited);
         AdjustPolling(waited);
-        _xenArrives = true;
-        if (_stealGpa != 0)
-            RecordStealTime();
+        _xen.Arrives = true;
+        if (_steal.IsEnabled)
+            _steal.Record();
     }
 
     /// <summary>

@@ -11,14 +11,7 @@ namespace Ring3.Kvm;
 // Steal time, PV EOI, and hypercalls. KVM: Documentation/virt/kvm/x86/{msr,hypercalls}.rst.
 public sealed unsafe partial class Vcpu
 {
-    private ulong _asyncFaultMsr, _stealMsr, _stealGpa, _pollControl = 1;
-    private long _lastRunDelayNs;
-    private long _nextSchedStatNs;
-    private SchedStat? _schedStat;
-    /// <summary>The thread that <see cref="_schedStat"/> is about, or that the kernel tells nothing of; 0: not asked yet.</summary>
-    private int _schedStatThread;
-
-    private const long SchedStatIntervalNs = 150_000;
+    private ulong _asyncFaultMsr, _pollControl = 1;
 
     /// <summary>The feature that a paravirtual MSR belongs to, or -1.</summary>
     private static int PvFeatureOf(uint msr) => msr switch
@@ -44,7 +37,7 @@ public sealed unsafe partial class Vcpu
             Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW => (true, _clock.WallClockMsr),
             Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW => (true, _clock.SystemTimeMsr),
             Msr.KVM_ASYNC_PF_EN => (true, _asyncFaultMsr),
-            Msr.KVM_STEAL_TIME => (true, _stealMsr),
+            Msr.KVM_STEAL_TIME => (true, _steal.StealTimeMsr),
             Msr.KVM_PV_EOI_EN => (true, _apicPages.PvEoiMsr),
             Msr.KVM_POLL_CONTROL => (true, _pollControl),
             _ => (false, 0UL),
@@ -68,12 +61,7 @@ public sealed unsafe partial class Vcpu
             case Msr.KVM_ASYNC_PF_EN:
                 return WriteAsyncFaultMsr(value);
             case Msr.KVM_STEAL_TIME:
-                if ((value & KVM_STEAL_RESERVED_MASK) != 0)
-                    return false;
-                _stealMsr = value;
-                _stealGpa = (value & KVM_MSR_ENABLED) != 0 ? value & KVM_STEAL_VALID_BITS : 0;
-                Requests.MakeSelf(VcpuRequest.StealUpdate);
-                return true;
+                return _steal.TryWriteMsr(value);
             case Msr.KVM_PV_EOI_EN:
                 return _apicPages.TryWritePvEoiMsr(value);
             case Msr.KVM_POLL_CONTROL:
@@ -104,82 +92,6 @@ public sealed unsafe partial class Vcpu
             return false;
         _asyncFaultMsr = value;
         return true;
-    }
-
-    // ---- Steal time ----
-
-    /// <summary>
-    /// Follows the vCPU to another thread where somebody asks for the time that the host took: a guest with steal time, Xen's run states. Nobody else makes these system calls, which
-    /// a client that confines itself may not allow.
-    /// </summary>
-    private void OpenSchedStat()
-    {
-        _schedStat?.Dispose();
-        _schedStat = null;
-        _schedStatThread = 0;
-        if (_stealGpa != 0 || _xen is not null)
-            UseSchedStat();
-    }
-
-    /// <summary>Once for each thread. Caller: the vCPU's thread.</summary>
-    private void UseSchedStat()
-    {
-        if (_schedStatThread == _lastThread)
-            return;
-        _schedStatThread = _lastThread;
-        _schedStat = SchedStat.OpenForCurrentThread();
-        _lastRunDelayNs = _schedStat?.RunDelayNs ?? 0;
-    }
-
-    /// <summary>
-    /// The vCPU runs again: clears the preempted flag, flushes if another vCPU asked for that instead of sending an IPI, and adds the time for which the host ran something else.
-    /// The scheduler is asked at most every 150 us: shorter delays are found by the next question.
-    /// </summary>
-    private void RecordStealTime()
-    {
-        ulong preempted = _stealGpa + 16;
-        byte old;
-        do
-        {
-            if (!Vm.Memory.TryRead(preempted, out old))
-                return;
-            if (old == 0)
-                break;
-        }
-        while (!Vm.Memory.CompareExchange(preempted, (byte)0, old, out byte seen) || seen != old);
-        if ((old & KVM_VCPU_FLUSH_TLB) != 0)
-        {
-            Stats.tlb_flush_paravirt++;
-            _translations.OweFlush(FlushSite.ParavirtFlush);
-        }
-        long now = HostClock.MonotonicNs();
-        if (now < _nextSchedStatNs)
-            return;
-        UseSchedStat();
-        if (_schedStat is null)
-            return;
-        _nextSchedStatNs = now + SchedStatIntervalNs;
-        long delay = _schedStat.RunDelayNs;
-        long stolen = delay - _lastRunDelayNs;
-        _lastRunDelayNs = delay;
-        if (stolen < 0 || !Vm.Memory.TryRead(_stealGpa, out ulong steal) || !Vm.Memory.TryRead(_stealGpa + 8, out uint version))
-            return;
-        version += 1 + (version & 1);
-        Vm.Memory.TryWrite(_stealGpa + 8, version);
-        Interlocked.MemoryBarrier();
-        Vm.Memory.TryWrite(_stealGpa, steal + (ulong)stolen);
-        Interlocked.MemoryBarrier();
-        Vm.Memory.TryWrite(_stealGpa + 8, version + 1);
-    }
-
-    /// <summary>The vCPU stops running: others need not wait for it, nor send it TLB-flush IPIs.</summary>
-    private void SetPreempted()
-    {
-        if (Vm.Memory.TryRead(_stealGpa + 16, out byte old) && old == 0)
-        {
-            _ = Vm.Memory.CompareExchange(_stealGpa + 16, KVM_VCPU_PREEMPTED, (byte)0, out byte _);
-            Stats.preemption_reported++;
-        }
     }
 
     // ---- Hypercalls ----

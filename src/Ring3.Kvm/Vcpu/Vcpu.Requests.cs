@@ -64,10 +64,10 @@ public sealed unsafe partial class Vcpu
         if (Requests.Check(VcpuRequest.ClockUpdate))
         {
             _clock.WritePage();
-            _xen?.WriteClocks(_clock.Sample());
+            _xen.Side?.WriteClocks(_clock.Sample());
         }
-        if (Requests.Check(VcpuRequest.StealUpdate) && _stealGpa != 0)
-            RecordStealTime();
+        if (Requests.Check(VcpuRequest.StealUpdate) && _steal.IsEnabled)
+            _steal.Record();
     }
 
     /// <summary>

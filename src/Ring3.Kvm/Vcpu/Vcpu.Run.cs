@@ -103,9 +103,9 @@ public sealed unsafe partial class Vcpu
             _finishOnly = true;
         }
         _cpuid.IsFixed = true;
-        if (_stealGpa != 0)
-            RecordStealTime();
-        _xenArrives = true;
+        if (_steal.IsEnabled)
+            _steal.Record();
+        _xen.Arrives = true;
         if (run->request_interrupt_window != 0)
             Requests.MakeSelf(VcpuRequest.Event);
         return KeepRunning;
@@ -118,8 +118,8 @@ public sealed unsafe partial class Vcpu
             _translations.OweFlush(FlushSite.ThreadMove);
         _lastThread = thread;
         _s->PauseLoopWindow = Vm.Vcpus.Length > 1 && !Vm.PausesInGuest ? PauseLoopWindow : 0;
-        OpenSchedStat();
-        _xen?.Runstate.ThreadChanged(_lastRunDelayNs);
+        _runDelay.MoveTo(thread, isUsed: _steal.IsEnabled || _xen.Side is not null);
+        _xen.ThreadChanged();
     }
 
     private void EndRun()
@@ -139,8 +139,8 @@ public sealed unsafe partial class Vcpu
             ReleaseRequests();
         if (run->kvm_valid_regs != 0)
             LoadSyncRegs();
-        if (_stealGpa != 0)
-            SetPreempted();
+        if (_steal.IsEnabled)
+            _steal.SetPreempted();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -150,8 +150,8 @@ public sealed unsafe partial class Vcpu
     private int EnterGuest()
     {
         int r;
-        if (Lapic is not null && NextTimerNs != _timerNs)
-            ArmTimer();
+        if (Lapic is not null && _timers.IsStale)
+            _timers.Arm();
         if ((Requests.AnyPending || _heldRequests != 0 || _finishOnly) && (r = HandleRequests()) != KeepRunning)
             return r;
         if (!_mmu.LoadRoot())
@@ -159,8 +159,9 @@ public sealed unsafe partial class Vcpu
         (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
         if (DirtyRing is not null)
             _dirtyLog.LimitTo(DirtyRing);
-        if (_xen is { } xen)
-            PrepareXen(xen);
+        // Where only the rest of an instruction runs, nothing new is taken.
+        if (_xen.Side is { } xen && !_finishOnly)
+            _eventsDirty |= _xen.Prepare(xen);
         if (_eventsDirty)
             PrepareEvents();
         if (_apicPages.InUse)
@@ -213,7 +214,7 @@ public sealed unsafe partial class Vcpu
                 Stats.io_exits++;
                 return HandleIo();
             case ExitReason.Timer:
-                TimerExit();
+                _timers.Expired();
                 return KeepRunning;
             case ExitReason.DirtyLogFull:
                 return KeepRunning;

@@ -28,6 +28,10 @@ public sealed unsafe partial class Vcpu
     private readonly VcpuApic _apic;
     private readonly ApicPages _apicPages;
     private readonly VcpuCpuid _cpuid;
+    private readonly RunDelay _runDelay = new();
+    private readonly StealTime _steal;
+    private readonly XenPort _xen;
+    private readonly VcpuTimers _timers;
     private readonly ExitPolicies _policies;
     private readonly ExtendedState _extended;
     private readonly GuestTables _tables;
@@ -59,6 +63,9 @@ public sealed unsafe partial class Vcpu
         InitializeMsrs();
         _tsc = new VcpuTsc(_core);
         _clock = new PvClock(_core, _tsc);
+        _steal = new StealTime(_core, _translations, _runDelay);
+        _xen = new XenPort(_core, _runDelay);
+        _timers = new VcpuTimers(_core, _xen);
         Lapic = _core.Lapic = vm.Irqchip?.CreateLapic(this, id, index, IsBootProcessor);
         Cpu.Reset(false);
         _apic = new VcpuApic(_core);
@@ -117,9 +124,9 @@ public sealed unsafe partial class Vcpu
     {
         if (Lapic is not null)
             Vm.ApicBus.Remove(Lapic);
-        _xen?.Dispose();
+        _xen.Dispose();
         _mmu.Dispose();
-        _schedStat?.Dispose();
+        _runDelay.Dispose();
     }
 
     /// <summary>Second half of Dispose, after the last thread that could make a request is gone.</summary>

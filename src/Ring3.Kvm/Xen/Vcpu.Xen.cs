@@ -13,66 +13,17 @@ namespace Ring3.Kvm;
 // The vCPU of a Xen guest: events before an entry, hypercalls, run state, and what Ring3.Xen needs from a vCPU.
 public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
 {
-    private XenVcpu? _xen;
     private HostTimer? _xenTimer;
-    /// <summary>The vCPU comes back to a processor: "running" begins at the next entry.</summary>
-    private bool _xenArrives;
-    private bool _xenLapicWasOn;
     private ulong _xenHypercallRip;
 
     /// <summary>The Xen side, made on first use. Any thread.</summary>
-    public XenVcpu Xen
-    {
-        get
-        {
-            if (Volatile.Read(ref _xen) is { } xen)
-                return xen;
-            var created = new XenVcpu(Vm.Xen, this);
-            created.Runstate.ThreadChanged(_schedStat?.RunDelayNs ?? 0);
-            return Interlocked.CompareExchange(ref _xen, created, null) ?? created;
-        }
-    }
+    public XenVcpu Xen => _xen.SideFor(this);
 
     /// <summary>KVM_XEN_VCPU_SET_ATTR. See <see cref="XenVcpu.SetAttribute"/>.</summary>
     public int XenSetAttr(in kvm_xen_vcpu_attr attr) => Xen.SetAttribute(attr);
 
     /// <summary>KVM_XEN_VCPU_GET_ATTR. See <see cref="XenVcpu.GetAttribute"/>.</summary>
     public int XenGetAttr(ref kvm_xen_vcpu_attr attr) => Xen.GetAttribute(ref attr);
-
-    // ---- Around an entry ----
-
-    /// <summary>Before an entry: what other threads have left in the shadow goes to the guest, and the upcall is considered.</summary>
-    private void PrepareXen(XenVcpu xen)
-    {
-        // Only the rest of an instruction runs: nothing new is taken.
-        if (_finishOnly)
-            return;
-        if (xen.HasShadowEvents)
-            xen.MergePendingEvents();
-        if (xen.HasPendingTimer)
-            xen.InjectPendingTimer();
-        if (_xenArrives)
-        {
-            _xenArrives = false;
-            if (_schedStatThread != _lastThread)
-            {
-                UseSchedStat();
-                xen.Runstate.ThreadChanged(_lastRunDelayNs);
-            }
-            if (Vm.Xen.IsEnabled)
-                xen.UpdateRunstate(XenAbi.RUNSTATE_running);
-        }
-        if (Lapic is null)
-            return;
-        bool on = Lapic.SoftwareEnabled;
-        if (on && !_xenLapicWasOn)
-            xen.LapicEnabled();
-        _xenLapicWasOn = on;
-        if (xen.HasInterrupt(mayWait: true))
-            _eventsDirty = true;
-    }
-
-    private bool HasXenInterrupt(bool mayWait) => _xen is { } xen && Lapic is not null && xen.HasInterrupt(mayWait);
 
     private bool TryWriteXenMsr(uint msr, ulong value, out bool ok)
     {
@@ -143,20 +94,20 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
     {
         long delta = (long)(deadlineClockNs - (ulong)Vm.Clock.NowNs), now = HostClock.MonotonicNs();
         long deadline = delta > long.MaxValue - now ? long.MaxValue : now + delta;
-        Volatile.Write(ref _xenTimerNs, deadline);
+        _timers.XenDeadlineNs = deadline;
         TimerService.Shared.Arm(_xenTimer ??= new HostTimer(this) { Failed = e => Vm.BugOn(true, e.ToString()) }, deadline);
     }
 
     void IXenProcessor.CancelTimer()
     {
-        Volatile.Write(ref _xenTimerNs, long.MaxValue);
+        _timers.XenDeadlineNs = long.MaxValue;
         if (_xenTimer is not null)
             TimerService.Shared.Cancel(_xenTimer);
     }
 
-    void ITimerCallback.TimerExpired(HostTimer timer, long nowNs) => _xen?.TimerExpired();
+    void ITimerCallback.TimerExpired(HostTimer timer, long nowNs) => _xen.Side?.TimerExpired();
 
-    long IXenProcessor.RunDelayNs => _schedStat?.RunDelayNs ?? 0;
+    long IXenProcessor.RunDelayNs => _runDelay.NowNs;
 
     /// <summary>Giving the processor up is a preemption: the vCPU is runnable until it comes back.</summary>
     void IXenProcessor.Yield()
@@ -176,15 +127,15 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
             long now = HostClock.MonotonicNs();
             if (now >= deadline)
                 break;
-            PollTimers(now);
-            long until = Math.Min(deadline, NextTimerNs);
+            _timers.Poll(now);
+            long until = Math.Min(deadline, _timers.NextNs);
             Requests.Sleep(token, until == long.MaxValue ? -1 : Math.Max(until - now, 0));
             token = Requests.WakeToken;
         }
         Requests.EndBlock();
         _mpState = MpState.Runnable;
         _eventsDirty = true;
-        _xenArrives = true;
+        _xen.Arrives = true;
     }
 
     bool IXenProcessor.ReadVirtual(ulong gva, Span<byte> destination)
