@@ -77,11 +77,11 @@ public sealed unsafe partial class Vcpu
         Stats.hypercalls++;
         if (_s->Cpl != 0 || (_s->Cr0 & Cr0.PE) == 0)
         {
-            QueueException(Vector.UD);
+            _events.Queue(Vector.UD);
             return KeepRunning;
         }
         ulong* g = _s->Gpr;
-        bool is64 = Is64BitCode;
+        bool is64 = ProcessorMode.Is64BitCode(_s);
         ulong control = is64 ? g[1] : g[2] << 32 | (uint)g[0];
         ulong input = is64 ? g[2] : g[3] << 32 | (uint)g[1];
         const ulong RepAndVariable = 0x0fff_0fff_03fe_0000;

@@ -36,7 +36,7 @@ public sealed unsafe partial class Vcpu
         ulong value = *(ulong*)_exit->Data;
         if (value > 15)
         {
-            QueueException(Vector.GP, true);
+            _events.QueueGeneralProtection();
             return KeepRunning;
         }
         ulong old = _apic.Cr8;
@@ -53,7 +53,7 @@ public sealed unsafe partial class Vcpu
         if ((uint)_s->Gpr[1] == 0 && _extended.TrySetXcr0(_s->Gpr[2] << 32 | (uint)_s->Gpr[0]))
             Cpu.SkipInstruction();
         else
-            QueueException(Vector.GP, true);
+            _events.QueueGeneralProtection();
         return KeepRunning;
     }
 
@@ -61,7 +61,49 @@ public sealed unsafe partial class Vcpu
     private int HandleCpuid()
     {
         if (!_cpuid.TryExecute())
-            QueueException(Vector.GP, true);
+            _events.QueueGeneralProtection();
+        return KeepRunning;
+    }
+
+    private int HandleInterruptWindow()
+    {
+        if (KvmRun->request_interrupt_window == 0 || _events.HasInterrupt() || !_events.IsReadyForInjection())
+            return KeepRunning;
+        KvmRun->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+        return ToClient;
+    }
+
+    /// <summary>#DB and #BP that the client asked for; anything else goes back to the guest.</summary>
+    private int HandleException()
+    {
+        byte vector = _exit->Vector;
+        if (vector is Vector.DB or Vector.BP)
+            return ExitDebug(vector, vector == Vector.DB ? Dr.Dr6Fixed1 | _exit->Payload : Dr.Dr6Fixed1);
+        if (vector == Vector.PF)
+        {
+            if (_tables.MeetsWideAddress(_exit->Payload) && Cpu.IsBeyondMmioEmulation())
+                return ExitEmulationFailure();
+            _s->Cr2 = _exit->Payload;
+        }
+        _events.Return(vector, _exit->HasErrorCode, _exit->ErrorCode);
+        return KeepRunning;
+    }
+
+    private int ExitDebug(byte vector, ulong dr6)
+    {
+        _debug.FillExit(vector, dr6);
+        return ToClient;
+    }
+
+    private int HandleRsm()
+    {
+        if (!_smm.TryLeave())
+        {
+            Requests.MakeSelf(VcpuRequest.TripleFault);
+            return KeepRunning;
+        }
+        _debug.Apply();
+        Cpu.InstructionCompleted();
         return KeepRunning;
     }
 
@@ -78,7 +120,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>A bus lock may coincide with another exit: the flag is what tells, not the reason.</summary>
     private void AddRunFlags()
     {
-        if (InSmm)
+        if (_smm.IsActive)
             KvmRun->flags |= KVM_RUN_X86_SMM;
         if (_s->BusLockSeen != 0)
             KvmRun->flags |= KVM_RUN_X86_BUS_LOCK;

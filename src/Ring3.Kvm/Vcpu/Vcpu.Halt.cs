@@ -24,7 +24,7 @@ public sealed unsafe partial class Vcpu
         }
         // A PV kick that came first is not slept through.
         if (Interlocked.Exchange(ref _unhalted, 0) == 0)
-            _mpState = MpState.Halted;
+            _activity.State = MpState.Halted;
         if (_s->HostStepDone == 0)
             return KeepRunning;
         _s->HostStepDone = 0;
@@ -38,28 +38,24 @@ public sealed unsafe partial class Vcpu
         Requests.Make(VcpuRequest.Unblock);
     }
 
-    private bool IsHalted => _mpState is MpState.Halted or MpState.ApResetHold;
-
     /// <summary>Why a vCPU that is not running guest code would stop waiting.</summary>
     private bool HasReasonToWake()
     {
-        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || _signal.IsSignalled || Volatile.Read(ref _initPending) != 0 && !InSmm)
+        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || _signal.IsSignalled || _inbox.HasInit && !_smm.IsActive)
             return true;
-        if (_mpState == MpState.InitReceived)
-            return Volatile.Read(ref _sipiVector) >= 0;
-        if (!IsHalted)
+        if (_activity.State == MpState.InitReceived)
+            return _inbox.HasSipi;
+        if (!_activity.IsHalted)
             return false;
         if (Lapic is null && KvmRun->request_interrupt_window != 0)
             return true;
-        return Volatile.Read(ref _unhalted) != 0 || _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0 || !InSmm && (_smiPending || Requests.Test(VcpuRequest.Smi))
-            || (Volatile.Read(ref _nmiQueued) != 0 || _nmiPending != 0) && _s->NmiBlocked == 0 || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt(mayWait: false)
-            || _xen.Side is { HasPendingWork: true };
+        return Volatile.Read(ref _unhalted) != 0 || _events.EndHalt() || _xen.Side is { HasPendingWork: true };
     }
 
     /// <summary>Waits until the vCPU may run again, or the client wants it back.</summary>
     private int Block()
     {
-        if (IsHalted && TryPoll())
+        if (_activity.IsHalted && TryPoll())
             return Unblock();
         if (!HasReasonToWake())
             Sleep();
@@ -74,13 +70,13 @@ public sealed unsafe partial class Vcpu
             return ExitIntr();
         if (KvmRun->immediate_exit != 0 || _signal.IsSignalled)
             return ExitIntr();
-        AcceptInitAndSipi();
-        if (IsHalted && HasReasonToWake())
+        _activity.AcceptInitAndSipi();
+        if (_activity.IsHalted && HasReasonToWake())
         {
             _ = Interlocked.Exchange(ref _unhalted, 0);
-            _mpState = MpState.Runnable;
+            _activity.State = MpState.Runnable;
         }
-        _eventsDirty = true;
+        _events.IsDirty = true;
         return KeepRunning;
     }
 
@@ -120,7 +116,7 @@ public sealed unsafe partial class Vcpu
         int token = Requests.BeginBlock();
         while (!HasReasonToWake())
         {
-            long deadline = IsHalted && Lapic is not null ? _timers.NextNs : long.MaxValue, now = HostClock.MonotonicNs();
+            long deadline = _activity.IsHalted && Lapic is not null ? _timers.NextNs : long.MaxValue, now = HostClock.MonotonicNs();
             if (deadline <= now)
                 _timers.Poll(now);
             else if (deadline == long.MaxValue)

@@ -18,7 +18,7 @@ public sealed unsafe partial class Vcpu
         if (_exit->Payload != (IsAmd ? 1u : 0) && !AcceptForeignHypercall())
             return KeepRunning;
         Stats.hypercalls++;
-        bool is64 = Is64BitCode;
+        bool is64 = ProcessorMode.Is64BitCode(_s);
         ulong mask = is64 ? ulong.MaxValue : uint.MaxValue;
         ulong nr = _s->Gpr[0] & mask, a0 = _s->Gpr[3] & mask, a1 = _s->Gpr[1] & mask, a2 = _s->Gpr[2] & mask, a3 = _s->Gpr[6] & mask;
         if (nr == HcMapGpaRange && _s->Cpl == 0 && (Vm.HypercallExits >> (int)HcMapGpaRange & 1) != 0 && IsPageRange(a0, a1))
@@ -37,12 +37,12 @@ public sealed unsafe partial class Vcpu
     {
         if ((Vm.DisabledQuirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
         {
-            QueueException(Vector.UD);
+            _events.Queue(Vector.UD);
             return false;
         }
         byte[] native = IsAmd ? s_vmmcall : s_vmcall;
         ulong last = ProcessorMode.LinearRip(_s) + _exit->InstructionLength - 1;
-        return !_tables.TryTranslate(last, out ulong gpa, out bool writable) || !writable || !Vm.Memory.TryWrite(gpa, native[2], AddressSpace);
+        return !_tables.TryTranslate(last, out ulong gpa, out bool writable) || !writable || !Vm.Memory.TryWrite(gpa, native[2], ProcessorMode.AddressSpace(_s));
     }
 
     private static bool IsPageRange(ulong gpa, ulong pages) => (gpa & Page.OffsetMask) == 0 && pages != 0 && (gpa >> Page.Shift) + pages > gpa >> Page.Shift;

@@ -44,7 +44,7 @@ public sealed unsafe partial class Vcpu
             case Completion.Mmio:
                 return CompleteMmioFragment();
             case Completion.Hypercall:
-                FinishHypercall(KvmRun->hypercall.ret, Is64BitCode);
+                FinishHypercall(KvmRun->hypercall.ret, ProcessorMode.Is64BitCode(_s));
                 return KeepRunning;
             case Completion.XenHypercall:
                 CompleteXenHypercall();
@@ -208,7 +208,7 @@ public sealed unsafe partial class Vcpu
         // A slot may have appeared since the processor found none: KVM looks at memory first, too.
         if (!Vm.Mmu.IsMmio(_mmu, e->Gpa, e->IsWrite != 0))
             return FinishFromMemory(generation);
-        if (_deliveryFailed && _injected.Valid != 0)
+        if (_events.DeliveryFailed)
             return ExitDeliveryFailure();
         if (Vm.ExitsOnEmulationFailure && IsBeyondMmioEmulation())
             return ExitEmulationFailure();
@@ -286,7 +286,8 @@ public sealed unsafe partial class Vcpu
         run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
         run->@internal.suberror = KVM_INTERNAL_ERROR_DELIVERY_EV;
         run->@internal.ndata = 5;
-        run->@internal.data[0] = _injected.Vector | (ulong)_injected.Type << 8 | (_injected.HasErrorCode != 0 ? 1UL << 11 : 0) | 1UL << 31;
+        ref readonly EventInjection e = ref _events.Injected;
+        run->@internal.data[0] = e.Vector | (ulong)e.Type << 8 | (e.HasErrorCode != 0 ? 1UL << 11 : 0) | 1UL << 31;
         // As VMX says it: the basic exit reason of a misconfigured EPT entry, no qualification; then the address and the host's processor.
         const ulong EptMisconfiguration = 49;
         run->@internal.data[1] = EptMisconfiguration;

@@ -7,6 +7,30 @@ public sealed unsafe partial class Vcpu
 {
     // ---- Registers ----
 
+    /// <summary>KVM_GET_REGS.</summary>
+    public void GetRegs(out kvm_regs regs) => _registers.Get(out regs);
+
+    /// <summary>KVM_SET_REGS.</summary>
+    public void SetRegs(in kvm_regs regs) => _registers.Set(regs);
+
+    /// <summary>KVM_GET_SREGS.</summary>
+    public void GetSregs(out kvm_sregs sregs) => _systemRegisters.Get(out sregs);
+
+    /// <summary>KVM_SET_SREGS: 0 or -EINVAL.</summary>
+    public int SetSregs(in kvm_sregs sregs) => _systemRegisters.Set(sregs);
+
+    /// <summary>KVM_GET_SREGS2.</summary>
+    public void GetSregs2(out kvm_sregs2 sregs) => _systemRegisters.Get2(out sregs);
+
+    /// <summary>KVM_SET_SREGS2: 0 or -EINVAL.</summary>
+    public int SetSregs2(in kvm_sregs2 sregs) => _systemRegisters.Set2(sregs);
+
+    /// <summary>KVM_GET_DEBUGREGS.</summary>
+    public void GetDebugRegs(out kvm_debugregs regs) => _debug.GetRegisters(out regs);
+
+    /// <summary>KVM_SET_DEBUGREGS: 0 or -EINVAL.</summary>
+    public int SetDebugRegs(in kvm_debugregs regs) => _debug.SetRegisters(regs);
+
     /// <summary>KVM_GET_FPU. KVM: mxcsr is 0; it belongs to KVM_GET_XSAVE.</summary>
     public void GetFpu(out kvm_fpu fpu) => _extended.GetFpu(out fpu);
 
@@ -24,6 +48,32 @@ public sealed unsafe partial class Vcpu
 
     /// <summary>KVM_SET_XCRS: 0 or -EINVAL.</summary>
     public int SetXcrs(in kvm_xcrs xcrs) => _extended.SetXcrs(xcrs);
+
+    // ---- Events ----
+
+    /// <summary>KVM_GET_VCPU_EVENTS.</summary>
+    public void GetVcpuEvents(out kvm_vcpu_events events) => _events.Get(out events);
+
+    /// <summary>KVM_SET_VCPU_EVENTS: 0 or -EINVAL.</summary>
+    public int SetVcpuEvents(in kvm_vcpu_events events) => _events.Set(events, waitsForSipi: _activity.State == MpState.InitReceived);
+
+    /// <summary>KVM_GET_MP_STATE.</summary>
+    public kvm_mp_state GetMpState() => _activity.Get();
+
+    /// <summary>KVM_SET_MP_STATE: 0 or -EINVAL.</summary>
+    public int SetMpState(kvm_mp_state state) => _activity.Set(state);
+
+    /// <summary>KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers. 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST when a split one still has the last.</summary>
+    public int Interrupt(uint vector) => _events.Interrupt(vector);
+
+    /// <summary>KVM_NMI: queues a non-maskable interrupt. Any thread.</summary>
+    public void InjectNmi() => _inbox.RaiseNmi();
+
+    /// <summary>KVM_SMI: requests a system management interrupt. Any thread.</summary>
+    public void InjectSmi() => _inbox.RaiseSmi();
+
+    /// <summary>KVM_SET_GUEST_DEBUG: 0, or -EBUSY when an exception is already pending and another is to be injected. KVM: controls that do not exist are ignored.</summary>
+    public int SetGuestDebug(in kvm_guest_debug debug) => _debug.Set(debug);
 
     // ---- Memory ----
 

@@ -18,7 +18,7 @@ public sealed unsafe partial class Vcpu
 
     private readonly MtrrState _mtrr = new();
     private readonly MachineCheckState _machineCheck = new();
-    private ulong _featureControl, _archCapabilities = ArchCapabilities, _hwcr, _microcode, _specCtrl, _smiCount, _platformInfo, _smbase, _powerCtl, _osvwStatus;
+    private ulong _featureControl, _archCapabilities = ArchCapabilities, _hwcr, _microcode, _specCtrl, _platformInfo, _powerCtl, _osvwStatus;
 
     /// <summary>
     /// Which accesses come here although the processor would do them by itself: with a filter all of them, and when the client wants to see refused ones those. Any thread.
@@ -31,7 +31,6 @@ public sealed unsafe partial class Vcpu
         InterceptMsrs();
         _microcode = DefaultMicrocode(Vm.Processor);
         _platformInfo = PlatformInfoCpuidFault;
-        _smbase = 0x30000;
     }
 
     /// <summary>OSVW: this many errata are known of, and with a status of 0 none of them is there.</summary>
@@ -90,7 +89,7 @@ public sealed unsafe partial class Vcpu
                 _ = Lapic?.LocalDeliver(Irqchip.ApicRegister.LVT_CMCI);
                 break;
             case MachineCheckState.Signal.MachineCheck:
-                QueueException(Vector.MC);
+                _events.Queue(Vector.MC);
                 break;
             case MachineCheckState.Signal.TripleFault:
                 Requests.MakeSelf(VcpuRequest.TripleFault);
@@ -137,7 +136,7 @@ public sealed unsafe partial class Vcpu
     {
         if (!ok)
         {
-            QueueException(Vector.GP, true);
+            _events.QueueGeneralProtection();
             return;
         }
         if (_exit->Reason == ExitReason.MsrRead)
@@ -186,8 +185,8 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.POWER_CTL: value = _powerCtl; return true;
             case Msr.XSS: value = _s->Xss; return host || _cpuid.HasXsaves;
             case Msr.BIOS_SIGN_ID: value = _microcode; return true;
-            case Msr.SMBASE: value = _smbase; return host;
-            case MsrIndex.SMI_COUNT: value = _smiCount; return true;
+            case Msr.SMBASE: value = _smm.Smbase; return host;
+            case MsrIndex.SMI_COUNT: value = _smm.SmiCount; return true;
             case MsrIndex.PLATFORM_INFO: value = _platformInfo; return host || Vm.PlatformInfoReadable;
             case MsrIndex.MISC_FEATURES_ENABLES: value = _cpuid.MiscFeatures; return true;
             case Msr.PERF_STATUS: value = 1000 | 4UL << 40; return true;
@@ -255,11 +254,11 @@ public sealed unsafe partial class Vcpu
             case MsrIndex.UCODE_WRITE or MsrIndex.PATCH_LOADER: return true;
             case Msr.SMBASE:
                 if (host)
-                    _smbase = value;
+                    _smm.Smbase = value;
                 return host;
             case MsrIndex.SMI_COUNT:
                 if (host)
-                    _smiCount = value;
+                    _smm.SmiCount = value;
                 return host;
             case MsrIndex.PLATFORM_INFO:
                 if (host)

@@ -38,7 +38,7 @@ public sealed unsafe partial class Vcpu
         if (q.Check(VcpuRequest.IoapicEoiExit))
         {
             KvmRun->exit_reason = KVM_EXIT_IOAPIC_EOI;
-            KvmRun->eoi.vector = _eoiVector;
+            KvmRun->eoi.vector = _inbox.EoiVector;
             return ToClient;
         }
         if (q.Check(VcpuRequest.ReportTprAccess))
@@ -47,12 +47,12 @@ public sealed unsafe partial class Vcpu
             return ToClient;
         }
         _ = q.Check(VcpuRequest.Unblock) | q.Check(VcpuRequest.ScanIoapic) | q.Check(VcpuRequest.McClockInProgress);
-        CollectSmi();
-        if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | _smiPending)
+        _smm.Collect();
+        if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | _smm.IsPending)
         {
             Stats.req_event++;
-            _eventsDirty = true;
-            AcceptInitAndSipi();
+            _events.IsDirty = true;
+            _activity.AcceptInitAndSipi();
         }
         return KeepRunning;
     }

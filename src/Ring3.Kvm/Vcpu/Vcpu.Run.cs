@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
+using Ring3.Arch;
 using Ring3.Cpu;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
@@ -128,7 +129,7 @@ public sealed unsafe partial class Vcpu
         run->if_flag = (_s->Rflags & Arch.Rflags.IF) != 0 ? (byte)1 : (byte)0;
         run->cr8 = _apic.Cr8;
         run->apic_base = _apic.Base;
-        run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || IsReadyForInjection() ? (byte)1 : (byte)0;
+        run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || _events.IsReadyForInjection() ? (byte)1 : (byte)0;
         if ((_s->InSmm | _s->BusLockSeen) != 0)
             AddRunFlags();
         _finishOnly = false;
@@ -144,7 +145,7 @@ public sealed unsafe partial class Vcpu
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool CanRunGuest() => _mpState == MpState.Runnable;
+    private bool CanRunGuest() => _activity.State == MpState.Runnable;
 
     /// <summary>One stay in the guest.</summary>
     private int EnterGuest()
@@ -161,9 +162,9 @@ public sealed unsafe partial class Vcpu
             _dirtyLog.LimitTo(DirtyRing);
         // Where only the rest of an instruction runs, nothing new is taken.
         if (_xen.Side is { } xen && !_finishOnly)
-            _eventsDirty |= _xen.Prepare(xen);
-        if (_eventsDirty)
-            PrepareEvents();
+            _events.IsDirty |= _xen.Prepare(xen);
+        if (_events.IsDirty)
+            _events.Prepare();
         if (_apicPages.InUse)
             _apicPages.Publish();
         if (!Requests.TryEnterGuestMode())
@@ -181,8 +182,8 @@ public sealed unsafe partial class Vcpu
             _finishOnly = true;
             return KeepRunning;
         }
-        if (_leaveAtOnce)
-            LeaveAtOnce();
+        if (_events.LeavesAtOnce)
+            _events.LeaveAtOnce();
         ExitReason reason = Cpu.Enter();
         // Before the vCPU says that it is outside: who waits for that finds the log empty.
         if (_s->DirtyLogCount != 0)
@@ -190,7 +191,7 @@ public sealed unsafe partial class Vcpu
         Requests.LeaveGuestMode();
         Stats.exits++;
         if (_s->Inject.Valid != 0 || _exit->IdtVectoring.Valid != 0)
-            KeepInjection();
+            _events.KeepInjection();
         if (_apicPages.InUse)
             _apicPages.Collect();
         return Dispatch(reason);
@@ -199,7 +200,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>Takes back what was prepared for the guest: the client may read the state, guest memory included, before the next entry.</summary>
     private void CancelEntry()
     {
-        CancelInjection();
+        _events.CancelInjection();
         _apicPages.Withdraw();
     }
 
@@ -238,11 +239,11 @@ public sealed unsafe partial class Vcpu
                 return Vm.XenOrNull is { InterceptsHypercalls: true } ? HandleXenHypercall() : HandleHypercall();
             case ExitReason.InterruptWindow:
                 Stats.irq_window_exits++;
-                _eventsDirty = true;
+                _events.IsDirty = true;
                 return HandleInterruptWindow();
             case ExitReason.NmiWindow:
                 Stats.nmi_window_exits++;
-                _eventsDirty = true;
+                _events.IsDirty = true;
                 return KeepRunning;
             case ExitReason.Pause:
                 Stats.pause_exits++;
@@ -267,7 +268,7 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Exception:
                 return HandleException();
             case ExitReason.SingleStep:
-                return ExitSingleStep();
+                return ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | _exit->Payload);
             case ExitReason.Rsm:
                 return HandleRsm();
             case ExitReason.MemoryFailure:

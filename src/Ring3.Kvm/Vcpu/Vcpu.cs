@@ -31,6 +31,13 @@ public sealed unsafe partial class Vcpu
     private readonly RunDelay _runDelay = new();
     private readonly StealTime _steal;
     private readonly XenPort _xen;
+    private readonly InterruptInbox _inbox;
+    private readonly SystemManagement _smm;
+    private readonly VcpuEvents _events;
+    private readonly GuestDebug _debug;
+    private readonly VcpuActivity _activity;
+    private readonly GeneralRegisters _registers;
+    private readonly SystemRegisters _systemRegisters;
     private readonly VcpuTimers _timers;
     private readonly ExitPolicies _policies;
     private readonly ExtendedState _extended;
@@ -38,7 +45,6 @@ public sealed unsafe partial class Vcpu
     private readonly Translations _translations;
     private readonly DirtyLog _dirtyLog;
     private readonly MemoryFaults _memoryFaults;
-    private MpState _mpState;
     private int _running;
     private int _lastThread;
 
@@ -59,20 +65,26 @@ public sealed unsafe partial class Vcpu
         _dirtyLog = new DirtyLog(_core, _translations);
         DirtyRing = _dirtyLog.Ring;
         _memoryFaults = new MemoryFaults(_core, _translations, _signal);
-        _mpState = IsBootProcessor || vm.Irqchip is null ? MpState.Runnable : MpState.Uninitialized;
         InitializeMsrs();
         _tsc = new VcpuTsc(_core);
         _clock = new PvClock(_core, _tsc);
         _steal = new StealTime(_core, _translations, _runDelay);
         _xen = new XenPort(_core, _runDelay);
         _timers = new VcpuTimers(_core, _xen);
-        Lapic = _core.Lapic = vm.Irqchip?.CreateLapic(this, id, index, IsBootProcessor);
+        _inbox = new InterruptInbox(_core, _tsc);
+        Lapic = _core.Lapic = vm.Irqchip?.CreateLapic(_inbox, id, index, IsBootProcessor);
         Cpu.Reset(false);
         _apic = new VcpuApic(_core);
         _apicPages = new ApicPages(_core, _apic);
         _policies = new ExitPolicies(_core);
         _cpuid = new VcpuCpuid(_core, _apic, _tsc, _policies);
         _policies.Apply();
+        _smm = new SystemManagement(_core, _cpuid, _tables, _translations);
+        _events = new VcpuEvents(_core, _inbox, _smm, _apic, _xen);
+        _debug = new GuestDebug(_core, _events, _policies);
+        _activity = new VcpuActivity(_core, _inbox, _smm, _events, _apic, _debug);
+        _registers = new GeneralRegisters(_core, _events);
+        _systemRegisters = new SystemRegisters(_core, _cpuid, _apic, _tables, _translations, _events, _activity);
     }
 
     public Vm Vm { get; }

@@ -43,7 +43,7 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
         if (IsHyperVCall(_s->Gpr[0]))
             return HandleHyperVHypercall();
         Stats.hypercalls++;
-        bool is64 = Is64BitCode;
+        bool is64 = ProcessorMode.Is64BitCode(_s);
         ulong* g = _s->Gpr;
         Hypercall call = is64
             ? new(g[0], (byte)_s->Cpl, true, g[7], g[6], g[2], g[10], g[8], g[9])
@@ -120,7 +120,7 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
     void IXenProcessor.WaitForEvent(Func<bool> ready, long timeoutNs)
     {
         long deadline = timeoutNs < 0 ? long.MaxValue : HostClock.MonotonicNs() + timeoutNs;
-        _mpState = MpState.Halted;
+        _activity.State = MpState.Halted;
         int token = Requests.BeginBlock();
         while (!Requests.Check(VcpuRequest.Unblock) && !HasReasonToWake() && !ready())
         {
@@ -133,8 +133,8 @@ public sealed unsafe partial class Vcpu : IXenProcessor, ITimerCallback
             token = Requests.WakeToken;
         }
         Requests.EndBlock();
-        _mpState = MpState.Runnable;
-        _eventsDirty = true;
+        _activity.State = MpState.Runnable;
+        _events.IsDirty = true;
         _xen.Arrives = true;
     }
 

@@ -5,45 +5,16 @@ using Ring3.Cpu;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
+// SAFETY: _s lives as long as the vCPU; indices into its arrays and into the client's structures are constants.
 namespace Ring3.Kvm;
 
-// General, segment, control and debug registers. For the vCPU's thread, or any thread while the vCPU is not running.
-public sealed unsafe partial class Vcpu
+/// <summary>Segment, control and table registers, EFER, IA32_APIC_BASE: KVM_GET/SET_SREGS and KVM_GET/SET_SREGS2.</summary>
+internal sealed unsafe class SystemRegisters(VcpuCore core, VcpuCpuid cpuid, VcpuApic apic, GuestTables tables, Translations translations, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
 {
-    /// <summary>KVM_GET_REGS.</summary>
-    public void GetRegs(out kvm_regs regs)
-    {
-        CpuState* c = _s;
-        regs = new()
-        {
-            rax = c->Gpr[0], rcx = c->Gpr[1], rdx = c->Gpr[2], rbx = c->Gpr[3], rsp = c->Gpr[4], rbp = c->Gpr[5], rsi = c->Gpr[6], rdi = c->Gpr[7],
-            r8 = c->Gpr[8], r9 = c->Gpr[9], r10 = c->Gpr[10], r11 = c->Gpr[11], r12 = c->Gpr[12], r13 = c->Gpr[13], r14 = c->Gpr[14], r15 = c->Gpr[15],
-            rip = c->Rip, rflags = Cpu.RflagsValue,
-        };
-    }
+    private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57
+        | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
 
-    /// <summary>KVM_SET_REGS.</summary>
-    public void SetRegs(in kvm_regs regs)
-    {
-        CpuState* c = _s;
-        c->Gpr[0] = regs.rax; c->Gpr[1] = regs.rcx; c->Gpr[2] = regs.rdx; c->Gpr[3] = regs.rbx;
-        c->Gpr[4] = regs.rsp; c->Gpr[5] = regs.rbp; c->Gpr[6] = regs.rsi; c->Gpr[7] = regs.rdi;
-        c->Gpr[8] = regs.r8; c->Gpr[9] = regs.r9; c->Gpr[10] = regs.r10; c->Gpr[11] = regs.r11;
-        c->Gpr[12] = regs.r12; c->Gpr[13] = regs.r13; c->Gpr[14] = regs.r14; c->Gpr[15] = regs.r15;
-        if (c->Rip != regs.rip)
-            Cpu.AbandonInstruction();
-        c->Rip = regs.rip;
-        Cpu.RflagsValue = regs.rflags & RflagsWritable | Rflags.Fixed1;
-        // An exception or trap that was about to be delivered belonged to the state that this call replaces.
-        _pendingException = default;
-        c->PendingDebug = 0;
-        c->BetweenIterations = 0;
-        Requests.MakeSelf(VcpuRequest.Event);
-        Cpu.RecomputeMode();
-    }
-
-    private const ulong RflagsWritable = Rflags.Status | Rflags.TF | Rflags.IF | Rflags.DF | Rflags.IOPL | Rflags.NT | Rflags.RF | Rflags.VM | Rflags.AC | Rflags.VIF | Rflags.VIP | Rflags.ID;
+    private readonly bool _isBootProcessor = core.IsBootProcessor;
 
     private static kvm_segment ToKvm(in Segment s) => new()
     {
@@ -71,28 +42,28 @@ public sealed unsafe partial class Vcpu
     };
 
     /// <summary>KVM_GET_SREGS.</summary>
-    public void GetSregs(out kvm_sregs sregs)
+    public void Get(out kvm_sregs sregs)
     {
-        GetSregs2(out kvm_sregs2 s2);
+        Get2(out kvm_sregs2 s2);
         sregs = new()
         {
             cs = s2.cs, ds = s2.ds, es = s2.es, fs = s2.fs, gs = s2.gs, ss = s2.ss, tr = s2.tr, ldt = s2.ldt, gdt = s2.gdt, idt = s2.idt,
             cr0 = s2.cr0, cr2 = s2.cr2, cr3 = s2.cr3, cr4 = s2.cr4, cr8 = s2.cr8, efer = s2.efer, apic_base = s2.apic_base,
         };
-        int vector = QueuedInterrupt;
+        int vector = events.QueuedInterrupt;
         if (vector >= 0)
             sregs.interrupt_bitmap[vector / 64] |= 1UL << (vector & 63);
     }
 
     /// <summary>KVM_SET_SREGS: 0 or -EINVAL.</summary>
-    public int SetSregs(in kvm_sregs sregs)
+    public int Set(in kvm_sregs sregs)
     {
         kvm_sregs2 s2 = new()
         {
             cs = sregs.cs, ds = sregs.ds, es = sregs.es, fs = sregs.fs, gs = sregs.gs, ss = sregs.ss, tr = sregs.tr, ldt = sregs.ldt, gdt = sregs.gdt, idt = sregs.idt,
             cr0 = sregs.cr0, cr2 = sregs.cr2, cr3 = sregs.cr3, cr4 = sregs.cr4, cr8 = sregs.cr8, efer = sregs.efer, apic_base = sregs.apic_base,
         };
-        int r = ApplySregs(s2, pdptrs: false);
+        int r = Apply(s2, pdptrs: false);
         if (r != 0)
             return r;
         for (int i = 3; i >= 0; i--)
@@ -101,14 +72,14 @@ public sealed unsafe partial class Vcpu
             if (word == 0)
                 continue;
             // KVM: an empty bitmap takes nothing back; KVM_SET_VCPU_EVENTS does.
-            QueueInterrupt((byte)(i * 64 + 63 - System.Numerics.BitOperations.LeadingZeroCount(word)));
+            events.QueueInterrupt((byte)(i * 64 + 63 - System.Numerics.BitOperations.LeadingZeroCount(word)));
             break;
         }
         return 0;
     }
 
     /// <summary>KVM_GET_SREGS2.</summary>
-    public void GetSregs2(out kvm_sregs2 sregs)
+    public void Get2(out kvm_sregs2 sregs)
     {
         CpuState* c = _s;
         sregs = new()
@@ -116,7 +87,7 @@ public sealed unsafe partial class Vcpu
             cs = ToKvm(c->Cs), ds = ToKvm(c->Ds), es = ToKvm(c->Es), fs = ToKvm(c->Fs), gs = ToKvm(c->Gs), ss = ToKvm(c->Ss), tr = ToKvm(c->Tr), ldt = ToKvm(c->Ldtr),
             gdt = new() { @base = c->Gdtr.Base, limit = (ushort)c->Gdtr.Limit },
             idt = new() { @base = c->Idtr.Base, limit = (ushort)c->Idtr.Limit },
-            cr0 = c->Cr0, cr2 = c->Cr2, cr3 = c->Cr3, cr4 = c->Cr4, cr8 = _apic.Cr8, efer = c->Efer, apic_base = _apic.Base,
+            cr0 = c->Cr0, cr2 = c->Cr2, cr3 = c->Cr3, cr4 = c->Cr4, cr8 = apic.Cr8, efer = c->Efer, apic_base = apic.Base,
         };
         if (!ProcessorMode.IsPaePaging(c))
             return;
@@ -126,34 +97,28 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>KVM_SET_SREGS2: 0 or -EINVAL.</summary>
-    public int SetSregs2(in kvm_sregs2 sregs)
+    public int Set2(in kvm_sregs2 sregs)
     {
         bool pdptrs = (sregs.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0;
         if ((sregs.flags & ~KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 || pdptrs && !ProcessorMode.IsPaePaging(sregs.cr0, sregs.cr4, sregs.efer))
             return -Errno.EINVAL;
-        return ApplySregs(sregs, pdptrs);
+        return Apply(sregs, pdptrs);
     }
 
     /// <summary>The combinations that the processor can have. SPEC: SDM volume 3, "Checks on Guest Control Registers, Debug Registers, and MSRs".</summary>
     private bool IsValid(in kvm_sregs2 s)
     {
         // KVM: bits of EFER that do not exist are accepted here (and refused by KVM_SET_MSRS).
-        if ((s.cr4 & ~SupportedCr4) != 0 || _cpuid.IsSet && !Cpu.IsValidCr4(s.cr4) || !IsValidCr0(s.cr0))
+        if ((s.cr4 & ~SupportedCr4) != 0 || cpuid.IsSet && !Cpu.IsValidCr4(s.cr4) || !ProcessorMode.IsValidCr0(s.cr0))
             return false;
         if ((s.efer & Arch.Efer.LME) != 0 && (s.cr0 & Arch.Cr0.PG) != 0)
             return (s.cr4 & Arch.Cr4.PAE) != 0 && (s.efer & Arch.Efer.LMA) != 0 && (s.cr3 & ~((1UL << Cpu.CpuidFeatures.PhysicalAddressBits) - 1)) == 0;
         return (s.efer & Arch.Efer.LMA) == 0 && s.cs.l == 0;
     }
 
-    private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE
-        | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
-
-    private static bool IsValidCr0(ulong cr0) =>
-        cr0 >> 32 == 0 && (cr0 & (Arch.Cr0.PG | Arch.Cr0.PE)) != Arch.Cr0.PG && (cr0 & (Arch.Cr0.NW | Arch.Cr0.CD)) != Arch.Cr0.NW;
-
-    private int ApplySregs(in kvm_sregs2 s, bool pdptrs)
+    private int Apply(in kvm_sregs2 s, bool pdptrs)
     {
-        if (!IsValid(s) || !_apic.TrySetBase(s.apic_base, _cpuid.HasX2Apic, host: true))
+        if (!IsValid(s) || !apic.TrySetBase(s.apic_base, cpuid.HasX2Apic, host: true))
             return -Errno.EINVAL;
         CpuState* c = _s;
         c->Cs = FromKvm(s.cs); c->Ds = FromKvm(s.ds); c->Es = FromKvm(s.es); c->Fs = FromKvm(s.fs); c->Gs = FromKvm(s.gs); c->Ss = FromKvm(s.ss);
@@ -165,40 +130,20 @@ public sealed unsafe partial class Vcpu
         c->Cr3 = s.cr3;
         c->Cr4 = s.cr4;
         c->Efer = s.efer;
-        _apic.Cr8 = s.cr8;
+        apic.Cr8 = s.cr8;
         c->Cpl = (c->Cr0 & Arch.Cr0.PE) == 0 ? 0 : (Cpu.RflagsValue & Rflags.VM) != 0 ? 3 : c->Ss.Access >> 5 & 3;
         if (pdptrs)
             for (int i = 0; i < 4; i++)
                 c->Pdptr[i] = s.pdptrs[i];
         else if (ProcessorMode.IsPaePaging(c))
-            _tables.LoadPdptrs();
+            tables.LoadPdptrs();
         // Older clients wake an application processor by writing its start state.
-        if (IsBootProcessor && c->Rip == 0xfff0 && c->Cs.Selector == 0xf000 && c->Cs.Base == 0xffff0000 && (c->Cr0 & Arch.Cr0.PE) == 0)
-            _mpState = MpState.Runnable;
+        if (_isBootProcessor && c->Rip == 0xfff0 && c->Cs.Selector == 0xf000 && c->Cs.Base == 0xffff0000 && (c->Cr0 & Arch.Cr0.PE) == 0)
+            activity.State = MpState.Runnable;
         // More than the difference of the registers asks for: the client may have replaced memory and registers by another machine's.
-        _translations.OweFlush(FlushSite.ClientState);
+        translations.OweFlush(FlushSite.ClientState);
         Requests.MakeSelf(VcpuRequest.Event);
         Cpu.RecomputeMode();
-        return 0;
-    }
-
-    /// <summary>KVM_GET_DEBUGREGS.</summary>
-    public void GetDebugRegs(out kvm_debugregs regs)
-    {
-        regs = new() { dr6 = _s->Dr6, dr7 = _s->Dr7 };
-        (regs.db[0], regs.db[1], regs.db[2], regs.db[3]) = (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3);
-    }
-
-    /// <summary>KVM_SET_DEBUGREGS: 0 or -EINVAL.</summary>
-    public int SetDebugRegs(in kvm_debugregs regs)
-    {
-        if (regs.flags != 0 || regs.dr6 >> 32 != 0 || regs.dr7 >> 32 != 0)
-            return -Errno.EINVAL;
-        fixed (kvm_debugregs* r = &regs)
-            (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3) = (r->db[0], r->db[1], r->db[2], r->db[3]);
-        _s->Dr6 = regs.dr6 & Dr6Writable | Dr.Dr6Fixed1;
-        _s->Dr7 = regs.dr7 | Dr.Dr7Fixed1;
-        ApplyDebugRegisters();
         return 0;
     }
 }

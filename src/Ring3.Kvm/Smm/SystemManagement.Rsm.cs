@@ -2,11 +2,11 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Cpu;
 
-// SAFETY: _s is a block that lives as long as the vCPU (see Vcpu.cs).
+// SAFETY: _s lives as long as the vCPU; register numbers are constants or loops' indices below 16.
 namespace Ring3.Kvm;
 
-// RSM: the state-save area back into the processor. A state that no processor can be in is a triple fault, as on hardware and in KVM.
-public sealed unsafe partial class Vcpu
+// RSM: the state-save area back into the processor.
+internal sealed unsafe partial class SystemManagement
 {
     /// <summary>What RSM restores and has to be checked before any of it is believed.</summary>
     private ref struct SavedControls
@@ -14,26 +14,16 @@ public sealed unsafe partial class Vcpu
         public ulong Cr0, Cr3, Cr4, Efer, Dr6, Dr7;
     }
 
-    /// <summary>RSM in system management mode; outside it the processor raises #UD itself.</summary>
-    private int HandleRsm()
+    /// <summary>RSM in system management mode; outside it the processor raises #UD itself. False: a state that no processor can be in, a triple fault as on hardware and in KVM.</summary>
+    public bool TryLeave()
     {
         SaveState state = default;
-        if (!Vm.Memory.Read(_smbase + SaveState.Start, state.Bytes, AddressSpace))
-            return TripleFault();
-        if (!_smmInsideNmi)
+        if (!Vm.Memory.Read(Smbase + SaveState.Start, state.Bytes, ProcessorMode.AddressSpace(_s)))
+            return false;
+        if (!IsInsideNmi)
             _s->NmiBlocked = 0;
-        SetSmm(false);
-        if (!(_cpuid.HasLongMode ? Restore64(ref state) : Restore32(ref state)))
-            return TripleFault();
-        ApplyDebugRegisters();
-        Cpu.InstructionCompleted();
-        return KeepRunning;
-    }
-
-    private int TripleFault()
-    {
-        Requests.MakeSelf(VcpuRequest.TripleFault);
-        return KeepRunning;
+        Switch(false);
+        return cpuid.HasLongMode ? Restore64(ref state) : Restore32(ref state);
     }
 
     private bool Restore64(ref SaveState s)
@@ -44,7 +34,7 @@ public sealed unsafe partial class Vcpu
             Cr0 = s.At<ulong>(SaveState.Map64.Cr0), Cr3 = s.At<ulong>(SaveState.Map64.Cr3), Cr4 = s.At<ulong>(SaveState.Map64.Cr4), Efer = s.At<ulong>(SaveState.Map64.Efer),
             Dr6 = s.At<ulong>(SaveState.Map64.Dr6), Dr7 = s.At<ulong>(SaveState.Map64.Dr7),
         };
-        _smbase = s.At<uint>(SaveState.Map64.Smbase);
+        Smbase = s.At<uint>(SaveState.Map64.Smbase);
         if (!TryRestore(saved))
             return false;
         for (int i = 0; i < 16; i++)
@@ -71,7 +61,7 @@ public sealed unsafe partial class Vcpu
             Cr0 = s.At<uint>(SaveState.Map32.Cr0), Cr3 = s.At<uint>(SaveState.Map32.Cr3), Cr4 = s.At<uint>(SaveState.Map32.Cr4), Efer = c->Efer,
             Dr6 = s.At<uint>(SaveState.Map32.Dr6), Dr7 = s.At<uint>(SaveState.Map32.Dr7),
         };
-        _smbase = s.At<uint>(SaveState.Map32.Smbase);
+        Smbase = s.At<uint>(SaveState.Map32.Smbase);
         if (!TryRestore(saved))
             return false;
         for (int i = 0; i < 8; i++)
@@ -96,7 +86,7 @@ public sealed unsafe partial class Vcpu
         CpuState* c = _s;
         bool longMode = (s.Efer & Efer.LME) != 0 && (s.Cr0 & Arch.Cr0.PG) != 0;
         ulong efer = s.Efer & ~Efer.LMA;
-        if (s.Dr6 >> 32 != 0 || s.Dr7 >> 32 != 0 || !Cpu.IsValidEfer(efer) || !Cpu.IsValidCr4(s.Cr4) || !IsValidCr0(s.Cr0))
+        if (s.Dr6 >> 32 != 0 || s.Dr7 >> 32 != 0 || !Cpu.IsValidEfer(efer) || !Cpu.IsValidCr4(s.Cr4) || !ProcessorMode.IsValidCr0(s.Cr0))
             return false;
         if (longMode && (s.Cr4 & Arch.Cr4.PAE) == 0 || !longMode && (s.Cr4 & Arch.Cr4.PCIDE) != 0 || s.Cr3 >> Cpu.CpuidFeatures.PhysicalAddressBits != 0)
             return false;
@@ -104,16 +94,16 @@ public sealed unsafe partial class Vcpu
         c->Cr3 = s.Cr3;
         c->Cr4 = s.Cr4;
         c->Efer = longMode ? efer | Efer.LMA : efer;
-        c->Dr6 = s.Dr6 & Dr6Writable | Dr.Dr6Fixed1;
+        c->Dr6 = s.Dr6 & ProcessorMode.Dr6Writable | Dr.Dr6Fixed1;
         c->Dr7 = s.Dr7 | Dr.Dr7Fixed1;
-        return !ProcessorMode.IsPaePaging(c->Cr0, c->Cr4, c->Efer) || _tables.LoadPdptrs();
+        return !ProcessorMode.IsPaePaging(c->Cr0, c->Cr4, c->Efer) || tables.LoadPdptrs();
     }
 
     private void Resume(ulong rip, ulong rflags, byte shadow, ushort debugTraps)
     {
         _s->Rip = rip;
-        Cpu.RflagsValue = rflags & RflagsWritable | Rflags.Fixed1;
-        KvmShadow = shadow;
+        Cpu.RflagsValue = rflags & ProcessorMode.RflagsWritable | Rflags.Fixed1;
+        ProcessorMode.SetKvmShadow(_s, shadow);
         _s->PendingDebug = (ushort)(debugTraps & (15 | Dr.Dr6BS | Dr.Dr6BT));
     }
 }

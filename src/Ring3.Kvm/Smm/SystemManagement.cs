@@ -2,58 +2,61 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Cpu;
 
-// SAFETY: _s is a block that lives as long as the vCPU (see Vcpu.cs).
+// SAFETY: _s lives as long as the vCPU; register numbers are constants or loops' indices below 16.
 namespace Ring3.Kvm;
 
-// System management mode: entry on an SMI, RSM, and what either does to the rest of the vCPU. SPEC: APM volume 2, "System-Management Mode"; the choices the manuals leave open follow KVM: no I/O restart, no halt restart.
-public sealed unsafe partial class Vcpu
+/// <summary>
+/// System management mode: entry on an SMI, RSM, and what either does to the rest of the vCPU. SPEC: APM volume 2, "System-Management Mode"; the choices the manuals leave open follow KVM: no I/O restart, no halt restart.
+/// </summary>
+internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid cpuid, GuestTables tables, Translations translations) : VcpuPart(core)
 {
-    private bool _smiPending;
+    /// <summary>An SMI has been taken from its request, and waits for an instruction boundary outside SMM.</summary>
+    public bool IsPending { get; set; }
+
     /// <summary>NMIs were blocked when SMM was entered: RSM leaves them blocked.</summary>
-    private bool _smmInsideNmi;
+    public bool IsInsideNmi { get; set; }
 
-    private bool InSmm => _s->InSmm != 0;
+    /// <summary>MSR_IA32_SMBASE: SMRAM's base, which RSM can move.</summary>
+    public ulong Smbase { get; set; } = 0x30000;
 
-    /// <summary>Address space of the memory slots that the processor sees now: 1 in system management mode.</summary>
-    internal int AddressSpace => _s->InSmm;
+    /// <summary>MSR_SMI_COUNT.</summary>
+    public ulong SmiCount { get; set; }
 
-    /// <summary>KVM_SMI: requests a system management interrupt. Any thread.</summary>
-    public void InjectSmi() => Requests.Make(VcpuRequest.Smi);
+    /// <summary>The processor is in system management mode.</summary>
+    public bool IsActive => _s->InSmm != 0;
 
-    void Irqchip.IVcpuInterruptSink.RaiseSmi() => InjectSmi();
-
-    private void CollectSmi()
+    public void Collect()
     {
         if (Requests.Check(VcpuRequest.Smi))
-            _smiPending = true;
+            IsPending = true;
     }
 
     /// <summary>Switches between the two address spaces. A latched INIT or SMI is looked at again after RSM.</summary>
-    private void SetSmm(bool on)
+    public void Switch(bool on)
     {
         _s->InSmm = on ? (byte)1 : (byte)0;
         if (!on)
-            _smmInsideNmi = false;
-        _translations.AddressSpaceChanged();
+            IsInsideNmi = false;
+        translations.AddressSpaceChanged();
         Requests.MakeSelf(VcpuRequest.Event);
     }
 
-    /// <summary>Saves the state to SMRAM and starts the handler: flat real mode at SMBASE + 0x8000. The VM is dead when SMRAM cannot be written, because the old state is gone then.</summary>
-    private void EnterSmm()
+    /// <summary>Takes the SMI: saves the state to SMRAM and starts the handler: flat real mode at SMBASE + 0x8000. The VM is dead when SMRAM cannot be written, because the old state is gone then.</summary>
+    public void Enter()
     {
         CpuState* c = _s;
-        _smiPending = false;
-        _smiCount++;
+        IsPending = false;
+        SmiCount++;
         SaveState state = default;
-        if (_cpuid.HasLongMode)
+        if (cpuid.HasLongMode)
             Save64(ref state);
         else
             Save32(ref state);
-        SetSmm(true);
-        if (Vm.BugOn(!Vm.Memory.Write(_smbase + SaveState.Start, state.Bytes, AddressSpace), "SMRAM is not writable"))
+        Switch(true);
+        if (Vm.BugOn(!Vm.Memory.Write(Smbase + SaveState.Start, state.Bytes, ProcessorMode.AddressSpace(c)), "SMRAM is not writable"))
             return;
         if (c->NmiBlocked != 0)
-            _smmInsideNmi = true;
+            IsInsideNmi = true;
         c->NmiBlocked = 1;
         Cpu.RflagsValue = Rflags.Fixed1;
         c->Rip = 0x8000;
@@ -66,8 +69,8 @@ public sealed unsafe partial class Vcpu
         c->Dr7 = Dr.Dr7Fixed1;
         const uint RealData = Segment.G | Segment.P | Segment.S | 3;
         c->Ds = c->Es = c->Fs = c->Gs = c->Ss = new() { Limit = uint.MaxValue, Access = RealData };
-        c->Cs = new() { Limit = uint.MaxValue, Access = RealData, Base = _smbase, Selector = (ushort)(_smbase >> 4) };
-        ApplyDebugRegisters();
+        c->Cs = new() { Limit = uint.MaxValue, Access = RealData, Base = Smbase, Selector = (ushort)(Smbase >> 4) };
+        Cpu.RecomputeMode();
     }
 
     /// <summary>As event delivery saves it: RF between the iterations of a repeated instruction.</summary>
@@ -86,9 +89,9 @@ public sealed unsafe partial class Vcpu
         s.At<ulong>(SaveState.Map64.Cr3) = c->Cr3;
         s.At<ulong>(SaveState.Map64.Cr4) = c->Cr4;
         s.At<ulong>(SaveState.Map64.Efer) = c->Efer;
-        s.At<uint>(SaveState.Map64.Smbase) = (uint)_smbase;
+        s.At<uint>(SaveState.Map64.Smbase) = (uint)Smbase;
         s.At<uint>(SaveState.Map64.Revision) = SaveState.Revision64;
-        s.At<byte>(SaveState.Map64.InterruptShadow) = KvmShadow;
+        s.At<byte>(SaveState.Map64.InterruptShadow) = ProcessorMode.KvmShadow(c);
         s.At<ushort>(SaveState.Map64.PendingDebug) = c->PendingDebug;
         s.Store64(SaveState.Map64.Es, c->Es);
         s.Store64(SaveState.Map64.Cs, c->Cs);
@@ -114,9 +117,9 @@ public sealed unsafe partial class Vcpu
         s.At<uint>(SaveState.Map32.Cr0) = (uint)c->Cr0;
         s.At<uint>(SaveState.Map32.Cr3) = (uint)c->Cr3;
         s.At<uint>(SaveState.Map32.Cr4) = (uint)c->Cr4;
-        s.At<uint>(SaveState.Map32.Smbase) = (uint)_smbase;
+        s.At<uint>(SaveState.Map32.Smbase) = (uint)Smbase;
         s.At<uint>(SaveState.Map32.Revision) = SaveState.Revision32;
-        s.At<byte>(SaveState.Map32.InterruptShadow) = KvmShadow;
+        s.At<byte>(SaveState.Map32.InterruptShadow) = ProcessorMode.KvmShadow(c);
         s.At<ushort>(SaveState.Map32.PendingDebug) = c->PendingDebug;
         s.Store32(SaveState.Map32.Es, SaveState.Map32.EsSelector, c->Es);
         s.Store32(SaveState.Map32.Cs, SaveState.Map32.CsSelector, c->Cs);

@@ -3,38 +3,31 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
+// SAFETY: _s lives as long as the vCPU.
 namespace Ring3.Kvm;
 
-// Events in flight, multiprocessor state, local APIC. For the vCPU's thread, or any thread while the vCPU is not running.
-public sealed unsafe partial class Vcpu
+// Events as the client has them: KVM_GET/SET_VCPU_EVENTS, and the interrupt of KVM_GET/SET_SREGS.
+internal sealed unsafe partial class VcpuEvents
 {
-    /// <summary>Interrupt shadow as KVM_VCPUEVENT spells it: KVM_X86_SHADOW_INT_MOV_SS is 1, KVM_X86_SHADOW_INT_STI is 2; the processor has them the other way round.</summary>
-    private byte KvmShadow
-    {
-        get => (byte)((_s->InterruptShadow & 1) << 1 | _s->InterruptShadow >> 1 & 1);
-        set => _s->InterruptShadow = (byte)(value >> 1 & 1 | (value & 1) << 1);
-    }
-
     /// <summary>KVM_GET_VCPU_EVENTS.</summary>
-    public void GetVcpuEvents(out kvm_vcpu_events events)
+    public void Get(out kvm_vcpu_events events)
     {
         CollectNmis();
-        CollectSmi();
+        smm.Collect();
         kvm_vcpu_events e = new() { flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM };
         SaveException(ref e);
         if (_injected.Valid != 0 && _injected.Type == EventType.SoftwareInterrupt)
             (e.interrupt.injected, e.interrupt.nr, e.interrupt.soft) = (1, _injected.Vector, 1);
         else if (QueuedInterrupt is var vector && vector >= 0)
             (e.interrupt.injected, e.interrupt.nr) = (1, (byte)vector);
-        e.interrupt.shadow = KvmShadow;
+        e.interrupt.shadow = ProcessorMode.KvmShadow(_s);
         e.nmi.injected = _injected.Valid != 0 && _injected.Type == EventType.Nmi ? (byte)1 : (byte)0;
         e.nmi.pending = (byte)_nmiPending;
         e.nmi.masked = _s->NmiBlocked;
         e.smi.smm = _s->InSmm;
-        e.smi.pending = _smiPending ? (byte)1 : (byte)0;
-        e.smi.smm_inside_nmi = _smmInsideNmi ? (byte)1 : (byte)0;
-        e.smi.latched_init = Lapic is not null && Volatile.Read(ref _initPending) != 0 ? (byte)1 : (byte)0;
+        e.smi.pending = smm.IsPending ? (byte)1 : (byte)0;
+        e.smi.smm_inside_nmi = smm.IsInsideNmi ? (byte)1 : (byte)0;
+        e.smi.latched_init = Lapic is not null && inbox.HasInit ? (byte)1 : (byte)0;
         if (Vm.TripleFaultEventEnabled)
         {
             e.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
@@ -44,10 +37,10 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>Vector of the external interrupt that was taken from its source, or given by the client, and is still to be delivered; -1: none.</summary>
-    private int QueuedInterrupt => _injected.Valid != 0 && _injected.Type == EventType.External ? _injected.Vector : Lapic is null ? _externalInterrupt : -1;
+    public int QueuedInterrupt => _injected.Valid != 0 && _injected.Type == EventType.External ? _injected.Vector : Lapic is null ? _externalInterrupt : -1;
 
     /// <summary>Takes the place of what <see cref="QueuedInterrupt"/> tells. Without a local APIC here it waits until the guest can take it, as after KVM_INTERRUPT.</summary>
-    private void QueueInterrupt(byte vector)
+    public void QueueInterrupt(byte vector)
     {
         if (_injected.Type == EventType.External)
             _injected = default;
@@ -95,17 +88,18 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>KVM_SET_VCPU_EVENTS: 0 or -EINVAL.</summary>
-    public int SetVcpuEvents(in kvm_vcpu_events e)
+    /// <param name="waitsForSipi">The vCPU has taken INIT: no SMI reaches it.</param>
+    public int Set(in kvm_vcpu_events e, bool waitsForSipi)
     {
         const uint Known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-        bool payload = (e.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0, smm = (e.flags & KVM_VCPUEVENT_VALID_SMM) != 0;
+        bool payload = (e.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0, hasSmm = (e.flags & KVM_VCPUEVENT_VALID_SMM) != 0;
         if ((e.flags & ~Known) != 0 || payload && !Vm.ExceptionPayloadEnabled || (e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0 && !Vm.TripleFaultEventEnabled)
             return -Errno.EINVAL;
         // Without the payload flag "pending" does not exist; with it, a pending exception is not also an injected one.
         bool pending = payload && e.exception.pending != 0, injected = e.exception.injected != 0 && !pending;
         if ((pending || injected) && (e.exception.nr > 31 || e.exception.nr == Vector.NMI))
             return -Errno.EINVAL;
-        if (smm && (e.smi.smm != 0 || e.smi.pending != 0) && _mpState == MpState.InitReceived)
+        if (hasSmm && (e.smi.smm != 0 || e.smi.pending != 0) && waitsForSipi)
             return -Errno.EINVAL;
         EventInjection x = new()
         {
@@ -127,16 +121,16 @@ public sealed unsafe partial class Vcpu
         if (e.interrupt.injected != 0 && e.interrupt.soft == 0 && (!injected || Lapic is null))
             QueueInterrupt(e.interrupt.nr);
         if ((e.flags & KVM_VCPUEVENT_VALID_SHADOW) != 0)
-            KvmShadow = e.interrupt.shadow;
+            ProcessorMode.SetKvmShadow(_s, e.interrupt.shadow);
         if (pending && x.HasPayload != 0 && x.Vector == Vector.DB && (_s->InterruptShadow & 2) != 0 && Cpu.AreTraps(x.Payload))
             (_pendingException, _s->PendingDebug) = (default, (ushort)x.Payload);
         if ((e.flags & KVM_VCPUEVENT_VALID_NMI_PENDING) != 0)
         {
-            Volatile.Write(ref _nmiQueued, 0);
+            inbox.DropNmis();
             _nmiPending = Math.Min(e.nmi.pending, (byte)2);
         }
         _s->NmiBlocked = e.nmi.masked != 0 ? (byte)1 : (byte)0;
-        if (smm)
+        if (hasSmm)
             SetSmmEvents(e.smi);
         if ((e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0)
         {
@@ -151,45 +145,13 @@ public sealed unsafe partial class Vcpu
 
     private void SetSmmEvents(in kvm_vcpu_events.smi_t smi)
     {
-        if (InSmm != (smi.smm != 0))
-            SetSmm(smi.smm != 0);
+        if (smm.IsActive != (smi.smm != 0))
+            smm.Switch(smi.smm != 0);
         Requests.Clear(VcpuRequest.Smi);
-        _smiPending = smi.pending != 0;
-        if (InSmm)
-            _smmInsideNmi = smi.smm_inside_nmi != 0;
+        smm.IsPending = smi.pending != 0;
+        if (smm.IsActive)
+            smm.IsInsideNmi = smi.smm_inside_nmi != 0;
         if (Lapic is not null)
-            Volatile.Write(ref _initPending, smi.latched_init != 0 ? 1 : 0);
-    }
-
-    /// <summary>KVM_GET_MP_STATE.</summary>
-    public kvm_mp_state GetMpState()
-    {
-        AcceptInitAndSipi();
-        return new() { mp_state = (uint)_mpState };
-    }
-
-    /// <summary>KVM_SET_MP_STATE: 0 or -EINVAL.</summary>
-    public int SetMpState(kvm_mp_state state)
-    {
-        // INIT and SIPI do not reach a processor in system management mode.
-        if ((InSmm || _smiPending) && state.mp_state is KVM_MP_STATE_INIT_RECEIVED or KVM_MP_STATE_SIPI_RECEIVED)
-            return -Errno.EINVAL;
-        switch (state.mp_state)
-        {
-            case KVM_MP_STATE_RUNNABLE:
-                _mpState = MpState.Runnable;
-                break;
-            case KVM_MP_STATE_UNINITIALIZED or KVM_MP_STATE_INIT_RECEIVED or KVM_MP_STATE_HALTED or KVM_MP_STATE_SIPI_RECEIVED or KVM_MP_STATE_AP_RESET_HOLD:
-                if (Lapic is null)
-                    return -Errno.EINVAL;
-                _mpState = state.mp_state == KVM_MP_STATE_SIPI_RECEIVED ? MpState.InitReceived : (MpState)state.mp_state;
-                if (state.mp_state == KVM_MP_STATE_SIPI_RECEIVED)
-                    Interlocked.Exchange(ref _sipiVector, 0);
-                break;
-            default:
-                return -Errno.EINVAL;
-        }
-        Requests.MakeSelf(VcpuRequest.Event);
-        return 0;
+            inbox.SetInit(smi.latched_init != 0);
     }
 }
