@@ -64,7 +64,7 @@ internal sealed unsafe partial class SystemObject
     {
         if (!UserCopy.TryRead(argument, out kvm_cpuid2 header))
             return -Errno.EFAULT;
-        ReadOnlySpan<kvm_cpuid_entry2> leaves = Vcpu.HyperVCpuid;
+        ReadOnlySpan<kvm_cpuid_entry2> leaves = KvmSystem.SupportedHvCpuid;
         if (header.nent < (uint)leaves.Length)
             return -Errno.E2BIG;
         header.nent = (uint)leaves.Length;

@@ -31,7 +31,7 @@ public static class Capabilities
         KVM_CAP_NR_MEMSLOTS => Memory.MemorySlots.UserSlots,
         KVM_CAP_MULTI_ADDRESS_SPACE => Memory.MemorySlots.AddressSpaces,
         KVM_CAP_SET_GUEST_DEBUG2 => (int)GuestDebug.Controls,
-        KVM_CAP_MCE => MachineCheckState.MaxBanks,
+        KVM_CAP_MCE => MachineCheckMsrs.MaxBanks,
         KVM_CAP_ADJUST_CLOCK => (int)(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC),
         KVM_CAP_SYNC_REGS => (int)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS),
         KVM_CAP_X2APIC_API => (int)(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK),

@@ -18,6 +18,9 @@ public static class KvmSystem
     /// <summary>KVM_GET_SUPPORTED_CPUID: number of entries, or -E2BIG. <paramref name="model"/>: the host's when null.</summary>
     public static int GetSupportedCpuid(Span<kvm_cpuid_entry2> entries, ProcessorModel? model = null) => SupportedCpuid.Get(entries, model);
 
+    /// <summary>KVM_GET_SUPPORTED_HV_CPUID: leaves for a client that shows Hyper-V's hypercall interface to a guest.</summary>
+    public static ReadOnlySpan<kvm_cpuid_entry2> SupportedHvCpuid => HypervCpuid.Entries;
+
     /// <summary>KVM_GET_MSR_INDEX_LIST.</summary>
     public static ReadOnlySpan<uint> MsrIndexList => MsrIndexListOf(ProcessorModel.Host);
 
@@ -25,14 +28,14 @@ public static class KvmSystem
     public static ReadOnlySpan<uint> MsrFeatureIndexList => MsrFeatureIndexListOf(ProcessorModel.Host);
 
     /// <summary><see cref="MsrIndexList"/> of another processor than the host's.</summary>
-    public static ReadOnlySpan<uint> MsrIndexListOf(ProcessorModel model) => MsrList.All(model);
+    public static ReadOnlySpan<uint> MsrIndexListOf(ProcessorModel model) => MsrTable.Listed(model);
 
     /// <summary><see cref="MsrFeatureIndexList"/> of another processor than the host's.</summary>
-    public static ReadOnlySpan<uint> MsrFeatureIndexListOf(ProcessorModel model) => MsrList.Features(model);
+    public static ReadOnlySpan<uint> MsrFeatureIndexListOf(ProcessorModel model) => MsrTable.Features(model);
 
     /// <summary>KVM_GET_MSRS on /dev/kvm: what the host offers to guests. False for a register that is not in <see cref="MsrFeatureIndexList"/>.</summary>
-    public static bool TryGetFeatureMsr(uint msr, out ulong value, ProcessorModel? model = null) => Vcpu.TryGetFeatureMsr(model ?? ProcessorModel.Host, msr, out value);
+    public static bool TryGetFeatureMsr(uint msr, out ulong value, ProcessorModel? model = null) => MsrTable.TryGetFeature(model ?? ProcessorModel.Host, msr, out value);
 
     /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED.</summary>
-    public const ulong MceCapability = MachineCheckState.SupportedCapability;
+    public const ulong MceCapability = MachineCheckMsrs.SupportedCapability;
 }

@@ -54,7 +54,7 @@ public partial class SourceRuleTests
     /// <summary>Who yields gives a whole time slice away, and with several in a row the turn of hundreds of milliseconds on a busy host (see Ring3.Sync.Backoff). Here the yield is what was asked for, or the thread is nobody's vCPU.</summary>
     private static readonly string[] s_yields =
     [
-        "src/Ring3.Cli/", "src/Ring3.Host/Terminal.cs", "src/Ring3.Kvm/Vcpu/Vcpu.Paravirt.cs", "src/Ring3.Kvm/Vcpu/Vcpu.Run.cs", "src/Ring3.Kvm/Xen/Vcpu.Xen.cs", "src/Ring3.Mmu/TdpMmu.ZapRoots.cs", "src/Ring3.Sync/MmuLock.cs",
+        "src/Ring3.Cli/", "src/Ring3.Host/Terminal.cs", "src/Ring3.Kvm/Vcpu/Paravirt/Hypercalls.cs", "src/Ring3.Kvm/Vcpu/Vcpu.Run.cs", "src/Ring3.Kvm/Xen/XenProcessor.cs", "src/Ring3.Mmu/TdpMmu.ZapRoots.cs", "src/Ring3.Sync/MmuLock.cs",
     ];
 
     [Fact]

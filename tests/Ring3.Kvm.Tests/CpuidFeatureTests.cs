@@ -104,12 +104,12 @@ public sealed unsafe class CpuidFeatureTests
     public void Osvw_SaysThatNoErratumIsThere()
     {
         using TestGuest g = Guest(s_amd);
-        Assert.Equal((4UL, 0UL), (Get(g, MsrIndex.OSVW_ID_LENGTH), Get(g, MsrIndex.OSVW_STATUS)));
-        Assert.Equal(1, g.Cpu.SetMsrs([new() { index = MsrIndex.OSVW_STATUS, data = 2 }]));
-        Assert.Equal(2UL, Get(g, MsrIndex.OSVW_STATUS));
+        Assert.Equal((4UL, 0UL), (Get(g, PlatformMsrs.OSVW_ID_LENGTH), Get(g, PlatformMsrs.OSVW_STATUS)));
+        Assert.Equal(1, g.Cpu.SetMsrs([new() { index = PlatformMsrs.OSVW_STATUS, data = 2 }]));
+        Assert.Equal(2UL, Get(g, PlatformMsrs.OSVW_STATUS));
         using TestGuest other = Guest(s_intel);
-        Assert.Null(Get(other, MsrIndex.OSVW_ID_LENGTH));
-        Assert.Equal(13, GuestWrites(other, MsrIndex.OSVW_STATUS, 0));
+        Assert.Null(Get(other, PlatformMsrs.OSVW_ID_LENGTH));
+        Assert.Equal(13, GuestWrites(other, PlatformMsrs.OSVW_STATUS, 0));
     }
 
     /// <summary>CR4.DE: breakpoints on ports trap behind IN, OUT and each iteration of INS, and DR4 and DR5 are undefined.</summary>

@@ -117,7 +117,7 @@ public sealed unsafe class SmmTests
         g.Guest.Load(0xb0, 0x07, 0xe6, 0xf4);
         g.Cpu.InjectSmi();
         Assert.Equal(KVM_EXIT_IO, g.Guest.Run());
-        ((Irqchip.IVcpuInterruptSink)g.Cpu).RaiseInit();
+        g.Cpu.Inbox.RaiseInit();
         Assert.Equal(1, Events(g.Cpu).smi.latched_init);
         Assert.Equal(-Errno.EINVAL, g.Cpu.SetMpState(new kvm_mp_state { mp_state = KVM_MP_STATE_INIT_RECEIVED }));
         g.Cpu.KvmRun->immediate_exit = 1;

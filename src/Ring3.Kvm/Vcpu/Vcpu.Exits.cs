@@ -3,6 +3,7 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
+using static Ring3.Kvm.RunStep;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
@@ -63,6 +64,29 @@ public sealed unsafe partial class Vcpu
         if (!_cpuid.TryExecute())
             _events.QueueGeneralProtection();
         return KeepRunning;
+    }
+
+    private int HandleHlt()
+    {
+        Stats.halt_exits++;
+        if (Lapic is null && !Vm.HaltsInGuest)
+        {
+            KvmRun->exit_reason = KVM_EXIT_HLT;
+            return ToClient;
+        }
+        _halting.Begin();
+        if (_s->HostStepDone == 0)
+            return KeepRunning;
+        _s->HostStepDone = 0;
+        return ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | Cpu.TakePendingDebug());
+    }
+
+    /// <summary>VMCALL or VMMCALL: the client has said whose guest this is, and where Xen's calls are told from Hyper-V's by a bit.</summary>
+    private int HandleHypercall()
+    {
+        if (Vm.XenOrNull is not { InterceptsHypercalls: true })
+            return _hypercalls.Handle();
+        return _hyperv.IsCall(_s->Gpr[0]) ? _hyperv.HandleHypercall() : _xenProcessor.HandleHypercall();
     }
 
     private int HandleInterruptWindow()

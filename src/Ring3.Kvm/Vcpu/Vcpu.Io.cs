@@ -3,6 +3,7 @@ using Ring3.Abi;
 using Ring3.Cpu;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
+using static Ring3.Kvm.RunStep;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
@@ -10,11 +11,7 @@ namespace Ring3.Kvm;
 // Port and memory-mapped I/O: the hypervisor's devices first, then the client.
 public sealed unsafe partial class Vcpu
 {
-    /// <summary>What the next Run has to finish.</summary>
-    private enum Completion : byte { None, PortRead, PortWrite, StringWrite, Mmio, InputMmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
-
     private readonly PortBus _ports;
-    private Completion _completion;
     /// <summary>The MMIO access that is the client's. Wider than the 8 bytes of kvm_run, it goes there in fragments: this is how far it has come.</summary>
     private int _mmioDone, _mmioSize;
     private ulong _mmioGpa;
@@ -25,8 +22,8 @@ public sealed unsafe partial class Vcpu
 
     private int CompleteExit()
     {
-        Completion what = _completion;
-        _completion = Completion.None;
+        Completion what = _core.Completion;
+        _core.Completion = Completion.None;
         switch (what)
         {
             // KVM: an access to a port is over, without the rest of it, when the client has moved RIP.
@@ -44,16 +41,16 @@ public sealed unsafe partial class Vcpu
             case Completion.Mmio:
                 return CompleteMmioFragment();
             case Completion.Hypercall:
-                FinishHypercall(KvmRun->hypercall.ret, ProcessorMode.Is64BitCode(_s));
+                _hypercalls.Complete();
                 return KeepRunning;
             case Completion.XenHypercall:
-                CompleteXenHypercall();
+                _xenProcessor.CompleteHypercall();
                 return KeepRunning;
             case Completion.MsrRead:
-                CompleteMsr(KvmRun->msr.error == 0, KvmRun->msr.data);
+                _msrs.Complete(isRead: true);
                 return KeepRunning;
             default:
-                CompleteMsr(KvmRun->msr.error == 0, 0);
+                _msrs.Complete(isRead: false);
                 return KeepRunning;
         }
     }
@@ -62,7 +59,7 @@ public sealed unsafe partial class Vcpu
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void CompletePortWrite()
     {
-        _completion = Completion.None;
+        _core.Completion = Completion.None;
         if (ProcessorMode.LinearRip(_s) == _portRip)
             Cpu.SkipInstruction();
     }
@@ -83,7 +80,7 @@ public sealed unsafe partial class Vcpu
         _portRip = ProcessorMode.LinearRip(_s);
         if (e->IsWrite == 0)
         {
-            _completion = Completion.PortRead;
+            _core.Completion = Completion.PortRead;
             return ToClient;
         }
         *(uint*)_pioData = *(uint*)e->Data;
@@ -106,14 +103,14 @@ public sealed unsafe partial class Vcpu
             Cpu.SkipInstruction();
             return;
         }
-        _completion = Completion.PortWrite;
+        _core.Completion = Completion.PortWrite;
     }
 
     /// <summary>RIP is behind an element of OUTS, but its debug traps do not exist before the next KVM_RUN either; they come unless the client moves RIP.</summary>
     private void DeferTraps()
     {
         _outTraps = (ushort)Cpu.TakePendingDebug();
-        _completion = Completion.StringWrite;
+        _core.Completion = Completion.StringWrite;
     }
 
     private int FinishOutput()
@@ -175,7 +172,7 @@ public sealed unsafe partial class Vcpu
         }
         while (r is InputResult.DirtyLogFull or InputResult.Mmio
             || r == InputResult.NestedFault && (fault = Vm.Mmu.Fault(_mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access)) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
-        _completion = Completion.PortRead;
+        _core.Completion = Completion.PortRead;
         return fault == MmuResult.NoMemory ? -Errno.ENOMEM : -Errno.EFAULT;
     }
 
@@ -194,7 +191,7 @@ public sealed unsafe partial class Vcpu
         }
         data.CopyTo(_mmioData);
         _ = ExitMmio();
-        _completion = Completion.InputMmio;
+        _core.Completion = Completion.InputMmio;
         return false;
     }
 
@@ -348,7 +345,7 @@ public sealed unsafe partial class Vcpu
         if (_mmioIsWrite)
             for (int i = 0; i < length; i++)
                 run->mmio.data[i] = _mmioData[_mmioDone + i];
-        _completion = Completion.Mmio;
+        _core.Completion = Completion.Mmio;
         return ToClient;
     }
 

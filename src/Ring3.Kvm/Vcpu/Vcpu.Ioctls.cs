@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Xen;
 
 namespace Ring3.Kvm;
 
@@ -110,6 +111,20 @@ public sealed unsafe partial class Vcpu
     /// <summary>PV features that are not in the guest's CPUID do not work (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
     public bool EnforcePvFeatures => _cpuid.EnforcesPvFeatures;
 
+    // ---- MSRs ----
+
+    /// <summary>KVM_GET_MSRS: fills the data of the entries; returns how many were known before the first unknown one.</summary>
+    public int GetMsrs(Span<kvm_msr_entry> entries) => _msrs.Get(entries);
+
+    /// <summary>KVM_SET_MSRS: returns how many were accepted before the first refused one.</summary>
+    public int SetMsrs(ReadOnlySpan<kvm_msr_entry> entries) => _msrs.Set(entries);
+
+    /// <summary>KVM_X86_SETUP_MCE: 0 or -EINVAL.</summary>
+    public int SetupMce(ulong capability) => _msrs.MachineCheck.Setup(capability);
+
+    /// <summary>KVM_X86_SET_MCE: 0 or -EINVAL.</summary>
+    public int SetMce(in kvm_x86_mce mce) => _msrs.MachineCheck.Inject(mce);
+
     // ---- Local APIC ----
 
     /// <summary>KVM_GET_LAPIC: 0, or -EINVAL without an in-kernel local APIC.</summary>
@@ -141,12 +156,32 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_KVMCLOCK_CTRL: tells the guest that it was stopped, so that its watchdogs do not bark. 0 or -EINVAL without a clock page.</summary>
     public int KvmClockCtrl() => _clock.NoteStopped();
 
+    // ---- Xen ----
+
+    /// <summary>The Xen side, made on first use. Any thread.</summary>
+    public XenVcpu Xen => _xenProcessor.Side;
+
+    /// <summary>KVM_XEN_VCPU_SET_ATTR. See <see cref="XenVcpu.SetAttribute"/>.</summary>
+    public int XenSetAttr(in kvm_xen_vcpu_attr attr) => Xen.SetAttribute(attr);
+
+    /// <summary>KVM_XEN_VCPU_GET_ATTR. See <see cref="XenVcpu.GetAttribute"/>.</summary>
+    public int XenGetAttr(ref kvm_xen_vcpu_attr attr) => Xen.GetAttribute(ref attr);
+
     // ---- Signals ----
 
     /// <summary>Words for the signal handlers of the thread that runs this vCPU. They mean this vCPU until the VM is disposed of, and can be written for ever.</summary>
     public VcpuSignal* Signal => _signal.Signal;
 
-    // ---- Settings of the VM that its vCPUs follow. Any thread. ----
+    // ---- For other vCPUs and for the VM. Any thread. ----
+
+    /// <summary>Where other threads leave NMIs, INIT and SIPI.</summary>
+    internal InterruptInbox Inbox => _inbox;
+
+    /// <summary>KVM_HC_KICK_CPU: wakes the vCPU from HLT; if it is not halted, its next HLT returns at once.</summary>
+    internal void PvUnhalt() => _halting.Unhalt();
+
+    /// <summary>The client's MSR filter, or the MSR accesses that it wants to see, have changed.</summary>
+    internal void InterceptMsrs() => _msrs.UpdateIntercepts();
 
     /// <summary>Gives the processor the exits that the client has enabled on the VM.</summary>
     internal void ApplyExitPolicies() => _policies.Apply();

@@ -1,6 +1,7 @@
 using Ring3.Abi;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
+using static Ring3.Kvm.RunStep;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
@@ -54,6 +55,20 @@ public sealed unsafe partial class Vcpu
             _events.IsDirty = true;
             _activity.AcceptInitAndSipi();
         }
+        return KeepRunning;
+    }
+
+    /// <summary>Waits until the vCPU may run again, or the client wants it back.</summary>
+    private int Block()
+    {
+        _halting.Wait();
+        if (Requests.Check(VcpuRequest.VmDead) || Vm.IsDead)
+            return -Errno.EIO;
+        if (Requests.Check(VcpuRequest.UserKick) || KvmRun->immediate_exit != 0 || _signal.IsSignalled)
+            return ExitIntr();
+        _activity.AcceptInitAndSipi();
+        _halting.EndIfDue();
+        _events.IsDirty = true;
         return KeepRunning;
     }
 

@@ -4,6 +4,7 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
+using static Ring3.Kvm.RunStep;
 
 // SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
 namespace Ring3.Kvm;
@@ -11,9 +12,6 @@ namespace Ring3.Kvm;
 // KVM_RUN: the outer loop, entry and the dispatch of exits.
 public sealed unsafe partial class Vcpu
 {
-    /// <summary>What a step of the run loop wants: values of 0 and below are what Run returns.</summary>
-    private const int KeepRunning = 1, ToClient = 0;
-
     /// <summary>PAUSEs in a row after which a vCPU lets the host run another thread: the lock it spins for may be held by a vCPU that does not run. KVM's ple_window is of the same order of time.</summary>
     private const uint PauseLoopWindow = 512;
 
@@ -90,9 +88,9 @@ public sealed unsafe partial class Vcpu
         }
         if (Lapic is null && run->cr8 != _apic.Cr8)
             _apic.Cr8 = run->cr8;
-        if (_completion == Completion.PortWrite)
+        if (_core.Completion == Completion.PortWrite)
             CompletePortWrite();
-        else if (_completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
+        else if (_core.Completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
             return r;
         _immediateExit = immediateExit;
         if (!immediateExit)
@@ -231,12 +229,12 @@ public sealed unsafe partial class Vcpu
                 return HandleCpuid();
             case ExitReason.MsrRead:
                 Stats.msr_exits++;
-                return HandleRdmsr();
+                return _msrs.HandleRead();
             case ExitReason.MsrWrite:
                 Stats.msr_exits++;
-                return HandleWrmsr();
+                return _msrs.HandleWrite();
             case ExitReason.Hypercall:
-                return Vm.XenOrNull is { InterceptsHypercalls: true } ? HandleXenHypercall() : HandleHypercall();
+                return HandleHypercall();
             case ExitReason.InterruptWindow:
                 Stats.irq_window_exits++;
                 _events.IsDirty = true;

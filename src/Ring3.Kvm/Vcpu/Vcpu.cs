@@ -36,6 +36,11 @@ public sealed unsafe partial class Vcpu
     private readonly VcpuEvents _events;
     private readonly GuestDebug _debug;
     private readonly VcpuActivity _activity;
+    private readonly Halting _halting;
+    private readonly XenProcessor _xenProcessor;
+    private readonly HypervPort _hyperv;
+    private readonly Hypercalls _hypercalls;
+    private readonly VcpuMsrs _msrs;
     private readonly GeneralRegisters _registers;
     private readonly SystemRegisters _systemRegisters;
     private readonly VcpuTimers _timers;
@@ -65,7 +70,6 @@ public sealed unsafe partial class Vcpu
         _dirtyLog = new DirtyLog(_core, _translations);
         DirtyRing = _dirtyLog.Ring;
         _memoryFaults = new MemoryFaults(_core, _translations, _signal);
-        InitializeMsrs();
         _tsc = new VcpuTsc(_core);
         _clock = new PvClock(_core, _tsc);
         _steal = new StealTime(_core, _translations, _runDelay);
@@ -83,6 +87,11 @@ public sealed unsafe partial class Vcpu
         _events = new VcpuEvents(_core, _inbox, _smm, _apic, _xen);
         _debug = new GuestDebug(_core, _events, _policies);
         _activity = new VcpuActivity(_core, _inbox, _smm, _events, _apic, _debug);
+        _halting = new Halting(_core, _activity, _events, _inbox, _smm, _signal, _timers, _steal, _xen);
+        _xenProcessor = new XenProcessor(_core, _xen, _timers, _runDelay, _tables, _halting);
+        _hyperv = new HypervPort(_core, _cpuid, _events);
+        _hypercalls = new Hypercalls(_core, _cpuid, _events, _tables, _tsc);
+        _msrs = new VcpuMsrs(_core, _cpuid, _tsc, _clock, _steal, _apic, _apicPages, _smm, _events, _halting, _hyperv);
         _registers = new GeneralRegisters(_core, _events);
         _systemRegisters = new SystemRegisters(_core, _cpuid, _apic, _tables, _translations, _events, _activity);
     }
@@ -121,7 +130,6 @@ public sealed unsafe partial class Vcpu
 
     internal LogicalProcessor Cpu { get; }
 
-    private bool IsAmd => Vm.Processor.IsAmd;
 
     /// <summary>Sees each exception and interrupt that the guest is given, on the vCPU's thread; for traces. Set it while the vCPU is not running.</summary>
     public Action<DeliveredEvent>? EventObserver { set => Cpu.EventObserver = value; }

@@ -47,6 +47,9 @@ internal sealed unsafe class VcpuCore
     public VcpuRequests Requests { get; }
     public VcpuStats Stats { get; } = new();
 
+    /// <summary>What the next KVM_RUN has to finish.</summary>
+    public Completion Completion { get; set; }
+
     /// <summary>In-kernel local APIC, or null. Set once, while the vCPU is made.</summary>
     public Lapic? Lapic { get; set; }
 

@@ -28,4 +28,11 @@ internal abstract unsafe class VcpuPart(VcpuCore core)
 
     /// <summary>In-kernel local APIC, or null.</summary>
     protected Lapic? Lapic => _core.Lapic;
+
+    /// <summary>kvm_run has an exit for the client, which the next KVM_RUN finishes.</summary>
+    protected int ExitToClient(Completion completion)
+    {
+        _core.Completion = completion;
+        return RunStep.ToClient;
+    }
 }
