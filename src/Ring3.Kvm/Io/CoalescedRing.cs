@@ -37,12 +37,12 @@ internal sealed unsafe class CoalescedZones
     }
 
     /// <summary>Queues a write; false when no zone has it or the ring is full.</summary>
-    public bool TryAdd(Vcpu vcpu, ulong address, ReadOnlySpan<byte> data, bool pio)
+    public bool TryAdd(Vm vm, ulong address, ReadOnlySpan<byte> data, bool pio)
     {
         foreach (ref readonly var z in Volatile.Read(ref _zones).AsSpan())
         {
             if (z.pio == (pio ? 1u : 0) && address >= z.addr && address + (uint)data.Length <= z.addr + z.size && data.Length <= 8)
-                return Enqueue((kvm_coalesced_mmio_ring*)((byte*)vcpu.Vm.Vcpus[0].KvmRun + KVM_COALESCED_MMIO_PAGE_OFFSET * 4096), address, data, pio);
+                return Enqueue((kvm_coalesced_mmio_ring*)((byte*)vm.Vcpus[0].KvmRun + KVM_COALESCED_MMIO_PAGE_OFFSET * 4096), address, data, pio);
         }
         return false;
     }

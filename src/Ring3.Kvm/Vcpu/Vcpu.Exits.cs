@@ -11,6 +11,40 @@ namespace Ring3.Kvm;
 // Exits that the hypervisor finishes itself.
 public sealed unsafe partial class Vcpu
 {
+    /// <summary>The client has handled the exit of the last Run. (That of an OUT has a way of its own, in BeginRun.)</summary>
+    private int CompleteExit(Completion what)
+    {
+        switch (what)
+        {
+            case Completion.PortRead:
+                return _port.CompleteRead();
+            case Completion.StringWrite:
+                _port.CompleteStringWrite();
+                return KeepRunning;
+            case Completion.InputMmio:
+                return _port.CompleteInputToMmio();
+            case Completion.Mmio:
+                return _mmio.Complete();
+            case Completion.Hypercall:
+                _hypercalls.Complete();
+                return KeepRunning;
+            case Completion.XenHypercall:
+                _xenProcessor.CompleteHypercall();
+                return KeepRunning;
+            default:
+                _msrs.Complete(isRead: what == Completion.MsrRead);
+                return KeepRunning;
+        }
+    }
+
+    private int HandleMmio()
+    {
+        int r = _mmio.Handle();
+        if (_mmio.IsPosted)
+            _finishOnly = true;
+        return r;
+    }
+
     private int HandleNestedFault()
     {
         ulong gpa = _exit->Gpa;
@@ -26,7 +60,7 @@ public sealed unsafe partial class Vcpu
             case MmuResult.PrivateMemoryFault:
                 return _memoryFaults.Exit(gpa, true);
             case MmuResult.NoSlot:
-                return ExitEmulationFailure();
+                return _failures.Exit();
             default:
                 return -Errno.EFAULT;
         }
@@ -106,7 +140,7 @@ public sealed unsafe partial class Vcpu
         if (vector == Vector.PF)
         {
             if (_tables.MeetsWideAddress(_exit->Payload) && Cpu.IsBeyondMmioEmulation())
-                return ExitEmulationFailure();
+                return _failures.Exit();
             _s->Cr2 = _exit->Payload;
         }
         _events.Return(vector, _exit->HasErrorCode, _exit->ErrorCode);

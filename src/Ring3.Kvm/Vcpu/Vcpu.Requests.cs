@@ -25,7 +25,7 @@ public sealed unsafe partial class Vcpu
         if (Cpu.IsInstructionInProgress)
             HoldRequests();
         else if (_finishOnly)
-            return _mmioPosted ? ToClient : ExitIntr();
+            return _mmio.IsPosted ? ToClient : ExitIntr();
         else if (_heldRequests != 0)
             ReleaseRequests();
         if (_dirtyLog.FillExitIfFull())

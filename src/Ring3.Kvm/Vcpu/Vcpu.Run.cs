@@ -64,8 +64,8 @@ public sealed unsafe partial class Vcpu
         int r = BeginRun(thread);
         while (r > 0)
             r = CanRunGuest() ? EnterGuest() : Block();
-        if (_mmioPosted && r != -Errno.EIO)
-            r = LeaveWithPostedMmio();
+        if (_mmio.IsPosted && r != -Errno.EIO)
+            r = _mmio.LeaveWithPosted();
         EndRun();
         if (DirtyRing is not null)
             Memory.DirtyRing.Current = null;
@@ -88,10 +88,14 @@ public sealed unsafe partial class Vcpu
         }
         if (Lapic is null && run->cr8 != _apic.Cr8)
             _apic.Cr8 = run->cr8;
-        if (_core.Completion == Completion.PortWrite)
-            CompletePortWrite();
-        else if (_core.Completion != Completion.None && CompleteExit() is var r && r != KeepRunning)
-            return r;
+        if (_core.Completion is not Completion.None and var what)
+        {
+            _core.Completion = Completion.None;
+            if (what == Completion.PortWrite)
+                _port.CompleteWrite();
+            else if (CompleteExit(what) is var r && r != KeepRunning)
+                return r;
+        }
         _immediateExit = immediateExit;
         if (!immediateExit)
             run->exit_reason = KVM_EXIT_UNKNOWN;
@@ -211,7 +215,7 @@ public sealed unsafe partial class Vcpu
                 return _s->BusLockSeen != 0 ? ExitBusLock() : KeepRunning;
             case ExitReason.Io:
                 Stats.io_exits++;
-                return HandleIo();
+                return _port.Handle();
             case ExitReason.Timer:
                 _timers.Expired();
                 return KeepRunning;
@@ -272,7 +276,7 @@ public sealed unsafe partial class Vcpu
             case ExitReason.MemoryFailure:
                 return _memoryFaults.ExitHostMemoryFailure(_exit->Host);
             case ExitReason.EmulationFailure:
-                return ExitEmulationFailure();
+                return _failures.Exit();
             case ExitReason.BusLock:
                 return ExitBusLock();
             case ExitReason.Notify:
@@ -290,25 +294,6 @@ public sealed unsafe partial class Vcpu
     private int ExitShutdown()
     {
         KvmRun->exit_reason = KVM_EXIT_SHUTDOWN;
-        return ToClient;
-    }
-
-    private int ExitEmulationFailure()
-    {
-        Stats.insn_emulation_fail++;
-        if (_translations.BeginReadingTables())
-        {
-            Cpu.ReportInstruction();
-            Requests.LeaveGuestMode();
-        }
-        kvm_run* run = KvmRun;
-        run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
-        run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
-        // The flags, then 16 bytes of size and instruction.
-        run->emulation_failure.ndata = 3;
-        run->emulation_failure.flags = _exit->InstructionLength != 0 ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0;
-        run->emulation_failure.insn_size = _exit->InstructionLength;
-        Buffer.MemoryCopy(_exit->InstructionBytes, run->emulation_failure.insn_bytes, 15, 15);
         return ToClient;
     }
 

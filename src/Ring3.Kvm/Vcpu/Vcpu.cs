@@ -20,7 +20,6 @@ public sealed unsafe partial class Vcpu
     private readonly VcpuCore _core;
     private readonly CpuState* _s;
     private readonly ExitInfo* _exit;
-    private readonly byte* _pioData;
     private readonly VcpuMmu _mmu;
     private readonly SignalWords _signal;
     private readonly VcpuTsc _tsc;
@@ -41,6 +40,9 @@ public sealed unsafe partial class Vcpu
     private readonly HypervPort _hyperv;
     private readonly Hypercalls _hypercalls;
     private readonly VcpuMsrs _msrs;
+    private readonly EmulationFailures _failures;
+    private readonly MmioIo _mmio;
+    private readonly PortIo _port;
     private readonly GeneralRegisters _registers;
     private readonly SystemRegisters _systemRegisters;
     private readonly VcpuTimers _timers;
@@ -58,10 +60,8 @@ public sealed unsafe partial class Vcpu
         _core = new VcpuCore(vm, id, index, runArea);
         (Vm, Cpu, Requests, Stats) = (vm, _core.Cpu, _core.Requests, _core.Stats);
         KvmRun = _core.Run;
-        _ports = vm.Ports;
         _s = _core.State;
         _exit = _core.Exit;
-        _pioData = (byte*)KvmRun + 4096;
         _signal = new SignalWords(_core);
         _extended = new ExtendedState(_core);
         _tables = new GuestTables(_core);
@@ -92,6 +92,9 @@ public sealed unsafe partial class Vcpu
         _hyperv = new HypervPort(_core, _cpuid, _events);
         _hypercalls = new Hypercalls(_core, _cpuid, _events, _tables, _tsc);
         _msrs = new VcpuMsrs(_core, _cpuid, _tsc, _clock, _steal, _apic, _apicPages, _smm, _events, _halting, _hyperv);
+        _failures = new EmulationFailures(_core, _translations);
+        _mmio = new MmioIo(_core, _apic, _translations, _events, _failures);
+        _port = new PortIo(_core, _translations, _dirtyLog, _mmio);
         _registers = new GeneralRegisters(_core, _events);
         _systemRegisters = new SystemRegisters(_core, _cpuid, _apic, _tables, _translations, _events, _activity);
     }

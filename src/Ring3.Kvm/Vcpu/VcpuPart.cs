@@ -29,6 +29,9 @@ internal abstract unsafe class VcpuPart(VcpuCore core)
     /// <summary>In-kernel local APIC, or null.</summary>
     protected Lapic? Lapic => _core.Lapic;
 
+    /// <summary>What the next KVM_RUN has to finish.</summary>
+    protected Completion Completion { set => _core.Completion = value; }
+
     /// <summary>kvm_run has an exit for the client, which the next KVM_RUN finishes.</summary>
     protected int ExitToClient(Completion completion)
     {
