@@ -7,7 +7,8 @@ using static Ring3.Kvm.CpuidBits;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// CPUID of a vCPU: the leaves that the client has given it, with the bits that follow the state of the processor; and what the rest of the hypervisor and the processor take from them.
+/// CPUID of a vCPU: the leaves that the client has given it, with the bits that follow the state of the processor; and what the rest of the hypervisor and the
+/// processor take from them.
 /// </summary>
 internal sealed unsafe class VcpuCpuid : VcpuPart
 {
@@ -42,8 +43,8 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
     public bool EnforcesPvFeatures { get; set; }
 
     /// <summary>
-    /// KVM_SET_CPUID2: 0, -E2BIG for more than <see cref="Vcpu.MaxCpuidEntries"/>, -EINVAL for a linear address width other than 48 and 57 bits, or for another CPUID than before once the vCPU has run.
-    /// The client decides what the guest sees; what it adds beyond KVM_GET_SUPPORTED_CPUID does not start to work.
+    /// KVM_SET_CPUID2: 0, -E2BIG for more than <see cref="Vcpu.MaxCpuidEntries"/>, -EINVAL for a linear address width other than 48 and 57 bits, or for another
+    /// CPUID than before once the vCPU has run. The client decides what the guest sees; what it adds beyond KVM_GET_SUPPORTED_CPUID does not start to work.
     /// </summary>
     public int Set(ReadOnlySpan<kvm_cpuid_entry2> entries)
     {
@@ -112,7 +113,9 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
     public bool HasX2Apic => (Leaf(1).ecx & Leaf1Ecx.X2APIC) != 0;
     public bool HasLongMode => (Leaf(0x8000_0001).edx & Ext1Edx.LM) != 0;
 
-    /// <summary>Whether the guest may use a paravirtual feature: all of them, unless the client restricted it to those of its CPUID (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
+    /// <summary>
+    /// Whether the guest may use a paravirtual feature: all of them, unless the client restricted it to those of its CPUID (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).
+    /// </summary>
     public bool HasPvFeature(int bit) => !EnforcesPvFeatures || (_pvFeatures >> bit & 1) != 0;
 
     /// <summary>The client's leaf; zeros when it has given none.</summary>
@@ -276,7 +279,8 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
     private uint FindXenTimingLeaf()
     {
         foreach (ref readonly kvm_cpuid_entry2 e in _cpuid.AsSpan())
-            if (e.function is >= 0x4000_0000 and < 0x4001_0000 && (e.function & 0xff) == 0 && e is { ebx: 0x566e_6558, ecx: 0x6558_4d4d, edx: 0x4d4d_566e } && e.eax >= e.function + 3)
+            if (e.function is >= 0x4000_0000 and < 0x4001_0000 && (e.function & 0xff) == 0 && e is { ebx: 0x566e_6558, ecx: 0x6558_4d4d, edx: 0x4d4d_566e }
+                && e.eax >= e.function + 3)
                 return e.function + 3;
         return 0;
     }

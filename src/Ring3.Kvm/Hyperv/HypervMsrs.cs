@@ -10,7 +10,11 @@ internal sealed class HypervMsrs(VcpuCore core, HypervPort port) : VcpuPart(core
     public static MsrRegister[] Registers { get; } = MsrRegister<HypervMsrs>.Table(m => m.Hyperv,
     [
         new(GUEST_OS_ID) { Read = (h, _) => h._port.IsShown ? h.Vm.HyperVGuestOsId : null, Write = (h, _, v) => h._port.IsShown && h.SetGuestOsId(v) },
-        new(HYPERCALL) { Read = (h, _) => h._port.IsShown ? h._port.HypercallMsr : null, Write = (h, _, v) => h._port.IsShown && h._port.TryWriteHypercallMsr(v) },
+        new(HYPERCALL)
+        {
+            Read = (h, _) => h._port.IsShown ? h._port.HypercallMsr : null,
+            Write = (h, _, v) => h._port.IsShown && h._port.TryWriteHypercallMsr(v),
+        },
     ]);
 
     /// <summary>The register is there: its number is not Xen's to use.</summary>

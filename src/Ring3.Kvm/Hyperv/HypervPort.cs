@@ -4,7 +4,10 @@ using static Ring3.Kvm.RunStep;
 // SAFETY: _s lives as long as the vCPU; register numbers are constants.
 namespace Ring3.Kvm;
 
-/// <summary>Hyper-V's hypercall page, beside Xen's or alone. SPEC: Hyper-V TLFS, "Hypercall Interface". Nothing else of Hyper-V is here, and no KVM_CAP_HYPERV* is offered.</summary>
+/// <summary>
+/// Hyper-V's hypercall page, beside Xen's or alone. SPEC: Hyper-V TLFS, "Hypercall Interface". Nothing else of Hyper-V is here, and no KVM_CAP_HYPERV* is
+/// offered.
+/// </summary>
 internal sealed unsafe class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEvents events) : VcpuPart(core)
 {
     private const ulong HypercallEnable = 1, Fast = 1 << 16;
@@ -63,7 +66,9 @@ internal sealed unsafe class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEven
         ulong control = is64 ? g[1] : g[2] << 32 | (uint)g[0];
         ulong input = is64 ? g[2] : g[3] << 32 | (uint)g[1];
         const ulong RepAndVariable = 0x0fff_0fff_03fe_0000;
-        ulong result = (ushort)control != SignalEventCall ? InvalidCode : (control & RepAndVariable) != 0 ? InvalidInput : SignalEvent(input, (control & Fast) != 0);
+        ulong result = (ushort)control != SignalEventCall ? InvalidCode
+            : (control & RepAndVariable) != 0 ? InvalidInput
+            : SignalEvent(input, (control & Fast) != 0);
         if (is64)
             g[0] = result;
         else

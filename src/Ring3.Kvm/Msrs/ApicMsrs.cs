@@ -13,7 +13,12 @@ internal sealed class ApicMsrs(VcpuCore core, VcpuCpuid cpuid, VcpuApic apic) : 
     public static MsrRegister[] Registers { get; } = MsrRegister<ApicMsrs>.Table(m => m.Apic,
     [
         new(Msr.APIC_BASE) { Read = (m, _) => m._apic.Base, Write = (m, a, v) => m._apic.TrySetBase(v, m._cpuid.HasX2Apic, a.Host) },
-        new(Msr.X2APIC_FIRST, Msr.X2APIC_LAST - Msr.X2APIC_FIRST + 1) { IsKnownUnread = true, Read = (m, a) => m.ReadX2Apic(a), Write = (m, a, v) => m.WriteX2Apic(a, v) },
+        new(Msr.X2APIC_FIRST, Msr.X2APIC_LAST - Msr.X2APIC_FIRST + 1)
+        {
+            IsKnownUnread = true,
+            Read = (m, a) => m.ReadX2Apic(a),
+            Write = (m, a, v) => m.WriteX2Apic(a, v),
+        },
     ]);
 
     private ulong? ReadX2Apic(MsrAccess a)

@@ -8,10 +8,13 @@ namespace Ring3.Kvm;
 internal sealed unsafe class MachineCheckMsrs(VcpuCore core, PlatformMsrs platform, VcpuEvents events) : VcpuPart(core)
 {
     public const int MaxBanks = 32;
-    /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED: MCG_CTL, corrected-error interrupts and software error recovery. A guest has of them what the client sets up.</summary>
+    /// <summary>
+    /// KVM_X86_GET_MCE_CAP_SUPPORTED: MCG_CTL, corrected-error interrupts and software error recovery. A guest has of them what the client sets up.
+    /// </summary>
     public const ulong SupportedCapability = CtlPresent | CmciPresent | 1 << 24;
     private const ulong CtlPresent = 1 << 8, CmciPresent = 1 << 10;
-    private const ulong Valid = 1UL << 63, Overflow = 1UL << 62, Uncorrected = 1UL << 61, ContextCorrupt = 1UL << 57, Signalled = 1UL << 56, ActionRequired = 1UL << 55;
+    private const ulong Valid = 1UL << 63, Overflow = 1UL << 62, Uncorrected = 1UL << 61, ContextCorrupt = 1UL << 57, Signalled = 1UL << 56,
+        ActionRequired = 1UL << 55;
     private const ulong CmciEnable = 1 << 30, CmciThreshold = 0x7fff, InProgress = 4;
     /// <summary>IA32_MC0_CTL2; one for each bank follows.</summary>
     private const uint Ctl2 = 0x280;
@@ -70,7 +73,8 @@ internal sealed unsafe class MachineCheckMsrs(VcpuCore core, PlatformMsrs platfo
         uint offset = a.Index - Msr.MC0_CTL;
         if (offset >= (uint)BankCount * 4)
             return false;
-        // MCi_CTL: all ones or all zeros (Linux clears bit 10 of bank 4, and bit 0 of bank 0, on some processors). MCi_STATUS: only clearing, unless HWCR says otherwise.
+        // MCi_CTL: all ones or all zeros (Linux clears bit 10 of bank 4, and bit 0 of bank 0, on some processors). MCi_STATUS: only clearing, unless HWCR says
+        // otherwise.
         if ((offset & 3) == 0 && value != 0 && (value | 1 << 10 | 1) != ulong.MaxValue)
             return false;
         if (!a.Host && (offset & 3) == 1 && value != 0 && !_platform.IsMcStatusWritable)

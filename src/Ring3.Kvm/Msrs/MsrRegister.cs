@@ -18,7 +18,10 @@ internal abstract class MsrRegister(uint first, uint count)
 
     public MsrListing Listed { get; init; }
 
-    /// <summary>What KVM_GET_MSRS on /dev/kvm tells of a register that describes the processor rather than its state (KVM_GET_MSR_FEATURE_INDEX_LIST); null for a model that has it not.</summary>
+    /// <summary>
+    /// What KVM_GET_MSRS on /dev/kvm tells of a register that describes the processor rather than its state (KVM_GET_MSR_FEATURE_INDEX_LIST); null for a model
+    /// that has it not.
+    /// </summary>
     public Func<ProcessorModel, ulong?>? Feature { get; init; }
 
     /// <summary>

@@ -2,14 +2,17 @@ using Ring3.Cpu;
 
 namespace Ring3.Kvm;
 
-/// <summary>Every MSR of this layer, by number. A number has one entry; the processor owns some of them where the guest accesses them (<see cref="LogicalProcessor.OwnsMsr"/>).</summary>
+/// <summary>
+/// Every MSR of this layer, by number. A number has one entry; the processor owns some of them where the guest accesses them (<see
+/// cref="LogicalProcessor.OwnsMsr"/>).
+/// </summary>
 internal static class MsrTable
 {
     /// <summary>In the order in which they are listed.</summary>
     private static readonly MsrRegister[] s_registers =
     [
-        .. ProcessorMsrs.Registers, .. TimeMsrs.Registers, .. ParavirtMsrs.Registers, .. PlatformMsrs.Registers, .. SpeculationMsrs.Registers, .. SmmMsrs.Registers, .. MtrrMsrs.Registers, .. MachineCheckMsrs.Registers,
-        .. ApicMsrs.Registers, .. HypervMsrs.Registers, .. InertMsrs.Registers,
+        .. ProcessorMsrs.Registers, .. TimeMsrs.Registers, .. ParavirtMsrs.Registers, .. PlatformMsrs.Registers, .. SpeculationMsrs.Registers,
+        .. SmmMsrs.Registers, .. MtrrMsrs.Registers, .. MachineCheckMsrs.Registers, .. ApicMsrs.Registers, .. HypervMsrs.Registers, .. InertMsrs.Registers,
     ];
 
     private static readonly MsrRegister[] s_sorted = [.. s_registers.OrderBy(r => r.First)];

@@ -2,7 +2,9 @@ using Ring3.Arch;
 
 namespace Ring3.Kvm;
 
-/// <summary>Memory type range registers: kept and checked, without effect, because software memory has one type. SPEC: SDM volume 3, "Memory Type Range Registers".</summary>
+/// <summary>
+/// Memory type range registers: kept and checked, without effect, because software memory has one type. SPEC: SDM volume 3, "Memory Type Range Registers".
+/// </summary>
 internal sealed class MtrrMsrs(VcpuCore core) : VcpuPart(core)
 {
     private const int VariableRanges = 8;
@@ -17,7 +19,12 @@ internal sealed class MtrrMsrs(VcpuCore core) : VcpuPart(core)
     public static MsrRegister[] Registers { get; } = MsrRegister<MtrrMsrs>.Table(m => m.Mtrr,
     [
         new(Msr.MTRR_CAP) { Read = (_, _) => Capability },
-        new(Msr.MTRR_DEF_TYPE) { Listed = MsrListing.Always, Read = (m, _) => m._defaultType, Write = (m, _, v) => (v & ~0xcffUL) == 0 && IsType((byte)v) && Set(ref m._defaultType, v) },
+        new(Msr.MTRR_DEF_TYPE)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m._defaultType,
+            Write = (m, _, v) => (v & ~0xcffUL) == 0 && IsType((byte)v) && Set(ref m._defaultType, v),
+        },
         Fixed(Fixed64K, 1, m => m._fixed64K),
         Fixed(Fixed16K, 2, m => m._fixed16K),
         Fixed(Fixed4K, 8, m => m._fixed4K),

@@ -4,7 +4,10 @@ using static Ring3.Abi.KvmPara;
 
 namespace Ring3.Kvm;
 
-/// <summary>KVM's own registers. Each belongs to a paravirtual feature, without which the guest has it not, and the client may write back the 0 that it reads. KVM: Documentation/virt/kvm/x86/msr.rst.</summary>
+/// <summary>
+/// KVM's own registers. Each belongs to a paravirtual feature, without which the guest has it not, and the client may write back the 0 that it reads. KVM:
+/// Documentation/virt/kvm/x86/msr.rst.
+/// </summary>
 internal sealed class ParavirtMsrs(VcpuCore core, VcpuCpuid cpuid, PvClock clock, StealTime steal, ApicPages apicPages, Halting halting) : VcpuPart(core)
 {
     private const ulong AsyncFaultEnabled = 1 << 0, AsyncFaultByInterrupt = 1 << 3, AsyncFaultReserved = 0x30;
@@ -48,8 +51,8 @@ internal sealed class ParavirtMsrs(VcpuCore core, VcpuCpuid cpuid, PvClock clock
     }
 
     /// <summary>
-    /// The guest offers to be told of pages that the host has to fetch. KVM: since Linux 5.8 it is told by interrupts only, and KVM_FEATURE_ASYNC_PF_INT is not offered here, so that the register keeps what is written and
-    /// pages are waited for.
+    /// The guest offers to be told of pages that the host has to fetch. KVM: since Linux 5.8 it is told by interrupts only, and KVM_FEATURE_ASYNC_PF_INT is not
+    /// offered here, so that the register keeps what is written and pages are waited for.
     /// </summary>
     private bool SetAsyncFault(ulong value)
     {

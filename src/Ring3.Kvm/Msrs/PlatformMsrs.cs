@@ -6,7 +6,8 @@ namespace Ring3.Kvm;
 /// <summary>What the processor is, and the switches of its facilities. SPEC: SDM volume 4; AMD PPR, "MSRs".</summary>
 internal sealed class PlatformMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(core)
 {
-    private const uint EBC_FREQUENCY_ID = 0x2c, UCODE_WRITE = 0x79, FSB_FREQ = 0xcd, PLATFORM_INFO = 0xce, MISC_FEATURES_ENABLES = 0x140, POWER_CTL = 0x1fc, PERF_CAPABILITIES = 0x345, PATCH_LOADER = 0xc001_0020;
+    private const uint EBC_FREQUENCY_ID = 0x2c, UCODE_WRITE = 0x79, FSB_FREQ = 0xcd, PLATFORM_INFO = 0xce, MISC_FEATURES_ENABLES = 0x140, POWER_CTL = 0x1fc,
+        PERF_CAPABILITIES = 0x345, PATCH_LOADER = 0xc001_0020;
     internal const uint OSVW_ID_LENGTH = 0xc001_0140, OSVW_STATUS = 0xc001_0141, DE_CFG = 0xc001_1029;
 
     private const ulong FeatureControlLocked = 1, HwcrTscFreqSel = 1 << 24, HwcrMcStatusWrite = 1 << 18;
@@ -44,7 +45,12 @@ internal sealed class PlatformMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(co
             Write = (p, a, v) => a.Host && Set(ref p._platformInfo, v),
         },
         new(MISC_FEATURES_ENABLES) { Listed = MsrListing.Always, Read = (p, _) => p._cpuid.MiscFeatures, Write = (p, _, v) => p.SetMiscFeatures(v) },
-        new(Msr.FEATURE_CONTROL) { Listed = MsrListing.Intel, Read = (p, _) => p.IsAmd ? null : p._featureControl, Write = (p, a, v) => p.SetFeatureControl(v, a.Host) },
+        new(Msr.FEATURE_CONTROL)
+        {
+            Listed = MsrListing.Intel,
+            Read = (p, _) => p.IsAmd ? null : p._featureControl,
+            Write = (p, a, v) => p.SetFeatureControl(v, a.Host),
+        },
         new(Msr.HWCR) { Listed = MsrListing.Amd, Read = (p, _) => p._hwcr, Write = (p, a, v) => p.SetHwcr(v, a.Host) },
         new(DE_CFG)
         {

@@ -11,11 +11,26 @@ internal sealed unsafe class ProcessorMsrs(VcpuCore core, VcpuCpuid cpuid) : Vcp
     public static MsrRegister[] Registers { get; } = MsrRegister<ProcessorMsrs>.Table(m => m.Processor,
     [
         new(Msr.SYSENTER_CS) { Listed = MsrListing.Always, Read = (p, _) => p._s->SysenterCs, Write = (p, _, v) => Set(ref p._s->SysenterCs, v) },
-        new(Msr.SYSENTER_ESP) { Listed = MsrListing.Always, Read = (p, _) => p._s->SysenterEsp, Write = (p, a, v) => p.SetSysenter(ref p._s->SysenterEsp, v, a.Host) },
-        new(Msr.SYSENTER_EIP) { Listed = MsrListing.Always, Read = (p, _) => p._s->SysenterEip, Write = (p, a, v) => p.SetSysenter(ref p._s->SysenterEip, v, a.Host) },
+        new(Msr.SYSENTER_ESP)
+        {
+            Listed = MsrListing.Always,
+            Read = (p, _) => p._s->SysenterEsp,
+            Write = (p, a, v) => p.SetSysenter(ref p._s->SysenterEsp, v, a.Host),
+        },
+        new(Msr.SYSENTER_EIP)
+        {
+            Listed = MsrListing.Always,
+            Read = (p, _) => p._s->SysenterEip,
+            Write = (p, a, v) => p.SetSysenter(ref p._s->SysenterEip, v, a.Host),
+        },
         new(Msr.STAR) { Listed = MsrListing.Always, Read = (p, _) => p._s->Star, Write = (p, _, v) => Set(ref p._s->Star, v) },
         new(Msr.CSTAR) { Listed = MsrListing.Always, Read = (p, _) => p._s->Cstar, Write = (p, _, v) => p.SetCanonical(ref p._s->Cstar, v) },
-        new(Msr.KERNEL_GS_BASE) { Listed = MsrListing.Always, Read = (p, _) => p._s->KernelGsBase, Write = (p, _, v) => p.SetCanonical(ref p._s->KernelGsBase, v) },
+        new(Msr.KERNEL_GS_BASE)
+        {
+            Listed = MsrListing.Always,
+            Read = (p, _) => p._s->KernelGsBase,
+            Write = (p, _, v) => p.SetCanonical(ref p._s->KernelGsBase, v),
+        },
         new(Msr.SFMASK) { Listed = MsrListing.Always, Read = (p, _) => p._s->Sfmask, Write = (p, _, v) => Set(ref p._s->Sfmask, (uint)v) },
         new(Msr.LSTAR) { Listed = MsrListing.Always, Read = (p, _) => p._s->Lstar, Write = (p, _, v) => p.SetCanonical(ref p._s->Lstar, v) },
         new(Msr.FS_BASE) { Read = (p, _) => p._s->Fs.Base, Write = (p, _, v) => p.SetCanonical(ref p._s->Fs.Base, v) },
@@ -24,7 +39,12 @@ internal sealed unsafe class ProcessorMsrs(VcpuCore core, VcpuCpuid cpuid) : Vcp
         new(Msr.PAT) { Listed = MsrListing.Always, Read = (p, _) => p._s->Pat, Write = (p, _, v) => IsPat(v) && Set(ref p._s->Pat, v) },
         new(Msr.TSC_AUX) { Listed = MsrListing.Always, Read = (p, _) => p._s->TscAux, Write = (p, _, v) => v >> 32 == 0 && Set(ref p._s->TscAux, v) },
         // No supervisor state component exists.
-        new(Msr.XSS) { Listed = MsrListing.Always, Read = (p, a) => a.Host || p._cpuid.HasXsaves ? p._s->Xss : null, Write = (p, a, v) => v == 0 && (a.Host || p._cpuid.HasXsaves) },
+        new(Msr.XSS)
+        {
+            Listed = MsrListing.Always,
+            Read = (p, a) => a.Host || p._cpuid.HasXsaves ? p._s->Xss : null,
+            Write = (p, a, v) => v == 0 && (a.Host || p._cpuid.HasXsaves),
+        },
         // Branch single-step and last-branch recording; the other bits belong to facilities that are not there.
         new(Msr.DEBUGCTL) { Listed = MsrListing.Always, Read = (p, _) => p._s->DebugCtl, Write = (p, _, v) => (v & ~3UL) == 0 && Set(ref p._s->DebugCtl, v) },
     ]);

@@ -2,13 +2,16 @@ using Ring3.Arch;
 
 namespace Ring3.Kvm;
 
-/// <summary>Speculation control: commands without effect, and a processor that needs none of them. SPEC: SDM volume 4; Intel, "Speculative Execution Side Channel Mitigations".</summary>
+/// <summary>
+/// Speculation control: commands without effect, and a processor that needs none of them. SPEC: SDM volume 4; Intel, "Speculative Execution Side Channel
+/// Mitigations".
+/// </summary>
 internal sealed class SpeculationMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(core)
 {
     /// <summary>Hardware without Meltdown, L1TF, MDS, TAA, SSB and their kin: what an interpreter is.</summary>
-    private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */ | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */
-        | 1 << 8 /* TAA_NO */ | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */ | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */
-        | 1UL << 62 /* ITS_NO */;
+    private const ulong ArchCapabilities = 1 << 0 /* RDCL_NO */ | 1 << 1 /* IBRS_ALL */ | 1 << 3 /* SKIP_L1DFL_VMENTRY */ | 1 << 4 /* SSB_NO */
+        | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */ | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */
+        | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */ | 1UL << 62 /* ITS_NO */;
 
     private readonly VcpuCpuid _cpuid = cpuid;
     private ulong _specCtrl, _archCapabilities = ArchCapabilities;

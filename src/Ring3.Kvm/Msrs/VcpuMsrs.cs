@@ -8,14 +8,16 @@ using static Ring3.Kvm.RunStep;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// The MSRs of a vCPU: the guest's RDMSR and WRMSR, and the client's KVM_GET_MSRS and KVM_SET_MSRS. What each register does is in its group, by <see cref="MsrTable"/>; here is who may access it.
+/// The MSRs of a vCPU: the guest's RDMSR and WRMSR, and the client's KVM_GET_MSRS and KVM_SET_MSRS. What each register does is in its group, by <see
+/// cref="MsrTable"/>; here is who may access it.
 /// </summary>
 internal sealed unsafe class VcpuMsrs : VcpuPart
 {
     private readonly VcpuEvents _events;
 
     public VcpuMsrs(
-        VcpuCore core, VcpuCpuid cpuid, VcpuTsc tsc, PvClock clock, StealTime steal, VcpuApic apic, ApicPages apicPages, SystemManagement smm, VcpuEvents events, Halting halting, HypervPort hyperv) : base(core)
+        VcpuCore core, VcpuCpuid cpuid, VcpuTsc tsc, PvClock clock, StealTime steal, VcpuApic apic, ApicPages apicPages, SystemManagement smm,
+        VcpuEvents events, Halting halting, HypervPort hyperv) : base(core)
     {
         _events = events;
         Processor = new(core, cpuid);
@@ -65,7 +67,8 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     }
 
     /// <summary>
-    /// Which accesses come here although the processor would do them by itself: with a filter all of them, and when the client wants to see refused ones those. Any thread.
+    /// Which accesses come here although the processor would do them by itself: with a filter all of them, and when the client wants to see refused ones those.
+    /// Any thread.
     /// </summary>
     public void UpdateIntercepts() => Volatile.Write(ref _s->InterceptMsrs,
         Vm.MsrFilter is not null ? MsrIntercepts.All : (Vm.UserSpaceMsrMask & KVM_MSR_EXIT_REASON_INVAL) != 0 ? MsrIntercepts.Refused : MsrIntercepts.None);

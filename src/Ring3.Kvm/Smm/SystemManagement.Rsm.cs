@@ -14,7 +14,10 @@ internal sealed unsafe partial class SystemManagement
         public ulong Cr0, Cr3, Cr4, Efer, Dr6, Dr7;
     }
 
-    /// <summary>RSM in system management mode; outside it the processor raises #UD itself. False: a state that no processor can be in, a triple fault as on hardware and in KVM.</summary>
+    /// <summary>
+    /// RSM in system management mode; outside it the processor raises #UD itself. False: a state that no processor can be in, a triple fault as on hardware and
+    /// in KVM.
+    /// </summary>
     public bool TryLeave()
     {
         SaveState state = default;
@@ -31,8 +34,8 @@ internal sealed unsafe partial class SystemManagement
         CpuState* c = _s;
         SavedControls saved = new()
         {
-            Cr0 = s.At<ulong>(SaveState.Map64.Cr0), Cr3 = s.At<ulong>(SaveState.Map64.Cr3), Cr4 = s.At<ulong>(SaveState.Map64.Cr4), Efer = s.At<ulong>(SaveState.Map64.Efer),
-            Dr6 = s.At<ulong>(SaveState.Map64.Dr6), Dr7 = s.At<ulong>(SaveState.Map64.Dr7),
+            Cr0 = s.At<ulong>(SaveState.Map64.Cr0), Cr3 = s.At<ulong>(SaveState.Map64.Cr3), Cr4 = s.At<ulong>(SaveState.Map64.Cr4),
+            Efer = s.At<ulong>(SaveState.Map64.Efer), Dr6 = s.At<ulong>(SaveState.Map64.Dr6), Dr7 = s.At<ulong>(SaveState.Map64.Dr7),
         };
         Smbase = s.At<uint>(SaveState.Map64.Smbase);
         if (!TryRestore(saved))
@@ -49,7 +52,8 @@ internal sealed unsafe partial class SystemManagement
         c->Tr = s.Load64(SaveState.Map64.Tr);
         c->Gdtr = s.LoadTable64(SaveState.Map64.Gdtr);
         c->Idtr = s.LoadTable64(SaveState.Map64.Idtr);
-        Resume(s.At<ulong>(SaveState.Map64.Rip), s.At<ulong>(SaveState.Map64.Rflags), s.At<byte>(SaveState.Map64.InterruptShadow), s.At<ushort>(SaveState.Map64.PendingDebug));
+        Resume(s.At<ulong>(SaveState.Map64.Rip), s.At<ulong>(SaveState.Map64.Rflags), s.At<byte>(SaveState.Map64.InterruptShadow),
+            s.At<ushort>(SaveState.Map64.PendingDebug));
         return true;
     }
 
@@ -76,7 +80,8 @@ internal sealed unsafe partial class SystemManagement
         c->Tr = s.Load32(SaveState.Map32.Tr, SaveState.Map32.TrSelector);
         c->Gdtr = s.LoadTable32(SaveState.Map32.Gdtr);
         c->Idtr = s.LoadTable32(SaveState.Map32.Idtr);
-        Resume(s.At<uint>(SaveState.Map32.Eip), s.At<uint>(SaveState.Map32.Eflags), s.At<byte>(SaveState.Map32.InterruptShadow), s.At<ushort>(SaveState.Map32.PendingDebug));
+        Resume(s.At<uint>(SaveState.Map32.Eip), s.At<uint>(SaveState.Map32.Eflags), s.At<byte>(SaveState.Map32.InterruptShadow),
+            s.At<ushort>(SaveState.Map32.PendingDebug));
         return true;
     }
 

@@ -6,7 +6,8 @@ using Ring3.Cpu;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// System management mode: entry on an SMI, RSM, and what either does to the rest of the vCPU. SPEC: APM volume 2, "System-Management Mode"; the choices the manuals leave open follow KVM: no I/O restart, no halt restart.
+/// System management mode: entry on an SMI, RSM, and what either does to the rest of the vCPU. SPEC: APM volume 2, "System-Management Mode"; the choices the
+/// manuals leave open follow KVM: no I/O restart, no halt restart.
 /// </summary>
 internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid cpuid, GuestTables tables, Translations translations) : VcpuPart(core)
 {
@@ -41,7 +42,10 @@ internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid c
         Requests.MakeSelf(VcpuRequest.Event);
     }
 
-    /// <summary>Takes the SMI: saves the state to SMRAM and starts the handler: flat real mode at SMBASE + 0x8000. The VM is dead when SMRAM cannot be written, because the old state is gone then.</summary>
+    /// <summary>
+    /// Takes the SMI: saves the state to SMRAM and starts the handler: flat real mode at SMBASE + 0x8000. The VM is dead when SMRAM cannot be written, because
+    /// the old state is gone then.
+    /// </summary>
     public void Enter()
     {
         CpuState* c = _s;

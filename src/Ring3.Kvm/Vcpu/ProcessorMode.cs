@@ -9,7 +9,8 @@ namespace Ring3.Kvm;
 internal static unsafe class ProcessorMode
 {
     /// <summary>Bits of RFLAGS that software can set.</summary>
-    public const ulong RflagsWritable = Rflags.Status | Rflags.TF | Rflags.IF | Rflags.DF | Rflags.IOPL | Rflags.NT | Rflags.RF | Rflags.VM | Rflags.AC | Rflags.VIF | Rflags.VIP | Rflags.ID;
+    public const ulong RflagsWritable = Rflags.Status | Rflags.TF | Rflags.IF | Rflags.DF | Rflags.IOPL | Rflags.NT | Rflags.RF | Rflags.VM | Rflags.AC
+        | Rflags.VIF | Rflags.VIP | Rflags.ID;
 
     /// <summary>Bits of DR6 that software can set.</summary>
     public const ulong Dr6Writable = Dr.Dr6BD | Dr.Dr6BS | Dr.Dr6BT | 15;
@@ -30,7 +31,9 @@ internal static unsafe class ProcessorMode
     /// <summary>Address space of the memory slots that the processor sees: 1 in system management mode.</summary>
     public static int AddressSpace(CpuState* c) => c->InSmm;
 
-    /// <summary>Interrupt shadow as KVM_VCPUEVENT spells it: KVM_X86_SHADOW_INT_MOV_SS is 1, KVM_X86_SHADOW_INT_STI is 2; the processor has them the other way round.</summary>
+    /// <summary>
+    /// Interrupt shadow as KVM_VCPUEVENT spells it: KVM_X86_SHADOW_INT_MOV_SS is 1, KVM_X86_SHADOW_INT_STI is 2; the processor has them the other way round.
+    /// </summary>
     public static byte KvmShadow(CpuState* c) => SwapShadow(c->InterruptShadow);
 
     /// <summary>Sets what <see cref="KvmShadow"/> tells.</summary>

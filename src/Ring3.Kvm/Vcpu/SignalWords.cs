@@ -5,8 +5,8 @@ using System.Runtime.InteropServices;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// The words through which signal handlers of the client's threads reach a vCPU. They lie in a block that can be written for ever: a signal can arrive between the end of the last call on a vCPU, which frees it, and the
-/// moment the caller knows.
+/// The words through which signal handlers of the client's threads reach a vCPU. They lie in a block that can be written for ever: a signal can arrive between
+/// the end of the last call on a vCPU, which frees it, and the moment the caller knows.
 /// </summary>
 internal sealed unsafe class SignalWords
 {

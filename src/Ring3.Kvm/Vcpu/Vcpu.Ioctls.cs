@@ -3,7 +3,7 @@ using Ring3.Xen;
 
 namespace Ring3.Kvm;
 
-// The ioctls of a vCPU, and which part answers each. For the vCPU's thread, or for any thread while the vCPU is not running, unless said otherwise. Negative results are -errno.
+// The ioctls of a vCPU, and which part answers each. For the vCPU's thread, or for any while the vCPU is not running, unless said otherwise.
 public sealed unsafe partial class Vcpu
 {
     // ---- Registers ----
@@ -41,7 +41,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_GET_XSAVE: the standard format, with the components in use as XSAVEC finds them.</summary>
     public void GetXsave(out kvm_xsave xsave) => _extended.GetXsave(out xsave);
 
-    /// <summary>KVM_SET_XSAVE: 0, or -EINVAL for unsupported components, a compacted area, other non-zero bytes of the header, or reserved bits of MXCSR when a component of the legacy area is there.</summary>
+    /// <summary>KVM_SET_XSAVE: 0, or -EINVAL for unsupported components, a compacted area, other bytes of the header, or reserved bits of MXCSR.</summary>
     public int SetXsave(in kvm_xsave xsave) => _extended.SetXsave(xsave);
 
     /// <summary>KVM_GET_XCRS.</summary>
@@ -64,21 +64,21 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_SET_MP_STATE: 0 or -EINVAL.</summary>
     public int SetMpState(kvm_mp_state state) => _activity.Set(state);
 
-    /// <summary>KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers. 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST when a split one still has the last.</summary>
+    /// <summary>KVM_INTERRUPT: queues an external interrupt. 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST when a split one has the last.</summary>
     public int Interrupt(uint vector) => _events.Interrupt(vector);
 
     /// <summary>KVM_NMI: queues a non-maskable interrupt. Any thread.</summary>
-    public void InjectNmi() => _inbox.RaiseNmi();
+    public void InjectNmi() => Inbox.RaiseNmi();
 
     /// <summary>KVM_SMI: requests a system management interrupt. Any thread.</summary>
-    public void InjectSmi() => _inbox.RaiseSmi();
+    public void InjectSmi() => Inbox.RaiseSmi();
 
-    /// <summary>KVM_SET_GUEST_DEBUG: 0, or -EBUSY when an exception is already pending and another is to be injected. KVM: controls that do not exist are ignored.</summary>
+    /// <summary>KVM_SET_GUEST_DEBUG: 0, or -EBUSY when an exception is pending and another is to be injected. KVM: unknown controls are ignored.</summary>
     public int SetGuestDebug(in kvm_guest_debug debug) => _debug.Set(debug);
 
     // ---- Memory ----
 
-    /// <summary>KVM_PRE_FAULT_MEMORY: maps a range as reads of the guest would. <paramref name="range"/> is advanced by what was done. Not while the vCPU runs.</summary>
+    /// <summary>KVM_PRE_FAULT_MEMORY: maps a range as reads of the guest would, and advances it by what was done. Not while the vCPU runs.</summary>
     /// <returns>0 when at least one page was mapped; else -EINVAL, -ENOENT without memory at the address, -EFAULT, -EINTR after a signal, -ENOMEM.</returns>
     public int PreFaultMemory(ref kvm_pre_fault_memory range) => _memoryFaults.PreFault(ref range);
 
@@ -90,7 +90,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_MAX_CPUID_ENTRIES.</summary>
     public const int MaxCpuidEntries = 256;
 
-    /// <summary>KVM_SET_CPUID2: 0, -E2BIG for more than <see cref="MaxCpuidEntries"/>, -EINVAL for a linear address width other than 48 and 57 bits, or for another CPUID than before once the vCPU has run.</summary>
+    /// <summary>KVM_SET_CPUID2: 0, -E2BIG, -EINVAL for linear addresses of other than 48 and 57 bits, or for a change once the vCPU has run.</summary>
     public int SetCpuid2(ReadOnlySpan<kvm_cpuid_entry2> entries) => _cpuid.Set(entries);
 
     /// <summary>KVM_GET_CPUID2: number of entries, or -E2BIG.</summary>
@@ -136,7 +136,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>KVM_TPR_ACCESS_REPORTING: accesses to the task priority register leave with KVM_EXIT_TPR_ACCESS. 0, or -EINVAL for flags.</summary>
     public int SetTprAccessReporting(in kvm_tpr_access_ctl control) => _apic.SetTprAccessReporting(control);
 
-    /// <summary>KVM_SET_VAPIC_ADDR: the word that mirrors the local APIC's priorities; 0: none. 0, or -EINVAL without an in-kernel local APIC or when the address is in no slot.</summary>
+    /// <summary>KVM_SET_VAPIC_ADDR: the word that mirrors the local APIC's priorities. 0, or -EINVAL without a local APIC here or outside the slots.</summary>
     public int SetVapicAddress(ulong gpa) => _apicPages.SetVapicAddress(gpa);
 
     // ---- Time ----
@@ -169,13 +169,10 @@ public sealed unsafe partial class Vcpu
 
     // ---- Signals ----
 
-    /// <summary>Words for the signal handlers of the thread that runs this vCPU. They mean this vCPU until the VM is disposed of, and can be written for ever.</summary>
+    /// <summary>Words for the signal handlers of this vCPU's thread. They mean this vCPU until the VM is disposed of, and can be written for ever.</summary>
     public VcpuSignal* Signal => _signal.Signal;
 
     // ---- For other vCPUs and for the VM. Any thread. ----
-
-    /// <summary>Where other threads leave NMIs, INIT and SIPI.</summary>
-    internal InterruptInbox Inbox => _inbox;
 
     /// <summary>KVM_HC_KICK_CPU: wakes the vCPU from HLT; if it is not halted, its next HLT returns at once.</summary>
     internal void PvUnhalt() => _halting.Unhalt();

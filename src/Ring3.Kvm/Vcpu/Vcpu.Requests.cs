@@ -10,7 +10,9 @@ namespace Ring3.Kvm;
 public sealed unsafe partial class Vcpu
 {
     /// <summary>Requests that would look at or change a state which is between two instructions.</summary>
-    private static readonly VcpuRequest[] s_afterInstruction = [VcpuRequest.UserKick, VcpuRequest.TripleFault, VcpuRequest.IoapicEoiExit, VcpuRequest.ReportTprAccess, VcpuRequest.Event, VcpuRequest.Nmi, VcpuRequest.Smi];
+    private static readonly VcpuRequest[] s_afterInstruction =
+        [VcpuRequest.UserKick, VcpuRequest.TripleFault, VcpuRequest.IoapicEoiExit, VcpuRequest.ReportTprAccess, VcpuRequest.Event, VcpuRequest.Nmi,
+        VcpuRequest.Smi];
 
     /// <summary>Requests that wait until the instruction whose MMIO access is done has retired.</summary>
     private ulong _heldRequests;
@@ -39,7 +41,7 @@ public sealed unsafe partial class Vcpu
         if (q.Check(VcpuRequest.IoapicEoiExit))
         {
             KvmRun->exit_reason = KVM_EXIT_IOAPIC_EOI;
-            KvmRun->eoi.vector = _inbox.EoiVector;
+            KvmRun->eoi.vector = Inbox.EoiVector;
             return ToClient;
         }
         if (q.Check(VcpuRequest.ReportTprAccess))
@@ -86,7 +88,8 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>
-    /// The client (or a device here) has answered an MMIO access of the instruction at RIP: only the instruction's end may come next, or the device would see the access again. Flushes are still done, the rest waits.
+    /// The client (or a device here) has answered an MMIO access of the instruction at RIP: only the instruction's end may come next, or the device would see
+    /// the access again. Flushes are still done, the rest waits.
     /// </summary>
     private void HoldRequests()
     {

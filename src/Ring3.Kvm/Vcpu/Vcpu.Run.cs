@@ -12,13 +12,19 @@ namespace Ring3.Kvm;
 // KVM_RUN: the outer loop, entry and the dispatch of exits.
 public sealed unsafe partial class Vcpu
 {
-    /// <summary>PAUSEs in a row after which a vCPU lets the host run another thread: the lock it spins for may be held by a vCPU that does not run. KVM's ple_window is of the same order of time.</summary>
+    /// <summary>PAUSEs in a row after which a vCPU lets the host run another thread, perhaps the one with the lock. Of the order of KVM's ple_window.</summary>
     private const uint PauseLoopWindow = 512;
+
+    private int _running;
+    private int _lastThread;
 
     /// <summary>
     /// KVM_RUN. Finishes the exit that the client has handled (data of IN, MMIO read, RDMSR), then runs the guest until the next exit.
     /// </summary>
-    /// <returns>0 with an exit in <see cref="KvmRun"/>; -EINTR after a kick or with immediate_exit set; -EIO when the VM is dead or disposed of; -EFAULT when guest memory is not usable; -EBUSY when another thread runs the vCPU.</returns>
+    /// <returns>
+    /// 0 with an exit in <see cref="KvmRun"/>; -EINTR after a kick or with immediate_exit set; -EIO when the VM is dead or disposed of; -EFAULT when guest
+    /// memory is not usable; -EBUSY when another thread runs the vCPU.
+    /// </returns>
     public int Run()
     {
         if (!TryClaim())
@@ -30,7 +36,7 @@ public sealed unsafe partial class Vcpu
         finally { Release(); }
     }
 
-    /// <summary>Makes the vCPU this thread's, for <see cref="RunExclusive"/> and what comes behind it: the VM is not disposed of before <see cref="Release"/>. False when another thread has it.</summary>
+    /// <summary>Makes the vCPU this thread's until <see cref="Release"/>: the VM is not disposed of before. False when another thread has it.</summary>
     /// <remarks>PAIRS-WITH: Vm.StopVcpus (says that the VM is dead, then looks who runs).</remarks>
     public bool TryClaim() => Interlocked.CompareExchange(ref _running, 1, 0) == 0;
 
@@ -51,7 +57,7 @@ public sealed unsafe partial class Vcpu
             throw new InvalidOperationException("a VM cannot be disposed of by the thread that runs one of its vCPUs");
     }
 
-    /// <summary><see cref="Run"/> for callers that already keep all other threads out, as the ioctl's mutex does: a locked instruction less. Never -EBUSY.</summary>
+    /// <summary><see cref="Run"/> for callers that keep all other threads out, as the ioctl's mutex does: a locked instruction less. Never -EBUSY.</summary>
     public int RunExclusive() => RunExclusive(Environment.CurrentManagedThreadId);
 
     /// <summary><see cref="RunExclusive()"/> for callers that have a number for the calling thread at hand: not 0, and never given to two threads.</summary>
@@ -82,7 +88,7 @@ public sealed unsafe partial class Vcpu
             MoveToThread(thread);
         if ((run->kvm_dirty_regs | run->kvm_valid_regs) != 0)
         {
-            int e = StoreSyncRegs();
+            int e = _syncRegisters.Store();
             if (e != 0)
                 return e;
         }
@@ -133,7 +139,7 @@ public sealed unsafe partial class Vcpu
         run->apic_base = _apic.Base;
         run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || _events.IsReadyForInjection() ? (byte)1 : (byte)0;
         if ((_s->InSmm | _s->BusLockSeen) != 0)
-            AddRunFlags();
+            _policies.AddRunFlags();
         _finishOnly = false;
         // What completing an exit has written.
         if (_s->DirtyLogCount != 0)
@@ -141,7 +147,7 @@ public sealed unsafe partial class Vcpu
         if (_heldRequests != 0 || _s->FinishInstruction != 0)
             ReleaseRequests();
         if (run->kvm_valid_regs != 0)
-            LoadSyncRegs();
+            _syncRegisters.Load();
         if (_steal.IsEnabled)
             _steal.SetPreempted();
     }
@@ -163,8 +169,8 @@ public sealed unsafe partial class Vcpu
         if (DirtyRing is not null)
             _dirtyLog.LimitTo(DirtyRing);
         // Where only the rest of an instruction runs, nothing new is taken.
-        if (_xen.Side is { } xen && !_finishOnly)
-            _events.IsDirty |= _xen.Prepare(xen);
+        if (_xen.Side is { } xen && !_finishOnly && _xen.Prepare(xen))
+            _events.IsDirty = true;
         if (_events.IsDirty)
             _events.Prepare();
         if (_apicPages.InUse)
@@ -212,7 +218,7 @@ public sealed unsafe partial class Vcpu
         {
             case ExitReason.Request:
                 Stats.request_exits++;
-                return _s->BusLockSeen != 0 ? ExitBusLock() : KeepRunning;
+                return _s->BusLockSeen != 0 ? _policies.ExitBusLock() : KeepRunning;
             case ExitReason.Io:
                 Stats.io_exits++;
                 return _port.Handle();
@@ -222,7 +228,7 @@ public sealed unsafe partial class Vcpu
             case ExitReason.DirtyLogFull:
                 return KeepRunning;
             case ExitReason.NestedFault:
-                return HandleNestedFault();
+                return _memoryFaults.Handle();
             case ExitReason.Mmio:
                 Stats.mmio_exits++;
                 return HandleMmio();
@@ -230,7 +236,7 @@ public sealed unsafe partial class Vcpu
                 return HandleHlt();
             case ExitReason.Cpuid:
                 Stats.cpuid_exits++;
-                return HandleCpuid();
+                return FaultUnless(_cpuid.TryExecute());
             case ExitReason.MsrRead:
                 Stats.msr_exits++;
                 return _msrs.HandleRead();
@@ -241,8 +247,7 @@ public sealed unsafe partial class Vcpu
                 return HandleHypercall();
             case ExitReason.InterruptWindow:
                 Stats.irq_window_exits++;
-                _events.IsDirty = true;
-                return HandleInterruptWindow();
+                return _events.HandleInterruptWindow();
             case ExitReason.NmiWindow:
                 Stats.nmi_window_exits++;
                 _events.IsDirty = true;
@@ -254,7 +259,7 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Cr8Write:
                 return HandleCr8();
             case ExitReason.Xsetbv:
-                return HandleXsetbv();
+                return FaultUnless(_extended.TryExecuteXsetbv());
             default:
                 return DispatchRare(reason);
         }
@@ -268,9 +273,9 @@ public sealed unsafe partial class Vcpu
             case ExitReason.Shutdown:
                 return ExitShutdown();
             case ExitReason.Exception:
-                return HandleException();
+                return _debug.HandleException();
             case ExitReason.SingleStep:
-                return ExitDebug(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | _exit->Payload);
+                return _debug.ExitStep(_exit->Payload);
             case ExitReason.Rsm:
                 return HandleRsm();
             case ExitReason.MemoryFailure:
@@ -278,9 +283,9 @@ public sealed unsafe partial class Vcpu
             case ExitReason.EmulationFailure:
                 return _failures.Exit();
             case ExitReason.BusLock:
-                return ExitBusLock();
+                return _policies.ExitBusLock();
             case ExitReason.Notify:
-                return HandleNotify();
+                return _policies.HandleNotify();
             default:
                 KvmRun->exit_reason = KVM_EXIT_INTERNAL_ERROR;
                 KvmRun->@internal.suberror = KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
@@ -295,35 +300,5 @@ public sealed unsafe partial class Vcpu
     {
         KvmRun->exit_reason = KVM_EXIT_SHUTDOWN;
         return ToClient;
-    }
-
-    /// <summary>Fills what the client asked to find in kvm_run without a call of its own.</summary>
-    private void LoadSyncRegs()
-    {
-        kvm_run* run = KvmRun;
-        if ((run->kvm_valid_regs & KVM_SYNC_X86_REGS) != 0)
-            GetRegs(out run->s.regs);
-        if ((run->kvm_valid_regs & KVM_SYNC_X86_SREGS) != 0)
-            GetSregs(out run->s.sregs);
-        if ((run->kvm_valid_regs & KVM_SYNC_X86_EVENTS) != 0)
-            GetVcpuEvents(out run->s.events);
-    }
-
-    private int StoreSyncRegs()
-    {
-        kvm_run* run = KvmRun;
-        ulong dirty = run->kvm_dirty_regs;
-        if (((dirty | run->kvm_valid_regs) & ~(ulong)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)) != 0)
-            return -Errno.EINVAL;
-        if (dirty == 0)
-            return 0;
-        // Copied first: the client can write the page at any time.
-        kvm_sync_regs s = run->s;
-        run->kvm_dirty_regs = 0;
-        if ((dirty & KVM_SYNC_X86_REGS) != 0)
-            SetRegs(s.regs);
-        if ((dirty & KVM_SYNC_X86_SREGS) != 0 && SetSregs(s.sregs) != 0)
-            return -Errno.EINVAL;
-        return (dirty & KVM_SYNC_X86_EVENTS) != 0 ? SetVcpuEvents(s.events) : 0;
     }
 }

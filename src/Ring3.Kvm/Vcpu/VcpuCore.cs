@@ -8,7 +8,8 @@ namespace Ring3.Kvm;
 /// <summary>
 /// What all parts of a vCPU stand on: the processor, the page shared with the client, the request word, the counters. It knows no part and decides nothing.
 /// </summary>
-/// <remarks>SAFETY: State and Exit belong to the processor, which the VM's machine frees; Run is mapped until <see cref="Free"/>, or the client's until the VM is disposed of. All outlive every part.</remarks>
+/// <remarks>SAFETY: State and Exit belong to the processor, which the VM's machine frees; Run is mapped until <see cref="Free"/>, or the client's until the VM
+/// is disposed of. All outlive every part.</remarks>
 internal sealed unsafe class VcpuCore
 {
     private readonly bool _ownsRunArea;

@@ -5,8 +5,8 @@ using Ring3.Irqchip;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// A part of a vCPU: state of its own, and the core. What it needs of other parts is given to its constructor, so parts know each other in one direction only (see <see cref="Vcpu"/>'s constructor). Members are for
-/// the vCPU's thread, or for any thread while the vCPU is not running, unless they say otherwise.
+/// A part of a vCPU: state of its own, and the core. What it needs of other parts is given to its constructor, so parts know each other in one direction only
+/// (see <see cref="Vcpu"/>'s constructor). Members are for the vCPU's thread, or for any thread while the vCPU is not running, unless they say otherwise.
 /// </summary>
 /// <remarks>SAFETY: the pointers are the core's, which outlives its parts.</remarks>
 internal abstract unsafe class VcpuPart(VcpuCore core)

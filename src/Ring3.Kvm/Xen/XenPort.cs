@@ -3,7 +3,10 @@ using Ring3.Xen;
 
 namespace Ring3.Kvm;
 
-/// <summary>The vCPU of a Xen guest, as the run loop meets it: events and run state around an entry, and the upcall as an interrupt. What Ring3.Xen asks of the vCPU is <see cref="XenProcessor"/>.</summary>
+/// <summary>
+/// The vCPU of a Xen guest, as the run loop meets it: events and run state around an entry, and the upcall as an interrupt. What Ring3.Xen asks of the vCPU is
+/// <see cref="XenProcessor"/>.
+/// </summary>
 internal sealed class XenPort(VcpuCore core, RunDelay runDelay) : VcpuPart(core)
 {
     private XenVcpu? _xen;
@@ -28,7 +31,9 @@ internal sealed class XenPort(VcpuCore core, RunDelay runDelay) : VcpuPart(core)
     /// <summary>The vCPU has come to another thread.</summary>
     public void ThreadChanged() => _xen?.Runstate.ThreadChanged(runDelay.LastNs);
 
-    /// <summary>Before an entry: what other threads have left in the shadow goes to the guest, and the upcall is considered. True: there is one to deliver.</summary>
+    /// <summary>
+    /// Before an entry: what other threads have left in the shadow goes to the guest, and the upcall is considered. True: there is one to deliver.
+    /// </summary>
     public bool Prepare(XenVcpu xen)
     {
         if (xen.HasShadowEvents)

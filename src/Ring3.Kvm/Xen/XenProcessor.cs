@@ -11,7 +11,8 @@ using static Ring3.Kvm.RunStep;
 namespace Ring3.Kvm;
 
 /// <summary>The vCPU as Ring3.Xen needs it, and its hypercalls.</summary>
-internal sealed unsafe class XenProcessor(VcpuCore core, XenPort port, VcpuTimers timers, RunDelay runDelay, GuestTables tables, Halting halting) : VcpuPart(core), IXenProcessor, ITimerCallback
+internal sealed unsafe class XenProcessor(
+    VcpuCore core, XenPort port, VcpuTimers timers, RunDelay runDelay, GuestTables tables, Halting halting) : VcpuPart(core), IXenProcessor, ITimerCallback
 {
     private HostTimer? _timer;
     /// <summary>RIP of the hypercall that the client has.</summary>

@@ -63,7 +63,8 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     private ulong ComponentsInUse()
     {
         CpuState* c = _s;
-        bool x87 = c->Fcw != InitialFcw || (c->Fsw | c->Ftw | c->Fop) != 0 || (c->Fip | c->Fdp) != 0 || new ReadOnlySpan<byte>(c->X87, X87Bytes).ContainsAnyExcept((byte)0);
+        bool x87 = c->Fcw != InitialFcw || (c->Fsw | c->Ftw | c->Fop) != 0 || (c->Fip | c->Fdp) != 0
+            || new ReadOnlySpan<byte>(c->X87, X87Bytes).ContainsAnyExcept((byte)0);
         bool sse = c->Mxcsr != InitialMxcsr, avx = false;
         for (int i = 0; i < 16; i++)
         {
@@ -74,14 +75,18 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
         return (x87 ? Xcr0.X87 : 0) | (sse ? Xcr0.Sse : 0) | (avx ? Xcr0.Avx : 0);
     }
 
-    /// <summary>KVM_SET_XSAVE: 0, or -EINVAL for unsupported components, a compacted area, other non-zero bytes of the header, or reserved bits of MXCSR when a component of the legacy area is there.</summary>
+    /// <summary>
+    /// KVM_SET_XSAVE: 0, or -EINVAL for unsupported components, a compacted area, other non-zero bytes of the header, or reserved bits of MXCSR when a
+    /// component of the legacy area is there.
+    /// </summary>
     public int SetXsave(in kvm_xsave xsave)
     {
         fixed (kvm_xsave* x = &xsave)
         {
             byte* p = (byte*)x->region;
             ulong bv = *(ulong*)(p + XsaveArea.LegacySize);
-            if ((bv & ~SupportedCpuid.SupportedXcr0) != 0 || new ReadOnlySpan<byte>(p + XsaveArea.LegacySize + 8, (int)XsaveArea.HeaderSize - 8).ContainsAnyExcept((byte)0)
+            if ((bv & ~SupportedCpuid.SupportedXcr0) != 0
+                || new ReadOnlySpan<byte>(p + XsaveArea.LegacySize + 8, (int)XsaveArea.HeaderSize - 8).ContainsAnyExcept((byte)0)
                 || (bv & (Xcr0.X87 | Xcr0.Sse | Xcr0.Avx)) != 0 && (*(uint*)(p + 24) & ~MxcsrMask) != 0)
                 return -Errno.EINVAL;
             LoadX87(p, (bv & Xcr0.X87) != 0);
@@ -151,8 +156,16 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
         return 0;
     }
 
-    /// <summary>XSETBV. False: the value is not possible, #GP(0).</summary>
-    public bool TrySetXcr0(ulong value)
+    /// <summary>XSETBV with the guest's ECX and EDX:EAX. False: #GP(0).</summary>
+    public bool TryExecuteXsetbv()
+    {
+        if ((uint)_s->Gpr[1] != 0 || !TrySetXcr0(_s->Gpr[2] << 32 | (uint)_s->Gpr[0]))
+            return false;
+        Cpu.SkipInstruction();
+        return true;
+    }
+
+    private bool TrySetXcr0(ulong value)
     {
         if ((value & Xcr0.X87) == 0 || (value & ~Cpu.CpuidFeatures.Xcr0Mask) != 0 || (value & Xcr0.Avx) != 0 && (value & Xcr0.Sse) == 0)
             return false;

@@ -9,10 +9,11 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>Segment, control and table registers, EFER, IA32_APIC_BASE: KVM_GET/SET_SREGS and KVM_GET/SET_SREGS2.</summary>
-internal sealed unsafe class SystemRegisters(VcpuCore core, VcpuCpuid cpuid, VcpuApic apic, GuestTables tables, Translations translations, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
+internal sealed unsafe class SystemRegisters(
+    VcpuCore core, VcpuCpuid cpuid, VcpuApic apic, GuestTables tables, Translations translations, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
 {
-    private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.UMIP | Cr4.LA57
-        | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
+    private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
+        | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
 
     private readonly bool _isBootProcessor = core.IsBootProcessor;
 
@@ -37,8 +38,8 @@ internal sealed unsafe class SystemRegisters(VcpuCore core, VcpuCpuid cpuid, Vcp
         Base = s.@base,
         Limit = s.limit,
         Selector = s.selector,
-        Access = (uint)(s.type & 15) | (uint)(s.s & 1) << 4 | (uint)(s.dpl & 3) << 5 | (uint)(s.present & 1) << 7 | (uint)(s.avl & 1) << 12 | (uint)(s.l & 1) << 13 | (uint)(s.db & 1) << 14
-            | (uint)(s.g & 1) << 15 | (s.unusable != 0 || s.present == 0 ? Segment.Unusable : 0),
+        Access = (uint)(s.type & 15) | (uint)(s.s & 1) << 4 | (uint)(s.dpl & 3) << 5 | (uint)(s.present & 1) << 7 | (uint)(s.avl & 1) << 12
+            | (uint)(s.l & 1) << 13 | (uint)(s.db & 1) << 14 | (uint)(s.g & 1) << 15 | (s.unusable != 0 || s.present == 0 ? Segment.Unusable : 0),
     };
 
     /// <summary>KVM_GET_SREGS.</summary>
@@ -60,8 +61,8 @@ internal sealed unsafe class SystemRegisters(VcpuCore core, VcpuCpuid cpuid, Vcp
     {
         kvm_sregs2 s2 = new()
         {
-            cs = sregs.cs, ds = sregs.ds, es = sregs.es, fs = sregs.fs, gs = sregs.gs, ss = sregs.ss, tr = sregs.tr, ldt = sregs.ldt, gdt = sregs.gdt, idt = sregs.idt,
-            cr0 = sregs.cr0, cr2 = sregs.cr2, cr3 = sregs.cr3, cr4 = sregs.cr4, cr8 = sregs.cr8, efer = sregs.efer, apic_base = sregs.apic_base,
+            cs = sregs.cs, ds = sregs.ds, es = sregs.es, fs = sregs.fs, gs = sregs.gs, ss = sregs.ss, tr = sregs.tr, ldt = sregs.ldt, gdt = sregs.gdt,
+            idt = sregs.idt, cr0 = sregs.cr0, cr2 = sregs.cr2, cr3 = sregs.cr3, cr4 = sregs.cr4, cr8 = sregs.cr8, efer = sregs.efer, apic_base = sregs.apic_base,
         };
         int r = Apply(s2, pdptrs: false);
         if (r != 0)
@@ -84,7 +85,8 @@ internal sealed unsafe class SystemRegisters(VcpuCore core, VcpuCpuid cpuid, Vcp
         CpuState* c = _s;
         sregs = new()
         {
-            cs = ToKvm(c->Cs), ds = ToKvm(c->Ds), es = ToKvm(c->Es), fs = ToKvm(c->Fs), gs = ToKvm(c->Gs), ss = ToKvm(c->Ss), tr = ToKvm(c->Tr), ldt = ToKvm(c->Ldtr),
+            cs = ToKvm(c->Cs), ds = ToKvm(c->Ds), es = ToKvm(c->Es), fs = ToKvm(c->Fs), gs = ToKvm(c->Gs), ss = ToKvm(c->Ss), tr = ToKvm(c->Tr),
+            ldt = ToKvm(c->Ldtr),
             gdt = new() { @base = c->Gdtr.Base, limit = (ushort)c->Gdtr.Limit },
             idt = new() { @base = c->Idtr.Base, limit = (ushort)c->Idtr.Limit },
             cr0 = c->Cr0, cr2 = c->Cr2, cr3 = c->Cr3, cr4 = c->Cr4, cr8 = apic.Cr8, efer = c->Efer, apic_base = apic.Base,

@@ -4,8 +4,8 @@ using static Ring3.Abi.KvmPara;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Words in guest memory in which the guest sees its local APIC, and may act on it without an exit: the flag of a paravirtual EOI, and the priorities of KVM_CAP_VAPIC. They are right while the vCPU is in the guest:
-/// written before an entry, read after the exit.
+/// Words in guest memory in which the guest sees its local APIC, and may act on it without an exit: the flag of a paravirtual EOI, and the priorities of
+/// KVM_CAP_VAPIC. They are right while the vCPU is in the guest: written before an entry, read after the exit.
 /// </summary>
 internal sealed class ApicPages(VcpuCore core, VcpuApic apic) : VcpuPart(core)
 {
@@ -23,8 +23,9 @@ internal sealed class ApicPages(VcpuCore core, VcpuApic apic) : VcpuPart(core)
     public ulong PvEoiMsr { get; private set; }
 
     /// <summary>
-    /// KVM_SET_VAPIC_ADDR: the word at <paramref name="gpa"/> holds the task priority in bits 7:0, which the guest may write instead of the register, the class of the highest interrupt in service in bits 15:12 and the
-    /// highest requested vector in bits 31:24. 0 switches it off. 0, or -EINVAL without an in-kernel local APIC or when the address is in no slot.
+    /// KVM_SET_VAPIC_ADDR: the word at <paramref name="gpa"/> holds the task priority in bits 7:0, which the guest may write instead of the register, the class
+    /// of the highest interrupt in service in bits 15:12 and the highest requested vector in bits 31:24. 0 switches it off. 0, or -EINVAL without an in-kernel
+    /// local APIC or when the address is in no slot.
     /// </summary>
     public int SetVapicAddress(ulong gpa)
     {

@@ -6,7 +6,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// The vCPU's side of its local APIC, be that here or the client's: CR8, IA32_APIC_BASE, KVM_GET/SET_LAPIC, and reports of accesses to the task priority register (KVM_CAP_VAPIC).
+/// The vCPU's side of its local APIC, be that here or the client's: CR8, IA32_APIC_BASE, KVM_GET/SET_LAPIC, and reports of accesses to the task priority
+/// register (KVM_CAP_VAPIC).
 /// </summary>
 internal sealed unsafe class VcpuApic : VcpuPart
 {
@@ -83,7 +84,10 @@ internal sealed unsafe class VcpuApic : VcpuPart
 
     // ---- Reports of task priority accesses ----
 
-    /// <summary>KVM_TPR_ACCESS_REPORTING: each guest access to the in-kernel local APIC's task priority register leaves with KVM_EXIT_TPR_ACCESS once its instruction has retired. 0, or -EINVAL for flags.</summary>
+    /// <summary>
+    /// KVM_TPR_ACCESS_REPORTING: each guest access to the in-kernel local APIC's task priority register leaves with KVM_EXIT_TPR_ACCESS once its instruction
+    /// has retired. 0, or -EINVAL for flags.
+    /// </summary>
     public int SetTprAccessReporting(in kvm_tpr_access_ctl control)
     {
         if (control.flags != 0)

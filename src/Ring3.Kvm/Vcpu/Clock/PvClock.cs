@@ -35,7 +35,8 @@ internal sealed unsafe class PvClock(VcpuCore core, VcpuTsc tsc) : VcpuPart(core
     }
 
     /// <summary>The guest has enabled its clock, at an address from which all of it lies in one page: KVM takes no other.</summary>
-    private bool HasPage => (SystemTimeMsr & KVM_MSR_ENABLED) != 0 && (SystemTimeMsr & ~KVM_MSR_ENABLED & Page.OffsetMask) + (ulong)sizeof(pvclock_vcpu_time_info) <= Page.Size;
+    private bool HasPage =>
+        (SystemTimeMsr & KVM_MSR_ENABLED) != 0 && (SystemTimeMsr & ~KVM_MSR_ENABLED & Page.OffsetMask) + (ulong)sizeof(pvclock_vcpu_time_info) <= Page.Size;
 
     /// <summary>The vCPU's time as a guest computes it: version 0, no flag but PVCLOCK_TSC_STABLE_BIT.</summary>
     public pvclock_vcpu_time_info Sample()
@@ -44,7 +45,8 @@ internal sealed unsafe class PvClock(VcpuCore core, VcpuTsc tsc) : VcpuPart(core
         var (mul, shift) = PvClockScale.ForTscKhz(tsc.Khz);
         return new()
         {
-            tsc_timestamp = tsc.At(hostTsc), system_time = (ulong)ns, tsc_to_system_mul = mul, tsc_shift = shift, flags = VmClock.IsStable ? PVCLOCK_TSC_STABLE_BIT : (byte)0,
+            tsc_timestamp = tsc.At(hostTsc), system_time = (ulong)ns, tsc_to_system_mul = mul, tsc_shift = shift,
+            flags = VmClock.IsStable ? PVCLOCK_TSC_STABLE_BIT : (byte)0,
         };
     }
 

@@ -5,7 +5,8 @@ using Ring3.Host;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// The vCPU's own timers (local APIC, Xen): its thread expires them, in the guest, while halted and between the two, whatever other threads of the host are doing. Only with a local APIC. See docs/interrupts.md, "Timers".
+/// The vCPU's own timers (local APIC, Xen): its thread expires them, in the guest, while halted and between the two, whatever other threads of the host are
+/// doing. Only with a local APIC. See docs/interrupts.md, "Timers".
 /// </summary>
 internal sealed unsafe class VcpuTimers(VcpuCore core, XenPort xen) : VcpuPart(core)
 {
@@ -14,7 +15,8 @@ internal sealed unsafe class VcpuTimers(VcpuCore core, XenPort xen) : VcpuPart(c
     private long _xenDeadlineNs = long.MaxValue;
 
     /// <summary>
-    /// Deadline of the Xen timer (CLOCK_MONOTONIC), or <see cref="long.MaxValue"/>. Any thread. The timer service has it, too, because its event is the guest's memory, which others read while this vCPU is not running.
+    /// Deadline of the Xen timer (CLOCK_MONOTONIC), or <see cref="long.MaxValue"/>. Any thread. The timer service has it, too, because its event is the guest's
+    /// memory, which others read while this vCPU is not running.
     /// </summary>
     public long XenDeadlineNs { get => Volatile.Read(ref _xenDeadlineNs); set => Volatile.Write(ref _xenDeadlineNs, value); }
 

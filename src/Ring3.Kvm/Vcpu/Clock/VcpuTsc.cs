@@ -4,7 +4,9 @@ using Ring3.Host;
 // SAFETY: _s lives as long as the vCPU.
 namespace Ring3.Kvm;
 
-/// <summary>The vCPU's time-stamp counter: a multiple of the host's and an offset, both of which the processor has; its frequency, and IA32_TSC_ADJUST.</summary>
+/// <summary>
+/// The vCPU's time-stamp counter: a multiple of the host's and an offset, both of which the processor has; its frequency, and IA32_TSC_ADJUST.
+/// </summary>
 internal sealed unsafe class VcpuTsc : VcpuPart
 {
     public VcpuTsc(VcpuCore core) : base(core)

@@ -6,17 +6,24 @@ using static Ring3.Abi.KvmApi;
 // SAFETY: _s, _exit and KvmRun live as long as the vCPU; the client's structures are pinned where a pointer is taken.
 namespace Ring3.Kvm;
 
-/// <summary>Debugging of the guest by the client (KVM_SET_GUEST_DEBUG) and the guest's own debug registers (KVM_GET/SET_DEBUGREGS): the processor serves whichever of them is in use.</summary>
-internal sealed unsafe class GuestDebug(VcpuCore core, VcpuEvents events, ExitPolicies policies) : VcpuPart(core)
+/// <summary>
+/// Debugging of the guest by the client (KVM_SET_GUEST_DEBUG) and the guest's own debug registers (KVM_GET/SET_DEBUGREGS): the processor serves whichever of
+/// them is in use.
+/// </summary>
+internal sealed unsafe class GuestDebug(
+    VcpuCore core, VcpuEvents events, ExitPolicies policies, GuestTables tables, EmulationFailures failures) : VcpuPart(core)
 {
     /// <summary>KVM_CAP_SET_GUEST_DEBUG2: controls that KVM_SET_GUEST_DEBUG knows.</summary>
     public const uint Controls =
-        KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_BLOCKIRQ;
+        KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP
+        | KVM_GUESTDBG_BLOCKIRQ;
 
     /// <summary>The controls that are in force; 0 without KVM_GUESTDBG_ENABLE.</summary>
     private uint _controls;
 
-    /// <summary>KVM_SET_GUEST_DEBUG: 0, or -EBUSY when an exception is already pending and another is to be injected. KVM: controls that do not exist are ignored.</summary>
+    /// <summary>
+    /// KVM_SET_GUEST_DEBUG: 0, or -EBUSY when an exception is already pending and another is to be injected. KVM: controls that do not exist are ignored.
+    /// </summary>
     public int Set(in kvm_guest_debug debug)
     {
         if ((debug.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) != 0)
@@ -40,7 +47,9 @@ internal sealed unsafe class GuestDebug(VcpuCore core, VcpuEvents events, ExitPo
         return 0;
     }
 
-    /// <summary>After the client's or the guest's debug registers, or any state that <see cref="LogicalProcessor.RecomputeMode"/> derives from, were replaced.</summary>
+    /// <summary>
+    /// After the client's or the guest's debug registers, or any state that <see cref="LogicalProcessor.RecomputeMode"/> derives from, were replaced.
+    /// </summary>
     public void Apply()
     {
         _s->HostBreakpoints = (_controls & KVM_GUESTDBG_USE_HW_BP) != 0 ? (byte)1 : (byte)0;
@@ -55,8 +64,26 @@ internal sealed unsafe class GuestDebug(VcpuCore core, VcpuEvents events, ExitPo
         Cpu.RecomputeMode();
     }
 
-    /// <summary>KVM_EXIT_DEBUG.</summary>
-    public void FillExit(byte vector, ulong dr6)
+    /// <summary>An exception that the processor has left the guest with: #DB and #BP that the client asked for; anything else goes back to the guest.</summary>
+    public int HandleException()
+    {
+        byte vector = _exit->Vector;
+        if (vector is Vector.DB or Vector.BP)
+            return Exit(vector, vector == Vector.DB ? Dr.Dr6Fixed1 | _exit->Payload : Dr.Dr6Fixed1);
+        if (vector == Vector.PF)
+        {
+            if (tables.MeetsWideAddress(_exit->Payload) && Cpu.IsBeyondMmioEmulation())
+                return failures.Exit();
+            _s->Cr2 = _exit->Payload;
+        }
+        events.Return(vector, _exit->HasErrorCode, _exit->ErrorCode);
+        return RunStep.KeepRunning;
+    }
+
+    /// <summary>The client's single step is done, and has met these traps (DR6) besides.</summary>
+    public int ExitStep(ulong traps) => Exit(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | traps);
+
+    private int Exit(byte vector, ulong dr6)
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_DEBUG;
@@ -64,6 +91,7 @@ internal sealed unsafe class GuestDebug(VcpuCore core, VcpuEvents events, ExitPo
         run->debug.pc = ProcessorMode.LinearRip(_s);
         run->debug.dr6 = dr6;
         run->debug.dr7 = _s->HostBreakpoints != 0 ? _s->HostDr7 : _s->Dr7;
+        return RunStep.ToClient;
     }
 
     /// <summary>KVM_GET_DEBUGREGS.</summary>

@@ -3,9 +3,13 @@ using Ring3.Host;
 // SAFETY: KvmRun lives as long as the vCPU.
 namespace Ring3.Kvm;
 
-/// <summary>A vCPU that executes nothing: after HLT, waiting for INIT or SIPI, polling for Xen's events. How it waits, and what ends that. See docs/requests.md, "Sleeping".</summary>
+/// <summary>
+/// A vCPU that executes nothing: after HLT, waiting for INIT or SIPI, polling for Xen's events. How it waits, and what ends that. See docs/requests.md,
+/// "Sleeping".
+/// </summary>
 internal sealed unsafe class Halting(
-    VcpuCore core, VcpuActivity activity, VcpuEvents events, InterruptInbox inbox, SystemManagement smm, SignalWords signal, VcpuTimers timers, StealTime steal, XenPort xen) : VcpuPart(core)
+    VcpuCore core, VcpuActivity activity, VcpuEvents events, InterruptInbox inbox, SystemManagement smm, SignalWords signal, VcpuTimers timers, StealTime steal,
+    XenPort xen) : VcpuPart(core)
 {
     private const long PollStartNs = 10_000;
 
@@ -43,7 +47,8 @@ internal sealed unsafe class Halting(
     /// <summary>Why a vCPU that is not running guest code would stop waiting.</summary>
     private bool HasReasonToWake()
     {
-        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || signal.IsSignalled || inbox.HasInit && !smm.IsActive)
+        if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || signal.IsSignalled
+            || inbox.HasInit && !smm.IsActive)
             return true;
         if (activity.State == MpState.InitReceived)
             return inbox.HasSipi;
@@ -120,8 +125,8 @@ internal sealed unsafe class Halting(
     }
 
     /// <summary>
-    /// How late time-outs are: the thread's timer slack (50 us unless the client has changed it) and the way back to a processor. Falls at once and grows slowly, so that a busy host is not waited for. KVM's
-    /// lapic_timer_advance is of the same kind.
+    /// How late time-outs are: the thread's timer slack (50 us unless the client has changed it) and the way back to a processor. Falls at once and grows
+    /// slowly, so that a busy host is not waited for. KVM's lapic_timer_advance is of the same kind.
     /// </summary>
     private long _timeoutLatenessNs = 50_000;
     private const long LatenessStepNs = 2_000, MaxLatenessNs = 100_000;
@@ -151,7 +156,9 @@ internal sealed unsafe class Halting(
             _pollNs = Math.Min(max, Math.Max(PollStartNs, _pollNs * 2));
     }
 
-    /// <summary>Xen's SCHEDOP_poll: waits as a halted vCPU would, until it has an event, a kick, or what it polls for. The guest runs again afterwards.</summary>
+    /// <summary>
+    /// Xen's SCHEDOP_poll: waits as a halted vCPU would, until it has an event, a kick, or what it polls for. The guest runs again afterwards.
+    /// </summary>
     /// <param name="timeoutNs">-1: none.</param>
     public void WaitFor(Func<bool> ready, long timeoutNs)
     {

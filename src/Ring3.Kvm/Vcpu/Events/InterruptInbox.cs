@@ -3,8 +3,8 @@ using Ring3.Irqchip;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// What other threads have left for the vCPU and its own thread has not taken yet: NMIs, INIT, SIPI. (Interrupts wait in the local APIC, an SMI is only a request.) Whoever leaves something here makes the request that the
-/// vCPU looks here for.
+/// What other threads have left for the vCPU and its own thread has not taken yet: NMIs, INIT, SIPI. (Interrupts wait in the local APIC, an SMI is only a
+/// request.) Whoever leaves something here makes the request that the vCPU looks here for.
 /// </summary>
 internal sealed class InterruptInbox(VcpuCore core, VcpuTsc tsc) : IVcpuInterruptSink
 {

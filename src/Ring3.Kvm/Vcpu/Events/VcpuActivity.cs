@@ -5,7 +5,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>Whether the vCPU executes, halts, or waits for INIT or SIPI (KVM_GET/SET_MP_STATE), and the two events that change it from outside.</summary>
-internal sealed unsafe class VcpuActivity(VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuEvents events, VcpuApic apic, GuestDebug debug) : VcpuPart(core)
+internal sealed unsafe class VcpuActivity(
+    VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuEvents events, VcpuApic apic, GuestDebug debug) : VcpuPart(core)
 {
     private readonly bool _isBootProcessor = core.IsBootProcessor;
 

@@ -39,7 +39,9 @@ internal sealed unsafe partial class VcpuEvents
     /// <summary>Vector of the external interrupt that was taken from its source, or given by the client, and is still to be delivered; -1: none.</summary>
     public int QueuedInterrupt => _injected.Valid != 0 && _injected.Type == EventType.External ? _injected.Vector : Lapic is null ? _externalInterrupt : -1;
 
-    /// <summary>Takes the place of what <see cref="QueuedInterrupt"/> tells. Without a local APIC here it waits until the guest can take it, as after KVM_INTERRUPT.</summary>
+    /// <summary>
+    /// Takes the place of what <see cref="QueuedInterrupt"/> tells. Without a local APIC here it waits until the guest can take it, as after KVM_INTERRUPT.
+    /// </summary>
     public void QueueInterrupt(byte vector)
     {
         if (_injected.Type == EventType.External)
@@ -67,7 +69,7 @@ internal sealed unsafe partial class VcpuEvents
             }
             // Without payloads the side effects happen now; what MOV SS holds back cannot be said, and stays.
             if (!TrapsAreHeld)
-                _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = Vector.DB, HasPayload = 1, Payload = Cpu.TakePendingDebug() };
+                QueueTraps();
         }
         bool pending = _pendingException.Valid != 0;
         if (!pending && !IsException(_injected))
@@ -79,7 +81,8 @@ internal sealed unsafe partial class VcpuEvents
             ApplyPayload(x);
             x.HasPayload = 0;
         }
-        // Software exceptions are not reported: the API has no room for their length, and their instruction will raise them again. Clients that do not know "pending" take what is for injected.
+        // Software exceptions are not reported: the API has no room for their length, and their instruction will raise them again. Clients that do not know
+        // "pending" take what is for injected.
         if (x.Type == EventType.HardwareException)
             (e.exception.injected, e.exception.pending) = (pending && payloads ? (byte)0 : (byte)1, pending ? (byte)1 : (byte)0);
         (e.exception.nr, e.exception.has_error_code, e.exception.error_code) = (x.Vector, x.HasErrorCode, x.ErrorCode);
@@ -91,9 +94,11 @@ internal sealed unsafe partial class VcpuEvents
     /// <param name="waitsForSipi">The vCPU has taken INIT: no SMI reaches it.</param>
     public int Set(in kvm_vcpu_events e, bool waitsForSipi)
     {
-        const uint Known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+        const uint Known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM
+            | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
         bool payload = (e.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0, hasSmm = (e.flags & KVM_VCPUEVENT_VALID_SMM) != 0;
-        if ((e.flags & ~Known) != 0 || payload && !Vm.ExceptionPayloadEnabled || (e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0 && !Vm.TripleFaultEventEnabled)
+        if ((e.flags & ~Known) != 0 || payload && !Vm.ExceptionPayloadEnabled
+            || (e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0 && !Vm.TripleFaultEventEnabled)
             return -Errno.EINVAL;
         // Without the payload flag "pending" does not exist; with it, a pending exception is not also an injected one.
         bool pending = payload && e.exception.pending != 0, injected = e.exception.injected != 0 && !pending;

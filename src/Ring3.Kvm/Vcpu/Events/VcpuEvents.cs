@@ -7,12 +7,14 @@ using Ring3.Irqchip;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Exceptions, interrupts and NMIs on their way into the guest: what the next entry injects, what waits behind it, and what came back undelivered. An event is in one place at a time: at its source, queued or pending here,
-/// in the processor's Inject, or here again as injected.
+/// Exceptions, interrupts and NMIs on their way into the guest: what the next entry injects, what waits behind it, and what came back undelivered. An event is
+/// in one place at a time: at its source, queued or pending here, in the processor's Inject, or here again as injected.
 /// </summary>
 internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuApic apic, XenPort xen) : VcpuPart(core)
 {
-    /// <summary>An event taken from its source, to be injected (again) before anything else: an interrupted delivery, or an entry that did not happen.</summary>
+    /// <summary>
+    /// An event taken from its source, to be injected (again) before anything else: an interrupted delivery, or an entry that did not happen.
+    /// </summary>
     private EventInjection _injected;
     /// <summary>An exception that waits for the next entry; unlike an injected one its side effects (CR2, DR6) are still to come.</summary>
     private EventInjection _pendingException;
@@ -40,11 +42,13 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     /// <summary>The event that is to be injected (again).</summary>
     public ref readonly EventInjection Injected => ref _injected;
 
-    public bool HasInterrupt(bool mayWait = true) => _externalInterrupt >= 0 || xen.HasInterrupt(mayWait) || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
+    public bool HasInterrupt(bool mayWait = true) =>
+        _externalInterrupt >= 0 || xen.HasInterrupt(mayWait) || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
 
     /// <summary>KVM: the guest is at an instruction boundary where nothing else comes first, so that the client may give it an interrupt.</summary>
     public bool IsReadyForInjection() =>
-        (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0 && (_injected.Valid | _pendingException.Valid) == 0 && _s->PendingDebug == 0 && _externalInterrupt < 0;
+        (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0 && (_injected.Valid | _pendingException.Valid) == 0 && _s->PendingDebug == 0
+        && _externalInterrupt < 0;
 
     /// <summary>A halted vCPU has an event to take.</summary>
     public bool EndHalt() => _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0
@@ -52,13 +56,14 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         || (inbox.HasNmi || _nmiPending != 0) && _s->NmiBlocked == 0
         || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt(mayWait: false);
 
-    private static bool IsException(in EventInjection e) => e.Valid != 0 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException;
+    private static bool IsException(in EventInjection e) =>
+        e.Valid != 0 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException;
 
     // ---- What comes ----
 
     /// <summary>
-    /// KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers; without a local APIC here it takes the place of one that is queued.
-    /// 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST when a split one still has the last.
+    /// KVM_INTERRUPT: queues an external interrupt of a client that has the interrupt controllers; without a local APIC here it takes the place of one that is
+    /// queued. 0, -EINVAL, -ENXIO with an in-kernel irqchip, -EEXIST when a split one still has the last.
     /// </summary>
     public int Interrupt(uint vector)
     {
@@ -79,7 +84,8 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     /// <summary>Queues a fault for the instruction at RIP.</summary>
     public void Queue(byte vector, bool hasErrorCode = false, uint errorCode = 0)
     {
-        _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = vector, HasErrorCode = hasErrorCode ? (byte)1 : (byte)0, ErrorCode = errorCode };
+        byte has = hasErrorCode ? (byte)1 : (byte)0;
+        _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = vector, HasErrorCode = has, ErrorCode = errorCode };
         IsDirty = true;
     }
 
@@ -93,6 +99,10 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         IsDirty = true;
     }
 
+    /// <summary>The debug traps that the processor has ready become an exception, whose side effects are still to come.</summary>
+    private void QueueTraps() =>
+        _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = Vector.DB, HasPayload = 1, Payload = Cpu.TakePendingDebug() };
+
     /// <summary>A fault that the processor has left the guest with goes to the guest after all.</summary>
     public void Return(byte vector, byte hasErrorCode, uint errorCode)
     {
@@ -100,7 +110,9 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         IsDirty = true;
     }
 
-    /// <summary>KVM: another exception takes the place of one whose delivery has begun, whose instruction will raise it again; a double fault becomes the end.</summary>
+    /// <summary>
+    /// KVM: another exception takes the place of one whose delivery has begun, whose instruction will raise it again; a double fault becomes the end.
+    /// </summary>
     public void ReplaceInjectedException()
     {
         if (!IsException(_injected))
@@ -157,7 +169,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
                 break;
             case BoundaryEvents.TaskTrap when smm.IsPending && (c->ExceptionIntercepts >> Vector.DB & 1) == 0:
                 // The processor delivers debug traps itself, but it does not come back for an SMI.
-                _pendingException = new() { Valid = 1, Type = EventType.HardwareException, Vector = Vector.DB, HasPayload = 1, Payload = Cpu.TakePendingDebug() };
+                QueueTraps();
                 InjectPendingException();
                 break;
         }
@@ -260,5 +272,15 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         if (_injected.Type == EventType.Nmi)
             _s->NmiBlocked = 0;
         IsDirty = true;
+    }
+
+    /// <summary>The guest can take an interrupt, perhaps one of the client's.</summary>
+    public int HandleInterruptWindow()
+    {
+        IsDirty = true;
+        if (KvmRun->request_interrupt_window == 0 || HasInterrupt() || !IsReadyForInjection())
+            return RunStep.KeepRunning;
+        KvmRun->exit_reason = KvmApi.KVM_EXIT_IRQ_WINDOW_OPEN;
+        return RunStep.ToClient;
     }
 }

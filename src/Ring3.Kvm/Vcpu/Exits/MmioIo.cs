@@ -3,12 +3,13 @@ using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 using static Ring3.Kvm.RunStep;
 
-// SAFETY: _s, _exit and KvmRun live as long as the vCPU; an access is at most 64 bytes, what the exit's data and _data have, and a fragment of it at most the 8 of kvm_run.
+// SAFETY: _s, _exit and KvmRun live as long as the vCPU; an access is at most 64 bytes, what the exit's data and _data have, and a fragment of it at most the 8
+// of kvm_run.
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Memory-mapped I/O: the local APIC and the hypervisor's devices first, then the client. An instruction has not retired when its read is the client's, and has when its write is (KVM's rule), unless it goes on to another
-/// device.
+/// Memory-mapped I/O: the local APIC and the hypervisor's devices first, then the client. An instruction has not retired when its read is the client's, and has
+/// when its write is (KVM's rule), unless it goes on to another device.
 /// </summary>
 internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations translations, VcpuEvents events, EmulationFailures failures) : VcpuPart(core)
 {
@@ -90,7 +91,9 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
         return KeepRunning;
     }
 
-    /// <summary>KVM: the instruction of a write has retired when the client sees it. One that goes on to another device has not, and ends after its last access.</summary>
+    /// <summary>
+    /// KVM: the instruction of a write has retired when the client sees it. One that goes on to another device has not, and ends after its last access.
+    /// </summary>
     private int PostWrite(ReadOnlySpan<byte> data)
     {
         data.CopyTo(_data);
@@ -105,7 +108,10 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
         return KeepRunning;
     }
 
-    /// <summary>The instruction of the client's write has come as far as it can: to its end, to another device, or to something that this Run cannot tell as well and the next one finds again.</summary>
+    /// <summary>
+    /// The instruction of the client's write has come as far as it can: to its end, to another device, or to something that this Run cannot tell as well and
+    /// the next one finds again.
+    /// </summary>
     public int LeaveWithPosted()
     {
         IsPosted = false;
@@ -118,7 +124,10 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
         return ExitFragment();
     }
 
-    /// <summary>A descriptor table or the stack of an event's handler lies in no memory. KVM gives up as well: a device cannot be asked twice, and a delivery starts again from its beginning.</summary>
+    /// <summary>
+    /// A descriptor table or the stack of an event's handler lies in no memory. KVM gives up as well: a device cannot be asked twice, and a delivery starts
+    /// again from its beginning.
+    /// </summary>
     private int ExitDeliveryFailure()
     {
         kvm_run* run = KvmRun;
@@ -162,7 +171,8 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     // ---- Memory after all ----
 
     /// <summary>
-    /// There is memory for the access. A read-only slot serves the read half of an instruction that also writes; a slot that has appeared meanwhile serves the whole instruction, which starts again.
+    /// There is memory for the access. A read-only slot serves the read half of an instruction that also writes; a slot that has appeared meanwhile serves the
+    /// whole instruction, which starts again.
     /// </summary>
     /// <param name="generation">The slots' generation before the first look.</param>
     private int FinishFromMemory(ulong generation)

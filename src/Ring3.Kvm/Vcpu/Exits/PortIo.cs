@@ -8,7 +8,9 @@ using static Ring3.Kvm.RunStep;
 // SAFETY: _s, _exit and KvmRun live as long as the vCPU; what an exit accesses at once fits into the data page behind kvm_run, and into the exit's own data.
 namespace Ring3.Kvm;
 
-/// <summary>Port I/O: the hypervisor's devices first, then the client. KVM: an access that the client has is over, without the rest of it, when it has moved RIP.</summary>
+/// <summary>
+/// Port I/O: the hypervisor's devices first, then the client. KVM: an access that the client has is over, without the rest of it, when it has moved RIP.
+/// </summary>
 internal sealed unsafe class PortIo(VcpuCore core, Translations translations, DirtyLog dirtyLog, MmioIo mmio) : VcpuPart(core)
 {
     private const int DataOffset = 4096;
@@ -75,7 +77,9 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
 
     // ---- OUT ----
 
-    /// <summary>KVM: an OUT ends with the next KVM_RUN; RIP is still at it while the client handles it. A reset through this port was relied upon to be behind it.</summary>
+    /// <summary>
+    /// KVM: an OUT ends with the next KVM_RUN; RIP is still at it while the client handles it. A reset through this port was relied upon to be behind it.
+    /// </summary>
     private void EndOutputLater(ushort port)
     {
         if (port == 0x7e && (Vm.DisabledQuirks & KVM_X86_QUIRK_OUT_7E_INC_RIP) == 0)
@@ -86,7 +90,9 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
         Completion = Completion.PortWrite;
     }
 
-    /// <summary>RIP is behind an element of OUTS, but its debug traps do not exist before the next KVM_RUN either; they come unless the client moves RIP.</summary>
+    /// <summary>
+    /// RIP is behind an element of OUTS, but its debug traps do not exist before the next KVM_RUN either; they come unless the client moves RIP.
+    /// </summary>
     private void DeferTraps()
     {
         _outTraps = (ushort)Cpu.TakePendingDebug();
@@ -130,10 +136,16 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
             if (r == InputResult.Mmio && !mmio.TryInput())
                 return ExitToClient(Completion.InputMmio);
         }
-        while (r is InputResult.DirtyLogFull or InputResult.Mmio || r == InputResult.NestedFault
-            && (fault = Vm.Mmu.Fault(translations.Mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access)) is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite);
+        while (r is InputResult.DirtyLogFull or InputResult.Mmio || r == InputResult.NestedFault && TryMap(out fault));
         Completion = Completion.PortRead;
         return fault == MmuResult.NoMemory ? -Errno.ENOMEM : -Errno.EFAULT;
+    }
+
+    /// <summary>The input's destination is not in the nested tables. False: it cannot be had.</summary>
+    private bool TryMap(out MmuResult fault)
+    {
+        fault = Vm.Mmu.Fault(translations.Mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access);
+        return fault is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite;
     }
 
     // ---- Devices here ----

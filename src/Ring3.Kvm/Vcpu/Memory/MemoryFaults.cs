@@ -4,16 +4,41 @@ using Ring3.Memory;
 using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: KvmRun lives as long as the vCPU.
+// SAFETY: _exit and KvmRun live as long as the vCPU.
 namespace Ring3.Kvm;
 
-/// <summary>Guest memory that the host cannot give: what the client is told of it (KVM_EXIT_MEMORY_FAULT), and the ioctl that finds out before the guest does.</summary>
-internal sealed unsafe class MemoryFaults(VcpuCore core, Translations translations, SignalWords signal) : VcpuPart(core)
+/// <summary>
+/// Guest memory that the nested tables do not have yet: faults of the guest, the ioctl that comes before them, and what the client is told of memory that the
+/// host cannot give (KVM_EXIT_MEMORY_FAULT).
+/// </summary>
+internal sealed unsafe class MemoryFaults(VcpuCore core, Translations translations, SignalWords signal, EmulationFailures failures) : VcpuPart(core)
 {
     private readonly VcpuMmu _mmu = translations.Mmu;
 
+    /// <summary>The guest has left with a fault of the nested tables.</summary>
+    public int Handle()
+    {
+        ulong gpa = _exit->Gpa;
+        switch (Vm.Mmu.Fault(_mmu, gpa, (NestedAccess)(uint)_exit->Access))
+        {
+            // After Mmio and ReadOnlyWrite the entry says that it is a device access: the processor leaves with MMIO next.
+            case MmuResult.Retry or MmuResult.Fixed or MmuResult.Mmio or MmuResult.ReadOnlyWrite:
+                return RunStep.KeepRunning;
+            case MmuResult.NoMemory:
+                return -Errno.ENOMEM;
+            case MmuResult.MemoryFault:
+                return Exit(gpa, false);
+            case MmuResult.PrivateMemoryFault:
+                return Exit(gpa, true);
+            case MmuResult.NoSlot:
+                return failures.Exit();
+            default:
+                return -Errno.EFAULT;
+        }
+    }
+
     /// <summary>KVM_EXIT_MEMORY_FAULT, which comes with -EFAULT.</summary>
-    public int Exit(ulong gpa, bool isPrivate)
+    private int Exit(ulong gpa, bool isPrivate)
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_MEMORY_FAULT;

@@ -4,7 +4,8 @@ using Ring3.Mmu;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// What the vCPU's processor translates with: its root in the VM's nested tables and its TLB; the flushes it is asked for, and those it owes by itself. See docs/tlb.md.
+/// What the vCPU's processor translates with: its root in the VM's nested tables and its TLB; the flushes it is asked for, and those it owes by itself. See
+/// docs/tlb.md.
 /// </summary>
 internal sealed unsafe class Translations : VcpuPart, IVcpuTlb
 {
@@ -15,7 +16,10 @@ internal sealed unsafe class Translations : VcpuPart, IVcpuTlb
     /// <summary>Ranges that the request TlbFlushRange is about. Any thread.</summary>
     public TlbRangeQueue Ranges { get; } = new();
 
-    /// <summary>The address space of memory slots that the processor sees has changed. Linear translations of either side mean nothing on the other, so both sets are dropped.</summary>
+    /// <summary>
+    /// The address space of memory slots that the processor sees has changed. Linear translations of either side mean nothing on the other, so both sets are
+    /// dropped.
+    /// </summary>
     public void AddressSpaceChanged()
     {
         Mmu.AsId = ProcessorMode.AddressSpace(_s);
@@ -25,8 +29,8 @@ internal sealed unsafe class Translations : VcpuPart, IVcpuTlb
     // ---- Requests ----
 
     /// <summary>The requests that make translations or tables unusable.</summary>
-    private static readonly ulong s_tableRequests = VcpuRequest.FreeObsoleteRoots.Bit | VcpuRequest.TlbFlush.Bit | VcpuRequest.TlbFlushCurrent.Bit | VcpuRequest.TlbFlushGuest.Bit
-        | VcpuRequest.TlbFlushRange.Bit;
+    private static readonly ulong s_tableRequests = VcpuRequest.FreeObsoleteRoots.Bit | VcpuRequest.TlbFlush.Bit | VcpuRequest.TlbFlushCurrent.Bit
+        | VcpuRequest.TlbFlushGuest.Bit | VcpuRequest.TlbFlushRange.Bit;
 
     /// <summary>Answers the requests about roots and translations.</summary>
     public void AnswerRequests()
@@ -90,8 +94,8 @@ internal sealed unsafe class Translations : VcpuPart, IVcpuTlb
     // ---- Reading tables outside the guest ----
 
     /// <summary>
-    /// From here to <see cref="VcpuRequests.LeaveGuestMode"/> this thread may follow cached translations and nested tables outside the guest, where no RCU section protects it: who frees them waits for it as for a guest.
-    /// In between nothing is waited for. False when the host has no memory for a root.
+    /// From here to <see cref="VcpuRequests.LeaveGuestMode"/> this thread may follow cached translations and nested tables outside the guest, where no RCU
+    /// section protects it: who frees them waits for it as for a guest. In between nothing is waited for. False when the host has no memory for a root.
     /// </summary>
     public bool BeginReadingTables()
     {

@@ -9,7 +9,9 @@ using static Ring3.Kvm.RunStep;
 // SAFETY: _s, _exit and KvmRun live as long as the vCPU; indices into their arrays are constants.
 namespace Ring3.Kvm;
 
-/// <summary>VMCALL and VMMCALL: which of them the guest may use, KVM's own calls, and those that the client handles. KVM: Documentation/virt/kvm/x86/hypercalls.rst.</summary>
+/// <summary>
+/// VMCALL and VMMCALL: which of them the guest may use, KVM's own calls, and those that the client handles. KVM: Documentation/virt/kvm/x86/hypercalls.rst.
+/// </summary>
 internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEvents events, GuestTables tables, VcpuTsc tsc) : VcpuPart(core)
 {
     private const ulong HcMapGpaRange = 12;
@@ -31,8 +33,8 @@ internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     }
 
     /// <summary>
-    /// The instruction of the other vendor. KVM rewrites it unless the client has turned that off, and then it is undefined. Where the guest's own page tables forbid the write, KVM has nothing better than a page fault for a
-    /// guest that wrote nothing; here the call is carried out, as both instructions can be.
+    /// The instruction of the other vendor. KVM rewrites it unless the client has turned that off, and then it is undefined. Where the guest's own page tables
+    /// forbid the write, KVM has nothing better than a page fault for a guest that wrote nothing; here the call is carried out, as both instructions can be.
     /// </summary>
     /// <returns>True: carry it out; false: the guest goes on at the instruction.</returns>
     private bool AcceptForeignInstruction()
@@ -113,7 +115,8 @@ internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEven
             for (ulong bits = word == 0 ? low : high; bits != 0; bits &= bits - 1)
             {
                 uint id = (uint)min + (uint)(word * width + System.Numerics.BitOperations.TrailingZeroCount(bits));
-                if (Vm.FindByApicId(id)?.Lapic is { } target && ApicBus.DeliverTo(target, new LapicInterrupt { Vector = (byte)icr, Mode = mode, Assert = true, Dest = id }))
+                if (Vm.FindByApicId(id)?.Lapic is { } target
+                    && ApicBus.DeliverTo(target, new LapicInterrupt { Vector = (byte)icr, Mode = mode, Assert = true, Dest = id }))
                     count++;
             }
         }

@@ -3,8 +3,8 @@ using Ring3.Host;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// For how long the host has run something else though the vCPU's thread was runnable. The kernel is asked about a thread only where somebody uses the answer (a guest with steal time, Xen's run states): nobody else makes
-/// these system calls, which a client that confines itself may not allow.
+/// For how long the host has run something else though the vCPU's thread was runnable. The kernel is asked about a thread only where somebody uses the answer
+/// (a guest with steal time, Xen's run states): nobody else makes these system calls, which a client that confines itself may not allow.
 /// </summary>
 internal sealed class RunDelay : IDisposable
 {

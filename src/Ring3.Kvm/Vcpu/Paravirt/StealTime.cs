@@ -6,7 +6,8 @@ using static Ring3.Abi.KvmPara;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Steal time: a page in which the guest finds for how long the host has run something else, and whether this vCPU runs at all. KVM: Documentation/virt/kvm/x86/msr.rst.
+/// Steal time: a page in which the guest finds for how long the host has run something else, and whether this vCPU runs at all. KVM:
+/// Documentation/virt/kvm/x86/msr.rst.
 /// </summary>
 internal sealed class StealTime(VcpuCore core, Translations translations, RunDelay runDelay) : VcpuPart(core)
 {
@@ -35,7 +36,8 @@ internal sealed class StealTime(VcpuCore core, Translations translations, RunDel
     }
 
     /// <summary>
-    /// The vCPU runs again: clears the preempted flag, flushes if another vCPU asked for that instead of sending an IPI, and adds the time for which the host ran something else.
+    /// The vCPU runs again: clears the preempted flag, flushes if another vCPU asked for that instead of sending an IPI, and adds the time for which the host
+    /// ran something else.
     /// </summary>
     public void Record()
     {
