@@ -4,7 +4,7 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>What KVM_CHECK_EXTENSION answers. Only what works is here.</summary>
-public static class Capabilities
+internal static class Capabilities
 {
     /// <summary>Quirks that KVM_CAP_DISABLE_QUIRKS2 may turn off. LINT0_REENABLED, CD_NW_CLEARED and LAPIC_MMIO_HOLE have no effect here: the machine behaves as with them off.</summary>
     internal const uint Quirks = KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT

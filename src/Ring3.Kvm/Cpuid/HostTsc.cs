@@ -6,7 +6,7 @@ namespace Ring3.Kvm;
 /// <summary>
 /// Frequency of the host's time-stamp counter. Leaf 0x15 and the hypervisor leaf 0x40000010 say it; where neither does, it is measured against CLOCK_MONOTONIC_RAW.
 /// </summary>
-public static class HostTsc
+internal static class HostTsc
 {
     private static readonly Lazy<uint> s_khz = new(() => FromCpuid() is uint khz and not 0 ? khz : HostTimeScale.TscKhz() is uint scale and not 0 ? scale : Measure());
 

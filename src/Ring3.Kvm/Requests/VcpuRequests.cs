@@ -38,7 +38,7 @@ public sealed unsafe class VcpuRequests
     private static readonly int s_looks = Environment.ProcessorCount > 1 ? 1000 : 0;
 
     /// <summary>Word that the running processor polls.</summary>
-    public VcpuRequests(int* exitRequest)
+    internal VcpuRequests(int* exitRequest)
     {
         _exitRequest = exitRequest;
         _memory = GC.AllocateArray<byte>(sizeof(Block) + 64, pinned: true);
@@ -46,12 +46,12 @@ public sealed unsafe class VcpuRequests
     }
 
     public VcpuMode Mode => (VcpuMode)Volatile.Read(ref _b->Mode);
-    public bool AnyPending
+    internal bool AnyPending
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         get => Volatile.Read(ref _b->Requests) != 0;
     }
-    public bool IsBlocked => Volatile.Read(ref _b->Blocked) != 0;
+    internal bool IsBlocked => Volatile.Read(ref _b->Blocked) != 0;
     internal ulong PendingBits => Volatile.Read(ref _b->Requests);
 
     /// <summary>What was asked of this vCPU so far. Read without stopping anybody: the sums may be one request apart.</summary>
@@ -64,7 +64,7 @@ public sealed unsafe class VcpuRequests
 
     /// <summary>Declares the vCPU to be in the guest. False when a request or a kick came first: then the mode is OutsideGuestMode again and the caller handles requests.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public bool TryEnterGuestMode()
+    internal bool TryEnterGuestMode()
     {
         // Drops kicks meant for an earlier stay. One that arrives late makes this stay end early, which costs a loop and loses nothing.
         // The exchange below orders it before the mode: whoever sees InGuestMode stores after this store.
@@ -79,7 +79,7 @@ public sealed unsafe class VcpuRequests
 
     /// <summary>Declares the vCPU to be out of the guest (or done reading), and acknowledges to those who wait for that.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void LeaveGuestMode()
+    internal void LeaveGuestMode()
     {
         Volatile.Write(ref _b->Mode, (int)VcpuMode.OutsideGuestMode);
         // PAIRS-WITH: VcpuRequests.WaitForExit (Waiters, process-wide barrier, then ExitSequence): the waiter pays for the fence between these two lines, so that an exit nobody waits for costs two stores. Only this thread writes the sequence.
@@ -89,17 +89,17 @@ public sealed unsafe class VcpuRequests
     }
 
     /// <summary>Declares that this thread reads tables without a lock, until <see cref="LeaveGuestMode"/>.</summary>
-    public void BeginReadingShadowPageTables() =>
+    internal void BeginReadingShadowPageTables() =>
         // PAIRS-WITH: VcpuRequests.Post: a requester that frees tables sees the mode, or this thread sees the tables unlinked.
         Interlocked.Exchange(ref _b->Mode, (int)VcpuMode.ReadingShadowPageTables);
 
-    public bool Test(VcpuRequest request) => (Volatile.Read(ref _b->Requests) & request.Bit) != 0;
+    internal bool Test(VcpuRequest request) => (Volatile.Read(ref _b->Requests) & request.Bit) != 0;
 
     /// <summary>Whether any of the requests with these <see cref="VcpuRequest.Bit"/>s is pending.</summary>
     internal bool TestAny(ulong bits) => (Volatile.Read(ref _b->Requests) & bits) != 0;
 
     /// <summary>Takes a request: true once for each time it was made (coalesced while pending). What the requester wrote before is visible after.</summary>
-    public bool Check(VcpuRequest request)
+    internal bool Check(VcpuRequest request)
     {
         if ((Volatile.Read(ref _b->Requests) & request.Bit) == 0)
             return false;
@@ -108,13 +108,13 @@ public sealed unsafe class VcpuRequests
         return true;
     }
 
-    public void Clear(VcpuRequest request) => Interlocked.And(ref _b->Requests, ~request.Bit);
+    internal void Clear(VcpuRequest request) => Interlocked.And(ref _b->Requests, ~request.Bit);
 
     /// <summary>Sets a bit from the vCPU's own thread, outside the guest: no kick can be needed.</summary>
-    public void MakeSelf(VcpuRequest request) => Interlocked.Or(ref _b->Requests, request.Bit);
+    internal void MakeSelf(VcpuRequest request) => Interlocked.Or(ref _b->Requests, request.Bit);
 
     /// <summary>First half of sleeping: after this call the caller tests its condition, then calls <see cref="Sleep"/> or <see cref="EndBlock"/>. Returns the token for Sleep.</summary>
-    public int BeginBlock()
+    internal int BeginBlock()
     {
         int token = Volatile.Read(ref _b->WakeSequence);
         // PAIRS-WITH: VcpuRequests.WakeUp (condition, then Blocked).
@@ -123,18 +123,18 @@ public sealed unsafe class VcpuRequests
     }
 
     /// <summary>Sleeps unless somebody woke the vCPU since <see cref="BeginBlock"/> returned <paramref name="token"/>.</summary>
-    public void Sleep(int token, long timeoutNs = -1) => Futex.Wait(&_b->WakeSequence, token, timeoutNs);
+    internal void Sleep(int token, long timeoutNs = -1) => Futex.Wait(&_b->WakeSequence, token, timeoutNs);
 
     /// <summary>The futex word of <see cref="Sleep"/>; its value is the token.</summary>
     internal int* WakeWord => &_b->WakeSequence;
 
-    public int WakeToken => Volatile.Read(ref _b->WakeSequence);
-    public void EndBlock() => Volatile.Write(ref _b->Blocked, 0);
+    internal int WakeToken => Volatile.Read(ref _b->WakeSequence);
+    internal void EndBlock() => Volatile.Write(ref _b->Blocked, 0);
 
     // ---- Everybody else's side -------------------------------------------------------------------------------------
 
     /// <summary>Wakes the vCPU if it sleeps. The caller has made its condition true before.</summary>
-    public bool WakeUp()
+    internal bool WakeUp()
     {
         // PAIRS-WITH: VcpuRequests.BeginBlock (Blocked, then condition).
         Interlocked.MemoryBarrier();
@@ -157,7 +157,7 @@ public sealed unsafe class VcpuRequests
 
     /// <summary>Makes a request to many vCPUs, except those that <paramref name="include"/> leaves out (null: all), and waits once for all. True when any was kicked.</summary>
     /// <remarks>A vCPU that makes requests is itself OutsideGuestMode, so two vCPUs that wait for all vCPUs never wait for each other.</remarks>
-    public static bool MakeAll(ReadOnlySpan<VcpuRequests> vcpus, VcpuRequest request, ReadOnlySpan<ulong> include = default)
+    internal static bool MakeAll(ReadOnlySpan<VcpuRequests> vcpus, VcpuRequest request, ReadOnlySpan<ulong> include = default)
     {
         Span<int> sequences = stackalloc int[vcpus.Length];
         Span<ulong> waiting = stackalloc ulong[(vcpus.Length + 63) / 64];

@@ -97,7 +97,7 @@ public sealed unsafe partial class Vcpu
     public int GetCpuid2(Span<kvm_cpuid_entry2> entries) => _cpuid.Get(entries);
 
     /// <summary>What the guest gets for a leaf.</summary>
-    public (uint Eax, uint Ebx, uint Ecx, uint Edx) Cpuid(uint function, uint index) => _cpuid.Read(function, index);
+    internal (uint Eax, uint Ebx, uint Ecx, uint Edx) Cpuid(uint function, uint index) => _cpuid.Read(function, index);
 
     /// <summary>KVM_ENABLE_CAP on the vCPU: 0 or -EINVAL.</summary>
     public int EnableCap(in kvm_enable_cap cap)
@@ -107,9 +107,6 @@ public sealed unsafe partial class Vcpu
         _cpuid.EnforcesPvFeatures = cap.args[0] != 0;
         return 0;
     }
-
-    /// <summary>PV features that are not in the guest's CPUID do not work (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).</summary>
-    public bool EnforcePvFeatures => _cpuid.EnforcesPvFeatures;
 
     // ---- MSRs ----
 

@@ -114,7 +114,7 @@ public sealed unsafe partial class Vcpu
 
     /// <summary>Position in <see cref="Vm.Vcpus"/>.</summary>
     public int Index => _core.Index;
-    public bool IsBootProcessor => _core.IsBootProcessor;
+    internal bool IsBootProcessor => _core.IsBootProcessor;
     public VcpuStats Stats { get; }
     internal VcpuMmuStats MmuStats => _mmu.Stats;
 
@@ -131,7 +131,7 @@ public sealed unsafe partial class Vcpu
     public ulong InstructionsRetired => Volatile.Read(ref _s->InstructionsRetired);
 
     /// <summary>The vCPU's dirty ring, at page KVM_DIRTY_LOG_PAGE_OFFSET of the shared area; null when the VM has none.</summary>
-    public Memory.DirtyRing? DirtyRing { get; }
+    internal Memory.DirtyRing? DirtyRing { get; }
 
     /// <summary>Bytes of the shared area of a vCPU of this VM.</summary>
     internal static int AreaBytes(Vm vm) => vm.DirtyRingBytes == 0 ? RunAreaBytes : (int)KvmApi.KVM_DIRTY_LOG_PAGE_OFFSET * (int)Page.Size + vm.DirtyRingBytes;
