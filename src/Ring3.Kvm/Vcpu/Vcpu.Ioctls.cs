@@ -1,6 +1,7 @@
 using Ring3.Abi;
 using Ring3.Xen;
 
+// SAFETY: the words for signals can be written for ever (SignalWords.cs); the first element of a structure's array is in it.
 namespace Ring3.Kvm;
 
 // The ioctls of a vCPU, and which part answers each. For the vCPU's thread, or for any while the vCPU is not running, unless said otherwise.
