@@ -184,6 +184,10 @@ public unsafe struct CpuState
     internal ulong CodeBase;
     /// <summary>Host address of the routine that calls back, and of the managed code that it calls.</summary>
     internal nint SlowRoutine, SlowCallback;
+    /// <summary>See <see cref="Cpu.Units"/>. 0 outside translated code and its callbacks.</summary>
+    internal byte Units;
+    /// <summary>The host's MXCSR outside translated code.</summary>
+    internal uint HostMxcsr;
     /// <summary>GCHandle of the processor.</summary>
     internal nint Self;
     /// <summary>Joined to the context in the keys of translated jumps: changes when targets may have changed. Low 12 bits 0.</summary>

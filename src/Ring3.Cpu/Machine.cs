@@ -45,6 +45,8 @@ public sealed unsafe partial class Machine : IDisposable
     /// <summary>Releases the processors, code and map. No processor may be inside the guest, and none is used again.</summary>
     public void Dispose()
     {
+        if (TranslationThreshold != int.MaxValue)
+            Engine.Log?.Invoke(TranslationReport.Of(this));
         foreach (LogicalProcessor p in Processors)
             p.Free();
         Volatile.Write(ref _processors, []);

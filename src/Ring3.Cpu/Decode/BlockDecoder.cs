@@ -24,9 +24,11 @@ internal sealed unsafe class BlockDecoder
     public void Free() => HostMemory.Unmap(_ops, Bytes);
 
     /// <summary>AMD's way of decoding (66 on near branches in 64-bit mode, no far pointers of 64 bits, LOCK MOV CR for CR8), or Intel's.</summary>
+    public static DecoderOptions Options(ProcessorModel model) => DecoderOptions.NoWbnoinvd | (model.IsAmd ? DecoderOptions.AMD : 0);
+
     public BlockDecoder(ProcessorModel model)
     {
-        DecoderOptions options = DecoderOptions.NoWbnoinvd | (model.IsAmd ? DecoderOptions.AMD : 0);
+        DecoderOptions options = Options(model);
         byte* memory = HostMemory.Map(Bytes);
         _ops = (Op*)memory;
         _snapshot = memory + (Block.MaxInstructions + 2) * sizeof(Op);

@@ -304,6 +304,16 @@ public sealed unsafe partial class Machine
         _arena = free;
     }
 
+    /// <summary>Every block that is still in memory. No processor may be inside the guest.</summary>
+    internal IEnumerable<nint> AllBlocks()
+    {
+        List<nint> blocks = [];
+        foreach (BlockArena a in _arenas)
+            for (byte* at = a.Start; at < a.End; at += ((Block*)at)->Stride)
+                blocks.Add((nint)at);
+        return blocks;
+    }
+
     private void DropArena(BlockArena arena)
     {
         // The bitmaps keep their bits: a processor that still runs an old block must notice stores to it. They are recomputed at the first such store.

@@ -32,8 +32,11 @@ internal sealed unsafe class Tlb
     public const int Level1Entries = 1024, FetchEntries = 256;
     public const ulong Invalid = ulong.MaxValue;
 
-    /// <summary>Numbers 1..LastContext are handed out. 0 is "none"; 0xfff would make a tag equal to <see cref="Invalid"/>.</summary>
-    private const ushort LastContext = 0xffe;
+    /// <summary>
+    /// Numbers 1..LastContext are handed out. 0 is "none"; 0xfff would make a tag equal to <see cref="Invalid"/>, and so would lesser ones with the low five bits
+    /// of an address added to them, as translated code does.
+    /// </summary>
+    private const ushort LastContext = 0xfff - 32;
     private const int SpaceSlots = 64;
 
     /// <summary>Data translations, indexed by linear page.</summary>

@@ -7,8 +7,8 @@ public static class Engine
 {
     /// <summary>
     /// Environment variables: the engine of machines that are made without a choice of their own, as <see cref="TryParse"/> takes it; and a file to which
-    /// every region that is made is appended,
-    /// guest and host code side by side.
+    /// every region that is made is appended, guest and host code side by side, and what became of all of it at a machine's end. With "summary:" before the
+    /// file's name, only that.
     /// </summary>
     public const string Variable = "RING3_ENGINE", LogVariable = "RING3_TRANSLATION_LOG";
 
@@ -17,9 +17,25 @@ public static class Engine
     /// <summary>Executions of a block by the interpreter before it is translated; <see cref="int.MaxValue"/>: never.</summary>
     public static int Threshold { get; } = TryParse(Environment.GetEnvironmentVariable(Variable), out int threshold) ? threshold : int.MaxValue;
 
-    /// <summary>Told of every region that is made or refused.</summary>
-    internal static Action<string>? Log { get; } =
-        Environment.GetEnvironmentVariable(LogVariable) is { Length: > 0 } file ? text => File.AppendAllText(file, text + "\n") : null;
+    private const string Summary = "summary:";
+
+    /// <summary>Told of every region that is made or refused; null with <see cref="Summary"/>.</summary>
+    internal static Action<string>? RegionLog { get; }
+
+    /// <summary>Told how a machine's code was executed.</summary>
+    internal static Action<string>? Log { get; }
+
+    static Engine()
+    {
+        string file = Environment.GetEnvironmentVariable(LogVariable) ?? "";
+        bool summary = file.StartsWith(Summary, StringComparison.Ordinal);
+        if (summary)
+            file = file[Summary.Length..];
+        if (file.Length == 0)
+            return;
+        Log = text => File.AppendAllText(file, text + "\n");
+        RegionLog = summary ? null : Log;
+    }
 
     /// <summary>"interpreter", "translator", or "translator:N", with N executions before a block is translated.</summary>
     public static bool TryParse(string? text, out int threshold)

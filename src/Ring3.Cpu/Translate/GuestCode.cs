@@ -7,6 +7,8 @@ internal enum Lowering : byte
 {
     /// <summary>The same instruction with other registers.</summary>
     Plain,
+    /// <summary>The same, of the vector units.</summary>
+    Vector,
     Push, Pop, Leave, Call, CallIndirect, Return, Jump, JumpIndirect, Branch,
     /// <summary>Nothing to do.</summary>
     Nothing,
@@ -32,6 +34,8 @@ internal unsafe struct GuestInstruction
     public bool SiteBefore, SiteAfter;
     /// <summary>What is done with the flags that it writes.</summary>
     public FlagPlan Plan;
+    /// <summary>What of the host's units must be the guest's.</summary>
+    public Units Units;
     /// <summary>Guest registers that it writes, as a mask.</summary>
     public ushort Writes;
     /// <summary>Something can see the flags that hold after it.</summary>
@@ -54,7 +58,9 @@ internal sealed unsafe class Trace(Block* head)
     public int FallOffset = -1;
     /// <summary>Flags of before the trace can be seen in it.</summary>
     public bool NeedsFlags;
-    /// <summary>Position of the code behind the entry checks, or -1; jumps to be bound to it.</summary>
-    public int Body = -1, Entry = -1;
-    public readonly List<int> Pending = [];
+    /// <summary>What of the host's units its instructions need.</summary>
+    public Units Units;
+    /// <summary>Positions of the entry, of the code behind its checks, and of that behind the test of the units; -1 while not known. Jumps to be bound to the last two.</summary>
+    public int Entry = -1, Body = -1, Live = -1;
+    public readonly List<int> Pending = [], PendingLive = [];
 }

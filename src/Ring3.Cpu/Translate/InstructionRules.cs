@@ -24,26 +24,28 @@ internal static class InstructionRules
     private static HashSet<Mnemonic> Named(string prefix) =>
         [.. Enum.GetValues<Mnemonic>().Where(m => m.ToString().StartsWith(prefix, StringComparison.Ordinal) && m is not Mnemonic.Setssbsy)];
 
-    /// <summary>Whether a block that contains the instruction is left to the interpreter, whose vector runs are faster than calls.</summary>
-    public static bool IsVector(in Instruction i)
+    /// <summary>Whether a block that contains the instruction is left to the interpreter, which is faster than calls.</summary>
+    public static bool IsRefused(in Instruction i)
     {
         if (i.Encoding is EncodingKind.EVEX or EncodingKind.XOP or EncodingKind.D3NOW)
             return true;
         for (int n = 0; n < i.OpCount; n++)
-            if (i.GetOpKind(n) == Iced.Intel.OpKind.Register && i.GetOpRegister(n) is var r && (r.IsVectorRegister() || r.IsST() || r.IsMM()))
+            if (i.GetOpKind(n) == Iced.Intel.OpKind.Register && i.GetOpRegister(n) is var r && (r.IsST() || r.IsMM()))
                 return true;
-        return s_x87.Contains(i.Mnemonic) || i.Mnemonic is Mnemonic.Emms or Mnemonic.Wait;
+        return s_x87.Contains(i.Mnemonic) || i.Mnemonic is Mnemonic.Emms or Mnemonic.Wait || VectorHandlers.HasForm(i.Code) && !VectorRules.CanEmit(i);
     }
 
     public static Lowering Classify(in Instruction i, bool endsBlock)
     {
         bool memory = HasMemory(i);
+        // AMD's processors take a prefix on near branches for a target of 16 bits.
+        bool narrow = i.OpCount == 0 || i.Op0Kind != Iced.Intel.OpKind.NearBranch64;
         switch (i.FlowControl)
         {
             case FlowControl.ConditionalBranch:
-                return i.IsJccShortOrNear ? Lowering.Branch : Lowering.HandlerEnds;
+                return i.IsJccShortOrNear && !narrow ? Lowering.Branch : Lowering.HandlerEnds;
             case FlowControl.UnconditionalBranch:
-                return i.IsJmpShortOrNear ? Lowering.Jump : Lowering.HandlerEnds;
+                return i.IsJmpShortOrNear && !narrow ? Lowering.Jump : Lowering.HandlerEnds;
             case FlowControl.IndirectBranch:
                 return i.Code == Code.Jmp_rm64 ? Lowering.JumpIndirect : Lowering.HandlerEnds;
             case FlowControl.Call:
@@ -59,6 +61,8 @@ internal static class InstructionRules
         }
         if (endsBlock)
             return Lowering.HandlerEnds;
+        if (VectorRules.CanEmit(i))
+            return Lowering.Vector;
         switch (i.Mnemonic)
         {
             case Mnemonic.Nop or Mnemonic.Endbr64 or Mnemonic.Endbr32:

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Ring3.Arch;
@@ -17,12 +18,14 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>The instruction at RIP is one that translated code could not do: the interpreter executes its block, translated or not.</summary>
     private bool _interpretOnce;
     private ulong _translatedJumpGeneration;
+    internal readonly TranslationCounters Counters = new();
 
     private void InitializeTranslator()
     {
         State->Self = GCHandle.ToIntPtr(GCHandle.Alloc(this, GCHandleType.Weak));
         State->SlowCallback = (nint)(delegate* unmanaged<CpuState*, Site*, byte*, nint>)&Slow;
         State->SlowRoutine = RegionRoutines.Slow;
+        State->HostMxcsr = MxcsrUnit.Default;
     }
 
     private void FreeTranslator() => GCHandle.FromIntPtr(State->Self).Free();
@@ -49,7 +52,11 @@ public sealed unsafe partial class LogicalProcessor
         }
         _builder ??= new RegionBuilder(this);
         b->Heat = Machine.Retry;
-        return _builder.Build(b, Machine.ExternalWriters) && Machine.PublishRegion(_builder, _jumpEpoch) && b->Code != 0;
+        long start = Stopwatch.GetTimestamp();
+        bool built = _builder.Build(b, Machine.ExternalWriters) && Machine.PublishRegion(_builder, _jumpEpoch);
+        Counters.BuildTicks += Stopwatch.GetTimestamp() - start;
+        Counters.BuiltInstructions += built ? _builder.Instructions : 0;
+        return built && b->Code != 0;
     }
 
     private bool CanTranslate(CpuState* c) => Sanitizer is null && IsFarFromEdge(c->BlockRip);
@@ -68,7 +75,11 @@ public sealed unsafe partial class LogicalProcessor
             _translatedJumpGeneration = (ulong)_jumpGeneration + ((ulong)_jumpEpoch << 32);
             c->JumpKey += 0x1000;
         }
+        ulong before = c->InstructionsRetired;
         RegionRoutines.Enter((byte*)Level1, b->Code);
+        c->Units = 0;
+        Counters.Entries++;
+        Counters.Translated += c->InstructionsRetired - before;
         return _left;
     }
 
@@ -92,6 +103,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private nint AtSite(CpuState* c, Site* s, byte* address)
     {
+        Counters.Sites[(int)s->Kind]++;
         switch (s->Kind)
         {
             case SiteKind.Miss:
@@ -134,6 +146,8 @@ public sealed unsafe partial class LogicalProcessor
             case SiteKind.Flags:
                 PackFlags(c, s);
                 return s->Resume;
+            case SiteKind.Units:
+                return MakeLive(c, (Units)s->Size) ? s->Resume : LeaveBefore(c, s);
             default:
                 c->Rip = c->CodeBase + (ulong)s->PageOffset;
                 if (Machine.Verify(s->Region))
@@ -175,18 +189,21 @@ public sealed unsafe partial class LogicalProcessor
     {
         SyncFlags(c, s);
         Op* op = s->Op;
+        if (Counters.Handlers is { } handlers)
+            handlers[op->Code]++;
         c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
         c->CurrentOp = op;
         switch (op->Handler(this, c, op))
         {
             case OpResult.Next:
-                if (s->Region->Stale == 0 && CanGoOn())
+                if (s->Region->Stale == 0 && CanGoOn() && (c->Units == 0 || AreUnitsValid(c)))
                     return s->Resume;
                 c->InstructionsRetired -= s->Uncount - 1u;
                 c->Rip = c->BlockRip + op->Offset + op->Length;
                 return Leave(LoopExit.Lookup);
             case OpResult.EndBlock:
                 c->InstructionsRetired -= s->Uncount - 1u;
+                c->Units = 0;
                 if (NeedsAttention(c) || !CanGoOn() || CodeMode(c) != BlockMode.Code64)
                     return Leave(LoopExit.Poll);
                 return GoTo(c);

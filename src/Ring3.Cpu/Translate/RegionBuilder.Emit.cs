@@ -15,6 +15,7 @@ internal sealed unsafe partial class RegionBuilder
             _a.Bind(jump);
         _hostFlags = false;
         _flags = s_state;
+        EmitUnits(t);
         int count = t.Instructions.Count;
         _a.Add(Instruction.Create(Code.Add_rm64_imm32, RegionAssembler.State(StateLayout.Retired), count));
         for (int i = 0; i < count; i++)
@@ -95,10 +96,12 @@ internal sealed unsafe partial class RegionBuilder
         if (head is not null)
         {
             int jump = _a.Jump();
+            // Callbacks keep the units of a trace as they are.
+            bool live = (t.Units & head.Units) == head.Units;
             if (head.Body >= 0)
-                _a.Bind(jump, head.Body);
+                _a.Bind(jump, live ? head.Live : head.Body);
             else
-                head.Pending.Add(jump);
+                (live ? head.PendingLive : head.Pending).Add(jump);
         }
         else if ((ulong)offset < 4096)
         {
@@ -147,6 +150,9 @@ internal sealed unsafe partial class RegionBuilder
                 break;
             case Lowering.Plain:
                 EmitPlain(t, i, g);
+                break;
+            case Lowering.Vector:
+                EmitVector(t, i, g);
                 break;
             case Lowering.Push:
                 EmitPush(t, i, g);

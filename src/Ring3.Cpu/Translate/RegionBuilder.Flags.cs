@@ -36,7 +36,7 @@ internal sealed unsafe partial class RegionBuilder
             for (int i = 0; i < t.Instructions.Count; i++)
             {
                 GuestInstruction g = t.Instructions[i];
-                if (!g.WritesFlags || g.Lowering != Lowering.Plain)
+                if (!g.WritesFlags || g.Lowering is not (Lowering.Plain or Lowering.Vector))
                     continue;
                 g.Plan = !MustSurvive(t, i) ? FlagPlan.None : HasRecipe(g, out Recipe r) && Lasts(t, i, r) ? FlagPlan.Recipe : FlagPlan.Packed;
                 t.Instructions[i] = g;

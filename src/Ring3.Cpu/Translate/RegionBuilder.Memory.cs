@@ -57,21 +57,30 @@ internal sealed unsafe partial class RegionBuilder
 
     /// <summary>
     /// With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1, loads <see cref="HostRegisters.Spare"/> by <paramref
-    /// name="preload"/>, and makes it the host's. The access must follow directly:
-    /// a fault looks for the jump in front of it (<see cref="Ring3.Host.ThunkKind.Run"/>).
+    /// name="preload"/>, and makes it the host's. With <paramref name="aligned"/>, addresses that are no multiple of the size do not pass. The access must follow
+    /// directly: a fault looks for the jump in front of it (<see cref="Ring3.Host.ThunkKind.Run"/>).
     /// </summary>
-    private void EmitCheck(int size, bool write, int site, Action? preload = null)
+    private void EmitCheck(int size, bool write, int site, Action? preload = null, bool aligned = false)
     {
         const Register Address = HostRegisters.Address, Entry = HostRegisters.Entry, Tag = HostRegisters.Spare;
         _a.Move(Entry, Address);
         _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Entry, 12 - EntryShift));
         _a.Add(Instruction.Create(Code.And_rm32_imm32, HostRegisters.Sized(Entry, 4), (Tlb.Level1Entries - 1) << EntryShift));
-        if (size == 1)
+        if (size == 1 || aligned)
             _a.Move(Tag, Address);
         else
             _a.Lea(Tag, Address, size - 1);
-        _a.Add(Instruction.Create(Code.And_rm64_imm32, Tag, -4096));
-        _a.Add(Instruction.Create(Code.Or_r64_rm64, Tag, RegionAssembler.State(StateLayout.Context)));
+        if (aligned)
+        {
+            // The low bits of a misaligned address spoil the sum. See Tlb.LastContext.
+            _a.Add(Instruction.Create(Code.And_rm64_imm32, Tag, -4096 + size - 1));
+            _a.Add(Instruction.Create(Code.Add_r64_rm64, Tag, RegionAssembler.State(StateLayout.Context)));
+        }
+        else
+        {
+            _a.Add(Instruction.Create(Code.And_rm64_imm32, Tag, -4096));
+            _a.Add(Instruction.Create(Code.Or_r64_rm64, Tag, RegionAssembler.State(StateLayout.Context)));
+        }
         _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Tag, EntryField(write ? TagWriteOffset : TagReadOffset)));
         preload?.Invoke();
         _stubs.Add((_a.Jump(NotEqual), site));

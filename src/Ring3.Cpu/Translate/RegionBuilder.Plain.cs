@@ -150,7 +150,7 @@ internal sealed unsafe partial class RegionBuilder
             if (code.GetOpKind(n) != Iced.Intel.OpKind.Register)
                 continue;
             Register r = code.GetOpRegister(n);
-            if (IsHigh(r))
+            if (IsHigh(r) || !r.IsGPR())
                 continue;
             int guest = Guest(r);
             Register home = HostRegisters.HomeOf(guest);

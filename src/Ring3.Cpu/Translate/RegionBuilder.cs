@@ -47,7 +47,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         _page = Block.PageOf(seed->Host);
         if (!Collect(seed))
         {
-            Engine.Log?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
+            Engine.RegionLog?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
             return false;
         }
         Analyse();
@@ -65,11 +65,11 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         }
         catch (EncoderException e)
         {
-            Engine.Log?.Invoke($"not translated: {e.Message}");
+            Engine.RegionLog?.Invoke($"not translated: {e.Message}");
             // A displacement that does not reach from the page's begin, say: such code stays the interpreter's.
             return false;
         }
-        Engine.Log?.Invoke(Dump());
+        Engine.RegionLog?.Invoke(Dump());
         return _sites.Count <= MaxSites;
     }
 
@@ -108,10 +108,12 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         while (true)
         {
             int start = t.Instructions.Count;
+            Units units = t.Units;
             if (left < b->Instructions || !Decode(t, b))
             {
                 // What came before stays; execution goes on at this block.
                 t.Instructions.RemoveRange(start, t.Instructions.Count - start);
+                t.Units = units;
                 t.FallOffset = (int)((nuint)b->Host & 0xfff);
                 return start != 0;
             }
@@ -154,7 +156,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         fixed (byte* bytes = _bytes)
             if (!UserCopy.TryRead((ulong)b->Host, bytes, b->Bytes))
                 return false;
-        Decoder decoder = Decoder.Create(64, new ByteArrayCodeReader(_bytes, 0, b->Bytes), DecoderOptions.NoWbnoinvd);
+        Decoder decoder = Decoder.Create(64, new ByteArrayCodeReader(_bytes, 0, b->Bytes), BlockDecoder.Options(p.Model));
         decoder.IP = (nuint)b->Host & 0xfff;
         Op* op = Block.FirstOp(b);
         for (int i = 0; i < b->Instructions; i++, op++)
@@ -162,12 +164,15 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             GuestInstruction g = new() { Block = b, Op = op };
             decoder.Decode(out g.Code);
             // The bytes are not what the ops were made from, or an encoding that raises #UD.
-            if (g.Code.Code == Code.INVALID || g.Code.IP - ((nuint)b->Host & 0xfff) != op->Offset || InstructionRules.IsVector(g.Code))
+            if (g.Code.Code == Code.INVALID || g.Code.IP - ((nuint)b->Host & 0xfff) != op->Offset || InstructionRules.IsRefused(g.Code))
             {
                 _refused = g.Code;
                 return false;
             }
             Describe(ref g);
+            if (g.Lowering == Lowering.Vector)
+                g.Units = VectorRules.Needs(g.Code);
+            t.Units |= g.Units;
             t.Instructions.Add(g);
         }
         return true;
@@ -184,7 +189,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         {
             case Lowering.Nothing or Lowering.Branch or Lowering.Jump:
                 break;
-            case Lowering.Plain:
+            case Lowering.Plain or Lowering.Vector:
                 g.SiteBefore = memory;
                 g.SiteAfter = memory && Stores(g.Code);
                 break;
@@ -284,6 +289,9 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     /// <summary>The blocks whose bytes the region was made from.</summary>
     public IReadOnlyCollection<nint> Sources => _sources;
+
+    /// <summary>Guest instructions in the region.</summary>
+    public int Instructions => _marks.Count;
 
     /// <summary>Where a head is entered.</summary>
     public int EntryOf(int trace) => _traces[trace].Entry;

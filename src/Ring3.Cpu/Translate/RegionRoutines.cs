@@ -35,6 +35,7 @@ internal static unsafe class RegionRoutines
         for (int n = 0; n < 16; n++)
             if (HostRegisters.HomeOf(n) is var home && home != Register.None)
                 a.Store(StateLayout.Gpr(n), home);
+        SaveUnits(a);
         a.Lea(Register.RDI, HostRegisters.Base, -ProcessorMemory.StateBytes);
         a.Move(Register.RSI, HostRegisters.Entry);
         a.Move(Register.RDX, HostRegisters.Address);
@@ -42,6 +43,7 @@ internal static unsafe class RegionRoutines
         a.Add(Instruction.Create(Code.Test_rm64_r64, Register.RAX, Register.RAX));
         int leave = a.Jump(4);
         a.Move(HostRegisters.Entry, Register.RAX);
+        LoadUnits(a);
         LoadGuest(a);
         a.Add(Instruction.Create(Code.Jmp_rm64, HostRegisters.Entry));
         a.Bind(leave);
@@ -50,6 +52,66 @@ internal static unsafe class RegionRoutines
             a.Add(Instruction.Create(Code.Pop_r64, s_saved[i]));
         a.Add(Instruction.Create(Code.Retnq));
         Slow = s_memory.Add(a.Bytes);
+    }
+
+    private const byte Zero = 4;
+
+    /// <summary>Brings the state up to date with the units that <see cref="CpuState.Units"/> names, and gives the host's MXCSR back.</summary>
+    private static void SaveUnits(RegionAssembler a)
+    {
+        int none = SkipUnless(a, Units.Sse | Units.Avx | Units.Mxcsr);
+        int narrow = SkipUnless(a, Units.Avx);
+        for (int n = 0; n < 16; n++)
+            a.Add(Instruction.Create(Code.VEX_Vmovups_ymmm256_ymm, RegionAssembler.State(StateLayout.Ymm + 32 * n), Register.YMM0 + n));
+        a.Add(Instruction.Create(Code.VEX_Vzeroupper));
+        int wide = a.Jump();
+        a.Bind(narrow);
+        int untouched = SkipUnless(a, Units.Sse);
+        for (int n = 0; n < 16; n++)
+            a.Add(Instruction.Create(Code.Movups_xmmm128_xmm, RegionAssembler.State(StateLayout.Ymm + 32 * n), Register.XMM0 + n));
+        a.Bind(untouched);
+        a.Bind(wide);
+        int masked = SkipUnless(a, Units.Mxcsr);
+        a.Add(Instruction.Create(Code.Stmxcsr_m32, RegionAssembler.State(StateLayout.Mxcsr)));
+        a.Add(Instruction.Create(Code.Ldmxcsr_m32, RegionAssembler.State(StateLayout.HostMxcsr)));
+        a.Bind(masked);
+        a.Bind(none);
+    }
+
+    /// <summary>
+    /// Loads the units that <see cref="CpuState.Units"/> names. Where all upper halves are zero only the lower ones are loaded, so that legacy instructions
+    /// have no upper halves to merge.
+    /// </summary>
+    private static void LoadUnits(RegionAssembler a)
+    {
+        int none = SkipUnless(a, Units.Sse | Units.Avx | Units.Mxcsr);
+        int narrow = SkipUnless(a, Units.Avx);
+        a.Add(Instruction.Create(Code.VEX_Vmovups_xmm_xmmm128, Register.XMM0, RegionAssembler.State(StateLayout.Ymm + 16)));
+        for (int n = 1; n < 16; n++)
+            a.Add(Instruction.Create(Code.VEX_Vorps_xmm_xmm_xmmm128, Register.XMM0, Register.XMM0, RegionAssembler.State(StateLayout.Ymm + 32 * n + 16)));
+        a.Add(Instruction.Create(Code.VEX_Vptest_xmm_xmmm128, Register.XMM0, Register.XMM0));
+        int clean = a.Jump(Zero);
+        for (int n = 0; n < 16; n++)
+            a.Add(Instruction.Create(Code.VEX_Vmovups_ymm_ymmm256, Register.YMM0 + n, RegionAssembler.State(StateLayout.Ymm + 32 * n)));
+        int wide = a.Jump();
+        a.Bind(narrow);
+        int untouched = SkipUnless(a, Units.Sse);
+        a.Bind(clean);
+        for (int n = 0; n < 16; n++)
+            a.Add(Instruction.Create(Code.VEX_Vmovups_xmm_xmmm128, Register.XMM0 + n, RegionAssembler.State(StateLayout.Ymm + 32 * n)));
+        a.Bind(untouched);
+        a.Bind(wide);
+        int masked = SkipUnless(a, Units.Mxcsr);
+        a.Add(Instruction.Create(Code.Ldmxcsr_m32, RegionAssembler.State(StateLayout.Mxcsr)));
+        a.Bind(masked);
+        a.Bind(none);
+    }
+
+    /// <summary>A jump that is taken when none of the units is the guest's.</summary>
+    private static int SkipUnless(RegionAssembler a, Units units)
+    {
+        a.Add(Instruction.Create(Code.Test_rm8_imm8, RegionAssembler.State(StateLayout.Units), (uint)units));
+        return a.Jump(Zero);
     }
 
     private static void LoadGuest(RegionAssembler a)

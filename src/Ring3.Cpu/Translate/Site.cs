@@ -23,6 +23,8 @@ internal enum SiteKind : byte
     Flags,
     /// <summary>With external writers: the region's bytes are to be compared.</summary>
     Verify,
+    /// <summary>A trace begins that needs units of the host (<see cref="Site.Size"/>: which) that do not hold the guest's state.</summary>
+    Units,
 }
 
 /// <summary>What an access of a <see cref="SiteKind.Miss"/> is.</summary>
@@ -52,6 +54,7 @@ internal unsafe struct Site
     public ushort Uncount;
     public SiteKind Kind;
     public AccessForm Form;
+    /// <summary>Bytes of an access.</summary>
     public byte Size;
     /// <summary>The access writes.</summary>
     public bool Write;

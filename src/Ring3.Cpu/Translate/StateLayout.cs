@@ -5,7 +5,7 @@ namespace Ring3.Cpu;
 internal static unsafe class StateLayout
 {
     public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB;
-    public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey;
+    public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey, Units, Mxcsr, HostMxcsr, Ymm;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
@@ -28,6 +28,10 @@ internal static unsafe class StateLayout
         FsBase = (int)((byte*)&c.Fs.Base - s);
         GsBase = (int)((byte*)&c.Gs.Base - s);
         JumpKey = (int)((byte*)&c.JumpKey - s);
+        Units = (int)((byte*)&c.Units - s);
+        Mxcsr = (int)((byte*)&c.Mxcsr - s);
+        HostMxcsr = (int)((byte*)&c.HostMxcsr - s);
+        Ymm = (int)(c.Ymm - s);
     }
 
     public static int Gpr(int guest) => 8 * guest - ProcessorMemory.StateBytes;

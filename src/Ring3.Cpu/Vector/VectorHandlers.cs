@@ -69,6 +69,9 @@ internal static unsafe class VectorHandlers
     /// <summary>Whether the op is a vector op that a run may contain, as far as its code tells.</summary>
     internal static bool CanFuse(Op* op) => s_hasForm[op->Code];
 
+    /// <summary>Whether an instruction is on the white list: its very form may be emitted.</summary>
+    internal static bool HasForm(Code code) => s_hasForm[(int)code];
+
     /// <summary>Gives an op its form and its own handler, unless it has them.</summary>
     internal static void Resolve(Op* op)
     {

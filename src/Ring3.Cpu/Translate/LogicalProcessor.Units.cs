@@ -1,0 +1,38 @@
+namespace Ring3.Cpu;
+
+// Which of the host's units hold guest state while translated code runs. Callbacks have stored them; what CpuState.Units says is loaded before translated
+// code goes on.
+// SAFETY: works on the processor's own state.
+public sealed unsafe partial class LogicalProcessor
+{
+    /// <summary>Makes the units the guest's when the guest may use them now. False: the interpreter is to find out what happens instead.</summary>
+    private static bool MakeLive(CpuState* c, Units need)
+    {
+        Units units = (Units)c->Units;
+        if (SseGate.IsOpen(c))
+            units |= need & Units.Sse;
+        if (AvxGate.IsOpen(c))
+            units |= need & Units.Avx;
+        if ((need & Units.Mxcsr) != 0 && (c->Mxcsr & MxcsrUnit.MaskBits) == MxcsrUnit.MaskBits)
+        {
+            MxcsrUnit.Park(c);
+            units |= Units.Mxcsr;
+        }
+        if ((units & need) != need)
+            return false;
+        c->Units = (byte)units;
+        return true;
+    }
+
+    /// <summary>After a handler: whether translated code that relies on the units may go on.</summary>
+    private static bool AreUnitsValid(CpuState* c)
+    {
+        Units units = (Units)c->Units;
+        if ((units & Units.Sse) != 0 && !SseGate.IsOpen(c) || (units & Units.Avx) != 0 && !AvxGate.IsOpen(c))
+            return false;
+        if ((units & Units.Mxcsr) == 0)
+            return true;
+        MxcsrUnit.Park(c);
+        return (c->Mxcsr & MxcsrUnit.MaskBits) == MxcsrUnit.MaskBits;
+    }
+}

@@ -1,0 +1,76 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+/// <summary>
+/// What of the host's units holds the guest's state while translated code runs. A trace that needs some of them tests <see cref="CpuState.Units"/> where it
+/// begins; callbacks bring the state up to date, and load the units again before they go on.
+/// </summary>
+[Flags]
+internal enum Units : byte
+{
+    None = 0,
+    /// <summary>Legacy SSE may be executed, and the low halves of the host's vector registers are the guest's.</summary>
+    Sse = 1,
+    /// <summary>VEX instructions may be executed, and all of the host's vector registers are the guest's.</summary>
+    Avx = 2,
+    /// <summary>MXCSR is the guest's, and masks every exception.</summary>
+    Mxcsr = 4,
+    /// <summary>The x87 unit holds the guest's registers and masks every exception (<see cref="X87Unit.Live"/>).</summary>
+    X87 = 8,
+}
+
+/// <summary>Which vector instructions are part of translated code: those that have a thunk, which is the white list, but for MMX.</summary>
+/// <remarks>SAFETY: none; works on decoded instructions.</remarks>
+internal static class VectorRules
+{
+    private const byte Unknown = 255;
+
+    // BENIGN-RACE: every thread computes the same byte.
+    private static readonly byte[] s_needs = CreateNeeds();
+
+    private static byte[] CreateNeeds()
+    {
+        byte[] needs = new byte[VectorHandlers.CodeCount];
+        needs.AsSpan().Fill(Unknown);
+        return needs;
+    }
+
+    /// <summary>Whether the instruction works on vector registers only, besides memory and general-purpose ones, and stays itself.</summary>
+    public static bool CanEmit(in Instruction i)
+    {
+        if (i.Code is Code.VEX_Vzeroupper or Code.VEX_Vzeroall)
+            return true;
+        if (!VectorHandlers.HasForm(i.Code) || i.HasRepPrefix || i.HasRepnePrefix || i.HasLockPrefix)
+            return false;
+        for (int n = 0; n < i.OpCount; n++)
+            if (i.GetOpKind(n) == Iced.Intel.OpKind.Register && i.GetOpRegister(n).IsMM())
+                return false;
+        return true;
+    }
+
+    public static Units Needs(in Instruction i)
+    {
+        ref byte known = ref s_needs[(int)i.Code];
+        if (known == Unknown)
+            known = (byte)((i.Encoding == EncodingKind.VEX ? Units.Avx : Units.Sse) | (VectorFacts.UsesMxcsr(i.Code) ? Units.Mxcsr : 0));
+        return (Units)known;
+    }
+
+    /// <summary>
+    /// The instruction as it is emitted: stores around the caches become ordinary ones, because what orders them in the guest need not be what orders them here.
+    /// </summary>
+    public static Code Emitted(Code code) => code switch
+    {
+        Code.Movntps_m128_xmm => Code.Movaps_xmmm128_xmm,
+        Code.Movntpd_m128_xmm => Code.Movapd_xmmm128_xmm,
+        Code.Movntdq_m128_xmm => Code.Movdqa_xmmm128_xmm,
+        Code.VEX_Vmovntps_m128_xmm => Code.VEX_Vmovaps_xmmm128_xmm,
+        Code.VEX_Vmovntpd_m128_xmm => Code.VEX_Vmovapd_xmmm128_xmm,
+        Code.VEX_Vmovntdq_m128_xmm => Code.VEX_Vmovdqa_xmmm128_xmm,
+        Code.VEX_Vmovntps_m256_ymm => Code.VEX_Vmovaps_ymmm256_ymm,
+        Code.VEX_Vmovntpd_m256_ymm => Code.VEX_Vmovapd_ymmm256_ymm,
+        Code.VEX_Vmovntdq_m256_ymm => Code.VEX_Vmovdqa_ymmm256_ymm,
+        _ => code,
+    };
+}

@@ -1,0 +1,258 @@
+using Iced.Intel;
+using Ring3.Arch;
+using Ring3.Cpu.Tests.Vec;
+using Xunit;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Ring3.Cpu.Tests.Translate;
+
+/// <summary>Vector instructions in translated code, against single steps of the interpreter; and what must leave translated code.</summary>
+public sealed unsafe class VectorRegionTests
+{
+    private const ulong Data = CpuHarness.DataAddress;
+    private static readonly AssemblerRegister64[] s_r64 = [rax, rcx, rdx, rbx, r8, r9, r10, r11, r12];
+    private static readonly Code[] s_codes =
+        [.. Enum.GetValues<Code>().Where(c => VectorTableTests.IsVectorCode(c) && VectorRules.CanEmit(new Instruction { Code = c }) && c.ToOpCode() is var o && !HasMmx(o))];
+
+    private static bool HasMmx(OpCodeInfo o) => Enumerable.Range(0, o.OpCount).Any(i => o.GetOpKind(i).ToString().StartsWith("mm", StringComparison.Ordinal));
+
+    [Fact]
+    public void EveryListedForm_IsAmongThem() => Assert.True(s_codes.Length > 500, $"{s_codes.Length}");
+
+    private static Instruction Compose(Random r, Code code)
+    {
+        OpCodeInfo info = code.ToOpCode();
+        Instruction i = new() { Code = code };
+        bool memory = r.Next(2) == 0;
+        for (int n = 0; n < info.OpCount; n++)
+        {
+            string name = info.GetOpKind(n).ToString();
+            int number = r.Next(4) == 0 ? r.Next(16) : r.Next(4);
+            if (name == "imm8")
+            {
+                i.SetOpKind(n, Iced.Intel.OpKind.Immediate8);
+                i.Immediate8 = (byte)r.Next(256);
+            }
+            else if (name == "mem" || memory && name.EndsWith("_or_mem", StringComparison.Ordinal))
+            {
+                i.SetOpKind(n, Iced.Intel.OpKind.Memory);
+                i.MemoryBase = r.Next(2) == 0 ? Register.RSI : Register.R14;
+                i.MemoryDisplacement64 = (ulong)(r.Next(64) * 16 + (r.Next(24) == 0 ? r.Next(16) : 0) + (r.Next(60) == 0 ? 4096 - 520 : 0));
+                i.MemoryDisplSize = 8;
+                if (r.Next(4) == 0)
+                    (i.MemoryIndex, i.MemoryIndexScale) = (Register.RBP, 8);
+            }
+            else
+            {
+                i.SetOpKind(n, Iced.Intel.OpKind.Register);
+                Register general = s_r64[r.Next(s_r64.Length)];
+                i.SetOpRegister(n, name[..3] switch
+                {
+                    "xmm" => Register.XMM0 + number,
+                    "ymm" => Register.YMM0 + number,
+                    "r32" => Register.EAX + (general - Register.RAX),
+                    _ => general,
+                });
+            }
+        }
+        return i;
+    }
+
+    private static byte[] Program(int seed)
+    {
+        Random r = new(seed);
+        return CoreSmokeTests.Assemble(64, a =>
+        {
+            Label again = a.CreateLabel(), over = a.CreateLabel();
+            a.mov(r15d, 3);
+            a.Label(ref again);
+            for (int n = r.Next(2, 16); n > 0; n--)
+                switch (r.Next(12))
+                {
+                    case 0: a.add(rax, rdx); a.adc(r9, 5); break;
+                    case 1: a.cmp(rcx, __qword_ptr[rsi + 8]); a.setb(bl); break;
+                    case 2: a.ldmxcsr(__dword_ptr[rsi + 0xc00 + 4 * r.Next(4)]); break;
+                    // A handler in the middle of the trace.
+                    case 3: a.rdfsbase(r12); break;
+                    case 4: a.vzeroupper(); break;
+                    case 5: a.stmxcsr(__dword_ptr[rsi + 0xd00]); break;
+                    default: a.AddInstruction(Compose(r, s_codes[r.Next(s_codes.Length)])); break;
+                }
+            a.ja(over);
+            a.AddInstruction(Compose(r, s_codes[r.Next(s_codes.Length)]));
+            a.Label(ref over);
+            a.dec(r15d);
+            a.jnz(again);
+            a.hlt();
+        });
+    }
+
+    private static CpuHarness Create(byte[] code, int seed, bool translate)
+    {
+        CpuHarness h = CpuHarness.Long(code, translate: translate);
+        Random r = new(seed);
+        CpuState* c = h.State;
+        for (int i = 0; i < 64; i++)
+            ((ulong*)c->Ymm)[i] = Number(r);
+        for (int i = 0; i < 16; i++)
+            if (i != 4)
+                c->Gpr[i] = Number(r);
+        c->Gpr[5] = (ulong)(2 * r.Next(0, 9));
+        c->Gpr[6] = Data;
+        c->Gpr[14] = Data + 0x400;
+        for (ulong i = 0; i < 0x1800; i += 8)
+            h.Word(Data + i) = Number(r);
+        for (ulong i = 0; i < 4; i++)
+            *(uint*)(h.Memory + Data + 0xc00 + 4 * i) = Control(r);
+        c->Mxcsr = Control(r);
+        h.RflagsValue = 2 | (ulong)(uint)r.Next() & Flags.Status;
+        // Exits and pages that are not there.
+        if (r.Next(3) == 0)
+            h.NestedEntry(Data + 0x1000) = 0;
+        return h;
+    }
+
+    private static uint Control(Random r) => r.Next(4) switch
+    {
+        0 => 0x1f80,
+        1 => 0x1f80u | (uint)r.Next(4) << 13 | (uint)r.Next(2) << 15 | (uint)r.Next(2) << 6,
+        2 => 0x1fbf,
+        _ => (uint)r.Next(0x10000) & (r.Next(2) == 0 ? 0xffffu : 0xe07fu) | (r.Next(2) == 0 ? 0x1f80u : 0),
+    };
+
+    private static ulong Number(Random r) => r.Next(6) switch
+    {
+        0 => BitConverter.DoubleToUInt64Bits((r.NextDouble() - 0.5) * 1000),
+        1 => (ulong)r.NextInt64(),
+        2 => BitConverter.SingleToUInt32Bits(r.NextSingle() * 100) * 0x1_0000_0001UL,
+        3 => (ulong)r.Next(-3, 4),
+        4 => 0x7ff0_0000_0000_0000 + (ulong)r.Next(2),
+        _ => (ulong)r.Next() << 31,
+    };
+
+    /// <summary>Whole programs: results, upper halves, MXCSR, memory, and which instruction raises what.</summary>
+    [Fact]
+    public void Programs_BehaveLikeSingleInstructions()
+    {
+        int faults = 0;
+        ulong translated = 0, retired = 0;
+        for (int seed = 1; seed <= 1200; seed++)
+        {
+            byte[] code = Program(seed);
+            using CpuHarness fast = Create(code, seed, true), slow = Create(code, seed, false);
+            slow.Machine.TranslationThreshold = int.MaxValue;
+            slow.State->HostSingleStep = 1;
+            ExitReason expected, reason = fast.Run();
+            while ((expected = slow.Run()) == ExitReason.SingleStep)
+            { }
+            Assert.True(reason == expected, $"seed {seed}: {reason} at {fast.State->Rip:x}, singly {expected} at {slow.State->Rip:x}");
+            faults += reason == ExitReason.Hlt ? 0 : 1;
+            if (reason == ExitReason.Exception)
+                Assert.Equal((slow.Exit->Vector, slow.Exit->ErrorCode, slow.Exit->Payload), (fast.Exit->Vector, fast.Exit->ErrorCode, fast.Exit->Payload));
+            translated += fast.Cpu.Counters.Translated;
+            retired += fast.State->InstructionsRetired;
+            Same(fast, slow, seed);
+        }
+        Assert.InRange(faults, 50, 1000);
+        // Unmasked exceptions are the interpreter's.
+        Assert.True(translated > retired / 2, $"{translated} of {retired} instructions translated");
+    }
+
+    private static void Same(CpuHarness fast, CpuHarness slow, int seed)
+    {
+        CpuState* f = fast.State, s = slow.State;
+        Assert.True(f->Rip == s->Rip, $"seed {seed}: RIP is {f->Rip:x}, singly {s->Rip:x}");
+        for (int i = 0; i < 16; i++)
+            Assert.True(f->Gpr[i] == s->Gpr[i], $"seed {seed}: register {i} is {f->Gpr[i]:x}, singly {s->Gpr[i]:x}");
+        for (int i = 0; i < 64; i++)
+            Assert.True(((ulong*)f->Ymm)[i] == ((ulong*)s->Ymm)[i], $"seed {seed}: vector register {i / 4}, word {i & 3}: {((ulong*)f->Ymm)[i]:x}, singly {((ulong*)s->Ymm)[i]:x}");
+        Assert.True(fast.RflagsValue == slow.RflagsValue, $"seed {seed}: flags are {fast.RflagsValue:x}, singly {slow.RflagsValue:x}");
+        Assert.True(f->Mxcsr == s->Mxcsr, $"seed {seed}: MXCSR is {f->Mxcsr:x}, singly {s->Mxcsr:x}");
+        Assert.True(fast.Data(Data, 0x1800).SequenceEqual(slow.Data(Data, 0x1800)), $"seed {seed}: memory");
+        Assert.True(f->InstructionsRetired == s->InstructionsRetired, $"seed {seed}: {f->InstructionsRetired} instructions, singly {s->InstructionsRetired}");
+    }
+
+    private static CpuHarness Translated(Action<Assembler> program)
+    {
+        CpuHarness h = CpuHarness.Long(CoreSmokeTests.Assemble(64, program), translate: true);
+        h.Rsi = Data;
+        return h;
+    }
+
+    /// <summary>The units may be taken away by an instruction of the trace itself.</summary>
+    [Theory]
+    [InlineData(Cr0.TS, Vector.NM)]
+    [InlineData(Cr0.EM, Vector.UD)]
+    public void UnitsThatAreTakenAway_RaiseAtTheInstruction(ulong bit, byte vector)
+    {
+        using CpuHarness h = Translated(a =>
+        {
+            a.movdqu(xmm1, __[rsi]);
+            a.mov(rax, cr0);
+            a.or(rax, (int)bit);
+            a.mov(cr0, rax);
+            a.paddd(xmm1, xmm1);
+            a.hlt();
+        });
+        h.Word(Data) = 21;
+        Assert.Equal(ExitReason.Exception, h.Run());
+        Assert.Equal((vector, 21UL), (h.Exit->Vector, *(ulong*)(h.State->Ymm + 32)));
+        h.State->Cr0 &= ~bit;
+        h.Cpu.RecomputeMode();
+        h.RunToHlt();
+        Assert.Equal(42UL, *(ulong*)(h.State->Ymm + 32));
+    }
+
+    /// <summary>With OSFXSR clear legacy forms are undefined and VEX forms are not; a trace with both stops at the right one.</summary>
+    [Fact]
+    public void GatesOfLegacyAndVex_AreApart()
+    {
+        using CpuHarness h = Translated(a => { a.vpaddd(xmm2, xmm1, xmm1); a.vpaddd(ymm2, ymm2, ymm1); a.paddd(xmm1, xmm1); a.hlt(); });
+        h.State->Cr4 &= ~Cr4.OSFXSR;
+        h.Cpu.RecomputeMode();
+        *(ulong*)(h.State->Ymm + 32) = 5;
+        Assert.Equal(ExitReason.Exception, h.Run());
+        Assert.Equal((Vector.UD, 15UL, 5UL), (h.Exit->Vector, *(ulong*)(h.State->Ymm + 64), *(ulong*)(h.State->Ymm + 32)));
+    }
+
+    /// <summary>A store of a vector register over the instruction that follows it.</summary>
+    [Fact]
+    public void StoreIntoTheRunningTrace_IsSeenByTheNextInstruction()
+    {
+        byte[] code = CoreSmokeTests.Assemble(64, a =>
+        {
+            Label target = a.CreateLabel();
+            a.movdqu(xmm0, __[rsi]);
+            a.lea(rdi, __[target]);
+            a.movdqu(__[rdi], xmm0);
+            a.Label(ref target);
+            a.mov(eax, 1);
+            for (int i = 0; i < 16; i++)
+                a.nop();
+            a.hlt();
+        });
+        using CpuHarness h = CpuHarness.Long(code, translate: true);
+        h.Rsi = Data;
+        CoreSmokeTests.Assemble(64, a => { a.mov(eax, 2); a.paddq(xmm0, xmm0); a.hlt(); }).CopyTo(h.Data(Data, 16));
+        ulong first = h.Word(Data);
+        h.RunToHlt();
+        Assert.Equal((2UL, first + first), (h.Rax, *(ulong*)h.State->Ymm));
+    }
+
+    /// <summary>
+    /// The host's own MXCSR is what managed code expects while the guest rounds upwards and flushes to zero.
+    /// </summary>
+    [Fact]
+    public void HandlersRunWithTheHostsMxcsr()
+    {
+        using CpuHarness h = Translated(a => { a.divsd(xmm0, xmm1); a.rdfsbase(rax); a.divsd(xmm2, xmm1); a.hlt(); });
+        h.State->Mxcsr = 0x1f80 | 2 << 13 | 1 << 15;
+        *(double*)h.State->Ymm = 1;
+        *(double*)(h.State->Ymm + 32) = 3;
+        *(double*)(h.State->Ymm + 64) = 2;
+        h.RunToHlt();
+        Assert.Equal((Math.BitIncrement(1.0 / 3), 0x1f80u | 2 << 13 | 1 << 15 | 0x20), (*(double*)h.State->Ymm, h.State->Mxcsr));
+        Assert.True(*(double*)(h.State->Ymm + 64) >= 2.0 / 3);
+        Assert.Equal(MxcsrUnit.Default, MxcsrUnit.ReadHost() & ~MxcsrUnit.StatusMask);
+    }
+}
