@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Time from process start to the guest's shell with one vCPU and 512 MiB, on Ring3 and (when installed) on QEMU TCG, with the same kernel and
+# Time of ./ring3 --version, from process start to the first guest instruction, and to the guest's shell with one vCPU and 512 MiB, on Ring3 and (when installed) on QEMU TCG, with the same kernel and
 # initramfs in the same run; and what Ring3's process holds besides the memory that the guest touched.
 # usage: boot.sh [ROUNDS]        prints the best of ROUNDS (default 3)
 set -euo pipefail
@@ -42,16 +42,23 @@ to_shell() {
 
 best() { [ -z "$1" ] && echo "$2" || awk -v a="$1" -v b="$2" 'BEGIN { print (a < b) ? a : b }'; }
 
-ours= tcg= over=
+ours= tcg= over= first= version=
+for _ in $(seq 20); do
+    start=$EPOCHREALTIME
+    "$root/ring3" --version >/dev/null
+    version=$(best "$version" "$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", (b - a) * 1000 }')")
+done
 qemu=$(command -v qemu-system-x86_64 || true)
 for _ in $(seq "$rounds"); do
-    to_shell "$root/ring3" boot --cpus 1 --memory 512M --kernel "$kernel" --initrd "$initrd" --append "$append"
+    to_shell "$root/ring3" boot --cpus 1 --memory 512M --kernel "$kernel" --initrd "$initrd" --append "$append" --stats
     ours=$(best "$ours" "$seconds"); over=$own
+    first=$(best "$first" "$(sed -n 's/^stat start_ms  *//p' "$work/stderr.log")")
     if [ -n "$qemu" ]; then
         to_shell "$qemu" -accel tcg -cpu max -m 512 -smp 1 -display none -serial stdio -monitor none -no-reboot -kernel "$kernel" -initrd "$initrd" -append "$append"
         tcg=$(best "$tcg" "$seconds")
     fi
 done
+printf 'boot.version_ms\t%s\tms\nboot.first_instruction_ms\t%s\tms\n' "$version" "$first"
 printf 'boot.ring3_s\t%s\ts\n' "$ours"
 if [ -n "$tcg" ]; then
     printf 'boot.qemu_tcg_s\t%s\ts\n' "$tcg"

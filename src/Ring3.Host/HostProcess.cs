@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Runtime.InteropServices;
 
 namespace Ring3.Host;
@@ -7,6 +8,25 @@ namespace Ring3.Host;
 public static unsafe class HostProcess
 {
     private const int SIGPIPE = 13;
+    /// <summary>USER_HZ, the unit of times in /proc.</summary>
+    private const long TicksPerSecond = 100;
+
+    /// <summary>Milliseconds since the process was started, in steps of 10; 0 where /proc does not tell. A program that has become another keeps its age. SPEC: proc(5), /proc/pid/stat, starttime.</summary>
+    public static long AgeMs()
+    {
+        const int StartTimeBehindName = 20;
+        try
+        {
+            string stat = File.ReadAllText("/proc/self/stat");
+            // The name may have any character; what follows its last parenthesis has none of its own.
+            string[] fields = stat[(stat.LastIndexOf(')') + 1)..].Split(' ', StringSplitOptions.RemoveEmptyEntries);
+            return HostClock.BootNs() / 1_000_000 - long.Parse(fields[StartTimeBehindName - 1], CultureInfo.InvariantCulture) * 1000 / TicksPerSecond;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            return 0;
+        }
+    }
 
     /// <summary>Becomes another program, with SIGPIPE as programs expect it, which the runtime ignores. Returns only to say why not.</summary>
     public static string Replace(string program, ReadOnlySpan<string> arguments)

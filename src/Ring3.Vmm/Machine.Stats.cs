@@ -35,6 +35,7 @@ public sealed partial class Machine
             instructions += v.InstructionsRetired;
         double seconds = (_stopNs - _startNs) / 1e9;
         output.WriteLine($"stat {"instructions",-32} {instructions}");
+        output.WriteLine($"stat {"start_ms",-32} {_startMs}");
         output.WriteLine($"stat {"seconds",-32} {seconds:F3}");
         output.WriteLine($"stat {"mips",-32} {instructions / Math.Max(seconds, 1e-9) / 1e6:F1}");
     }

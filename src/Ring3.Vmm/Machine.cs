@@ -28,7 +28,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private MachineResult _result;
     private int _endClaimed;
     private volatile bool _stopping;
-    private long _startNs, _stopNs;
+    private long _startNs, _stopNs, _startMs;
 
     public MachineRam Ram { get; }
     public AddressBus Ports { get; } = new();
@@ -110,6 +110,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         // The loader has written through pointers.
         _resident?.CatchUp();
         _startNs = HostClock.MonotonicNs();
+        _startMs = _options.Stats ? HostProcess.AgeMs() : 0;
         var threads = new Thread[_vcpus.Length];
         for (int i = 0; i < threads.Length; i++)
         {

@@ -4,6 +4,30 @@
 # shellcheck source=/dev/null
 . "$root/tests/guest/lib.sh"
 
+# The command line is compiled ahead of time, or says why not: a warning of the compiler is not why.
+"$root/ring3" --version >"$results/boot-native.log" 2>&1
+status=$?
+if [ $status -eq 0 ] && [ -e "$root/artifacts/native/unavailable" ]; then
+    reason=$(cat "$root/artifacts/native/unavailable")
+    case $reason in
+        'this processor '* | 'no C compiler '* | 'error NU'* | 'error NETSDK'* | 'error MSB4236'*) status=4 ;;
+        *) status=1 ;;
+    esac
+fi
+verdict boot-native $status "${reason:-$(tail -n 1 "$results/boot-native.log")}"
+
+# What the native program says on a processor that it is not compiled for, where an emulator of one is installed.
+if [ $status -ne 0 ]; then
+    verdict boot-native-baseline 4 "there is no native program"
+elif install qemu-user qemu-x86_64 >"$results/boot-native-install.log" 2>&1; then
+    qemu-x86_64 -cpu Nehalem "$root/artifacts/native/ring3" --version >"$results/boot-native-baseline.log" 2>&1
+    status=$?
+    [ $status -eq 71 ] && [ "$(cat "$results/boot-native-baseline.log")" = 'ring3: this processor does not have AVX2, BMI2 and FMA (x86-64-v3), for which this program is compiled' ]
+    verdict boot-native-baseline $? "status $status: $(head -n 1 "$results/boot-native-baseline.log")"
+else
+    verdict boot-native-baseline 4 "$(tail -n 1 "$results/boot-native-install.log")"
+fi
+
 for cpus in 1 2 8; do
     boots "boot-cpus-$cpus" 240 --cpus $cpus --exec 'grep -c ^processor /proc/cpuinfo | sed "s/^/processors /"; uname -a; dmesg | grep -i kvm-clock | head -3'
     expect "boot-cpus-$cpus" $? "^processors $cpus" '^Linux .*cloud-amd64.*x86_64' 'kvm-clock'

@@ -13,8 +13,8 @@ done
 
 # The processor as libring3-core.so has it: compiled ahead of time, with the same settings (Directory.Build.props). It knows the same instructions as the one that is compiled at run time, and executes them as the recorded
 # processors and this host do.
-native=$root/artifacts/aot/fuzz
-if RING3_AOT=1 dotnet publish "$root/tests/Ring3.Cpu.Fuzz" -c Release -r linux-x64 -v q -nologo -o "$native" >"$results/fuzz-native-build.log" 2>&1; then
+native=$root/artifacts/native-fuzz
+if dotnet publish "$root/tests/Ring3.Cpu.Fuzz" -c Release -v q -nologo -p:Ring3Native=Ring3.Cpu.Fuzz -o "$native" >"$results/fuzz-native-build.log" 2>&1; then
     "$native/Ring3.Cpu.Fuzz" --list >"$results/fuzz-native-list.log" 2>&1
     "$root/artifacts/bin/Ring3.Cpu.Fuzz/release/Ring3.Cpu.Fuzz" --list >"$results/fuzz-list.log" 2>&1
     [ -s "$results/fuzz-list.log" ] && cmp -s "$results/fuzz-list.log" "$results/fuzz-native-list.log"

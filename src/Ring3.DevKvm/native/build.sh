@@ -53,8 +53,8 @@ build_shim() {
 build_core() {
     : >"$log"
     gcc "${flags[@]}" -r -o "$out/threads.o" "$here/threads.c" "$here/strings.c" >>"$log" 2>&1 || failed libring3-core.so
-    rm -f "$root"/artifacts/aot/bin/Ring3.DevKvm/*/native/Ring3.DevKvm.so # the object is no input that the linking step knows of
-    RING3_AOT=1 dotnet publish "$root/src/Ring3.DevKvm" -c Release -r linux-x64 -v q -nologo \
+    rm -f "$root"/artifacts/bin/Ring3.DevKvm.Native/*/native/Ring3.DevKvm.so # the object is no input that the linking step knows of
+    dotnet publish "$root/src/Ring3.DevKvm" -c Release -v q -nologo -p:Ring3Native=Ring3.DevKvm \
         -p:Ring3CoreObject="$out/threads.o" -o "$out/publish" >>"$log" 2>&1 || failed libring3-core.so
     mv -f "$out/publish/Ring3.DevKvm.so" "$out/libring3-core.so"
     mv -f "$out/publish/Ring3.DevKvm.so.dbg" "$out/Ring3.DevKvm.so.dbg" 2>/dev/null || true
