@@ -1,39 +1,13 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 
 namespace Ring3.Host;
-
-/// <summary>What the handler knows and leaves about a thread. The offsets are in its code.</summary>
-/// <remarks>SAFETY: lives in a table that is never freed; only its thread and the handler on that thread write it, except for the claim.</remarks>
-[StructLayout(LayoutKind.Explicit, Size = 1024)]
-public unsafe struct FaultRecord
-{
-    /// <summary>Thread pointer of the owner; 0 = free.</summary>
-    [FieldOffset(0)] internal ulong Thread;
-    /// <summary>Host address of the last fault.</summary>
-    [FieldOffset(8)] public ulong Address;
-    /// <summary>Page-fault error code of the last fault: bit 1 = write. 0 when the processor gave none.</summary>
-    [FieldOffset(16)] public ulong Error;
-    /// <summary>Nonzero: the thread runs guest code, so its faults on guest memory are the guest's.</summary>
-    [FieldOffset(40)] public int Inside;
-    /// <summary>Nonzero: a null reference has been raised for a fault.</summary>
-    [FieldOffset(44)] public int Pending;
-    /// <summary>FXSAVE image of the host's units at the fault; afterwards they were clean.</summary>
-    [FieldOffset(64)] public fixed byte Units[512];
-}
 
 /// <summary>Guest memory and the threads that run guests.</summary>
 /// <remarks>SAFETY: a range is valid for the handler when its end is above its begin; begin is stored before end, and end is cleared first. Records are claimed under the lock.</remarks>
 public static unsafe partial class FaultGuard
 {
-    private const int RecordCount = 4096, MaxClaimed = 4000;
+    private const int MaxClaimed = 4000;
     private const nuint MaxRanges = 1 << 20;
-
-    /// <summary>Host memory behind a guest.</summary>
-    private struct GuestRange
-    {
-        public ulong Begin, End;
-    }
 
     private static readonly Stack<nint> s_freeRanges = new();
     private static int s_claimed;
@@ -87,14 +61,14 @@ public static unsafe partial class FaultGuard
     {
         lock (s_lock)
         {
-            uint index = (uint)(thread >> 6) * 0x9E3779B1 >> 20;
+            uint index = (uint)(thread >> FaultRecord.HashDrop) * FaultRecord.HashFactor >> FaultRecord.HashShift;
             FaultRecord* home = s_control->Records + index;
-            for (FaultRecord* r = home; r->Thread != 0; r = s_control->Records + (++index & RecordCount - 1))
+            for (FaultRecord* r = home; r->Thread != 0; r = s_control->Records + (++index & FaultRecord.Count - 1))
                 if (r->Thread == thread)
                     return r;
             if (s_claimed == MaxClaimed)
                 return Evict(home, thread);
-            FaultRecord* free = s_control->Records + (index & RecordCount - 1);
+            FaultRecord* free = s_control->Records + (index & FaultRecord.Count - 1);
             s_claimed++;
             Volatile.Write(ref free->Thread, thread);
             return free;
@@ -106,7 +80,7 @@ public static unsafe partial class FaultGuard
     {
         FaultRecord* r = home;
         while (r->Thread != 0 && r->Inside != 0)
-            r = s_control->Records + ((r - s_control->Records + 1) & RecordCount - 1);
+            r = s_control->Records + ((r - s_control->Records + 1) & FaultRecord.Count - 1);
         Volatile.Write(ref r->Thread, thread);
         return r;
     }

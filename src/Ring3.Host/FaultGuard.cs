@@ -28,39 +28,11 @@ public static unsafe partial class FaultGuard
     private const ulong SA_SIGINFO = 4, SA_RESTORER = 0x04000000, SA_ONSTACK = 0x08000000, SA_NODEFER = 0x40000000;
     private const int MaxRoutines = 255;
 
-    /// <summary>A range of emitted code. Fixup is an address or a <see cref="ThunkKind"/>.</summary>
-    private struct Routine
-    {
-        public ulong Begin, End, Fixup;
-    }
-
-    /// <summary>The kernel's struct sigaction.</summary>
-    private struct KernelAction
-    {
-        public ulong Handler, Flags, Restorer, Mask;
-    }
-
-    /// <summary>What the handler reads. The offsets are in its code.</summary>
-    [StructLayout(LayoutKind.Sequential)]
-    private struct Control
-    {
-        public KernelAction PreviousSegv, PreviousBus;
-        public Routine* Routines;
-        public GuestRange* Ranges, RangesEnd;
-        public FaultRecord* Records;
-        public ulong TrampolineBegin, TrampolineEnd;
-        /// <summary>Where managed code can be.</summary>
-        public ulong CodeBegin, CodeEnd;
-        public GuestRange* Paged, PagedEnd;
-        /// <summary>How long a thread sleeps before it tries again to write to paged memory.</summary>
-        public long WaitSeconds, WaitNanoseconds;
-    }
-
     private static readonly Lock s_lock = new();
     private static readonly ExecutableMemory s_code = new(8192);
-    private static readonly Control* s_control = (Control*)HostMemory.Map(4096);
-    private static readonly nint s_failed = s_code.Add(FaultCode.Failed);
-    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_threadPointer = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(FaultCode.ThreadPointer);
+    private static readonly FaultControl* s_control = (FaultControl*)HostMemory.Map(4096);
+    private static readonly nint s_failed = s_code.Add(AccessorCode.Failed());
+    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_threadPointer = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(FaultHandlerCode.ThreadPointer());
     private static int s_count;
 
     static FaultGuard() => Install();
@@ -79,7 +51,7 @@ public static unsafe partial class FaultGuard
             return AddLocked(code, s_code.Add(fixup));
     }
 
-    /// <summary>Declares a range of emitted code. Never undone.</summary>
+    /// <summary>Declares a range of emitted code. Never undone: the memory is never freed.</summary>
     public static void AddThunks(nint begin, nuint length, ThunkKind kind)
     {
         lock (s_lock)
@@ -104,7 +76,7 @@ public static unsafe partial class FaultGuard
     {
         if (s_count == MaxRoutines)
             throw new InvalidOperationException("too many ranges of emitted code");
-        Routine* r = s_control->Routines + s_count++;
+        FaultRoutine* r = s_control->Routines + s_count++;
         r->End = end;
         r->Fixup = fixup;
         Volatile.Write(ref r->Begin, begin);
@@ -112,20 +84,17 @@ public static unsafe partial class FaultGuard
 
     private static void Install()
     {
-        Control* c = s_control;
-        c->Routines = (Routine*)HostMemory.Map((MaxRoutines + 1) * (nuint)sizeof(Routine));
+        FaultControl* c = s_control;
+        c->Routines = (FaultRoutine*)HostMemory.Map((MaxRoutines + 1) * (nuint)sizeof(FaultRoutine));
         c->Ranges = c->RangesEnd = (GuestRange*)HostMemory.Map(MaxRanges * (nuint)sizeof(GuestRange));
         c->Paged = c->PagedEnd = (GuestRange*)HostMemory.Map(MaxPaged * (nuint)sizeof(GuestRange));
         c->WaitNanoseconds = PagedWaitNs;
-        c->Records = (FaultRecord*)HostMemory.Map(RecordCount * (nuint)sizeof(FaultRecord));
+        c->Records = (FaultRecord*)HostMemory.Map(FaultRecord.Count * (nuint)sizeof(FaultRecord));
         (c->CodeBegin, c->CodeEnd) = ManagedCode();
-        Span<byte> handler = stackalloc byte[FaultCode.Handler.Length];
-        FaultCode.Handler.CopyTo(handler);
-        MemoryMarshal.Write(handler[FaultCode.HandlerControl..], (ulong)c);
         KernelAction action = new()
         {
-            Handler = (ulong)s_code.Add(handler),
-            Restorer = (ulong)s_code.Add(FaultCode.Restorer),
+            Handler = (ulong)s_code.Add(new FaultHandlerCode(c).Handler()),
+            Restorer = (ulong)s_code.Add(FaultHandlerCode.Restorer()),
             Flags = SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_NODEFER,
         };
         // A SIGBUS may become the runtime's SIGSEGV at once: know both previous actions before the first of ours.

@@ -1,14 +1,24 @@
+using static Iced.Intel.AssemblerRegisters;
+
 namespace Ring3.Host;
 
 /// <summary>Host clocks in nanoseconds, and the host's time-stamp counter.</summary>
-/// <remarks>SAFETY: the emitted routine is RDTSC and RET with no memory access; clock_gettime writes the two words on the stack.</remarks>
+/// <remarks>SAFETY: the emitted routines access no memory; clock_gettime writes the two words on the stack.</remarks>
 public static unsafe class HostClock
 {
     private static readonly ExecutableMemory s_code = new(4096);
-    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add([0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3]);
+    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: false));
+    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtscOrdered = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: true));
 
-    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtscOrdered
-        = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add([0x0f, 0xae, 0xe8, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3]);
+    private static byte[] ReadTsc(bool ordered) => MachineCode.Assemble(a =>
+    {
+        if (ordered)
+            a.lfence();
+        a.rdtsc();
+        a.shl(rdx, 32);
+        a.or(rax, rdx);
+        a.ret();
+    });
 
     /// <summary>RDTSC.</summary>
     public static ulong Tsc() => s_rdtsc();

@@ -1,4 +1,6 @@
 using System.Runtime.InteropServices;
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
 
 namespace Ring3.Host;
 
@@ -13,7 +15,7 @@ internal sealed unsafe class SystemCallList : IDisposable
     /// <summary>Not a call: result = word at A1 and A2.</summary>
     internal const long Mask = -1;
 
-    /// <summary>One call. The layout is in <see cref="FaultCode.RunList"/>.</summary>
+    /// <summary>One call. The layout is in <see cref="RunList"/>.</summary>
     [StructLayout(LayoutKind.Sequential, Size = 80)]
     internal struct Entry
     {
@@ -21,7 +23,48 @@ internal sealed unsafe class SystemCallList : IDisposable
     }
 
     private static readonly ExecutableMemory s_code = new(4096);
-    private static readonly delegate* unmanaged<Entry*, Entry*, void> s_run = (delegate* unmanaged<Entry*, Entry*, void>)s_code.Add(FaultCode.RunList);
+    private static readonly delegate* unmanaged<Entry*, Entry*, void> s_run = (delegate* unmanaged<Entry*, Entry*, void>)s_code.Add(RunList());
+
+    /// <summary>run(rdi = first entry, rsi = end).</summary>
+    private static byte[] RunList() => MachineCode.Assemble(a =>
+    {
+        const int Number = 0, A1 = 8, A2 = 16, A3 = 24, A4 = 32, A5 = 40, A6 = 48, Result = 56, Expected = 64, Skip = 72, Size = 80;
+        Label next = a.CreateLabel(), mask = a.CreateLabel(), result = a.CreateLabel(), ok = a.CreateLabel(), done = a.CreateLabel();
+        a.push(rbx);
+        a.push(rbp);
+        a.mov(rbx, rdi);
+        a.mov(rbp, rsi);
+        a.Label(ref next);
+        a.cmp(rbx, rbp);
+        a.jae(done);
+        a.mov(rax, __[rbx + Number]);
+        a.mov(rdi, __[rbx + A1]);
+        a.mov(rsi, __[rbx + A2]);
+        a.test(rax, rax);
+        a.js(mask);
+        a.mov(rdx, __[rbx + A3]);
+        a.mov(r10, __[rbx + A4]);
+        a.mov(r8, __[rbx + A5]);
+        a.mov(r9, __[rbx + A6]);
+        a.syscall();
+        a.jmp(result);
+        a.Label(ref mask);
+        a.mov(rax, __[rdi]);
+        a.and(rax, rsi);
+        a.Label(ref result);
+        a.mov(__[rbx + Result], rax);
+        a.cmp(rax, __[rbx + Expected]);
+        a.je(ok);
+        a.imul(rax, __qword_ptr[rbx + Skip], Size);
+        a.add(rbx, rax);
+        a.Label(ref ok);
+        a.add(rbx, Size);
+        a.jmp(next);
+        a.Label(ref done);
+        a.pop(rbp);
+        a.pop(rbx);
+        a.ret();
+    });
 
     private readonly Entry* _entries;
     private readonly int _capacity;

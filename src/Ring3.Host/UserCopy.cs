@@ -16,13 +16,13 @@ public static unsafe class UserCopy
     /// <summary>Longest copy, in bytes, that may hold up a garbage collection.</summary>
     private const nuint ShortCopy = 4096;
 
-    private static readonly nint s_copy = FaultGuard.Add(FaultCode.Copy), s_fill = FaultGuard.Add(FaultCode.Fill), s_touch = FaultGuard.Add(FaultCode.Touch);
-    private static readonly nint s_load1 = FaultGuard.Add(FaultCode.Load1), s_load2 = FaultGuard.Add(FaultCode.Load2), s_load4 = FaultGuard.Add(FaultCode.Load4), s_load8 = FaultGuard.Add(FaultCode.Load8);
-    private static readonly nint s_store1 = FaultGuard.Add(FaultCode.Store1), s_store2 = FaultGuard.Add(FaultCode.Store2), s_store4 = FaultGuard.Add(FaultCode.Store4), s_store8 = FaultGuard.Add(FaultCode.Store8);
-    private static readonly nint s_cas1 = FaultGuard.Add(FaultCode.CompareExchange1), s_cas4 = FaultGuard.Add(FaultCode.CompareExchange4), s_cas8 = FaultGuard.Add(FaultCode.CompareExchange8);
-    private static readonly nint s_cas16 = FaultGuard.Add(FaultCode.CompareExchange16, FaultCode.Failed16);
+    private static readonly nint s_copy = FaultGuard.Add(AccessorCode.Copy()), s_fill = FaultGuard.Add(AccessorCode.Fill()), s_touch = FaultGuard.Add(AccessorCode.Touch());
+    private static readonly nint s_load1 = FaultGuard.Add(AccessorCode.Load(1)), s_load2 = FaultGuard.Add(AccessorCode.Load(2)), s_load4 = FaultGuard.Add(AccessorCode.Load(4)), s_load8 = FaultGuard.Add(AccessorCode.Load(8));
+    private static readonly nint s_store1 = FaultGuard.Add(AccessorCode.Store(1)), s_store2 = FaultGuard.Add(AccessorCode.Store(2)), s_store4 = FaultGuard.Add(AccessorCode.Store(4)), s_store8 = FaultGuard.Add(AccessorCode.Store(8));
+    private static readonly nint s_cas1 = FaultGuard.Add(AccessorCode.CompareExchange(1)), s_cas4 = FaultGuard.Add(AccessorCode.CompareExchange(4)), s_cas8 = FaultGuard.Add(AccessorCode.CompareExchange(8));
+    private static readonly nint s_cas16 = FaultGuard.Add(AccessorCode.CompareExchange16(), AccessorCode.Failed16());
 
-    private static readonly nint[] s_move = [.. from backward in (bool[])[false, true] from size in (int[])[1, 2, 4, 8] select FaultGuard.Add(FaultCode.Move(size, backward), FaultCode.Moved)];
+    private static readonly nint[] s_move = [.. from backward in (bool[])[false, true] from size in (int[])[1, 2, 4, 8] select FaultGuard.Add(AccessorCode.Move(size, backward), AccessorCode.Moved())];
 
     /// <summary>Copies <paramref name="n"/> bytes in from <paramref name="src"/>. False: EFAULT.</summary>
     public static bool TryRead(ulong src, void* dst, nuint n) => Copy(dst, (void*)src, n);

@@ -6,6 +6,8 @@ namespace Ring3.Host.Tests;
 public unsafe class FaultGuardTests : IDisposable
 {
     private const nuint Page = 4096;
+    /// <summary>Never freed: a range of emitted code stays known to the handler, and would be taken for what is mapped there next.</summary>
+    private static readonly ExecutableMemory s_leaves = new(4096), s_runs = new(4096);
     private readonly byte* _map = HostMemory.Map(4 * Page);
     private readonly nint _ticket;
 
@@ -84,12 +86,11 @@ public unsafe class FaultGuardTests : IDisposable
     [Fact]
     public void Leaf_IsLeft_AndItsCallerThrows()
     {
-        using ExecutableMemory code = new(4096);
         // fldz; ldmxcsr would be next; mov rax, [rdi]; ret
-        nint leaf = code.Add([0xD9, 0xEE, 0x48, 0x8B, 0x07, 0xC3]);
+        nint leaf = s_leaves.Add([0xD9, 0xEE, 0x48, 0x8B, 0x07, 0xC3]);
         FaultGuard.AddThunks(leaf, 16, ThunkKind.Leaf);
         // push r9; call rsi; pop r9; ret
-        nint trampoline = code.Add([0x41, 0x51, 0xFF, 0xD6, 0x41, 0x59, 0xC3]);
+        nint trampoline = s_leaves.Add([0x41, 0x51, 0xFF, 0xD6, 0x41, 0x59, 0xC3]);
         FaultGuard.SetTrampoline(trampoline, 16);
         byte* p = _map + Page;
         Assert.Equal(0, Libc.mprotect(p, Page, Libc.PROT_NONE));
@@ -108,9 +109,8 @@ public unsafe class FaultGuardTests : IDisposable
     [Fact]
     public void Run_ContinuesAtItsExit()
     {
-        using ExecutableMemory code = new(4096);
         // test edx, edx; jne exit; add rax, [rsi+rcx+16]; mov r8, [rax]; mov eax, 1; ret; exit: mov eax, 2; ret
-        nint run = code.Add([0x48, 0x89, 0xF8, 0x31, 0xC9, 0x85, 0xD2, 0x0F, 0x85, 14, 0, 0, 0, 0x48, 0x03, 0x44, 0x0E, 0x10, 0x4C, 0x8B, 0x00, 0xB8, 1, 0, 0, 0, 0xC3, 0xB8, 2, 0, 0, 0, 0xC3]);
+        nint run = s_runs.Add([0x48, 0x89, 0xF8, 0x31, 0xC9, 0x85, 0xD2, 0x0F, 0x85, 14, 0, 0, 0, 0x48, 0x03, 0x44, 0x0E, 0x10, 0x4C, 0x8B, 0x00, 0xB8, 1, 0, 0, 0, 0xC3, 0xB8, 2, 0, 0, 0, 0xC3]);
         FaultGuard.AddThunks(run, 64, ThunkKind.Run);
         byte* zero = stackalloc byte[32];
         new Span<byte>(zero, 32).Clear();
