@@ -16,6 +16,8 @@ public sealed unsafe partial class LogicalProcessor
     public readonly Machine Machine;
     /// <summary>The machine's, here for handlers: they ask it on their rare paths only.</summary>
     internal readonly ProcessorModel Model;
+    /// <summary>The model's, for the end of every x87 instruction.</summary>
+    internal readonly bool NotesEveryX87;
     /// <summary>Architectural state and controls.</summary>
     public readonly CpuState* State;
     /// <summary>Details of the last exit.</summary>
@@ -25,6 +27,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         Machine = machine;
         Model = machine.Model;
+        NotesEveryX87 = Model.NotesEveryX87;
         _decoder = new BlockDecoder(Model);
         CpuState.CheckLayout();
         State = ProcessorMemory.Map();

@@ -40,6 +40,8 @@ public sealed record ProcessorModel
         CompareOrder = CompareOrder.SecondButRepeatedBytes,
         ReservesTopGlobal = true,
         LoadsShaAnywhere = true,
+        NotesEveryX87 = true,
+        HasX87Selectors = true,
     };
 
     /// <summary>AMD Zen 5 (family 0x1a).</summary>
@@ -113,12 +115,20 @@ public sealed record ProcessorModel
     internal bool LoadsShaAnywhere { get; init; }
     /// <summary>A store from an MMX register clears TOP even if it faults.</summary>
     internal bool MmxStoresClearTop { get; init; }
-    /// <summary>Stores that convert (VCVTPS2PH, x87) raise the exceptions of the conversion before those of the memory; an x87 store that an unmasked exception suppresses accesses no memory, and one of ten bytes is two.</summary>
+    /// <summary>
+    /// Stores that convert (VCVTPS2PH, x87) raise the exceptions of the conversion before those of the memory; an x87 store that an unmasked exception
+    /// suppresses accesses no memory, and one of ten bytes is two.
+    /// </summary>
     internal bool ConvertsBeforeStore { get; init; }
     /// <summary>MASKMOVDQU's upper half is checked before its lower one; other masked stores whose second page faults report their last byte.</summary>
     internal bool MaskedStoresFromAbove { get; init; }
     /// <summary>A gather first makes each mask element all ones or zero, in the whole operand, and clears the destination's upper half with the first element.</summary>
     internal bool GathersNormalizeMask { get; init; }
+
+    /// <summary>FOP and FDP follow every x87 instruction but those of control, as FIP does. False: those that raise an unmasked exception (CPUID's FDP_EXCPTN_ONLY).</summary>
+    public bool NotesEveryX87 { get; init; }
+    /// <summary>FCS and FDS exist. False: they are zero (CPUID's ZERO_FCS_FDS), and FIP loaded from memory is made canonical for 57 bits, which FDP is not.</summary>
+    public bool HasX87Selectors { get; init; }
 
     /// <summary>SYSRET to a RIP that is not canonical is #GP(0) before anything has changed. False: it retires, and the target's fetch is #GP(0) at CPL 3.</summary>
     internal bool SysretChecksTarget { get; init; }

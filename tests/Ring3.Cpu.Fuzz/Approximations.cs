@@ -4,7 +4,8 @@ using Iced.Intel;
 namespace Ring3.Differential;
 
 /// <summary>
-/// Instructions whose results each processor chooses within a bound. The machine takes them from the host's own unit, so another processor's recorded result is compared by the manual's bound.
+/// Instructions whose results each processor chooses within a bound. The machine takes them from the host's own unit, so another processor's recorded
+/// result is compared by the manual's bound.
 /// SPEC: SDM volume 2, "RCPPS", "RSQRTPS": the relative error is at most 1.5 * 2^-12; volume 1, "Transcendental Instruction Accuracy".
 /// </summary>
 /// <remarks>SAFETY: reads and writes inside the given outputs.</remarks>
@@ -27,7 +28,8 @@ internal static unsafe class Approximations
         return false;
     }
 
-    private static bool IsApproximation(Mnemonic m) => m is Mnemonic.Rcpps or Mnemonic.Rcpss or Mnemonic.Vrcpps or Mnemonic.Vrcpss or Mnemonic.Rsqrtps or Mnemonic.Rsqrtss or Mnemonic.Vrsqrtps or Mnemonic.Vrsqrtss
+    private static bool IsApproximation(Mnemonic m) => m is Mnemonic.Rcpps or Mnemonic.Rcpss or Mnemonic.Vrcpps or Mnemonic.Vrcpss
+        or Mnemonic.Rsqrtps or Mnemonic.Rsqrtss or Mnemonic.Vrsqrtps or Mnemonic.Vrsqrtss
         or Mnemonic.Fsin or Mnemonic.Fcos or Mnemonic.Fsincos or Mnemonic.Fptan or Mnemonic.Fpatan or Mnemonic.F2xm1 or Mnemonic.Fyl2x or Mnemonic.Fyl2xp1;
 
     /// <summary>Gives <paramref name="guest"/> the recorded value in each vector element where both are within the bound.</summary>

@@ -30,6 +30,14 @@ internal sealed unsafe class CaseSimplifier
         Unsafe.WriteUnaligned(st + 8, 0x3fffUL + (uint)n);
     }
 
+    /// <summary>No x87 instruction has been executed.</summary>
+    internal static void ClearPointers(CaseInput* s)
+    {
+        Unsafe.WriteUnaligned(s->Xsave + XsaveArea.Fop, (ushort)0);
+        Unsafe.WriteUnaligned(s->Xsave + XsaveArea.Fip, 0UL);
+        Unsafe.WriteUnaligned(s->Xsave + XsaveArea.Fdp, 0UL);
+    }
+
     /// <summary>Simplifies the case in place; <paramref name="data"/> are the data pages of this case alone.</summary>
     internal void Simplify(in CaseMeta meta, CaseInput* s, ReadOnlySpan<byte> code, byte* data)
     {
@@ -65,6 +73,8 @@ internal sealed unsafe class CaseSimplifier
             if ((_vectors & 1u << n) == 0)
                 VectorPattern(n, s->Xsave + XsaveArea.Xmm + 16 * n, s->Xsave + XsaveArea.YmmHigh + 16 * n);
         }
+        if (!_x87)
+            ClearPointers(s);
         for (int n = 0; n < 8 && !_x87; n++)
             X87Pattern(n, s->Xsave + XsaveArea.St + 16 * n);
         for (int n = 0; n < Sandbox.DataSize; n++)

@@ -10,6 +10,8 @@ namespace Ring3.Differential;
 /// <remarks>SAFETY: reads inside the given cases.</remarks>
 internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? probes)
 {
+    /// <summary>FOP, FIP and FDP are compared.</summary>
+    internal bool ComparesPointers { get; set; } = probes is { ReportsX87Pointers: true };
     /// <summary>RFLAGS bits that are not compared: RF and TF depend on how the case was left, NT is not seen on some hosts.</summary>
     private readonly ulong _ignoredFlags = Rflags.RF | Rflags.TF | (probes is { ReportsNestedTask: false } ? Rflags.NT : 0);
     private static readonly string[] s_gpr = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
@@ -88,6 +90,8 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
             same &= Check(report, "gs.base", native->GsBase, guest->GsBase);
         same &= CompareVectors(report, native->Vector == Vector.XM, native->Xsave, guest->Xsave);
         same &= CompareX87(report, native->Xsave, guest->Xsave);
+        if (ComparesPointers)
+            same &= ComparePointers(report, native->Xsave, guest->Xsave);
         return same & CompareMemory(meta, input, native, guest, report);
     }
 
@@ -166,6 +170,11 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
         }
         return same;
     }
+
+    private static bool ComparePointers(StringBuilder? report, byte* native, byte* guest) =>
+        Check(report, "fop", Unsafe.ReadUnaligned<ushort>(native + XsaveArea.Fop), Unsafe.ReadUnaligned<ushort>(guest + XsaveArea.Fop))
+        & Check(report, "fip", Unsafe.ReadUnaligned<ulong>(native + XsaveArea.Fip), Unsafe.ReadUnaligned<ulong>(guest + XsaveArea.Fip))
+        & Check(report, "fdp", Unsafe.ReadUnaligned<ulong>(native + XsaveArea.Fdp), Unsafe.ReadUnaligned<ulong>(guest + XsaveArea.Fdp));
 
     private static bool CompareMemory(in CaseMeta meta, CaseInput* input, CaseOutput* native, CaseOutput* guest, StringBuilder? report)
     {
@@ -261,6 +270,9 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
             Show("ftw", s->Xsave[4].ToString("x", CultureInfo.InvariantCulture));
             for (int n = 0; n < 8; n++)
                 Show($"st{n}", Hex(new(s->Xsave + XsaveArea.St + 16 * n, 10)));
+            Show("fop", Unsafe.ReadUnaligned<ushort>(s->Xsave + XsaveArea.Fop).ToString("x", CultureInfo.InvariantCulture));
+            Show("fip", Unsafe.ReadUnaligned<ulong>(s->Xsave + XsaveArea.Fip).ToString("x", CultureInfo.InvariantCulture));
+            Show("fdp", Unsafe.ReadUnaligned<ulong>(s->Xsave + XsaveArea.Fdp).ToString("x", CultureInfo.InvariantCulture));
         }
         Show("mxcsr", Unsafe.ReadUnaligned<uint>(s->Xsave + XsaveArea.Mxcsr).ToString("x", CultureInfo.InvariantCulture));
         if (s->PatchLength != 0)

@@ -81,6 +81,8 @@ internal sealed class FuzzSession(FuzzOptions options)
             if (number - first >= batches)
                 return;
             batch.Fill(options.Seed, (ulong)number);
+            for (int i = 0; i < Sandbox.MaxCases && !oracle.Probes.ReportsX87Pointers; i++)
+                CaseSimplifier.ClearPointers(oracle.Input(i));
             int passedOver = PassOver(batch, oracle, limits);
             int lost = oracle.Run(Sandbox.MaxCases);
             if (lost >= 0)

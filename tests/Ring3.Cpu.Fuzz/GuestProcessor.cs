@@ -178,8 +178,9 @@ internal sealed unsafe class GuestProcessor : IDisposable
         c->Fcw = Unsafe.ReadUnaligned<ushort>(x + XsaveArea.Fcw);
         c->Fsw = Unsafe.ReadUnaligned<ushort>(x + XsaveArea.Fsw);
         c->Ftw = x[XsaveArea.Ftw];
-        c->Fop = 0;
-        c->Fip = c->Fdp = 0;
+        c->Fop = Unsafe.ReadUnaligned<ushort>(x + XsaveArea.Fop);
+        c->Fip = Unsafe.ReadUnaligned<ulong>(x + XsaveArea.Fip);
+        c->Fdp = Unsafe.ReadUnaligned<ulong>(x + XsaveArea.Fdp);
         c->FipSelector = c->FdpSelector = 0;
         int top = (c->Fsw >> 11) & 7;
         for (int n = 0; n < 8; n++)
@@ -220,6 +221,9 @@ internal sealed unsafe class GuestProcessor : IDisposable
         Unsafe.WriteUnaligned(x + XsaveArea.Fcw, c->Fcw);
         Unsafe.WriteUnaligned(x + XsaveArea.Fsw, c->Fsw);
         x[XsaveArea.Ftw] = c->Ftw;
+        Unsafe.WriteUnaligned(x + XsaveArea.Fop, c->Fop);
+        Unsafe.WriteUnaligned(x + XsaveArea.Fip, c->Fip);
+        Unsafe.WriteUnaligned(x + XsaveArea.Fdp, c->Fdp);
         int top = (c->Fsw >> 11) & 7;
         for (int n = 0; n < 8; n++)
             Buffer.MemoryCopy(c->X87 + 16 * ((top + n) & 7), x + XsaveArea.St + 16 * n, 16, 16);

@@ -217,6 +217,11 @@ internal sealed unsafe partial class Placement
         for (int n = 0; n < 2; n++)
             Unsafe.WriteUnaligned(value + n * step, Unsafe.ReadUnaligned<ushort>(other.Xsave + 2 * n));
         Unsafe.WriteUnaligned(value + 2 * step, (ushort)(r.Chance(40) ? 0 : r.Next()));
+        // Instruction pointer, selector and opcode, data pointer, selector.
+        Buffer.MemoryCopy(other.Xsave + XsaveArea.Fip, value + 3 * step, step, step);
+        Buffer.MemoryCopy(other.Xsave + XsaveArea.Xmm, value + 4 * step, step, step);
+        Buffer.MemoryCopy(other.Xsave + XsaveArea.Fdp, value + 5 * step, step, step);
+        Buffer.MemoryCopy(other.Xsave + XsaveArea.Xmm + step, value + 6 * step, step, step);
         for (int n = 0; n < 8; n++)
             Buffer.MemoryCopy(other.Xsave + XsaveArea.St + 16 * n, value + environment + 10 * n, 10, 10);
     }

@@ -46,7 +46,7 @@ if (options.Record is { } file)
 {
     using var recorder = new Recorder(options, session.SelectCodes());
     List<RecordedCase> recorded = recorder.Run();
-    VectorFile.Write(file, new VectorHost(HostProbes.Vendor, HostProbes.Family, HostProbes.Model, $"recorded natively, seed {options.Seed}, {options.Bits} bits"), recorded);
+    VectorFile.Write(file, new VectorHost(HostProbes.Vendor, HostProbes.Family, HostProbes.Model, $"recorded natively, seed {options.Seed}, {options.Bits} bits", host.ReportsX87Pointers), recorded);
     Console.WriteLine($"{recorded.Count} cases recorded, {new FileInfo(file).Length} bytes");
     return 0;
 }

@@ -62,7 +62,11 @@ internal sealed unsafe class Recorder : IDisposable
         new ReadOnlySpan<byte>(_generated.Data, Sandbox.DataSize).CopyTo(c.Data);
         fixed (CaseInput* input = &c.Input)
         fixed (byte* data = c.Data)
+        {
             _simplifier.Simplify(meta, input, c.Code, data);
+            if (!_oracle.Probes.ReportsX87Pointers)
+                CaseSimplifier.ClearPointers(input);
+        }
         if (!RunNative(c, out c.Native) || !RunNative(c, out CaseOutput again))
             return null;
         fixed (CaseInput* input = &c.Input)

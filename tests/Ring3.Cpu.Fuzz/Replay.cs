@@ -23,6 +23,7 @@ internal sealed unsafe class Replay : IDisposable
     {
         (VectorHost host, List<RecordedCase> cases) = VectorFile.Read(path);
         _model = ProcessorModel.Find(host.Vendor, host.Family, host.Model);
+        _comparer.ComparesPointers = host.Pointers;
         _isOwn = (host.Vendor, host.Family, host.Model) == (HostProbes.Vendor, HostProbes.Family, HostProbes.Model);
         new Span<byte>(_memory.Code, Sandbox.CodeSize).Fill(0xcc);
         for (int n = 0; n < cases.Count; n++)

@@ -49,6 +49,14 @@ internal static unsafe class StateBuilder
             header[i] = 0;
     }
 
+    /// <summary>What a last x87 instruction has left. From a source of its own, so that the cases of a seed are those that they were without pointers. FIP is canonical: XRSTOR makes it so on some processors.</summary>
+    private static void Pointers(FuzzRandom r, byte* x)
+    {
+        Unsafe.WriteUnaligned(x + XsaveArea.Fop, (ushort)(r.Next() & 0x7ff));
+        Unsafe.WriteUnaligned(x + XsaveArea.Fip, r.Chance(50) ? Sandbox.CodeAddress + r.Next() % Sandbox.CodeSize : (ulong)((long)r.Next() >> r.Below(40) + 16));
+        Unsafe.WriteUnaligned(x + XsaveArea.Fdp, r.Chance(50) ? Sandbox.DataAddress + r.Next() % Sandbox.DataSize : r.Next() >> r.Below(40));
+    }
+
     private static void X87(ref FuzzRandom r, byte* x)
     {
         uint fcw = r.Chance(80) ? 0x37fu : 0x340 | ((uint)r.Next() & 0x3f);
@@ -71,9 +79,7 @@ internal static unsafe class StateBuilder
         Unsafe.WriteUnaligned(x + XsaveArea.Fsw, (ushort)fsw);
         x[XsaveArea.Ftw] = tags;
         x[XsaveArea.Ftw + 1] = 0;
-        Unsafe.WriteUnaligned(x + XsaveArea.Fop, (ushort)0);
-        Unsafe.WriteUnaligned(x + XsaveArea.Fip, 0UL);
-        Unsafe.WriteUnaligned(x + XsaveArea.Fdp, 0UL);
+        Pointers(new FuzzRandom(Unsafe.ReadUnaligned<ulong>(x + XsaveArea.Xmm) ^ (ulong)fsw << 32 ^ fcw), x);
         for (int i = 0; i < 8; i++)
         {
             byte* st = x + XsaveArea.St + 16 * i;

@@ -10,7 +10,8 @@ namespace Ring3.Differential;
 /// <param name="Family">Display family.</param>
 /// <param name="Model">Display model.</param>
 /// <param name="Source">How the results came about, one line.</param>
-internal sealed record VectorHost(string Vendor, int Family, int Model, string Source);
+/// <param name="Pointers">FOP, FIP and FDP are part of the state.</param>
+internal sealed record VectorHost(string Vendor, int Family, int Model, string Source, bool Pointers = false);
 
 /// <summary>One case with the result of a processor: everything that a replay needs.</summary>
 /// <remarks>SAFETY: <see cref="Place"/> writes inside the given memory; slots are below <see cref="Sandbox.MaxCases"/>.</remarks>
@@ -47,16 +48,16 @@ internal sealed unsafe class RecordedCase
 /// <remarks>SAFETY: fixed buffers of local structures, at indices below their sizes.</remarks>
 internal static unsafe class VectorFile
 {
-    private const string Magic = "ring3-vectors-1";
+    private const string Magic = "ring3-vectors-1", MagicPointers = "ring3-vectors-2";
 
     internal static void Write(string path, VectorHost host, IReadOnlyList<RecordedCase> cases)
     {
         using var sections = new Sections();
         foreach (RecordedCase c in cases)
-            new Encoder(sections).Case(c);
+            new Encoder(sections, host.Pointers).Case(c);
         using FileStream file = File.Create(path);
         using var w = new BinaryWriter(file);
-        w.Write(Magic);
+        w.Write(host.Pointers ? MagicPointers : Magic);
         w.Write(host.Vendor);
         w.Write(host.Family);
         w.Write(host.Model);
@@ -69,14 +70,15 @@ internal static unsafe class VectorFile
     {
         using FileStream file = File.OpenRead(path);
         using var r = new BinaryReader(file);
-        if (r.ReadString() != Magic)
+        string magic = r.ReadString();
+        if (magic is not (Magic or MagicPointers))
             throw new InvalidDataException($"{path}: not a file of vectors");
-        var host = new VectorHost(r.ReadString(), r.ReadInt32(), r.ReadInt32(), r.ReadString());
+        var host = new VectorHost(r.ReadString(), r.ReadInt32(), r.ReadInt32(), r.ReadString(), magic == MagicPointers);
         int count = r.ReadInt32();
         using var sections = new Sections(r);
         var cases = new List<RecordedCase>();
         for (int n = 0; n < count; n++)
-            cases.Add(new Decoder(sections).Case());
+            cases.Add(new Decoder(sections, host.Pointers).Case());
         return (host, cases);
     }
 
@@ -128,6 +130,8 @@ internal static unsafe class VectorFile
     private const int Control = 0, General = 1, Vector = 2, Memory = 3, Text = 4;
     private static readonly int[] s_words = [XsaveArea.Fcw, XsaveArea.Fsw, XsaveArea.Ftw, XsaveArea.Mxcsr, XsaveArea.Mxcsr + 2];
 
+    private static readonly int[] s_pointers = [XsaveArea.Fip, XsaveArea.Fdp];
+
     private static bool Equal(byte* a, byte* b, int bytes) => new ReadOnlySpan<byte>(a, bytes).SequenceEqual(new ReadOnlySpan<byte>(b, bytes));
 
     private static CaseInput Pattern(uint bits)
@@ -145,7 +149,7 @@ internal static unsafe class VectorFile
         return p;
     }
 
-    private readonly struct Encoder(Sections sections)
+    private readonly struct Encoder(Sections sections, bool pointers)
     {
         private readonly BinaryWriter[] _to = sections.To;
 
@@ -224,6 +228,11 @@ internal static unsafe class VectorFile
             }
             foreach (int at in s_words)
                 _to[Control].Write((ushort)(Unsafe.ReadUnaligned<ushort>(now + at) ^ Unsafe.ReadUnaligned<ushort>(before + at)));
+            if (!pointers)
+                return;
+            _to[Control].Write((ushort)(Unsafe.ReadUnaligned<ushort>(now + XsaveArea.Fop) ^ Unsafe.ReadUnaligned<ushort>(before + XsaveArea.Fop)));
+            foreach (int at in s_pointers)
+                Integer(Unsafe.ReadUnaligned<ulong>(now + at) - Unsafe.ReadUnaligned<ulong>(before + at));
         }
 
         private void Lines(byte[] data)
@@ -252,7 +261,7 @@ internal static unsafe class VectorFile
         }
     }
 
-    private readonly struct Decoder(Sections sections)
+    private readonly struct Decoder(Sections sections, bool pointers)
     {
         private readonly BinaryReader[] _from = sections.From;
 
@@ -332,6 +341,11 @@ internal static unsafe class VectorFile
             }
             foreach (int at in s_words)
                 Unsafe.WriteUnaligned(now + at, (ushort)(Unsafe.ReadUnaligned<ushort>(now + at) ^ _from[Control].ReadUInt16()));
+            if (!pointers)
+                return;
+            Unsafe.WriteUnaligned(now + XsaveArea.Fop, (ushort)(Unsafe.ReadUnaligned<ushort>(now + XsaveArea.Fop) ^ _from[Control].ReadUInt16()));
+            foreach (int at in s_pointers)
+                Unsafe.WriteUnaligned(now + at, Unsafe.ReadUnaligned<ulong>(now + at) + Integer());
         }
 
         private void Diffs(RecordedCase c, CaseOutput* o)

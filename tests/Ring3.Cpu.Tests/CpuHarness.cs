@@ -90,9 +90,9 @@ internal sealed unsafe class CpuHarness : IDisposable
     }
 
     /// <summary>A processor in flat 32-bit protected mode without paging.</summary>
-    public static CpuHarness Protected32(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20)
+    public static CpuHarness Protected32(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, ProcessorModel? model = null)
     {
-        CpuHarness h = new(size, null, null);
+        CpuHarness h = new(size, null, null, model);
         h.State->Cr0 = Cr0.PE | Cr0.MP | Cr0.ET | Cr0.NE;
         h.State->Cr4 = Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE;
         h.Segments(Segment.DB, Segment.DB, cpl);

@@ -109,7 +109,11 @@ internal sealed unsafe class BlockDecoder
                 ends = true;
             }
             else
+            {
                 ends = OpEncoder.Encode(op, in instruction, rip, mode);
+                if (X87Handlers.HasOpcode(instruction.Code))
+                    op->Imm2 = X87Handlers.Opcode(_snapshot + offset, instruction.Length);
+            }
             op->Offset = (ushort)offset;
             op->Length = (byte)instruction.Length;
             offset += instruction.Length;

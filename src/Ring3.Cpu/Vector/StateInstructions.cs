@@ -99,6 +99,7 @@ internal static unsafe class StateInstructions
         VectorUnit.Park(c);
         c->Mxcsr = mxcsr;
         StateImage.LoadX87(c, image, IsWide(op));
+        X87Unit.TrimPointers(p, c);
         StateImage.LoadXmm(c, image, SkipsXmm(c) ? 0 : RegisterCount(c));
         return OpResult.Next;
     }
@@ -227,6 +228,8 @@ internal static unsafe class StateInstructions
         else if (compacted && (requested & Xcr0.Sse) != 0)
             c->Mxcsr = MxcsrUnit.Default;
         Apply(c, image, requested, load, count, IsWide(op));
+        if ((load & Xcr0.X87) != 0)
+            X87Unit.TrimPointers(p, c);
         return OpResult.Next;
     }
 

@@ -58,8 +58,6 @@ internal unsafe struct VectorForm
     [FieldOffset(23)] public byte ResultSize;
     [FieldOffset(24)] public VectorFormFlags Flags;
     [FieldOffset(26)] public ushort Code;
-    /// <summary>x87: the value that FOP gets.</summary>
-    [FieldOffset(28)] public ushort X87Opcode;
     [FieldOffset(30)] public byte Immediate;
     /// <summary>Handler of one op of this form.</summary>
     [FieldOffset(32)] public delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Single;

@@ -138,6 +138,7 @@ internal static unsafe class X87Control
         if (!GuestArea.Open(p, c, op, size, 0, AccessKind.Read, out ulong linear) || !GuestArea.Read(p, c, linear, buffer, size))
             return OpResult.Fault;
         X87Environment.Read(c, buffer, IsWide(op));
+        X87Unit.TrimPointers(p, c);
         return OpResult.Next;
     }
 
@@ -168,6 +169,7 @@ internal static unsafe class X87Control
         if (!GuestArea.Open(p, c, op, environment + 80, 0, AccessKind.Read, out ulong linear) || !GuestArea.Read(p, c, linear, buffer, environment + 80))
             return OpResult.Fault;
         X87Environment.Read(c, buffer, IsWide(op));
+        X87Unit.TrimPointers(p, c);
         int top = X87Status.TopOf(c->Fsw);
         for (int i = 0; i < 8; i++)
             Buffer.MemoryCopy(buffer + environment + 10 * i, c->X87 + 16 * (top + i & 7), 10, 10);

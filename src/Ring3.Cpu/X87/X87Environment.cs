@@ -71,8 +71,8 @@ internal static unsafe class X87Environment
         {
             c->Fip = w3;
             c->FipSelector = (ushort)w4;
-            if (wide)
-                c->Fop = (ushort)(w4 >> 16 & 0x7ff);
+            // The short format has no opcode.
+            c->Fop = (ushort)(wide ? w4 >> 16 & 0x7ff : 0);
             c->Fdp = w5;
             c->FdpSelector = (ushort)w6;
             return;

@@ -14,10 +14,31 @@ internal static unsafe class X87Handlers
         {
             Code code = (Code)i;
             if (code.Encoding() == EncodingKind.Legacy && Array.Exists(code.CpuidFeatures(), IsX87))
+            {
                 HandlerTable.Set(code, &First);
+                s_hasOpcode[i] = code != Code.Wait;
+            }
         }
         X87Control.Register();
     }
+
+    /// <summary>
+    /// FOP of a non-control instruction: the low three bits of the first opcode byte, then ModRM. <paramref name="bytes"/>: the instruction's.
+    /// SPEC: SDM volume 1, "Last Instruction Opcode"; APM volume 1, "Pointers and Opcode State".
+    /// </summary>
+    public static ushort Opcode(byte* bytes, int length)
+    {
+        // Behind the prefixes, whatever they are, comes one of the eight escapes; no prefix looks like one.
+        int at = 0;
+        while (at < length - 2 && bytes[at] is < 0xd8 or > 0xdf)
+            at++;
+        return (ushort)((bytes[at] & 7) << 8 | bytes[at + 1]);
+    }
+
+    /// <summary>Whether decoding notes <see cref="Opcode"/> in the op.</summary>
+    public static bool HasOpcode(Code code) => s_hasOpcode[(int)code];
+
+    private static readonly bool[] s_hasOpcode = new bool[HandlerTable.Count];
 
     private static bool IsX87(CpuidFeature feature)
         => feature is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387;
@@ -58,8 +79,7 @@ internal static unsafe class X87Handlers
         if (c->X87Live == X87Unit.Parked)
             X87Unit.Enter(c);
         (p.Forms + op->Aux)->X87Entry(null, 0);
-        if (c->X87Live != X87Unit.Live)
-            X87Unit.FinishUnmasked(c, op, 0);
+        X87Unit.Finish(p, c, op);
         return OpResult.Next;
     }
 
@@ -73,8 +93,7 @@ internal static unsafe class X87Handlers
         VectorForm* f = p.Forms + op->Aux;
         ulong before = Flags.GetStatus(c);
         ulong after = f->X87Entry(null, before);
-        if (c->X87Live != X87Unit.Live)
-            X87Unit.FinishUnmasked(c, op, 0);
+        X87Unit.Finish(p, c, op);
         if ((f->Flags & VectorFormFlags.WritesFlags) != 0)
             Flags.SetStatus(c, after);
         return OpResult.Next;
@@ -93,8 +112,7 @@ internal static unsafe class X87Handlers
         if (c->X87Live == X87Unit.Parked)
             X87Unit.Enter(c);
         f->X87Entry(m, 0);
-        if (c->X87Live != X87Unit.Live)
-            X87Unit.FinishUnmasked(c, op, linear);
+        X87Unit.Finish(p, c, op);
         return OpResult.Next;
     }
 
@@ -113,9 +131,11 @@ internal static unsafe class X87Handlers
             X87Unit.Enter(c);
         f->X87Entry(m, 0);
         if (unmasked)
-            X87Unit.FinishUnmasked(c, op, linear);
+            X87Unit.Park(c);
         OpResult r = p.EndWrite(c, m, linear, size);
-        if (r != OpResult.Next && (f->Flags & VectorFormFlags.Pops) != 0)
+        if (r == OpResult.Next)
+            X87Unit.Finish(p, c, op);
+        else if ((f->Flags & VectorFormFlags.Pops) != 0)
             Unpop(c);
         return r;
     }
@@ -140,8 +160,7 @@ internal static unsafe class X87Handlers
             (c->Fsw, c->Ftw) = (fsw, ftw);
             return f->MemorySize == 10 && c->PendingVector == Arch.Vector.PF ? StorePieces(p, c, linear, nowhere) : OpResult.Fault;
         }
-        ulong start = LogicalProcessor.Is64(c) && op->Seg < SegmentIndex.FS ? 0 : CpuState.SegmentAt(c, op->Seg)->Base;
-        X87Unit.NoteUnmasked(c, op, start + LogicalProcessor.EffectiveAddress(c, op));
+        X87Unit.Finish(p, c, op);
         c->PendingNonCanonical = 0;
         return OpResult.Next;
     }

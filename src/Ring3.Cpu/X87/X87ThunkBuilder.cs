@@ -40,7 +40,6 @@ internal static unsafe class X87ThunkBuilder
             form.Flags |= VectorFormFlags.WritesFlags;
         if (instruction.GetFpuStackIncrementInfo() is { Increment: > 0, Conditional: false })
             form.Flags |= VectorFormFlags.Pops;
-        form.X87Opcode = Opcode(info, sti);
 
         ThunkAssembler a = new();
         if ((form.Flags & VectorFormFlags.ReadsFlags) != 0)
@@ -58,14 +57,5 @@ internal static unsafe class X87ThunkBuilder
         a.Plain(Code.Retnq);
         form.X87Entry = (delegate* unmanaged[SuppressGCTransition]<byte*, ulong, ulong>)a.Finish();
         return form;
-    }
-
-    /// <summary>FOP: the low three bits of the first opcode byte and the second byte (for memory forms with the mod and r/m fields clear).</summary>
-    private static ushort Opcode(OpCodeInfo info, int sti)
-    {
-        uint opcode = info.OpCode;
-        if (opcode > 0xff)
-            return (ushort)((opcode >> 8 & 7) << 8 | (opcode & 0xff) + (uint)sti);
-        return (ushort)((opcode & 7) << 8 | (uint)Math.Max(info.GroupIndex, 0) << 3);
     }
 }

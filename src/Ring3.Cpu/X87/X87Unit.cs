@@ -108,27 +108,45 @@ internal static unsafe class X87Unit
             Unsafe.CopyBlock(c->X87 + 16 * (top + i & 7), image + RegistersOffset + 16 * i, 16);
     }
 
-    /// <summary>After an instruction under unmasked exceptions: save, and note what raised a new exception. <paramref name="linear"/>: address of the memory operand.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    public static void FinishUnmasked(CpuState* c, Op* op, ulong linear)
+    /// <summary>
+    /// After a non-control instruction: parks under unmasked exceptions, and notes what FSTENV shows of the instruction. The registers of a memory operand's
+    /// address are what they were before it.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Finish(LogicalProcessor p, CpuState* c, Op* op)
     {
-        ParkLive(c);
-        if ((c->Fsw & X87Status.ES) != 0)
-            NoteUnmasked(c, op, linear);
+        c->Fip = c->BlockRip + op->Offset;
+        if (c->X87Live != Live || p.NotesEveryX87)
+            FinishNoted(p, c, op);
     }
 
-    /// <summary>Records the instruction that has raised the exception that is pending now.</summary>
-    public static void NoteUnmasked(CpuState* c, Op* op, ulong linear)
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void FinishNoted(LogicalProcessor p, CpuState* c, Op* op)
     {
-        c->Fop = VectorForms.At(op->Aux)->X87Opcode;
-        c->Fip = c->BlockRip + op->Offset;
-        c->FipSelector = LogicalProcessor.Is64(c) ? (ushort)0 : c->Cs.Selector;
-        if ((op->Flags & OpFlags.HasMemory) == 0)
+        if (c->X87Live == LiveUnmasked)
+            ParkLive(c);
+        // A pending exception is this instruction's: with an older one it would not have been executed, but for CR0.NE clear.
+        if ((c->Fsw & X87Status.ES) == 0 && !p.NotesEveryX87)
             return;
-        Segment* segment = CpuState.SegmentAt(c, op->Seg);
-        bool based = !LogicalProcessor.Is64(c) || op->Seg >= SegmentIndex.FS;
-        c->Fdp = linear - (based ? segment->Base : 0);
-        c->FdpSelector = LogicalProcessor.Is64(c) ? (ushort)0 : segment->Selector;
+        bool memory = (op->Flags & OpFlags.HasMemory) != 0;
+        c->Fop = op->Imm2;
+        if (memory)
+            c->Fdp = LogicalProcessor.EffectiveAddress(c, op) & LogicalProcessor.AddressMask(op->AddressSize);
+        if (!p.Model.HasX87Selectors)
+            return;
+        bool flat = LogicalProcessor.Is64(c);
+        c->FipSelector = flat ? (ushort)0 : c->Cs.Selector;
+        if (memory)
+            c->FdpSelector = flat ? (ushort)0 : CpuState.SegmentAt(c, op->Seg)->Selector;
+    }
+
+    /// <summary>What the model keeps of pointers that have been loaded from memory.</summary>
+    public static void TrimPointers(LogicalProcessor p, CpuState* c)
+    {
+        if (p.Model.HasX87Selectors)
+            return;
+        c->FipSelector = c->FdpSelector = 0;
+        c->Fip = (ulong)((long)(c->Fip << 7) >> 7);
     }
 
     /// <summary>FNINIT.</summary>

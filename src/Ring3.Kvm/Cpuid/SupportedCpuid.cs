@@ -101,7 +101,8 @@ public static class SupportedCpuid
 
         const uint OwnEbx7 = Leaf7Ebx.FSGSBASE | Leaf7Ebx.TSC_ADJUST | Leaf7Ebx.BMI1 | Leaf7Ebx.SMEP | Leaf7Ebx.BMI2 | Leaf7Ebx.ERMS | Leaf7Ebx.INVPCID | Leaf7Ebx.ADX | Leaf7Ebx.SMAP | Leaf7Ebx.CLFLUSHOPT | Leaf7Ebx.CLWB;
         const uint HostEbx7 = Leaf7Ebx.RDSEED | Leaf7Ebx.SHA;
-        uint ebx7 = OwnEbx7 | (h7.Ebx & HostEbx7) | (avx ? h7.Ebx & Leaf7Ebx.AVX2 : 0);
+        uint ebx7 = OwnEbx7 | (h7.Ebx & HostEbx7) | (avx ? h7.Ebx & Leaf7Ebx.AVX2 : 0)
+            | (model.NotesEveryX87 ? 0 : Leaf7Ebx.FDP_EXCPTN_ONLY) | (model.HasX87Selectors ? 0 : Leaf7Ebx.FCS_FDS);
         // KVM: on AMD too, the speculation controls are shown in Intel's bits as well as in AMD's own.
         uint edx7 = Leaf7Edx.FSRM | Leaf7Edx.SPEC_CTRL | Leaf7Edx.STIBP | Leaf7Edx.SSBD | (isAmd ? 0 : Leaf7Edx.ARCH_CAPABILITIES);
         uint ecx7 = Leaf7Ecx.UMIP | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID | (h7.Ecx & Leaf7Ecx.GFNI) | (avx ? h7.Ecx & (Leaf7Ecx.VAES | Leaf7Ecx.VPCLMULQDQ) : 0);

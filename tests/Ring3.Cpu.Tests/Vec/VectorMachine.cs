@@ -61,6 +61,11 @@ internal sealed unsafe class VectorMachine
         Op op;
         OpEncoder.Encode(&op, decoded, 0x1000, BlockMode.Code64);
         op.Length = (byte)bytes.Length;
+        fixed (byte* first = bytes)
+        {
+            if (X87Handlers.HasOpcode(decoded.Code))
+                op.Imm2 = X87Handlers.Opcode(first, bytes.Length);
+        }
         C->BlockRip = 0x1000;
         return op;
     }
