@@ -9,9 +9,6 @@ public sealed partial class Ioapic
     private const int Select = 0x00, Window = 0x10, EoiRegister = 0x40;
     private const byte VersionWithEoiRegister = 0x20;
 
-    /// <summary>Whether a guest physical address belongs to the registers.</summary>
-    public bool ClaimsMmio(ulong gpa) => gpa - BaseAddress < MmioSize;
-
     /// <summary>Guest read at byte <paramref name="offset"/>. 8 and 16-bit reads return the low part of the register, 64-bit reads zero-extend.</summary>
     public void MmioRead(int offset, Span<byte> data)
     {

@@ -64,6 +64,9 @@ public sealed unsafe partial class Machine
         }
     }
 
+    /// <summary>What a read brings that no device answers.</summary>
+    private const byte NobodyAnswers = 0xff;
+
     private void ServeIo(Vcpu vcpu, kvm_run* run)
     {
         ushort port = run->io.port;
@@ -80,8 +83,8 @@ public sealed unsafe partial class Machine
                 else
                     Ports.Write(port, element);
             }
-            else
-                Ports.Read(port, element);
+            else if (!Ports.Read(port, element))
+                element.Fill(NobodyAnswers);
             _trace?.Io(vcpu, port, write, element);
         }
     }
@@ -92,8 +95,8 @@ public sealed unsafe partial class Machine
         bool write = run->mmio.is_write != 0;
         if (write)
             Mmio.Write(run->mmio.phys_addr, data);
-        else
-            Mmio.Read(run->mmio.phys_addr, data);
+        else if (!Mmio.Read(run->mmio.phys_addr, data))
+            data.Fill(NobodyAnswers);
         _trace?.Mmio(vcpu, run->mmio.phys_addr, write, data);
     }
 

@@ -31,8 +31,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private long _startNs, _stopNs, _startMs;
 
     public MachineRam Ram { get; }
-    public AddressBus Ports { get; } = new();
-    public AddressBus Mmio { get; } = new();
+    public IoBus Ports { get; } = IoBus.OfPorts();
+    public IoBus Mmio { get; } = new();
 
     /// <summary>Set when the machine has ended and its processors are on their way out.</summary>
     public WaitHandle Ended => _ended.WaitHandle;

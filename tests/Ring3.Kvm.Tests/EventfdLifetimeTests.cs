@@ -12,19 +12,19 @@ public sealed class EventfdLifetimeTests
     private static readonly kvm_ioeventfd s_doorbell = new() { addr = Port, len = 1, flags = KVM_IOEVENTFD_FLAG_PIO };
 
     [Fact]
-    public void RemovedIoeventfd_IsNotThereForVcpusWithTheOldBus()
+    public void RemovedIoeventfd_IsNotThereForVcpus()
     {
         int client = EventFd.Create();
-        RcuEventFd own = RcuEventFd.TryDuplicate(client)!;
-        Ioeventfd device = new(s_doorbell with { fd = client }, own);
-        Assert.True(device.Write(Port, [0]));
+        IoBus bus = IoBus.OfPorts();
+        Ioeventfd device = new(s_doorbell with { fd = client }, RcuEventFd.TryDuplicate(client)!);
+        bus.Add(Port, 1, device, last: false);
+        Assert.True(bus.Write(Port, [0]));
         Assert.Equal(1ul, EventFd.Drain(client));
-        device.Remove();
-        Rcu.Synchronize();
+        bus.Remove([device]);
         device.Close();
         int other = EventFd.Create();
         // The lowest free number is that of the closed one, unless another test was quicker.
-        Assert.False(device.Write(Port, [0]));
+        Assert.False(bus.Write(Port, [0]));
         Assert.Equal(0ul, EventFd.Drain(other));
         Assert.Equal(0ul, EventFd.Drain(client));
         EventFd.Close(other);
@@ -57,51 +57,30 @@ public sealed class EventfdLifetimeTests
         EventFd.Close(client);
     }
 
-    /// <summary>Descriptors that scream: a guest rings a doorbell without end while it is taken away and put back, and each number that becomes free is taken at once by an eventfd that nobody may signal.</summary>
-    [Fact]
-    public void DoorbellUnderLoad_RingsNobodyElse()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void DoorbellUnderLoad_RingsNobodyElse(bool mmio)
     {
-        using TestGuest g = new();
-        // again: out 0x510, al; jmp again
-        g.Load(0x66, 0xba, 0x10, 0x05, 0xee, 0xeb, 0xfd);
-        bool stop = false;
-        Thread vcpu = new(() =>
-        {
-            while (!Volatile.Read(ref stop))
-                _ = g.Cpu.Run();
-        });
-        vcpu.Start();
-        int client = EventFd.Create();
-        List<int> decoys = [];
-        ulong screams = 0, rings = 0;
-        for (int i = 0; i < 3_000; i++)
-        {
-            Assert.Equal(0, g.Vm.RegisterIoeventfd(s_doorbell with { fd = client }));
-            for (int n = 0; n < 200 && (i & 15) != 0; n++)
-                Thread.SpinWait(1);
-            Assert.Equal(0, g.Vm.RegisterIoeventfd(s_doorbell with { fd = client, flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN }));
-            decoys.Add(EventFd.Create());
-            rings += EventFd.Drain(client);
-            if (decoys.Count < 8)
-                continue;
-            foreach (int decoy in decoys)
-            {
-                screams += EventFd.Drain(decoy);
-                EventFd.Close(decoy);
-            }
-            decoys.Clear();
-        }
-        // KVM's promise as well: when DEASSIGN has returned, the doorbell is silent.
-        for (int i = 0; i < 100; i++)
-            Thread.Yield();
-        Assert.Equal(0ul, EventFd.Drain(client));
-        Volatile.Write(ref stop, true);
-        g.Cpu.Kick();
-        vcpu.Join();
-        decoys.ForEach(EventFd.Close);
-        EventFd.Close(client);
-        Assert.Equal(0ul, screams);
-        Assert.NotEqual(0ul, rings);
+        DescriptorScenes.Result r = DescriptorScenes.Doorbell(mmio, 3_000);
+        Assert.Equal((0, 0ul), (r.Screams, r.Late));
+        Assert.NotEqual(0ul, r.Signals);
+    }
+
+    [Fact]
+    public void IrqfdUnderLoad_ReadsNobodyElses()
+    {
+        DescriptorScenes.Result r = DescriptorScenes.Irqfd(3_000);
+        Assert.Equal(0, r.Screams);
+        Assert.NotEqual(0ul, r.Signals);
+    }
+
+    [Fact]
+    public void ResampleUnderLoad_SignalsNobodyElse()
+    {
+        DescriptorScenes.Result r = DescriptorScenes.Resample(3_000);
+        Assert.Equal((0, 0ul), (r.Screams, r.Late));
+        Assert.NotEqual(0ul, r.Signals);
     }
 
     /// <summary>A client's eventfd whose counter is full does not stop the vCPU, as the kernel's own signals never wait.</summary>

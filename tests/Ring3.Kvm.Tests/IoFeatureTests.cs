@@ -185,4 +185,24 @@ public sealed unsafe class IoFeatureTests
         Assert.Equal(KVM_EXIT_IO, g.Run());
         Host.EventFd.Close(fd);
     }
+
+    /// <summary>KVM: a bus has 1000 devices besides ioeventfds, those of the hypervisor included (PIC: three, I/O APIC: one).</summary>
+    [Theory]
+    [InlineData(false, 1u, 1000)]
+    [InlineData(false, 0u, 1000)]
+    [InlineData(true, 1u, 997)]
+    [InlineData(true, 0u, 999)]
+    public void CoalescedZones_AreBounded(bool irqchip, uint pio, int zones)
+    {
+        using Vm vm = Vm.Create();
+        if (irqchip)
+            Assert.Equal(0, vm.CreateIrqchip());
+        for (int i = 0; i < zones; i++)
+            Assert.Equal(0, vm.RegisterCoalescedMmio(new kvm_coalesced_mmio_zone { addr = 0x1000 + (ulong)i * 4, size = 4, pio = pio }));
+        var next = new kvm_coalesced_mmio_zone { addr = 0x8000, size = 4, pio = pio };
+        Assert.Equal(-Errno.ENOSPC, vm.RegisterCoalescedMmio(next));
+        Assert.Equal(0, vm.RegisterCoalescedMmio(next with { pio = pio ^ 1 }));
+        Assert.Equal(0, vm.UnregisterCoalescedMmio(new kvm_coalesced_mmio_zone { addr = 0x1000, size = 4, pio = pio }));
+        Assert.Equal(0, vm.RegisterCoalescedMmio(next));
+    }
 }

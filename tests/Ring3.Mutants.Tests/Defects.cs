@@ -22,9 +22,23 @@ internal static class Defects
     /// <inheritdoc cref="LeaveOut(FlushSite)"/>
     public static void LeaveOut(GuestFlush site) => Volatile.Write(ref s_leftOutByGuest, s_leftOutByGuest | 1u << (int)site);
 
+    /// <summary>A descriptor of the client is closed as soon as nobody new can find it.</summary>
+    public static bool ClosesEarly { get; set; }
+
+    /// <summary>Whoever has found a descriptor lets others run before he uses it.</summary>
+    public static bool WidensWindows { get; set; }
+
+    /// <summary>Between finding a descriptor and using it.</summary>
+    public static void Window()
+    {
+        if (WidensWindows)
+            Thread.Sleep(1);
+    }
+
     /// <summary>The product as it is.</summary>
     public static void None()
     {
+        ClosesEarly = WidensWindows = false;
         Root = RootDefect.None;
         Volatile.Write(ref s_leftOut, 0);
         Volatile.Write(ref s_leftOutByGuest, 0);

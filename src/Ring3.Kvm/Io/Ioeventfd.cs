@@ -7,8 +7,7 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>An eventfd that a guest's write signals, without an exit to the client.</summary>
-/// <remarks>Buses are read without a lock: a vCPU may come here when the device has been removed. Then the write is not this device's, as on the new bus.</remarks>
-internal sealed class Ioeventfd(in kvm_ioeventfd args, RcuEventFd fd) : IPortDevice, IMmioDevice
+internal sealed class Ioeventfd(in kvm_ioeventfd args, RcuEventFd fd) : IBusTap
 {
     private readonly ulong _address = args.addr, _data = args.datamatch;
     private readonly uint _length = args.len;
@@ -24,35 +23,22 @@ internal sealed class Ioeventfd(in kvm_ioeventfd args, RcuEventFd fd) : IPortDev
 
     public int ClientFd { get; } = args.fd;
 
-    private bool _removed;
-
     /// <summary>Whether some write would signal both.</summary>
     public bool CollidesWith(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && (_length == 0 || o.len == 0 || _length == o.len
         && (!_match || (o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) == 0 || _data == o.datamatch));
 
-    public bool Is(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && _length == o.len && EventFd.IsSame(fd.Fd, ClientFd, o.fd) && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
+    public bool Is(in kvm_ioeventfd o) => Bus == BusOf(o) && _address == o.addr && _length == o.len && EventFd.IsSame(fd.Fd, ClientFd, o.fd)
+        && _match == ((o.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) != 0) && (!_match || _data == o.datamatch);
 
-    bool IPortDevice.Read(ushort port, Span<byte> data) => false;
-    bool IMmioDevice.Read(ulong gpa, Span<byte> data) => false;
-    bool IPortDevice.Write(ushort port, ReadOnlySpan<byte> data) => Write(port, data);
-    public bool Write(ulong address, ReadOnlySpan<byte> data)
+    public bool TryTake(ulong address, ReadOnlySpan<byte> data)
     {
         if (address != _address || _length != 0 && data.Length != _length || _match && Value(data) != _data)
             return false;
-        using (Rcu.Read())
-        {
-            // PAIRS-WITH: Ioeventfd.Remove.
-            if (Volatile.Read(ref _removed))
-                return false;
-            fd.Signal();
-            return true;
-        }
+        fd.Signal();
+        return true;
     }
 
-    /// <summary>From now on nobody begins to signal. The descriptor is closed by <see cref="Close"/>, a grace period later.</summary>
-    public void Remove() => Volatile.Write(ref _removed, true);
-
-    /// <summary>After <see cref="Remove"/> and <see cref="Rcu.Synchronize"/>.</summary>
+    /// <summary>After <see cref="IoBus.Remove(IReadOnlyCollection{IBusTap})"/>.</summary>
     public void Close() => fd.Close();
 
     private static ulong Value(ReadOnlySpan<byte> data) => data.Length switch
@@ -63,4 +49,81 @@ internal sealed class Ioeventfd(in kvm_ioeventfd args, RcuEventFd fd) : IPortDev
         8 => BinaryPrimitives.ReadUInt64LittleEndian(data),
         _ => ulong.MaxValue,
     };
+}
+
+/// <summary>KVM_IOEVENTFD of one VM.</summary>
+internal sealed class Ioeventfds(IoBus ports, IoBus mmio)
+{
+    private readonly Lock _lock = new();
+    private readonly List<Ioeventfd> _all = [];
+
+    /// <summary>0, -EINVAL, -EEXIST, -ENOENT, -EBADF, -EMFILE.</summary>
+    public int Set(in kvm_ioeventfd args)
+    {
+        if ((args.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) == 0 && !IsValid(args))
+            return -Errno.EINVAL;
+        int error = EventFd.Check(args.fd);
+        if (error != 0)
+            return error;
+        return (args.flags & KVM_IOEVENTFD_FLAG_DEASSIGN) != 0 ? Remove(args) : Add(args);
+    }
+
+    private static bool IsValid(in kvm_ioeventfd args)
+    {
+        // KVM: the last flag is that of its bus for devices without length or data, which it knows and does not need.
+        const uint Known = KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN | KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY | 1 << 4;
+        return (args.flags & ~Known) == 0 && args.len is 0 or 1 or 2 or 4 or 8 && (args.len != 0 || (args.flags & KVM_IOEVENTFD_FLAG_DATAMATCH) == 0)
+            && args.addr + args.len >= args.addr;
+    }
+
+    private IoBus? BusOf(Ioeventfd e) => e.Bus switch { Ioeventfd.Source.Pio => ports, Ioeventfd.Source.Mmio => mmio, _ => null };
+
+    private int Add(in kvm_ioeventfd args)
+    {
+        lock (_lock)
+        {
+            foreach (Ioeventfd other in _all)
+                if (other.CollidesWith(args))
+                    return -Errno.EEXIST;
+            if (RcuEventFd.TryDuplicate(args.fd) is not { } fd)
+                return -Errno.EMFILE;
+            var e = new Ioeventfd(args, fd);
+            _all.Add(e);
+            // Found by the first address of a write.
+            BusOf(e)?.Add(args.addr, 1, e, last: false);
+            return 0;
+        }
+    }
+
+    private int Remove(kvm_ioeventfd args)
+    {
+        Ioeventfd? found;
+        lock (_lock)
+        {
+            found = _all.Find(e => e.Is(args));
+            if (found is null)
+                return -Errno.ENOENT;
+            _all.Remove(found);
+        }
+        BusOf(found)?.Remove([found]);
+        found.Close();
+        return 0;
+    }
+
+    /// <summary>At the VM's end.</summary>
+    public void Close()
+    {
+        Ioeventfd[] all;
+        lock (_lock)
+        {
+            all = [.. _all];
+            _all.Clear();
+        }
+        if (all.Length == 0)
+            return;
+        ports.Remove(all);
+        mmio.Remove(all);
+        foreach (Ioeventfd e in all)
+            e.Close();
+    }
 }

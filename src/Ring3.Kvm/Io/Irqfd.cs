@@ -1,6 +1,8 @@
+using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Irqchip;
 using Ring3.Sync;
+using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm;
 
@@ -96,5 +98,98 @@ internal sealed class Irqfd : IPolled
             _resample.Close();
         }
         EventFd.Close(Fd);
+    }
+}
+
+/// <summary>KVM_IRQFD of one VM.</summary>
+internal sealed class Irqfds(Vm vm)
+{
+    private readonly Lock _lock = new();
+    private readonly List<Irqfd> _all = [];
+
+    /// <summary>Attaches an eventfd to a GSI, or detaches it (KVM_IRQFD_FLAG_DEASSIGN). 0, -EINVAL, -EBUSY, -EBADF, -EMFILE.</summary>
+    public int Set(in kvm_irqfd args)
+    {
+        if ((args.flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE)) != 0)
+            return -Errno.EINVAL;
+        if ((args.flags & KVM_IRQFD_FLAG_DEASSIGN) != 0)
+            return Remove((int)args.fd, args.gsi);
+        if (vm.Irqchip is not { } chip)
+            return -Errno.EINVAL;
+        bool resample = (args.flags & KVM_IRQFD_FLAG_RESAMPLE) != 0;
+        // The end of a level interrupt is seen by an I/O APIC or PIC in the hypervisor only.
+        if (resample && chip.Split)
+            return -Errno.EINVAL;
+        int e = EventFd.Check((int)args.fd);
+        if (e == 0 && resample)
+            e = EventFd.Check((int)args.resamplefd);
+        return e != 0 ? e : Add(chip, args, resample);
+    }
+
+    private int Add(VmIrqchip chip, in kvm_irqfd args, bool resample)
+    {
+        lock (_lock)
+        {
+            foreach (Irqfd other in _all)
+                if (EventFd.IsSame(other.Fd, other.ClientFd, (int)args.fd))
+                    return -Errno.EBUSY;
+            int own = EventFd.Duplicate((int)args.fd);
+            RcuEventFd? resampleFd = resample ? RcuEventFd.TryDuplicate((int)args.resamplefd) : null;
+            if (own < 0 || resample && resampleFd is null)
+            {
+                if (own >= 0)
+                    EventFd.Close(own);
+                resampleFd?.Close();
+                return -Errno.EMFILE;
+            }
+            var irqfd = new Irqfd(vm, chip, (int)args.fd, own, args.gsi, resampleFd);
+            int r = Poller.Attach(irqfd);
+            if (r != 0)
+            {
+                irqfd.Remove();
+                irqfd.Close();
+                return r;
+            }
+            _all.Add(irqfd);
+            IrqfdWrites.Add(irqfd);
+            return 0;
+        }
+    }
+
+    private int Remove(int fd, uint gsi)
+    {
+        int e = EventFd.Check(fd);
+        if (e != 0)
+            return e;
+        Irqfd? found;
+        lock (_lock)
+        {
+            found = _all.Find(i => i.Gsi == gsi && EventFd.IsSame(i.Fd, i.ClientFd, fd));
+            if (found is null)
+                return 0;
+            _all.Remove(found);
+        }
+        Discard(found);
+        return 0;
+    }
+
+    private static void Discard(Irqfd irqfd)
+    {
+        Poller.Detach(irqfd);
+        irqfd.Remove();
+        irqfd.Close();
+    }
+
+    /// <summary>At the VM's end. The vCPUs are stopped; acknowledgements of other threads, which may be on their way, are waited for.</summary>
+    public void Close()
+    {
+        Irqfd[] all;
+        lock (_lock)
+        {
+            all = [.. _all];
+            _all.Clear();
+        }
+        foreach (Irqfd irqfd in all)
+            Discard(irqfd);
     }
 }

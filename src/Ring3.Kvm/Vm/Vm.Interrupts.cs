@@ -9,6 +9,8 @@ namespace Ring3.Kvm;
 // Interrupt controllers, routes and lines.
 public sealed unsafe partial class Vm
 {
+    private IoapicMmio? _ioapicMmio;
+
     /// <summary>KVM_CREATE_IRQCHIP: PIC, I/O APIC and local APICs. Before the first vCPU. 0, -EEXIST, -EINVAL.</summary>
     public int CreateIrqchip() => CreateIrqchip(split: false, 0);
 
@@ -26,9 +28,9 @@ public sealed unsafe partial class Vm
             VmIrqchip chip = split ? new VmIrqchip(TimerService.Shared, true, reservedRoutes, MaxVcpus) : new VmIrqchip(TimerService.Shared, maxVcpus: MaxVcpus);
             chip.Failed = e => BugOn(true, e.ToString());
             if (chip.Pic is { } pic)
-                Ports.Add(new PicPorts(pic), 0x20, 2, 0xa0, 2, 0x4d0, 2);
+                PicPorts.AddTo(Ports, pic);
             if (chip.Ioapic is { } ioapic)
-                MmioDevices.Add(new IoapicMmio(ioapic));
+                _ioapicMmio = new IoapicMmio(Mmio, ioapic);
             chip.Routing.Extension = this;
             ApplyX2ApicApi(chip.Bus);
             Irqchip = chip;
@@ -45,10 +47,7 @@ public sealed unsafe partial class Vm
                 return -Errno.ENOENT;
             if (chip.CreatePit((flags & KVM_PIT_SPEAKER_DUMMY) != 0) is not { } pit)
                 return -Errno.EEXIST;
-            if ((flags & KVM_PIT_SPEAKER_DUMMY) != 0)
-                Ports.Add(new PitPorts(pit), 0x40, 4, 0x61, 1);
-            else
-                Ports.Add(new PitPorts(pit), 0x40, 4);
+            PitPorts.AddTo(Ports, pit, speaker: (flags & KVM_PIT_SPEAKER_DUMMY) != 0);
         }
         return 0;
     }
@@ -103,6 +102,7 @@ public sealed unsafe partial class Vm
                 return 0;
             case KVM_IRQCHIP_IOAPIC:
                 ioapic.SetState(chip.ioapic);
+                _ioapicMmio!.Place();
                 return 0;
             default:
                 return -Errno.EINVAL;

@@ -45,8 +45,9 @@ public sealed unsafe partial class Vm : IDisposable
         if (Mmu.Journal is { } journal)
             _tlbJudge = new TlbJudge(this, journal);
         Clock = new VmClock(this, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
-        Ports = new PortBus();
-        MmioDevices = new MmioBus();
+        _irqfds = new Irqfds(this);
+        _ioeventfds = new Ioeventfds(Ports, Mmio);
+        _zones = new CoalescedZones(this);
     }
 
     public VmOptions Options { get; }
@@ -104,8 +105,6 @@ public sealed unsafe partial class Vm : IDisposable
     public VmIrqchip? Irqchip { get; private set; }
 
     internal Machine Machine { get; }
-    internal PortBus Ports { get; }
-    internal MmioBus MmioDevices { get; }
     internal ApicBus ApicBus => Irqchip!.Bus;
 
     /// <summary>vCPUs in order of creation. The array behind the span is replaced, never changed.</summary>

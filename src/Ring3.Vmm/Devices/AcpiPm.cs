@@ -1,4 +1,5 @@
 using Ring3.Host;
+using Ring3.Kvm;
 using Ring3.Vmm.Bus;
 
 namespace Ring3.Vmm.Devices;

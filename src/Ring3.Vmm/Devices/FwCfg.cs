@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Ring3.Kvm;
 using Ring3.Vmm.Bus;
 
 namespace Ring3.Vmm.Devices;

@@ -15,7 +15,7 @@ public class SerialPortTests
     private readonly List<bool> _levels = [];
     private readonly SerialPort _port;
 
-    public SerialPortTests() => _port = new SerialPort(new AddressBusTests.Lambda(_levels.Add), _sink);
+    public SerialPortTests() => _port = new SerialPort(new SharedLineTests.Lambda(_levels.Add), _sink);
 
     private byte In(ulong register)
     {

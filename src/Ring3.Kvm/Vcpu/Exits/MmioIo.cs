@@ -199,7 +199,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
             apic.SyncCr8();
             return true;
         }
-        return Vm.MmioDevices.TryWrite(gpa, data) || Vm.Coalesced.TryAdd(Vm, gpa, data, pio: false);
+        return Vm.Mmio.Write(gpa, data);
     }
 
     private bool TryRead(ulong gpa, Span<byte> data)
@@ -210,6 +210,6 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
             Lapic.MmioRead((int)(gpa & 0xfff), data);
             return true;
         }
-        return Vm.MmioDevices.TryRead(gpa, data);
+        return Vm.Mmio.Read(gpa, data);
     }
 }

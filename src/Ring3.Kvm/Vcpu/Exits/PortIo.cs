@@ -15,7 +15,7 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
 {
     private const int DataOffset = 4096;
 
-    private readonly PortBus _ports = core.Vm.Ports;
+    private readonly IoBus _ports = core.Vm.Ports;
     /// <summary>The page of kvm_run for the data of port I/O.</summary>
     private readonly byte* _data = (byte*)core.Run + DataOffset;
     /// <summary>Linear RIP at which the client found an access to a port, and debug traps of an OUTS that it has not finished.</summary>
@@ -160,13 +160,13 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
             for (int i = 0; i < e->Count; i++)
             {
                 var data = new ReadOnlySpan<byte>(e->Data + i * size, size);
-                if (!_ports.TryWrite(e->Port, data) && !Vm.Coalesced.TryAdd(Vm, e->Port, data, pio: true) && i == 0)
+                if (!_ports.Write(e->Port, data) && i == 0)
                     return false;
             }
             return true;
         }
         for (int i = 0; i < e->Count; i++)
-            if (!_ports.TryRead(e->Port, new Span<byte>(_data + i * size, size)) && i == 0)
+            if (!_ports.Read(e->Port, new Span<byte>(_data + i * size, size)) && i == 0)
                 return false;
         return true;
     }

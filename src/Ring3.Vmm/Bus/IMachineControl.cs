@@ -1,18 +1,5 @@
 namespace Ring3.Vmm.Bus;
 
-/// <summary>
-/// A device behind port I/O or memory-mapped I/O. Calls come from any vCPU thread, one access at a time per call; the device does its own locking.
-/// A call never blocks for the guest's sake and never throws: an access the device does not know reads as all ones and writes to nothing.
-/// </summary>
-public interface IBusDevice
-{
-    /// <summary>Reads <c>data.Length</c> bytes (1, 2, 4 or 8; MMIO up to 64) at <paramref name="offset"/> bytes into the device's range.</summary>
-    void Read(ulong offset, Span<byte> data);
-
-    /// <summary>Writes <c>data.Length</c> bytes at <paramref name="offset"/> bytes into the device's range.</summary>
-    void Write(ulong offset, ReadOnlySpan<byte> data);
-}
-
 /// <summary>An interrupt input of the machine (a GSI). Any thread.</summary>
 public interface IInterruptLine
 {
