@@ -56,7 +56,7 @@ internal sealed unsafe class Halting(
             return false;
         if (Lapic is null && KvmRun->request_interrupt_window != 0)
             return true;
-        return Volatile.Read(ref _unhalted) != 0 || events.EndHalt() || xen.Side is { HasPendingWork: true };
+        return Volatile.Read(ref _unhalted) != 0 || events.EndsHalt || xen.Side is { HasPendingWork: true };
     }
 
     /// <summary>Waits until there is a reason to stop waiting.</summary>

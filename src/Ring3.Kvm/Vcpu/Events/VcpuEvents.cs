@@ -51,7 +51,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         && _externalInterrupt < 0;
 
     /// <summary>A halted vCPU has an event to take.</summary>
-    public bool EndHalt() => _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0
+    public bool EndsHalt => _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0
         || !smm.IsActive && (smm.IsPending || Requests.Test(VcpuRequest.Smi))
         || (inbox.HasNmi || _nmiPending != 0) && _s->NmiBlocked == 0
         || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt(mayWait: false);
