@@ -33,9 +33,6 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
 
     // ---- The client's ----
 
-    /// <summary>The vCPU has run: its CPUID is what it is.</summary>
-    public bool IsFixed { get; set; }
-
     /// <summary>The client has set a CPUID.</summary>
     public bool IsSet => _cpuid.Length != 0;
 
@@ -51,7 +48,7 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
         if (entries.Length > Vcpu.MaxCpuidEntries)
             return -Errno.E2BIG;
         uint kvmBase = FindKvmBase(entries);
-        if (IsFixed)
+        if (_core.HasRun)
             return IsSameCpuid(entries, kvmBase) ? 0 : -Errno.EINVAL;
         foreach (ref readonly var e in entries)
             if (e.function == 0x8000_0008 && (e.eax >> 8 & 0xff) is not (0 or 48 or 57))

@@ -7,15 +7,19 @@ internal sealed class HypervMsrs(VcpuCore core, HypervPort port) : VcpuPart(core
 
     private readonly HypervPort _port = port;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<HypervMsrs>.Table(m => m.Hyperv,
+    public static MsrRegister[] Registers { get; } =
     [
-        new(GUEST_OS_ID) { Read = (h, _) => h._port.IsShown ? h.Vm.HyperVGuestOsId : null, Write = (h, _, v) => h._port.IsShown && h.SetGuestOsId(v) },
+        new(GUEST_OS_ID)
+        {
+            Read = (m, _) => m.Hyperv._port.IsShown ? m.Hyperv.Vm.HyperVGuestOsId : null,
+            Write = (m, _, v) => m.Hyperv._port.IsShown && m.Hyperv.SetGuestOsId(v),
+        },
         new(HYPERCALL)
         {
-            Read = (h, _) => h._port.IsShown ? h._port.HypercallMsr : null,
-            Write = (h, _, v) => h._port.IsShown && h._port.TryWriteHypercallMsr(v),
+            Read = (m, _) => m.Hyperv._port.IsShown ? m.Hyperv._port.HypercallMsr : null,
+            Write = (m, _, v) => m.Hyperv._port.IsShown && m.Hyperv._port.TryWriteHypercallMsr(v),
         },
-    ]);
+    ];
 
     /// <summary>The register is there: its number is not Xen's to use.</summary>
     public bool Has(uint msr) => msr is GUEST_OS_ID or HYPERCALL && _port.IsShown;

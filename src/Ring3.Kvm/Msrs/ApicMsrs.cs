@@ -10,16 +10,16 @@ internal sealed class ApicMsrs(VcpuCore core, VcpuCpuid cpuid, VcpuApic apic) : 
     private readonly VcpuCpuid _cpuid = cpuid;
     private readonly VcpuApic _apic = apic;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<ApicMsrs>.Table(m => m.Apic,
+    public static MsrRegister[] Registers { get; } =
     [
-        new(Msr.APIC_BASE) { Read = (m, _) => m._apic.Base, Write = (m, a, v) => m._apic.TrySetBase(v, m._cpuid.HasX2Apic, a.Host) },
+        new(Msr.APIC_BASE) { Read = (m, _) => m.Apic._apic.Base, Write = (m, a, v) => m.Apic._apic.TrySetBase(v, m.Apic._cpuid.HasX2Apic, a.Host) },
         new(Msr.X2APIC_FIRST, Msr.X2APIC_LAST - Msr.X2APIC_FIRST + 1)
         {
             IsKnownUnread = true,
-            Read = (m, a) => m.ReadX2Apic(a),
-            Write = (m, a, v) => m.WriteX2Apic(a, v),
+            Read = (m, a) => m.Apic.ReadX2Apic(a),
+            Write = (m, a, v) => m.Apic.WriteX2Apic(a, v),
         },
-    ]);
+    ];
 
     private ulong? ReadX2Apic(MsrAccess a)
     {

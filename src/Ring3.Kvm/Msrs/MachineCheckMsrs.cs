@@ -28,14 +28,18 @@ internal sealed unsafe class MachineCheckMsrs(VcpuCore core, PlatformMsrs platfo
     private readonly ulong[] _banks = new ulong[MaxBanks * 4], _ctl2 = new ulong[MaxBanks];
     private ulong _capability = MaxBanks, _status, _control;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<MachineCheckMsrs>.Table(m => m.MachineCheck,
+    public static MsrRegister[] Registers { get; } =
     [
-        new(Msr.MCG_CAP) { Read = (m, _) => m._capability },
-        new(Msr.MCG_STATUS) { Listed = MsrListing.Always, Read = (m, _) => m._status, Write = (m, _, v) => m.WriteStatus(v) },
-        new(Msr.MCG_CTL) { Read = (m, a) => m.HasControl || a.Host ? m._control : null, Write = (m, a, v) => m.WriteControl(v, a.Host) },
-        new(Ctl2, MaxBanks) { Read = (m, a) => m.ReadCtl2(a), Write = (m, a, v) => m.WriteCtl2(a, v) },
-        new(Msr.MC0_CTL, MaxBanks * 4) { Read = (m, a) => m.ReadBank(a.Index), Write = (m, a, v) => m.WriteBank(a, v) },
-    ]);
+        new(Msr.MCG_CAP) { Read = (m, _) => m.MachineCheck._capability },
+        new(Msr.MCG_STATUS) { Listed = MsrListing.Always, Read = (m, _) => m.MachineCheck._status, Write = (m, _, v) => m.MachineCheck.WriteStatus(v) },
+        new(Msr.MCG_CTL)
+        {
+            Read = (m, a) => m.MachineCheck.HasControl || a.Host ? m.MachineCheck._control : null,
+            Write = (m, a, v) => m.MachineCheck.WriteControl(v, a.Host),
+        },
+        new(Ctl2, MaxBanks) { Read = (m, a) => m.MachineCheck.ReadCtl2(a), Write = (m, a, v) => m.MachineCheck.WriteCtl2(a, v) },
+        new(Msr.MC0_CTL, MaxBanks * 4) { Read = (m, a) => m.MachineCheck.ReadBank(a.Index), Write = (m, a, v) => m.MachineCheck.WriteBank(a, v) },
+    ];
 
     private int BankCount => (int)(_capability & 0xff);
     private bool HasControl => (_capability & CtlPresent) != 0;

@@ -10,8 +10,11 @@ internal readonly record struct MsrAccess(uint Index, bool Host);
 [Flags]
 internal enum MsrListing { Never = 0, Intel = 1, Amd = 2, Always = Intel | Amd }
 
-/// <summary>An MSR, or a run of them that behave alike: an entry in the table of its group. To add an MSR, add an entry.</summary>
-internal abstract class MsrRegister(uint first, uint count)
+/// <summary>
+/// An MSR, or a run of them that behave alike: an entry in the table of its group. To add an MSR, add an entry. There is one for all vCPUs: what it does, it
+/// does to the group of the <see cref="VcpuMsrs"/> that it is given.
+/// </summary>
+internal sealed class MsrRegister(uint first, uint count = 1)
 {
     public uint First { get; } = first;
     public uint Last { get; } = first + count - 1;
@@ -29,39 +32,20 @@ internal abstract class MsrRegister(uint first, uint count)
     /// </summary>
     public bool IsKnownUnread { get; init; }
 
-    /// <summary>False: the register is not there for this access; the guest gets #GP(0), the client's list ends.</summary>
-    public abstract bool TryRead(VcpuMsrs msrs, MsrAccess access, out ulong value);
-
-    /// <summary>False: as <see cref="TryRead"/>, or a value that the register cannot have; nothing has changed.</summary>
-    public abstract bool TryWrite(VcpuMsrs msrs, MsrAccess access, ulong value);
-}
-
-/// <summary>A register of the group <typeparamref name="TGroup"/>, which has the state.</summary>
-internal sealed class MsrRegister<TGroup>(uint first, uint count = 1) : MsrRegister(first, count) where TGroup : class
-{
-    /// <summary>The group of a vCPU.</summary>
-    private Func<VcpuMsrs, TGroup>? _groupOf;
-
     /// <summary>Its value; null: refused. Without it the register cannot be read.</summary>
-    public Func<TGroup, MsrAccess, ulong?>? Read { get; init; }
+    public Func<VcpuMsrs, MsrAccess, ulong?>? Read { get; init; }
 
-    /// <summary>Whether the value was taken. Without it the register cannot be written.</summary>
-    public Func<TGroup, MsrAccess, ulong, bool>? Write { get; init; }
+    /// <summary>Whether the value was taken; if not, nothing has changed. Without it the register cannot be written.</summary>
+    public Func<VcpuMsrs, MsrAccess, ulong, bool>? Write { get; init; }
 
-    public override bool TryRead(VcpuMsrs msrs, MsrAccess access, out ulong value)
+    /// <summary>False: the register is not there for this access; the guest gets #GP(0), the client's list ends.</summary>
+    public bool TryRead(VcpuMsrs msrs, MsrAccess access, out ulong value)
     {
-        ulong? v = Read?.Invoke(_groupOf!(msrs), access);
-        value = v ?? 0;
+        ulong? v = Read?.Invoke(msrs, access);
+        value = v.GetValueOrDefault();
         return v.HasValue;
     }
 
-    public override bool TryWrite(VcpuMsrs msrs, MsrAccess access, ulong value) => Write is { } write && write(_groupOf!(msrs), access, value);
-
-    /// <summary>The table of a group.</summary>
-    public static MsrRegister[] Table(Func<VcpuMsrs, TGroup> groupOf, ReadOnlySpan<MsrRegister<TGroup>> registers)
-    {
-        foreach (MsrRegister<TGroup> r in registers)
-            r._groupOf = groupOf;
-        return [.. registers];
-    }
+    /// <summary>False: as <see cref="TryRead"/>, or a value that the register cannot have.</summary>
+    public bool TryWrite(VcpuMsrs msrs, MsrAccess access, ulong value) => Write is { } write && write(msrs, access, value);
 }

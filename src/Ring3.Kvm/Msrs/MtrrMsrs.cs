@@ -16,14 +16,14 @@ internal sealed class MtrrMsrs(VcpuCore core) : VcpuPart(core)
     private readonly ulong[] _fixed64K = new ulong[1], _fixed16K = new ulong[2], _fixed4K = new ulong[8];
     private ulong _defaultType;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<MtrrMsrs>.Table(m => m.Mtrr,
+    public static MsrRegister[] Registers { get; } =
     [
         new(Msr.MTRR_CAP) { Read = (_, _) => Capability },
         new(Msr.MTRR_DEF_TYPE)
         {
             Listed = MsrListing.Always,
-            Read = (m, _) => m._defaultType,
-            Write = (m, _, v) => (v & ~0xcffUL) == 0 && IsType((byte)v) && Set(ref m._defaultType, v),
+            Read = (m, _) => m.Mtrr._defaultType,
+            Write = (m, _, v) => (v & ~0xcffUL) == 0 && IsType((byte)v) && Set(ref m.Mtrr._defaultType, v),
         },
         Fixed(Fixed64K, 1, m => m._fixed64K),
         Fixed(Fixed16K, 2, m => m._fixed16K),
@@ -31,16 +31,16 @@ internal sealed class MtrrMsrs(VcpuCore core) : VcpuPart(core)
         new(VariableFirst, VariableRanges * 2)
         {
             Listed = MsrListing.Always,
-            Read = (m, a) => m._variable[a.Index - VariableFirst],
-            Write = (m, a, v) => m.IsVariable(a.Index, v) && Set(ref m._variable[a.Index - VariableFirst], v),
+            Read = (m, a) => m.Mtrr._variable[a.Index - VariableFirst],
+            Write = (m, a, v) => m.Mtrr.IsVariable(a.Index, v) && Set(ref m.Mtrr._variable[a.Index - VariableFirst], v),
         },
-    ]);
+    ];
 
-    private static MsrRegister<MtrrMsrs> Fixed(uint first, uint count, Func<MtrrMsrs, ulong[]> of) => new(first, count)
+    private static MsrRegister Fixed(uint first, uint count, Func<MtrrMsrs, ulong[]> of) => new(first, count)
     {
         Listed = MsrListing.Always,
-        Read = (m, a) => of(m)[a.Index - first],
-        Write = (m, a, v) => AreTypes(v) && Set(ref of(m)[a.Index - first], v),
+        Read = (m, a) => of(m.Mtrr)[a.Index - first],
+        Write = (m, a, v) => AreTypes(v) && Set(ref of(m.Mtrr)[a.Index - first], v),
     };
 
     private static bool Set(ref ulong field, ulong value)

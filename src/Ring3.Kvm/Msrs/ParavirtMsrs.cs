@@ -19,7 +19,7 @@ internal sealed class ParavirtMsrs(VcpuCore core, VcpuCpuid cpuid, PvClock clock
     private readonly Halting _halting = halting;
     private ulong _asyncFault;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<ParavirtMsrs>.Table(m => m.Paravirt,
+    public static MsrRegister[] Registers { get; } =
     [
         Register(Msr.KVM_WALL_CLOCK, KVM_FEATURE_CLOCKSOURCE, p => p._clock.WallClockMsr, (p, v) => p.SetWallClock(v)),
         Register(Msr.KVM_SYSTEM_TIME, KVM_FEATURE_CLOCKSOURCE, p => p._clock.SystemTimeMsr, (p, v) => p.SetSystemTime(v)),
@@ -29,13 +29,13 @@ internal sealed class ParavirtMsrs(VcpuCore core, VcpuCpuid cpuid, PvClock clock
         Register(Msr.KVM_STEAL_TIME, KVM_FEATURE_STEAL_TIME, p => p._steal.StealTimeMsr, (p, v) => p._steal.TryWriteMsr(v)),
         Register(Msr.KVM_PV_EOI_EN, KVM_FEATURE_PV_EOI, p => p._apicPages.PvEoiMsr, (p, v) => p._apicPages.TryWritePvEoiMsr(v)),
         Register(Msr.KVM_POLL_CONTROL, KVM_FEATURE_POLL_CONTROL, p => p._halting.PollControl, (p, v) => p.SetPollControl(v)),
-    ]);
+    ];
 
-    private static MsrRegister<ParavirtMsrs> Register(uint msr, int feature, Func<ParavirtMsrs, ulong> read, Func<ParavirtMsrs, ulong, bool> write) => new(msr)
+    private static MsrRegister Register(uint number, int feature, Func<ParavirtMsrs, ulong> read, Func<ParavirtMsrs, ulong, bool> write) => new(number)
     {
         Listed = MsrListing.Always,
-        Read = (p, a) => p._cpuid.HasPvFeature(feature) ? read(p) : a.Host ? 0 : null,
-        Write = (p, a, v) => p._cpuid.HasPvFeature(feature) ? write(p, v) : a.Host && v == 0,
+        Read = (m, a) => m.Paravirt._cpuid.HasPvFeature(feature) ? read(m.Paravirt) : a.Host ? 0 : null,
+        Write = (m, a, v) => m.Paravirt._cpuid.HasPvFeature(feature) ? write(m.Paravirt, v) : a.Host && v == 0,
     };
 
     private bool SetWallClock(ulong value)

@@ -18,17 +18,22 @@ internal sealed class PlatformMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(co
     /// <summary>OSVW: this many errata are known of, and with a status of 0 none of them is there.</summary>
     private ulong _osvwLength = 4;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<PlatformMsrs>.Table(m => m.Platform,
+    public static MsrRegister[] Registers { get; } =
     [
-        new(Msr.MISC_ENABLE) { Listed = MsrListing.Always, Read = (p, _) => p._cpuid.MiscEnable, Write = (p, a, v) => p.SetMiscEnable(v, a.Host) },
-        new(POWER_CTL) { Listed = MsrListing.Always, Read = (p, _) => p._powerControl, Write = (p, _, v) => Set(ref p._powerControl, v) },
+        new(Msr.MISC_ENABLE)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m.Platform._cpuid.MiscEnable,
+            Write = (m, a, v) => m.Platform.SetMiscEnable(v, a.Host),
+        },
+        new(POWER_CTL) { Listed = MsrListing.Always, Read = (m, _) => m.Platform._powerControl, Write = (m, _, v) => Set(ref m.Platform._powerControl, v) },
         new(Msr.BIOS_SIGN_ID)
         {
             Listed = MsrListing.Always,
             Feature = model => DefaultMicrocode(model),
-            Read = (p, _) => p._microcode,
+            Read = (m, _) => m.Platform._microcode,
             // The guest writes 0 before it asks for the revision.
-            Write = (p, a, v) => !a.Host || Set(ref p._microcode, v),
+            Write = (m, a, v) => !a.Host || Set(ref m.Platform._microcode, v),
         },
         new(PERF_CAPABILITIES)
         {
@@ -41,26 +46,39 @@ internal sealed class PlatformMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(co
         {
             Listed = MsrListing.Always,
             Feature = _ => PlatformInfoCpuidFault,
-            Read = (p, a) => a.Host || p.Vm.PlatformInfoReadable ? p._platformInfo : null,
-            Write = (p, a, v) => a.Host && Set(ref p._platformInfo, v),
+            Read = (m, a) => a.Host || m.Platform.Vm.PlatformInfoReadable ? m.Platform._platformInfo : null,
+            Write = (m, a, v) => a.Host && Set(ref m.Platform._platformInfo, v),
         },
-        new(MISC_FEATURES_ENABLES) { Listed = MsrListing.Always, Read = (p, _) => p._cpuid.MiscFeatures, Write = (p, _, v) => p.SetMiscFeatures(v) },
+        new(MISC_FEATURES_ENABLES)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m.Platform._cpuid.MiscFeatures,
+            Write = (m, _, v) => m.Platform.SetMiscFeatures(v),
+        },
         new(Msr.FEATURE_CONTROL)
         {
             Listed = MsrListing.Intel,
-            Read = (p, _) => p.IsAmd ? null : p._featureControl,
-            Write = (p, a, v) => p.SetFeatureControl(v, a.Host),
+            Read = (m, _) => m.Platform.IsAmd ? null : m.Platform._featureControl,
+            Write = (m, a, v) => m.Platform.SetFeatureControl(v, a.Host),
         },
-        new(Msr.HWCR) { Listed = MsrListing.Amd, Read = (p, _) => p._hwcr, Write = (p, a, v) => p.SetHwcr(v, a.Host) },
+        new(Msr.HWCR) { Listed = MsrListing.Amd, Read = (m, _) => m.Platform._hwcr, Write = (m, a, v) => m.Platform.SetHwcr(v, a.Host) },
         new(DE_CFG)
         {
             Listed = MsrListing.Amd,
             Feature = model => model.IsAmd ? DeCfgLfenceSerialize : null,
-            Read = (p, _) => p.IsAmd ? DeCfgLfenceSerialize : null,
-            Write = (p, a, v) => p.IsAmd && (a.Host || v == DeCfgLfenceSerialize),
+            Read = (m, _) => m.Platform.IsAmd ? DeCfgLfenceSerialize : null,
+            Write = (m, a, v) => m.Platform.IsAmd && (a.Host || v == DeCfgLfenceSerialize),
         },
-        new(OSVW_ID_LENGTH) { Read = (p, _) => p._cpuid.HasOsvw ? p._osvwLength : null, Write = (p, _, v) => p._cpuid.HasOsvw && Set(ref p._osvwLength, v) },
-        new(OSVW_STATUS) { Read = (p, _) => p._cpuid.HasOsvw ? p._osvwStatus : null, Write = (p, _, v) => p._cpuid.HasOsvw && Set(ref p._osvwStatus, v) },
+        new(OSVW_ID_LENGTH)
+        {
+            Read = (m, _) => m.Platform._cpuid.HasOsvw ? m.Platform._osvwLength : null,
+            Write = (m, _, v) => m.Platform._cpuid.HasOsvw && Set(ref m.Platform._osvwLength, v),
+        },
+        new(OSVW_STATUS)
+        {
+            Read = (m, _) => m.Platform._cpuid.HasOsvw ? m.Platform._osvwStatus : null,
+            Write = (m, _, v) => m.Platform._cpuid.HasOsvw && Set(ref m.Platform._osvwStatus, v),
+        },
         // Microcode is taken, and changes nothing.
         new(UCODE_WRITE) { Write = (_, _, _) => true },
         new(PATCH_LOADER) { Write = (_, _, _) => true },
@@ -68,7 +86,7 @@ internal sealed class PlatformMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(co
         new(Msr.PERF_STATUS) { Read = (_, _) => 1000 | 4UL << 40 },
         new(FSB_FREQ) { Read = (_, _) => 3 },
         new(EBC_FREQUENCY_ID) { Read = (_, _) => 1 << 24 },
-    ]);
+    ];
 
     /// <summary>HWCR lets the guest write the status of machine-check banks.</summary>
     public bool IsMcStatusWritable => (_hwcr & HwcrMcStatusWrite) != 0;

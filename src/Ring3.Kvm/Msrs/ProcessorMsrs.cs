@@ -8,46 +8,71 @@ internal sealed unsafe class ProcessorMsrs(VcpuCore core, VcpuCpuid cpuid) : Vcp
 {
     private readonly VcpuCpuid _cpuid = cpuid;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<ProcessorMsrs>.Table(m => m.Processor,
+    public static MsrRegister[] Registers { get; } =
     [
-        new(Msr.SYSENTER_CS) { Listed = MsrListing.Always, Read = (p, _) => p._s->SysenterCs, Write = (p, _, v) => Set(ref p._s->SysenterCs, v) },
+        new(Msr.SYSENTER_CS)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m.Processor._s->SysenterCs,
+            Write = (m, _, v) => Set(ref m.Processor._s->SysenterCs, v),
+        },
         new(Msr.SYSENTER_ESP)
         {
             Listed = MsrListing.Always,
-            Read = (p, _) => p._s->SysenterEsp,
-            Write = (p, a, v) => p.SetSysenter(ref p._s->SysenterEsp, v, a.Host),
+            Read = (m, _) => m.Processor._s->SysenterEsp,
+            Write = (m, a, v) => m.Processor.SetSysenter(ref m.Processor._s->SysenterEsp, v, a.Host),
         },
         new(Msr.SYSENTER_EIP)
         {
             Listed = MsrListing.Always,
-            Read = (p, _) => p._s->SysenterEip,
-            Write = (p, a, v) => p.SetSysenter(ref p._s->SysenterEip, v, a.Host),
+            Read = (m, _) => m.Processor._s->SysenterEip,
+            Write = (m, a, v) => m.Processor.SetSysenter(ref m.Processor._s->SysenterEip, v, a.Host),
         },
-        new(Msr.STAR) { Listed = MsrListing.Always, Read = (p, _) => p._s->Star, Write = (p, _, v) => Set(ref p._s->Star, v) },
-        new(Msr.CSTAR) { Listed = MsrListing.Always, Read = (p, _) => p._s->Cstar, Write = (p, _, v) => p.SetCanonical(ref p._s->Cstar, v) },
+        new(Msr.STAR) { Listed = MsrListing.Always, Read = (m, _) => m.Processor._s->Star, Write = (m, _, v) => Set(ref m.Processor._s->Star, v) },
+        new(Msr.CSTAR)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m.Processor._s->Cstar,
+            Write = (m, _, v) => m.Processor.SetCanonical(ref m.Processor._s->Cstar, v),
+        },
         new(Msr.KERNEL_GS_BASE)
         {
             Listed = MsrListing.Always,
-            Read = (p, _) => p._s->KernelGsBase,
-            Write = (p, _, v) => p.SetCanonical(ref p._s->KernelGsBase, v),
+            Read = (m, _) => m.Processor._s->KernelGsBase,
+            Write = (m, _, v) => m.Processor.SetCanonical(ref m.Processor._s->KernelGsBase, v),
         },
-        new(Msr.SFMASK) { Listed = MsrListing.Always, Read = (p, _) => p._s->Sfmask, Write = (p, _, v) => Set(ref p._s->Sfmask, (uint)v) },
-        new(Msr.LSTAR) { Listed = MsrListing.Always, Read = (p, _) => p._s->Lstar, Write = (p, _, v) => p.SetCanonical(ref p._s->Lstar, v) },
-        new(Msr.FS_BASE) { Read = (p, _) => p._s->Fs.Base, Write = (p, _, v) => p.SetCanonical(ref p._s->Fs.Base, v) },
-        new(Msr.GS_BASE) { Read = (p, _) => p._s->Gs.Base, Write = (p, _, v) => p.SetCanonical(ref p._s->Gs.Base, v) },
-        new(Msr.EFER) { Read = (p, _) => p._s->Efer, Write = (p, a, v) => p.SetEfer(v, a.Host) },
-        new(Msr.PAT) { Listed = MsrListing.Always, Read = (p, _) => p._s->Pat, Write = (p, _, v) => IsPat(v) && Set(ref p._s->Pat, v) },
-        new(Msr.TSC_AUX) { Listed = MsrListing.Always, Read = (p, _) => p._s->TscAux, Write = (p, _, v) => v >> 32 == 0 && Set(ref p._s->TscAux, v) },
+        new(Msr.SFMASK) { Listed = MsrListing.Always, Read = (m, _) => m.Processor._s->Sfmask, Write = (m, _, v) => Set(ref m.Processor._s->Sfmask, (uint)v) },
+        new(Msr.LSTAR)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m.Processor._s->Lstar,
+            Write = (m, _, v) => m.Processor.SetCanonical(ref m.Processor._s->Lstar, v),
+        },
+        new(Msr.FS_BASE) { Read = (m, _) => m.Processor._s->Fs.Base, Write = (m, _, v) => m.Processor.SetCanonical(ref m.Processor._s->Fs.Base, v) },
+        new(Msr.GS_BASE) { Read = (m, _) => m.Processor._s->Gs.Base, Write = (m, _, v) => m.Processor.SetCanonical(ref m.Processor._s->Gs.Base, v) },
+        new(Msr.EFER) { Read = (m, _) => m.Processor._s->Efer, Write = (m, a, v) => m.Processor.SetEfer(v, a.Host) },
+        new(Msr.PAT) { Listed = MsrListing.Always, Read = (m, _) => m.Processor._s->Pat, Write = (m, _, v) => IsPat(v) && Set(ref m.Processor._s->Pat, v) },
+        new(Msr.TSC_AUX)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m.Processor._s->TscAux,
+            Write = (m, _, v) => v >> 32 == 0 && Set(ref m.Processor._s->TscAux, v),
+        },
         // No supervisor state component exists.
         new(Msr.XSS)
         {
             Listed = MsrListing.Always,
-            Read = (p, a) => a.Host || p._cpuid.HasXsaves ? p._s->Xss : null,
-            Write = (p, a, v) => v == 0 && (a.Host || p._cpuid.HasXsaves),
+            Read = (m, a) => a.Host || m.Processor._cpuid.HasXsaves ? m.Processor._s->Xss : null,
+            Write = (m, a, v) => v == 0 && (a.Host || m.Processor._cpuid.HasXsaves),
         },
         // Branch single-step and last-branch recording; the other bits belong to facilities that are not there.
-        new(Msr.DEBUGCTL) { Listed = MsrListing.Always, Read = (p, _) => p._s->DebugCtl, Write = (p, _, v) => (v & ~3UL) == 0 && Set(ref p._s->DebugCtl, v) },
-    ]);
+        new(Msr.DEBUGCTL)
+        {
+            Listed = MsrListing.Always,
+            Read = (m, _) => m.Processor._s->DebugCtl,
+            Write = (m, _, v) => (v & ~3UL) == 0 && Set(ref m.Processor._s->DebugCtl, v),
+        },
+    ];
 
     private static bool Set(ref ulong field, ulong value)
     {

@@ -9,11 +9,11 @@ internal sealed class SmmMsrs(SystemManagement smm)
 
     private readonly SystemManagement _smm = smm;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<SmmMsrs>.Table(m => m.Smm,
+    public static MsrRegister[] Registers { get; } =
     [
-        new(Msr.SMBASE) { Listed = MsrListing.Always, Read = (m, a) => a.Host ? m._smm.Smbase : null, Write = (m, a, v) => a.Host && m.SetSmbase(v) },
-        new(SMI_COUNT) { Listed = MsrListing.Always, Read = (m, _) => m._smm.SmiCount, Write = (m, a, v) => a.Host && m.SetSmiCount(v) },
-    ]);
+        new(Msr.SMBASE) { Listed = MsrListing.Always, Read = (m, a) => a.Host ? m.Smm._smm.Smbase : null, Write = (m, a, v) => a.Host && m.Smm.SetSmbase(v) },
+        new(SMI_COUNT) { Listed = MsrListing.Always, Read = (m, _) => m.Smm._smm.SmiCount, Write = (m, a, v) => a.Host && m.Smm.SetSmiCount(v) },
+    ];
 
     private bool SetSmbase(ulong value)
     {

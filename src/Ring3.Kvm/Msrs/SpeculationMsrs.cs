@@ -16,24 +16,27 @@ internal sealed class SpeculationMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart
     private readonly VcpuCpuid _cpuid = cpuid;
     private ulong _specCtrl, _archCapabilities = ArchCapabilities;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<SpeculationMsrs>.Table(m => m.Speculation,
+    public static MsrRegister[] Registers { get; } =
     [
         new(Msr.SPEC_CTRL)
         {
             Listed = MsrListing.Always,
-            Read = (s, a) => a.Host || s._cpuid.Speculation.SpecCtrl ? s._specCtrl : null,
-            Write = (s, a, v) => (v & ~7UL) == 0 && (a.Host || s._cpuid.Speculation.SpecCtrl) && Set(ref s._specCtrl, v),
+            Read = (m, a) => a.Host || m.Speculation.HasSpecCtrl ? m.Speculation._specCtrl : null,
+            Write = (m, a, v) => (v & ~7UL) == 0 && (a.Host || m.Speculation.HasSpecCtrl) && Set(ref m.Speculation._specCtrl, v),
         },
-        new(Msr.PRED_CMD) { IsKnownUnread = true, Write = (s, a, v) => (v & ~1UL) == 0 && (a.Host || s._cpuid.Speculation.PredCmd) },
-        new(Msr.FLUSH_CMD) { IsKnownUnread = true, Write = (s, a, v) => (v & ~1UL) == 0 && (a.Host || s._cpuid.Speculation.FlushCmd) },
+        new(Msr.PRED_CMD) { IsKnownUnread = true, Write = (m, a, v) => (v & ~1UL) == 0 && (a.Host || m.Speculation._cpuid.Speculation.PredCmd) },
+        new(Msr.FLUSH_CMD) { IsKnownUnread = true, Write = (m, a, v) => (v & ~1UL) == 0 && (a.Host || m.Speculation._cpuid.Speculation.FlushCmd) },
         new(Msr.ARCH_CAPABILITIES)
         {
             Listed = MsrListing.Intel,
             Feature = _ => ArchCapabilities,
-            Read = (s, a) => s._cpuid.Speculation.ArchCapabilities ? s._archCapabilities : a.Host && !s.IsAmd ? 0 : null,
-            Write = (s, a, v) => a.Host && (s._cpuid.Speculation.ArchCapabilities ? Set(ref s._archCapabilities, v) : v == 0 && !s.IsAmd),
+            Read = (m, a) => m.Speculation.HasArchCapabilities ? m.Speculation._archCapabilities : a.Host && !m.Speculation.IsAmd ? 0 : null,
+            Write = (m, a, v) => a.Host && (m.Speculation.HasArchCapabilities ? Set(ref m.Speculation._archCapabilities, v) : v == 0 && !m.Speculation.IsAmd),
         },
-    ]);
+    ];
+
+    private bool HasSpecCtrl => _cpuid.Speculation.SpecCtrl;
+    private bool HasArchCapabilities => _cpuid.Speculation.ArchCapabilities;
 
     private static bool Set(ref ulong field, ulong value)
     {

@@ -7,17 +7,17 @@ internal sealed class TimeMsrs(VcpuCore core, VcpuTsc tsc) : VcpuPart(core)
 {
     private readonly VcpuTsc _tsc = tsc;
 
-    public static MsrRegister[] Registers { get; } = MsrRegister<TimeMsrs>.Table(m => m.Time,
+    public static MsrRegister[] Registers { get; } =
     [
-        new(Msr.TSC) { Listed = MsrListing.Always, Read = (t, _) => t._tsc.Now(), Write = (t, a, v) => t.SetTsc(v, a.Host) },
-        new(Msr.TSC_ADJUST) { Listed = MsrListing.Always, Read = (t, _) => t._tsc.Adjust, Write = (t, a, v) => t.SetAdjust(v, a.Host) },
+        new(Msr.TSC) { Listed = MsrListing.Always, Read = (m, _) => m.Time._tsc.Now(), Write = (m, a, v) => m.Time.SetTsc(v, a.Host) },
+        new(Msr.TSC_ADJUST) { Listed = MsrListing.Always, Read = (m, _) => m.Time._tsc.Adjust, Write = (m, a, v) => m.Time.SetAdjust(v, a.Host) },
         new(Msr.TSC_DEADLINE)
         {
             Listed = MsrListing.Always,
-            Read = (t, a) => t.Lapic is { } lapic ? lapic.TscDeadline : a.Host ? 0 : null,
-            Write = (t, a, v) => t.TrySetDeadline(v) || a.Host,
+            Read = (m, a) => m.Time.Lapic is { } lapic ? lapic.TscDeadline : a.Host ? 0 : null,
+            Write = (m, a, v) => m.Time.TrySetDeadline(v) || a.Host,
         },
-    ]);
+    ];
 
     private bool SetTsc(ulong value, bool host)
     {

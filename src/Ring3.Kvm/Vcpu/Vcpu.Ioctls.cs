@@ -168,7 +168,7 @@ public sealed unsafe partial class Vcpu
     // ---- Signals ----
 
     /// <summary>Words for the signal handlers of this vCPU's thread. They mean this vCPU until the VM is disposed of, and can be written for ever.</summary>
-    public VcpuSignal* Signal => _signal.Signal;
+    public VcpuSignal* Signal { get; }
 
     // ---- For other vCPUs and for the VM. Any thread. ----
 

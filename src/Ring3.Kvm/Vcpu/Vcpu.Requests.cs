@@ -66,7 +66,7 @@ public sealed unsafe partial class Vcpu
         _halting.Wait();
         if (Requests.Check(VcpuRequest.VmDead) || Vm.IsDead)
             return -Errno.EIO;
-        if (Requests.Check(VcpuRequest.UserKick) || KvmRun->immediate_exit != 0 || _signal.IsSignalled)
+        if (Requests.Check(VcpuRequest.UserKick) || KvmRun->immediate_exit != 0 || IsSignalled)
             return ExitIntr();
         _activity.AcceptInitAndSipi();
         _halting.EndIfDue();

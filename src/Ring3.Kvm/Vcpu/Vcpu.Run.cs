@@ -70,7 +70,7 @@ public sealed unsafe partial class Vcpu
         int r = BeginRun(thread);
         while (r > 0)
             r = CanRunGuest() ? EnterGuest() : Block();
-        if (_mmio.IsPosted && r != -Errno.EIO)
+        if (_finishOnly && _mmio.IsPosted && r != -Errno.EIO)
             r = _mmio.LeaveWithPosted();
         EndRun();
         if (DirtyRing is not null)
@@ -105,16 +105,15 @@ public sealed unsafe partial class Vcpu
         _immediateExit = immediateExit;
         if (!immediateExit)
             run->exit_reason = KVM_EXIT_UNKNOWN;
-        if (immediateExit || _signal.IsSignalled)
+        if (immediateExit || IsSignalled)
         {
             if (!Cpu.IsInstructionInProgress)
                 return ExitIntr();
             _finishOnly = true;
         }
-        _cpuid.IsFixed = true;
-        if (_steal.IsEnabled)
+        _core.HasRun = _core.Arrives = true;
+        if (_core.HasStealTime)
             _steal.Record();
-        _xen.Arrives = true;
         if (run->request_interrupt_window != 0)
             Requests.MakeSelf(VcpuRequest.Event);
         return KeepRunning;
@@ -131,6 +130,7 @@ public sealed unsafe partial class Vcpu
         _xen.ThreadChanged();
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void EndRun()
     {
         kvm_run* run = KvmRun;
@@ -148,9 +148,11 @@ public sealed unsafe partial class Vcpu
             ReleaseRequests();
         if (run->kvm_valid_regs != 0)
             _syncRegisters.Load();
-        if (_steal.IsEnabled)
+        if (_core.HasStealTime)
             _steal.SetPreempted();
     }
+
+    private bool IsSignalled => Volatile.Read(ref Signal->Signalled) != 0;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool CanRunGuest() => _activity.State == MpState.Runnable;
@@ -168,20 +170,15 @@ public sealed unsafe partial class Vcpu
         (_s->NestedRoot, _s->Asid) = (_mmu.RootHva, _mmu.Asid);
         if (DirtyRing is not null)
             _dirtyLog.LimitTo(DirtyRing);
-        // Where only the rest of an instruction runs, nothing new is taken.
-        if (_xen.Side is { } xen && !_finishOnly && _xen.Prepare(xen))
-            _events.IsDirty = true;
-        if (_events.IsDirty)
-            _events.Prepare();
-        if (_apicPages.InUse)
-            _apicPages.Publish();
+        if (_core.Work.Any != 0)
+            PrepareEntry();
         if (!Requests.TryEnterGuestMode())
         {
             CancelEntry();
             return KeepRunning;
         }
         // After TryEnterGuestMode has dropped earlier kicks: a signal before this point is seen here, one after it stops the guest.
-        if (_signal.IsSignalled && !_finishOnly)
+        if (IsSignalled && !_finishOnly)
         {
             Requests.LeaveGuestMode();
             CancelEntry();
@@ -190,7 +187,7 @@ public sealed unsafe partial class Vcpu
             _finishOnly = true;
             return KeepRunning;
         }
-        if (_events.LeavesAtOnce)
+        if (_core.Work.LeaveAtOnce)
             _events.LeaveAtOnce();
         ExitReason reason = Cpu.Enter();
         // Before the vCPU says that it is outside: who waits for that finds the log empty.
@@ -200,9 +197,20 @@ public sealed unsafe partial class Vcpu
         Stats.exits++;
         if (_s->Inject.Valid != 0 || _exit->IdtVectoring.Valid != 0)
             _events.KeepInjection();
-        if (_apicPages.InUse)
+        if (_core.Work.ApicPages)
             _apicPages.Collect();
         return Dispatch(reason);
+    }
+
+    private void PrepareEntry()
+    {
+        // Where only the rest of an instruction runs, nothing new is taken.
+        if (_xen.Side is { } xen && !_finishOnly && _xen.Prepare(xen))
+            _events.IsDirty = true;
+        if (_events.IsDirty)
+            _events.Prepare();
+        if (_core.Work.ApicPages)
+            _apicPages.Publish();
     }
 
     /// <summary>Takes back what was prepared for the guest: the client may read the state, guest memory included, before the next entry.</summary>

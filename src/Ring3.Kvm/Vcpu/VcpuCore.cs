@@ -6,7 +6,8 @@ using Ring3.Irqchip;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// What all parts of a vCPU stand on: the processor, the page shared with the client, the request word, the counters. It knows no part and decides nothing.
+/// What all parts of a vCPU stand on: the processor, the page shared with the client, the request word, the counters, and the marks that parts set for the run
+/// loop. It knows no part and decides nothing.
 /// </summary>
 /// <remarks>SAFETY: State and Exit belong to the processor, which the VM's machine frees; Run is mapped until <see cref="Free"/>, or the client's until the VM
 /// is disposed of. All outlive every part.</remarks>
@@ -50,6 +51,18 @@ internal sealed unsafe class VcpuCore
 
     /// <summary>What the next KVM_RUN has to finish.</summary>
     public Completion Completion { get; set; }
+
+    /// <summary>What is to be done around an entry. A vCPU looks at events before its first.</summary>
+    public EntryWork Work = new() { Events = true };
+
+    /// <summary>The vCPU has been about to enter the guest.</summary>
+    public bool HasRun { get; set; }
+
+    /// <summary>The vCPU comes back to a processor: for a Xen guest "running" begins at the next entry.</summary>
+    public bool Arrives { get; set; }
+
+    /// <summary>The guest has enabled steal time.</summary>
+    public bool HasStealTime { get; set; }
 
     /// <summary>In-kernel local APIC, or null. Set once, while the vCPU is made.</summary>
     public Lapic? Lapic { get; set; }

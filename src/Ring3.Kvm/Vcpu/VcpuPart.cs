@@ -15,7 +15,7 @@ internal abstract unsafe class VcpuPart(VcpuCore core)
     protected readonly CpuState* _s = core.State;
     /// <summary>What the processor tells of its last exit.</summary>
     protected readonly ExitInfo* _exit = core.Exit;
-    private readonly VcpuCore _core = core;
+    protected readonly VcpuCore _core = core;
 
     protected Vm Vm { get; } = core.Vm;
     protected LogicalProcessor Cpu { get; } = core.Cpu;
@@ -26,8 +26,8 @@ internal abstract unsafe class VcpuPart(VcpuCore core)
     /// <summary>The processor's vendor by its model; what the guest sees is <see cref="CpuidFeatures.Vendor"/>.</summary>
     protected bool IsAmd => Vm.Processor.IsAmd;
 
-    /// <summary>In-kernel local APIC, or null.</summary>
-    protected Lapic? Lapic => _core.Lapic;
+    /// <summary>In-kernel local APIC, or null. Every part but the TSC, which it needs, is made after it.</summary>
+    protected Lapic? Lapic { get; } = core.Lapic;
 
     /// <summary>What the next KVM_RUN has to finish.</summary>
     protected Completion Completion { set => _core.Completion = value; }

@@ -15,9 +15,6 @@ internal sealed class XenPort(VcpuCore core, RunDelay runDelay) : VcpuPart(core)
     /// <summary>The Xen side, or null while nobody has asked for it.</summary>
     public XenVcpu? Side => Volatile.Read(ref _xen);
 
-    /// <summary>The vCPU comes back to a processor: "running" begins at the next entry.</summary>
-    public bool Arrives { get; set; }
-
     /// <summary>The Xen side, made on first use. Any thread.</summary>
     public XenVcpu SideFor(IXenProcessor processor)
     {
@@ -25,6 +22,8 @@ internal sealed class XenPort(VcpuCore core, RunDelay runDelay) : VcpuPart(core)
             return xen;
         var created = new XenVcpu(Vm.Xen, processor);
         created.Runstate.ThreadChanged(runDelay.NowNs);
+        // First the mark: who finds the Xen side may have events for an entry that comes at once.
+        _core.Work.Xen = true;
         return Interlocked.CompareExchange(ref _xen, created, null) ?? created;
     }
 
@@ -40,9 +39,9 @@ internal sealed class XenPort(VcpuCore core, RunDelay runDelay) : VcpuPart(core)
             xen.MergePendingEvents();
         if (xen.HasPendingTimer)
             xen.InjectPendingTimer();
-        if (Arrives)
+        if (_core.Arrives)
         {
-            Arrives = false;
+            _core.Arrives = false;
             if (runDelay.Use())
                 xen.Runstate.ThreadChanged(runDelay.LastNs);
             if (Vm.Xen.IsEnabled)

@@ -5,7 +5,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>KVM_CAP_SYNC_REGS: registers that the client finds in kvm_run, and leaves there, without a call of their own.</summary>
-internal sealed unsafe class SyncRegisters(VcpuCore core, GeneralRegisters registers, SystemRegisters systemRegisters, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
+internal sealed unsafe class SyncRegisters(
+    VcpuCore core, GeneralRegisters registers, SystemRegisters systemRegisters, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
 {
     /// <summary>KVM_RUN returns: fills what the client has asked for.</summary>
     public void Load()

@@ -62,7 +62,8 @@ internal sealed unsafe class SystemRegisters(
         kvm_sregs2 s2 = new()
         {
             cs = sregs.cs, ds = sregs.ds, es = sregs.es, fs = sregs.fs, gs = sregs.gs, ss = sregs.ss, tr = sregs.tr, ldt = sregs.ldt, gdt = sregs.gdt,
-            idt = sregs.idt, cr0 = sregs.cr0, cr2 = sregs.cr2, cr3 = sregs.cr3, cr4 = sregs.cr4, cr8 = sregs.cr8, efer = sregs.efer, apic_base = sregs.apic_base,
+            idt = sregs.idt, cr0 = sregs.cr0, cr2 = sregs.cr2, cr3 = sregs.cr3, cr4 = sregs.cr4, cr8 = sregs.cr8, efer = sregs.efer,
+            apic_base = sregs.apic_base,
         };
         int r = Apply(s2, pdptrs: false);
         if (r != 0)

@@ -17,7 +17,7 @@ internal sealed class ApicPages(VcpuCore core, VcpuApic apic) : VcpuPart(core)
     private bool _pvEoiPending;
 
     /// <summary>There is anything to do around an entry.</summary>
-    public bool InUse { get; private set; }
+    private bool InUse { set => _core.Work.ApicPages = value; }
 
     /// <summary>MSR_KVM_PV_EOI_EN as it was written.</summary>
     public ulong PvEoiMsr { get; private set; }

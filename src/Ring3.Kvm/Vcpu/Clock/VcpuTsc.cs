@@ -29,7 +29,7 @@ internal sealed unsafe class VcpuTsc : VcpuPart
             khz = HostTsc.Khz;
         if (!VmClock.IsPossible(khz))
             return -Errno.EINVAL;
-        Lapic?.PollTimer();
+        _core.Lapic?.PollTimer();
         Khz = khz;
         _s->TscMultiplier = PvClockScale.TscMultiplier(khz, HostTsc.Khz);
         Changed();
@@ -55,14 +55,14 @@ internal sealed unsafe class VcpuTsc : VcpuPart
 
     private void Move(ulong offset)
     {
-        Lapic?.PollTimer();
+        _core.Lapic?.PollTimer();
         Volatile.Write(ref _s->TscOffset, offset);
         Changed();
     }
 
     private void Changed()
     {
-        Lapic?.RestartTscDeadline();
+        _core.Lapic?.RestartTscDeadline();
         Requests.MakeSelf(VcpuRequest.ClockUpdate);
     }
 

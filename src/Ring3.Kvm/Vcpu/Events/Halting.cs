@@ -119,7 +119,7 @@ internal sealed unsafe class Halting(
         Stats.halt_wait_ns += (ulong)waited;
         Stats.halt_wait_hist.Add((ulong)waited);
         AdjustPolling(waited);
-        xen.Arrives = true;
+        _core.Arrives = true;
         if (steal.IsEnabled)
             steal.Record();
     }
@@ -178,6 +178,6 @@ internal sealed unsafe class Halting(
         Requests.EndBlock();
         activity.State = MpState.Runnable;
         events.IsDirty = true;
-        xen.Arrives = true;
+        _core.Arrives = true;
     }
 }

@@ -24,10 +24,10 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     private int _externalInterrupt = -1;
 
     /// <summary>Injection has to be evaluated before the next entry.</summary>
-    public bool IsDirty { get; set; } = true;
+    public bool IsDirty { get => _core.Work.Events; set => _core.Work.Events = value; }
 
     /// <summary>The next entry delivers an event and leaves again, because another event waits for the boundary behind it.</summary>
-    public bool LeavesAtOnce { get; private set; }
+    private bool LeavesAtOnce { get => _core.Work.LeaveAtOnce; set => _core.Work.LeaveAtOnce = value; }
 
     /// <summary>The client single-steps without interrupts (KVM_GUESTDBG_BLOCKIRQ).</summary>
     public bool AreBlockedByClient { get; set; }

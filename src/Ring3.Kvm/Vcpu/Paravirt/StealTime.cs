@@ -19,7 +19,7 @@ internal sealed class StealTime(VcpuCore core, Translations translations, RunDel
     private long _nextQuestionNs;
 
     /// <summary>The guest has enabled it.</summary>
-    public bool IsEnabled => _gpa != 0;
+    public bool IsEnabled => _core.HasStealTime;
 
     /// <summary>MSR_KVM_STEAL_TIME as it was written.</summary>
     public ulong StealTimeMsr { get; private set; }
@@ -31,6 +31,7 @@ internal sealed class StealTime(VcpuCore core, Translations translations, RunDel
             return false;
         StealTimeMsr = value;
         _gpa = (value & KVM_MSR_ENABLED) != 0 ? value & KVM_STEAL_VALID_BITS : 0;
+        _core.HasStealTime = _gpa != 0;
         Requests.MakeSelf(VcpuRequest.StealUpdate);
         return true;
     }
