@@ -14,13 +14,17 @@ internal unsafe struct PageCode
 }
 
 /// <summary>
-/// Which bytes of host memory hold decoded code: a radix tree over host addresses (13, 14 and 9 bits of a 47-bit user address above the page offset). Lookups are lock-free; nodes are never freed before the machine is.
-/// SAFETY: node pointers come from the tree's own zeroed mappings and are published by compare-exchange.
+/// Which bytes of host memory hold decoded code: a radix tree over host addresses (13, 14 and 9 bits of a 47-bit user address above the page offset). Lookups take no lock; nodes are never freed before the machine is.
+/// SAFETY: node pointers come from the tree's own zeroed mappings and are published by release stores.
 /// </summary>
 public sealed unsafe class CodeMap : IDisposable
 {
     private const int TopBits = 13, MidBits = 14, LeafBits = 9;
     private readonly PageCode*** _top = (PageCode***)HostMemory.Map((nuint)sizeof(nint) << TopBits);
+
+    private readonly Lock _lock = new();
+    /// <summary>The nodes below the top, for <see cref="Dispose"/>: to look for a few of them in sparse tables would be to touch all pages of these.</summary>
+    private readonly List<(nint Node, nuint Bytes)> _nodes = [];
 
     /// <summary>Bitmap word of a host page; the address stays valid as long as the machine lives.</summary>
     public ulong* BitsFor(byte* hostPage) => &PageFor(hostPage)->Bits;
@@ -50,31 +54,28 @@ public sealed unsafe class CodeMap : IDisposable
         return leaf + (page & ((1 << LeafBits) - 1));
     }
 
-    private static nint Publish(nint* slot, nuint bytes)
+    private nint Publish(nint* slot, nuint bytes)
     {
-        nint present = Volatile.Read(ref *slot);
-        if (present != 0)
-            return present;
-        byte* fresh = HostMemory.Map(bytes);
-        present = Interlocked.CompareExchange(ref *slot, (nint)fresh, 0);
-        if (present == 0)
-            return (nint)fresh;
-        HostMemory.Unmap(fresh, bytes);
-        return present;
+        nint node = Volatile.Read(ref *slot);
+        if (node != 0)
+            return node;
+        lock (_lock)
+        {
+            node = *slot;
+            if (node != 0)
+                return node;
+            node = (nint)HostMemory.Map(bytes);
+            _nodes.Add((node, bytes));
+            Volatile.Write(ref *slot, node);
+            return node;
+        }
     }
 
     public void Dispose()
     {
-        for (int i = 0; i < 1 << TopBits; i++)
-        {
-            PageCode** mid = _top[i];
-            if (mid == null)
-                continue;
-            for (int j = 0; j < 1 << MidBits; j++)
-                if (mid[j] != null)
-                    HostMemory.Unmap(mid[j], (nuint)sizeof(PageCode) << LeafBits);
-            HostMemory.Unmap(mid, (nuint)sizeof(nint) << MidBits);
-        }
+        foreach ((nint node, nuint bytes) in _nodes)
+            HostMemory.Unmap((void*)node, bytes);
+        _nodes.Clear();
         HostMemory.Unmap(_top, (nuint)sizeof(nint) << TopBits);
     }
 }

@@ -67,7 +67,6 @@ public partial class SourceRuleTests
     /// <summary>Where locked host instructions meet memory by address, and why none of them can cross a cache line. Few hosts can be asked whether one was: the places are counted instead.</summary>
     private static readonly Dictionary<string, string> s_lockedAccesses = new()
     {
-        ["src/Ring3.Cpu/CodeMap.cs"] = "own memory, aligned",
         ["src/Ring3.Cpu/Interp/MachineBus.cs"] = "own memory, aligned",
         ["src/Ring3.Cpu/Interp/SplitAccess.cs"] = "the aligned words at both sides of the line's end",
         ["src/Ring3.Cpu/Interp/Width.cs"] = "handlers ask IsSplit first",

@@ -50,6 +50,12 @@ gcc -o "$devkvm/musl" "$devkvm/static.c" -Wl,--dynamic-linker=/lib/ld-musl-x86_6
 for cut in 20 64 200 1000; do
     head -c $cut "$devkvm/go-note" >"$devkvm/cut" && chmod +x "$devkvm/cut" && devkvm_exec "cut-$cut" 126 '^ring3: ' "$devkvm/cut"
 done
+# The core uses the C library that is there, not a file of that name beside the program.
+beside=$devkvm/beside
+mkdir -p "$beside" && cp "$devkvm/paths" "$beside"
+printf '%s\n' '#include <unistd.h>' '__attribute__((constructor)) static void loaded(void) { _exit(9); }' >"$beside/libc.c"
+gcc -shared -fPIC -o "$beside/libc.so" "$beside/libc.c" && "$root/artifacts/devkvm/ring3-exec" "$beside/paths" names >"$devkvm/exec.beside.log" 2>&1
+verdict exec-libc-beside-program $? "status $?: $(tail -n 1 "$devkvm/exec.beside.log")"
 # LD_PRELOAD splits at spaces and colons.
 spaced="$devkvm/a b:c" names=$devkvm/names
 rm -rf "$spaced" "$names" && mkdir -p "$spaced" "$names" && cp "$root"/artifacts/devkvm/{ring3-exec,libring3.so,libring3-core.so} "$spaced"

@@ -13,6 +13,7 @@
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/platform/x86.h> /* asks the C library, which knows: under a hypervisor each CPUID takes many microseconds */
 #include <linux/membarrier.h>
 #include <unistd.h>
 
@@ -217,7 +218,7 @@ void track(void)
 /* What libring3-core.so is compiled for (IlcInstructionSet in Directory.Build.props): its runtime would abort the client. */
 static bool has_units(void)
 {
-	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+	return CPU_FEATURE_ACTIVE(AVX2) && CPU_FEATURE_PRESENT(BMI1) && CPU_FEATURE_PRESENT(BMI2) && CPU_FEATURE_ACTIVE(FMA);
 }
 
 static int load(void)

@@ -261,7 +261,7 @@ static ssize_t read_ours(int fd, struct object *object, void *buffer, size_t len
 EXPORT ssize_t read(int fd, void *buffer, size_t length)
 {
 	struct object *object = ours(fd);
-	if (LIKELY(!object))
+	if (LIKELY(!object) || CALLED_BY_CORE())
 		return NEXT(read)(fd, buffer, length);
 	return read_ours(fd, object, buffer, length, -1);
 }
@@ -270,7 +270,7 @@ EXPORT ssize_t read(int fd, void *buffer, size_t length)
 	EXPORT ssize_t name(int fd, void *buffer, size_t length, off_t offset) \
 	{ \
 		struct object *object = ours(fd); \
-		if (LIKELY(!object)) \
+		if (LIKELY(!object) || CALLED_BY_CORE()) \
 			return NEXT(name)(fd, buffer, length, offset); \
 		return offset < 0 ? fail(EINVAL) : read_ours(fd, object, buffer, length, offset); \
 	}
@@ -300,7 +300,7 @@ EXPORT ssize_t write(int fd, const void *buffer, size_t length)
 	if (UNLIKELY(irqfd_written(fd, buffer, length, __builtin_return_address(0))))
 		return (ssize_t)length;
 	struct object *object = ours(fd);
-	return UNLIKELY(object != NULL) ? write_ours(object, false) : NEXT(write)(fd, buffer, length);
+	return LIKELY(!object) || CALLED_BY_CORE() ? NEXT(write)(fd, buffer, length) : write_ours(object, false);
 }
 
 EXPORT ssize_t writev(int fd, const struct iovec *vectors, int count)

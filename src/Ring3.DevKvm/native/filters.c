@@ -19,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-volatile bool r3_paths_hidden;
+volatile bool r3_paths_hidden, r3_filtered;
 
 static long seccomp(unsigned flags, const struct sock_fprog *program)
 {
@@ -140,6 +140,7 @@ static long install(unsigned flags, const struct sock_fprog *given)
 	/* Programs ask with NULL whether there are filters. */
 	if (r3_self.own || (uintptr_t)given < LOWEST)
 		return seccomp(flags, given);
+	r3_filtered = true;
 	if (!core_is_loaded()) {
 		/* As few system calls as nothing: there may be another filter. */
 		if (given->len && (uintptr_t)given->filter >= LOWEST) {

@@ -6,7 +6,7 @@
  *   helpers    one for each thread of the client that calls: takes its calls into the core, KVM_RUN included.
  *
  * Invariants
- *   - They were made by threads without a filter, so they have none; their like make all threads of the core (core.h, r3_thread_begins).
+ *   - They were made by threads without a filter, so they have none; from the client's first filter on their like make all threads of the core (r3_without_filter).
  *   - Who asks needs futex and nothing else. A thread has at most one errand of its helper at a time: it is inside, so no handler runs.
  */
 #include "ring3.h"
@@ -119,12 +119,26 @@ void porter_run(void (*function)(void *), void *argument)
 	errno = error;
 }
 
+/*
+ * In this thread, unless the process has set a filter: then this thread may have one. With the runtime's signal blocked another thread's
+ * SECCOMP_FILTER_FLAG_TSYNC waits for the end of the function, or has said so before.
+ */
 EXPORT void r3_without_filter(void (*function)(void *), void *argument)
 {
-	if (r3_self.own || !started || !*r3_alive)
+	sigset_t stop, before;
+
+	if (r3_self.own || !started || !*r3_alive) {
+		function(argument);
+		return;
+	}
+	sigemptyset(&stop);
+	sigaddset(&stop, RUNTIME_SIGNAL);
+	NEXT(pthread_sigmask)(SIG_BLOCK, &stop, &before);
+	if (LIKELY(!r3_filtered))
 		function(argument);
 	else
 		porter_run(function, argument);
+	NEXT(pthread_sigmask)(SIG_SETMASK, &before, NULL);
 }
 
 struct host_call {

@@ -153,6 +153,7 @@ static inline long raw_call(long number, long a, long b, long c, long d, long e,
 
 /* filters.c */
 extern volatile bool r3_paths_hidden;             /* a filter refuses what looks at paths */
+extern volatile bool r3_filtered;                 /* some thread of the client has, or had, asked for a filter since the program began */
 bool filter_signalled(const siginfo_t *info);
 
 /* Whether the caller at this return address is the core itself, whose calls pass unseen. */
