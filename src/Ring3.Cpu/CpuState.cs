@@ -186,6 +186,8 @@ public unsafe struct CpuState
     internal nint SlowRoutine, SlowCallback;
     /// <summary>See <see cref="Cpu.Units"/>. 0 outside translated code and its callbacks.</summary>
     internal byte Units;
+    /// <summary>Effective address of an x87 instruction that is under way.</summary>
+    internal ulong X87Operand;
     /// <summary>The host's MXCSR outside translated code.</summary>
     internal uint HostMxcsr;
     /// <summary>GCHandle of the processor.</summary>

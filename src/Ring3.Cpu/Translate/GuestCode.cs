@@ -60,7 +60,9 @@ internal sealed unsafe class Trace(Block* head)
     public bool NeedsFlags;
     /// <summary>What of the host's units its instructions need.</summary>
     public Units Units;
-    /// <summary>Positions of the entry, of the code behind its checks, and of that behind the test of the units; -1 while not known. Jumps to be bound to the last two.</summary>
+    /// <summary>
+    /// Positions of the entry, of the code behind its checks, and of that behind the test of the units; -1 while not known. Jumps to be bound to the last two.
+    /// </summary>
     public int Entry = -1, Body = -1, Live = -1;
     public readonly List<int> Pending = [], PendingLive = [];
 }

@@ -19,7 +19,7 @@ internal static class InstructionRules
         Mnemonic.Cmpxchg, Mnemonic.Movbe, Mnemonic.Clc, Mnemonic.Stc, Mnemonic.Cmc, Mnemonic.Shld, Mnemonic.Shrd,
     ];
 
-    private static readonly HashSet<Mnemonic> s_moves = Named("Cmov"), s_sets = Named("Set"), s_x87 = Named("F");
+    private static readonly HashSet<Mnemonic> s_moves = Named("Cmov"), s_sets = Named("Set");
 
     private static HashSet<Mnemonic> Named(string prefix) =>
         [.. Enum.GetValues<Mnemonic>().Where(m => m.ToString().StartsWith(prefix, StringComparison.Ordinal) && m is not Mnemonic.Setssbsy)];
@@ -29,10 +29,7 @@ internal static class InstructionRules
     {
         if (i.Encoding is EncodingKind.EVEX or EncodingKind.XOP or EncodingKind.D3NOW)
             return true;
-        for (int n = 0; n < i.OpCount; n++)
-            if (i.GetOpKind(n) == Iced.Intel.OpKind.Register && i.GetOpRegister(n) is var r && (r.IsST() || r.IsMM()))
-                return true;
-        return s_x87.Contains(i.Mnemonic) || i.Mnemonic is Mnemonic.Emms or Mnemonic.Wait || VectorHandlers.HasForm(i.Code) && !VectorRules.CanEmit(i);
+        return i.Mnemonic == Mnemonic.Emms || VectorHandlers.HasForm(i.Code) && !VectorRules.CanEmit(i);
     }
 
     public static Lowering Classify(in Instruction i, bool endsBlock)

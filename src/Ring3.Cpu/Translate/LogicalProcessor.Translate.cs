@@ -166,6 +166,8 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Leaves at the site's instruction, for the interpreter.</summary>
     private nint LeaveBefore(CpuState* c, Site* s)
     {
+        if (Counters.Left is { } left && s->Op != null)
+            left[s->Op->Code]++;
         SyncFlags(c, s);
         c->InstructionsRetired -= s->Uncount;
         c->Rip = c->CodeBase + (ulong)s->PageOffset;

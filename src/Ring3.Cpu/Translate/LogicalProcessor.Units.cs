@@ -18,6 +18,13 @@ public sealed unsafe partial class LogicalProcessor
             MxcsrUnit.Park(c);
             units |= Units.Mxcsr;
         }
+        if ((need & Units.X87) != 0 && X87Handlers.IsOpen(c))
+        {
+            if (c->X87Live == X87Unit.Parked)
+                X87Unit.Enter(c);
+            if (c->X87Live == X87Unit.Live)
+                units |= Units.X87;
+        }
         if ((units & need) != need)
             return false;
         c->Units = (byte)units;
@@ -29,6 +36,8 @@ public sealed unsafe partial class LogicalProcessor
     {
         Units units = (Units)c->Units;
         if ((units & Units.Sse) != 0 && !SseGate.IsOpen(c) || (units & Units.Avx) != 0 && !AvxGate.IsOpen(c))
+            return false;
+        if ((units & Units.X87) != 0 && (c->X87Live != X87Unit.Live || !X87Handlers.IsOpen(c)))
             return false;
         if ((units & Units.Mxcsr) == 0)
             return true;

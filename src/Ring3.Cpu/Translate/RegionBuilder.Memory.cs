@@ -57,8 +57,8 @@ internal sealed unsafe partial class RegionBuilder
 
     /// <summary>
     /// With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1, loads <see cref="HostRegisters.Spare"/> by <paramref
-    /// name="preload"/>, and makes it the host's. With <paramref name="aligned"/>, addresses that are no multiple of the size do not pass. The access must follow
-    /// directly: a fault looks for the jump in front of it (<see cref="Ring3.Host.ThunkKind.Run"/>).
+    /// name="preload"/>, and makes it the host's. With <paramref name="aligned"/>, addresses that are no multiple of the size do not pass.
+    /// The access must follow directly: a fault looks for the jump in front of it (<see cref="Ring3.Host.ThunkKind.Run"/>).
     /// </summary>
     private void EmitCheck(int size, bool write, int site, Action? preload = null, bool aligned = false)
     {

@@ -2,7 +2,7 @@ using Iced.Intel;
 
 namespace Ring3.Cpu;
 
-// Vector instructions: guest register n is host register n, loaded where a trace begins that needs it.
+// Vector and x87 instructions: guest vector register n is host register n, loaded where a trace begins that needs it.
 // SAFETY: writes only to the assembler; accesses are checked as in RegionBuilder.Memory.cs.
 internal sealed unsafe partial class RegionBuilder
 {
@@ -47,22 +47,63 @@ internal sealed unsafe partial class RegionBuilder
             throw new InvalidOperationException($"no registers for {code}");
         if (!memory)
         {
+            if (g.ReadsFlags)
+                NeedHostFlags(HostRegisters.Address, i, t);
             LoadPassing();
         }
         else
         {
             int size = code.MemorySize.GetSize();
             int site = MissSite(t, i, AccessForm.Operand, size, store);
+            if (p.NotesEveryX87 && VectorRules.IsNoted(code.Code))
+            {
+                EmitAddress(g.Code, HostRegisters.Address, false);
+                _a.Store(StateLayout.X87Operand, HostRegisters.Address);
+            }
             EmitAddress(g.Code, HostRegisters.Address, true);
-            EmitCheck(size, store, site, LoadPassing, VectorFacts.MustBeAligned(g.Code.Code, g.Code.Encoding == EncodingKind.VEX));
+            EmitCheck(size, store, site, LoadPassing, VectorRules.MustBeAligned(g.Code));
         }
         _a.Add(code);
         StorePassing();
+        if (VectorRules.IsNoted(code.Code))
+            EmitPointers(t, i, memory);
         if (g.WritesFlags)
             Produced(g);
         if (store)
             EmitCodeCheck(t, i, code.MemorySize.GetSize(), g.Next);
         else if (memory && !g.WritesFlags)
             _hostFlags = false;
+    }
+
+    /// <summary>What FSTENV shows of an x87 instruction, as X87Unit.Finish notes it while every exception is masked. Changes no flag; uses the spare register.</summary>
+    private void EmitPointers(Trace t, int i, bool memory)
+    {
+        GuestInstruction g = t.Instructions[i];
+        if (!p.NotesEveryX87)
+        {
+            // Nobody can look before the next one notes its own.
+            if (i + 1 < t.Instructions.Count && t.Instructions[i + 1] is var next && !g.SiteAfter && !next.SiteBefore && VectorRules.IsNoted(next.Code.Code))
+                return;
+            EmitFip(g.Offset);
+            return;
+        }
+        EmitFip(g.Offset);
+        _a.Add(Instruction.Create(Code.Mov_rm16_imm16, RegionAssembler.State(StateLayout.Fop), (uint)g.Op->Imm2));
+        if (p.Model.HasX87Selectors)
+            _a.Add(Instruction.Create(Code.Mov_rm16_imm16, RegionAssembler.State(StateLayout.FipSelector), 0u));
+        if (!memory)
+            return;
+        _a.Load(HostRegisters.Spare, StateLayout.X87Operand);
+        _a.Store(StateLayout.Fdp, HostRegisters.Spare);
+        if (p.Model.HasX87Selectors)
+            _a.Add(Instruction.Create(Code.Mov_rm16_imm16, RegionAssembler.State(StateLayout.FdpSelector), 0u));
+    }
+
+    private void EmitFip(int offset)
+    {
+        _a.Load(HostRegisters.Spare, StateLayout.CodeBase);
+        if (offset != 0)
+            _a.Lea(HostRegisters.Spare, HostRegisters.Spare, offset);
+        _a.Store(StateLayout.Fip, HostRegisters.Spare);
     }
 }

@@ -6,6 +6,7 @@ internal static unsafe class StateLayout
 {
     public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB;
     public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey, Units, Mxcsr, HostMxcsr, Ymm;
+    public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
@@ -32,6 +33,12 @@ internal static unsafe class StateLayout
         Mxcsr = (int)((byte*)&c.Mxcsr - s);
         HostMxcsr = (int)((byte*)&c.HostMxcsr - s);
         Ymm = (int)(c.Ymm - s);
+        X87Operand = (int)((byte*)&c.X87Operand - s);
+        Fip = (int)((byte*)&c.Fip - s);
+        Fdp = (int)((byte*)&c.Fdp - s);
+        Fop = (int)((byte*)&c.Fop - s);
+        FipSelector = (int)((byte*)&c.FipSelector - s);
+        FdpSelector = (int)((byte*)&c.FdpSelector - s);
     }
 
     public static int Gpr(int guest) => 8 * guest - ProcessorMemory.StateBytes;

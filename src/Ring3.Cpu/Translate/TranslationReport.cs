@@ -7,13 +7,17 @@ namespace Ring3.Cpu;
 /// <summary>What a processor's translated code has called back for. Owner thread.</summary>
 internal sealed class TranslationCounters
 {
-    /// <summary>Times translated code was entered from managed code, instructions that retired in it (those of handlers that it called too), and calls back by kind.</summary>
+    /// <summary>
+    /// Times translated code was entered from managed code, instructions that retired in it (those of handlers that it called too), and calls back by kind.
+    /// </summary>
     public long Entries;
     public ulong Translated;
     public readonly long[] Sites = new long[Enum.GetValues<SiteKind>().Length];
 
     /// <summary>Handlers called, and instructions left to the interpreter, by code; only while there is a log.</summary>
-    public readonly long[]? Handlers = Engine.Log is null ? null : new long[VectorHandlers.CodeCount], Left = Engine.Log is null ? null : new long[VectorHandlers.CodeCount];
+    public readonly long[]? Handlers = ByCode(), Left = ByCode();
+
+    private static long[]? ByCode() => Engine.Log is null ? null : new long[VectorHandlers.CodeCount];
 
     /// <summary>Ticks of <see cref="Stopwatch"/> spent on regions, and guest instructions in them.</summary>
     public long BuildTicks, BuiltInstructions;
@@ -32,7 +36,8 @@ internal static unsafe class TranslationReport
         {
             TranslationCounters n = p.Counters;
             ulong retired = p.State->InstructionsRetired;
-            text.Append($"processor: {retired} instructions, {n.Translated} in translated code ({Percent(n.Translated, retired)}), {n.Entries} entries\n");
+            string share = Percent(n.Translated, retired);
+            text.Append($"processor: {retired} instructions, {n.Translated} in translated code ({share}), {n.Entries} entries\n");
             if (n.BuiltInstructions != 0)
                 text.Append($"built: {n.BuiltInstructions} guest instructions, {Stopwatch.GetElapsedTime(0, n.BuildTicks).TotalNanoseconds / n.BuiltInstructions:F0} ns each\n");
             for (int i = 0; i < n.Sites.Length; i++)
@@ -54,7 +59,10 @@ internal static unsafe class TranslationReport
             text.Append($"  {what} {(Code)code,-28} {byCode[code]}\n");
     }
 
-    /// <summary>Instructions of the blocks that are still known, by why the interpreter executed them. A block counts its executions down, and what it counted is lost when it becomes hot.</summary>
+    /// <summary>
+    /// Instructions of the blocks that are still known, by why the interpreter executed them. A block counts its executions down, and what it counted is lost
+    /// when it becomes hot.
+    /// </summary>
     private static void Interpreted(StringBuilder text, Machine machine)
     {
         Dictionary<string, long> reasons = [];

@@ -20,7 +20,7 @@ internal enum Units : byte
     X87 = 8,
 }
 
-/// <summary>Which vector instructions are part of translated code: those that have a thunk, which is the white list, but for MMX.</summary>
+/// <summary>Which vector and x87 instructions are part of translated code: those that have a thunk, which is the white list, but for MMX.</summary>
 /// <remarks>SAFETY: none; works on decoded instructions.</remarks>
 internal static class VectorRules
 {
@@ -36,10 +36,10 @@ internal static class VectorRules
         return needs;
     }
 
-    /// <summary>Whether the instruction works on vector registers only, besides memory and general-purpose ones, and stays itself.</summary>
+    /// <summary>Whether the instruction works on registers of the vector or the x87 unit, besides memory and general-purpose ones, and stays itself.</summary>
     public static bool CanEmit(in Instruction i)
     {
-        if (i.Code is Code.VEX_Vzeroupper or Code.VEX_Vzeroall)
+        if (i.Code is Code.VEX_Vzeroupper or Code.VEX_Vzeroall || IsX87(i.Code))
             return true;
         if (!VectorHandlers.HasForm(i.Code) || i.HasRepPrefix || i.HasRepnePrefix || i.HasLockPrefix)
             return false;
@@ -49,16 +49,27 @@ internal static class VectorRules
         return true;
     }
 
+    /// <summary>Whether the unit's pointers follow the instruction.</summary>
+    public static bool IsNoted(Code code) => X87Handlers.HasForm(code) && code != Code.Wait;
+
+    /// <summary>With the unit live its words are the guest's, and no exception is pending that WAIT could raise.</summary>
+    private static bool IsX87(Code code)
+        => X87Handlers.HasForm(code) || code is Code.Fnstsw_AX or Code.Fnstsw_m2byte or Code.Fnstcw_m2byte or Code.Wait;
+
+    /// <summary>Whether a misaligned memory operand is #GP.</summary>
+    public static bool MustBeAligned(in Instruction i) => !IsX87(i.Code) && VectorFacts.MustBeAligned(i.Code, i.Encoding == EncodingKind.VEX);
+
     public static Units Needs(in Instruction i)
     {
         ref byte known = ref s_needs[(int)i.Code];
         if (known == Unknown)
-            known = (byte)((i.Encoding == EncodingKind.VEX ? Units.Avx : Units.Sse) | (VectorFacts.UsesMxcsr(i.Code) ? Units.Mxcsr : 0));
+            known = (byte)(IsX87(i.Code) ? Units.X87 : (i.Encoding == EncodingKind.VEX ? Units.Avx : Units.Sse) | (VectorFacts.UsesMxcsr(i.Code) ? Units.Mxcsr : 0));
         return (Units)known;
     }
 
     /// <summary>
-    /// The instruction as it is emitted: stores around the caches become ordinary ones, because what orders them in the guest need not be what orders them here.
+    /// The instruction as it is emitted: stores around the caches become ordinary ones, because what orders them in the guest need not be what orders them
+    /// here.
     /// </summary>
     public static Code Emitted(Code code) => code switch
     {

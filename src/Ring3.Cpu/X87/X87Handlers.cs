@@ -10,16 +10,19 @@ internal static unsafe class X87Handlers
 {
     internal static void Register()
     {
+        nint first = (nint)(delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)&First;
         for (int i = 0; i < VectorHandlers.CodeCount; i++)
         {
             Code code = (Code)i;
             if (code.Encoding() == EncodingKind.Legacy && Array.Exists(code.CpuidFeatures(), IsX87))
             {
-                HandlerTable.Set(code, &First);
+                HandlerTable.Set(code, (delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)first);
                 s_hasOpcode[i] = code != Code.Wait;
             }
         }
         X87Control.Register();
+        for (int i = 0; i < VectorHandlers.CodeCount; i++)
+            s_hasForm[i] = (nint)HandlerTable.Get((Code)i) == first;
     }
 
     /// <summary>
@@ -42,6 +45,11 @@ internal static unsafe class X87Handlers
 
     private static bool IsX87(CpuidFeature feature)
         => feature is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387;
+
+    /// <summary>Whether an instruction is executed on the live stack by a thunk.</summary>
+    internal static bool HasForm(Code code) => s_hasForm[(int)code];
+
+    private static readonly bool[] s_hasForm = new bool[HandlerTable.Count];
 
     /// <summary>Whether the unit is available and no exception is pending. While the registers are live, Fsw has ES clear.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
