@@ -67,15 +67,15 @@ public sealed class VmClock
             if (IsStable)
                 lock (_lock)
                     return (_masterTsc, _masterNs);
-            ulong tsc = HostClock.Tsc();
-            return (tsc, HostClock.BootNs() + Volatile.Read(ref _offsetNs));
+            (ulong tsc, long boot) = HostClock.BootWithTsc();
+            return (tsc, boot + Volatile.Read(ref _offsetNs));
         }
     }
 
     private void Resample()
     {
-        _masterTsc = HostClock.Tsc();
-        _masterNs = HostClock.BootNs() + _offsetNs;
+        (ulong tsc, long boot) = HostClock.BootWithTsc();
+        (_masterTsc, _masterNs) = (tsc, boot + _offsetNs);
     }
 
     /// <summary>KVM_GET_CLOCK.</summary>
@@ -83,9 +83,11 @@ public sealed class VmClock
     {
         lock (_lock)
         {
-            ulong tsc = HostClock.Tsc();
-            long now = IsStable ? _masterNs + HostTicksToNs(tsc - _masterTsc) : HostClock.BootNs() + _offsetNs;
-            return new() { clock = (ulong)now, flags = KVM_CLOCK_REALTIME | (IsStable ? KVM_CLOCK_TSC_STABLE | KVM_CLOCK_HOST_TSC : 0), realtime = (ulong)HostClock.RealtimeNs(), host_tsc = tsc };
+            if (!IsStable)
+                return new() { clock = (ulong)(HostClock.BootNs() + _offsetNs), flags = KVM_CLOCK_REALTIME, realtime = (ulong)HostClock.RealtimeNs(), host_tsc = HostClock.Tsc() };
+            (ulong tsc, long realtime) = HostClock.RealtimeWithTsc();
+            long now = _masterNs + HostTicksToNs(tsc - _masterTsc);
+            return new() { clock = (ulong)now, flags = KVM_CLOCK_REALTIME | KVM_CLOCK_TSC_STABLE | KVM_CLOCK_HOST_TSC, realtime = (ulong)realtime, host_tsc = tsc };
         }
     }
 
@@ -96,11 +98,16 @@ public sealed class VmClock
             return -Errno.EINVAL;
         lock (_lock)
         {
+            // One moment for all: the client's clock begins to run again at the TSC of the pair, however long this thread waits for a processor meanwhile.
+            (ulong tsc, long boot) = HostClock.BootWithTsc();
             long clock = (long)data.clock;
             if ((data.flags & KVM_CLOCK_REALTIME) != 0)
-                clock += Math.Max(0, HostClock.RealtimeNs() - (long)data.realtime);
-            _offsetNs = clock - HostClock.BootNs();
-            Resample();
+            {
+                (ulong realTsc, long realtime) = HostClock.RealtimeWithTsc();
+                clock += Math.Max(0, realtime - HostTicksToNs(realTsc - tsc) - (long)data.realtime);
+            }
+            _offsetNs = clock - boot;
+            (_masterTsc, _masterNs) = (tsc, clock);
         }
         _vm.MakeAllRequest(VcpuRequest.ClockUpdate);
         return 0;

@@ -10,4 +10,4 @@ internal static class RunStep
 }
 
 /// <summary>What the next KVM_RUN has to finish: the client has seen an exit in the middle of an instruction. Set by whoever fills kvm_run.</summary>
-internal enum Completion : byte { None, PortRead, PortWrite, StringWrite, Mmio, InputMmio, MsrRead, MsrWrite, Hypercall, XenHypercall }
+internal enum Completion : byte { None, PortRead, PortWrite, StringWrite, MmioRead, MmioWrite, InputMmio, MsrRead, MsrWrite, Hypercall, XenHypercall }

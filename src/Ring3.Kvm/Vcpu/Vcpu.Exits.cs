@@ -23,7 +23,7 @@ public sealed unsafe partial class Vcpu
                 return KeepRunning;
             case Completion.InputMmio:
                 return _port.CompleteInputToMmio();
-            case Completion.Mmio:
+            case Completion.MmioRead or Completion.MmioWrite:
                 return _mmio.Complete();
             case Completion.Hypercall:
                 _hypercalls.Complete();

@@ -64,6 +64,18 @@ internal sealed unsafe class VcpuCore
     /// <summary>The guest has enabled steal time.</summary>
     public bool HasStealTime { get; set; }
 
+    /// <summary>
+    /// The client moves RIP: the instruction of the last exit never ends, also when the client comes back to it. Of a write that has retired the rest still goes
+    /// to the device.
+    /// </summary>
+    /// <remarks>KVM: it looks at RIP at the next KVM_RUN only, and for ports and Xen's hypercalls only; others end in whatever the client has loaded.</remarks>
+    public void AbandonExit()
+    {
+        Cpu.AbandonInstruction();
+        if (Completion != Completion.MmioWrite)
+            Completion = Completion.None;
+    }
+
     /// <summary>In-kernel local APIC, or null. Set once, while the vCPU is made.</summary>
     public Lapic? Lapic { get; set; }
 

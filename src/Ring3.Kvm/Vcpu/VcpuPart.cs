@@ -32,6 +32,9 @@ internal abstract unsafe class VcpuPart(VcpuCore core)
     /// <summary>What the next KVM_RUN has to finish.</summary>
     protected Completion Completion { set => _core.Completion = value; }
 
+    /// <inheritdoc cref="VcpuCore.AbandonExit"/>
+    protected void AbandonExit() => _core.AbandonExit();
+
     /// <summary>kvm_run has an exit for the client, which the next KVM_RUN finishes.</summary>
     protected int ExitToClient(Completion completion)
     {

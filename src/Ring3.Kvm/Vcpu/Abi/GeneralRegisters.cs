@@ -29,7 +29,7 @@ internal sealed unsafe class GeneralRegisters(VcpuCore core, VcpuEvents events) 
         c->Gpr[8] = regs.r8; c->Gpr[9] = regs.r9; c->Gpr[10] = regs.r10; c->Gpr[11] = regs.r11;
         c->Gpr[12] = regs.r12; c->Gpr[13] = regs.r13; c->Gpr[14] = regs.r14; c->Gpr[15] = regs.r15;
         if (c->Rip != regs.rip)
-            Cpu.AbandonInstruction();
+            AbandonExit();
         c->Rip = regs.rip;
         Cpu.RflagsValue = regs.rflags & ProcessorMode.RflagsWritable | Rflags.Fixed1;
         // An exception or trap that was about to be delivered belonged to the state that this call replaces.

@@ -73,7 +73,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
         if (_isWrite)
             for (int i = 0; i < length; i++)
                 run->mmio.data[i] = _data[_done + i];
-        return ExitToClient(Completion.Mmio);
+        return ExitToClient(_isWrite ? Completion.MmioWrite : Completion.MmioRead);
     }
 
     /// <summary>The client has handled a fragment.</summary>
