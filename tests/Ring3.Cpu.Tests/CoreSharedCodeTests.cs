@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Iced.Intel;
 using Xunit;
 using static Iced.Intel.AssemblerRegisters;
@@ -189,6 +190,78 @@ public sealed unsafe class CoreSharedCodeTests
         Assert.Equal(300_000UL * 300_001 / 2, h.Rbx);
         Assert.True(h.Machine.CodeFlushes > 2);
     }
+
+    /// <summary>
+    /// A lookup and others that drop everything all the time: a block that is found before the drops and used after them would lie in an arena that the next drop reuses, because the processor has told by then that it is in a later epoch.
+    /// </summary>
+    [Fact]
+    public void ABlockThatIsFound_LiesInAnArenaOfTheEpochThatTheProcessorIsIn()
+    {
+        const int codeBytes = 0x6_0000, rounds = 1_000;
+        byte[] code = new byte[codeBytes];
+        code.AsSpan().Fill(0x90);
+        using CpuHarness h = CpuHarness.Long(code);
+        // The last bucket of the table is cleared last: such a block can be found until right before the epoch ends.
+        ulong rip = CpuHarness.CodeAddress;
+        nuint last = 0;
+        for (ulong at = rip; at < CpuHarness.CodeAddress + codeBytes - 0x1000; at++)
+            if (Bucket(null, h.Memory + at, BlockMode.Code64) is var bucket && bucket > last)
+                (last, rip) = (bucket, at);
+        h.State->Rip = rip;
+        int found = 0, drops = 0;
+        bool ends = false;
+        Thread dropper = new(() =>
+        {
+            for (; drops < rounds && !Volatile.Read(ref ends); drops++)
+            {
+                // At least one lookup between two drops: arenas wait for who looks up, and would be more and more.
+                int before = Volatile.Read(ref found);
+                lock (DecodeLock(h.Machine))
+                    DropAll(h.Machine);
+                while (Volatile.Read(ref found) == before && !Volatile.Read(ref ends))
+                    Thread.SpinWait(drops & 63);
+            }
+            Volatile.Write(ref ends, true);
+        });
+        dropper.Start();
+        try
+        {
+            for (; !Volatile.Read(ref ends); Volatile.Write(ref found, found + 1))
+            {
+                Block* b = FindBlock(h.Cpu, h.State, h.State->BlockMode);
+                if (Volatile.Read(ref Block.FirstOp(b)->Kind) != (ushort)OpKind.Stale)
+                    continue;
+                // Dropped. If since it was found, then its arena waits for this processor: behind the lock the drop has ended, and with it the epoch.
+                lock (DecodeLock(h.Machine))
+                    Assert.NotEqual(h.Machine.Epoch, JumpEpoch(h.Cpu));
+            }
+        }
+        finally
+        {
+            Volatile.Write(ref ends, true);
+            dropper.Join();
+        }
+        Assert.Equal(rounds, drops);
+    }
+
+    [UnsafeAccessor(UnsafeAccessorKind.StaticMethod)]
+    private static extern nuint Bucket(Machine? type, byte* host, uint mode);
+
+    [UnsafeAccessor(UnsafeAccessorKind.Field, Name = "_decodeLock")]
+    private static extern ref Lock DecodeLockField(Machine machine);
+
+    private static Lock DecodeLock(Machine machine) => DecodeLockField(machine);
+
+    [UnsafeAccessor(UnsafeAccessorKind.Method)]
+    private static extern void DropAll(Machine machine);
+
+    [UnsafeAccessor(UnsafeAccessorKind.Method)]
+    private static extern Block* FindBlock(LogicalProcessor cpu, CpuState* c, uint mode);
+
+    [UnsafeAccessor(UnsafeAccessorKind.Field, Name = "_jumpEpoch")]
+    private static extern ref long JumpEpochField(LogicalProcessor cpu);
+
+    private static long JumpEpoch(LogicalProcessor cpu) => JumpEpochField(cpu);
 
     [Fact]
     public void AKickIsSeenInATightLoop()

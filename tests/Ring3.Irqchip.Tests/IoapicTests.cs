@@ -143,6 +143,36 @@ public class IoapicTests
         Assert.Equal(1, acks);
     }
 
+    /// <summary>The EOI of an edge-triggered pin is wanted as long as somebody waits for it, and no longer: then the guest may end the interrupt without an exit.</summary>
+    [Fact]
+    public void AckNotifier_WantsTheEoiOfAnEdgePin_UntilItIsRemoved()
+    {
+        var rig = new Rig();
+        rig.Redirect(4, 0x34);
+        int acks = 0;
+        Action acked = () => acks++;
+        for (int round = 1; round <= 100; round++)
+        {
+            rig.Chip.AddAckNotifier(4, acked);
+            Assert.False(InService(rig));
+            rig.Apics[0].SetEoi();
+            Assert.Equal(round, acks);
+            rig.Chip.RemoveAckNotifier(4, acked);
+            Assert.True(InService(rig));
+            rig.Apics[0].SetEoi();
+            Assert.Equal(round, acks);
+        }
+    }
+
+    /// <summary>Delivers pin 4; whether its end needs no exit.</summary>
+    private static bool InService(Rig rig)
+    {
+        _ = rig.Chip.SetIrq(0, 4, true);
+        _ = rig.Chip.SetIrq(0, 4, false);
+        Assert.Equal(0x34, rig.Apics[0].AckInterrupt());
+        return rig.Apics[0].CanUsePvEoi;
+    }
+
     [Fact]
     public void Rtc_CoalescesUntilEveryReceiverEnded()
     {
