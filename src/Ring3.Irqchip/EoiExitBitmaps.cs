@@ -4,7 +4,7 @@ namespace Ring3.Irqchip;
 
 /// <summary>
 /// Split irqchip: the vectors of each vCPU whose EOI leaves to the client (KVM_EXIT_IOAPIC_EOI). They are the level-triggered MSI routes among the reserved ones that can reach the vCPU.
-/// Each vCPU computes its own set again when routes or APIC ids have changed since.
+/// Each vCPU computes its own set again when routes or APIC ids have changed since. Acknowledgement notifiers have no part in it: their callbacks run when the client's IOAPIC says so.
 /// </summary>
 internal sealed class EoiExitBitmaps(ApicBus bus, IrqRouting routing, int reservedRoutes)
 {
@@ -16,16 +16,13 @@ internal sealed class EoiExitBitmaps(ApicBus bus, IrqRouting routing, int reserv
 
     private PerVcpu[] _vcpus = [];
     private readonly Lock _lock = new();
-    private int _invalidations;
-
-    internal void Invalidate() => Interlocked.Increment(ref _invalidations);
 
     /// <summary>Owner of <paramref name="apic"/> only.</summary>
     internal bool Contains(Lapic apic, byte vector)
     {
         PerVcpu[] all = Volatile.Read(ref _vcpus);
         PerVcpu mine = apic.Index < all.Length ? all[apic.Index] : Grow(apic.Index);
-        long version = ((long)routing.Generation << 32) + bus.Generation + Volatile.Read(ref _invalidations);
+        long version = ((long)routing.Generation << 32) + bus.Generation;
         if (mine.Version != version)
         {
             Scan(apic, ref mine.Vectors);

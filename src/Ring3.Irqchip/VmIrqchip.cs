@@ -137,7 +137,6 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
         lock (_notifierLock)
             Volatile.Write(ref _ackNotifiers, [.. _ackNotifiers, new AckNotifier(gsi, callback)]);
         Ioapic?.UpdateEoiVectors();
-        _exitBitmaps?.Invalidate();
     }
 
     /// <summary>Removes a callback; one that runs at this moment is not waited for.</summary>
@@ -146,7 +145,6 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
         lock (_notifierLock)
             Volatile.Write(ref _ackNotifiers, Array.FindAll(_ackNotifiers, n => n.Gsi != gsi || n.Callback != callback));
         Ioapic?.UpdateEoiVectors();
-        _exitBitmaps?.Invalidate();
     }
 
     /// <summary>Registers a callback for mask changes of a GSI (argument: masked).</summary>

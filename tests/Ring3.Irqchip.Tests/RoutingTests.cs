@@ -146,27 +146,6 @@ public class RoutingTests
         Assert.Equal([0x55], rig.Vcpus[0].ClientEois);
     }
 
-    /// <summary>KVM: a notifier that goes makes each vCPU look at the routes again, which ends what was kept for an interrupt in service.</summary>
-    [Fact]
-    public void Split_ExitBitmapsAreMadeAgain_WhenANotifierIsRemoved()
-    {
-        var rig = new Rig(2, split: true);
-        Action acked = () => { };
-        rig.Chip.AddAckNotifier(4, acked);
-        Assert.Equal(0, rig.Chip.Routing.Set([Msi(4, 0xfee0_1000, 0xc055)]));
-        Assert.Equal(1, rig.Chip.SetIrq(0, 4, true));
-        Assert.Equal(0x55, rig.Apics[1].AckInterrupt());
-        Assert.Equal(0, rig.Chip.Routing.Set([Msi(4, 0xfee0_0000, 0xc055)]));
-        rig.Apics[1].SetEoi();
-        Assert.Equal([0x55], rig.Vcpus[1].ClientEois);
-        rig.Chip.RemoveAckNotifier(4, acked);
-        // The same vector by a message of its own is nothing to the client's IOAPIC.
-        Assert.Equal(1, rig.Chip.SetMsi(new kvm_msi { address_lo = 0xfee0_1000, data = 0x55 }));
-        Assert.Equal(0x55, rig.Apics[1].AckInterrupt());
-        rig.Apics[1].SetEoi();
-        Assert.Equal([0x55], rig.Vcpus[1].ClientEois);
-    }
-
     private sealed class Recorder : IRouteExtension
     {
         internal readonly List<(uint, bool)> Fired = [];
