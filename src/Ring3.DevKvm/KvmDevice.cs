@@ -39,17 +39,13 @@ public static unsafe class KvmDevice
     /// <param name="thread">Number of the calling thread: the caller's choice, not 0, and never given to two threads.</param>
     public static long Run(ulong handle, ulong argument, int thread)
     {
-        if (Tracer.IsOn || ObjectTable.Find(handle) is not VcpuObject v)
-            return Ioctl(handle, KvmApi.KVM_RUN, argument, out _);
-        try
-        {
+        if (!Tracer.IsOn && ObjectTable.Find(handle) is VcpuObject v)
             return v.Run(argument, thread);
-        }
-        catch (Exception e)
-        {
-            return Failed(v, e);
-        }
+        return OtherRun(handle, argument);
     }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static long OtherRun(ulong handle, ulong argument) => Ioctl(handle, KvmApi.KVM_RUN, argument, out _);
 
     /// <summary>The ioctl itself.</summary>
     internal static long Call(KvmObject o, uint command, ulong argument, out NewFd fd)
@@ -66,7 +62,7 @@ public static unsafe class KvmDevice
     }
 
     /// <summary>A defect that shows as an exception costs the VM, never the client's process.</summary>
-    private static long Failed(KvmObject o, Exception e)
+    internal static long Failed(KvmObject o, Exception e)
     {
         switch (e)
         {

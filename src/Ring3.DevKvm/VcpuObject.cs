@@ -48,7 +48,7 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
         return r;
     }
 
-    /// <summary>KVM_RUN, as <see cref="Ioctl"/> does it; by the thread of this number.</summary>
+    /// <summary>KVM_RUN, as <see cref="KvmDevice.Call"/> does it; by the thread of this number.</summary>
     public long Run(ulong argument, int thread)
     {
         if (Vcpu.Vm.IsDead)
@@ -60,10 +60,10 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
         {
             r = _closed != 0 ? -Errno.EBADF : argument != 0 ? -Errno.EINVAL : Vcpu.RunExclusive(thread);
         }
-        catch
+        catch (Exception e)
         {
             Leave();
-            throw;
+            return KvmDevice.Failed(this, e);
         }
         Leave();
         return r;

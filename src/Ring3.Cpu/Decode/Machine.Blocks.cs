@@ -43,10 +43,9 @@ public sealed unsafe partial class Machine
     internal ulong NextEntryStamp() => !_externalWriters ? 0 : Volatile.Read(ref _stampsShared) ? Interlocked.Increment(ref _sharedStamp) : ++_ownStamp;
 
     /// <summary>Whether the block's bytes are still what was decoded; remembers since when that is known.</summary>
-    internal bool Verify(Block* b)
+    /// <param name="stamp">A stamp given before the comparison begins: stays that began with it, or earlier, may rely on the comparison.</param>
+    internal static bool Verify(Block* b, ulong stamp)
     {
-        // Read before the bytes: a stay that began earlier may rely on the comparison.
-        ulong stamp = EntryStamp;
         if (b->WordMask != 0 ? ((*(ulong*)b->Host ^ b->Word) & b->WordMask) != 0 : b->Copy != null && !SameBytes(b, b->Copy))
             return false;
         Volatile.Write(ref b->VerifiedAt, stamp);

@@ -46,6 +46,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Successor slot of the block that was left last, when its target may be linked; else null.</summary>
     private Block** _link;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void EnterEpoch()
     {
         long epoch;
@@ -95,6 +96,7 @@ public sealed unsafe partial class LogicalProcessor
     private static uint JumpIndex(ulong linear) => (uint)(linear ^ linear >> 13) & (JumpEntries - 1);
 
     /// <summary>Block at CS:RIP for a mode, through the jump cache. Null: an exception or exit is pending.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private Block* Lookup(CpuState* c, uint mode)
     {
         if (_jumpGeneration != Tlb.FetchGeneration)
@@ -124,6 +126,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Block at CS:RIP, not through the jump cache. Null: an exception or exit is pending.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private Block* FindBlock(CpuState* c, uint mode)
     {
         c->BlocksExecuted++;
@@ -184,7 +187,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         if (b != null)
         {
-            if (Machine.Verify(b))
+            if (Machine.Verify(b, Machine.EntryStamp))
                 return b;
             Machine.InvalidateBlock(b);
         }

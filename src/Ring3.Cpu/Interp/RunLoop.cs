@@ -27,6 +27,7 @@ internal enum LoopExit
 /// </remarks>
 public sealed unsafe partial class LogicalProcessor
 {
+    [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private LoopExit RunLoop(CpuState* c, Block* block)
     {
@@ -41,7 +42,7 @@ public sealed unsafe partial class LogicalProcessor
         uint u, v, w;
         int n;
     enter:
-        if (block->VerifiedAt < c->EntryStamp && !Machine.Verify(block))
+        if (block->VerifiedAt < c->EntryStamp && !Machine.Verify(block, c->EntryStamp))
         {
             c->Rip = c->BlockRip;
             return LoopExit.Stale;

@@ -39,6 +39,7 @@ public sealed unsafe partial class LogicalProcessor
     internal static uint CurrentPcid(CpuState* c) => (c->Cr4 & Cr4.PCIDE) != 0 ? (uint)(c->Cr3 & Cr3.Pcid) : 0;
 
     /// <summary>Recomputes the level-1 context. Call after CPL, RFLAGS.AC, the ASID or a control register changed.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void UpdateContext(CpuState* c)
     {
         Tlb.Select(c->Asid, CurrentPcid(c));

@@ -88,7 +88,7 @@ public sealed unsafe partial class Machine
     {
         ulong stamp = EntryStamp;
         for (int i = 0; i < region->SourceCount; i++)
-            if (!Verify(region->Sources[i]))
+            if (!Verify(region->Sources[i], stamp))
             {
                 InvalidateBlock(region->Sources[i]);
                 return false;
