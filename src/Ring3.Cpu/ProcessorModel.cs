@@ -54,7 +54,7 @@ public sealed record ProcessorModel
     };
 
     /// <summary>Intel Sapphire Rapids and Emerald Rapids (family 6, models 143 and 207).</summary>
-    public static ProcessorModel SapphireRapids { get; } = new()
+    public static ProcessorModel EmeraldRapids { get; } = new()
     {
         Name = "intel",
         Vendor = ProcessorVendor.Intel,
@@ -165,14 +165,14 @@ public sealed record ProcessorModel
     {
         (ProcessorVendor.Amd, 0x19, _) => Zen4,
         (ProcessorVendor.Amd, 0x1a, _) => Zen5,
-        (ProcessorVendor.Intel, 6, 143 or 207) => SapphireRapids,
+        (ProcessorVendor.Intel, 6, 143 or 207) => EmeraldRapids,
         _ => null,
     };
 
     /// <summary>host, intel or amd.</summary>
     public static bool TryParse(string? text, out ProcessorModel model)
     {
-        ProcessorModel? found = text?.ToLowerInvariant() switch { "host" => Host, "intel" => SapphireRapids, "amd" => Zen4, _ => null };
+        ProcessorModel? found = text?.ToLowerInvariant() switch { "host" => Host, "intel" => EmeraldRapids, "amd" => Zen4, _ => null };
         model = found ?? Host;
         return found is not null;
     }
@@ -185,7 +185,7 @@ public sealed record ProcessorModel
         string vendorId = VendorText((uint)b, (uint)d, (uint)c);
         uint signature = (uint)X86Base.CpuId(1, 0).Eax;
         ProcessorModel? known = Find(vendorId, FamilyOf(signature), ModelOf(signature));
-        ProcessorModel kin = known ?? (VendorOf(vendorId) == ProcessorVendor.Amd ? Zen5 : SapphireRapids);
+        ProcessorModel kin = known ?? (VendorOf(vendorId) == ProcessorVendor.Amd ? Zen5 : EmeraldRapids);
         return kin with { Name = "host", Vendor = VendorOf(vendorId), VendorId = vendorId, Signature = signature, Brand = ReadBrand(), IsKnown = known is not null };
     }
 

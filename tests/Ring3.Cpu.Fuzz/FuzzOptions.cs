@@ -25,6 +25,12 @@ internal sealed record FuzzOptions
     internal bool Coverage { get; init; }
     /// <summary>Record cases with the host's results into this file.</summary>
     internal string? Record { get; init; }
+    /// <summary>Record one case of each mnemonic, not of each encoding.</summary>
+    internal bool Mnemonics { get; init; }
+    /// <summary>Cases to record besides: seed, batch and index, as a mismatch names them.</summary>
+    internal IReadOnlyList<(ulong Seed, ulong Batch, int Case)> At { get; init; } = [];
+    /// <summary>Files of vectors whose cases are run on this host and recorded besides.</summary>
+    internal IReadOnlyList<string> From { get; init; } = [];
     /// <summary>Check the machine against this file.</summary>
     internal string? Replay { get; init; }
     /// <summary>Another model to compare with <see cref="Model"/>, instead of the host's processor.</summary>
@@ -39,13 +45,17 @@ internal sealed record FuzzOptions
     internal const string Usage = """
         usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC] [--threads T] [--raw PERCENT] [--examples N]
                               [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
-                              [--model M] [--translate] [--record FILE | --replay FILE | --contrast M]
+                              [--model M] [--translate] [--replay FILE | --contrast M]
+                              [--record FILE [--mnemonics] [--at SEED:BATCH:CASE]... [--from FILE]...]
           Runs random instructions on the host's processor and in the software machine and compares everything they changed.
           --batch B   repeats one batch (mismatches name it) and describes each mismatch
           --self      compares the host with itself: a check of the harness
           --list      prints the instructions that take part, then those left out with the reason
           --coverage  prints the instructions that never retired natively
           --record F  looks at N cases, runs some of each instruction (--examples) on the host and keeps them with its results
+          --mnemonics one of each mnemonic instead of each encoding
+          --at S:B:N  records that case besides: what mismatches name
+          --from F    runs the cases of another such file on this host and records them besides; says which results differ from the file's
           --replay F  checks the machine against such a file; needs nothing of the host
           --model M   the machine's model: host (default), intel or amd
           --translate the machine translates code before its first execution, instead of interpreting it
@@ -68,6 +78,13 @@ internal sealed record FuzzOptions
                 case "--trace": o = o with { Trace = true }; continue;
                 case "--list": o = o with { List = true }; continue;
                 case "--filter" when value is not null: o = o with { Filter = value }; i++; continue;
+                case "--mnemonics": o = o with { Mnemonics = true }; continue;
+                case "--from" when value is not null: o = o with { From = [.. o.From, value] }; i++; continue;
+                case "--at" when value?.Split(':') is [var seed, var batch, var index] && ulong.TryParse(seed, NumberStyles.None, CultureInfo.InvariantCulture, out ulong s)
+                    && ulong.TryParse(batch, NumberStyles.None, CultureInfo.InvariantCulture, out ulong b) && int.TryParse(index, NumberStyles.None, CultureInfo.InvariantCulture, out int c) && c < Sandbox.MaxCases:
+                    o = o with { At = [.. o.At, (s, b, c)] };
+                    i++;
+                    continue;
                 case "--record" when value is not null: o = o with { Record = value }; i++; continue;
                 case "--model" when ProcessorModel.TryParse(value, out ProcessorModel model): o = o with { Model = model }; i++; continue;
                 case "--contrast" when ProcessorModel.TryParse(value, out ProcessorModel model): o = o with { Contrast = model }; i++; continue;

@@ -24,6 +24,8 @@ if (options.Replay is { } vectors)
         Console.WriteLine(mismatch);
     foreach ((string rule, int count) in replay.LeftOpenDifferences)
         Console.WriteLine($"left open by the manuals: {count} cases, {rule}");
+    if (replay.LeftOut != 0)
+        Console.WriteLine($"left out: {replay.LeftOut} cases of units that this host lacks");
     Console.WriteLine($"{replay.Cases} cases, {replay.Mismatches.Count} mismatches");
     return replay.Mismatches.Count == 0 ? 0 : 1;
 }
@@ -46,7 +48,9 @@ if (options.Record is { } file)
 {
     using var recorder = new Recorder(options, session.SelectCodes());
     List<RecordedCase> recorded = recorder.Run();
-    VectorFile.Write(file, new VectorHost(HostProbes.Vendor, HostProbes.Family, HostProbes.Model, $"recorded natively, seed {options.Seed}, {options.Bits} bits", host.ReportsX87Pointers), recorded);
+    foreach (string note in recorder.Notes)
+        Console.WriteLine(note);
+    VectorFile.Write(file, new VectorHost(HostProbes.Vendor, HostProbes.Family, HostProbes.Model, recorder.Source, host.ReportsX87Pointers), recorded);
     Console.WriteLine($"{recorded.Count} cases recorded, {new FileInfo(file).Length} bytes");
     return 0;
 }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using Iced.Intel;
 
 namespace Ring3.Differential;
@@ -41,10 +42,58 @@ internal sealed unsafe class Recorder : IDisposable
                 }
             }
         }
+        foreach ((ulong seed, ulong batch, int index) in _options.At)
+        {
+            _batch.Fill(seed, batch);
+            cases.Add(Record(index) ?? throw new InvalidOperationException($"case {seed}:{batch}:{index} cannot be recorded on this host"));
+        }
+        foreach (string path in _options.From)
+            Again(path, cases);
         return cases;
     }
 
-    private static string Key(in CaseMeta meta) => meta.Kind != CaseKind.Compare ? meta.Kind.ToString() : meta.Count > 1 ? "sequence" : meta.Instruction.Code.ToString();
+    /// <summary>Where the cases come from, for the file.</summary>
+    internal string Source => string.Join(", ", [
+        "recorded natively: " + string.Create(CultureInfo.InvariantCulture, $"seed {_options.Seed}, {_options.Bits} bits"),
+        .. _options.At.Count != 0 ? [$"{_options.At.Count} cases of mismatches"] : ReadOnlySpan<string>.Empty,
+        .. _options.From.Select(f => "the cases of " + Path.GetFileNameWithoutExtension(f))]);
+
+    /// <summary>What <see cref="Run"/> has found out about the files that it has run again, one line each.</summary>
+    internal List<string> Notes { get; } = [];
+
+    /// <summary>Runs another file's cases on this host.</summary>
+    private void Again(string path, List<RecordedCase> cases)
+    {
+        (VectorHost host, List<RecordedCase> old) = VectorFile.Read(path);
+        int differ = 0, left = 0;
+        var comparer = new Comparer(UndefinedFlags.Load(), _oracle.Probes) { ComparesPointers = host.Pointers };
+        foreach (RecordedCase c in old)
+        {
+            CaseOutput before = c.Native;
+            bool runs;
+            fixed (CaseInput* input = &c.Input)
+                runs = _limits.Reason(c.Meta, input, c.Code) is null && !Approximations.IsIn(c.Meta, input, c.Code);
+            if (!runs || !RunNative(c, out c.Native))
+            {
+                left++;
+                continue;
+            }
+            fixed (CaseInput* input = &c.Input)
+            fixed (CaseOutput* now = &c.Native)
+            {
+                if (!comparer.Same(c.Meta, input, c.Code, now, &before))
+                {
+                    differ++;
+                    Notes.Add($"{comparer.Describe(c.Meta, input, c.Code, now, &before)}\n      {Comparer.Reproducer(c.Meta, input, c.Code)}");
+                }
+            }
+            cases.Add(c);
+        }
+        Notes.Add($"{Path.GetFileName(path)}: {old.Count} cases run again, {differ} differ from the recorded results, {left} left out");
+    }
+
+    private string Key(in CaseMeta meta) => meta.Kind != CaseKind.Compare ? meta.Kind.ToString() : meta.Count > 1 ? "sequence"
+        : _options.Mnemonics ? meta.Instruction.Mnemonic.ToString() : meta.Instruction.Code.ToString();
 
     private bool Wanted(in CaseMeta meta) => _kept.GetValueOrDefault(Key(meta)) < _options.Examples * (meta.Kind == CaseKind.Compare && meta.Count > 1 ? 128 : meta.Kind == CaseKind.Compare ? 1 : 16);
 

@@ -98,7 +98,7 @@ public unsafe class ProcessorModelTests
     [InlineData("66e210", 0x13, 0, "66e210", 0x10013, 0)]
     public void OperandSizePrefix_OnNearBranches(string amd, int amdTarget, int amdStack, string intel, int intelTarget, int intelStack)
     {
-        foreach ((ProcessorModel model, string bytes, int target, int stack) in ((ProcessorModel, string, int, int)[])[(ProcessorModel.Zen4, amd, amdTarget, amdStack), (ProcessorModel.SapphireRapids, intel, intelTarget, intelStack)])
+        foreach ((ProcessorModel model, string bytes, int target, int stack) in ((ProcessorModel, string, int, int)[])[(ProcessorModel.Zen4, amd, amdTarget, amdStack), (ProcessorModel.EmeraldRapids, intel, intelTarget, intelStack)])
         {
             using CpuHarness h = CpuHarness.Long(Convert.FromHexString(bytes + "f4f4f4"), model: model);
             h.Rcx = 0x2_5678;

@@ -22,7 +22,7 @@ public class VectorReplayTests
     public unsafe void UnknownFamilies_AreReported()
     {
         using var replay = new Replay();
-        foreach (string set in (string[])["amd-zen4-32.r3v", "intel-sapphire-rapids-32.r3v"])
+        foreach (string set in (string[])["amd-zen4-32.r3v", "intel-emerald-rapids-32.r3v"])
         {
             (VectorHost host, List<RecordedCase> cases) = VectorFile.Read(Path.Combine(Vectors.Path("replay"), set));
             using var file = new TemporaryFile();

@@ -199,7 +199,7 @@ public sealed unsafe class MsrRuleTests
     {
         const ulong Wide = 0x0080_0000_0000_0000, TooWide = 0x0100_0000_0000_0000;
         // On AMD's processors the MSRs of SYSENTER have 32 bits and take anything.
-        using TestGuest g = new(cpuid: false, options: new VmOptions { Processor = ProcessorModel.SapphireRapids });
+        using TestGuest g = new(cpuid: false, options: new VmOptions { Processor = ProcessorModel.EmeraldRapids });
         Assert.Equal(0, g.Cpu.SetCpuid2(Cpuid(e => e.function != 7 ? e : e with { ecx = la57 ? e.ecx | 1 << 16 : e.ecx & ~(1u << 16) })));
         foreach (uint msr in (uint[])[Msr.LSTAR, Msr.CSTAR, Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.SYSENTER_EIP, Msr.SYSENTER_ESP])
         {

@@ -90,13 +90,13 @@ public sealed class ProcessorModelTests
     [Fact]
     public void Families_HaveModels()
     {
-        Assert.Same(ProcessorModel.SapphireRapids, ProcessorModel.Find("GenuineIntel", 6, 143));
-        Assert.Same(ProcessorModel.SapphireRapids, ProcessorModel.Find("GenuineIntel", 6, 207));
+        Assert.Same(ProcessorModel.EmeraldRapids, ProcessorModel.Find("GenuineIntel", 6, 143));
+        Assert.Same(ProcessorModel.EmeraldRapids, ProcessorModel.Find("GenuineIntel", 6, 207));
         Assert.Same(ProcessorModel.Zen4, ProcessorModel.Find("AuthenticAMD", 25, 17));
         Assert.Same(ProcessorModel.Zen5, ProcessorModel.Find("AuthenticAMD", 26, 2));
         Assert.Null(ProcessorModel.Find("GenuineIntel", 6, 85));
         Assert.Null(ProcessorModel.Find("AuthenticAMD", 23, 49));
-        Assert.Equal((6, 207), (ProcessorModel.SapphireRapids.Family, ProcessorModel.SapphireRapids.ModelNumber));
+        Assert.Equal((6, 207), (ProcessorModel.EmeraldRapids.Family, ProcessorModel.EmeraldRapids.ModelNumber));
         Assert.Equal((25, 17, 26, 2), (ProcessorModel.Zen4.Family, ProcessorModel.Zen4.ModelNumber, ProcessorModel.Zen5.Family, ProcessorModel.Zen5.ModelNumber));
         Assert.False(ProcessorModel.TryParse("cyrix", out ProcessorModel fallback));
         Assert.Same(ProcessorModel.Host, fallback);
