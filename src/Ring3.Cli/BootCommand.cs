@@ -75,6 +75,7 @@ internal static class BootCommand
         ResidentDirectory = r.GetValue(s_residentDir),
         Heatmap = r.GetValue(s_heatmap),
         Stats = r.GetValue(s_stats),
+        Messages = Console.Error,
         Verbose = r.GetValue(s_verbose),
     };
 

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Text;
 using Ring3.Host;
 
 namespace Ring3.DevKvm;
@@ -166,17 +167,12 @@ public static unsafe class Exports
 
     private static long Broken(string call, Exception e)
     {
+        const int StandardError = 2;
         // The terminal belongs to the client: one line, and only for a defect.
-        try
-        {
-            Console.Error.WriteLine($"ring3: internal error in {call}: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")}");
-            if (Environment.GetEnvironmentVariable("RING3_DEBUG") is not null)
-                Console.Error.WriteLine(e);
-        }
-        catch (IOException)
-        {
-            // Nobody can be told.
-        }
+        string text = $"ring3: internal error in {call}: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")}\n";
+        if (Environment.GetEnvironmentVariable("RING3_DEBUG") is not null)
+            text += $"{e}\n";
+        _ = Terminal.WriteAll(StandardError, Encoding.UTF8.GetBytes(text), out string _);
         return -Abi.Errno.EIO;
     }
 }

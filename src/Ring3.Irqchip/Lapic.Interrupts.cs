@@ -152,6 +152,7 @@ public sealed partial class Lapic
         if (!_irr.SetAtomic(vector))
             return;
         Volatile.Write(ref _irrPending, true);
+        // PAIRS-WITH: VcpuRequests.BeginBlock (says that it blocks, then the vCPU looks for an interrupt).
         Interlocked.MemoryBarrier();
         _sink.InterruptPending();
     }

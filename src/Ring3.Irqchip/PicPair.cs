@@ -165,6 +165,7 @@ public sealed class PicPair
     /// <summary>Wakes every vCPU whose LINT0 passes the output.</summary>
     private void NotifyOutput()
     {
+        // PAIRS-WITH: VcpuRequests.BeginBlock (says that it blocks, then the vCPU looks at the output).
         Interlocked.MemoryBarrier();
         foreach (Lapic apic in _bus.Members)
             if (apic.AcceptsPicInterrupt)

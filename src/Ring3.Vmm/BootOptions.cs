@@ -42,6 +42,8 @@ public sealed record BootOptions
     /// <summary>File for a picture of the working set over time.</summary>
     public string? Heatmap { get; init; }
     public bool Stats { get; init; }
+    /// <summary>Where warnings and <see cref="Trace"/> go, a line each; any thread.</summary>
+    public TextWriter Messages { get; init; } = TextWriter.Null;
     public bool Verbose { get; init; }
     public TraceCategories Trace { get; init; }
 

@@ -44,7 +44,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public Machine(BootOptions options)
     {
         _options = options;
-        _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace);
+        _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace, options.Messages);
         Ram = new MachineRam(options.MemoryBytes);
         _vm = Vm.Create(new VmOptions { Processor = options.Processor, TranslationThreshold = options.TranslationThreshold, CheckTlb = options.CheckTlb, ZapPolicy = options.Zap, ZapSharePercent = options.ZapShare });
         Check(_vm.CreateIrqchip(), "create the interrupt controllers");

@@ -4,8 +4,8 @@ using Ring3.Kvm;
 
 namespace Ring3.Vmm;
 
-/// <summary>Prints what --trace asks for on standard error, one event a line.</summary>
-internal sealed class MachineTrace(TraceCategories categories)
+/// <summary>Prints what --trace asks for, one event a line.</summary>
+internal sealed class MachineTrace(TraceCategories categories, TextWriter messages)
 {
     /// <summary>Milliseconds between the samples of category blocks.</summary>
     public const int SampleMs = 100;
@@ -19,7 +19,7 @@ internal sealed class MachineTrace(TraceCategories categories)
             return;
         vcpu.GetRegs(out kvm_regs r);
         vcpu.GetSregs(out kvm_sregs s);
-        System.Console.Error.WriteLine($"sample: cpu {vcpu.Id} rip {s.cs.selector:x}:{r.rip:x} rsp {r.rsp:x} rflags {r.rflags:x} rax {r.rax:x} rbx {r.rbx:x} rcx {r.rcx:x} rdx {r.rdx:x} rsi {r.rsi:x} rdi {r.rdi:x} cr3 {s.cr3:x} instructions {vcpu.InstructionsRetired}");
+        messages.WriteLine($"sample: cpu {vcpu.Id} rip {s.cs.selector:x}:{r.rip:x} rsp {r.rsp:x} rflags {r.rflags:x} rax {r.rax:x} rbx {r.rbx:x} rcx {r.rcx:x} rdx {r.rdx:x} rsi {r.rsi:x} rdi {r.rdi:x} cr3 {s.cr3:x} instructions {vcpu.InstructionsRetired}");
     }
 
     /// <summary>Hooks a processor when exceptions or interrupts are wanted.</summary>
@@ -54,11 +54,11 @@ internal sealed class MachineTrace(TraceCategories categories)
             Line(vcpu, $"mmio {(write ? "write" : "read ")} 0x{gpa:x}/{data.Length} 0x{Bus.BusData.Get(data):x}");
     }
 
-    private static void Line(Vcpu vcpu, string text)
+    private void Line(Vcpu vcpu, string text)
     {
         vcpu.GetRegs(out kvm_regs r);
         Print(vcpu, r.rip, text);
     }
 
-    private static void Print(Vcpu vcpu, ulong rip, string text) => System.Console.Error.WriteLine($"trace: cpu {vcpu.Id} rip {rip:x}: {text}");
+    private void Print(Vcpu vcpu, ulong rip, string text) => messages.WriteLine($"trace: cpu {vcpu.Id} rip {rip:x}: {text}");
 }

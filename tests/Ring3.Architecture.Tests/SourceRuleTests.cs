@@ -45,11 +45,45 @@ public partial class SourceRuleTests
     [GeneratedRegex(@"\b(verdict|expect)\b[^;]*""[^""]*\$\(.*"" \$\?")]
     private static partial Regex StatusBehindSubstitution();
 
+    /// <summary>Columns of a line of product code.</summary>
+    private const int MaxColumns = 160;
+
+    /// <summary>Files that are older than the limit. The list may only shrink.</summary>
+    private static readonly string s_longLines = Path.Combine(Repository.Root, "tests", "Ring3.Architecture.Tests", "long-lines.txt");
+
     [Fact]
-    public void Sleeping_IsNoWayToWait() => Assert.Empty(
+    public void Lines_FitTheScreen() => Assert.Empty(
         from file in Repository.Sources("src")
-        where File.ReadAllText(file).Contains("Thread.Sleep(")
-        select Repository.Relative(file));
+        let name = Repository.Relative(file)
+        where !File.ReadLines(s_longLines).Contains(name)
+        from line in File.ReadLines(file).Index()
+        where line.Item.Length > MaxColumns
+        select $"{name}:{line.Index + 1}: {line.Item.Length} columns");
+
+    /// <summary>Lines above a fence in which its partner must be named.</summary>
+    private const int NearFence = 8;
+
+    [Fact]
+    public void Fences_NameTheirPartner() => Assert.Empty(
+        from file in Repository.Sources("src")
+        let lines = File.ReadAllLines(file)
+        from i in Enumerable.Range(0, lines.Length)
+        where Fence().IsMatch(lines[i]) && !lines[Math.Max(0, i - NearFence)..i].Any(l => l.Contains("PAIRS-WITH:", StringComparison.Ordinal))
+        select $"{Repository.Relative(file)}:{i + 1}");
+
+    /// <summary>A partner that is named as Type.Member is there.</summary>
+    [Fact]
+    public void Fences_HaveTheirPartner()
+    {
+        string[] texts = [.. Repository.Sources("src").Select(File.ReadAllText)];
+        Assert.Empty(
+            from text in texts
+            from Match m in Partner().Matches(text)
+            let type = new Regex($@"\b(class|struct|interface|record|enum) {m.Groups[1].Value}\b")
+            let member = new Regex($@"\b{m.Groups[2].Value}\b")
+            where !texts.Any(t => type.IsMatch(t) && member.IsMatch(t))
+            select m.Value);
+    }
 
     /// <summary>Who yields gives a whole time slice away, and with several in a row the turn of hundreds of milliseconds on a busy host (see Ring3.Sync.Backoff). Here the yield is what was asked for, or the thread is nobody's vCPU.</summary>
     private static readonly string[] s_yields =
@@ -125,6 +159,12 @@ public partial class SourceRuleTests
 
     [GeneratedRegex(@"\bvar (\w+) = new FlushBatch\(")]
     private static partial Regex MadeBatch();
+
+    [GeneratedRegex(@"\bInterlocked\.MemoryBarrier(ProcessWide)?\(")]
+    private static partial Regex Fence();
+
+    [GeneratedRegex(@"PAIRS-WITH: ([A-Z]\w+)\.([A-Z]\w+)")]
+    private static partial Regex Partner();
 
     [GeneratedRegex(@"Interlocked\.\w+\(ref \*")]
     private static partial Regex LockedAccess();

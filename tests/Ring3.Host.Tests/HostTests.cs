@@ -125,8 +125,7 @@ public unsafe class HostTests
     public void TimeScale_AgreesWithTheClock()
     {
         uint khz = HostTimeScale.TscKhz();
-        if (khz == 0)
-            return;
+        Assert.SkipWhen(khz == 0, "the host does not tell its TSC's frequency");
         (ulong tsc, long ns) = (HostClock.Tsc(), HostClock.MonotonicRawNs());
         while (HostClock.MonotonicRawNs() - ns < 50_000_000)
             Thread.SpinWait(1000);

@@ -54,6 +54,7 @@ internal static unsafe class MiscHandlers
 
     private static OpResult Mfence(LogicalProcessor p, CpuState* c, Op* op)
     {
+        // PAIRS-WITH: the guest's own fences.
         Interlocked.MemoryBarrier();
         return OpResult.Next;
     }

@@ -574,7 +574,7 @@ public sealed unsafe partial class LogicalProcessor
         if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Sanitizer is not null)
             return;
         *slot = target;
-        // The block may have been invalidated by another processor before the link existed.
+        // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: Machine.MakeStale (ops, then links).
         Interlocked.MemoryBarrier();
         if (Block.FirstOp(target)->Kind == (ushort)OpKind.Stale)
             *slot = null;

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Ring3.Host;
 using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm.Firmware;
@@ -62,8 +63,12 @@ internal static class BiosArea
     /// <summary>Number of drives that INT 13h knows, from 0x80 on.</summary>
     public static void SetHardDisks(MachineRam ram, byte drives) => ram.Write(Data + 0x75, [drives], "BIOS data");
 
-    /// <summary>The host's time of day in the BIOS's unit: the PIT's input over 65536, some 18.2 a second.</summary>
-    public static uint TicksNow() => (uint)(DateTime.Now.TimeOfDay.TotalSeconds * 1_193_182 / 65_536);
+    /// <summary>The time of day, UTC as the RTC has it, in the BIOS's unit: the PIT's input over 65536, some 18.2 a second.</summary>
+    public static uint TicksNow()
+    {
+        const long DayNs = 86_400_000_000_000, PitHz = 1_193_182, PitReload = 65_536;
+        return (uint)(HostClock.RealtimeNs() % DayNs / 1_000_000 * PitHz / PitReload / 1000);
+    }
 
     /// <summary>IRQ 0 counts ticks and calls INT 1Ch; the others are acknowledged.</summary>
     private static void WriteInterruptHandlers(MachineRam ram)
