@@ -38,12 +38,14 @@ public unsafe class LifeTests
     [Fact]
     public void Rounds_LeaveNothingBehind()
     {
-        int before = KvmDevice.OpenObjects;
-        int fds = Directory.GetFiles("/proc/self/fd").Length;
+        int before = KvmDevice.OpenObjects, fds = 0;
         for (int i = 0; i < 300; i++)
         {
-            using Client c = new(s_hello, irqchip: true);
-            Assert.Equal(0, c.Vcpu.Ioctl(KVM_RUN));
+            using (Client c = new(s_hello, irqchip: true))
+                Assert.Equal(0, c.Vcpu.Ioctl(KVM_RUN));
+            // The first round opens what the process keeps: the runtime's files of the assemblies, the poller, emitted code.
+            if (i == 0)
+                fds = Directory.GetFiles("/proc/self/fd").Length;
         }
         Assert.Equal(before, KvmDevice.OpenObjects);
         Assert.InRange(Directory.GetFiles("/proc/self/fd").Length, fds - 2, fds + 2);
