@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds libring3.so, libring3-core.so, ring3-exec and ring3-selftest into artifacts/devkvm when they are missing or older than their sources.
+# Builds libring3.so, libring3-core.so, ring3-exec, ring3-direct and ring3-selftest into artifacts/devkvm when they are missing or older than their sources.
 # usage: build.sh [--force]
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -41,10 +41,12 @@ failed() {
 
 build_shim() {
     : >"$log"
-    gcc "${flags[@]}" -shared -Wl,-z,nodelete -Wl,-z,initfirst -o "$out/libring3.so.new" \
-        "$here"/{core,cpuid,cpuinfo,helpers,filters,bpf,lookup,table,ioctl,resolve,sysfs,paths,signals,masks,descriptors,irqfd,memory}.c -ldl -lpthread >>"$log" 2>&1 || failed libring3.so
+    gcc "${flags[@]}" -shared -Wl,-z,nodelete -Wl,-z,initfirst -Wl,-soname,libring3.so -o "$out/libring3.so.new" \
+        "$here"/{core,cpuid,cpuinfo,helpers,filters,bpf,lookup,table,ioctl,resolve,sysfs,paths,signals,masks,descriptors,irqfd,memory}.c "$here"/direct/{entry,host,calls,paths,signals,clone,processes,image,load}.c "$here/elf_file.c" -ldl -lpthread >>"$log" 2>&1 || failed libring3.so
     gcc "${flags[@]}" -o "$out/ring3-exec.new" "$here/exec.c" "$here/elf_file.c" >>"$log" 2>&1 || failed ring3-exec
     mv -f "$out/ring3-exec.new" "$out/ring3-exec"
+    gcc "${flags[@]}" -pie -o "$out/ring3-direct.new" "$here/direct/main.c" "$out/libring3.so.new" -Wl,-rpath,'$ORIGIN' >>"$log" 2>&1 || failed ring3-direct
+    mv -f "$out/ring3-direct.new" "$out/ring3-direct"
     gcc "${flags[@]}" -o "$out/ring3-selftest.new" "$here/selftest.c" >>"$log" 2>&1 || failed ring3-selftest
     mv -f "$out/ring3-selftest.new" "$out/ring3-selftest"
     mv -f "$out/libring3.so.new" "$out/libring3.so"

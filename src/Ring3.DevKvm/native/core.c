@@ -298,7 +298,7 @@ static void at_exit(void *argument)
 }
 
 /* exit() or the end of main(): the client's other threads may still be inside, so the core only reports. */
-__attribute__((destructor)) static void process_exits(void)
+void core_report(void)
 {
 	if (!__atomic_load_n(&loaded, __ATOMIC_ACQUIRE) || !*r3_alive || shares_parent_memory())
 		return;
@@ -311,6 +311,11 @@ __attribute__((destructor)) static void process_exits(void)
 	struct thread *self = enter();
 	r3_core.at_exit();
 	leave(self);
+}
+
+__attribute__((destructor)) static void process_exits(void)
+{
+	core_report();
 }
 
 /*

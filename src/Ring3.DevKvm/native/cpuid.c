@@ -192,6 +192,12 @@ static unsigned instruction_length(const uint8_t *at, bool code64)
 	return at[n] == 0x0F && at[n + 1] == 0xA2 ? n + 2 : 0;
 }
 
+/* A client that is loaded directly has another FS here: the core was loaded before it began. */
+static bool is_of_core(uintptr_t at)
+{
+	return r3_direct ? at - r3_core_begin < r3_core_end - r3_core_begin : from_core((const void *)at);
+}
+
 bool cpuid_emulate(const siginfo_t *info, void *context)
 {
 	greg_t *g = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -204,7 +210,7 @@ bool cpuid_emulate(const siginfo_t *info, void *context)
 		return false;
 	uint32_t leaf = (uint32_t)g[REG_RAX];
 	cpuid_of_host(leaf, (uint32_t)g[REG_RCX], &r);
-	if (!from_core((const void *)g[REG_RIP]))
+	if (!is_of_core((uintptr_t)g[REG_RIP]))
 		add_virtualisation(leaf, &r);
 	g[REG_RAX] = r.eax;
 	g[REG_RBX] = r.ebx;

@@ -168,6 +168,12 @@ static void look_at(struct msghdr *message)
 	}
 }
 
+void descriptors_received(struct msghdr *message)
+{
+	check_fork();
+	look_at(message);
+}
+
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
 	ssize_t n = NEXT(recvmsg)(fd, message, flags);

@@ -123,3 +123,18 @@ void elf_read(int fd, struct elf *elf)
 	}
 	free(programs);
 }
+
+static bool is_musl(const struct elf *elf)
+{
+	return strstr(elf->interpreter, "ld-musl") || strstr(elf->soname, "musl") || strcmp(elf->soname, "libc.so") == 0;
+}
+
+bool elf_is_dynamic(const struct elf *elf)
+{
+	return *elf->interpreter || strncmp(elf->soname, "ld-linux", 8) == 0 || is_musl(elf);
+}
+
+bool elf_needs_direct(const struct elf *elf)
+{
+	return elf->is_x86_64 && (elf->is_go || is_musl(elf) || !elf_is_dynamic(elf));
+}

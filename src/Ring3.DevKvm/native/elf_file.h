@@ -1,5 +1,5 @@
 /*
- * What ring3-exec wants to know of an ELF file. Nothing in the file is trusted: what cannot be read is not there.
+ * What is to be known before a program is executed of an ELF file. Nothing in the file is trusted: what cannot be read is not there.
  */
 #ifndef RING3_ELF_FILE_H
 #define RING3_ELF_FILE_H
@@ -15,5 +15,9 @@ struct elf {
 };
 
 void elf_read(int fd, struct elf *elf);
+/* Whether it is a program that no library of the GNU C library can stand in front of: its system calls are its own. */
+bool elf_needs_direct(const struct elf *elf);
+/* Whether it loads libraries itself, or is what loads them. */
+bool elf_is_dynamic(const struct elf *elf);
 
 #endif

@@ -1,10 +1,11 @@
 /*
  * ring3-exec: starts a program with libring3.so in front of the C library, in place of itself.
  *
- * usage: ring3-exec [--cpuid] [--trace=ioctl[:FILE]] [--stats] [--] PROGRAM [ARGS...]
+ * usage: ring3-exec [--direct] [--cpuid] [--trace=ioctl[:FILE]] [--stats] [--] PROGRAM [ARGS...]
  *
  * It is native so that the program inherits the caller's signal dispositions, limits and descriptors as they are.
- * Exit status: the program's; 64 bad usage; 66 the library is missing; 69 this machine has no CPUID faulting; 74 the help cannot be written; 126 the program cannot be used; 127 there is no such program.
+ * Exit status: the program's; 64 bad usage; 66 the library is missing; 69 this machine lacks what an option needs; 74 the help cannot be written;
+ * 126 the program cannot be used; 127 there is no such program.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -46,6 +47,8 @@ static const char usage[] =
 	"Runs PROGRAM, and everything it starts, with Ring3 as its /dev/kvm.\n"
 	"\n"
 	"Options:\n"
+	"  --direct              hand over each system call of PROGRAM, whatever it is; what is\n"
+	"                        done by itself where a library cannot stand in front of it\n"
 	"  --cpuid               show a processor that has virtualisation: for programs that\n"
 	"                        look for vmx or svm; needs a processor whose CPUID can fault\n"
 	"  --trace=ioctl[:FILE]  print each KVM call, to standard error or FILE\n"
@@ -123,17 +126,47 @@ static const char *plain_name_of(const char *directory)
 	return link;
 }
 
-/* The library next to this program. */
-static void preload(void)
+static char directory[PATH_MAX]; /* of this program and the libraries */
+
+static void find_directory(void)
 {
-	char directory[PATH_MAX], library[PATH_MAX + 32], *list;
-	const char *before = getenv("LD_PRELOAD"), *name = directory;
 	ssize_t n = readlink("/proc/self/exe", directory, sizeof directory - 1);
 
 	if (n <= 0)
 		stop(NO_LIBRARY, "cannot find libring3.so: /proc is not mounted");
 	directory[n] = 0;
 	*strrchr(directory, '/') = 0;
+}
+
+/* Does not return. Names that the loader uses while FS is the program's have to be bound: direct/direct.h. */
+static void execute_directly(const char *program, char **arguments)
+{
+	char loader[PATH_MAX + 32];
+	size_t n = 0;
+
+	while (arguments[n])
+		n++;
+	char **list = calloc(n + 3, sizeof *list);
+	if (!list)
+		stop(UNUSABLE, "%s", strerror(ENOMEM));
+	snprintf(loader, sizeof loader, "%s/ring3-direct", directory);
+	list[0] = loader;
+	list[1] = (char *)program;
+	memcpy(list + 2, arguments, n * sizeof *list);
+	const char *now = getenv("LD_BIND_NOW");
+	if (!now || !*now)
+		set_env("LD_BIND_NOW", "ring3");
+	execv(loader, list);
+	stop(NO_LIBRARY, "%s: %s", loader, strerror(errno));
+}
+
+/* The library next to this program. */
+static void preload(void)
+{
+	char library[PATH_MAX + 32], *list;
+	const char *before = getenv("LD_PRELOAD"), *name = directory;
+
+	find_directory();
 	if (strpbrk(directory, " :"))
 		name = plain_name_of(directory);
 	snprintf(library, sizeof library, "%s/libring3.so", name);
@@ -197,22 +230,30 @@ static const char *program_of_linker(char **arguments)
 	return NULL;
 }
 
+static bool direct; /* the program makes its system calls itself */
+
 static void check_elf(const char *path, int fd, char **arguments);
 
 /* What the dynamic linker is asked to load: a name without a slash is searched as libraries are, and it says itself what it cannot use. */
 static void check_loaded(const char *program)
 {
 	unsigned char identification[EI_NIDENT];
+	struct elf elf;
 	int fd = strchr(program, '/') ? open(program, O_RDONLY | O_CLOEXEC) : -1;
 
 	if (fd < 0)
 		return;
-	if (pread(fd, identification, sizeof identification, 0) == EI_NIDENT && memcmp(identification, ELFMAG, SELFMAG) == 0)
-		check_elf(program, fd, NULL);
+	if (pread(fd, identification, sizeof identification, 0) == EI_NIDENT && memcmp(identification, ELFMAG, SELFMAG) == 0) {
+		elf_read(fd, &elf);
+		if (elf.is_x86_64 && !elf_is_dynamic(&elf))
+			stop(UNUSABLE, "%s: is statically linked, so the dynamic linker cannot load it", program);
+		if (elf_needs_direct(&elf))
+			direct = true; /* the linker and all that it loads */
+	}
 	close(fd);
 }
 
-/* Says in one line why the dynamic linker would not load the library into this program, or why that would not help. */
+/* arguments: of the program itself; NULL: something else executes it, so that it has to be one that loads the library. */
 static void check_elf(const char *path, int fd, char **arguments)
 {
 	struct elf elf;
@@ -220,15 +261,13 @@ static void check_elf(const char *path, int fd, char **arguments)
 	elf_read(fd, &elf);
 	if (!elf.is_x86_64)
 		stop(UNUSABLE, "%s: is not an x86-64 program", path);
-	if (elf.is_go)
-		stop(UNUSABLE, "%s: is a Go program, which makes system calls itself, so no library can stand between", path);
-	if (strstr(elf.interpreter, "ld-musl") || strstr(elf.soname, "musl") || strcmp(elf.soname, "libc.so") == 0)
-		stop(UNUSABLE, "%s: is linked with musl; the library needs the GNU C library", path);
-	if (*elf.interpreter)
+	if (elf_needs_direct(&elf)) {
+		if (!arguments)
+			stop(UNUSABLE, "%s: makes system calls itself (%s), so it has to be the program", path, elf.is_go ? "Go" : *elf.interpreter ? "musl" : "static");
+		direct = true;
 		return;
-	if (strncmp(elf.soname, "ld-linux", 8) != 0)
-		stop(UNUSABLE, "%s: is statically linked, so no library can be put in front of it", path);
-	const char *program = program_of_linker(arguments);
+	}
+	const char *program = *elf.interpreter ? NULL : program_of_linker(arguments);
 	if (program)
 		check_loaded(program);
 }
@@ -288,6 +327,8 @@ int main(int argc, char **argv)
 			option_trace(argv[i] + 8);
 		else if (strcmp(argv[i], "--trace") == 0 && i + 1 < argc)
 			option_trace(argv[++i]);
+		else if (strcmp(argv[i], "--direct") == 0)
+			direct = true;
 		else if (strcmp(argv[i], "--cpuid") == 0)
 			option_cpuid();
 		else if (strcmp(argv[i], "--stats") == 0)
@@ -300,6 +341,8 @@ int main(int argc, char **argv)
 	const char *program = find(argv[i]);
 	check(program, argv + i + 1, 0);
 	preload();
+	if (direct)
+		execute_directly(program, argv + i);
 	execv(program, argv + i);
 	if (errno == ENOEXEC) {
 		/* A script without "#!", as the shell would run it. */

@@ -32,6 +32,11 @@ kernel_sigset signals_kernel_mask(kernel_sigset mask)
 	return from_client(mask) & ~SIGNAL_BIT(RUNTIME_SIGNAL);
 }
 
+kernel_sigset signals_client_mask(kernel_sigset mask)
+{
+	return to_client(mask);
+}
+
 void mask_to_client(sigset_t *set)
 {
 	kernel_sigset k = to_client(to_kernel(set));
@@ -48,7 +53,7 @@ void mask_from_client(sigset_t *set)
 
 EXPORT int __libc_current_sigrtmin(void)
 {
-	return CALLED_BY_CORE() ? RUNTIME_SIGNAL : RUNTIME_SIGNAL + 1;
+	return CALLED_BY_CORE() ? RUNTIME_SIGNAL : r3_direct ? 34 : RUNTIME_SIGNAL + 1;
 }
 
 EXPORT int __libc_current_sigrtmax(void)

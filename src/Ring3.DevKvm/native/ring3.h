@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <ucontext.h>
 
 #include "core.h"
 
@@ -42,8 +43,11 @@ __attribute__((visibility("hidden"))) void *next_definition(const char *name); /
 
 typedef uint64_t kernel_sigset; /* bit n-1 is signal n */
 #define SIGNAL_BIT(n) (1ull << ((n) - 1))
-/* The .NET runtime stops threads with the first real-time signal; clients see the real-time range begin one later. */
-#define RUNTIME_SIGNAL 34
+/*
+ * The .NET runtime stops threads with what it takes for the first real-time signal: 34, and clients see the range begin one later. A client
+ * that is loaded directly asks a C library of its own, so there it is one of the last.
+ */
+#define RUNTIME_SIGNAL (r3_direct ? 63 : 34)
 /* With --cpuid: blocked in the kernel's mask where the client has blocked SIGSEGV. Clients see the real-time range end one earlier. */
 #define BLOCKED_SEGV 64
 /* The core's own instructions raise them, so they are never blocked inside. */
@@ -93,6 +97,8 @@ extern __thread struct thread r3_self __attribute__((tls_model("initial-exec"), 
 
 #pragma GCC visibility push(hidden)
 
+extern bool r3_direct;                            /* the client is loaded beside the core: direct/direct.h; set before the core is loaded */
+
 /* core.c */
 extern struct r3_core r3_core;
 extern volatile bool r3_active;                   /* the core was loaded once, in this process or in one it was forked from */
@@ -105,6 +111,7 @@ extern __thread int r3_loading __attribute__((tls_model("initial-exec")));
 void track(void);
 bool core_is_loaded(void);
 int core_load(void);                              /* 0, or an errno */
+void core_report(void);                           /* the process ends */
 void core_after_fork(void);
 void thread_prepare(struct thread *self);
 void thread_registry_lock(void);
@@ -176,6 +183,7 @@ bool shares_parent_memory(void);
 
 /* masks.c */
 kernel_sigset signals_kernel_mask(kernel_sigset mask); /* for a mask of the client */
+kernel_sigset signals_client_mask(kernel_sigset mask); /* and back */
 void mask_to_client(sigset_t *set);               /* a mask of the kernel as the client sees it */
 void mask_from_client(sigset_t *set);
 
@@ -185,6 +193,10 @@ static inline kernel_sigset to_kernel(const sigset_t *set)
 	__builtin_memcpy(&k, set, sizeof k);
 	return k;
 }
+
+/* direct */
+void direct_handler(int sig, siginfo_t *info, void *context);
+void direct_internal_action(int sig, const struct sigaction *action);
 
 /* cpuid.c */
 extern volatile bool r3_cpuid;                    /* CPUID faults in the client's threads, and SIGSEGV is never blocked: set by the constructor or never */
@@ -207,6 +219,14 @@ void signals_deliver(struct thread *self);
 void signals_unblock_runtime(void);
 void signals_begin_masked_run(struct thread *self, struct object *vcpu);
 void signals_end_masked_run(struct thread *self, struct object *vcpu);
+void signals_enter_direct(void);
+void signals_leave_direct(void);
+void signals_trampoline(int sig, siginfo_t *info, void *context);
+void signals_stop(int sig, siginfo_t *info, void *context);
+bool signals_take_blocked(int sig, siginfo_t *info, const ucontext_t *context);
+bool signals_plain_action(int sig, struct sigaction *action);
+void signals_take_carried(int sig, siginfo_t *info);
+bool signals_take_action(int sig, siginfo_t *info, struct sigaction *action);
 void signals_shield(struct thread *self);
 void signals_unshield(struct thread *self);
 
@@ -310,6 +330,10 @@ void closing_begin(int fd, struct closing *closing);
 void closing_end(struct closing *closing);
 void table_forget(int fd);                        /* the number means something else now */
 void table_each(unsigned first, unsigned last, void (*each)(int fd, void *context), void *context);
+
+/* descriptors.c */
+struct msghdr;
+void descriptors_received(struct msghdr *message);
 
 /* ioctl.c */
 int kvm_open(int flags);

@@ -34,7 +34,7 @@ static struct sigaction runtime_faults[3];         /* what the core's runtime as
 
 static struct sigaction runtime_stop;              /* and for RUNTIME_SIGNAL */
 
-static const kernel_sigset never_deferred = FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL);
+#define NEVER_DEFERRED (FAULT_SIGNALS | SIGNAL_BIT(RUNTIME_SIGNAL))
 
 /* The actions that belong to the core's handlers in the kernel. */
 static bool is_chained(int sig)
@@ -47,10 +47,16 @@ static int fault_index(int sig)
 	return sig == SIGSEGV ? 0 : sig == SIGBUS ? 1 : 2;
 }
 
-/* Signals whose action the client owns but not the kernel; 32 and 33 are the C library's. */
+/* Those that the C library keeps for itself. */
+static bool is_internal(int sig)
+{
+	return sig == 32 || sig == 33;
+}
+
+/* Signals whose action the client owns but not the kernel. A client that is loaded directly has a C library of its own. */
 static bool is_ours(int sig)
 {
-	return sig > 0 && !stands_in(sig) && sig <= LAST_SIGNAL && sig != SIGKILL && sig != SIGSTOP && sig != 32 && sig != 33;
+	return sig > 0 && !stands_in(sig) && sig <= LAST_SIGNAL && sig != SIGKILL && sig != SIGSTOP && (!is_internal(sig) || r3_direct);
 }
 
 static void set_mask(kernel_sigset mask)
@@ -148,10 +154,26 @@ struct action_call {
 	const struct sigaction *action;
 };
 
+typedef void (*handler_function)(int, siginfo_t *, void *);
+
+/* The kernel's handler: where signals may find the client's FS, what puts the host's there first. */
+static handler_function entry(handler_function ours)
+{
+	return r3_direct ? direct_handler : ours;
+}
+
+static void set_action_here(int sig, const struct sigaction *action)
+{
+	if (is_internal(sig))
+		direct_internal_action(sig, action);
+	else
+		NEXT(sigaction)(sig, action, NULL);
+}
+
 static void set_action_borne(void *context)
 {
 	struct action_call *call = context;
-	NEXT(sigaction)(call->sig, call->action, NULL);
+	set_action_here(call->sig, call->action);
 }
 
 /* The kernel's action for a signal, where the client has not asked for it. */
@@ -183,7 +205,7 @@ static void defer(struct thread *self, int sig, siginfo_t *info, ucontext_t *con
 		self->resume = to_kernel(&context->uc_sigmask);
 		self->deferred = 1;
 	}
-	kernel_sigset all = ~never_deferred;
+	kernel_sigset all = ~NEVER_DEFERRED;
 	memcpy(&context->uc_sigmask, &all, sizeof all);
 	if (self->run) {
 		vcpu_poke(self->run);
@@ -192,27 +214,37 @@ static void defer(struct thread *self, int sig, siginfo_t *info, ucontext_t *con
 	}
 }
 
-/* Calls the client's handler with the mask that the kernel would have set. */
-static void run_client(int sig, siginfo_t *info, ucontext_t *context)
+/* Whether the client has a handler for it; else what is to be done is done. */
+static bool take_action(int sig, siginfo_t *info, struct sigaction *action)
 {
-	struct sigaction action, none = { .sa_handler = SIG_DFL };
+	const struct sigaction none = { .sa_handler = SIG_DFL };
 
-	read_action(sig, &action);
+	read_action(sig, action);
 	bool fault = is_chained(sig) && info->si_code > 0;
-	if (action.sa_handler == SIG_IGN && !fault)
-		return;
-	if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN) {
+	if (action->sa_handler == SIG_IGN && !fault)
+		return false;
+	if (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN) {
 		/* Again, with the default action: the instruction that faults is executed again; others are queued again. */
 		default_action(sig);
 		if (!fault)
 			queue_to_self(sig, info);
-		return;
+		return false;
 	}
-	if (action.sa_flags & SA_RESETHAND) {
+	if (action->sa_flags & SA_RESETHAND) {
 		write_action(sig, &none);
 		if (!is_chained(sig))
 			default_action(sig);
 	}
+	return true;
+}
+
+/* Calls the client's handler with the mask that the kernel would have set. */
+static void run_client(int sig, siginfo_t *info, ucontext_t *context)
+{
+	struct sigaction action;
+
+	if (!take_action(sig, info, &action))
+		return;
 	mask_to_client(&context->uc_sigmask);
 	kernel_sigset mask = to_kernel(&context->uc_sigmask) | to_kernel(&action.sa_mask);
 	if (!(action.sa_flags & SA_NODEFER))
@@ -292,22 +324,22 @@ static void install(int sig, const struct sigaction *action)
 {
 	struct sigaction ours = *action;
 
-	if (is_chained(sig) || sig == RUNTIME_SIGNAL || stands_in(sig))
+	if (is_chained(sig) || sig == RUNTIME_SIGNAL || stands_in(sig) || (sig == SIGSYS && r3_direct))
 		return;
 	if (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN) {
-		kernel_sigset all = ~never_deferred;
-		ours.sa_sigaction = trampoline;
-		ours.sa_flags = (action->sa_flags & ~SA_RESETHAND) | SA_SIGINFO;
+		kernel_sigset all = ~NEVER_DEFERRED;
+		ours.sa_sigaction = entry(trampoline);
+		ours.sa_flags = (action->sa_flags & ~SA_RESETHAND) | SA_SIGINFO | (r3_direct ? SA_ONSTACK : 0);
 		memcpy(&ours.sa_mask, &all, sizeof all);
 	}
 	caught_default &= ~SIGNAL_BIT(sig);
-	NEXT(sigaction)(sig, &ours, NULL);
+	set_action_here(sig, &ours);
 }
 
 static void install_faults(void)
 {
 	static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE };
-	struct sigaction action = { .sa_sigaction = fault_trampoline, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+	struct sigaction action = { .sa_sigaction = entry(fault_trampoline), .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 
 	for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++)
 		NEXT(sigaction)(faults[i], &action, NULL);
@@ -321,7 +353,8 @@ void signals_install(void)
 		for (int sig = 1; sig <= LAST_SIGNAL; sig++) {
 			if (!is_ours(sig))
 				continue;
-			NEXT(sigaction)(sig, NULL, &actions[sig]);
+			if (!is_internal(sig))
+				NEXT(sigaction)(sig, NULL, &actions[sig]);
 			if (actions[sig].sa_handler != SIG_DFL && actions[sig].sa_handler != SIG_IGN)
 				install(sig, &actions[sig]);
 		}
@@ -333,8 +366,8 @@ void signals_install(void)
 /* The process is new and CPUID is to fault: SIGSEGV is unblocked from now on, and may have been blocked by who executed the program. */
 void signals_stand_in(void)
 {
-	struct sigaction action = { .sa_sigaction = trampoline, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
-	kernel_sigset all = ~never_deferred, before;
+	struct sigaction action = { .sa_sigaction = entry(trampoline), .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+	kernel_sigset all = ~NEVER_DEFERRED, before;
 
 	memcpy(&action.sa_mask, &all, sizeof all);
 	NEXT(sigaction)(BLOCKED_SEGV, &action, NULL);
@@ -364,13 +397,9 @@ void signals_unblock_runtime(void)
 	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &runtime, NULL, sizeof runtime);
 }
 
-/* Everything is blocked and the thread is outside: what is pending and not blocked by the client comes now. */
-void signals_deliver(struct thread *self)
+/* Faults that somebody sent while the thread was inside. */
+static void queue_held(struct thread *self)
 {
-	kernel_sigset mask = self->resume & ~SIGNAL_BIT(RUNTIME_SIGNAL);
-
-	self->deferred = 0;
-	COMPILER_BARRIER();
 	for (int i = 0; i < 3; i++) {
 		if (UNLIKELY(self->held[i].si_signo)) {
 			siginfo_t info = self->held[i];
@@ -378,6 +407,16 @@ void signals_deliver(struct thread *self)
 			queue_to_self(info.si_signo, &info);
 		}
 	}
+}
+
+/* Everything is blocked and the thread is outside: what is pending and not blocked by the client comes now. */
+void signals_deliver(struct thread *self)
+{
+	kernel_sigset mask = self->resume & ~SIGNAL_BIT(RUNTIME_SIGNAL);
+
+	self->deferred = 0;
+	COMPILER_BARRIER();
+	queue_held(self);
 	set_mask(mask);
 }
 
@@ -389,10 +428,10 @@ static void catch_default(kernel_sigset set)
 {
 	const kernel_sigset harmless = SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGCONT) | SIGNAL_BIT(SIGURG) | SIGNAL_BIT(SIGWINCH) | SIGNAL_BIT(SIGSTOP) |
 		SIGNAL_BIT(SIGTSTP) | SIGNAL_BIT(SIGTTIN) | SIGNAL_BIT(SIGTTOU) | SIGNAL_BIT(SIGKILL) | SIGNAL_BIT(32) | SIGNAL_BIT(33);
-	struct sigaction ours = { .sa_sigaction = trampoline, .sa_flags = SA_SIGINFO | SA_RESTART };
-	kernel_sigset all = ~never_deferred;
+	struct sigaction ours = { .sa_sigaction = entry(trampoline), .sa_flags = SA_SIGINFO | SA_RESTART | (r3_direct ? SA_ONSTACK : 0) };
+	kernel_sigset all = ~NEVER_DEFERRED;
 
-	set &= ~(harmless | never_deferred);
+	set &= ~(harmless | NEVER_DEFERRED);
 	if (LIKELY(!(set & ~__atomic_load_n(&caught_default, __ATOMIC_RELAXED))))
 		return;
 	memcpy(&ours.sa_mask, &all, sizeof all);
@@ -424,12 +463,76 @@ void signals_begin_masked_run(struct thread *self, struct object *vcpu)
 
 void signals_end_masked_run(struct thread *self, struct object *vcpu)
 {
-	set_mask(~never_deferred);
+	set_mask(~NEVER_DEFERRED);
 	COMPILER_BARRIER();
 	if (self->deferred)
 		vcpu->signal->signalled = 0;
 	self->resume = self->before_run;
 	self->deferred = 1;
+}
+
+/* ---- clients that are loaded directly ---- */
+
+void signals_enter_direct(void)
+{
+	enter();
+}
+
+/* Out of the host: what is deferred is pending, and the way back to the client restores the mask. */
+void signals_leave_direct(void)
+{
+	struct thread *self = &r3_self;
+
+	self->inside = 0;
+	COMPILER_BARRIER();
+	if (LIKELY(!self->deferred))
+		return;
+	self->deferred = 0;
+	queue_held(self);
+}
+
+void signals_trampoline(int sig, siginfo_t *info, void *context)
+{
+	if (is_chained(sig))
+		fault_trampoline(sig, info, context);
+	else
+		trampoline(sig, info, context);
+}
+
+void signals_stop(int sig, siginfo_t *info, void *context)
+{
+	stop_trampoline(sig, info, context);
+}
+
+/* SIGSEGV where the client blocks it and the kernel does not (cpuid.c): a fault ends the process, a signal is pending. Whether it was one. */
+bool signals_take_blocked(int sig, siginfo_t *info, const ucontext_t *context)
+{
+	if (!has_blocked(context, sig))
+		return false;
+	if (info->si_code > 0)
+		default_action(sig);
+	else
+		keep_segv(info);
+	return true;
+}
+
+/* The action, if nothing but a call of the handler is to be done. No thread-local storage. */
+bool signals_plain_action(int sig, struct sigaction *action)
+{
+	read_action(sig, action);
+	return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN && !(action->sa_flags & SA_RESETHAND);
+}
+
+/* The sender's information, where a confined thread could not keep it with the signal. */
+void signals_take_carried(int sig, siginfo_t *info)
+{
+	take_carried(&r3_self, sig, info);
+}
+
+/* Whether there is a handler to be called; else what is to be done is done. */
+bool signals_take_action(int sig, siginfo_t *info, struct sigaction *action)
+{
+	return take_action(sig, info, action);
 }
 
 /* ---- sigaction and its kin ---- */
@@ -464,7 +567,8 @@ EXPORT int sigaction(int sig, const struct sigaction *restrict new, struct sigac
 		if (sig == RUNTIME_SIGNAL && new) {
 			struct sigaction ours = *new;
 			runtime_stop = *new;
-			ours.sa_sigaction = stop_trampoline;
+			ours.sa_sigaction = entry(stop_trampoline);
+			ours.sa_flags |= r3_direct ? SA_ONSTACK : 0;
 			return NEXT(sigaction)(sig, &ours, old);
 		}
 		return new ? 0 : NEXT(sigaction)(sig, NULL, old);

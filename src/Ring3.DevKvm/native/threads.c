@@ -37,11 +37,13 @@ static void *begin(void *context)
 	sigset_t stop;
 
 	free(context);
-	if (r3_thread_begins)
+	if (r3_thread_begins) { /* which knows the number as well */
 		r3_thread_begins();
-	sigemptyset(&stop);
-	sigaddset(&stop, 34);
-	pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
+	} else {
+		sigemptyset(&stop);
+		sigaddset(&stop, 34);
+		pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
+	}
 	void *result = b.start(b.argument);
 	if (r3_thread_ends)
 		r3_thread_ends();

@@ -119,7 +119,8 @@ static void other_leaves(void)
 		if (leaf == 0xD && leaves[i].subleaf < 2)
 			host.b = here.b;
 		if (memcmp(&host, &here, sizeof host) != 0) {
-			fprintf(stderr, "leaf %x.%x: %x %x %x %x, the host's: %x %x %x %x\n", leaf, leaves[i].subleaf, here.a, here.b, here.c, here.d, host.a, host.b, host.c, host.d);
+			fprintf(stderr, "leaf %x.%x: %x %x %x %x, the host's: %x %x %x %x\n", leaf, leaves[i].subleaf,
+				here.a, here.b, here.c, here.d, host.a, host.b, host.c, host.d);
 			_exit(1);
 		}
 	}
@@ -468,7 +469,10 @@ static void confine(bool all)
 	struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
 
 	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-	CHECK(all ? syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0 : prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+	if (all)
+		CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0);
+	else
+		CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
 }
 
 static pthread_barrier_t barrier;
