@@ -8,16 +8,15 @@ namespace Ring3.Kvm;
 /// KVM's own registers. Each belongs to a paravirtual feature, without which the guest has it not, and the client may write back the 0 that it reads. KVM:
 /// Documentation/virt/kvm/x86/msr.rst.
 /// </summary>
-internal sealed class ParavirtMsrs(VcpuCore core, VcpuCpuid cpuid, PvClock clock, StealTime steal, ApicPages apicPages, Halting halting) : VcpuPart(core)
+internal sealed class ParavirtMsrs(
+    VcpuCore core, VcpuCpuid cpuid, PvClock clock, StealTime steal, AsyncFaults asyncFaults, ApicPages apicPages, Halting halting) : VcpuPart(core)
 {
-    private const ulong AsyncFaultEnabled = 1 << 0, AsyncFaultByInterrupt = 1 << 3, AsyncFaultReserved = 0x30;
-
     private readonly VcpuCpuid _cpuid = cpuid;
     private readonly PvClock _clock = clock;
     private readonly StealTime _steal = steal;
     private readonly ApicPages _apicPages = apicPages;
     private readonly Halting _halting = halting;
-    private ulong _asyncFault;
+    private readonly AsyncFaults _asyncFaults = asyncFaults;
 
     public static MsrRegister[] Registers { get; } =
     [
@@ -25,7 +24,7 @@ internal sealed class ParavirtMsrs(VcpuCore core, VcpuCpuid cpuid, PvClock clock
         Register(Msr.KVM_SYSTEM_TIME, KVM_FEATURE_CLOCKSOURCE, p => p._clock.SystemTimeMsr, (p, v) => p.SetSystemTime(v)),
         Register(Msr.KVM_WALL_CLOCK_NEW, KVM_FEATURE_CLOCKSOURCE2, p => p._clock.WallClockMsr, (p, v) => p.SetWallClock(v)),
         Register(Msr.KVM_SYSTEM_TIME_NEW, KVM_FEATURE_CLOCKSOURCE2, p => p._clock.SystemTimeMsr, (p, v) => p.SetSystemTime(v)),
-        Register(Msr.KVM_ASYNC_PF_EN, KVM_FEATURE_ASYNC_PF, p => p._asyncFault, (p, v) => p.SetAsyncFault(v)),
+        Register(Msr.KVM_ASYNC_PF_EN, KVM_FEATURE_ASYNC_PF, p => p._asyncFaults.EnableMsr, (p, v) => p._asyncFaults.TryWriteMsr(v)),
         Register(Msr.KVM_STEAL_TIME, KVM_FEATURE_STEAL_TIME, p => p._steal.StealTimeMsr, (p, v) => p._steal.TryWriteMsr(v)),
         Register(Msr.KVM_PV_EOI_EN, KVM_FEATURE_PV_EOI, p => p._apicPages.PvEoiMsr, (p, v) => p._apicPages.TryWritePvEoiMsr(v)),
         Register(Msr.KVM_POLL_CONTROL, KVM_FEATURE_POLL_CONTROL, p => p._halting.PollControl, (p, v) => p.SetPollControl(v)),
@@ -47,22 +46,6 @@ internal sealed class ParavirtMsrs(VcpuCore core, VcpuCpuid cpuid, PvClock clock
     private bool SetSystemTime(ulong value)
     {
         _clock.WriteSystemTimeMsr(value);
-        return true;
-    }
-
-    /// <summary>
-    /// The guest offers to be told of pages that the host has to fetch. KVM: since Linux 5.8 it is told by interrupts only, and KVM_FEATURE_ASYNC_PF_INT is not
-    /// offered here, so that the register keeps what is written and pages are waited for.
-    /// </summary>
-    private bool SetAsyncFault(ulong value)
-    {
-        if ((value & (AsyncFaultReserved | AsyncFaultByInterrupt)) != 0)
-            return false;
-        if (Lapic is null)
-            return value == 0;
-        if ((value & AsyncFaultEnabled) != 0 && !Vm.Memory.TryRead(value & ~0x3fUL, out uint _))
-            return false;
-        _asyncFault = value;
         return true;
     }
 

@@ -16,14 +16,14 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     private readonly VcpuEvents _events;
 
     public VcpuMsrs(
-        VcpuCore core, VcpuCpuid cpuid, VcpuTsc tsc, PvClock clock, StealTime steal, VcpuApic apic, ApicPages apicPages, SystemManagement smm,
-        VcpuEvents events, Halting halting, HypervPort hyperv) : base(core)
+        VcpuCore core, VcpuCpuid cpuid, VcpuTsc tsc, PvClock clock, StealTime steal, AsyncFaults asyncFaults, VcpuApic apic, ApicPages apicPages,
+        SystemManagement smm, VcpuEvents events, Halting halting, HypervPort hyperv) : base(core)
     {
         _events = events;
         Processor = new(core, cpuid);
         Time = new(core, tsc);
         Apic = new(core, cpuid, apic);
-        Paravirt = new(core, cpuid, clock, steal, apicPages, halting);
+        Paravirt = new(core, cpuid, clock, steal, asyncFaults, apicPages, halting);
         Platform = new(core, cpuid);
         Speculation = new(core, cpuid);
         Smm = new(smm);

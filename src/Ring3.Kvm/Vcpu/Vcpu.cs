@@ -72,6 +72,7 @@ public sealed unsafe partial class Vcpu
     private readonly PvClock _clock;
     private readonly RunDelay _runDelay = new();
     private readonly StealTime _steal;
+    private readonly AsyncFaults _asyncFaults;
     private readonly XenPort _xen;
     private readonly VcpuTimers _timers;
     private readonly VcpuApic _apic;
@@ -119,6 +120,7 @@ public sealed unsafe partial class Vcpu
         // Time.
         _clock = new PvClock(_core, _tsc);
         _steal = new StealTime(_core, _translations, _runDelay);
+        _asyncFaults = new AsyncFaults(_core);
         _xen = new XenPort(_core, _runDelay);
         _timers = new VcpuTimers(_core, _xen);
         // The local APIC as the vCPU and its client see it, and CPUID.
@@ -131,13 +133,13 @@ public sealed unsafe partial class Vcpu
         _smm = new SystemManagement(_core, _cpuid, _tables, _translations);
         _events = new VcpuEvents(_core, Inbox, _smm, _apic, _xen);
         _debug = new GuestDebug(_core, _events, _policies, _tables, _failures);
-        _activity = new VcpuActivity(_core, Inbox, _smm, _events, _apic, _debug);
+        _activity = new VcpuActivity(_core, Inbox, _smm, _events, _apic, _debug, _clock, _steal, _asyncFaults, _apicPages);
         _halting = new Halting(_core, _activity, _events, Inbox, _smm, _signal, _timers, _steal, _xen);
         // Exits.
         _xenProcessor = new XenProcessor(_core, _xen, _timers, _runDelay, _tables, _halting);
         _hyperv = new HypervPort(_core, _cpuid, _events);
         _hypercalls = new Hypercalls(_core, _cpuid, _events, _tables, _tsc);
-        _msrs = new VcpuMsrs(_core, _cpuid, _tsc, _clock, _steal, _apic, _apicPages, _smm, _events, _halting, _hyperv);
+        _msrs = new VcpuMsrs(_core, _cpuid, _tsc, _clock, _steal, _asyncFaults, _apic, _apicPages, _smm, _events, _halting, _hyperv);
         _mmio = new MmioIo(_core, _apic, _translations, _events, _failures);
         _port = new PortIo(_core, _translations, _dirtyLog, _mmio);
         // State for the client.

@@ -47,6 +47,13 @@ internal sealed class ApicPages(VcpuCore core, VcpuApic apic) : VcpuPart(core)
         return true;
     }
 
+    /// <summary>INIT.</summary>
+    public void ResetPvEoi()
+    {
+        _ = TryWritePvEoiMsr(0);
+        _pvEoiPending = false;
+    }
+
     /// <summary>Before an entry.</summary>
     public void Publish()
     {

@@ -34,6 +34,9 @@ internal sealed unsafe class PvClock(VcpuCore core, VcpuTsc tsc) : VcpuPart(core
             Requests.MakeSelf(VcpuRequest.ClockUpdate);
     }
 
+    /// <summary>INIT.</summary>
+    public void Reset() => (SystemTimeMsr, _guestStopped) = (0, false);
+
     /// <summary>The guest has enabled its clock, at an address from which all of it lies in one page: KVM takes no other.</summary>
     private bool HasPage =>
         (SystemTimeMsr & KVM_MSR_ENABLED) != 0 && (SystemTimeMsr & ~KVM_MSR_ENABLED & Page.OffsetMask) + (ulong)sizeof(pvclock_vcpu_time_info) <= Page.Size;

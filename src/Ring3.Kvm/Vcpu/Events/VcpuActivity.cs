@@ -6,7 +6,8 @@ namespace Ring3.Kvm;
 
 /// <summary>Whether the vCPU executes, halts, or waits for INIT or SIPI (KVM_GET/SET_MP_STATE), and the two events that change it from outside.</summary>
 internal sealed unsafe class VcpuActivity(
-    VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuEvents events, VcpuApic apic, GuestDebug debug) : VcpuPart(core)
+    VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuEvents events, VcpuApic apic, GuestDebug debug, PvClock clock, StealTime steal,
+    AsyncFaults asyncFaults, ApicPages apicPages) : VcpuPart(core)
 {
     private readonly bool _isBootProcessor = core.IsBootProcessor;
 
@@ -46,6 +47,11 @@ internal sealed unsafe class VcpuActivity(
         events.Reset();
         smm.IsPending = false;
         inbox.DropNmis();
+        // KVM: what the guest has agreed with it about its memory ends. Whoever starts this CPU again may have other uses for those pages.
+        clock.Reset();
+        steal.Reset();
+        asyncFaults.Reset();
+        apicPages.ResetPvEoi();
         apic.SyncCr8();
         debug.Apply();
         Requests.MakeSelf(VcpuRequest.Event);

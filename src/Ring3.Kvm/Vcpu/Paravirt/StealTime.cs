@@ -36,6 +36,9 @@ internal sealed class StealTime(VcpuCore core, Translations translations, RunDel
         return true;
     }
 
+    /// <summary>INIT.</summary>
+    public void Reset() => _ = TryWriteMsr(0);
+
     /// <summary>
     /// The vCPU runs again: clears the preempted flag, flushes if another vCPU asked for that instead of sending an IPI, and adds the time for which the host
     /// ran something else.
