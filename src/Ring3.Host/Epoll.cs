@@ -32,7 +32,10 @@ public sealed unsafe class Epoll : IDisposable
         _ = Libc.epoll_ctl(_fd, CtlDel, fd, ev);
     }
 
-    /// <summary>Waits up to <paramref name="timeoutNs"/> (negative: for ever) and stores the keys of ready descriptors; returns their number.</summary>
+    /// <summary>
+    /// Waits up to <paramref name="timeoutNs"/> (negative: for ever) and stores the keys of ready descriptors; returns their number, 0 after a
+    /// signal, or -errno.
+    /// </summary>
     public int Wait(Span<ulong> keys, long timeoutNs)
     {
         int max = Math.Min(keys.Length, 64);
@@ -43,7 +46,10 @@ public sealed unsafe class Epoll : IDisposable
         int n = (int)Libc.syscall(441 /* epoll_pwait2 */, _fd, (nint)events, max, timeoutNs < 0 ? 0 : (nint)ts, 0, 8);
         for (int i = 0; i < n; i++)
             keys[i] = *(ulong*)(events + 12 * i + 4);
-        return Math.Max(n, 0);
+        if (n >= 0)
+            return n;
+        int error = Marshal.GetLastPInvokeError();
+        return error == Libc.EINTR ? 0 : -error;
     }
 
     public void Dispose() => _ = Libc.close(_fd);

@@ -8,7 +8,8 @@ public sealed class HostCallException : IOException
     /// <summary>The calling thread's last call, with the error that it left.</summary>
     public HostCallException(string call) : this(call, Marshal.GetLastPInvokeError()) { }
 
-    private HostCallException(string call, int errno) : base($"{call}: {Marshal.GetPInvokeErrorMessage(errno)}") => Errno = errno;
+    /// <summary>A call that has failed with a known error.</summary>
+    public HostCallException(string call, int errno) : base($"{call}: {Marshal.GetPInvokeErrorMessage(errno)}") => Errno = errno;
 
     /// <summary>The system's number for the reason.</summary>
     public int Errno { get; }

@@ -1,6 +1,6 @@
 namespace Ring3.Host;
 
-/// <summary>A one-shot CLOCK_MONOTONIC timer that one thread waits for and any thread sets.</summary>
+/// <summary>A one-shot CLOCK_MONOTONIC timer, for a thread that waits for descriptors. Any thread sets it.</summary>
 public sealed unsafe class TimerFd : IDisposable
 {
     private const int ClockMonotonic = 1, Cloexec = 0x80000, AbsoluteTime = 1;
@@ -13,7 +13,10 @@ public sealed unsafe class TimerFd : IDisposable
             throw new HostCallException("timerfd_create");
     }
 
-    /// <summary>Expires at <paramref name="deadlineNs"/>, at once if that has passed, never if it is <see cref="long.MaxValue"/>. Replaces what was set before; a waiting thread follows.</summary>
+    /// <summary>Has input from expiration until the timer is set again.</summary>
+    public int Fd => _fd;
+
+    /// <summary>Expires at <paramref name="deadlineNs"/>, at once if that has passed, never if it is <see cref="long.MaxValue"/>. Replaces what was set before, expirations included; a waiting thread follows.</summary>
     public void Set(long deadlineNs)
     {
         // SAFETY: struct itimerspec is four longs: interval, value. A zero value would disarm.
@@ -21,14 +24,6 @@ public sealed unsafe class TimerFd : IDisposable
         spec[0] = spec[1] = 0;
         (spec[2], spec[3]) = deadlineNs == long.MaxValue ? (0, 0) : (Math.Max(deadlineNs, 1) / 1_000_000_000, Math.Max(deadlineNs, 1) % 1_000_000_000);
         _ = Libc.timerfd_settime(_fd, AbsoluteTime, spec, null);
-    }
-
-    /// <summary>Blocks until the timer has expired since the last call, or a signal arrives.</summary>
-    public void Wait()
-    {
-        // SAFETY: the kernel writes eight bytes.
-        ulong expirations;
-        _ = Libc.read(_fd, &expirations, 8);
     }
 
     public void Dispose() => _ = Libc.close(_fd);

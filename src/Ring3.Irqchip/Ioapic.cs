@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Sync;
 
 namespace Ring3.Irqchip;
 
@@ -30,8 +31,8 @@ public sealed partial class Ioapic
     private readonly Lock _lock = new();
     private readonly ApicBus _bus;
     private readonly IPinObserver _observer;
-    private readonly Timers.ITimerService _timers;
-    private readonly Timers.HostTimer _stormTimer;
+    private readonly ITimerService _timers;
+    private readonly HostTimer _stormTimer;
     private readonly byte _version;
     private readonly RedirectionEntry[] _table = new RedirectionEntry[PinCount];
     private readonly ulong[] _lines = new ulong[PinCount];
@@ -41,11 +42,11 @@ public sealed partial class Ioapic
     private uint _irr, _irrDelivered, _select, _id;
     private int _rtcPendingEoi;
 
-    internal Ioapic(ApicBus bus, IPinObserver observer, Timers.ITimerService timers, int maxVcpus, byte version)
+    internal Ioapic(ApicBus bus, IPinObserver observer, ITimerService timers, int maxVcpus, byte version)
     {
         (_bus, _observer, _timers, _version) = (bus, observer, timers, version);
         _rtcMap = new DeliveryMap(maxVcpus);
-        _stormTimer = new Timers.HostTimer(new StormCallback(this)) { Failed = observer.Fail };
+        _stormTimer = new HostTimer(new StormCallback(this)) { Failed = observer.Fail };
         Reset();
     }
 
@@ -179,9 +180,9 @@ public sealed partial class Ioapic
         _timers.Arm(_stormTimer, _timers.NowNs + StormDelayNs);
     }
 
-    private sealed class StormCallback(Ioapic owner) : Timers.ITimerCallback
+    private sealed class StormCallback(Ioapic owner) : ITimerCallback
     {
-        public void TimerExpired(Timers.HostTimer timer, long nowNs) => owner.ServicePendingLevels();
+        public void TimerExpired(HostTimer timer, long nowNs) => owner.ServicePendingLevels();
     }
 
     private void ServicePendingLevels()

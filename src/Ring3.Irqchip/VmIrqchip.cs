@@ -1,5 +1,5 @@
 using Ring3.Abi;
-using Ring3.Irqchip.Timers;
+using Ring3.Sync;
 
 namespace Ring3.Irqchip;
 

@@ -113,12 +113,21 @@ public unsafe class HostTests
     public void TimerFd_PastDeadline_ExpiresAtOnce()
     {
         using TimerFd timer = new();
+        using Epoll epoll = new();
+        Assert.Equal(0, epoll.Add(timer.Fd, 7));
+        ulong[] keys = new ulong[4];
         timer.Set(HostClock.MonotonicNs() - 1);
-        timer.Wait();
+        Assert.Equal(1, epoll.Wait(keys, -1));
+        Assert.Equal(7ul, keys[0]);
         long deadline = HostClock.MonotonicNs() + 2_000_000;
+        // What has expired is forgotten when the timer is set again.
         timer.Set(deadline);
-        timer.Wait();
+        Assert.Equal(1, epoll.Wait(keys, -1));
         Assert.True(HostClock.MonotonicNs() >= deadline);
+        timer.Set(long.MaxValue);
+        Assert.Equal(0, epoll.Wait(keys, 0));
+        epoll.Dispose();
+        Assert.True(epoll.Wait(keys, 0) < 0);
     }
 
     [Fact]

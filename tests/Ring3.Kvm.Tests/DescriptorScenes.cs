@@ -94,7 +94,7 @@ internal static unsafe class DescriptorScenes
         return new Result(decoys.Screams, late, signals);
     }
 
-    /// <summary>A device raises an interrupt without end, through the poller and by the shortcut for writes of the process's own threads, while its irqfd is taken away and put back.</summary>
+    /// <summary>A device raises an interrupt without end, through the event loop and by the shortcut for writes of the process's own threads, while its irqfd is taken away and put back.</summary>
     internal static Result Irqfd(int rounds, bool untilScream = false)
     {
         using TestGuest g = new(irqchip: true);

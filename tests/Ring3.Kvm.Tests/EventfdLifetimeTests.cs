@@ -130,12 +130,12 @@ public sealed class EventfdLifetimeTests
 
     private sealed class Thrower(Vm vm, int fd) : IPolled
     {
-        public Vm Vm => vm;
         public int Fd => fd;
         public void Signalled() => throw new InvalidOperationException("broken");
+        public void Failed(Exception e) => vm.BugOn(true, e.ToString());
     }
 
-    /// <summary>The poller's thread serves every VM of a process that may not be ours: what throws there ends one VM.</summary>
+    /// <summary>The event loop's thread serves every VM of a process that may not be ours: what throws there ends one VM.</summary>
     [Fact]
     public void PolledMemberThatThrows_EndsItsVmOnly()
     {
@@ -143,7 +143,7 @@ public sealed class EventfdLifetimeTests
         using TestGuest g = new(irqchip: true);
         int bad = EventFd.Create(), irq = EventFd.Create();
         Thrower thrower = new(broken, bad);
-        Assert.Equal(0, Poller.Attach(thrower));
+        Assert.Equal(0, EventLoop.Shared.Attach(thrower));
         EventFd.Signal(bad);
         Assert.True(SpinWait.SpinUntil(() => broken.IsDead, 60_000));
         Assert.Contains("broken", broken.BugMessage, StringComparison.Ordinal);
@@ -151,7 +151,7 @@ public sealed class EventfdLifetimeTests
         EventFd.Signal(irq);
         Assert.True(SpinWait.SpinUntil(() => EventFd.Drain(irq) == 0, 60_000));
         Assert.False(g.Vm.IsDead);
-        Poller.Detach(thrower);
+        EventLoop.Shared.Detach(thrower);
         EventFd.Close(bad);
         EventFd.Close(irq);
     }

@@ -1,5 +1,5 @@
 using Ring3.Abi;
-using Ring3.Irqchip.Timers;
+using Ring3.Sync;
 using static Ring3.Abi.KvmApi;
 using static Ring3.Kvm.Tests.InterruptTests;
 
@@ -10,14 +10,14 @@ public sealed unsafe class VcpuTimerTests
 {
     private const uint DeadlineMode = 0x40041, PeriodicMode = 0x20041;
 
-    /// <summary>Keeps the process's timer thread busy until it is disposed of.</summary>
-    private sealed class BusyTimerThread : ITimerCallback, IDisposable
+    /// <summary>Keeps the process's event loop busy until it is disposed of.</summary>
+    private sealed class BusyEventLoop : ITimerCallback, IDisposable
     {
         private readonly ManualResetEventSlim _entered = new(), _go = new();
 
-        internal BusyTimerThread()
+        internal BusyEventLoop()
         {
-            TimerService.Shared.Arm(new HostTimer(this) { Failed = e => throw e }, 0);
+            EventLoop.Shared.Arm(new HostTimer(this) { Failed = e => throw e }, 0);
             _entered.Wait();
         }
 
@@ -71,7 +71,7 @@ public sealed unsafe class VcpuTimerTests
     public void RunningGuest_IsInterruptedWithoutTheTimerThread()
     {
         using TestGuest g = Guest();
-        using BusyTimerThread busy = new();
+        using BusyEventLoop busy = new();
         // sti; wait: cmp dword [0x12000], 1; jb wait
         g.Load([.. s_enableX2Apic, .. Wrmsr(0x832, DeadlineMode), .. ArmDeadline(g, 500), 0xfb, 0x83, 0x3c, 0x25, 0x00, 0x20, 0x01, 0x00, 0x01, 0x72, 0xf6, 0xb0, 0x01, 0xe6, 0xf4]);
         Assert.Equal(1, g.RunToEnd());
@@ -81,7 +81,7 @@ public sealed unsafe class VcpuTimerTests
     public void PeriodicTimer_TicksWithoutTheTimerThread()
     {
         using TestGuest g = Guest();
-        using BusyTimerThread busy = new();
+        using BusyEventLoop busy = new();
         // Divide by 1, 1 ms; sti; wait: hlt or not, until five ticks were counted.
         g.Load([.. s_enableX2Apic, .. Wrmsr(0x83e, 0xb), .. Wrmsr(0x832, PeriodicMode), .. Wrmsr(0x838, 1_000_000), 0xfb,
             0x83, 0x3c, 0x25, 0x00, 0x20, 0x01, 0x00, 0x03, 0x72, 0xf6, 0xf4, 0x83, 0x3c, 0x25, 0x00, 0x20, 0x01, 0x00, 0x05, 0x72, 0xf5, 0xb0, 0x03, 0xe6, 0xf4]);
@@ -97,7 +97,7 @@ public sealed unsafe class VcpuTimerTests
     public void LongInstructionsAndLoops_LookAtTheClock(string kind)
     {
         using TestGuest g = Guest();
-        using BusyTimerThread busy = new();
+        using BusyEventLoop busy = new();
         byte[] code = kind switch
         {
             // mov edi, 0x400000; mov ecx, 4 MiB; again: push rcx; push rdi; rep stosb; pop rdi; pop rcx; cmp dword [0x12000], 1; jb again
@@ -120,7 +120,7 @@ public sealed unsafe class VcpuTimerTests
         Assert.Equal(0, g.Vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_LONG_MODE, long_mode = 1 }));
         Assert.Equal(0, g.Vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_SHARED_INFO, gfn = Info >> 12 }));
         Assert.Equal(0, g.Cpu.XenSetAttr(new() { type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, gpa = Info }));
-        using BusyTimerThread busy = new();
+        using BusyEventLoop busy = new();
         kvm_xen_vcpu_attr timer = new() { type = KVM_XEN_VCPU_ATTR_TYPE_TIMER };
         (timer.timer.port, timer.timer.priority, timer.timer.expires_ns) = (Port, KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL, (ulong)g.Vm.Clock.NowNs + 2_000_000);
         Assert.Equal(0, g.Cpu.XenSetAttr(timer));

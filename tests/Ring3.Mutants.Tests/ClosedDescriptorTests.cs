@@ -52,4 +52,19 @@ public sealed class ClosedDescriptorTests : IDisposable
         Defects.ClosesEarly = true;
         Assert.NotEqual(0, DescriptorScenes.Resample(Many, untilScream: true).Screams);
     }
+
+    [Fact]
+    public void Irqfd_ThatWaits_ReadsNobodyElses()
+    {
+        DescriptorScenes.Result r = DescriptorScenes.Irqfd(20 * Rounds);
+        Assert.Equal(0, r.Screams);
+        Assert.NotEqual(0ul, r.Signals);
+    }
+
+    [Fact]
+    public void Irqfd_ThatDoesNotWait_ReadsOthers()
+    {
+        Defects.ClosesEarly = true;
+        Assert.NotEqual(0, DescriptorScenes.Irqfd(Many, untilScream: true).Screams);
+    }
 }

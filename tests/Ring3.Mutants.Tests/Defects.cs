@@ -1,5 +1,6 @@
 using Ring3.Cpu;
 using Ring3.Mmu;
+using Ring3.Sync;
 
 namespace Ring3;
 
@@ -33,6 +34,30 @@ internal static class Defects
     {
         if (WidensWindows)
             Thread.Sleep(1);
+    }
+
+    /// <summary>On return the loop does not watch the descriptor any more, but its owner may be in the middle of being told.</summary>
+    public static void DetachWithoutWaiting(IPolled member)
+    {
+        new Thread(() => EventLoop.Shared.Detach(member)).Start();
+        var probe = new Probe(member.Fd);
+        while (EventLoop.Shared.Attach(probe) != 0)
+            Thread.Yield();
+        EventLoop.Shared.Detach(probe);
+    }
+
+    /// <summary>A descriptor can be watched again when it is not watched any more.</summary>
+    private sealed class Probe(int fd) : IPolled
+    {
+        public int Fd => fd;
+
+        public void Signalled()
+        {
+        }
+
+        public void Failed(Exception e)
+        {
+        }
     }
 
     /// <summary>The product as it is.</summary>

@@ -4,7 +4,7 @@
  * Invariants
  *   - Either the core has done the whole write, or the kernel's write is made as if nothing had been here. The core does it for the value 1
  *     and when the kernel says that the descriptor is the irqfd's eventfd, so no table of numbers has to be right.
- *   - What the kernel's write does for others (writers in other processes, duplicates, descriptors above the table) wakes the core's poller.
+ *   - What the kernel's write does for others (writers in other processes, duplicates, descriptors above the table) wakes the core's event loop.
  */
 #include "ring3.h"
 
@@ -17,7 +17,7 @@ bool irqfd_write(int fd, const void *buffer)
 	struct thread *self = &r3_self;
 
 	if (is_confined())
-		return false; /* the kernel's write wakes the core's poller */
+		return false; /* the kernel's write wakes the core's event loop */
 	check_fork();
 	if (!r3_irqfd_hints || shares_parent_memory())
 		return false;

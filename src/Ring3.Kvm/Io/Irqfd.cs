@@ -39,6 +39,8 @@ internal sealed class Irqfd : IPolled
                 Deliver();
     }
 
+    public void Failed(Exception e) => Vm.BugOn(true, e.ToString());
+
     /// <summary>
     /// Does what a write of 1 to the client's descriptor <paramref name="fd"/> would do, in the caller's thread and without the write: the counter would be taken at once. False, with nothing done, when the
     /// descriptor is not this eventfd.
@@ -78,7 +80,7 @@ internal sealed class Irqfd : IPolled
         }
     }
 
-    /// <summary>Nothing is delivered any more, and no acknowledgement begins to be passed on. After the poller has let go of it.</summary>
+    /// <summary>Nothing is delivered any more, and no acknowledgement begins to be passed on. After the event loop has let go of it.</summary>
     public void Remove()
     {
         IrqfdWrites.Remove(this);
@@ -143,7 +145,7 @@ internal sealed class Irqfds(Vm vm)
                 return -Errno.EMFILE;
             }
             var irqfd = new Irqfd(vm, chip, (int)args.fd, own, args.gsi, resampleFd);
-            int r = Poller.Attach(irqfd);
+            int r = EventLoop.Shared.Attach(irqfd);
             if (r != 0)
             {
                 irqfd.Remove();
@@ -175,7 +177,7 @@ internal sealed class Irqfds(Vm vm)
 
     private static void Discard(Irqfd irqfd)
     {
-        Poller.Detach(irqfd);
+        EventLoop.Shared.Detach(irqfd);
         irqfd.Remove();
         irqfd.Close();
     }

@@ -5,8 +5,8 @@ using Ring3.Host;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Writes of the process's own threads to eventfds that are irqfds. KVM injects in the thread that writes; a host that sees the client's writes first can have the same from here, and the poller's thread need not
-/// wake up. Everything else (other processes, duplicates, other values) reaches the irqfd through the poller.
+/// Writes of the process's own threads to eventfds that are irqfds. KVM injects in the thread that writes; a host that sees the client's writes first can have the same from here, and the event loop need not
+/// wake up. Everything else (other processes, duplicates, other values) reaches the irqfd through the event loop.
 /// </summary>
 /// <remarks>
 /// The table is a hint by the client's descriptor number. A number may mean something else since: <see cref="Irqfd.TryDeliver"/> asks the kernel each time, and a hint that was wrong is dropped.

@@ -1,5 +1,4 @@
 using Ring3.Host;
-using Ring3.Irqchip.Timers;
 using Ring3.Sync;
 
 namespace Ring3.Kvm;
@@ -26,7 +25,7 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
     /// <summary>The period in force. KVM: an hour divided by the ratio when none is set, not less than a second.</summary>
     internal static uint PeriodMs(uint ratio, uint periodMs) => periodMs != 0 ? periodMs : 3_600_000 / Math.Min(ratio, 3600);
 
-    private void Arm() => TimerService.Shared.Arm(_timer, HostClock.MonotonicNs() + _periodNs);
+    private void Arm() => EventLoop.Shared.Arm(_timer, HostClock.MonotonicNs() + _periodNs);
 
     void ITimerCallback.TimerExpired(HostTimer timer, long nowNs)
     {
@@ -48,6 +47,6 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
     {
         lock (_lock)
             _stopped = true;
-        TimerService.Shared.Cancel(_timer);
+        EventLoop.Shared.Cancel(_timer);
     }
 }

@@ -1,6 +1,6 @@
 using Ring3.Abi;
 using Ring3.Irqchip;
-using Ring3.Irqchip.Timers;
+using Ring3.Sync;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: pointers are to locals, or to blocks that live as long as their VM.
@@ -11,7 +11,7 @@ public sealed unsafe partial class Vm
 {
     private IoapicMmio? _ioapicMmio;
 
-    /// <summary>KVM_CREATE_IRQCHIP: PIC, I/O APIC and local APICs. Before the first vCPU. 0, -EEXIST, -EINVAL.</summary>
+    /// <summary>KVM_CREATE_IRQCHIP: PIC, I/O APIC and local APICs. Before the first vCPU. 0, -EEXIST, -EINVAL, -EMFILE, -ENOMEM.</summary>
     public int CreateIrqchip() => CreateIrqchip(split: false, 0);
 
     /// <summary>KVM_CAP_SPLIT_IRQCHIP: local APICs only; <paramref name="reservedRoutes"/> GSIs stand for the pins of the client's I/O APIC. 0, -EEXIST after another controller or a vCPU, -EINVAL.</summary>
@@ -25,7 +25,11 @@ public sealed unsafe partial class Vm
                 return -Errno.EEXIST;
             if (_vcpus.Length != 0)
                 return split ? -Errno.EEXIST : -Errno.EINVAL;
-            VmIrqchip chip = split ? new VmIrqchip(TimerService.Shared, true, reservedRoutes, MaxVcpus) : new VmIrqchip(TimerService.Shared, maxVcpus: MaxVcpus);
+            // A host without descriptors says so here, not when the first timer is armed.
+            int error = EventLoop.Shared.TryStart();
+            if (error != 0)
+                return error;
+            VmIrqchip chip = split ? new VmIrqchip(EventLoop.Shared, true, reservedRoutes, MaxVcpus) : new VmIrqchip(EventLoop.Shared, maxVcpus: MaxVcpus);
             chip.Failed = e => BugOn(true, e.ToString());
             if (chip.Pic is { } pic)
                 PicPorts.AddTo(Ports, pic);

@@ -3,7 +3,6 @@ using Ring3.Abi;
 using Ring3.Cpu;
 using Ring3.Host;
 using Ring3.Irqchip;
-using Ring3.Irqchip.Timers;
 using Ring3.Memory;
 using Ring3.Mmu;
 using Ring3.Sync;

@@ -2,7 +2,7 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Host;
 using Ring3.Irqchip;
-using Ring3.Irqchip.Timers;
+using Ring3.Sync;
 using Ring3.Xen;
 using static Ring3.Abi.KvmApi;
 using static Ring3.Kvm.RunStep;
@@ -80,14 +80,14 @@ internal sealed unsafe class XenProcessor(
         long delta = (long)(deadlineClockNs - (ulong)Vm.Clock.NowNs), now = HostClock.MonotonicNs();
         long deadline = delta > long.MaxValue - now ? long.MaxValue : now + delta;
         timers.XenDeadlineNs = deadline;
-        TimerService.Shared.Arm(_timer ??= new HostTimer(this) { Failed = e => Vm.BugOn(true, e.ToString()) }, deadline);
+        EventLoop.Shared.Arm(_timer ??= new HostTimer(this) { Failed = e => Vm.BugOn(true, e.ToString()) }, deadline);
     }
 
     public void CancelTimer()
     {
         timers.XenDeadlineNs = long.MaxValue;
         if (_timer is not null)
-            TimerService.Shared.Cancel(_timer);
+            EventLoop.Shared.Cancel(_timer);
     }
 
     void ITimerCallback.TimerExpired(HostTimer timer, long nowNs) => port.Side?.TimerExpired();

@@ -1,5 +1,5 @@
-using Ring3.Irqchip.Timers;
 using Ring3.Kvm;
+using Ring3.Sync;
 using Ring3.Vmm.Bus;
 
 namespace Ring3.Vmm.Devices;

@@ -1,6 +1,9 @@
-namespace Ring3.Irqchip.Timers;
+namespace Ring3.Sync;
 
-/// <summary>Binary heap of armed timers, earliest first. Not thread-safe: its owner locks. Grows, never shrinks; arming allocates nothing once it is large enough.</summary>
+/// <summary>
+/// Binary heap of armed timers, earliest first. Not thread-safe: its owner locks. Grows, never shrinks; arming allocates nothing once it is large
+/// enough.
+/// </summary>
 public sealed class TimerQueue
 {
     private HostTimer[] _heap = new HostTimer[16];
@@ -51,6 +54,9 @@ public sealed class TimerQueue
         _ = Cancel(timer);
         return timer;
     }
+
+    /// <summary>Takes any armed timer; null when there is none.</summary>
+    public HostTimer? PopAny() => PopExpired(long.MaxValue);
 
     private void Place(HostTimer timer, int i)
     {

@@ -1,4 +1,4 @@
-namespace Ring3.Irqchip.Timers;
+namespace Ring3.Sync;
 
 /// <summary>One-shot timers on CLOCK_MONOTONIC nanoseconds.</summary>
 public interface ITimerService
@@ -6,7 +6,10 @@ public interface ITimerService
     /// <summary>CLOCK_MONOTONIC now, in nanoseconds.</summary>
     long NowNs { get; }
 
-    /// <summary>Arms or re-arms <paramref name="timer"/> for the absolute time <paramref name="deadlineNs"/>; a time that has passed fires as soon as possible. Allocates nothing.</summary>
+    /// <summary>
+    /// Arms or re-arms <paramref name="timer"/> for the absolute time <paramref name="deadlineNs"/>; a time that has passed fires as soon as
+    /// possible. Allocates nothing.
+    /// </summary>
     void Arm(HostTimer timer, long deadlineNs);
 
     /// <summary>Disarms. A callback that has already started is not waited for: the callee must check its own state.</summary>
@@ -17,7 +20,8 @@ public interface ITimerService
 public interface ITimerCallback
 {
     /// <summary>
-    /// The timer's deadline has passed. May be late, and may be spurious when it races with <see cref="ITimerService.Arm"/> or <see cref="ITimerService.Cancel"/> on another
+    /// The timer's deadline has passed. May be late, and may be spurious when it races with <see cref="ITimerService.Arm"/> or <see
+    /// cref="ITimerService.Cancel"/> on another
     /// thread, so the callee compares <paramref name="nowNs"/> with its own deadline under its own lock.
     /// </summary>
     void TimerExpired(HostTimer timer, long nowNs);
@@ -28,7 +32,10 @@ public sealed class HostTimer(ITimerCallback callback)
 {
     internal long DeadlineNs;
 
-    /// <summary>Told of an exception that escaped the callback, on the service's thread: the owner marks what the timer belongs to as broken. The service goes on.</summary>
+    /// <summary>
+    /// Told of an exception that escaped the callback, or of the end of the service, on the service's thread: the owner marks what the timer belongs
+    /// to as broken.
+    /// </summary>
     public required Action<Exception> Failed { private get; init; }
 
     /// <summary>Runs the callback; for timer services. Never throws: their threads serve the whole process, which may not be ours.</summary>
@@ -40,9 +47,25 @@ public sealed class HostTimer(ITimerCallback callback)
         }
         catch (Exception e)
         {
-            Failed(e);
+            Fail(e);
         }
     }
+
+    /// <summary>Tells the owner that the timer is lost. Never throws: an owner that cannot be told is told nothing.</summary>
+    internal void Fail(Exception e)
+    {
+        try
+        {
+            Failed(e);
+        }
+        catch (Exception)
+        {
+            // What is broken already is broken further; the others of the thread are not.
+        }
+    }
+
+    /// <summary>Taken out of the heap to be fired. Protected by the service's lock.</summary>
+    internal bool IsDue;
 
     /// <summary>Position in the service's heap, or -1. Protected by the service's lock.</summary>
     internal int HeapIndex = -1;
