@@ -21,7 +21,7 @@ internal sealed record FuzzOptions
     internal bool List { get; init; }
     /// <summary>Print each case to standard error before the machine runs it: finds the one that ends the process.</summary>
     internal bool Trace { get; init; }
-    /// <summary>Print the instructions that never ran to their end.</summary>
+    /// <summary>Print the instructions that never ran, and those that never ran to their end.</summary>
     internal bool Coverage { get; init; }
     /// <summary>Record cases with the host's results into this file.</summary>
     internal string? Record { get; init; }
@@ -39,19 +39,21 @@ internal sealed record FuzzOptions
     internal ProcessorModel Model { get; init; } = ProcessorModel.Host;
     /// <summary>Everything that can be is translated before it runs.</summary>
     internal bool Translate { get; init; }
+    /// <summary>The machine is a VM of the /dev/kvm that programs have which this one starts.</summary>
+    internal string? Kvm { get; init; }
     /// <summary>Mismatches described, or cases recorded, for each instruction.</summary>
     internal int Examples { get; init; } = 1;
 
     internal const string Usage = """
         usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC] [--threads T] [--raw PERCENT] [--examples N]
                               [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
-                              [--model M] [--translate] [--replay FILE | --contrast M]
+                              [--model M] [--translate | --kvm LAUNCHER] [--replay FILE | --contrast M]
                               [--record FILE [--mnemonics] [--at SEED:BATCH:CASE]... [--from FILE]...]
           Runs random instructions on the host's processor and in the software machine and compares everything they changed.
           --batch B   repeats one batch (mismatches name it) and describes each mismatch
           --self      compares the host with itself: a check of the harness
           --list      prints the instructions that take part, then those left out with the reason
-          --coverage  prints the instructions that never retired natively
+          --coverage  prints the instructions that never ran (also of a replay) and those that never retired natively
           --record F  looks at N cases, runs some of each instruction (--examples) on the host and keeps them with its results
           --mnemonics one of each mnemonic instead of each encoding
           --at S:B:N  records that case besides: what mismatches name
@@ -59,6 +61,8 @@ internal sealed record FuzzOptions
           --replay F  checks the machine against such a file; needs nothing of the host
           --model M   the machine's model: host (default), intel or amd
           --translate the machine translates code before its first execution, instead of interpreting it
+          --kvm L     the machine is a VM of a client of /dev/kvm that program L starts: ring3-exec; env for the kernel's own; --model says
+                      which processor it has
           --contrast M  compares the machine as --model says with the machine as model M; needs nothing of the host
           --trace     prints each case to standard error before the machine runs it
         Exit status: 0 no mismatch, 1 mismatches, 2 bad usage, 4 this host cannot run these cases.
@@ -88,6 +92,7 @@ internal sealed record FuzzOptions
                 case "--record" when value is not null: o = o with { Record = value }; i++; continue;
                 case "--model" when ProcessorModel.TryParse(value, out ProcessorModel model): o = o with { Model = model }; i++; continue;
                 case "--contrast" when ProcessorModel.TryParse(value, out ProcessorModel model): o = o with { Contrast = model }; i++; continue;
+                case "--kvm" when value is not null: o = o with { Kvm = value }; i++; continue;
                 case "--replay" when value is not null: o = o with { Replay = value }; i++; continue;
             }
             if (!ulong.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out ulong n))

@@ -19,7 +19,7 @@ internal sealed class FuzzSession(FuzzOptions options)
     private readonly Exclusions _exclusions = Exclusions.Load();
     private Code[] _codes = [];
     private readonly SortedDictionary<string, long> _passedOver = new(StringComparer.Ordinal), _leftOpen = new(StringComparer.Ordinal);
-    private readonly long[] _outcomes = new long[256], _retired = new long[IcedConstants.CodeEnumCount];
+    private readonly long[] _outcomes = new long[256], _retired = new long[IcedConstants.CodeEnumCount], _ran = new long[IcedConstants.CodeEnumCount];
     private long _nextBatch, _cases, _mismatches;
 
     internal long Cases => Volatile.Read(ref _cases);
@@ -69,7 +69,8 @@ internal sealed class FuzzSession(FuzzOptions options)
     private unsafe void Work(long batches)
     {
         using var oracle = new NativeOracle();
-        using GuestProcessor? guest = options.Self ? null : new GuestProcessor(oracle, options.Bits, options.Model, options.Translate);
+        using GuestProcessor? guest = options.Self || options.Kvm is not null ? null : new GuestProcessor(oracle, options.Bits, options.Model, options.Translate);
+        using KvmOracle? kvm = options.Kvm is { } launcher ? new KvmOracle(launcher) : null;
         var batch = new CaseBatch(oracle, _codes, options.Bits, options.Filter.Length == 0 ? options.Raw : 0, _undefined);
         var comparer = new Comparer(_undefined, oracle.Probes);
         var limits = new HostLimits(oracle.Probes);
@@ -88,13 +89,16 @@ internal sealed class FuzzSession(FuzzOptions options)
             if (lost >= 0)
                 Report(number, lost, batch, comparer, oracle, null, oracle.End);
             guest?.NextBatch();
+            int count = lost < 0 ? Sandbox.MaxCases : lost;
+            int lostGuest = kvm?.Run(oracle, count) ?? -1;
+            if (lostGuest >= 0)
+                Report(number, count = lostGuest, batch, comparer, oracle, null, kvm!.End);
             if (options.Self && lost < 0)
             {
                 for (int i = 0; i < Sandbox.MaxCases; i++)
                     copies[i] = *oracle.Output(i);
                 oracle.Run(Sandbox.MaxCases);
             }
-            int count = lost < 0 ? Sandbox.MaxCases : lost;
             for (int i = 0; i < count; i++)
             {
                 CaseOutput result;
@@ -102,20 +106,24 @@ internal sealed class FuzzSession(FuzzOptions options)
                     continue;
                 if (options.Trace)
                     Console.Error.WriteLine(Comparer.Reproducer(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle)));
-                if (guest is null)
+                if (kvm is not null)
+                    result = *kvm.Output(i);
+                else if (guest is null)
                     result = copies[i];
                 else
                     guest.Run(oracle.Input(i), batch.Meta[i], (i & 1) != 0 && batch.Meta[i].Count == 1, &result);
                 CaseOutput* native = oracle.Output(i);
                 Comparer.NormalizeNative(oracle.Input(i), native);
                 Interlocked.Increment(ref _outcomes[Math.Min(native->Vector, 255)]);
+                if (batch.Meta[i].Kind == CaseKind.Compare)
+                    Interlocked.Increment(ref _ran[(int)batch.Meta[i].Instruction.Code]);
                 if (native->Vector == CaseOutput.NoVector)
                     Interlocked.Increment(ref _retired[(int)batch.Meta[i].Instruction.Code]);
-                if (guest is null)
+                if (options.Self)
                     Comparer.NormalizeNative(oracle.Input(i), &result);
                 if (comparer.Same(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native, &result))
                     continue;
-                if (guest is null || options.Model.IsKnown || LeftOpen.Rule(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native, &result) is not { } rule)
+                if (options.Self || options.Model.IsKnown || LeftOpen.Rule(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native, &result) is not { } rule)
                     Report(number, i, batch, comparer, oracle, &result, null);
                 else
                     Count(_leftOpen, rule);
@@ -181,6 +189,9 @@ internal sealed class FuzzSession(FuzzOptions options)
 
     /// <summary>Instructions that never retired natively in this run: privileged, refused by this host, or unlucky.</summary>
     internal Code[] NeverRetired() => [.. _codes.Where(c => _retired[(int)c] == 0)];
+
+    /// <summary>Instructions of which no case ran.</summary>
+    internal Code[] NeverRun() => [.. _codes.Where(c => _ran[(int)c] == 0)];
 
     /// <summary>Prints the mismatches, most frequent first.</summary>
     internal void Print(TextWriter output)

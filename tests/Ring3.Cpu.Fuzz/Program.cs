@@ -1,3 +1,4 @@
+using Iced.Intel;
 using Ring3.Differential;
 
 if (FuzzOptions.Parse(args) is not { } options)
@@ -18,7 +19,8 @@ if (session.SelectCodes().Length == 0)
 }
 if (options.Replay is { } vectors)
 {
-    using var replay = new Replay();
+    using KvmOracle? kvm = options.Kvm is { } launcher ? new KvmOracle(launcher) : null;
+    using var replay = new Replay(kvm, options.Model);
     replay.Run(vectors);
     foreach (string mismatch in replay.Mismatches)
         Console.WriteLine(mismatch);
@@ -26,7 +28,11 @@ if (options.Replay is { } vectors)
         Console.WriteLine($"left open by the manuals: {count} cases, {rule}");
     if (replay.LeftOut != 0)
         Console.WriteLine($"left out: {replay.LeftOut} cases of units that this host lacks");
-    Console.WriteLine($"{replay.Cases} cases, {replay.Mismatches.Count} mismatches");
+    if (replay.OfOtherModel != 0)
+        Console.WriteLine($"left out: {replay.OfOtherModel} cases in which the recorded processor and model {options.Model.Name} differ");
+    if (options.Coverage)
+        Console.WriteLine($"never ran: {string.Join(' ', session.SelectCodes().Except(replay.Codes))}");
+    Console.WriteLine($"{replay.Cases} cases of {replay.Codes.Count} instructions, {replay.Mismatches.Count} mismatches");
     return replay.Mismatches.Count == 0 ? 0 : 1;
 }
 if (options.Contrast is { } other)
@@ -61,7 +67,12 @@ foreach ((string rule, long count) in session.LeftOpenDifferences)
     Console.WriteLine($"left open by the manuals, and no model knows this family: {count} cases, {rule}");
 foreach ((string reason, long count) in session.PassedOver)
     Console.WriteLine($"not run on this host: {count} cases, {reason}");
+Code[] without = session.NeverRun();
+Console.WriteLine($"ran {session.SelectCodes().Length - without.Length} of {session.SelectCodes().Length} instructions");
 if (options.Coverage)
+{
+    Console.WriteLine($"never ran: {string.Join(' ', without)}");
     Console.WriteLine($"never retired: {string.Join(' ', session.NeverRetired())}");
+}
 Console.WriteLine($"{session.Cases} cases, {session.Mismatches} mismatches in {session.Findings.Count} instructions, {session.Cases / seconds / 1000:F0} k cases/s, seed {options.Seed}");
 return session.Mismatches == 0 ? 0 : 1;

@@ -1,10 +1,14 @@
 using System.Globalization;
+using Iced.Intel;
 
 namespace Ring3.Differential;
 
-/// <summary>Runs recorded cases in the machine, each stepped and freely, and compares with the recorded results. Needs no native side.</summary>
+/// <summary>
+/// Runs recorded cases in the machine, each stepped and freely, and compares with the recorded results. Needs no native side.
+/// Or runs them, freely, in a VM whose processor is <paramref name="kvmModel"/>.
+/// </summary>
 /// <remarks>SAFETY: pointers into the case memory, which lives as long as this object; slots are below <see cref="Sandbox.MaxCases"/>.</remarks>
-internal sealed unsafe class Replay : IDisposable
+internal sealed unsafe class Replay(KvmOracle? kvm = null, ProcessorModel? kvmModel = null) : IDisposable
 {
     private readonly LocalCaseMemory _memory = new();
     private readonly Dictionary<(int Bits, ProcessorModel Model), GuestProcessor> _guests = [];
@@ -16,6 +20,10 @@ internal sealed unsafe class Replay : IDisposable
     internal int Cases { get; private set; }
     /// <summary>Cases whose instructions run on units that this host lacks, and so the machine.</summary>
     internal int LeftOut { get; private set; }
+    /// <summary>Cases in which the recorded processor's model and that of the VM differ.</summary>
+    internal int OfOtherModel { get; private set; }
+    /// <summary>Instructions of the cases that have been run.</summary>
+    internal HashSet<Code> Codes { get; } = [];
     /// <summary>One text for each case that differs in what the manuals define, or what the recorded processor's model describes.</summary>
     internal List<string> Mismatches { get; } = [];
     /// <summary>Differences that the manuals leave open, of processors that no model describes: their number by rule.</summary>
@@ -36,7 +44,13 @@ internal sealed unsafe class Replay : IDisposable
                 LeftOut++;
                 continue;
             }
+            if (kvm is not null && IsOfOtherModel(cases[n]))
+            {
+                OfOtherModel++;
+                continue;
+            }
             Cases++;
+            Codes.UnionWith(Instructions(cases[n]).Select(i => i.Code));
             if (Differs(cases[n], out string? rule) is not { } what)
                 continue;
             if (rule is not null && _model is null)
@@ -46,20 +60,34 @@ internal sealed unsafe class Replay : IDisposable
         }
     }
 
-    private static bool NeedsUnit(RecordedCase c)
+    private static bool NeedsUnit(RecordedCase c) => Instructions(c).SelectMany(i => i.Code.CpuidFeatures())
+        .Any(f => f switch
+        {
+            CpuidFeature.GFNI => !VectorFeatures.Gfni,
+            CpuidFeature.VAES => !VectorFeatures.Vaes,
+            CpuidFeature.VPCLMULQDQ => !VectorFeatures.Vpclmulqdq,
+            _ => false,
+        });
+
+    /// <summary>The instructions of a case that has any.</summary>
+    private static IEnumerable<Instruction> Instructions(RecordedCase c)
     {
         if (c.Meta.Kind != CaseKind.Compare)
-            return false;
-        var decoder = Iced.Intel.Decoder.Create((int)c.Input.Bits, c.Code, c.Input.Rip);
+            yield break;
+        var decoder = Decoder.Create((int)c.Input.Bits, c.Code, c.Input.Rip);
         while (decoder.IP < c.Input.NextRip)
-        {
-            foreach (Iced.Intel.CpuidFeature f in decoder.Decode().CpuidFeatures)
-            {
-                if (f switch { Iced.Intel.CpuidFeature.GFNI => !VectorFeatures.Gfni, Iced.Intel.CpuidFeature.VAES => !VectorFeatures.Vaes, Iced.Intel.CpuidFeature.VPCLMULQDQ => !VectorFeatures.Vpclmulqdq, _ => false })
-                    return true;
-            }
-        }
-        return false;
+            yield return decoder.Decode();
+    }
+
+    private bool IsOfOtherModel(RecordedCase c)
+    {
+        if (_model is null || _model == kvmModel)
+            return false;
+        CaseInput* input = RecordedCase.Place(c, _memory, 0);
+        CaseOutput recorded, other;
+        Guest((int)input->Bits, _model).Run(input, c.Meta, false, &recorded);
+        Guest((int)input->Bits, kvmModel!).Run(input, c.Meta, false, &other);
+        return !_comparer.Same(c.Meta, input, c.Code, &recorded, &other);
     }
 
     internal string? Differs(RecordedCase c) => Differs(c, out _);
@@ -72,10 +100,15 @@ internal sealed unsafe class Replay : IDisposable
         ReadOnlySpan<byte> code = c.Code;
         fixed (CaseOutput* native = &c.Native)
         {
-            for (int step = 0; step < (c.Meta.Count == 1 ? 2 : 1); step++)
+            for (int step = 0; step < (c.Meta.Count == 1 && kvm is null ? 2 : 1); step++)
             {
                 CaseOutput result;
-                Guest((int)input->Bits).Run(input, c.Meta, step != 0, &result);
+                if (kvm is null)
+                    Guest((int)input->Bits, _model ?? ProcessorModel.Host).Run(input, c.Meta, step != 0, &result);
+                else if (kvm.Run(_memory, 1) < 0)
+                    result = *kvm.Output(0);
+                else
+                    return $"{kvm.End}\n      {Comparer.Reproducer(c.Meta, input, code)}";
                 if (!_isOwn && Approximations.IsIn(c.Meta, input, code))
                     Approximations.Adopt(native, &result);
                 if (_comparer.Same(c.Meta, input, code, native, &result))
@@ -92,14 +125,13 @@ internal sealed unsafe class Replay : IDisposable
     {
         CaseInput* input = RecordedCase.Place(c, _memory, 0);
         CaseOutput result;
-        Guest((int)input->Bits).Run(input, c.Meta, false, &result);
+        Guest((int)input->Bits, _model ?? ProcessorModel.Host).Run(input, c.Meta, false, &result);
         return result;
     }
 
     /// <summary>The processor for this mode, which sees the code and data that have been placed.</summary>
-    private GuestProcessor Guest(int bits)
+    private GuestProcessor Guest(int bits, ProcessorModel model)
     {
-        ProcessorModel model = _model ?? ProcessorModel.Host;
         if (!_guests.TryGetValue((bits, model), out GuestProcessor? guest))
             _guests.Add((bits, model), guest = new GuestProcessor(_memory, bits, model));
         guest.NextBatch();
