@@ -90,6 +90,8 @@ internal sealed class FuzzSession(FuzzOptions options)
                 Report(number, lost, batch, comparer, oracle, null, oracle.End);
             guest?.NextBatch();
             int count = lost < 0 ? Sandbox.MaxCases : lost;
+            for (int i = 0; i < Sandbox.MaxCases; i++)
+                oracle.Input(i)->Step = IsStepped(i, batch) ? 1u : 0;
             int lostGuest = kvm?.Run(oracle, count) ?? -1;
             if (lostGuest >= 0)
                 Report(number, count = lostGuest, batch, comparer, oracle, null, kvm!.End);
@@ -111,7 +113,7 @@ internal sealed class FuzzSession(FuzzOptions options)
                 else if (guest is null)
                     result = copies[i];
                 else
-                    guest.Run(oracle.Input(i), batch.Meta[i], (i & 1) != 0 && batch.Meta[i].Count == 1, &result);
+                    guest.Run(oracle.Input(i), batch.Meta[i], IsStepped(i, batch), &result);
                 CaseOutput* native = oracle.Output(i);
                 Comparer.NormalizeNative(oracle.Input(i), native);
                 Interlocked.Increment(ref _outcomes[Math.Min(native->Vector, 255)]);
@@ -131,6 +133,9 @@ internal sealed class FuzzSession(FuzzOptions options)
             Interlocked.Add(ref _cases, count - passedOver);
         }
     }
+
+    /// <summary>Every other case that is one instruction is stepped by the host of the machine.</summary>
+    private static bool IsStepped(int index, CaseBatch batch) => (index & 1) != 0 && batch.Meta[index].Count == 1;
 
     /// <summary>Marks the cases that this host cannot run. Returns their number.</summary>
     private unsafe int PassOver(CaseBatch batch, NativeOracle oracle, HostLimits limits)

@@ -5,7 +5,7 @@ namespace Ring3.Differential;
 
 /// <summary>
 /// Runs recorded cases in the machine, each stepped and freely, and compares with the recorded results. Needs no native side.
-/// Or runs them, freely, in a VM whose processor is <paramref name="kvmModel"/>.
+/// Or runs them in a VM whose processor is <paramref name="kvmModel"/>.
 /// </summary>
 /// <remarks>SAFETY: pointers into the case memory, which lives as long as this object; slots are below <see cref="Sandbox.MaxCases"/>.</remarks>
 internal sealed unsafe class Replay(KvmOracle? kvm = null, ProcessorModel? kvmModel = null) : IDisposable
@@ -100,9 +100,10 @@ internal sealed unsafe class Replay(KvmOracle? kvm = null, ProcessorModel? kvmMo
         ReadOnlySpan<byte> code = c.Code;
         fixed (CaseOutput* native = &c.Native)
         {
-            for (int step = 0; step < (c.Meta.Count == 1 && kvm is null ? 2 : 1); step++)
+            for (int step = 0; step < (c.Meta.Count == 1 ? 2 : 1); step++)
             {
                 CaseOutput result;
+                input->Step = (uint)step;
                 if (kvm is null)
                     Guest((int)input->Bits, _model ?? ProcessorModel.Host).Run(input, c.Meta, step != 0, &result);
                 else if (kvm.Run(_memory, 1) < 0)

@@ -49,7 +49,9 @@ internal unsafe struct CaseInput
     /// <summary>64; 32: compatibility mode; 16: 16-bit segments. The code selector is for 32 and 16.</summary>
     internal uint Bits, CodeSelector;
     /// <summary>Nonzero: not for this host; only <see cref="CaseOutput.SkippedVector"/> is answered.</summary>
-    internal uint Skip, Reserved1;
+    internal uint Skip;
+    /// <summary>Nonzero: one instruction, by KVM's single step (tests/native/kvm_oracle.c alone).</summary>
+    internal uint Step;
     /// <summary>XSAVE area in the standard format: x87, SSE, AVX.</summary>
     internal fixed byte Xsave[XsaveArea.Size];
     internal fixed byte Patch[Sandbox.MaxPatch];

@@ -6,7 +6,8 @@
  * FILE and the protocol are those of oracle.c, but the exit's address is the parent's to choose: no page is mapped there, and the page fault of
  * its fetch is how a case ends. The VM has one vCPU, and page tables with the sandbox at oracle.c's linear addresses for CPL 3. In the upper half
  * are the supervisor's pages: descriptor tables, a stack, and one HLT for each vector. So an exception ends in KVM_EXIT_HLT, and shows as hardware
- * delivers it: the vector by RIP, the frame with its error code on the supervisor's stack, CR2 in the special registers.
+ * delivers it: the vector by RIP, the frame with its error code on the supervisor's stack, CR2 in the special registers. A stepped case that does
+ * not fault ends in KVM_EXIT_DEBUG; one that faults may also be there before its handler's HLT.
  *
  * FLIP=N in the environment changes one bit of every Nth result, for a parent that shall notice each; standard error says how many at the end.
  */
@@ -50,7 +51,7 @@ struct input {
 	u64 next_rip;
 	u32 patch_offset, patch_length;
 	u32 bits, code_selector;
-	u32 skip, reserved1;
+	u32 skip, step; /* step: one instruction, by KVM_GUESTDBG_SINGLESTEP */
 	u8 xsave[XSAVE_BYTES];
 	u8 patch[1024];
 };
@@ -281,9 +282,11 @@ static void get_state(struct output *out)
 	out->fs_base = s.fs.base;
 	out->gs_base = s.gs.base;
 	get_xsave(out->xsave);
-	vector = r.rip - (SUPERVISOR + HANDLERS) - 1;
-	if (out->vector == TIMEOUT_VECTOR || run->exit_reason != KVM_EXIT_HLT || vector > 255) {
-		if (out->vector != TIMEOUT_VECTOR)
+	if (out->vector == TIMEOUT_VECTOR)
+		return;
+	vector = r.rip - (SUPERVISOR + HANDLERS) - (run->exit_reason == KVM_EXIT_HLT);
+	if ((run->exit_reason != KVM_EXIT_HLT && run->exit_reason != KVM_EXIT_DEBUG) || vector > 255) {
+		if (run->exit_reason != KVM_EXIT_DEBUG)
 			out->vector = 0x100 + run->exit_reason;
 		return;
 	}
@@ -302,10 +305,34 @@ static void get_state(struct output *out)
 	out->cr2 = s.cr2;
 }
 
-static void enter(struct output *out)
+/* A repeated string instruction is stepped by iteration. */
+static int goes_on(const struct input *in)
 {
+	struct kvm_regs r;
+
+	if (run->exit_reason != KVM_EXIT_DEBUG)
+		return 0;
+	MUST(ioctl(vcpu, KVM_GET_REGS, &r));
+	return r.rip == in->rip;
+}
+
+static void enter(const struct input *in, struct output *out)
+{
+	static u32 step;
+
+	if (in->step != step) {
+		struct kvm_guest_debug debug = { .control = in->step ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0 };
+
+		MUST(ioctl(vcpu, KVM_SET_GUEST_DEBUG, &debug));
+		step = in->step;
+	}
 	ticks = 0;
-	while (ioctl(vcpu, KVM_RUN, 0) < 0) {
+	for (;;) {
+		if (ioctl(vcpu, KVM_RUN, 0) == 0) {
+			if (goes_on(in) && ticks < 10)
+				continue;
+			return;
+		}
 		if (errno != EINTR && errno != EAGAIN)
 			die("KVM_RUN");
 		if (ticks >= 10) {
@@ -364,7 +391,7 @@ static void run_one(const struct input *in, struct output *out)
 	set_special(in);
 	MUST(ioctl(vcpu, KVM_SET_REGS, &r));
 	MUST(ioctl(vcpu, KVM_SET_XSAVE, &x));
-	enter(out);
+	enter(in, out);
 	get_state(out);
 	for (u32 line = 0; line < DATA_WRITABLE / LINE; line++) {
 		if (!memcmp(data + line * LINE, image + line * LINE, LINE))
