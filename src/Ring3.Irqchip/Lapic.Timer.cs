@@ -1,6 +1,5 @@
 using Ring3.Sync;
 
-
 namespace Ring3.Irqchip;
 
 // The APIC timer. SPEC: SDM volume 3, "APIC Timer". All fields below are protected by _timerLock. Nothing expires the timer by itself: the vCPU's thread looks at the clock, and so does every register access

@@ -1,6 +1,5 @@
 using Ring3.Sync;
 
-
 namespace Ring3.Irqchip;
 
 /// <summary>
