@@ -119,7 +119,7 @@ public sealed class ApicBus
                 return DeliverAll(apics, source, source, irq, map);
         }
         if (IsBroadcast(source, irq))
-            return irq.LowestPriority && irq.Logical ? DeliverToOneOfAll(apics, source, irq, map, matchAll: true) : DeliverAll(apics, source, null, irq, map);
+            return DeliverBroadcast(apics, source, irq, map);
         if (!apics.TryGetWindow(irq, out ReadOnlySpan<Lapic?> window, out uint mask))
             return DeliverByMatch(apics, source, irq, map);
         // KVM: what its map resolves to nobody is blocked, not refused.
@@ -130,6 +130,13 @@ public sealed class ApicBus
             if (window[BitOperations.TrailingZeroCount(mask)] is { } apic)
                 Accumulate(ref result, apic.Accept(source, irq, map));
         return result;
+    }
+
+    private int DeliverBroadcast(ApicMap apics, Lapic? source, in LapicInterrupt irq, DeliveryMap? map)
+    {
+        // KVM: lowest priority is no way to address everybody by the physical id 0xff, and becomes fixed. The hint stays: it chooses one, of a message that is fixed whatever it was.
+        LapicInterrupt message = irq.LowestPriority && !irq.Logical && irq.Dest == 0xff ? irq with { Mode = DeliveryMode.Fixed } : irq;
+        return message.LowestPriority ? DeliverToOneOfAll(apics, source, message, map, matchAll: true) : DeliverAll(apics, source, null, message, map);
     }
 
     /// <summary>Delivers a message to one known local APIC, whatever its <see cref="LapicInterrupt.Dest"/>: paravirtual IPIs, whose ids must not be taken for a broadcast. Returns whether it was accepted.</summary>

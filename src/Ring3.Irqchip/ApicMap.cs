@@ -62,6 +62,8 @@ internal sealed class ApicMap
         ldr >>= 24;
         uint bits = mine == LogicalModel.Flat ? ldr : ldr & 0xf;
         uint start = mine == LogicalModel.Flat ? 0 : (ldr >> 4) * ClusterWidth;
+        if (bits == 0)
+            return;
         if (!BitOperations.IsPow2(bits) || _logical[start + (uint)BitOperations.TrailingZeroCount(bits)] is not null)
             model = LogicalModel.Irregular;
         else

@@ -49,20 +49,10 @@ else
     timeout 60 "$facts/ioctls" "$seed" $blocks "$smm" >"$facts/compare.kernel" 2>&1 &&
         timeout 60 "$root/artifacts/devkvm/ring3-exec" "$facts/ioctls" "$seed" $blocks "$smm" >"$facts/compare.ring3" 2>&1
     status=$?
-    # The first difference of each machine, with the reason where there is one.
-    paste -d'|' "$facts/compare.kernel" "$facts/compare.ring3" | awk -F'[|]' -v explained="$compare/explained.txt" '
-        BEGIN { while ((getline line < explained) > 0) if (line !~ /^#/) { split(line, f, "\t"); n++; name[n] = f[1]; kernel[n] = f[2]; ring3[n] = f[3]; why[n] = f[4] } }
-        {
-            split($1, a, " "); split(a[1], b, ".")
-            if ($1 == $2 || b[1] in seen) next
-            seen[b[1]] = 1
-            call = a[2]; sub(/\(.*/, "", call); k = $1; sub(/.* /, "", k); r = $2; sub(/.* /, "", r)
-            reason = "NOT EXPLAINED"
-            for (i = 1; i <= n; i++) if (call ~ "^(" name[i] ")$" && k ~ "^(" kernel[i] ")$" && r ~ "^(" ring3[i] ")$") { reason = why[i]; break }
-            print $1 " here, " r " on Ring3: " reason
-        }' >"$facts/compare.differences"
+    # Each difference, with the reason where there is one.
+    paste -d'|' "$facts/compare.kernel" "$facts/compare.ring3" | awk -v explained="$compare/explained.txt" -f "$compare/compare.awk" >"$facts/compare.differences"
     unexplained=$(grep -c 'NOT EXPLAINED$' "$facts/compare.differences")
     # Kernels differ among themselves: what one of them does otherwise in a corner is to be looked at, and is no failure.
     [ $status -eq 0 ] && [ -s "$facts/compare.ring3" ] && [ "$unexplained" -le $((blocks / 50)) ]
-    verdict "facts-compare ($blocks machines, seed $seed)" $? "status $status, $unexplained machines with a difference that nothing explains: artifacts/test/facts/compare.differences"
+    verdict "facts-compare ($blocks machines, seed $seed)" $? "status $status, $unexplained differences that nothing explains: artifacts/test/facts/compare.differences"
 fi

@@ -17,6 +17,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* The same in every process, since addresses are among the arguments. */
+#define MEMORY 0x100000000000ul
+
 static uint64_t random_state;
 
 static uint64_t next(void)
@@ -46,6 +49,7 @@ static uint64_t value(void)
 
 /* System management mode is a choice of the kernel's configuration. */
 static bool smm;
+static uint32_t address_spaces = 0xffff;
 static int kvm, vm, cpu, event, block, call_number;
 static uint8_t *memory;
 
@@ -111,6 +115,8 @@ static void vcpu_state(void)
 		disturb(&events, sizeof events);
 		if (!smm)
 			events.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_SMM;
+		/* KVM has set the rest of the events when it refuses this one. */
+		events.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 		(void)CALL(cpu, KVM_SET_VCPU_EVENTS, &events, events.flags);
 		break;
 	}
@@ -120,8 +126,8 @@ static void vcpu_state(void)
 		static struct kvm_xsave xsave;
 		(void)ioctl(cpu, KVM_GET_XSAVE, &xsave);
 		disturb(below(2) ? (uint8_t *)xsave.region + 512 : (uint8_t *)xsave.region, 64);
-		/* Components beyond AVX are the host's affair. */
-		xsave.region[128] &= 7;
+		/* KVM does not count what KVM_SET_FPU has changed as in use. Components beyond AVX are the host's affair. */
+		xsave.region[128] = (uint32_t)below(8);
 		(void)CALL(cpu, KVM_SET_XSAVE, &xsave, 0);
 		break;
 	}
@@ -129,9 +135,14 @@ static void vcpu_state(void)
 		static const uint32_t indices[] = { 0x10, 0x1b, 0x174, 0x175, 0x176, 0x179, 0x17a, 0x17b, 0x1a0, 0x200, 0x201, 0x250, 0x277, 0x2ff, 0x400, 0x401, 0xc0000080, 0xc0000081, 0xc0000082, 0xc0000084,
 			0xc0000100, 0xc0000102, 0x6e0, 0x12345, 0x4b564d00, 0x4b564d01, 0x4b564d03, 0xc0010015, 0x8b, 0xfe, 0xce, 0x140 };
 		struct { struct kvm_msrs head; struct kvm_msr_entry entry; } msr = { { .nmsrs = 1 }, { .index = indices[below(sizeof indices / sizeof *indices)] } };
-		(void)CALL(cpu, KVM_GET_MSRS, &msr, msr.entry.index);
+		uint32_t index = msr.entry.index;
+		char name[64];
+		snprintf(name, sizeof name, "KVM_GET_MSRS.%x", index);
+		(void)call(cpu, name, KVM_GET_MSRS, &msr, 0);
+		msr.entry.index = index;
 		msr.entry.data = value();
-		(void)CALL(cpu, KVM_SET_MSRS, &msr, (uint64_t)msr.entry.index << 48 ^ msr.entry.data);
+		snprintf(name, sizeof name, "KVM_SET_MSRS.%x", index);
+		(void)call(cpu, name, KVM_SET_MSRS, &msr, msr.entry.data);
 		break;
 	}
 	default: STATE(cpu, SREGS2, struct kvm_sregs2); break;
@@ -161,6 +172,8 @@ static void vm_call(void)
 		struct kvm_userspace_memory_region region = { .slot = (uint32_t)below(4), .flags = (uint32_t)below(4), .guest_phys_addr = below(16) << 16, .memory_size = below(5) << 16, .userspace_addr = (uintptr_t)memory + (below(16) << 16) };
 		if (below(4) == 0)
 			disturb(&region, sizeof region);
+		/* The second address space, in the upper half, is that of system management mode. */
+		region.slot &= address_spaces;
 		(void)CALL(vm, KVM_SET_USER_MEMORY_REGION, &region, region.slot);
 		break;
 	}
@@ -191,7 +204,7 @@ static void vm_call(void)
 	}
 	case 11: STATE(vm, PIT2, struct kvm_pit_state2); break;
 	case 12: { struct kvm_reinject_control control = { .pit_reinject = (uint8_t)below(3) }; (void)CALL(vm, KVM_REINJECT_CONTROL, &control, 0); break; }
-	case 13: { struct kvm_dirty_log log = { .slot = (uint32_t)below(5) | (below(8) ? 0 : (uint32_t)value()), .dirty_bitmap = memory }; (void)CALL(vm, KVM_GET_DIRTY_LOG, &log, log.slot); break; }
+	case 13: { struct kvm_dirty_log log = { .slot = (uint32_t)below(5) | (below(8) ? 0 : (uint32_t)value() & address_spaces), .dirty_bitmap = memory }; (void)CALL(vm, KVM_GET_DIRTY_LOG, &log, log.slot); break; }
 	case 14: { struct kvm_clear_dirty_log log = { .slot = (uint32_t)below(5), .first_page = below(3) * 64, .num_pages = (uint32_t)below(3) * 64, .dirty_bitmap = memory }; (void)CALL(vm, KVM_CLEAR_DIRTY_LOG, &log, log.slot); break; }
 	case 15: { struct kvm_coalesced_mmio_zone zone = { .addr = below(4) << 12, .size = 4096, .pio = (uint32_t)below(3) };
 		if (below(2))
@@ -218,9 +231,11 @@ int main(int argc, char **argv)
 	uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
 	int blocks = argc > 2 ? atoi(argv[2]) : 20;
 	smm = argc > 3 && atoi(argv[3]);
+	if (smm)
+		address_spaces = ~0u;
 
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	memory = mmap(NULL, 1 << 21, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memory = mmap((void *)MEMORY, 1 << 21, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	if (kvm < 0 || memory == MAP_FAILED)
 		return 2;
 	if (argc > 1 && strcmp(argv[1], "smm") == 0)
@@ -240,8 +255,8 @@ int main(int argc, char **argv)
 		set_cpuid();
 		/* KVM sees a vCPU as a destination only after its map of local APICs was made again. */
 		struct kvm_lapic_state lapic;
-		if (ioctl(cpu, KVM_GET_LAPIC, &lapic) == 0)
-			(void)CALL(cpu, KVM_SET_LAPIC, &lapic, 0);
+		if (ioctl(cpu, KVM_GET_LAPIC, &lapic) == 0 && ioctl(cpu, KVM_SET_LAPIC, &lapic) != 0)
+			return 2;
 		for (int i = 0; i < 60; i++) {
 			switch (below(3)) {
 			case 0: vcpu_state(); break;

@@ -68,13 +68,13 @@ internal sealed unsafe class SystemRegisters(
         int r = Apply(s2, pdptrs: false);
         if (r != 0)
             return r;
-        for (int i = 3; i >= 0; i--)
+        for (int i = 0; i < 4; i++)
         {
             ulong word = sregs.interrupt_bitmap[i];
             if (word == 0)
                 continue;
-            // KVM: an empty bitmap takes nothing back; KVM_SET_VCPU_EVENTS does.
-            events.QueueInterrupt((byte)(i * 64 + 63 - System.Numerics.BitOperations.LeadingZeroCount(word)));
+            // KVM: the lowest of several; and an empty bitmap takes nothing back, KVM_SET_VCPU_EVENTS does.
+            events.QueueInterrupt((byte)(i * 64 + System.Numerics.BitOperations.TrailingZeroCount(word)));
             break;
         }
         return 0;
