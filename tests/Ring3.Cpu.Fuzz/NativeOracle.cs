@@ -35,7 +35,8 @@ internal static class NativeProgram
     internal static string Build(string name, params string[] options)
     {
         string source = Path.Combine(RepositoryRoot, "tests", "native", name + ".c");
-        string hash = Convert.ToHexString(SHA256.HashData(File.ReadAllBytes(source)))[..12].ToLowerInvariant();
+        byte[] text = [.. File.ReadAllBytes(source), .. File.ReadAllBytes(Path.Combine(RepositoryRoot, "tests", "native", "oracle.h"))];
+        string hash = Convert.ToHexString(SHA256.HashData(text))[..12].ToLowerInvariant();
         string folder = Path.Combine(RepositoryRoot, "artifacts", "native"), program = Path.Combine(folder, $"{name}-{hash}");
         lock (s_building)
         {

@@ -4,7 +4,7 @@ namespace Ring3.Differential;
 
 /// <summary>
 /// The sandbox that the native process and the guest share: the same linear addresses on both sides, so that results match bit for bit.
-/// The guest's linear pages around code and data are unmapped. Same numbers as tests/native/oracle.c.
+/// The guest's linear pages around code and data are unmapped. Same numbers as tests/native/oracle.h.
 /// </summary>
 internal static class Sandbox
 {

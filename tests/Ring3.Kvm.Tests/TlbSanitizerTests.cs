@@ -7,17 +7,8 @@ namespace Ring3.Kvm.Tests;
 /// <summary>The TLB sanitizer reports nothing where every flush is made. The controls, the same scenes without the flush, are in Ring3.Mutants.Tests.</summary>
 public sealed class TlbSanitizerTests
 {
-    public static TheoryData<FlushSite> Sites()
-    {
-        var data = new TheoryData<FlushSite>();
-        for (FlushSite site = FlushSite.TrackSlot; site < FlushSite.Count; site++)
-            if (site is not FlushSite.ObsoleteRoots) // See ObsoleteRoot_InARunningGuest.
-                data.Add(site);
-        return data;
-    }
-
     [Theory]
-    [MemberData(nameof(Sites))]
+    [MemberData(nameof(TlbScenes.Sites), MemberType = typeof(TlbScenes))]
     public void EverySite_MakesItsFlush(FlushSite site) => Assert.True(TlbScenes.Play(site));
 
     [Theory]

@@ -14,6 +14,16 @@ internal static unsafe class TlbScenes
 {
     private const uint Log = KVM_MEM_LOG_DIRTY_PAGES;
 
+    /// <summary>Every site that a scene alone can show.</summary>
+    public static TheoryData<FlushSite> Sites()
+    {
+        var data = new TheoryData<FlushSite>();
+        for (FlushSite site = FlushSite.TrackSlot; site < FlushSite.Count; site++)
+            if (site is not FlushSite.ObsoleteRoots) // See ObsoleteRoot_InARunningGuest.
+                data.Add(site);
+        return data;
+    }
+
     /// <summary>Counts, lets the host do something, counts again. True: no violation.</summary>
     public static bool Play(TlbScene s, FlushSite site, Action? before, Action between)
     {

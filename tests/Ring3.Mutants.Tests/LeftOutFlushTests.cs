@@ -14,17 +14,8 @@ public sealed unsafe class LeftOutFlushTests : IDisposable
 
     public void Dispose() => Defects.None();
 
-    public static TheoryData<FlushSite> Sites()
-    {
-        var data = new TheoryData<FlushSite>();
-        for (FlushSite site = FlushSite.TrackSlot; site < FlushSite.Count; site++)
-            if (site is not FlushSite.ObsoleteRoots) // See ObsoleteRoot_InARunningGuest.
-                data.Add(site);
-        return data;
-    }
-
     [Theory]
-    [MemberData(nameof(Sites))]
+    [MemberData(nameof(TlbScenes.Sites), MemberType = typeof(TlbScenes))]
     public void EverySite_IsMissed(FlushSite site) => Assert.False(TlbScenes.Play(site, () => Defects.LeaveOut(site)));
 
     [Theory]

@@ -12,12 +12,12 @@
  * FLIP=N in the environment changes one bit of every Nth result, for a parent that shall notice each; standard error says how many at the end.
  */
 #define _GNU_SOURCE
+#include "oracle.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <signal.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,64 +26,6 @@
 #include <sys/prctl.h>
 #include <sys/time.h>
 #include <unistd.h>
-
-typedef uint8_t u8;
-typedef uint16_t u16;
-typedef uint32_t u32;
-typedef uint64_t u64;
-
-/* Layout shared with SandboxLayout.cs and oracle.c. */
-#define CODE_ADDRESS 0x50010000UL
-#define CODE_SIZE 0x20000UL
-#define DATA_ADDRESS 0x50100000UL
-#define DATA_WRITABLE 0x2000UL
-#define DATA_SIZE 0x3000UL
-#define MAX_CASES 256
-#define MAX_DIFFS 16
-#define LINE 64
-#define XSAVE_BYTES 832
-
-struct header { u64 magic; u32 count, done; u64 exit_address; u64 quirks; u64 own_rip, own_address; u32 own_vector, reserved; };
-
-struct input {
-	u64 gpr[16];
-	u64 rip, rflags, fs_base, gs_base;
-	u64 next_rip;
-	u32 patch_offset, patch_length;
-	u32 bits, code_selector;
-	u32 skip, step; /* step: one instruction, by KVM_GUESTDBG_SINGLESTEP */
-	u8 xsave[XSAVE_BYTES];
-	u8 patch[1024];
-};
-
-struct output {
-	u64 gpr[16];
-	u64 rip, rflags, fs_base, gs_base;
-	u32 vector, error_code;
-	u64 cr2;
-	u32 diffs, signal;
-	u64 reserved;
-	u8 xsave[XSAVE_BYTES];
-	u32 diff_line[MAX_DIFFS];
-	u8 diff_bytes[MAX_DIFFS][LINE];
-};
-
-struct shared {
-	struct header header;
-	u8 pad0[4096 - sizeof(struct header)];
-	u8 code[CODE_SIZE];
-	u8 data[DATA_SIZE];
-	u8 pad1[4096];
-	struct input in[MAX_CASES];
-	struct output out[MAX_CASES];
-};
-
-_Static_assert(offsetof(struct input, xsave) == 192 && sizeof(struct input) == 2048, "input");
-_Static_assert(offsetof(struct output, xsave) == 192 && sizeof(struct output) == 2112, "output");
-
-#define NO_VECTOR 0xffffffffu
-#define TIMEOUT_VECTOR 254u
-#define SKIPPED_VECTOR 252u
 
 /* Guest-physical addresses; those of the supervisor's pages are also their offsets from SUPERVISOR. */
 #define GDT 0x1000UL

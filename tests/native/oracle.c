@@ -3,7 +3,7 @@
  *
  * usage: oracle FILE
  *
- * FILE is shared with the parent (layout below). The parent writes a batch of cases, then one byte to our stdin;
+ * FILE is shared with the parent (oracle.h has its layout). The parent writes a batch of cases, then one byte to our stdin;
  * we run the batch and answer one byte on stdout. The code slots and the data pages of FILE appear at fixed linear
  * addresses, so that addresses and results are the same as in the software machine.
  *
@@ -15,6 +15,8 @@
  * The loop uses no thread-local data: a kernel that does not know FSGSBASE puts bases of its own in at any switch.
  */
 #define _GNU_SOURCE
+#include "oracle.h"
+
 #include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <errno.h>
@@ -22,8 +24,6 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,69 +33,6 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-typedef uint8_t u8;
-typedef uint32_t u32;
-typedef uint64_t u64;
-typedef int64_t s64;
-
-/* Layout shared with SandboxLayout.cs. */
-#define CODE_ADDRESS 0x50010000UL
-#define CODE_SIZE 0x20000UL
-#define DATA_ADDRESS 0x50100000UL
-#define DATA_WRITABLE 0x2000UL
-#define DATA_SIZE 0x3000UL
-#define MAX_CASES 256
-#define MAX_DIFFS 16
-#define LINE 64
-
-struct header { u64 magic; u32 count, done; u64 exit_address; u64 quirks; u64 own_rip, own_address; u32 own_vector, reserved; };
-
-/* Quirks of the host that the parent found (HostProbes.cs). */
-#define QUIRK_BASES_LOST 1 /* a switch of threads puts the kernel's idea of the bases in: host_fs and GS_MARK */
-#define GS_MARK 0x123456789000ul
-#define QUIRK_STACK_CHECKED 2 /* an interrupt in a case with an RSP that is not canonical ends in #GP */
-#define QUIRK_NT_LOST 4 /* an interrupt clears RFLAGS.NT */
-
-struct input {
-	u64 gpr[16];
-	u64 rip, rflags, fs_base, gs_base;
-	u64 next_rip;
-	u32 patch_offset, patch_length;
-	u32 bits, code_selector; /* 64; 32 for compatibility mode; 16 for 16-bit segments of the LDT */
-	u32 skip, reserved1; /* skip: not for this host, only SKIPPED_VECTOR is answered */
-	u8 xsave[832];
-	u8 patch[1024];
-};
-
-struct output {
-	u64 gpr[16];
-	u64 rip, rflags, fs_base, gs_base;
-	u32 vector, error_code;
-	u64 cr2;
-	u32 diffs, signal;
-	u64 reserved;
-	u8 xsave[832];
-	u32 diff_line[MAX_DIFFS];
-	u8 diff_bytes[MAX_DIFFS][LINE];
-};
-
-struct shared {
-	struct header header;
-	u8 pad0[4096 - sizeof(struct header)];
-	u8 code[CODE_SIZE];
-	u8 data[DATA_SIZE]; /* initial contents of the data pages, for every case of the batch */
-	u8 pad1[4096];
-	struct input in[MAX_CASES];
-	struct output out[MAX_CASES];
-};
-
-_Static_assert(offsetof(struct input, xsave) == 192 && sizeof(struct input) == 2048, "input");
-_Static_assert(offsetof(struct output, xsave) == 192 && sizeof(struct output) == 2112, "output");
-
-#define NO_VECTOR 0xffffffffu
-#define TIMEOUT_VECTOR 254u
-#define SYSTEM_CALL_VECTOR 253u
-#define SKIPPED_VECTOR 252u
 #define NOT_ENTERED_VECTOR 251u /* a fault of our own code on the way into the case */
 
 static struct shared *sh;

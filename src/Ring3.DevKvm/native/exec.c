@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,21 +24,9 @@
 #include <unistd.h>
 
 #include "elf_file.h"
+#include "stop.h"
 
 enum { USAGE = 64, NO_LIBRARY = 66, UNAVAILABLE = 69, NO_OUTPUT = 74, UNUSABLE = 126, NO_PROGRAM = 127 };
-
-static _Noreturn void stop(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static _Noreturn void stop(int status, const char *format, ...)
-{
-	va_list arguments;
-
-	fputs("ring3: ", stderr);
-	va_start(arguments, format);
-	vfprintf(stderr, format, arguments);
-	va_end(arguments);
-	fputc('\n', stderr);
-	exit(status);
-}
 
 static const char usage[] =
 	"Usage: ring3 exec [options] [--] PROGRAM [ARGS...]\n"

@@ -4,12 +4,12 @@
  */
 #include "direct.h"
 #include "../elf_file.h"
+#include "../stop.h"
 
 #include <elf.h>
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,19 +27,6 @@ enum { UNAVAILABLE = 69, UNUSABLE = 126 };
 
 bool r3_direct;
 const char *r3_program, *r3_loader;
-
-static _Noreturn void stop(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static _Noreturn void stop(int status, const char *format, ...)
-{
-	va_list arguments;
-
-	fputs("ring3: ", stderr);
-	va_start(arguments, format);
-	vfprintf(stderr, format, arguments);
-	va_end(arguments);
-	fputc('\n', stderr);
-	exit(status);
-}
 
 /* ---- the zone ---- */
 
