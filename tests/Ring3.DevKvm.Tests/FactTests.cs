@@ -71,8 +71,11 @@ public sealed unsafe class FactTests(ITestOutputHelper output)
     private static string Compile(string name)
     {
         string library = Path.Combine(Path.GetTempPath(), $"ring3-fact-{Environment.ProcessId}-{name}.so");
-        using Process gcc = Process.Start(new ProcessStartInfo("gcc", ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-DFACT_LIBRARY", "-o", library, Path.Combine(s_facts, name + ".c")]) { RedirectStandardError = true })!;
-        string errors = gcc.StandardError.ReadToEnd();
+        string[] arguments = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-DFACT_LIBRARY", "-o", library, Path.Combine(s_facts, name + ".c")];
+        using Process gcc = Process.Start(new ProcessStartInfo("gcc", arguments) { RedirectStandardError = true })!;
+        // A stream that was asked for is not closed with its process, but by its finalizer, some time.
+        using StreamReader stream = gcc.StandardError;
+        string errors = stream.ReadToEnd();
         gcc.WaitForExit();
         Assert.True(gcc.ExitCode == 0, errors);
         return library;

@@ -256,6 +256,30 @@ public sealed unsafe class ReclaimTests
         }
     }
 
+    /// <summary>Pages that came back, were dropped behind the limit's back, and are discarded while they are not resident: counted as evicted no more than once.</summary>
+    [Fact]
+    public void Discard_OfPagesThatHaveBeenInTheStore_IsCountedOnce()
+    {
+        const int Pages = 256;
+        using var g = new Guest(1, s_count);
+        ResidentLimit limit = g.Limit(options: new() { AgingIntervalMs = 1_000_000 });
+        g.SetRegisters(0, Extra, Pages, 1);
+        Assert.Equal(0, g.Test.RunToEnd());
+        Assert.True(limit.EvictTo(0));
+        g.SetRegisters(0, Extra, Pages, 1);
+        Assert.Equal(0, g.Test.RunToEnd());
+        long others = limit.Measure().EvictedPages;
+        Assert.True(g.Vm.Slots.Notifier.InvalidateRangeStart(g.Memory.Hva, g.Memory.Hva + Pages * Page));
+        HostMemory.Discard((byte*)g.Memory.Hva, Pages * Page);
+        g.Vm.Slots.Notifier.InvalidateRangeEnd(g.Memory.Hva, g.Memory.Hva + Pages * Page);
+        limit.CatchUp();
+        Assert.Equal(others + Pages, limit.Measure().EvictedPages);
+        g.Memory.Discard(0, Pages * Page, g.Vm.Slots.Notifier);
+        Assert.Equal(others, limit.Measure().EvictedPages);
+        g.Memory.Discard(0, Pages * Page, g.Vm.Slots.Notifier);
+        Assert.Equal(others, limit.Measure().EvictedPages);
+    }
+
     [Fact]
     public void Limit_BadArguments_AreRefused_AndLeaveTheVmAsItWas()
     {

@@ -11,7 +11,10 @@ internal sealed class Generations
     /// <summary>Most generations that are told apart, and how many of the youngest are never evicted from.</summary>
     public const int Most = 8, Protected = 2;
 
-    private readonly long[] _pages = new long[Most];
+    /// <summary>Label of a page that is in no generation because it was evicted. A page that was never resident has 0.</summary>
+    public const byte Out = Most + 1;
+
+    private readonly long[] _pages = new long[Out];
     private readonly long[] _bornNs = new long[Most];
     private long _youngest = Protected - 1, _oldest;
 
@@ -27,6 +30,12 @@ internal sealed class Generations
     public static byte LabelOf(long generation) => (byte)(1 + (generation & (Most - 1)));
 
     public byte YoungestLabel => LabelOf(Youngest);
+
+    /// <summary>Whether a page with this label is a member of a generation.</summary>
+    public static bool IsResident(byte label) => label is not (0 or Out);
+
+    /// <summary>Pages that are evicted. It may be off by as many as threads are between a change of a label and <see cref="Moved"/>.</summary>
+    public long Evicted => Volatile.Read(ref _pages[Out - 1]);
 
     /// <summary>Pages of a generation.</summary>
     public long PagesOf(long generation) => Math.Max(0, Volatile.Read(ref _pages[generation & (Most - 1)]));

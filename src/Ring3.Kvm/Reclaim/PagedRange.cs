@@ -12,7 +12,9 @@ internal sealed class PagedRange(HvaRange memory)
 
     public HvaRange Memory { get; } = memory;
 
-    /// <summary>Label of each page's generation, see <see cref="Generations.LabelOf"/>; 0: not resident. Changed by atomic exchanges; whoever changes one moves the counts.</summary>
+    /// <summary>
+    /// Label of each page's generation, see <see cref="Generations.LabelOf"/>; 0 or <see cref="Generations.Out"/>: not resident. Changed by atomic exchanges; whoever changes one moves the counts.
+    /// </summary>
     public byte[] Labels { get; } = new byte[memory.Bytes >> Page.Shift];
 
     /// <summary>What <see cref="RefaultFeedback"/> remembers of each page.</summary>
@@ -31,5 +33,5 @@ internal sealed class PagedRange(HvaRange memory)
     public int PagesOf(int block) => Math.Min(BlockPages, Pages - block * BlockPages);
 
     /// <summary>Whether any page of a block is resident.</summary>
-    public bool IsBlockEmpty(int block) => Labels.AsSpan(block * BlockPages, PagesOf(block)).IndexOfAnyExcept((byte)0) < 0;
+    public bool IsBlockEmpty(int block) => Labels.AsSpan(block * BlockPages, PagesOf(block)).IndexOfAnyExcept((byte)0, Generations.Out) < 0;
 }

@@ -54,7 +54,7 @@ public sealed partial class ResidentLimit
                     break;
                 byte old = Volatile.Read(ref range.Labels[page]);
                 // Not resident, by now: being evicted, or counted by the fault that maps it.
-                if (old != 0)
+                if (Generations.IsResident(old))
                     _generations.TryMove(ref range.Labels[page], old, young);
             }
         }
@@ -133,12 +133,13 @@ public sealed partial class ResidentLimit
             {
                 bool present = (words[i] & PageMap.Present) != 0;
                 byte old = Volatile.Read(ref range.Labels[first + i]);
-                if (present && old == 0)
+                if (present && !Generations.IsResident(old))
                 {
-                    if (_generations.TryMove(ref range.Labels[first + i], 0, label))
+                    if (_generations.TryMove(ref range.Labels[first + i], old, label))
                         Count(range, first + i);
                 }
-                else if (!present && old != 0 && _generations.TryMove(ref range.Labels[first + i], old, 0))
+                // Dropped although it had been marked as in again meanwhile, or taken by the host.
+                else if (!present && Generations.IsResident(old) && _generations.TryMove(ref range.Labels[first + i], old, range.Shadows[first + i] != 0 ? Generations.Out : (byte)0))
                     Interlocked.Decrement(ref _resident);
             }
         }

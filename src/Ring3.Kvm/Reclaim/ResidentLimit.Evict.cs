@@ -189,7 +189,7 @@ public sealed partial class ResidentLimit
         {
             if ((evicted[i >> 6] >> (i & 63) & 1) != 0)
                 done++;
-            else if (_generations.TryMove(ref range.Labels[first + i], 0, Generations.LabelOf(_generations.Oldest)))
+            else if (_generations.TryMove(ref range.Labels[first + i], Generations.Out, Generations.LabelOf(_generations.Oldest)))
                 Count(range, first + i);
         }
         notifier.InvalidateRangesEnd(runs);
@@ -201,12 +201,11 @@ public sealed partial class ResidentLimit
 
     private void MarkOut(PagedRange range, int page, long youngest)
     {
-        byte old = Interlocked.Exchange(ref range.Labels[page], 0);
-        if (old == 0)
-            return;
-        _generations.Moved(old, 0);
+        // Before the label: whoever marks the page as in again finds what it was evicted from.
         _feedback.Evicted(ref range.Shadows[page], youngest);
-        Interlocked.Increment(ref _evicted);
+        byte old = Interlocked.Exchange(ref range.Labels[page], Generations.Out);
+        _generations.Moved(old, Generations.Out);
+        // Only the holder of the reclaim lock makes pages leave, and this one was in the oldest generation.
         Interlocked.Decrement(ref _resident);
     }
 

@@ -18,8 +18,8 @@ public sealed partial class ResidentLimit
         for (int i = 0; i < ages.Length; i++)
         {
             byte label = Volatile.Read(ref range.Labels[first + i]);
-            ages[i] = label != 0 ? (byte)(youngest - (label - 1) & (Generations.Most - 1))
-                : range.Shadows[first + i] != 0 ? Evicted : Untouched;
+            ages[i] = Generations.IsResident(label) ? (byte)(youngest - (label - 1) & (Generations.Most - 1))
+                : label == Generations.Out ? Evicted : Untouched;
         }
         return true;
     }

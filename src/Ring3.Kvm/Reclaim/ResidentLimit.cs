@@ -33,7 +33,7 @@ public sealed partial class ResidentLimit : IResidency
     private readonly Thread _thread;
     private PagedRange[] _ranges = [];
     private ulong _bytes;
-    private long _resident, _peak, _evicted, _evictions, _writes, _refaults, _recentRefaults, _direct, _passes, _failures;
+    private long _resident, _peak, _evictions, _writes, _refaults, _recentRefaults, _direct, _passes, _failures;
     /// <summary>Watermarks in pages: processors wait at the hard one, the thread starts at the high one and evicts to the low one.</summary>
     private long _hard, _high, _low;
     private int _asked, _stop, _warned, _started;
@@ -167,7 +167,7 @@ public sealed partial class ResidentLimit : IResidency
             if (old == young)
                 continue;
             _generations.Moved(old, young);
-            if (old == 0)
+            if (!Generations.IsResident(old))
                 BecameResident(range, page);
         }
     }
@@ -182,10 +182,8 @@ public sealed partial class ResidentLimit : IResidency
         {
             byte old = Interlocked.Exchange(ref range.Labels[page], 0);
             _generations.Moved(old, 0);
-            if (old != 0)
+            if (Generations.IsResident(old))
                 Interlocked.Decrement(ref _resident);
-            else if (range.Shadows[page] != 0)
-                Interlocked.Decrement(ref _evicted);
             range.Shadows[page] = 0;
         }
         return true;
@@ -208,7 +206,6 @@ public sealed partial class ResidentLimit : IResidency
         (bool refault, bool recent) = _feedback.BecameResident(ref range.Shadows[page], _generations.Youngest);
         if (!refault)
             return;
-        Interlocked.Decrement(ref _evicted);
         Interlocked.Increment(ref _refaults);
         if (recent)
             Interlocked.Increment(ref _recentRefaults);
@@ -225,8 +222,12 @@ public sealed partial class ResidentLimit : IResidency
         for (int i = 0; i < words.Length; i++)
         {
             ulong hva = first + (ulong)i * Page.Size;
-            if ((words[i] & PageMap.Present) != 0 && range.Contains(hva) && _generations.TryMove(ref range.Labels[range.PageOf(hva)], 0, label))
-                Count(range, range.PageOf(hva));
+            if ((words[i] & PageMap.Present) == 0 || !range.Contains(hva))
+                continue;
+            int neighbour = range.PageOf(hva);
+            byte old = Volatile.Read(ref range.Labels[neighbour]);
+            if (!Generations.IsResident(old) && _generations.TryMove(ref range.Labels[neighbour], old, label))
+                Count(range, neighbour);
         }
     }
 
@@ -250,7 +251,7 @@ public sealed partial class ResidentLimit : IResidency
         var generations = new List<GenerationSize>();
         for (long g = _generations.Youngest; g >= oldest; g--)
             generations.Add(new GenerationSize(g, _generations.PagesOf(g), (now - _generations.BornNs(g)) / 1_000_000));
-        return new WorkingSet(generations, _bytes, Volatile.Read(ref _resident), Volatile.Read(ref _evicted), Volatile.Read(ref _peak), Volatile.Read(ref _evictions), Volatile.Read(ref _writes),
+        return new WorkingSet(generations, _bytes, Volatile.Read(ref _resident), _generations.Evicted, Volatile.Read(ref _peak), Volatile.Read(ref _evictions), Volatile.Read(ref _writes),
             Volatile.Read(ref _refaults), Volatile.Read(ref _recentRefaults), Volatile.Read(ref _direct), Volatile.Read(ref _passes), Volatile.Read(ref _failures));
     }
 
