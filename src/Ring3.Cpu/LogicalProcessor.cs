@@ -37,7 +37,14 @@ public sealed unsafe partial class LogicalProcessor
         InitializeSystem();
         InitializeVector();
         InitializeTranslator();
+        Observer = ExecutionObserver.Make?.Invoke(this);
     }
+
+    /// <summary>Null unless a test looks on.</summary>
+    internal ExecutionObserver? Observer;
+
+    /// <summary>With a deadline: the count of instructions at which an entry first looks at the clock.</summary>
+    internal ulong FirstTimerLook;
 
     /// <summary>Hook of the TLB: runs once at construction.</summary>
     partial void InitializeTranslation();

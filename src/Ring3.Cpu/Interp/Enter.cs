@@ -11,7 +11,10 @@ public sealed unsafe partial class LogicalProcessor
     /// Runs the guest until something is the owner's business. Owner thread. CpuState.Inject is delivered first; windows, the interrupt shadow and <see cref="CpuState.ExitRequest"/> are honoured.
     /// The owner clears ExitRequest before it enters again.
     /// </summary>
-    public ExitReason Enter()
+    public ExitReason Enter() => Observer is null ? EnterOnce() : Observer.Enter(this);
+
+    /// <summary>One stay in the guest, whoever observes it.</summary>
+    internal ExitReason EnterOnce()
     {
         CpuState* c = State;
         Exit->Reason = ExitReason.None;
@@ -62,7 +65,7 @@ public sealed unsafe partial class LogicalProcessor
             return Exit->Reason;
         bool stale = false;
         if (c->TimerDeadline != 0)
-            c->TimerLook = 0;
+            c->TimerLook = FirstTimerLook;
         for (; ; )
         {
             if (Volatile.Read(ref c->ExitRequest) != 0)

@@ -70,7 +70,7 @@ internal static unsafe class MiscHandlers
     {
         if (TscDenied(c))
             return p.Raise(c, Vector.GP, 0);
-        ulong tsc = GuestTsc.Read(c);
+        ulong tsc = p.Observer is null ? GuestTsc.Read(c) : p.Observer.Input(p, GuestTsc.Read(c));
         c->Gpr[0] = (uint)tsc;
         c->Gpr[2] = tsc >> 32;
         return OpResult.Next;
@@ -96,7 +96,7 @@ internal static unsafe class MiscHandlers
 
     private static OpResult RandomNumber(LogicalProcessor p, CpuState* c, Op* op)
     {
-        SlowOperands.Set(c, op->Reg0, op->Size, p.NextRandom());
+        SlowOperands.Set(c, op->Reg0, op->Size, p.Observer is null ? p.NextRandom() : p.Observer.Input(p, p.NextRandom()));
         Flags.SetStatus(c, Rflags.CF);
         return OpResult.Next;
     }

@@ -46,6 +46,9 @@ internal static unsafe class StringHandlers
     {
         c->Rip = finished ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
         c->BetweenIterations = finished ? (byte)0 : (byte)1;
+        // The block counted it, and will again: an instruction retires once.
+        if (!finished)
+            c->InstructionsRetired--;
         return OpResult.EndBlock;
     }
 

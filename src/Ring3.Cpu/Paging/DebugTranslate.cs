@@ -24,7 +24,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Host page of a guest-physical address if the nested tables map it readable; marks nothing.</summary>
-    private byte* PeekNested(CpuState* c, ulong gpa)
+    internal byte* PeekNested(CpuState* c, ulong gpa)
     {
         ulong* table = (ulong*)c->NestedRoot;
         if (table == null || gpa >> (12 + 9 * NestedLevels) != 0)

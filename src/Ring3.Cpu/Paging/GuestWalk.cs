@@ -284,6 +284,7 @@ public sealed unsafe partial class LogicalProcessor
                 Exit->Gva = w->Linear;
                 return WalkResult.Exit;
             }
+            Observer?.MayWrite(this, host);
             host += e->Gpa & 0xfff;
             if (w->EntrySize == 8)
             {

@@ -229,6 +229,8 @@ public sealed unsafe partial class LogicalProcessor
 
     private void FillLevel1(CpuState* c, ulong linear, AccessKind access, in Translation t)
     {
+        if (Observer is not null && ((access & AccessKind.Write) != 0 || Cached(t.Flags, AccessKind.Write)))
+            Observer.MayWrite(this, t.Host);
         // Checked: level 1 stays empty, so that every access comes by.
         if (Sanitizer is not null)
             return;

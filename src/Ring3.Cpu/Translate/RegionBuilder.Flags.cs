@@ -112,7 +112,8 @@ internal sealed unsafe partial class RegionBuilder
                 return true;
             if ((g.Writes & used) != 0)
                 valid = false;
-            if (g.SiteAfter && !valid)
+            // Calls and returns store the flags for where they go, behind the stack's change.
+            if ((g.SiteAfter || g.Lowering is Lowering.Call or Lowering.CallIndirect or Lowering.Return) && !valid)
                 return false;
         }
         return valid || !FallNeeds(t);
