@@ -108,13 +108,14 @@ public sealed class EventfdLifetimeTests
     {
         using TestGuest g = new(irqchip: true);
         int irq = EventFd.Create(), resample = EventFd.Create();
-        Irqfd old = new(g.Vm, g.Vm.Irqchip!, irq, EventFd.Duplicate(irq), 18, RcuEventFd.TryDuplicate(resample));
+        VmHealth health = new(new VcpuList(new Lock()));
+        Irqfd old = new(health, g.Vm.Irqchip!, irq, EventFd.Duplicate(irq), 18, RcuEventFd.TryDuplicate(resample));
         Assert.True(old.TryDeliver(irq));
         Assert.NotEqual(0u, Level(g));
         old.Remove();
         old.Close();
         Assert.Equal(0u, Level(g));
-        Irqfd next = new(g.Vm, g.Vm.Irqchip!, irq, EventFd.Duplicate(irq), 18, RcuEventFd.TryDuplicate(resample));
+        Irqfd next = new(health, g.Vm.Irqchip!, irq, EventFd.Duplicate(irq), 18, RcuEventFd.TryDuplicate(resample));
         Assert.True(next.TryDeliver(irq));
         old.Acked();
         Assert.NotEqual(0u, Level(g));

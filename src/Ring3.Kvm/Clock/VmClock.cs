@@ -10,7 +10,7 @@ namespace Ring3.Kvm;
 /// </summary>
 public sealed class VmClock
 {
-    private readonly Vm _vm;
+    private readonly VcpuList _vcpus;
     private readonly Lock _lock = new();
     private long _offsetNs;
     private ulong _masterTsc;
@@ -20,9 +20,9 @@ public sealed class VmClock
     private uint _lastTscKhz;
     private bool _tscSetByClient;
 
-    internal VmClock(Vm vm, uint tscKhz)
+    internal VmClock(VcpuList vcpus, uint tscKhz)
     {
-        _vm = vm;
+        _vcpus = vcpus;
         DefaultTscKhz = tscKhz;
         _offsetNs = -HostClock.BootNs();
         Resample();
@@ -109,7 +109,7 @@ public sealed class VmClock
             _offsetNs = clock - boot;
             (_masterTsc, _masterNs) = (tsc, clock);
         }
-        _vm.MakeAllRequest(VcpuRequest.ClockUpdate);
+        _vcpus.Make(VcpuRequest.ClockUpdate);
         return 0;
     }
 
@@ -118,7 +118,7 @@ public sealed class VmClock
     {
         lock (_lock)
             Resample();
-        _vm.MakeAllRequest(VcpuRequest.ClockUpdate);
+        _vcpus.Make(VcpuRequest.ClockUpdate);
     }
 
     /// <summary>

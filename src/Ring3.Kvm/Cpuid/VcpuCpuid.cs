@@ -152,7 +152,7 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
     public ulong MiscFeatures { get; set; }
 
     /// <summary>MONITOR and MWAIT do nothing here. KVM: as with its quirk, they do that even where CPUID does not have them.</summary>
-    public void UpdateMonitor() => Cpu.CpuidFeatures.Monitor = (Vm.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) == 0
+    public void UpdateMonitor() => Cpu.CpuidFeatures.Monitor = (Vm.Settings.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS) == 0
         || FindEntry(1, 0) is >= 0 and var i && (Dynamic(_cpuid[i], _kvmBase).Ecx & Leaf1Ecx.MONITOR) != 0;
 
     private void Apply()
@@ -254,7 +254,7 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
             case 1:
                 ecx = (_s->Cr4 & Cr4.OSXSAVE) != 0 ? ecx | Leaf1Ecx.OSXSAVE : ecx & ~Leaf1Ecx.OSXSAVE;
                 edx = (_apic.Base & Irqchip.ApicBase.EN) != 0 ? edx | Leaf1Edx.APIC : edx & ~Leaf1Edx.APIC;
-                if ((Vm.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) != 0)
+                if ((Vm.Settings.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) != 0)
                     ecx = (_miscEnable & MiscEnableMwait) != 0 ? ecx | Leaf1Ecx.MONITOR : ecx & ~Leaf1Ecx.MONITOR;
                 break;
             case 0xd when e.index == 0:
@@ -263,7 +263,7 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
             case 0xd when e.index == 1 && (eax & (LeafDEax.XSAVEC | LeafDEax.XSAVES)) != 0:
                 ebx = XsaveArea.SizeFor(_s->Xcr0);
                 break;
-            case >= 0x4000_0000 and < 0x4001_0000 when kvmBase != 0 && e.function == (kvmBase | KvmPara.KVM_CPUID_FEATURES) && Vm.HaltsInGuest:
+            case >= 0x4000_0000 and < 0x4001_0000 when kvmBase != 0 && e.function == (kvmBase | KvmPara.KVM_CPUID_FEATURES) && Vm.Settings.HaltsInGuest:
                 eax &= ~(1u << KvmPara.KVM_FEATURE_PV_UNHALT);
                 break;
         }

@@ -11,7 +11,7 @@ internal sealed class HypervMsrs(VcpuCore core, HypervPort port) : VcpuPart(core
     [
         new(GUEST_OS_ID)
         {
-            Read = (m, _) => m.Hyperv._port.IsShown ? m.Hyperv.Vm.HyperVGuestOsId : null,
+            Read = (m, _) => m.Hyperv._port.IsShown ? m.Hyperv.Vm.Hyperv.GuestOsId : null,
             Write = (m, _, v) => m.Hyperv._port.IsShown && m.Hyperv.SetGuestOsId(v),
         },
         new(HYPERCALL)

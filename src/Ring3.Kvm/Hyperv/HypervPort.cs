@@ -24,7 +24,7 @@ internal sealed unsafe class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     /// <summary>HV_X64_MSR_GUEST_OS_ID. A guest that takes its identity back loses the page.</summary>
     public void WriteGuestOsId(ulong value)
     {
-        Vm.HyperVGuestOsId = value;
+        Vm.Hyperv.GuestOsId = value;
         if (value == 0)
             HypercallMsr &= ~HypercallEnable;
     }
@@ -32,14 +32,14 @@ internal sealed unsafe class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     /// <summary>HV_X64_MSR_HYPERCALL. False: #GP, the page is in no memory.</summary>
     public bool TryWriteHypercallMsr(ulong value)
     {
-        if (Vm.HyperVGuestOsId == 0)
+        if (Vm.Hyperv.GuestOsId == 0)
             return true;
         HypercallMsr = value;
         if ((value & HypercallEnable) == 0)
             return true;
         Span<byte> stub = stackalloc byte[9];
         int n = 0;
-        if (Vm.XenOrNull is { InterceptsHypercalls: true })
+        if (Vm.Xen.SideOrNull is { InterceptsHypercalls: true })
         {
             // or eax, 0x80000000: tells these calls from Xen's, which use the same instruction.
             stub[0] = 0x0d;
@@ -51,7 +51,7 @@ internal sealed unsafe class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     }
 
     /// <summary>A hypercall with bit 31 set is Hyper-V's once the guest has said who it is.</summary>
-    public bool IsCall(ulong input) => (input & 0x8000_0000) != 0 && Vm.HyperVGuestOsId != 0 && IsShown;
+    public bool IsCall(ulong input) => (input & 0x8000_0000) != 0 && Vm.Hyperv.GuestOsId != 0 && IsShown;
 
     public int HandleHypercall()
     {

@@ -7,7 +7,7 @@ namespace Ring3.Kvm;
 /// Coalesced I/O: writes to registered zones are queued in a ring instead of leaving for the client, which drains it at its next exit. There is one ring a VM, in the shared area of its first vCPU.
 /// </summary>
 /// <remarks>SAFETY: the ring is the third page of the vCPU's run area; indices from the client are reduced before use.</remarks>
-internal sealed unsafe class CoalescedZones(Vm vm)
+internal sealed unsafe class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus mmio)
 {
     /// <summary>What a bus has at most besides ioeventfds. KVM: NR_IOBUS_DEVS.</summary>
     internal const int MaxDevices = 1000;
@@ -26,7 +26,7 @@ internal sealed unsafe class CoalescedZones(Vm vm)
         public bool TryTake(ulong address, ReadOnlySpan<byte> data) => address + (uint)data.Length <= At.addr + At.size && data.Length <= 8 && owner.Enqueue(address, data, At.pio);
     }
 
-    private IoBus BusOf(in kvm_coalesced_mmio_zone zone) => zone.pio != 0 ? vm.Ports : vm.Mmio;
+    private IoBus BusOf(in kvm_coalesced_mmio_zone zone) => zone.pio != 0 ? ports : mmio;
 
     /// <summary>KVM_REGISTER_COALESCED_MMIO: 0, -EINVAL, or -ENOSPC.</summary>
     public int Register(in kvm_coalesced_mmio_zone zone)
@@ -65,7 +65,7 @@ internal sealed unsafe class CoalescedZones(Vm vm)
     /// <summary>Queues a write; false when the ring is full.</summary>
     private bool Enqueue(ulong address, ReadOnlySpan<byte> data, uint pio)
     {
-        var ring = (kvm_coalesced_mmio_ring*)((byte*)vm.Vcpus[0].KvmRun + KVM_COALESCED_MMIO_PAGE_OFFSET * 4096);
+        var ring = (kvm_coalesced_mmio_ring*)((byte*)vcpus.All[0].KvmRun + KVM_COALESCED_MMIO_PAGE_OFFSET * 4096);
         _ringLock.Enter();
         bool ok = EnqueueLocked(ring, address, data, pio);
         _ringLock.Exit();

@@ -9,6 +9,7 @@ namespace Ring3.Kvm;
 /// <summary>An eventfd that raises a GSI. With a resample eventfd the line stays up until the guest's EOI, which signals the second descriptor.</summary>
 internal sealed class Irqfd : IPolled
 {
+    private readonly VmHealth _health;
     private readonly VmIrqchip _chip;
     private readonly RcuEventFd? _resample;
     private readonly Action? _acked;
@@ -17,16 +18,15 @@ internal sealed class Irqfd : IPolled
     private readonly Lock _delivery = new();
     private bool _closed;
 
-    public Irqfd(Vm vm, VmIrqchip chip, int clientFd, int fd, uint gsi, RcuEventFd? resample)
+    public Irqfd(VmHealth health, VmIrqchip chip, int clientFd, int fd, uint gsi, RcuEventFd? resample)
     {
-        (Vm, _chip, ClientFd, Fd, Gsi, _resample) = (vm, chip, clientFd, fd, gsi, resample);
+        (_health, _chip, ClientFd, Fd, Gsi, _resample) = (health, chip, clientFd, fd, gsi, resample);
         if (resample is null)
             return;
         _acked = Acked;
         chip.AddAckNotifier(gsi, _acked);
     }
 
-    public Vm Vm { get; }
     /// <summary>The descriptor by the client's number, which names this irqfd; <see cref="Fd"/> is a duplicate.</summary>
     public int ClientFd { get; }
     public int Fd { get; }
@@ -39,7 +39,7 @@ internal sealed class Irqfd : IPolled
                 Deliver();
     }
 
-    public void Failed(Exception e) => Vm.BugOn(true, e.ToString());
+    public void Failed(Exception e) => _health.Bug(e.ToString());
 
     /// <summary>
     /// Does what a write of 1 to the client's descriptor <paramref name="fd"/> would do, in the caller's thread and without the write: the counter would be taken at once. False, with nothing done, when the
@@ -104,19 +104,20 @@ internal sealed class Irqfd : IPolled
 }
 
 /// <summary>KVM_IRQFD of one VM.</summary>
-internal sealed class Irqfds(Vm vm)
+internal sealed class Irqfds(VmHealth health)
 {
     private readonly Lock _lock = new();
     private readonly List<Irqfd> _all = [];
 
     /// <summary>Attaches an eventfd to a GSI, or detaches it (KVM_IRQFD_FLAG_DEASSIGN). 0, -EINVAL, -EBUSY, -EBADF, -EMFILE.</summary>
-    public int Set(in kvm_irqfd args)
+    /// <param name="chip">The VM's controllers, if it has any.</param>
+    public int Set(VmIrqchip? chip, in kvm_irqfd args)
     {
         if ((args.flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE)) != 0)
             return -Errno.EINVAL;
         if ((args.flags & KVM_IRQFD_FLAG_DEASSIGN) != 0)
             return Remove((int)args.fd, args.gsi);
-        if (vm.Irqchip is not { } chip)
+        if (chip is null)
             return -Errno.EINVAL;
         bool resample = (args.flags & KVM_IRQFD_FLAG_RESAMPLE) != 0;
         // The end of a level interrupt is seen by an I/O APIC or PIC in the hypervisor only.
@@ -144,7 +145,7 @@ internal sealed class Irqfds(Vm vm)
                 resampleFd?.Close();
                 return -Errno.EMFILE;
             }
-            var irqfd = new Irqfd(vm, chip, (int)args.fd, own, args.gsi, resampleFd);
+            var irqfd = new Irqfd(health, chip, (int)args.fd, own, args.gsi, resampleFd);
             int r = EventLoop.Shared.Attach(irqfd);
             if (r != 0)
             {

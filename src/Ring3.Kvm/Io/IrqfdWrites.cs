@@ -52,7 +52,7 @@ public static unsafe class IrqfdWrites
         }
         catch (Exception e) when (e is not OutOfMemoryException)
         {
-            irqfd.Vm.BugOn(true, e.ToString());
+            irqfd.Failed(e);
             return true;
         }
         Forget(irqfd, fd);

@@ -46,7 +46,7 @@ internal sealed class PlatformMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(co
         {
             Listed = MsrListing.Always,
             Feature = _ => PlatformInfoCpuidFault,
-            Read = (m, a) => a.Host || m.Platform.Vm.PlatformInfoReadable ? m.Platform._platformInfo : null,
+            Read = (m, a) => a.Host || m.Platform.Vm.Msrs.PlatformInfoReadable ? m.Platform._platformInfo : null,
             Write = (m, a, v) => a.Host && Set(ref m.Platform._platformInfo, v),
         },
         new(MISC_FEATURES_ENABLES)

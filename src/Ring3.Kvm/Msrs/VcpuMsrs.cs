@@ -71,7 +71,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     /// Any thread.
     /// </summary>
     public void UpdateIntercepts() => Volatile.Write(ref _s->InterceptMsrs,
-        Vm.MsrFilter is not null ? MsrIntercepts.All : (Vm.UserSpaceMsrMask & KVM_MSR_EXIT_REASON_INVAL) != 0 ? MsrIntercepts.Refused : MsrIntercepts.None);
+        Vm.Msrs.Filter is not null ? MsrIntercepts.All : (Vm.Msrs.UserSpaceMask & KVM_MSR_EXIT_REASON_INVAL) != 0 ? MsrIntercepts.Refused : MsrIntercepts.None);
 
     // ---- The guest ----
 
@@ -79,7 +79,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     public int HandleRead()
     {
         uint msr = (uint)_s->Gpr[1];
-        if (Vm.MsrFilter is { } f && !f.Allows(msr, KVM_MSR_FILTER_READ))
+        if (Vm.Msrs.Filter is { } f && !f.Allows(msr, KVM_MSR_FILTER_READ))
             return Refuse(KVM_EXIT_X86_RDMSR, KVM_MSR_EXIT_REASON_FILTER, msr, 0);
         if (!TryRead(msr, host: false, out ulong value))
             return Refuse(KVM_EXIT_X86_RDMSR, IsKnown(msr) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN, msr, 0);
@@ -92,7 +92,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     {
         uint msr = (uint)_s->Gpr[1];
         ulong value = _s->Gpr[2] << 32 | (uint)_s->Gpr[0];
-        if (Vm.MsrFilter is { } f && !f.Allows(msr, KVM_MSR_FILTER_WRITE))
+        if (Vm.Msrs.Filter is { } f && !f.Allows(msr, KVM_MSR_FILTER_WRITE))
             return Refuse(KVM_EXIT_X86_WRMSR, KVM_MSR_EXIT_REASON_FILTER, msr, value);
         if (!TryWrite(msr, host: false, value))
             return Refuse(KVM_EXIT_X86_WRMSR, IsKnown(msr) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN, msr, value);
@@ -103,7 +103,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     /// <summary>An access that KVM does not make: the client's, when it asked for accesses with this reason, else #GP(0).</summary>
     private int Refuse(uint exit, uint reason, uint msr, ulong data)
     {
-        if ((Vm.UserSpaceMsrMask & reason) == 0)
+        if ((Vm.Msrs.UserSpaceMask & reason) == 0)
         {
             Finish(false, 0);
             return KeepRunning;
@@ -148,8 +148,8 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     private bool TryWrite(uint msr, bool host, ulong value)
     {
         // The client has chosen its number, perhaps that of another register. It writes itself, and is not read.
-        if (msr != 0 && Vm.XenOrNull is { } xen && xen.HypercallMsr == msr && !Hyperv.Has(msr))
-            return Vm.WriteXenHypercallPage(value, (_s->Efer & Efer.LMA) != 0);
+        if (msr != 0 && Vm.Xen.SideOrNull is { } xen && xen.HypercallMsr == msr && !Hyperv.Has(msr))
+            return XenHypercallPage.TryWrite(Vm, value, (_s->Efer & Efer.LMA) != 0);
         if (!host && Cpu.OwnsMsr(msr))
             return Cpu.TryWriteGuestMsr(msr, value);
         return MsrTable.Find(msr) is { } r && r.TryWrite(this, new(msr, host), value);

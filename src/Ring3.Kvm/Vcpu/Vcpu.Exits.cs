@@ -73,7 +73,7 @@ public sealed unsafe partial class Vcpu
     private int HandleHlt()
     {
         Stats.halt_exits++;
-        if (Lapic is null && !Vm.HaltsInGuest)
+        if (Lapic is null && !Vm.Settings.HaltsInGuest)
         {
             KvmRun->exit_reason = KVM_EXIT_HLT;
             return ToClient;
@@ -88,7 +88,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>VMCALL or VMMCALL: the client has said whose guest this is, and where Xen's calls are told from Hyper-V's by a bit.</summary>
     private int HandleHypercall()
     {
-        if (Vm.XenOrNull is not { InterceptsHypercalls: true })
+        if (Vm.Xen.SideOrNull is not { InterceptsHypercalls: true })
             return _hypercalls.Handle();
         return _hyperv.IsCall(_s->Gpr[0]) ? _hyperv.HandleHypercall() : _xenProcessor.HandleHypercall();
     }

@@ -37,7 +37,7 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>Makes the vCPU this thread's until <see cref="Release"/>: the VM is not disposed of before. False when another thread has it.</summary>
-    /// <remarks>PAIRS-WITH: Vm.StopVcpus (says that the VM is dead, then looks who runs).</remarks>
+    /// <remarks>PAIRS-WITH: VcpuList.Stop (says that the VM is dead, then looks who runs).</remarks>
     public bool TryClaim() => Interlocked.CompareExchange(ref _running, 1, 0) == 0;
 
     /// <summary>Ends what <see cref="TryClaim"/> began.</summary>
@@ -125,7 +125,7 @@ public sealed unsafe partial class Vcpu
         if (_lastThread != 0)
             _translations.OweFlush(FlushSite.ThreadMove);
         _lastThread = thread;
-        _s->PauseLoopWindow = Vm.Vcpus.Length > 1 && !Vm.PausesInGuest ? PauseLoopWindow : 0;
+        _s->PauseLoopWindow = Vm.Vcpus.Length > 1 && !Vm.Settings.PausesInGuest ? PauseLoopWindow : 0;
         _runDelay.MoveTo(thread, isUsed: _steal.IsEnabled || _xen.Side is not null);
         _xen.ThreadChanged();
     }

@@ -1,3 +1,5 @@
+using Ring3.Mmu;
+using Ring3.Sync;
 using static Ring3.Kvm.StatDescriptor<Ring3.Kvm.Vm>;
 
 namespace Ring3.Kvm;
@@ -26,6 +28,34 @@ public sealed class VmStats
     /// a zap gave up because somebody waited.</summary>
     public long roots_zapped_inline, roots_zapped_sync, roots_zapped_worker, zap_share_percent, zap_worker_ns, zap_worker_pauses, zap_worker_yields, zap_lock_breaks;
 
+    /// <summary><see cref="RequestCounters"/> of all vCPUs.</summary>
+    internal RequestCounters Requests { get; private set; }
+
+    /// <summary>Brings the gauges up to date.</summary>
+    internal void Update(VmCore core, TdpMmu mmu, Reclaim.ResidentLimit? resident)
+    {
+        RequestCounters c = default;
+        foreach (VcpuRequests r in core.Vcpus.Requests)
+            c += r.Counters;
+        Requests = c;
+        (requests, kicks, kicks_elided, request_waits, request_sleeps, wakeups) = (c.Requests, c.Kicks, c.KicksElided, c.Waits, c.Sleeps, c.Wakeups);
+        WorkingSet = resident?.Measure();
+        MmuStats m = mmu.GetStats();
+        (pages_4k, pages_2m, pages_1g) = ((long)m.Pages4K, (long)m.Pages2M, (long)m.Pages1G);
+        tlb_flush_elided = (long)m.TlbFlushesElided;
+        (nx_lpage_splits, huge_splits) = ((long)m.NxSplits, (long)m.HugeSplits);
+        (mmu_table_pages, mmu_roots_zapped) = ((long)m.TablePages, (long)m.RootsZapped);
+        (roots_zapped_inline, roots_zapped_sync, roots_zapped_worker) = core.Options.ZapPolicy switch
+        {
+            RootZapPolicy.Inline => (mmu_roots_zapped, 0L, 0L),
+            RootZapPolicy.Sync => (0L, mmu_roots_zapped, 0L),
+            _ => (0L, 0L, mmu_roots_zapped),
+        };
+        CpuShare share = core.Work.Share;
+        (zap_share_percent, zap_worker_ns, zap_worker_pauses) = (share.Percent, share.UsedNs, share.Pauses);
+        (zap_worker_yields, zap_lock_breaks) = (core.Work.Yields, (long)m.ZapLockBreaks);
+    }
+
     /// <summary>KVM's statistics of a VM, in KVM's order. Shadow paging's are zero: there is none. Read after <see cref="Vm.Stats"/> has brought the gauges up to date.</summary>
     public static IReadOnlyList<StatDescriptor<Vm>> Descriptors { get; } =
     [
@@ -40,7 +70,7 @@ public sealed class VmStats
     [
         Counter("remote_tlb_flush_ranges", v => (ulong)v.RawStats.remote_tlb_flush_ranges), Counter("tlb_flush_coalesced", v => (ulong)v.RawStats.tlb_flush_coalesced),
         Counter("tlb_flush_elided", v => (ulong)v.RawStats.tlb_flush_elided),
-        .. VcpuStats.RequestStats<Vm>(v => v.RawCounters, "vm_"), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
+        .. VcpuStats.RequestStats<Vm>(v => v.RawStats.Requests, "vm_"), Instant("mmu_table_pages", v => (ulong)v.RawStats.mmu_table_pages),
         Counter("roots_zapped_inline", v => (ulong)v.RawStats.roots_zapped_inline), Counter("roots_zapped_sync", v => (ulong)v.RawStats.roots_zapped_sync), Counter("roots_zapped_worker", v => (ulong)v.RawStats.roots_zapped_worker),
         Instant("zap_share_percent", v => (ulong)v.RawStats.zap_share_percent), Nanoseconds("zap_worker_ns", v => (ulong)v.RawStats.zap_worker_ns), Counter("zap_worker_pauses", v => (ulong)v.RawStats.zap_worker_pauses),
         Counter("zap_worker_yields", v => (ulong)v.RawStats.zap_worker_yields), Counter("zap_lock_breaks", v => (ulong)v.RawStats.zap_lock_breaks),

@@ -20,7 +20,7 @@ internal sealed class XenPort(VcpuCore core, RunDelay runDelay) : VcpuPart(core)
     {
         if (Volatile.Read(ref _xen) is { } xen)
             return xen;
-        var created = new XenVcpu(Vm.Xen, processor);
+        var created = new XenVcpu(Vm.Xen.Side, processor);
         created.Runstate.ThreadChanged(runDelay.NowNs);
         // First the mark: who finds the Xen side may have events for an entry that comes at once.
         _core.Work.Xen = true;
@@ -44,7 +44,7 @@ internal sealed class XenPort(VcpuCore core, RunDelay runDelay) : VcpuPart(core)
             _core.Arrives = false;
             if (runDelay.Use())
                 xen.Runstate.ThreadChanged(runDelay.LastNs);
-            if (Vm.Xen.IsEnabled)
+            if (Vm.Xen.Side.IsEnabled)
                 xen.UpdateRunstate(XenAbi.RUNSTATE_running);
         }
         if (Lapic is null)

@@ -149,7 +149,7 @@ internal sealed unsafe class Halting(
     /// <summary>Short waits make the next poll longer, long ones turn polling off.</summary>
     private void AdjustPolling(long waitedNs)
     {
-        long max = Vm.HaltPollNs;
+        long max = Vm.Settings.HaltPollNs;
         if (waitedNs > max || max == 0)
             _pollNs = 0;
         else if (_pollNs < max)

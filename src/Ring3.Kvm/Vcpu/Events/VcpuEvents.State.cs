@@ -28,7 +28,7 @@ internal sealed unsafe partial class VcpuEvents
         e.smi.pending = smm.IsPending ? (byte)1 : (byte)0;
         e.smi.smm_inside_nmi = smm.IsInsideNmi ? (byte)1 : (byte)0;
         e.smi.latched_init = Lapic is not null && inbox.HasInit ? (byte)1 : (byte)0;
-        if (Vm.TripleFaultEventEnabled)
+        if (Vm.Settings.TripleFaultEvents)
         {
             e.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
             e.triple_fault.pending = Requests.Test(VcpuRequest.TripleFault) ? (byte)1 : (byte)0;
@@ -57,7 +57,7 @@ internal sealed unsafe partial class VcpuEvents
 
     private void SaveException(ref kvm_vcpu_events e)
     {
-        bool payloads = Vm.ExceptionPayloadEnabled;
+        bool payloads = Vm.Settings.ExceptionPayloads;
         if (payloads)
             e.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
         if (_s->PendingDebug != 0 && _pendingException.Valid == 0 && !IsException(_injected))
@@ -97,8 +97,8 @@ internal sealed unsafe partial class VcpuEvents
         const uint Known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM
             | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
         bool payload = (e.flags & KVM_VCPUEVENT_VALID_PAYLOAD) != 0, hasSmm = (e.flags & KVM_VCPUEVENT_VALID_SMM) != 0;
-        if ((e.flags & ~Known) != 0 || payload && !Vm.ExceptionPayloadEnabled
-            || (e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0 && !Vm.TripleFaultEventEnabled)
+        if ((e.flags & ~Known) != 0 || payload && !Vm.Settings.ExceptionPayloads
+            || (e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) != 0 && !Vm.Settings.TripleFaultEvents)
             return -Errno.EINVAL;
         // Without the payload flag "pending" does not exist; with it, a pending exception is not also an injected one.
         bool pending = payload && e.exception.pending != 0, injected = e.exception.injected != 0 && !pending;

@@ -208,7 +208,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         if (vector >= 0)
             _externalInterrupt = -1;
         else if (xen.HasInterrupt(mayWait: true))
-            vector = Vm.Xen.UpcallVector;
+            vector = Vm.Xen.Side.UpcallVector;
         else
             vector = Vm.Irqchip!.AckInterrupt(Lapic!);
         if (vector < 0)

@@ -12,9 +12,9 @@ internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
     /// <summary>Gives the processor what the client has enabled on the VM.</summary>
     public void Apply()
     {
-        _s->BusLockExits = Vm.BusLockExits ? (byte)1 : (byte)0;
-        _s->NotifyExits = (Vm.NotifyFlags & KVM_X86_NOTIFY_VMEXIT_ENABLED) != 0 ? (byte)1 : (byte)0;
-        _s->NotifyWindow = Vm.NotifyWindow;
+        _s->BusLockExits = Vm.Settings.BusLockExits ? (byte)1 : (byte)0;
+        _s->NotifyExits = (Vm.Settings.NotifyFlags & KVM_X86_NOTIFY_VMEXIT_ENABLED) != 0 ? (byte)1 : (byte)0;
+        _s->NotifyWindow = Vm.Settings.NotifyWindow;
         UpdateWideAddresses();
     }
 
@@ -42,7 +42,7 @@ internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
     public int HandleNotify()
     {
         Stats.notify_window_exits++;
-        if ((Vm.NotifyFlags & KVM_X86_NOTIFY_VMEXIT_USER) == 0)
+        if ((Vm.Settings.NotifyFlags & KVM_X86_NOTIFY_VMEXIT_USER) == 0)
             return KeepRunning;
         KvmRun->exit_reason = KVM_EXIT_NOTIFY;
         KvmRun->notify.flags = 0;
@@ -54,8 +54,11 @@ internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
     /// bit, whatever the instruction. KVM has to emulate the instruction for that where the hardware's MAXPHYADDR is larger; a client that wants to know what
     /// KVM's emulator cannot do is told here as well.
     /// </summary>
-    public void UpdateWideAddresses() =>
-        _s->InterceptReservedFaults = Vm.ExitsOnEmulationFailure && Cpu.CpuidFeatures.PhysicalAddressBits < HostPhysicalAddressBits ? (byte)1 : (byte)0;
+    public void UpdateWideAddresses()
+    {
+        bool isNarrow = Cpu.CpuidFeatures.PhysicalAddressBits < HostPhysicalAddressBits;
+        _s->InterceptReservedFaults = Vm.Settings.ExitsOnEmulationFailure && isNarrow ? (byte)1 : (byte)0;
+    }
 
     /// <summary>What the tables can address: bits 51:12 of an entry.</summary>
     private const int HostPhysicalAddressBits = 52;

@@ -33,7 +33,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
             return FinishFromMemory(generation);
         if (events.DeliveryFailed)
             return ExitDeliveryFailure();
-        if (Vm.ExitsOnEmulationFailure && failures.IsBeyondMmio())
+        if (Vm.Settings.ExitsOnEmulationFailure && failures.IsBeyondMmio())
             return failures.Exit();
         if (e->IsWrite != 0)
         {

@@ -82,7 +82,7 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
     /// </summary>
     private void EndOutputLater(ushort port)
     {
-        if (port == 0x7e && (Vm.DisabledQuirks & KVM_X86_QUIRK_OUT_7E_INC_RIP) == 0)
+        if (port == 0x7e && (Vm.Settings.DisabledQuirks & KVM_X86_QUIRK_OUT_7E_INC_RIP) == 0)
         {
             Cpu.SkipInstruction();
             return;

@@ -25,9 +25,9 @@ internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEven
         bool is64 = ProcessorMode.Is64BitCode(_s);
         ulong mask = is64 ? ulong.MaxValue : uint.MaxValue;
         ulong nr = _s->Gpr[0] & mask, a0 = _s->Gpr[3] & mask, a1 = _s->Gpr[1] & mask, a2 = _s->Gpr[2] & mask, a3 = _s->Gpr[6] & mask;
-        if (nr == HcMapGpaRange && _s->Cpl == 0 && (Vm.HypercallExits >> (int)HcMapGpaRange & 1) != 0 && IsPageRange(a0, a1))
+        if (nr == HcMapGpaRange && _s->Cpl == 0 && (Vm.Settings.HypercallExits >> (int)HcMapGpaRange & 1) != 0 && IsPageRange(a0, a1))
             return Exit(nr, a0, a1, a2, is64);
-        long result = _s->Cpl != 0 ? -KVM_EPERM : nr == HcMapGpaRange && Vm.HypercallExits != 0 ? -KVM_EINVAL : Call(nr, a0, a1, a2, a3, is64);
+        long result = _s->Cpl != 0 ? -KVM_EPERM : nr == HcMapGpaRange && Vm.Settings.HypercallExits != 0 ? -KVM_EINVAL : Call(nr, a0, a1, a2, a3, is64);
         Finish((ulong)result, is64);
         return KeepRunning;
     }
@@ -39,7 +39,7 @@ internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     /// <returns>True: carry it out; false: the guest goes on at the instruction.</returns>
     private bool AcceptForeignInstruction()
     {
-        if ((Vm.DisabledQuirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
+        if ((Vm.Settings.DisabledQuirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
         {
             events.Queue(Vector.UD);
             return false;

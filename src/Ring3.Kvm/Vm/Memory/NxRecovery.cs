@@ -1,4 +1,5 @@
 using Ring3.Host;
+using Ring3.Mmu;
 using Ring3.Sync;
 
 namespace Ring3.Kvm;
@@ -6,7 +7,7 @@ namespace Ring3.Kvm;
 /// <summary>Periodic recovery of what NX huge pages have split, on the VM's worker. KVM's kvm-nx-lpage-recovery thread.</summary>
 internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
 {
-    private readonly Vm _vm;
+    private readonly TdpMmu _mmu;
     private readonly WorkQueue _queue;
     private readonly HostTimer _timer;
     private readonly Lock _lock = new();
@@ -14,11 +15,11 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
     private readonly long _periodNs;
     private bool _stopped;
 
-    public NxRecovery(Vm vm, WorkQueue queue, uint ratio, uint periodMs)
+    public NxRecovery(TdpMmu mmu, WorkQueue queue, VmHealth health, uint ratio, uint periodMs)
     {
-        (_vm, _queue, _ratio) = (vm, queue, ratio);
+        (_mmu, _queue, _ratio) = (mmu, queue, ratio);
         _periodNs = PeriodMs(ratio, periodMs) * 1_000_000L;
-        _timer = new HostTimer(this) { Failed = e => vm.BugOn(true, e.ToString()) };
+        _timer = new HostTimer(this) { Failed = e => health.Bug(e.ToString()) };
         Arm();
     }
 
@@ -36,7 +37,7 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
 
     protected override void Run()
     {
-        _vm.Mmu.RecoverNxSplits(_ratio);
+        _mmu.RecoverNxSplits(_ratio);
         lock (_lock)
             if (!_stopped)
                 Arm();
