@@ -9,26 +9,6 @@ public static class ApicRegister
     public const int TMICT = 0x380, TMCCT = 0x390, TDCR = 0x3e0, SELF_IPI = 0x3f0;
 }
 
-/// <summary>IA32_APIC_BASE bits.</summary>
-public static class ApicBase
-{
-    public const ulong BSP = 1 << 8, EXTD = 1 << 10, EN = 1 << 11, DefaultAddress = 0xfee0_0000;
-
-    public static ApicMode ModeOf(ulong value) => (ApicMode)(value >> 10 & 3);
-
-    /// <summary>Whether <paramref name="value"/> may follow <paramref name="old"/>. SPEC: SDM volume 3, "x2APIC State Transitions".</summary>
-    /// <param name="physicalAddressBits">MAXPHYADDR of the guest.</param>
-    /// <param name="hostInitiated">The client sets state: any valid mode may follow any other.</param>
-    public static bool IsValid(ulong value, ulong old, int physicalAddressBits, bool x2ApicSupported, bool hostInitiated)
-    {
-        ulong reserved = ~((1UL << physicalAddressBits) - 1) | 0x2ff | (x2ApicSupported ? 0 : EXTD);
-        ApicMode mode = ModeOf(value), oldMode = ModeOf(old);
-        if ((value & reserved) != 0 || mode == ApicMode.Invalid)
-            return false;
-        return hostInitiated || !(oldMode == ApicMode.X2Apic && mode == ApicMode.XApic || oldMode == ApicMode.Disabled && mode == ApicMode.X2Apic);
-    }
-}
-
 /// <summary>Bits of SVR and the LVT entries.</summary>
 internal static class ApicBits
 {

@@ -6,7 +6,7 @@ namespace Ring3.Irqchip;
 public sealed partial class Lapic
 {
     /// <summary>Whether an access at <paramref name="gpa"/> is this APIC's: globally enabled and inside its page. In x2APIC mode the page is claimed but dead.</summary>
-    public bool ClaimsMmio(ulong gpa) => HardwareEnabled && (gpa & ~0xfffUL) == BaseAddress;
+    public bool ClaimsMmio(ulong gpa) => HardwareEnabled && (gpa & ~0xfffUL) == BaseRegister.Address;
 
     /// <summary>Guest read from the xAPIC page at byte <paramref name="offset"/>. Unmapped registers read 0; in x2APIC mode all-ones.</summary>
     public void MmioRead(int offset, Span<byte> data)

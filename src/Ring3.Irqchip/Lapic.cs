@@ -18,7 +18,6 @@ public sealed partial class Lapic
     private bool _irrPending;
     private int _highestIsr = -1;
     private uint _ppr;
-    private ulong _base;
     private volatile ApicMode _mode;
     private volatile bool _softwareEnabled;
     private uint _pendingErrors;
@@ -28,6 +27,7 @@ public sealed partial class Lapic
     public Lapic(ApicBus bus, IVcpuInterruptSink sink, ITimerService timers, uint id, int index, bool bootProcessor)
     {
         (_bus, _sink, Id, Index, IsBootProcessor) = (bus, sink, id, index, bootProcessor);
+        BaseRegister = new ApicBase(bootProcessor);
         _timers = timers;
         Reset(init: false);
         bus.Add(this);
@@ -36,10 +36,7 @@ public sealed partial class Lapic
     /// <summary>The APIC id given at creation (the x2APIC id; the xAPIC id may be changed by the guest).</summary>
     public uint Id { get; }
     public int Index { get; }
-    public bool IsBootProcessor { get; set; }
-
-    /// <summary>CPUID reports x2APIC: IA32_APIC_BASE bit 10 may be set.</summary>
-    public bool X2ApicSupported { get; set; } = true;
+    public bool IsBootProcessor { get; }
 
     /// <summary>CPUID reports the TSC-deadline timer mode.</summary>
     public bool TscDeadlineSupported { get; set; } = true;
@@ -59,9 +56,6 @@ public sealed partial class Lapic
         }
     }
 
-    /// <summary>MAXPHYADDR of the guest, for the check of IA32_APIC_BASE.</summary>
-    public int PhysicalAddressBits { get; set; } = 48;
-
     public ApicMode Mode => _mode;
     public bool HardwareEnabled => _mode >= ApicMode.XApic;
     public bool SoftwareEnabled => _softwareEnabled;
@@ -70,27 +64,26 @@ public sealed partial class Lapic
     /// <summary>Globally and software enabled: accepts fixed interrupts.</summary>
     public bool Enabled => HardwareEnabled && _softwareEnabled;
 
-    /// <summary>IA32_APIC_BASE.</summary>
-    public ulong Base => _base;
+    /// <summary>IA32_APIC_BASE, and what may be in it. Written through <see cref="SetBase"/>.</summary>
+    public ApicBase BaseRegister { get; }
 
-    /// <summary>Guest physical address of the xAPIC page.</summary>
-    public ulong BaseAddress => _base & ~0xfffUL;
+    /// <summary>IA32_APIC_BASE.</summary>
+    public ulong Base => BaseRegister.Value;
 
     /// <summary>Writes IA32_APIC_BASE. False means #GP(0) for the guest, EINVAL for the client.</summary>
     /// <param name="value">The new value.</param>
     /// <param name="hostInitiated">The client sets state: any valid mode may follow any other.</param>
     public bool SetBase(ulong value, bool hostInitiated)
     {
-        if (!ApicBase.IsValid(value, _base, PhysicalAddressBits, X2ApicSupported, hostInitiated))
+        if (!BaseRegister.TrySet(value, hostInitiated))
             return false;
-        ApplyBase(value, ApicBase.ModeOf(value), hostInitiated);
+        FollowBase(hostInitiated);
         return true;
     }
 
-    private void ApplyBase(ulong value, ApicMode mode, bool hostInitiated)
+    private void FollowBase(bool hostInitiated)
     {
-        ApicMode old = _mode;
-        _base = value;
+        ApicMode old = _mode, mode = BaseRegister.Mode;
         _mode = mode;
         if (old == mode)
             return;
@@ -117,8 +110,8 @@ public sealed partial class Lapic
     {
         if (!init)
         {
-            _base = ApicBase.DefaultAddress | ApicBase.EN | (IsBootProcessor ? ApicBase.BSP : 0);
-            _mode = ApicMode.XApic;
+            BaseRegister.Reset();
+            _mode = BaseRegister.Mode;
         }
         ResetRegisters(keepId: init);
         if (_bus.IsMember(this))

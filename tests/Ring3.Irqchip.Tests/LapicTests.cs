@@ -143,7 +143,7 @@ public class LapicTests
     public void SetBase_WithoutX2ApicInCpuid_ExtdIsReserved()
     {
         var rig = new Rig();
-        rig.Apics[0].X2ApicSupported = false;
+        rig.Apics[0].BaseRegister.X2ApicSupported = false;
         Assert.False(rig.Apics[0].SetBase(ApicBase.DefaultAddress | ApicBase.EN | ApicBase.EXTD, hostInitiated: true));
     }
 

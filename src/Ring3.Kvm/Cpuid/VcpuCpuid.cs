@@ -107,7 +107,6 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
     public (bool SpecCtrl, bool PredCmd, bool FlushCmd, bool ArchCapabilities) Speculation { get; private set; }
     public bool HasOsvw { get; private set; }
     public bool HasXsaves => (Leaf(0xd, 1).eax & LeafDEax.XSAVES) != 0;
-    public bool HasX2Apic => (Leaf(1).ecx & Leaf1Ecx.X2APIC) != 0;
     public bool HasLongMode => (Leaf(0x8000_0001).edx & Ext1Edx.LM) != 0;
 
     /// <summary>
@@ -201,12 +200,12 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
         HasOsvw = (x1.ecx & Ext1Ecx.OSVW) != 0;
         UpdateMonitor();
         _policies.UpdateWideAddresses();
+        bool hasX2Apic = (l1.ecx & Leaf1Ecx.X2APIC) != 0;
+        _apic.LimitBase(hasX2Apic, Cpu.CpuidFeatures.PhysicalAddressBits);
         if (Lapic is not null)
         {
-            Lapic.X2ApicSupported = (l1.ecx & Leaf1Ecx.X2APIC) != 0;
             // KVM: its own I/O APIC has no EOI register, which a guest that suppresses the broadcast would need.
-            Lapic.DirectedEoiSupported = Lapic.X2ApicSupported && Vm.Irqchip is { Split: true };
-            Lapic.PhysicalAddressBits = Cpu.CpuidFeatures.PhysicalAddressBits;
+            Lapic.DirectedEoiSupported = hasX2Apic && Vm.Irqchip is { Split: true };
             Lapic.TscDeadlineSupported = (l1.ecx & Leaf1Ecx.TSC_DEADLINE) != 0;
         }
         Cpu.RecomputeMode();
@@ -253,7 +252,7 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
                 break;
             case 1:
                 ecx = (_s->Cr4 & Cr4.OSXSAVE) != 0 ? ecx | Leaf1Ecx.OSXSAVE : ecx & ~Leaf1Ecx.OSXSAVE;
-                edx = (_apic.Base & Irqchip.ApicBase.EN) != 0 ? edx | Leaf1Edx.APIC : edx & ~Leaf1Edx.APIC;
+                edx = _apic.IsEnabled ? edx | Leaf1Edx.APIC : edx & ~Leaf1Edx.APIC;
                 if ((Vm.Settings.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) != 0)
                     ecx = (_miscEnable & MiscEnableMwait) != 0 ? ecx | Leaf1Ecx.MONITOR : ecx & ~Leaf1Ecx.MONITOR;
                 break;

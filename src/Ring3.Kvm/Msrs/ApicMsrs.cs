@@ -3,16 +3,15 @@ using Ring3.Arch;
 namespace Ring3.Kvm;
 
 /// <summary>IA32_APIC_BASE and the registers of x2APIC.</summary>
-internal sealed class ApicMsrs(VcpuCore core, VcpuCpuid cpuid, VcpuApic apic) : VcpuPart(core)
+internal sealed class ApicMsrs(VcpuCore core, VcpuApic apic) : VcpuPart(core)
 {
     private const uint X2ApicTpr = 0x808;
 
-    private readonly VcpuCpuid _cpuid = cpuid;
     private readonly VcpuApic _apic = apic;
 
     public static MsrRegister[] Registers { get; } =
     [
-        new(Msr.APIC_BASE) { Read = (m, _) => m.Apic._apic.Base, Write = (m, a, v) => m.Apic._apic.TrySetBase(v, m.Apic._cpuid.HasX2Apic, a.Host) },
+        new(Msr.APIC_BASE) { Read = (m, _) => m.Apic._apic.Base, Write = (m, a, v) => m.Apic._apic.TrySetBase(v, a.Host) },
         new(Msr.X2APIC_FIRST, Msr.X2APIC_LAST - Msr.X2APIC_FIRST + 1)
         {
             IsKnownUnread = true,

@@ -22,7 +22,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
         _events = events;
         Processor = new(core, cpuid);
         Time = new(core, tsc);
-        Apic = new(core, cpuid, apic);
+        Apic = new(core, apic);
         Paravirt = new(core, cpuid, clock, steal, asyncFaults, apicPages, halting);
         Platform = new(core, cpuid);
         Speculation = new(core, cpuid);

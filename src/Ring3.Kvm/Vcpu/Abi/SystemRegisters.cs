@@ -121,7 +121,7 @@ internal sealed unsafe class SystemRegisters(
 
     private int Apply(in kvm_sregs2 s, bool pdptrs)
     {
-        if (!IsValid(s) || !apic.TrySetBase(s.apic_base, cpuid.HasX2Apic, host: true))
+        if (!IsValid(s) || !apic.TrySetBase(s.apic_base, host: true))
             return -Errno.EINVAL;
         CpuState* c = _s;
         c->Cs = FromKvm(s.cs); c->Ds = FromKvm(s.ds); c->Es = FromKvm(s.es); c->Fs = FromKvm(s.fs); c->Gs = FromKvm(s.gs); c->Ss = FromKvm(s.ss);

@@ -11,13 +11,13 @@ namespace Ring3.Kvm;
 /// </summary>
 internal sealed unsafe class VcpuApic : VcpuPart
 {
-    /// <summary>IA32_APIC_BASE where the local APIC is the client's.</summary>
-    private ulong _base;
+    private readonly ApicBase _base;
     private bool _reportTprAccess, _tprAccessIsWrite;
     private ulong _tprAccessRip;
 
     public VcpuApic(VcpuCore core) : base(core) =>
-        _base = ApicBase.DefaultAddress | ApicBase.EN | (core.IsBootProcessor ? ApicBase.BSP : 0);
+        // Where the local APIC is the client's, the register is still the processor's. Before KVM_SET_CPUID2 there is no x2APIC to switch to then.
+        _base = core.Lapic?.BaseRegister ?? new ApicBase(core.IsBootProcessor) { X2ApicSupported = false };
 
     // ---- CR8 ----
 
@@ -42,19 +42,16 @@ internal sealed unsafe class VcpuApic : VcpuPart
 
     // ---- IA32_APIC_BASE ----
 
-    public ulong Base => Lapic?.Base ?? _base;
+    public ulong Base => _base.Value;
+
+    /// <summary>The APIC bit of CPUID.</summary>
+    public bool IsEnabled => _base.IsEnabled;
 
     /// <summary>False: a value that the guest or the client cannot set, and nothing has changed.</summary>
-    /// <param name="hasX2Apic">The guest's CPUID has x2APIC.</param>
-    public bool TrySetBase(ulong value, bool hasX2Apic, bool host)
-    {
-        if (Lapic is not null)
-            return Lapic.SetBase(value, host);
-        if (!ApicBase.IsValid(value, _base, Cpu.CpuidFeatures.PhysicalAddressBits, hasX2Apic, host))
-            return false;
-        _base = value;
-        return true;
-    }
+    public bool TrySetBase(ulong value, bool host) => Lapic?.SetBase(value, host) ?? _base.TrySet(value, host);
+
+    /// <summary>What the guest's CPUID allows in the register.</summary>
+    public void LimitBase(bool hasX2Apic, int physicalAddressBits) => (_base.X2ApicSupported, _base.PhysicalAddressBits) = (hasX2Apic, physicalAddressBits);
 
     // ---- State ----
 
