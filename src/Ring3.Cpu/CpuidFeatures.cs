@@ -17,6 +17,8 @@ public struct CpuidFeatures
     public bool Vme = true, Pse36 = true, Fxsr = true, Mce = true, Ffxsr;
     /// <summary>The vendor that the guest sees: KVM gives it that vendor's SYSCALL and SYSENTER where the processor has less.</summary>
     public ProcessorVendor Vendor;
+    /// <summary>AMD's: SSE4a; MXCSR.MM; CLZERO. A processor of another vendor's model has none of them.</summary>
+    public bool Sse4a, MisalignedSse, Clzero;
     /// <summary>EFER.AutoIBRS may be set. It has no effect: nothing here speculates.</summary>
     public bool AutoIbrs;
     /// <summary>MONITOR and MWAIT execute as no-ops instead of #UD.</summary>

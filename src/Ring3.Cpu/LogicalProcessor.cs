@@ -28,6 +28,7 @@ public sealed unsafe partial class LogicalProcessor
         Machine = machine;
         Model = machine.Model;
         NotesEveryX87 = Model.NotesEveryX87;
+        CpuidFeatures.Sse4a = CpuidFeatures.MisalignedSse = CpuidFeatures.Clzero = Model.IsAmd;
         _decoder = new BlockDecoder(Model);
         CpuState.CheckLayout();
         State = ProcessorMemory.Map();

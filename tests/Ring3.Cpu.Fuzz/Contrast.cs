@@ -18,7 +18,7 @@ internal static unsafe class Contrast
         using var two = new GuestProcessor(memory, options.Bits, other);
         UndefinedFlags undefined = UndefinedFlags.Load();
         var batch = new CaseBatch(memory, codes, options.Bits, options.Filter.Length == 0 ? options.Raw : 0, undefined);
-        var comparer = new Comparer(undefined, null);
+        var comparer = new Comparer(undefined, null) { SparesMisalignedMask = options.Model.IsAmd != other.IsAmd };
         var differences = new List<Difference>();
         for (long number = 0; number * Sandbox.MaxCases < options.Cases; number++)
         {

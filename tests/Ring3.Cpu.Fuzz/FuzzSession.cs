@@ -27,7 +27,8 @@ internal sealed class FuzzSession(FuzzOptions options)
     internal IReadOnlyDictionary<string, Finding> Findings => _findings;
 
     /// <summary>Instructions that take part.</summary>
-    internal Code[] SelectCodes() => [.. InstructionSource.AllCodes(_exclusions, options.Self ? _ => true : GuestProcessor.Supports, options.Bits).Where(Matches)];
+    internal Code[] SelectCodes() =>
+        [.. InstructionSource.AllCodes(_exclusions, options.Self ? _ => true : c => GuestProcessor.Supports(c, options.Model), options.Bits).Where(Matches)];
 
     private bool Matches(Code c) => options.Filter.Length == 0 || c.Mnemonic().ToString().Equals(options.Filter, StringComparison.OrdinalIgnoreCase)
         || c.ToString().Contains(options.Filter, StringComparison.OrdinalIgnoreCase) && !options.Filter.All(char.IsLetter);

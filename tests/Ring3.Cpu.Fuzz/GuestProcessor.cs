@@ -35,8 +35,9 @@ internal sealed unsafe class GuestProcessor : IDisposable
         Initialize(_processor.State, bits);
     }
 
-    /// <summary>The machine implements this instruction.</summary>
-    internal static bool Supports(Code code) => HandlerTable.Get(code) != null;
+    /// <summary>The machine implements this instruction as this model.</summary>
+    internal static bool Supports(Code code, ProcessorModel model) =>
+        HandlerTable.Get(code) != null && (model.IsAmd || !code.CpuidFeatures().Any(f => f is CpuidFeature.SSE4A or CpuidFeature.CLZERO));
 
     private ulong* Table(int page) => (ulong*)(_memory + page * 4096);
 

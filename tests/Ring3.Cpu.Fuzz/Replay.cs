@@ -35,6 +35,7 @@ internal sealed unsafe class Replay(KvmOracle? kvm = null, ProcessorModel? kvmMo
         _model = ProcessorModel.Find(host.Vendor, host.Family, host.Model);
         // How they follow is a family's own, and no rule of the manuals' gaps.
         _comparer.ComparesPointers = host.Pointers && _model is not null;
+        _comparer.SparesMisalignedMask = ProcessorModel.VendorOf(host.Vendor) != (kvmModel ?? _model ?? ProcessorModel.Host).Vendor;
         _isOwn = (host.Vendor, host.Family, host.Model) == (HostProbes.Vendor, HostProbes.Family, HostProbes.Model);
         new Span<byte>(_memory.Code, Sandbox.CodeSize).Fill(0xcc);
         for (int n = 0; n < cases.Count; n++)

@@ -39,6 +39,8 @@ internal static unsafe class OpEncoder
         bool immediate = false;
         for (int n = 0; n < i.OpCount; n++)
             EncodeOperand(op, in i, n, blockRip, size, ref immediate);
+        if (code is Code.Clzerow or Code.Clzerod or Code.Clzeroq)
+            EncodeImplicit(op, in i, size, code == Code.Clzerow ? 2 : code == Code.Clzerod ? 4 : 8);
         op->Aux = HandlerTable.Aux(code);
         if ((op->Flags & OpFlags.HasMemory) == 0 && HandlerTable.GetRegisterForm(code) != null)
             op->Handler = HandlerTable.GetRegisterForm(code);
@@ -90,6 +92,14 @@ internal static unsafe class OpEncoder
                 immediate = true;
                 break;
         }
+    }
+
+    /// <summary>An address in a fixed register, which the instruction does not show as an operand.</summary>
+    private static void EncodeImplicit(Op* op, in Instruction i, uint size, int addressSize)
+    {
+        op->AddressSize = (byte)addressSize;
+        if (i.HasSegmentPrefix && (size != BlockMode.Code64 || i.SegmentPrefix >= Register.FS))
+            op->Seg = Segment(i.SegmentPrefix);
     }
 
     private static byte AddressSizeOf(Iced.Intel.OpKind kind) => kind switch

@@ -33,6 +33,7 @@ internal static unsafe class MiscHandlers
             Code.Prefetchreserved3_m8, Code.Prefetchreserved4_m8, Code.Prefetchreserved5_m8, Code.Prefetchreserved6_m8, Code.Prefetchreserved7_m8);
         Set(&Mfence, Code.Mfence, Code.Mfence_F1, Code.Mfence_F2, Code.Mfence_F3, Code.Mfence_F4, Code.Mfence_F5, Code.Mfence_F6, Code.Mfence_F7);
         Set(&CacheLine, Code.Clflush_m8, Code.Clflushopt_m8, Code.Clwb_m8);
+        Set(&Clzero, Code.Clzerow, Code.Clzerod, Code.Clzeroq);
         HandlerTable.Set(Code.Lahf, &Lahf);
         HandlerTable.Set(Code.Sahf, &Sahf);
         HandlerTable.Set(Code.Clc, &Clc);
@@ -62,6 +63,27 @@ internal static unsafe class MiscHandlers
     /// <summary>The host keeps its caches coherent; the address is checked as a read of one byte.</summary>
     private static OpResult CacheLine(LogicalProcessor p, CpuState* c, Op* op)
         => p.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
+
+    /// <summary>
+    /// Zeros the line of the logical address in (E/R)AX, with the checks of a store of the whole line. It bypasses the caches, which shows nowhere: the next fence orders it, as any store here.
+    /// SPEC: APM volume 3, "CLZERO".
+    /// </summary>
+    private static OpResult Clzero(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if (!p.CpuidFeatures.Clzero)
+            return p.Raise(c, Vector.UD);
+        const int Line = 64;
+        ulong mask = LogicalProcessor.AddressMask(op->AddressSize), offset = c->Gpr[0] & mask;
+        bool flat = c->BlockMode == BlockMode.Code64 && op->Seg < SegmentIndex.FS;
+        ulong into = (offset + (flat ? 0 : CpuState.SegmentAt(c, op->Seg)->Base)) & (Line - 1);
+        if (!p.SegmentLinear(c, op->Seg, offset - into & mask, Line, AccessKind.Write, out ulong linear))
+            return OpResult.Fault;
+        byte* line = p.WritePtr(c, linear, Line);
+        if (line == null)
+            return OpResult.Fault;
+        new Span<byte>(line, Line).Clear();
+        return p.EndWrite(c, line, linear, Line);
+    }
 
     /// <summary>CR4.TSD restricts the time-stamp counter to ring 0.</summary>
     private static bool TscDenied(CpuState* c) => (c->Cr4 & Cr4.TSD) != 0 && c->Cpl != 0;

@@ -25,10 +25,14 @@ public sealed unsafe partial class LogicalProcessor
         public bool IsModify;
     }
 
-    private readonly Bounce* _bounces = (Bounce*)HostMemory.Map(BounceSlots * 128);
+    private readonly Bounce* _bounces = (Bounce*)HostMemory.Map(BounceSlots * 128 + AlignedOperandSize);
     private int _nextBounce;
 
-    private void FreeBounces() => HostMemory.Unmap(_bounces, BounceSlots * 128);
+    /// <summary>Room for a copy of a misaligned operand, aligned to its size.</summary>
+    internal byte* AlignedOperand => (byte*)(_bounces + BounceSlots);
+    internal const int AlignedOperandSize = 64;
+
+    private void FreeBounces() => HostMemory.Unmap(_bounces, BounceSlots * 128 + AlignedOperandSize);
 
     /// <summary>Finishes the access of the last <see cref="ExitReason.Mmio"/> exit: the data read, or anything for a write.</summary>
     public void CompleteMmio(ReadOnlySpan<byte> data) => Replay.Complete(data);

@@ -13,7 +13,7 @@ public sealed unsafe partial class LogicalProcessor
             units |= need & Units.Sse;
         if (AvxGate.IsOpen(c))
             units |= need & Units.Avx;
-        if ((need & Units.Mxcsr) != 0 && (c->Mxcsr & MxcsrUnit.MaskBits) == MxcsrUnit.MaskBits)
+        if ((need & Units.Mxcsr) != 0 && MxcsrUnit.FitsHost(c->Mxcsr))
         {
             MxcsrUnit.Park(c);
             units |= Units.Mxcsr;
@@ -42,6 +42,6 @@ public sealed unsafe partial class LogicalProcessor
         if ((units & Units.Mxcsr) == 0)
             return true;
         MxcsrUnit.Park(c);
-        return (c->Mxcsr & MxcsrUnit.MaskBits) == MxcsrUnit.MaskBits;
+        return MxcsrUnit.FitsHost(c->Mxcsr);
     }
 }

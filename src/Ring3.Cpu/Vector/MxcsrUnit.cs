@@ -12,7 +12,11 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: the thunks touch only the word they are given.</remarks>
 internal static unsafe class MxcsrUnit
 {
-    public const uint Default = 0x1f80, StatusMask = 0x3f, MaskBits = 0x1f80, Precision = 0x20, Writable = 0xffff, Ftz = 0x8000;
+    public const uint Default = 0x1f80, StatusMask = 0x3f, MaskBits = 0x1f80, Precision = 0x20, Ftz = 0x8000;
+    /// <summary>MM: misaligned operands are no #GP. AMD's, and never in the host's register, where an instruction on the guest's behalf always finds its operand aligned.</summary>
+    public const uint Misaligned = 1 << 17;
+    /// <summary>The bits that every processor has.</summary>
+    public const uint Common = 0xffff;
     private const int MaskShift = 7;
 
     private static readonly delegate* unmanaged[SuppressGCTransition]<uint*, void> s_load = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Ldmxcsr_m32);
@@ -68,6 +72,12 @@ internal static unsafe class MxcsrUnit
             c->Mxcsr |= host & StatusMask;
         c->MxcsrLive = 0;
     }
+
+    /// <summary>MXCSR_MASK: the bits that this guest can set.</summary>
+    public static uint Writable(LogicalProcessor p) => p.CpuidFeatures.MisalignedSse ? Common | Misaligned : Common;
+
+    /// <summary>Whether the host's register can hold the guest's value while the host's units execute for it.</summary>
+    public static bool FitsHost(uint mxcsr) => (mxcsr & (MaskBits | Misaligned)) == MaskBits;
 
     /// <summary>Status bits of unmasked exceptions for this MXCSR.</summary>
     public static uint Unmasked(uint mxcsr) => ~(mxcsr >> MaskShift) & StatusMask;

@@ -13,8 +13,6 @@ internal static unsafe class StateImage
     public const int LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256, Size = AvxOffset + AvxSize;
     public const int MxcsrOffset = 24, RegistersOffset = 32, XmmOffset = 160, XmmEnd = XmmOffset + 256, StateBvOffset = LegacySize, CompBvOffset = LegacySize + 8;
     public const ulong Compacted = 1UL << 63, AllComponents = Xcr0.X87 | Xcr0.Sse | Xcr0.Avx;
-    /// <summary>MXCSR_MASK: writable bits.</summary>
-    public const uint MxcsrMask = MxcsrUnit.Writable;
 
     /// <summary>Bytes 0-23 and 32-159.</summary>
     public static void StoreX87(CpuState* c, byte* image, bool wide)
@@ -55,10 +53,10 @@ internal static unsafe class StateImage
         }
     }
 
-    public static void StoreMxcsr(CpuState* c, byte* image)
+    public static void StoreMxcsr(CpuState* c, byte* image, uint mask)
     {
         *(uint*)(image + MxcsrOffset) = c->Mxcsr;
-        *(uint*)(image + MxcsrOffset + 4) = MxcsrMask;
+        *(uint*)(image + MxcsrOffset + 4) = mask;
     }
 
     /// <summary>Low halves of the vector registers: bytes 160-415. <paramref name="count"/> registers (8 outside 64-bit mode).</summary>

@@ -37,7 +37,7 @@ internal static unsafe class StateInstructions
             return TGate.Refuse(p, c);
         if (!p.LinearAddress(c, op, 4, AccessKind.Read, out ulong linear) || !p.Load32(c, linear, out uint value))
             return OpResult.Fault;
-        if ((value & ~MxcsrUnit.Writable) != 0)
+        if ((value & ~MxcsrUnit.Writable(p)) != 0)
             return p.Raise(c, Arch.Vector.GP, 0);
         MxcsrUnit.Park(c);
         c->Mxcsr = value;
@@ -75,7 +75,7 @@ internal static unsafe class StateInstructions
         VectorUnit.Park(c);
         byte* image = stackalloc byte[StateImage.LegacySize];
         StateImage.StoreX87(c, image, IsWide(op));
-        StateImage.StoreMxcsr(c, image);
+        StateImage.StoreMxcsr(c, image, MxcsrUnit.Writable(p));
         int count = SkipsXmm(c) ? 0 : RegisterCount(c);
         StateImage.StoreXmm(c, image, count);
         if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Write, out ulong linear))
@@ -94,7 +94,7 @@ internal static unsafe class StateInstructions
         if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear) || p.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
             return OpResult.Fault;
         uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
-        if ((mxcsr & ~MxcsrUnit.Writable) != 0)
+        if ((mxcsr & ~MxcsrUnit.Writable(p)) != 0)
             return p.Raise(c, Arch.Vector.GP, 0);
         VectorUnit.Park(c);
         c->Mxcsr = mxcsr;
@@ -173,7 +173,7 @@ internal static unsafe class StateInstructions
         }
         if (ok && mxcsr)
         {
-            StateImage.StoreMxcsr(c, image);
+            StateImage.StoreMxcsr(c, image, MxcsrUnit.Writable(p));
             ok = GuestArea.Commit(p, c, linear + StateImage.MxcsrOffset, image + StateImage.MxcsrOffset, 8);
         }
         if (ok && (components & Xcr0.Sse) != 0)
@@ -220,7 +220,7 @@ internal static unsafe class StateInstructions
             return OpResult.Fault;
         bool mxcsr = compacted ? (load & Xcr0.Sse) != 0 : (requested & (Xcr0.Sse | Xcr0.Avx)) != 0;
         uint value = *(uint*)(image + StateImage.MxcsrOffset);
-        if (mxcsr && (value & ~MxcsrUnit.Writable) != 0)
+        if (mxcsr && (value & ~MxcsrUnit.Writable(p)) != 0)
             return p.Raise(c, Arch.Vector.GP, 0);
         VectorUnit.Park(c);
         if (mxcsr)

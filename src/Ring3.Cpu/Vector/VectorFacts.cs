@@ -40,9 +40,14 @@ internal static class VectorFacts
             or Mnemonic.Pcmpestri64 or Mnemonic.Pcmpestrm64)
             return false;
         if (vex)
-            return m is Mnemonic.Vmovaps or Mnemonic.Vmovapd or Mnemonic.Vmovdqa or Mnemonic.Vmovntps or Mnemonic.Vmovntpd or Mnemonic.Vmovntdq or Mnemonic.Vmovntdqa;
+            return IsAlignedMove(m);
         return code.ToOpCode().MemorySize.GetSize() == 16;
     }
+
+    /// <summary>Moves whose purpose is an aligned operand.</summary>
+    public static bool IsAlignedMove(Mnemonic m)
+        => m is Mnemonic.Movaps or Mnemonic.Movapd or Mnemonic.Movdqa or Mnemonic.Movntps or Mnemonic.Movntpd or Mnemonic.Movntdq or Mnemonic.Movntdqa
+            or Mnemonic.Vmovaps or Mnemonic.Vmovapd or Mnemonic.Vmovdqa or Mnemonic.Vmovntps or Mnemonic.Vmovntpd or Mnemonic.Vmovntdq or Mnemonic.Vmovntdqa;
 
     /// <summary>SHA instructions: the manuals ask for alignment; AMD's processors do not.</summary>
     public static bool IsSha(Mnemonic m)

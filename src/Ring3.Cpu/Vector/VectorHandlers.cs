@@ -33,6 +33,7 @@ internal static unsafe class VectorHandlers
         }
         VectorMoves.Register();
         VectorSpecial.Register();
+        Sse4aHandlers.Register();
         StateInstructions.Register();
         X87Handlers.Register();
     }

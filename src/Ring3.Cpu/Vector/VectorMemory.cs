@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Iced.Intel;
 
 namespace Ring3.Cpu;
 
@@ -11,7 +12,7 @@ internal static unsafe class VectorMemory
     {
         if (!p.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
             return null;
-        return (linear & alignMask) == 0 ? p.ReadPtr(c, linear, size) : Misaligned(p, c);
+        return (linear & alignMask) == 0 ? p.ReadPtr(c, linear, size) : ReadMisaligned(p, c, op, linear, size);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -49,6 +50,23 @@ internal static unsafe class VectorMemory
                 return false;
         }
         return true;
+    }
+
+    /// <summary>
+    /// #GP, or with MXCSR.MM a copy of the operand that is aligned as the host's own units want it; the access has its alignment check then. SPEC: APM volume 1, "Misaligned Exception Mask";
+    /// volume 4, the exceptions of each instruction: the aligned moves take no notice of MM.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static byte* ReadMisaligned(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size)
+    {
+        if ((c->Mxcsr & MxcsrUnit.Misaligned) == 0 || VectorFacts.IsAlignedMove(((Code)op->Code).Mnemonic()))
+            return Misaligned(p, c);
+        byte* m = p.ReadPtr(c, linear, size);
+        if (m == null)
+            return null;
+        byte* aligned = p.AlignedOperand;
+        Buffer.MemoryCopy(m, aligned, LogicalProcessor.AlignedOperandSize, size);
+        return aligned;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]

@@ -52,7 +52,7 @@ internal static unsafe class VectorSlow
     public static int Execute(LogicalProcessor p, CpuState* c, VectorRun* run)
     {
         Frame frame;
-        frame.Control = c->Mxcsr & ~MxcsrUnit.StatusMask;
+        frame.Control = c->Mxcsr & ~(MxcsrUnit.StatusMask | MxcsrUnit.Misaligned);
         frame.Host = MxcsrUnit.Default;
         frame.Entry = (nint)run->Entry;
         int done = (int)s_trampoline((byte*)c, (byte*)p.Level1, null, null, null, &frame);
@@ -97,7 +97,7 @@ internal static unsafe class VectorSlow
     private static ulong Run(uint control, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3, CpuState* c, out uint raised)
     {
         Frame frame;
-        frame.Control = control & ~MxcsrUnit.StatusMask;
+        frame.Control = control & ~(MxcsrUnit.StatusMask | MxcsrUnit.Misaligned);
         frame.Host = MxcsrUnit.Default;
         frame.Entry = (nint)f->Entry;
         ulong flags = s_trampoline(a0, a1, a2, a3, c, &frame);

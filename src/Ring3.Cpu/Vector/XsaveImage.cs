@@ -12,8 +12,6 @@ public static unsafe class XsaveImage
     public const int AvxOffset = StateImage.AvxOffset, AvxSize = StateImage.AvxSize;
     /// <summary>Components that the processor implements.</summary>
     public const ulong Components = StateImage.AllComponents;
-    /// <summary>Writable bits of MXCSR.</summary>
-    public const uint MxcsrMask = StateImage.MxcsrMask;
 
     /// <summary>Writes the state of <paramref name="c"/>. <paramref name="area"/>: at least <see cref="Size"/> bytes; bytes behind the image are left alone.</summary>
     public static void Store(CpuState* c, Span<byte> area, bool compacted = false)
@@ -42,7 +40,7 @@ public static unsafe class XsaveImage
         {
             ulong stateBv = *(ulong*)(image + StateImage.StateBvOffset), compBv = *(ulong*)(image + StateImage.CompBvOffset) & ~StateImage.Compacted;
             uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
-            if (((stateBv | compBv) & ~StateImage.AllComponents) != 0 || (mxcsr & ~MxcsrUnit.Writable) != 0)
+            if (((stateBv | compBv) & ~StateImage.AllComponents) != 0 || (mxcsr & ~MxcsrUnit.Common) != 0)
                 return false;
             VectorUnit.Park(c);
             if ((stateBv & Xcr0.X87) != 0)
@@ -85,7 +83,7 @@ public static unsafe class XsaveImage
         fixed (byte* image = area)
         {
             uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
-            if ((mxcsr & ~MxcsrUnit.Writable) != 0)
+            if ((mxcsr & ~MxcsrUnit.Common) != 0)
                 return false;
             VectorUnit.Park(c);
             c->Mxcsr = mxcsr;
@@ -99,7 +97,7 @@ public static unsafe class XsaveImage
     {
         VectorUnit.Park(c);
         StateImage.StoreX87(c, image, wide: true);
-        StateImage.StoreMxcsr(c, image);
+        StateImage.StoreMxcsr(c, image, MxcsrUnit.Common);
         StateImage.StoreXmm(c, image, 16);
     }
 }

@@ -27,12 +27,16 @@ internal static class CpuidBits
 
     internal static class Ext1Ecx
     {
-        internal const uint LAHF = 1 << 0, CMP_LEGACY = 1 << 1, CR8_LEGACY = 1 << 4, LZCNT = 1 << 5, PREFETCHW = 1 << 8, OSVW = 1 << 9, TOPOEXT = 1 << 22;
+        internal const uint LAHF = 1 << 0, CMP_LEGACY = 1 << 1, CR8_LEGACY = 1 << 4, LZCNT = 1 << 5, SSE4A = 1 << 6, MISALIGNSSE = 1 << 7, PREFETCHW = 1 << 8, OSVW = 1 << 9, TOPOEXT = 1 << 22;
     }
 
     internal static class Ext1Edx { internal const uint SYSCALL = 1 << 11, NX = 1 << 20, MMXEXT = 1 << 22, FXSR_OPT = 1 << 25, GBPAGES = 1 << 26, RDTSCP = 1 << 27, LM = 1 << 29; }
     internal static class Ext7Edx { internal const uint INVARIANT_TSC = 1 << 8; }
-    internal static class Ext8Ebx { internal const uint XSAVEERPTR = 1 << 2, WBNOINVD = 1 << 9, IBPB = 1 << 12, IBRS = 1 << 14, STIBP = 1 << 15, SSBD = 1 << 24, SSB_NO = 1 << 26, BTC_NO = 1 << 29; }
+    internal static class Ext8Ebx
+    {
+        internal const uint CLZERO = 1 << 0, XSAVEERPTR = 1 << 2, WBNOINVD = 1 << 9, IBPB = 1 << 12, IBRS = 1 << 14, STIBP = 1 << 15, SSBD = 1 << 24, SSB_NO = 1 << 26, BTC_NO = 1 << 29;
+    }
+
     internal static class Ext21Eax { internal const uint NO_NESTED_DATA_BP = 1 << 0, LFENCE_RDTSC = 1 << 2, NULL_SEL_CLR_BASE = 1 << 6, AUTOIBRS = 1 << 8, NO_SMM_CTL_MSR = 1 << 9, SRSO_NO = 1 << 29; }
     internal static class Ext21Ecx { internal const uint TSA_SQ_NO = 1 << 1, TSA_L1_NO = 1 << 2; }
 }

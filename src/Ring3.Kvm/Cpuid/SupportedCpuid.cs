@@ -158,7 +158,7 @@ public static class SupportedCpuid
             Add(list, 0x8000_0000, 0x8000_0008, 0, 0, 0);
         const uint SharedEdx = Leaf1Edx.FPU | Leaf1Edx.VME | Leaf1Edx.DE | Leaf1Edx.PSE | Leaf1Edx.PSE36 | Leaf1Edx.TSC | Leaf1Edx.MSR | Leaf1Edx.PAE | Leaf1Edx.MCE | Leaf1Edx.CX8 | Leaf1Edx.APIC | Leaf1Edx.MTRR | Leaf1Edx.PGE | Leaf1Edx.MCA | Leaf1Edx.CMOV | Leaf1Edx.PAT | Leaf1Edx.MMX | Leaf1Edx.FXSR;
         uint edx1 = Ext1Edx.SYSCALL | Ext1Edx.NX | Ext1Edx.GBPAGES | Ext1Edx.RDTSCP | Ext1Edx.LM | (isAmd ? SharedEdx | Ext1Edx.MMXEXT | Ext1Edx.FXSR_OPT : 0);
-        uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (isAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.OSVW | Ext1Ecx.TOPOEXT : 0);
+        uint ecx1 = Ext1Ecx.LAHF | Ext1Ecx.LZCNT | Ext1Ecx.PREFETCHW | (isAmd ? Ext1Ecx.CR8_LEGACY | Ext1Ecx.SSE4A | Ext1Ecx.MISALIGNSSE | Ext1Ecx.OSVW | Ext1Ecx.TOPOEXT : 0);
         Add(list, 0x8000_0001, isAmd ? model.Signature : 0, 0, ecx1, edx1);
         ReadOnlySpan<uint> brand = MemoryMarshal.Cast<byte, uint>(Encoding.Latin1.GetBytes(model.Brand.PadRight(48, '\0')));
         for (int n = 0; n < 3; n++)
@@ -167,7 +167,7 @@ public static class SupportedCpuid
             Add(list, 0x8000_0005, 0xff40_ff40, 0xff40_ff40, 0x2008_0140, 0x2008_0140);
         Add(list, 0x8000_0006, 0, 0, 0x0400_6040 | (isAmd ? 0 : 0x2000u), isAmd ? 0x0080_9040u : 0);
         Add(list, 0x8000_0007, 0, 0, 0, Ext7Edx.INVARIANT_TSC);
-        uint ebx8 = Ext8Ebx.WBNOINVD | (isAmd ? Ext8Ebx.IBPB | Ext8Ebx.IBRS | Ext8Ebx.STIBP | Ext8Ebx.SSBD | Ext8Ebx.XSAVEERPTR | Ext8Ebx.SSB_NO | Ext8Ebx.BTC_NO : 0);
+        uint ebx8 = Ext8Ebx.WBNOINVD | (isAmd ? Ext8Ebx.CLZERO | Ext8Ebx.IBPB | Ext8Ebx.IBRS | Ext8Ebx.STIBP | Ext8Ebx.SSBD | Ext8Ebx.XSAVEERPTR | Ext8Ebx.SSB_NO | Ext8Ebx.BTC_NO : 0);
         Add(list, 0x8000_0008, 57 << 8 | 48, ebx8, 0, 0);
         if (!isAmd)
             return;

@@ -191,6 +191,9 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
             Syscall = (x1.edx & Ext1Edx.SYSCALL) != 0,
             Rdtscp = (x1.edx & Ext1Edx.RDTSCP) != 0,
             Ffxsr = (x1.edx & Ext1Edx.FXSR_OPT) != 0,
+            Sse4a = IsAmd && (x1.ecx & Ext1Ecx.SSE4A) != 0,
+            MisalignedSse = IsAmd && (x1.ecx & Ext1Ecx.MISALIGNSSE) != 0,
+            Clzero = IsAmd && (x8.ebx & Ext8Ebx.CLZERO) != 0,
             AutoIbrs = (Leaf(0x8000_0021).eax & Ext21Eax.AUTOIBRS) != 0,
             Xcr0Mask = (xcr0 | Arch.Xcr0.X87) & SupportedCpuid.SupportedXcr0,
         };

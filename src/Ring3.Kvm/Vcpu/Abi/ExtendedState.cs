@@ -8,9 +8,12 @@ namespace Ring3.Kvm;
 /// <summary>x87, SSE and AVX state as the client has it: KVM_GET/SET_FPU, KVM_GET/SET_XSAVE, KVM_GET/SET_XCRS. It lives in the processor.</summary>
 internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
 {
-    private const uint MxcsrMask = 0xffff, InitialMxcsr = 0x1f80;
+    private const uint InitialMxcsr = 0x1f80;
     private const ushort InitialFcw = 0x37f;
     private const int X87Bytes = 128;
+
+    /// <summary>Bits of MXCSR that the processor has, whatever the guest's CPUID says: AMD's have MM.</summary>
+    private uint MxcsrMask => IsAmd ? 0x2_ffffu : 0xffff;
 
     /// <summary>KVM_GET_FPU. KVM: mxcsr is 0; it belongs to KVM_GET_XSAVE.</summary>
     public void GetFpu(out kvm_fpu fpu)
