@@ -48,6 +48,8 @@ public static class Pte
 {
     public const ulong P = 1 << 0, W = 1 << 1, U = 1 << 2, PWT = 1 << 3, PCD = 1 << 4, A = 1 << 5, D = 1 << 6, PS = 1 << 7, G = 1 << 8, NX = 1UL << 63;
     public const ulong Address = 0x000f_ffff_ffff_f000;
+    /// <summary>Lowest of the four bits of a protection key, in a leaf of 4-level and 5-level paging.</summary>
+    public const int KeyShift = 59;
 }
 
 /// <summary>
@@ -86,5 +88,5 @@ public static class Dr
 /// <summary>XCR0 / XSAVE state components.</summary>
 public static class Xcr0
 {
-    public const ulong X87 = 1 << 0, Sse = 1 << 1, Avx = 1 << 2;
+    public const ulong X87 = 1 << 0, Sse = 1 << 1, Avx = 1 << 2, Pkru = 1 << 9;
 }

@@ -14,7 +14,7 @@ public struct CpuidFeatures
     public int PhysicalAddressBits = 46;
     public bool Pse = true, Pae = true, Pge = true, Nx = true, LongMode = true, Pages1G = true, La57 = true, Pcid = true, Invpcid = true;
     public bool Smep = true, Smap = true, Umip = true, FsGsBase = true, Syscall = true, Sysenter = true, Rdtscp = true, Rdpid = true, Xsave = true;
-    public bool Vme = true, Pse36 = true, Fxsr = true, Mce = true, Ffxsr;
+    public bool Vme = true, Pse36 = true, Fxsr = true, Mce = true, Pku = true, Ffxsr;
     /// <summary>The vendor that the guest sees: KVM gives it that vendor's SYSCALL and SYSENTER where the processor has less.</summary>
     public ProcessorVendor Vendor;
     /// <summary>AMD's: SSE4a; MXCSR.MM; CLZERO. A processor of another vendor's model has none of them.</summary>
@@ -24,5 +24,5 @@ public struct CpuidFeatures
     /// <summary>MONITOR and MWAIT execute as no-ops instead of #UD.</summary>
     public bool Monitor;
     /// <summary>XCR0 bits that XSETBV may set.</summary>
-    public ulong Xcr0Mask = Arch.Xcr0.X87 | Arch.Xcr0.Sse | Arch.Xcr0.Avx;
+    public ulong Xcr0Mask = Arch.Xcr0.X87 | Arch.Xcr0.Sse | Arch.Xcr0.Avx | Arch.Xcr0.Pkru;
 }

@@ -42,6 +42,7 @@ public sealed record ProcessorModel
         LoadsShaAnywhere = true,
         NotesEveryX87 = true,
         HasX87Selectors = true,
+        PkruOffset = 2432,
     };
 
     /// <summary>AMD Zen 5 (family 0x1a).</summary>
@@ -76,6 +77,7 @@ public sealed record ProcessorModel
         SysretChecksTarget = true,
         HasWideSysenter = true,
         MovSsHidesBreakpoint = true,
+        PkruOffset = 2688,
     };
 
     /// <summary>The host's: its identity, with the behaviour of its family, or of the vendor's latest known one when no model describes it.</summary>
@@ -140,6 +142,9 @@ public sealed record ProcessorModel
     /// <summary>Bit 8 of the tables' two topmost levels in long mode is reserved. False: ignored.</summary>
     internal bool ReservesTopGlobal { get; init; }
 
+    /// <summary>Where PKRU is in the standard format of XSAVE: behind what a processor may have beside it (EBX of CPUID leaf 0xD, sub-leaf 9).</summary>
+    public int PkruOffset { get; init; }
+
     public bool IsAmd => Vendor == ProcessorVendor.Amd;
     public int Family => FamilyOf(Signature);
     public int ModelNumber => ModelOf(Signature);
@@ -186,7 +191,11 @@ public sealed record ProcessorModel
         uint signature = (uint)X86Base.CpuId(1, 0).Eax;
         ProcessorModel? known = Find(vendorId, FamilyOf(signature), ModelOf(signature));
         ProcessorModel kin = known ?? (VendorOf(vendorId) == ProcessorVendor.Amd ? Zen5 : EmeraldRapids);
-        return kin with { Name = "host", Vendor = VendorOf(vendorId), VendorId = vendorId, Signature = signature, Brand = ReadBrand(), IsKnown = known is not null };
+        return kin with
+        {
+            Name = "host", Vendor = VendorOf(vendorId), VendorId = vendorId, Signature = signature, Brand = ReadBrand(), IsKnown = known is not null,
+            PkruOffset = X86Base.CpuId(0xd, 9).Ebx is > 0 and < 4096 - 8 and var offset ? offset : kin.PkruOffset,
+        };
     }
 
     private static string ReadBrand()

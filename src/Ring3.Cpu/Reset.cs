@@ -59,6 +59,7 @@ public sealed unsafe partial class LogicalProcessor
         c->Pat = 0x0007_0406_0007_0406;
         c->Smbase = 0x3_0000;
         c->Xcr0 = Xcr0.X87;
+        c->Pkru = 0;
         new Span<byte>(c->Ymm, 16 * 32).Clear();
         new Span<byte>(c->X87, 8 * 16).Clear();
         c->Mxcsr = 0x1f80;

@@ -107,6 +107,8 @@ internal static unsafe class SystemHandlers
         HandlerTable.Set(Code.Invpcid_r64_m128, &ControlHandlers.Invpcid, true);
         HandlerTable.Set(Code.Xgetbv, &ControlHandlers.Xgetbv);
         HandlerTable.Set(Code.Xsetbv, &ControlHandlers.Xsetbv, true);
+        HandlerTable.Set(Code.Rdpkru, &ControlHandlers.Rdpkru);
+        HandlerTable.Set(Code.Wrpkru, &ControlHandlers.Wrpkru);
         HandlerTable.Set(Code.Stac, &ControlHandlers.Stac);
         HandlerTable.Set(Code.Clac, &ControlHandlers.Clac);
         HandlerTable.Set(Code.Rdmsr, &LogicalProcessor.Rdmsr);

@@ -15,7 +15,8 @@ public sealed unsafe class AmdExtensionTests
     private static CpuHarness Create(Action<Assembler> code, bool translate = false, int cpl = 0, ProcessorModel? model = null, int bits = 64)
     {
         byte[] bytes = Assemble(code, bits);
-        CpuHarness h = bits == 64 ? CpuHarness.Long(bytes, cpl, model: model ?? ProcessorModel.Zen4, translate: translate) : CpuHarness.Protected32(bytes, cpl, model: model ?? ProcessorModel.Zen4);
+        model ??= ProcessorModel.Zen4;
+        CpuHarness h = bits == 64 ? CpuHarness.Long(bytes, cpl, model: model, translate: translate) : CpuHarness.Protected32(bytes, cpl, model: model);
         Random random = new(17);
         random.NextBytes(h.Data(Data, 8192));
         return h;
@@ -169,7 +170,8 @@ public sealed unsafe class AmdExtensionTests
 
     private static readonly Action<Assembler>[] s_sse4a =
     [
-        a => a.extrq(xmm0, 1, 1), a => a.extrq(xmm0, xmm1), a => a.insertq(xmm0, xmm1, 1, 1), a => a.insertq(xmm0, xmm1), a => a.movntss(__dword_ptr[rsi], xmm0), a => a.movntsd(__qword_ptr[rsi], xmm0),
+        a => a.extrq(xmm0, 1, 1), a => a.extrq(xmm0, xmm1), a => a.insertq(xmm0, xmm1, 1, 1), a => a.insertq(xmm0, xmm1),
+        a => a.movntss(__dword_ptr[rsi], xmm0), a => a.movntsd(__qword_ptr[rsi], xmm0),
     ];
 
     /// <summary>#UD on Intel's processors, without the bit, and where SSE is not enabled; #NM after a task switch.</summary>
@@ -205,7 +207,11 @@ public sealed unsafe class AmdExtensionTests
     public void Mm_CanBeSet_WhereItIs(string vendor, bool reported, bool exists)
     {
         ProcessorModel.TryParse(vendor, out ProcessorModel model);
-        Action<Assembler>[] loads = [a => a.ldmxcsr(__dword_ptr[rsi + 24]), a => a.vldmxcsr(__dword_ptr[rsi + 24]), a => a.fxrstor(__[rsi]), a => a.fxrstor64(__[rsi]), a => a.xrstor(__[rsi]), a => a.xrstor64(__[rsi])];
+        Action<Assembler>[] loads =
+        [
+            a => a.ldmxcsr(__dword_ptr[rsi + 24]), a => a.vldmxcsr(__dword_ptr[rsi + 24]), a => a.fxrstor(__[rsi]), a => a.fxrstor64(__[rsi]),
+            a => a.xrstor(__[rsi]), a => a.xrstor64(__[rsi]),
+        ];
         foreach (Action<Assembler> load in loads)
         {
             using CpuHarness h = Create(a => { load(a); a.fxsave(__[rdi]); }, model: model);
@@ -227,8 +233,10 @@ public sealed unsafe class AmdExtensionTests
 
     private static readonly Action<Assembler>[] s_operands =
     [
-        a => a.addps(xmm1, __xmmword_ptr[rsi]), a => a.mulpd(xmm1, __xmmword_ptr[rsi]), a => a.pxor(xmm1, __xmmword_ptr[rsi]), a => a.pshufb(xmm1, __xmmword_ptr[rsi]), a => a.cvtdq2ps(xmm1, __xmmword_ptr[rsi]),
-        a => a.shufps(xmm1, __xmmword_ptr[rsi], 0x4e), a => a.roundps(xmm1, __xmmword_ptr[rsi], 3), a => a.aesenc(xmm1, __xmmword_ptr[rsi]), a => a.cvtpd2ps(xmm1, __xmmword_ptr[rsi]), a => a.ptest(xmm1, __xmmword_ptr[rsi]),
+        a => a.addps(xmm1, __xmmword_ptr[rsi]), a => a.mulpd(xmm1, __xmmword_ptr[rsi]), a => a.pxor(xmm1, __xmmword_ptr[rsi]),
+        a => a.pshufb(xmm1, __xmmword_ptr[rsi]), a => a.cvtdq2ps(xmm1, __xmmword_ptr[rsi]), a => a.shufps(xmm1, __xmmword_ptr[rsi], 0x4e),
+        a => a.roundps(xmm1, __xmmword_ptr[rsi], 3), a => a.aesenc(xmm1, __xmmword_ptr[rsi]), a => a.cvtpd2ps(xmm1, __xmmword_ptr[rsi]),
+        a => a.ptest(xmm1, __xmmword_ptr[rsi]),
     ];
 
     /// <summary>Misaligned operands, also across a page, give what aligned ones give, again and again, as traces and runs of translated code too.</summary>
@@ -314,9 +322,11 @@ public sealed unsafe class AmdExtensionTests
     {
         Action<Assembler>[] moves =
         [
-            a => a.movaps(xmm1, __xmmword_ptr[rsi]), a => a.movapd(xmm1, __xmmword_ptr[rsi]), a => a.movdqa(xmm1, __xmmword_ptr[rsi]), a => a.movntdqa(xmm1, __xmmword_ptr[rsi]),
-            a => a.movaps(__xmmword_ptr[rsi], xmm1), a => a.movapd(__xmmword_ptr[rsi], xmm1), a => a.movdqa(__xmmword_ptr[rsi], xmm1), a => a.movntps(__xmmword_ptr[rsi], xmm1), a => a.movntpd(__xmmword_ptr[rsi], xmm1),
-            a => a.movntdq(__xmmword_ptr[rsi], xmm1), a => a.vmovaps(xmm1, __xmmword_ptr[rsi]), a => a.vmovdqa(ymm1, __ymmword_ptr[rsi]), a => a.vmovntps(__ymmword_ptr[rsi], ymm1), a => a.vmovntdqa(ymm1, __ymmword_ptr[rsi]),
+            a => a.movaps(xmm1, __xmmword_ptr[rsi]), a => a.movapd(xmm1, __xmmword_ptr[rsi]), a => a.movdqa(xmm1, __xmmword_ptr[rsi]),
+            a => a.movntdqa(xmm1, __xmmword_ptr[rsi]), a => a.movaps(__xmmword_ptr[rsi], xmm1), a => a.movapd(__xmmword_ptr[rsi], xmm1),
+            a => a.movdqa(__xmmword_ptr[rsi], xmm1), a => a.movntps(__xmmword_ptr[rsi], xmm1), a => a.movntpd(__xmmword_ptr[rsi], xmm1),
+            a => a.movntdq(__xmmword_ptr[rsi], xmm1), a => a.vmovaps(xmm1, __xmmword_ptr[rsi]), a => a.vmovdqa(ymm1, __ymmword_ptr[rsi]),
+            a => a.vmovntps(__ymmword_ptr[rsi], ymm1), a => a.vmovntdqa(ymm1, __ymmword_ptr[rsi]),
             a => a.fxsave(__[rsi]), a => a.fxrstor(__[rsi]),
         ];
         foreach (Action<Assembler> move in moves)
@@ -376,10 +386,10 @@ public sealed unsafe class AmdExtensionTests
         Assert.Equal(Vector.BP, run([], Data + 64, h => h.State->Ds.Base = 64, bits: 32, zeroed: Data + 128));
         Assert.Equal(Vector.BP, run([0x64], 64, h => h.State->Fs.Base = Data, bits: 32, zeroed: Data + 64));
         // The line's last byte counts, and its first.
-        Assert.Equal(Vector.BP, run([], Data + 64, h => (h.State->Ds.Limit, h.State->Ds.Access) = ((uint)Data + 127, h.State->Ds.Access & ~Segment.G), bits: 32, zeroed: Data + 64));
-        Assert.Equal(Vector.GP, run([], Data + 64, h => (h.State->Ds.Limit, h.State->Ds.Access) = ((uint)Data + 126, h.State->Ds.Access & ~Segment.G), bits: 32));
-        Assert.Equal(Vector.GP, run([], 4, h => (h.State->Ds.Base, h.State->Ds.Limit, h.State->Ds.Access) = (Data + 32, 0xffff, h.State->Ds.Access & ~Segment.G), bits: 32));
-        Assert.Equal(Vector.SS, run([0x36], Data + 64, h => (h.State->Ss.Limit, h.State->Ss.Access) = ((uint)Data, h.State->Ss.Access & ~Segment.G), bits: 32));
+        Assert.Equal(Vector.BP, run([], Data + 64, h => h.State->Ds.Limit = (uint)Data + 127, bits: 32, zeroed: Data + 64));
+        Assert.Equal(Vector.GP, run([], Data + 64, h => h.State->Ds.Limit = (uint)Data + 126, bits: 32));
+        Assert.Equal(Vector.GP, run([], 4, h => (h.State->Ds.Base, h.State->Ds.Limit) = (Data + 32, 0xffff), bits: 32));
+        Assert.Equal(Vector.SS, run([0x36], Data + 64, h => h.State->Ss.Limit = (uint)Data, bits: 32));
         Assert.Equal(Vector.GP, run([], Data, h => h.State->Ds.Access &= ~2u, bits: 32));
     }
 

@@ -4,7 +4,7 @@ namespace Ring3.Cpu.Tests;
 
 /// <summary>
 /// What the manual says a linear access does, as a function of values: nothing here shares code or structure with the processor's walk.
-/// SPEC: SDM volume 3, chapter "Paging" (figures of entry formats, "Determination of Access Rights", "Page-Fault Exceptions", "Accessed and Dirty Flags"),
+/// SPEC: SDM volume 3, chapter "Paging" (figures of entry formats, "Determination of Access Rights", "Protection Keys", "Page-Fault Exceptions", "Accessed and Dirty Flags"),
 /// and "EPT Violations" / "EPT Misconfigurations".
 /// </summary>
 internal static class SysPageWalkSpecification
@@ -14,7 +14,8 @@ internal static class SysPageWalkSpecification
     /// <summary>One access under one set of controls. Entries[0] is the topmost entry of the path.</summary>
     public sealed record Case(
         string Mode, bool Wp, bool Smep, bool Smap, bool Nxe, bool Pse, int Cpl, bool Ac, bool Implicit, Kind Access,
-        ulong[] Entries, ulong[] TableNested, ulong LeafNested, int MaxPhysical, bool Pages1G, bool Pse36 = true, bool Amd = false);
+        ulong[] Entries, ulong[] TableNested, ulong LeafNested, int MaxPhysical, bool Pages1G, bool Pse36 = true, bool Amd = false,
+        bool Pke = false, uint Pkru = 0);
 
     /// <summary>Expected result: exactly one of Fault (error code), Nested (GPA class), Mmio, or success.</summary>
     public sealed record Outcome(string Result, uint ErrorCode, int NestedAt, bool NestedWrite, ulong[] EntriesAfter, int LeafIndex);
@@ -79,8 +80,9 @@ internal static class SysPageWalkSpecification
         }
 
         ulong[] path = c.Entries[..(leaf + 1)];
-        if (!RightsAllow(c, path, userMode))
-            return new("Fault", code | 1, -1, false, after, -1);
+        bool keyForbids = KeyForbids(c, path, userMode);
+        if (!RightsAllow(c, path, userMode) || keyForbids)
+            return new("Fault", code | 1 | (keyForbids ? 32u : 0), -1, false, after, -1);
 
         // Flags are set on the whole path, from the top.
         for (int i = 0; i <= leaf; i++)
@@ -104,6 +106,17 @@ internal static class SysPageWalkSpecification
         if ((nested & 7) == 6)
             return "Mmio";
         return Bit(nested, write ? 1 : 0) ? null : "Nested";
+    }
+
+    /// <summary>"Protection Keys" and bit 5 of "Page-Fault Exceptions", which have the same conditions: all of them, whatever else forbids the access.</summary>
+    private static bool KeyForbids(Case c, ulong[] path, bool userMode)
+    {
+        bool longMode = c.Mode is "4-level" or "5-level";
+        if (!longMode || !c.Pke || c.Access == Kind.Fetch || !Array.TrueForAll(path, e => Bit(e, 2)))
+            return false;
+        int key = (int)(path[^1] >> 59 & 15);
+        bool accessDisable = Bit(c.Pkru, 2 * key), writeDisable = Bit(c.Pkru, 2 * key + 1);
+        return accessDisable || writeDisable && c.Access == Kind.Write && (c.Wp || userMode);
     }
 
     /// <summary>"Determination of Access Rights", sentence by sentence.</summary>

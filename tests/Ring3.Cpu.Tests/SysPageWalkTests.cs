@@ -60,6 +60,36 @@ public sealed unsafe class SysPageWalkTests
 
     public static TheoryData<string> Modes => [.. s_modes];
 
+    /// <summary>Every key with every right of it, against privilege, CR0.WP, the page's own rights and the kind of access; keys of the entries above the leaf are nobody's.</summary>
+    [Theory]
+    [InlineData("4-level")]
+    [InlineData("5-level")]
+    [InlineData("PAE")]
+    public void EveryKey(string mode)
+    {
+        using SysMachine m = new();
+        int levels = mode switch { "5-level" => 5, "4-level" => 4, _ => 2 };
+        for (int bits = 0; bits < 1 << 13; bits++)
+        {
+            bool B(int n) => (bits >> n & 1) != 0;
+            int key = bits & 15;
+            if (key != 0 && mode == "PAE")
+                continue;
+            // The other keys have the opposite rights.
+            uint rights = (uint)bits >> 4 & 3, pkru = (rights ^ 3) * 0x5555_5555 & ~(3u << 2 * key) | rights << 2 * key;
+            ulong[] entries = new ulong[levels], nested = new ulong[levels];
+            for (int i = 0; i < levels - 1; i++)
+                entries[i] = TablePage(i + 1) | Pte.P | Pte.W | Pte.U | (mode == "PAE" ? 0 : (ulong)(key + 1 & 15) << Pte.KeyShift);
+            entries[levels - 1] = LeafPage | Pte.P | (B(6) ? Pte.W : 0) | (B(7) ? Pte.U : 0) | (ulong)key << Pte.KeyShift;
+            Array.Fill(nested, NestedPte.RWX);
+            for (int access = 0; access < 3; access++)
+            {
+                Case c = new(mode, B(8), false, B(9), true, true, B(10) ? 3 : 0, true, B(11) && access != 2, (Kind)access, entries, nested, NestedPte.RWX, 46, true, Pke: B(12), Pkru: pkru);
+                Check(m, c, $"{mode} key {key} rights {rights} {c.Access}");
+            }
+        }
+    }
+
     private static Case RandomCase(Random r, string mode, bool amd)
     {
         int levels = mode switch { "5-level" => 5, "4-level" => 4, _ => 2 };
@@ -78,7 +108,7 @@ public sealed unsafe class SysPageWalkTests
         Kind access = (Kind)r.Next(3);
         bool isImplicit = access != Kind.Fetch && r.Next(4) == 0;
         return new(mode, r.Next(2) == 0, r.Next(2) == 0, r.Next(2) == 0, r.Next(2) == 0, pse, r.Next(2) * 3, r.Next(2) == 0, isImplicit, access,
-            entries, nested, RandomNested(r), maxPhysical, pages1G, r.Next(4) != 0, amd);
+            entries, nested, RandomNested(r), maxPhysical, pages1G, r.Next(4) != 0, amd, r.Next(2) == 0, RandomRights(r));
     }
 
     private static ulong RandomEntry(Random r, string mode, int levels, int i, int maxPhysical, bool pse)
@@ -98,12 +128,16 @@ public sealed unsafe class SysPageWalkTests
                 e |= Pte.NX;
             if (r.Next(12) == 0)
                 e |= 1UL << r.Next(maxPhysical, 63);
+            if (levels >= 4 && r.Next(2) == 0)
+                e |= (ulong)r.Next(16) << Pte.KeyShift;
         }
         e |= i == levels - 1 || (large && r.Next(8) != 0) ? LeafPage & ~LargeOffset(mode, levels, i, large) : TablePage(i + 1);
         if (large && r.Next(6) == 0)
             e |= 1UL << r.Next(12, 22);
         return mode == "32-bit" ? (uint)e : e;
     }
+
+    private static uint RandomRights(Random r) => r.Next(3) switch { 0 => 0, 1 => (uint)r.NextInt64(), _ => (uint)(r.NextInt64() & r.NextInt64()) };
 
     private static ulong LargeOffset(string mode, int levels, int i, bool large)
     {
@@ -152,7 +186,8 @@ public sealed unsafe class SysPageWalkTests
         ulong linear = t.Mode switch { "5-level" => Linear57, "4-level" => Linear64, _ => Linear32 };
         bool longMode = levels >= 4;
         c->Cr0 = Cr0.PE | Cr0.PG | Cr0.ET | (t.Wp ? Cr0.WP : 0);
-        c->Cr4 = (t.Mode != "32-bit" ? Cr4.PAE : 0) | (t.Mode == "5-level" ? Cr4.LA57 : 0) | (t.Smep ? Cr4.SMEP : 0) | (t.Smap ? Cr4.SMAP : 0) | (t.Pse ? Cr4.PSE : 0);
+        c->Cr4 = (t.Mode != "32-bit" ? Cr4.PAE : 0) | (t.Mode == "5-level" ? Cr4.LA57 : 0) | (t.Smep ? Cr4.SMEP : 0) | (t.Smap ? Cr4.SMAP : 0) | (t.Pse ? Cr4.PSE : 0) | (t.Pke ? Cr4.PKE : 0);
+        c->Pkru = t.Pkru;
         c->Efer = (t.Nxe ? Efer.NXE : 0) | (longMode ? Efer.LME | Efer.LMA : 0);
         c->Cr3 = TablePage(0);
         c->Cs.Access = longMode ? 0xa09bu | (uint)t.Cpl << 5 : 0xc09bu | (uint)t.Cpl << 5;

@@ -62,12 +62,16 @@ public sealed unsafe class StateTests
         g.Cpu.GetSregs(out kvm_sregs s);
         s.cr4 |= Cr4.OSXSAVE;
         Assert.Equal(0, g.Cpu.SetSregs(s));
+        Assert.Equal(CpuidBits.Leaf7Ecx.PKU, cpuid(7).Item3 & (CpuidBits.Leaf7Ecx.PKU | CpuidBits.Leaf7Ecx.OSPKE));
+        s.cr4 |= Cr4.PKE;
+        Assert.Equal(0, g.Cpu.SetSregs(s));
+        Assert.NotEqual(0u, cpuid(7).Item3 & CpuidBits.Leaf7Ecx.OSPKE);
         Assert.NotEqual(0u, cpuid(1).Item3 & CpuidBits.Leaf1Ecx.OSXSAVE);
         Assert.Equal(576u, cpuid(0xd).Item2);
         kvm_xcrs xcrs = new() { nr_xcrs = 1 };
         xcrs.xcrs[0] = new() { value = SupportedCpuid.SupportedXcr0 };
         Assert.Equal(0, g.Cpu.SetXcrs(xcrs));
-        Assert.Equal(XsaveArea.SizeFor(SupportedCpuid.SupportedXcr0), cpuid(0xd).Item2);
+        Assert.Equal(XsaveArea.SizeFor(SupportedCpuid.SupportedXcr0, Cpu.ProcessorModel.Host), cpuid(0xd).Item2);
         xcrs.xcrs[0] = new() { value = 4 };
         Assert.Equal(-Errno.EINVAL, g.Cpu.SetXcrs(xcrs));
         // Leaf 0xB beyond its levels still names the level and the processor.
@@ -78,10 +82,10 @@ public sealed unsafe class StateTests
     public void SupportedCpuid_HasNoFeatureOfWhatIsNotImplemented()
     {
         kvm_cpuid_entry2 leaf(uint f) => SupportedCpuid.Entries.ToArray().First(e => e.function == f);
-        const uint Vmx = 1 << 5, Monitor = 1 << 3, Pku = 1 << 3, ShadowStacks = 1 << 7, Avx512 = 1 << 16, Rtm = 1 << 11, Mpx = 1 << 14, Svm = 1 << 2;
+        const uint Vmx = 1 << 5, Monitor = 1 << 3, ShadowStacks = 1 << 7, Avx512 = 1 << 16, Rtm = 1 << 11, Mpx = 1 << 14, Svm = 1 << 2;
         Assert.Equal(0u, leaf(1).ecx & (Vmx | Monitor));
         Assert.Equal(0u, leaf(7).ebx & (Avx512 | Rtm | Mpx));
-        Assert.Equal(0u, leaf(7).ecx & (Pku | ShadowStacks));
+        Assert.Equal(0u, leaf(7).ecx & ShadowStacks);
         Assert.Equal(0u, leaf(0x8000_0001).ecx & Svm);
         Assert.Equal(-Errno.E2BIG, KvmSystem.GetSupportedCpuid(new kvm_cpuid_entry2[3]));
         Assert.True(SupportedCpuid.Entries.Length <= 100, "kvmtool asks for at most 100 entries");
@@ -137,7 +141,7 @@ public sealed unsafe class StateTests
         Assert.Equal(0, g.Cpu.SetXsave(x));
         g.Cpu.GetXsave(out kvm_xsave x2);
         Assert.Equal(new ReadOnlySpan<byte>(&x, 4096).ToArray(), new ReadOnlySpan<byte>(&x2, 4096).ToArray());
-        *(ulong*)(p + 512) = 1UL << 9;
+        *(ulong*)(p + 512) = 1UL << 10;
         Assert.Equal(-Errno.EINVAL, g.Cpu.SetXsave(x));
 
         kvm_debugregs d = new() { dr6 = 0xffff0ff1, dr7 = 0x403 };

@@ -65,8 +65,8 @@ internal static unsafe class MiscHandlers
         => p.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
 
     /// <summary>
-    /// Zeros the line of the logical address in (E/R)AX, with the checks of a store of the whole line. It bypasses the caches, which shows nowhere: the next fence orders it, as any store here.
-    /// SPEC: APM volume 3, "CLZERO".
+    /// Zeros the line of the logical address in (E/R)AX, with the checks of a store of the whole line. That it bypasses the caches shows nowhere: it is
+    /// ordered as any store here. SPEC: APM volume 3, "CLZERO".
     /// </summary>
     private static OpResult Clzero(LogicalProcessor p, CpuState* c, Op* op)
     {

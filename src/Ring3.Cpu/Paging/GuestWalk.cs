@@ -90,7 +90,7 @@ public sealed unsafe partial class LogicalProcessor
             WalkResult r = ReadTables(c, linear, w, true);
             if (r == WalkResult.Ok && !Permits(c, w->Flags, access))
             {
-                RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P);
+                RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | (KeyForbids(c, w->Flags, access) ? PageFaultError.PK : 0));
                 return TranslateResult.Fault;
             }
             if (r == WalkResult.Ok)
@@ -201,6 +201,8 @@ public sealed unsafe partial class LogicalProcessor
         w->Global = (entry & Pte.G) != 0 && (c->Cr4 & Cr4.PGE) != 0;
         if ((entry & Pte.D) != 0)
             w->Flags |= PageFlags.Dirty;
+        if (mode >= PagingMode.FourLevel)
+            w->Flags |= (PageFlags)((uint)(entry >> Pte.KeyShift) << KeyShift) & PageFlags.Key;
     }
 
     /// <summary>Bits that must be 0 in a present directory entry of 4 bytes that maps 4 MiB: with PSE-36 the address has up to 40 bits, of which this guest has MAXPHYADDR, else 32.</summary>
@@ -300,8 +302,30 @@ public sealed unsafe partial class LogicalProcessor
         return WalkResult.Ok;
     }
 
-    /// <summary>Whether the combined guest permissions allow an access. SPEC: SDM volume 3, "Determination of Access Rights".</summary>
-    private static bool Permits(CpuState* c, PageFlags flags, AccessKind access)
+    /// <summary>Position of <see cref="PageFlags.Key"/>.</summary>
+    private const int KeyShift = 12;
+
+    /// <summary>Whether the combined guest permissions and the page's protection key allow an access.</summary>
+    private static bool Permits(CpuState* c, PageFlags flags, AccessKind access) => EntriesPermit(c, flags, access) && !KeyForbids(c, flags, access);
+
+    /// <summary>
+    /// Whether PKRU forbids a data access to a user page: access disable, or write disable, which like the W bit of entries counts for the supervisor with CR0.WP only. SPEC: SDM volume 3, "Protection Keys".
+    /// </summary>
+    private static bool KeyForbids(CpuState* c, PageFlags flags, AccessKind access)
+    {
+        const uint accessDisable = 1, writeDisable = 2;
+        if ((c->Cr4 & Cr4.PKE) == 0 || (flags & PageFlags.User) == 0 || (access & AccessKind.Execute) != 0 || (c->Efer & Efer.LMA) == 0)
+            return false;
+        uint rights = c->Pkru >> (2 * KeyOf(flags));
+        if ((rights & accessDisable) != 0)
+            return true;
+        return (rights & writeDisable) != 0 && (access & AccessKind.Write) != 0 && ((access & AccessKind.User) != 0 || (c->Cr0 & Cr0.WP) != 0);
+    }
+
+    private static int KeyOf(PageFlags flags) => (int)(flags & PageFlags.Key) >> KeyShift;
+
+    /// <summary>Whether the combined entries allow an access. SPEC: SDM volume 3, "Determination of Access Rights".</summary>
+    private static bool EntriesPermit(CpuState* c, PageFlags flags, AccessKind access)
     {
         bool userPage = (flags & PageFlags.User) != 0;
         if ((access & AccessKind.User) != 0)

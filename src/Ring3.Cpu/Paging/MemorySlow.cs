@@ -255,6 +255,8 @@ public sealed unsafe partial class LogicalProcessor
         e->Addend = (long)t.Host - (long)page;
         e->CodeBits = CodeBitsOf(t.Host);
         e->TagRead = (t.Flags & PageFlags.NestedRead) != 0 ? tag : Tlb.Invalid;
+        if ((t.Flags & PageFlags.Key) != 0 && (c->Cr4 & Cr4.PKE) != 0)
+            Tlb.NoteKeyed(linear, KeyOf(t.Flags));
         AccessKind write = AccessKind.Write | (access & (AccessKind.User | ImplicitAccess));
         e->TagWrite = Cached(t.Flags, write) && Permits(c, t.Flags, write) ? tag : Tlb.Invalid;
     }

@@ -14,6 +14,8 @@ internal enum PageFlags : uint
     Dirty = 8, NestedDirty = 16,
     NestedRead = 32, NestedWrite = 64, NestedExecute = 128,
     Global = 256,
+    /// <summary>Four bits: the leaf's protection key, in 4-level and 5-level paging.</summary>
+    Key = 0xf << 12,
 }
 
 /// <summary>

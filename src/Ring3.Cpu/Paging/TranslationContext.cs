@@ -16,7 +16,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>CR0, CR4 and EFER bits that change the meaning of paging structures: everything linear is dropped when one changes.</summary>
     private const ulong Cr0Structure = Cr0.PG, Cr4Structure = Cr4.PAE | Cr4.PSE | Cr4.PGE | Cr4.LA57 | Cr4.PCIDE, EferStructure = Efer.NXE | Efer.LMA;
     /// <summary>Bits that only change permissions: level 1 is dropped.</summary>
-    private const ulong Cr0Permission = Cr0.WP, Cr4Permission = Cr4.SMEP | Cr4.SMAP;
+    private const ulong Cr0Permission = Cr0.WP, Cr4Permission = Cr4.SMEP | Cr4.SMAP | Cr4.PKE;
 
     partial void InitializeTranslation()
     {
@@ -68,6 +68,24 @@ public sealed unsafe partial class LogicalProcessor
         if ((cr4 & (Cr4.VME | Cr4.PVI)) != 0)
             UpdateStepMode(c);
         UpdateContext(c);
+    }
+
+    /// <summary>Rights of protection keys, outside the guest.</summary>
+    public uint Pkru
+    {
+        get => State->Pkru;
+        set => SetPkru(State, value);
+    }
+
+    /// <summary>
+    /// WRPKRU and its like. Keys are cached with the pages, and rights apply to what is cached (SPEC: SDM volume 3, "Caching Translation Information"): only level 1, which holds the outcome, must look again.
+    /// </summary>
+    internal void SetPkru(CpuState* c, uint value)
+    {
+        uint changed = c->Pkru ^ value;
+        c->Pkru = value;
+        if (changed != 0 && (c->Cr4 & Cr4.PKE) != 0 && Tlb.DropKeyed(changed))
+            UpdateContext(c);
     }
 
     /// <summary>Drops all translations of an ASID. Owner thread, outside the guest.</summary>

@@ -2,7 +2,7 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>MOV CRn and DRn, LMSW, SMSW, CLTS, INVLPG, INVPCID, XGETBV, XSETBV, STAC, CLAC.</summary>
+/// <summary>MOV CRn and DRn, LMSW, SMSW, CLTS, INVLPG, INVPCID, XGETBV, XSETBV, STAC, CLAC, RDPKRU, WRPKRU.</summary>
 /// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
 internal static unsafe class ControlHandlers
 {
@@ -169,6 +169,27 @@ internal static unsafe class ControlHandlers
 
     public static OpResult Xsetbv(LogicalProcessor p, CpuState* c, Op* op) =>
         XsaveEnabled(p, c) && Operands.Privileged(p, c) ? Operands.Leave(p, c, op, ExitReason.Xsetbv) : OpResult.Fault;
+
+    public static OpResult Rdpkru(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if ((c->Cr4 & Cr4.PKE) == 0)
+            return p.Raise(c, Vector.UD);
+        if ((uint)c->Gpr[1] != 0)
+            return p.Raise(c, Vector.GP, 0);
+        c->Gpr[0] = c->Pkru;
+        c->Gpr[2] = 0;
+        return OpResult.Next;
+    }
+
+    public static OpResult Wrpkru(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        if ((c->Cr4 & Cr4.PKE) == 0)
+            return p.Raise(c, Vector.UD);
+        if ((uint)c->Gpr[1] != 0 || (uint)c->Gpr[2] != 0)
+            return p.Raise(c, Vector.GP, 0);
+        p.SetPkru(c, (uint)c->Gpr[0]);
+        return OpResult.Next;
+    }
 
     private static OpResult SetAc(LogicalProcessor p, CpuState* c, bool on)
     {

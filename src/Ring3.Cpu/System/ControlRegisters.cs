@@ -101,6 +101,7 @@ public sealed unsafe partial class LogicalProcessor
         if (f.Xsave) defined |= Cr4.OSXSAVE;
         if (f.Smep) defined |= Cr4.SMEP;
         if (f.Smap) defined |= Cr4.SMAP;
+        if (f.Pku) defined |= Cr4.PKE;
         return defined;
     }
 

@@ -13,7 +13,7 @@ namespace Ring3.Cpu;
 internal static unsafe class MxcsrUnit
 {
     public const uint Default = 0x1f80, StatusMask = 0x3f, MaskBits = 0x1f80, Precision = 0x20, Ftz = 0x8000;
-    /// <summary>MM: misaligned operands are no #GP. AMD's, and never in the host's register, where an instruction on the guest's behalf always finds its operand aligned.</summary>
+    /// <summary>MM: misaligned operands are no #GP. AMD's, and never in the host's register: what executes there for the guest has an aligned operand.</summary>
     public const uint Misaligned = 1 << 17;
     /// <summary>The bits that every processor has.</summary>
     public const uint Common = 0xffff;

@@ -5,12 +5,12 @@ namespace Ring3.Cpu;
 
 /// <summary>
 /// The FXSAVE and XSAVE images of the parked state. SPEC: SDM volume 1, "Managing State Using the XSAVE Feature Set".
-/// AVX state has the same offset in the standard and in the compacted format, because nothing precedes it.
+/// AVX state has the same offset in the standard and in the compacted format, because nothing precedes it; PKRU follows it in the compacted one, and has the model's place in the standard one.
 /// </summary>
 /// <remarks>SAFETY: images are at least <see cref="Size"/> bytes, or <see cref="LegacySize"/> for the legacy part.</remarks>
 internal static unsafe class StateImage
 {
-    public const int LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256, Size = AvxOffset + AvxSize;
+    public const int LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256, PkruSize = 8, Size = AvxOffset + AvxSize;
     public const int MxcsrOffset = 24, RegistersOffset = 32, XmmOffset = 160, XmmEnd = XmmOffset + 256, StateBvOffset = LegacySize, CompBvOffset = LegacySize + 8;
     public const ulong Compacted = 1UL << 63, AllComponents = Xcr0.X87 | Xcr0.Sse | Xcr0.Avx;
 
@@ -102,12 +102,15 @@ internal static unsafe class StateImage
         Unsafe.InitBlock(c->X87, 0, 128);
     }
 
+    /// <summary>Offset of PKRU in the compacted format of an image with these components.</summary>
+    public static int CompactedPkru(ulong components) => (components & Xcr0.Avx) != 0 ? Size : AvxOffset;
+
     /// <summary>Components that are not in their initial configuration (XINUSE). x87 and SSE always count as used, which the ISA allows.</summary>
     public static ulong InUse(CpuState* c)
     {
         ulong upper = 0;
         for (int i = 0; i < 16; i++)
             upper |= *(ulong*)(c->Ymm + 32 * i + 16) | *(ulong*)(c->Ymm + 32 * i + 24);
-        return Xcr0.X87 | Xcr0.Sse | (upper != 0 ? Xcr0.Avx : 0);
+        return Xcr0.X87 | Xcr0.Sse | (upper != 0 ? Xcr0.Avx : 0) | (c->Pkru != 0 ? Xcr0.Pkru : 0);
     }
 }

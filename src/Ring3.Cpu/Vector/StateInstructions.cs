@@ -132,7 +132,7 @@ internal static unsafe class StateInstructions
         ulong stored = skipUnused ? components & inUse : components;
         *(ulong*)(image + StateImage.StateBvOffset) = stateBv & ~components | inUse & components;
         bool mxcsr = (components & (Xcr0.Sse | Xcr0.Avx)) != 0;
-        return StoreComponents(p, c, op, linear, image, stored, mxcsr, 8) ? OpResult.Next : OpResult.Fault;
+        return StoreComponents(p, c, op, linear, image, stored, mxcsr, 8, p.Model.PkruOffset) ? OpResult.Next : OpResult.Fault;
     }
 
     private static OpResult Xsavec(LogicalProcessor p, CpuState* c, Op* op)
@@ -155,14 +155,17 @@ internal static unsafe class StateInstructions
         ulong stored = components & StateImage.InUse(c);
         *(ulong*)(image + StateImage.StateBvOffset) = stored;
         *(ulong*)(image + StateImage.CompBvOffset) = components | StateImage.Compacted;
-        return StoreComponents(p, c, op, linear, image, stored, (stored & Xcr0.Sse) != 0, 16) ? OpResult.Next : OpResult.Fault;
+        return StoreComponents(p, c, op, linear, image, stored, (stored & Xcr0.Sse) != 0, 16, StateImage.CompactedPkru(components)) ? OpResult.Next : OpResult.Fault;
     }
 
     /// <summary>Writes the components and <paramref name="headerBytes"/> of the header; all or nothing.</summary>
-    private static bool StoreComponents(LogicalProcessor p, CpuState* c, Op* op, ulong linear, byte* image, ulong components, bool mxcsr, int headerBytes)
+    private static bool StoreComponents(LogicalProcessor p, CpuState* c, Op* op, ulong linear, byte* image, ulong components, bool mxcsr, int headerBytes, int pkruOffset)
     {
         int count = RegisterCount(c), end = (components & Xcr0.Avx) != 0 ? StateImage.AvxOffset + 16 * count : StateImage.AvxOffset;
         if (!GuestArea.Probe(p, c, linear, end))
+            return false;
+        bool keys = (components & Xcr0.Pkru) != 0;
+        if (keys && !GuestArea.Probe(p, c, linear + (ulong)pkruOffset, StateImage.PkruSize))
             return false;
         bool ok = true;
         if ((components & Xcr0.X87) != 0)
@@ -186,6 +189,9 @@ internal static unsafe class StateInstructions
             StateImage.StoreAvx(c, image, count);
             ok = GuestArea.Commit(p, c, linear + StateImage.AvxOffset, image + StateImage.AvxOffset, 16 * count);
         }
+        ulong pkru = c->Pkru;
+        if (ok && keys)
+            ok = GuestArea.Commit(p, c, linear + (ulong)pkruOffset, (byte*)&pkru, StateImage.PkruSize);
         return ok && GuestArea.Commit(p, c, linear + StateImage.LegacySize, image + StateImage.LegacySize, headerBytes);
     }
 
@@ -218,6 +224,10 @@ internal static unsafe class StateInstructions
             return OpResult.Fault;
         if ((load & Xcr0.Avx) != 0 && !GuestArea.Read(p, c, linear + StateImage.AvxOffset, image + StateImage.AvxOffset, 16 * count))
             return OpResult.Fault;
+        ulong pkru = 0;
+        int pkruOffset = compacted ? StateImage.CompactedPkru(compBv) : p.Model.PkruOffset;
+        if ((load & Xcr0.Pkru) != 0 && !GuestArea.Read(p, c, linear + (ulong)pkruOffset, (byte*)&pkru, StateImage.PkruSize))
+            return OpResult.Fault;
         bool mxcsr = compacted ? (load & Xcr0.Sse) != 0 : (requested & (Xcr0.Sse | Xcr0.Avx)) != 0;
         uint value = *(uint*)(image + StateImage.MxcsrOffset);
         if (mxcsr && (value & ~MxcsrUnit.Writable(p)) != 0)
@@ -228,6 +238,8 @@ internal static unsafe class StateInstructions
         else if (compacted && (requested & Xcr0.Sse) != 0)
             c->Mxcsr = MxcsrUnit.Default;
         Apply(c, image, requested, load, count, IsWide(op));
+        if ((requested & Xcr0.Pkru) != 0)
+            p.SetPkru(c, (uint)pkru);
         if ((load & Xcr0.X87) != 0)
             X87Unit.TrimPointers(p, c);
         return OpResult.Next;

@@ -53,8 +53,8 @@ internal static unsafe class VectorMemory
     }
 
     /// <summary>
-    /// #GP, or with MXCSR.MM a copy of the operand that is aligned as the host's own units want it; the access has its alignment check then. SPEC: APM volume 1, "Misaligned Exception Mask";
-    /// volume 4, the exceptions of each instruction: the aligned moves take no notice of MM.
+    /// #GP, or with MXCSR.MM a copy of the operand that is aligned as the host's own units want it; the access has its alignment check then.
+    /// SPEC: APM volume 1, "Misaligned Exception Mask"; volume 4, the exceptions of each instruction: the aligned moves take no notice of MM.
     /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static byte* ReadMisaligned(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size)

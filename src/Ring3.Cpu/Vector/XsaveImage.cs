@@ -24,7 +24,7 @@ public static unsafe class XsaveImage
         {
             StoreLegacy(c, image);
             StateImage.StoreAvx(c, image, 16);
-            *(ulong*)(image + StateImage.StateBvOffset) = StateImage.InUse(c);
+            *(ulong*)(image + StateImage.StateBvOffset) = StateImage.InUse(c) & StateImage.AllComponents;
             if (compacted)
                 *(ulong*)(image + StateImage.CompBvOffset) = StateImage.AllComponents | StateImage.Compacted;
         }

@@ -21,7 +21,7 @@ internal static class CpuidBits
         internal const uint CLFLUSHOPT = 1 << 23, CLWB = 1 << 24, SHA = 1 << 29;
     }
 
-    internal static class Leaf7Ecx { internal const uint UMIP = 1 << 2, GFNI = 1 << 8, VAES = 1 << 9, VPCLMULQDQ = 1 << 10, LA57 = 1 << 16, RDPID = 1 << 22; }
+    internal static class Leaf7Ecx { internal const uint UMIP = 1 << 2, PKU = 1 << 3, OSPKE = 1 << 4, GFNI = 1 << 8, VAES = 1 << 9, VPCLMULQDQ = 1 << 10, LA57 = 1 << 16, RDPID = 1 << 22; }
     internal static class Leaf7Edx { internal const uint FSRM = 1 << 4, SPEC_CTRL = 1 << 26, STIBP = 1 << 27, FLUSH_L1D = 1 << 28, ARCH_CAPABILITIES = 1 << 29, SSBD = 1u << 31; }
     internal static class LeafDEax { internal const uint XSAVEOPT = 1 << 0, XSAVEC = 1 << 1, XGETBV1 = 1 << 2, XSAVES = 1 << 3; }
 

@@ -11,7 +11,7 @@ namespace Ring3.Kvm;
 
 /// <summary>
 /// What KVM_GET_SUPPORTED_CPUID reports: the model's identity and leaves, and the features that the software machine implements and, where it executes an instruction on the host's own units, that the host has.
-/// Features that the machine does not implement (protection keys, CET, AVX-512, MPX, TSX, MONITOR, VMX, SVM, PMU) are never reported.
+/// Features that the machine does not implement (CET, AVX-512, MPX, TSX, MONITOR, VMX, SVM, PMU) are never reported.
 /// </summary>
 public static class SupportedCpuid
 {
@@ -19,7 +19,7 @@ public static class SupportedCpuid
     private static readonly bool s_avx = (Host(1).Ecx & (Leaf1Ecx.AVX | Leaf1Ecx.OSXSAVE)) == (Leaf1Ecx.AVX | Leaf1Ecx.OSXSAVE);
 
     /// <summary>State components of XCR0 that a guest can enable.</summary>
-    public static ulong SupportedXcr0 { get; } = Arch.Xcr0.X87 | Arch.Xcr0.Sse | (s_avx ? Arch.Xcr0.Avx : 0);
+    public static ulong SupportedXcr0 { get; } = Arch.Xcr0.X87 | Arch.Xcr0.Sse | (s_avx ? Arch.Xcr0.Avx : 0) | Arch.Xcr0.Pkru;
 
     /// <summary>The host's model.</summary>
     public static ReadOnlySpan<kvm_cpuid_entry2> Entries => Of(ProcessorModel.Host);
@@ -105,14 +105,16 @@ public static class SupportedCpuid
             | (model.NotesEveryX87 ? 0 : Leaf7Ebx.FDP_EXCPTN_ONLY) | (model.HasX87Selectors ? 0 : Leaf7Ebx.FCS_FDS);
         // KVM: on AMD too, the speculation controls are shown in Intel's bits as well as in AMD's own.
         uint edx7 = Leaf7Edx.FSRM | Leaf7Edx.SPEC_CTRL | Leaf7Edx.STIBP | Leaf7Edx.SSBD | (isAmd ? 0 : Leaf7Edx.ARCH_CAPABILITIES);
-        uint ecx7 = Leaf7Ecx.UMIP | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID | (h7.Ecx & Leaf7Ecx.GFNI) | (avx ? h7.Ecx & (Leaf7Ecx.VAES | Leaf7Ecx.VPCLMULQDQ) : 0);
+        uint ecx7 = Leaf7Ecx.UMIP | Leaf7Ecx.PKU | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID | (h7.Ecx & Leaf7Ecx.GFNI) | (avx ? h7.Ecx & (Leaf7Ecx.VAES | Leaf7Ecx.VPCLMULQDQ) : 0);
         AddIndexed(list, 7, 0, 0, ebx7, ecx7, edx7);
 
         TopologyLeaf(list, 0xb);
-        AddIndexed(list, 0xd, 0, (uint)SupportedXcr0, XsaveArea.SizeFor(SupportedXcr0), XsaveArea.SizeFor(SupportedXcr0), 0);
-        AddIndexed(list, 0xd, 1, LeafDEax.XSAVEOPT | LeafDEax.XSAVEC | LeafDEax.XGETBV1 | LeafDEax.XSAVES, XsaveArea.SizeFor(SupportedXcr0), 0, 0);
+        uint area = XsaveArea.SizeFor(SupportedXcr0, model);
+        AddIndexed(list, 0xd, 0, (uint)SupportedXcr0, area, area, 0);
+        AddIndexed(list, 0xd, 1, LeafDEax.XSAVEOPT | LeafDEax.XSAVEC | LeafDEax.XGETBV1 | LeafDEax.XSAVES, XsaveArea.CompactedSizeFor(SupportedXcr0), 0, 0);
         if (avx)
             AddIndexed(list, 0xd, 2, XsaveArea.AvxSize, XsaveArea.AvxOffset, 0, 0);
+        AddIndexed(list, 0xd, 9, XsaveArea.PkruSize, (uint)model.PkruOffset, 0, 0);
         if (isAmd)
             return;
         uint khz = HostTsc.Khz;
@@ -178,11 +180,15 @@ public static class SupportedCpuid
     }
 }
 
-/// <summary>Geometry of the standard-format XSAVE area for the supported components.</summary>
+/// <summary>Geometry of the XSAVE area for the supported components.</summary>
 public static class XsaveArea
 {
-    public const uint LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256;
+    public const uint LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256, PkruSize = 8;
 
-    /// <summary>Bytes of the area when <paramref name="xcr0"/> is enabled.</summary>
-    public static uint SizeFor(ulong xcr0) => (xcr0 & Arch.Xcr0.Avx) != 0 ? AvxOffset + AvxSize : LegacySize + HeaderSize;
+    /// <summary>Bytes of the standard format when <paramref name="xcr0"/> is enabled.</summary>
+    public static uint SizeFor(ulong xcr0, ProcessorModel model) => (xcr0 & Arch.Xcr0.Pkru) != 0 ? (uint)model.PkruOffset + PkruSize : CompactedSizeFor(xcr0);
+
+    /// <summary>Bytes of the compacted format with these components.</summary>
+    public static uint CompactedSizeFor(ulong components) =>
+        LegacySize + HeaderSize + ((components & Arch.Xcr0.Avx) != 0 ? AvxSize : 0) + ((components & Arch.Xcr0.Pkru) != 0 ? PkruSize : 0);
 }

@@ -183,6 +183,7 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
             FsGsBase = (l7.ebx & Leaf7Ebx.FSGSBASE) != 0,
             Invpcid = (l7.ebx & Leaf7Ebx.INVPCID) != 0,
             Umip = (l7.ecx & Leaf7Ecx.UMIP) != 0,
+            Pku = (l7.ecx & Leaf7Ecx.PKU) != 0,
             La57 = (l7.ecx & Leaf7Ecx.LA57) != 0,
             Rdpid = (l7.ecx & Leaf7Ecx.RDPID) != 0,
             Nx = (x1.edx & Ext1Edx.NX) != 0,
@@ -259,11 +260,14 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
                 if ((Vm.Settings.DisabledQuirks & KvmApi.KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) != 0)
                     ecx = (_miscEnable & MiscEnableMwait) != 0 ? ecx | Leaf1Ecx.MONITOR : ecx & ~Leaf1Ecx.MONITOR;
                 break;
+            case 7 when e.index == 0:
+                ecx = (_s->Cr4 & Cr4.PKE) != 0 ? ecx | Leaf7Ecx.OSPKE : ecx & ~Leaf7Ecx.OSPKE;
+                break;
             case 0xd when e.index == 0:
-                ebx = XsaveArea.SizeFor(_s->Xcr0);
+                ebx = XsaveArea.SizeFor(_s->Xcr0, Vm.Processor);
                 break;
             case 0xd when e.index == 1 && (eax & (LeafDEax.XSAVEC | LeafDEax.XSAVES)) != 0:
-                ebx = XsaveArea.SizeFor(_s->Xcr0);
+                ebx = XsaveArea.CompactedSizeFor(_s->Xcr0 | _s->Xss);
                 break;
             case >= 0x4000_0000 and < 0x4001_0000 when kvmBase != 0 && e.function == (kvmBase | KvmPara.KVM_CPUID_FEATURES) && Vm.Settings.HaltsInGuest:
                 eax &= ~(1u << KvmPara.KVM_FEATURE_PV_UNHALT);

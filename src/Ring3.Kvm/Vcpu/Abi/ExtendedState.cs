@@ -5,7 +5,7 @@ using Ring3.Cpu;
 // SAFETY: the client's structures are pinned where a pointer is taken; indices into them and into the processor's state are constants, or registers' numbers.
 namespace Ring3.Kvm;
 
-/// <summary>x87, SSE and AVX state as the client has it: KVM_GET/SET_FPU, KVM_GET/SET_XSAVE, KVM_GET/SET_XCRS. It lives in the processor.</summary>
+/// <summary>x87, SSE, AVX and PKRU state as the client has it: KVM_GET/SET_FPU, KVM_GET/SET_XSAVE, KVM_GET/SET_XCRS. It lives in the processor.</summary>
 internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
 {
     private const uint InitialMxcsr = 0x1f80;
@@ -39,6 +39,14 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
         }
     }
 
+    private int PkruOffset => Vm.Processor.PkruOffset;
+
+    // KVM keeps PKRU beside the image: a SET that does not have it leaves it alone, and a GET has it once the guest has run, whatever its value.
+    private bool _pkruWasSet;
+    private ulong _retiredAtSet;
+
+    private bool ShowsPkru => _s->Pkru != 0 || (Cpu.CpuidFeatures.Xcr0Mask & Xcr0.Pkru) != 0 && (_pkruWasSet || _s->InstructionsRetired != _retiredAtSet);
+
     /// <summary>KVM_GET_XSAVE: the standard format, with the components in use as XSAVEC finds them.</summary>
     public void GetXsave(out kvm_xsave xsave)
     {
@@ -59,7 +67,8 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
             Buffer.MemoryCopy(c->Ymm + 32 * i, p + 160 + 16 * i, 16, 16);
             Buffer.MemoryCopy(c->Ymm + 32 * i + 16, p + XsaveArea.AvxOffset + 16 * i, 16, 16);
         }
-        *(ulong*)(p + XsaveArea.LegacySize) = ComponentsInUse();
+        *(uint*)(p + PkruOffset) = c->Pkru;
+        *(ulong*)(p + XsaveArea.LegacySize) = ComponentsInUse() | (ShowsPkru ? Xcr0.Pkru : 0);
         xsave = x;
     }
 
@@ -80,7 +89,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
 
     /// <summary>
     /// KVM_SET_XSAVE: 0, or -EINVAL for unsupported components, a compacted area, other non-zero bytes of the header, or reserved bits of MXCSR when a
-    /// component of the legacy area is there.
+    /// component of the legacy area is there. What is not there gets its initial value.
     /// </summary>
     public int SetXsave(in kvm_xsave xsave)
     {
@@ -99,6 +108,9 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
                 LoadVector(_s->Ymm + 32 * i, p + 160 + 16 * i, (bv & Xcr0.Sse) != 0);
                 LoadVector(_s->Ymm + 32 * i + 16, p + XsaveArea.AvxOffset + 16 * i, (bv & Xcr0.Avx) != 0);
             }
+            (_pkruWasSet, _retiredAtSet) = ((bv & Xcr0.Pkru) != 0, _s->InstructionsRetired);
+            if (_pkruWasSet)
+                Cpu.Pkru = *(uint*)(p + PkruOffset);
         }
         return 0;
     }

@@ -13,7 +13,7 @@ internal sealed unsafe class SystemRegisters(
     VcpuCore core, VcpuCpuid cpuid, VcpuApic apic, GuestTables tables, Translations translations, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
 {
     private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
-        | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP;
+        | Cr4.UMIP | Cr4.LA57 | Cr4.FSGSBASE | Cr4.PCIDE | Cr4.OSXSAVE | Cr4.SMEP | Cr4.SMAP | Cr4.PKE;
 
     private readonly bool _isBootProcessor = core.IsBootProcessor;
 
