@@ -38,13 +38,26 @@ for cpu in intel amd; do
     boots "boot-cpu-$cpu" 240 --cpus 2 --cpu $cpu --exec 'cat /proc/cpuinfo; dmesg | grep -iE "unchecked MSR|invalid opcode|cpu:.*bug" | sed "s/^/complaint: /"'
     status=$?
     if [ $cpu = intel ]; then
-        expect boot-cpu-intel $status '^vendor_id.*GenuineIntel' '^cpu family.*: 6' '^flags.* constant_tsc .* arch_capabilities' '^cpu cores.*: 2'
+        expect boot-cpu-intel $status '^vendor_id.*GenuineIntel' '^cpu family.*: 6' '^flags.* constant_tsc .* pku ospke .* arch_capabilities' '^cpu cores.*: 2'
     else
-        expect boot-cpu-amd $status '^vendor_id.*AuthenticAMD' '^cpu family.*: 25' '^flags.* mmxext .* topoext ' '^cpu cores.*: 2'
+        expect boot-cpu-amd $status '^vendor_id.*AuthenticAMD' '^cpu family.*: 25' '^flags.* mmxext .* sse4a misalignsse .* topoext ' '^flags.* clzero .* pku ospke' '^cpu cores.*: 2'
     fi
     ! grep -q '^complaint: ' "$results/boot-cpu-$cpu.log"
     verdict "boot-cpu-$cpu-quiet" $? "$(grep -m 3 '^complaint: ' "$results/boot-cpu-$cpu.log" | tr '\n\r' '| ')"
 done
+
+# Protection keys as programs use them, with both places of PKRU in the kernel's state images and both engines.
+if ! gcc -O2 -static -pthread -o "$results/pkeys" "$guest/pkeys.c" 2>"$results/boot-pkeys.err"; then
+    verdict boot-pkeys 4 "gcc makes no static programs here: $(head -n 1 "$results/boot-pkeys.err")"
+else
+    (cd "$results" && echo pkeys | cpio -o -H newc --quiet) >"$results/pkeys.cpio"
+    for cpu in intel amd; do
+        for engine in interpreter translator; do
+            boots "boot-pkeys-$cpu-$engine" 240 --cpus 2 --cpu $cpu --engine $engine --initrd "$results/pkeys.cpio" --exec /pkeys
+            expect "boot-pkeys-$cpu-$engine" $? '^pkeys work'
+        done
+    done
+fi
 
 # The translator, with two processors.
 boots boot-translator 240 --cpus 2 --engine translator --exec 'uname -r; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $i; (head -c 3000000 /dev/zero | sha256sum) & head -c 3000000 /dev/zero | md5sum; wait'
