@@ -24,12 +24,12 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     private readonly CpuState* _start;
     private readonly PageJournal _journal = new();
     private readonly List<ulong> _inputs = [];
-    private readonly List<string> _differences = [];
+    private readonly List<Difference> _differences = [];
     /// <summary>While a stay is repeated: what it read the first time.</summary>
     private List<ulong> _given = [];
     private readonly byte[] _code = new byte[15];
     private int _nextInput, _nextGiven;
-    private ulong _undefined;
+    private ulong _undefined, _storedUndefined;
     private bool _following, _repeating, _watching;
 
     public LockstepObserver(LogicalProcessor leader)
@@ -64,7 +64,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         else if (_nextInput < _inputs.Count)
             value = _inputs[_nextInput++];
         else
-            _differences.Add("reads the clock or a random number once more");
+            Differ("reads the clock or a random number once more");
         return value;
     }
 
@@ -131,36 +131,48 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         _following = false;
         StateComparer.Compare(l, f, _differences);
         CompareMemory();
-        ulong flags = Flags.Get(l) ^ Flags.Get(f);
-        if (_differences.Count != 1 || flags == 0 || (flags & ~Flags.Status) != 0)
-            return;
-        string difference = _differences[0];
-        _differences.Clear();
-        if ((flags & ~UndefinedFlags()) == 0)
-            UndefinedDifferences++;
-        else
-            _differences.Add(difference);
+        if (_differences.Count != 0 && _differences.TrueForAll(d => (d.Bits & ~Flags.Status) == 0))
+            ForgiveUndefinedFlags();
     }
 
-    /// <summary>Repeats the follower's part, and says which status flags the last instructions have left undefined: the engines need not agree about them.</summary>
-    private ulong UndefinedFlags()
+    private void Differ(string text) => _differences.Add(new Difference(text, ulong.MaxValue));
+
+    /// <summary>
+    /// Repeats the follower's part singly, and finds which status flags the last instructions have left undefined, and which were when flags were stored: the engines need not agree about them.
+    /// </summary>
+    private void ForgiveUndefinedFlags()
     {
+        List<Difference> differences = [.. _differences];
+        _differences.Clear();
         _journal.Rewind();
         Load(_follower, _start);
-        _undefined = 0;
+        _undefined = _storedUndefined = 0;
         _following = _watching = true;
         _nextInput = 0;
         FollowTo(_leader.Exit->Reason is ExitReason.Request or ExitReason.Timer);
         _following = _watching = false;
         _journal.KeepFirst();
-        return _undefined;
+        _differences.Clear();
+        if (differences.TrueForAll(d => (d.Bits & ~(_storedUndefined | (d.Text.StartsWith("rflags", StringComparison.Ordinal) ? _undefined : 0))) == 0))
+            UndefinedDifferences++;
+        else
+            _differences.AddRange(differences);
     }
 
-    private void Watch(ulong rip)
+    /// <summary>The instruction at RIP has executed, or raised an event, which stores the flags that were.</summary>
+    private ExitReason EnterWatched()
     {
-        Read(rip, _code);
-        Instruction i = Decoder.Create(64, _code, rip).Decode();
-        _undefined = _undefined & ~Bits(i.RflagsModified) | Bits(i.RflagsUndefined);
+        CpuState* f = _follower.State;
+        Read(f->Rip, _code);
+        Instruction i = Decoder.Create(64, _code, f->Rip).Decode();
+        ulong before = f->InstructionsRetired;
+        ExitReason reason = _follower.EnterOnce();
+        if (f->InstructionsRetired == before && f->BetweenIterations == 0 || i.Mnemonic is Mnemonic.Pushfq or Mnemonic.Pushf or Mnemonic.Syscall or Mnemonic.Int or Mnemonic.Int3)
+            _storedUndefined |= _undefined;
+        if (f->InstructionsRetired != before)
+            _undefined = _undefined & ~Bits(i.RflagsModified) | Bits(i.RflagsUndefined)
+                | (i.Mnemonic is Mnemonic.Iretq or Mnemonic.Sysretq or Mnemonic.Popfq ? _storedUndefined : 0);
+        return reason;
     }
 
     private static ulong Bits(RflagsBits bits) =>
@@ -193,7 +205,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         ulong target = l->InstructionsRetired;
         byte step = f->HostSingleStep;
         ExitReason reason = ExitReason.None;
-        if (target > f->InstructionsRetired + Margin)
+        if (!_watching && target > f->InstructionsRetired + Margin)
         {
             _follower.FirstTimerLook = target - Margin;
             f->TimerDeadline = 1;
@@ -216,18 +228,16 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
                 if (l->BetweenIterations == 0 && ++lingering > 10_000)
                     break;
             }
-            if (_watching)
-                Watch(f->Rip);
-            reason = _follower.EnterOnce();
+            reason = _watching ? EnterWatched() : _follower.EnterOnce();
         }
         f->HostSingleStep = step;
         _follower.AbandonInstruction();
         if (!anywhere)
             StateComparer.CompareExits(_leader.Exit, _follower.Exit, _differences);
         else if (reason is not (ExitReason.None or ExitReason.Timer or ExitReason.SingleStep))
-            _differences.Add($"exit: translated none, interpreted {reason}");
+            Differ($"exit: translated none, interpreted {reason}");
         if (_nextInput != _inputs.Count)
-            _differences.Add($"clock and random numbers read: translated {_inputs.Count}, interpreted {_nextInput}");
+            Differ($"clock and random numbers read: translated {_inputs.Count}, interpreted {_nextInput}");
     }
 
     /// <summary>Pages hold what the follower has made of them, the copies what the leader has, or before it nobody. The leader's stays.</summary>
@@ -241,7 +251,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
                 continue;
             for (int n = 0; n < 512; n++)
                 if (interpreted[n] != translated[n])
-                    _differences.Add($"memory at {(ulong)(interpreted + n):x}: translated {translated[n]:x}, interpreted {interpreted[n]:x}");
+                    _differences.Add(new Difference($"memory at {(ulong)(interpreted + n):x}: translated {translated[n]:x}, interpreted {interpreted[n]:x}", translated[n] ^ interpreted[n]));
         }
     }
 
@@ -279,10 +289,10 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         return text.ToString();
     }
 
-    private static void Write(StringWriter text, List<string> differences)
+    private static void Write(StringWriter text, List<Difference> differences)
     {
-        foreach (string d in differences.Take(40))
-            text.WriteLine("  " + d);
+        foreach (Difference d in differences.Take(40))
+            text.WriteLine("  " + d.Text);
     }
 
     private void WriteStart(StringWriter text)

@@ -2,6 +2,10 @@ using Ring3.Cpu;
 
 namespace Ring3.Lockstep;
 
+/// <summary>Something in which the engines differ.</summary>
+/// <param name="Bits">The bits of a word that differ; all where it is no word.</param>
+internal readonly record struct Difference(string Text, ulong Bits);
+
 /// <summary>What two processors differ in, as far as a guest or its owner can see.</summary>
 /// <remarks>SAFETY: reads the states of two processors that are outside the guest.</remarks>
 internal static unsafe class StateComparer
@@ -12,12 +16,12 @@ internal static unsafe class StateComparer
     public static string Name(int register) => s_registers[register];
 
     /// <summary>Adds a line for each difference: what it is, then the first state's value, then the second's.</summary>
-    public static void Compare(CpuState* a, CpuState* b, List<string> differences)
+    public static void Compare(CpuState* a, CpuState* b, List<Difference> differences)
     {
         void Check(string name, ulong x, ulong y)
         {
             if (x != y)
-                differences.Add($"{name}: translated {x:x}, interpreted {y:x}");
+                differences.Add(new Difference($"{name}: translated {x:x}, interpreted {y:x}", x ^ y));
         }
         Check("instructions", a->InstructionsRetired, b->InstructionsRetired);
         Check("rip", a->Rip, b->Rip);
@@ -76,15 +80,15 @@ internal static unsafe class StateComparer
     }
 
     /// <summary>Exits that happen at the same instruction however it is executed, with what the owner is told.</summary>
-    public static void CompareExits(ExitInfo* a, ExitInfo* b, List<string> differences)
+    public static void CompareExits(ExitInfo* a, ExitInfo* b, List<Difference> differences)
     {
         void Check(string name, ulong x, ulong y)
         {
             if (x != y)
-                differences.Add($"exit's {name}: translated {x:x}, interpreted {y:x}");
+                differences.Add(new Difference($"exit's {name}: translated {x:x}, interpreted {y:x}", ulong.MaxValue));
         }
         if (a->Reason != b->Reason)
-            differences.Add($"exit: translated {a->Reason}, interpreted {b->Reason}");
+            differences.Add(new Difference($"exit: translated {a->Reason}, interpreted {b->Reason}", ulong.MaxValue));
         switch (a->Reason)
         {
             case ExitReason.Io:
@@ -111,7 +115,7 @@ internal static unsafe class StateComparer
         {
             int bytes = a->Size * (a->Reason == ExitReason.Io ? (int)Math.Max(a->Count, 1) : 1);
             if (!new Span<byte>(a->Data, bytes).SequenceEqual(new Span<byte>(b->Data, bytes)))
-                differences.Add("exit's data");
+                differences.Add(new Difference("exit's data", ulong.MaxValue));
         }
         Check("length", a->InstructionLength, b->InstructionLength);
     }

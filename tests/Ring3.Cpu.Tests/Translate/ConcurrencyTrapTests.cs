@@ -24,10 +24,15 @@ public sealed unsafe class ConcurrencyTrapTests
         ulong patched = ownPage ? Patched : CpuHarness.CodeAddress + 0x800;
         // The immediate of mov eax, imm32 is aligned: a store to it is one.
         ulong immediate = patched + 8;
-        using CpuHarness writer = CpuHarness.Long(CoreSmokeTests.Assemble(64, a =>
+        // It waits until the caller has called some hundred times: then both are in the middle of it, and the caller is translated.
+        byte[] write = CoreSmokeTests.Assemble(64, a =>
         {
-            Label again = a.CreateLabel();
+            Label again = a.CreateLabel(), wait = a.CreateLabel();
             a.mov(rdi, immediate);
+            a.mov(rsi, Data);
+            a.Label(ref wait);
+            a.cmp(__qword_ptr[rsi], 300);
+            a.jb(wait);
             a.mov(ecx, 1);
             a.Label(ref again);
             a.mov(__[rdi], ecx);
@@ -35,27 +40,19 @@ public sealed unsafe class ConcurrencyTrapTests
             a.cmp(ecx, last);
             a.jbe(again);
             a.hlt();
-        }, Patched + 0x1_0000));
+        }, Patched + 0x1_0000);
+        using CpuHarness writer = CpuHarness.Long([]);
         writer.Machine.TranslationThreshold = threshold;
         CpuHarness caller = CpuHarness.Long([], machine: writer.Machine, memory: writer.Memory);
-        writer.Write(Patched + 0x1_0000, CoreSmokeTests.Assemble(64, a =>
-        {
-            Label again = a.CreateLabel();
-            a.mov(rdi, immediate);
-            a.mov(ecx, 1);
-            a.Label(ref again);
-            a.mov(__[rdi], ecx);
-            a.inc(ecx);
-            a.cmp(ecx, last);
-            a.jbe(again);
-            a.hlt();
-        }, Patched + 0x1_0000));
+        writer.Write(Patched + 0x1_0000, write);
         writer.Write(patched + 7, CoreSmokeTests.Assemble(64, a => { a.mov(eax, 0); a.mov(ebx, eax); a.ret(); }, patched + 7));
         writer.Write(CpuHarness.CodeAddress, CoreSmokeTests.Assemble(64, a =>
         {
             Label again = a.CreateLabel(), wrong = a.CreateLabel();
             a.xor(edx, edx);
+            a.mov(rsi, Data);
             a.Label(ref again);
+            a.inc(__qword_ptr[rsi]);
             a.call(patched + 7);
             a.cmp(eax, edx);
             a.jb(wrong);
