@@ -52,6 +52,7 @@ machine() {
 }
 
 "$root/ring3" --version >/dev/null
+awk '$1 > 1.5 { print "guest: other work on this machine (load " $1 "): the figures are rough" >"/dev/stderr" }' /proc/loadavg
 "$program" "$rounds" "$@" >"$work/native" || { grep -v '^program' "$work/native" >&2; exit 1; }
 machine ring3 "$root/ring3" boot --engine "$engine" --cpus 2 --memory 512M --kernel "$kernel" --initrd "$work/initrd.gz" --append "$append"
 runs=("$work/native" "$work/ring3")
