@@ -186,6 +186,10 @@ public unsafe struct CpuState
     internal ulong CodeBase;
     /// <summary>Host address of the routine that calls back, and of the managed code that it calls.</summary>
     internal nint SlowRoutine, SlowCallback;
+    /// <summary>Host address of <see cref="FlagRoutines.Load"/>.</summary>
+    internal nint FlagRoutine;
+    /// <summary>A value between two accesses of one instruction.</summary>
+    internal ulong Between;
     /// <summary>See <see cref="Cpu.Units"/>. 0 outside translated code and its callbacks.</summary>
     internal byte Units;
     /// <summary>Effective address of an x87 instruction that is under way.</summary>

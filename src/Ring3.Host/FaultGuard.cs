@@ -9,7 +9,8 @@ public enum ThunkKind
     /// <summary>A leaf without a stack frame, called from managed code directly or through the trampoline: it is left, and its caller meets a null reference.</summary>
     Leaf = 1,
     /// <summary>
-    /// Code in which every guest access is directly behind <c>jne rel32; add rax, [rsi+rcx+disp8]</c>: it continues at the target of that jump.
+    /// Code in which every guest access is directly behind <c>jne rel32; add rax, [rsi+rcx+disp8]</c>: it continues at the target of that jump; or directly behind
+    /// <c>nop [rax+rax+disp32]</c>: it continues that far from the access.
     /// </summary>
     Run = 2,
 }

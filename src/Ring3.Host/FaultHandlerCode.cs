@@ -19,6 +19,8 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     private const int FxBytes = 512, FxControl = 0, FxTags = 4, FxMxcsr = 24, InitialControl = 0x37f, InitialMxcsr = 0x1f80;
     /// <summary>The instructions in front of a run's access: JNE rel32 (0F 85), then ADD RAX, [RSI+RCX+disp8], five bytes.</summary>
     private const int AddBytes = 5, JumpBytes = 6, JumpOpcode = 0x850f;
+    /// <summary>Or a NOP, 0F 1F 84 00 disp32, whose displacement leads to the exit.</summary>
+    private const int NopBytes = 8, NopOpcode = 0x00841f0f;
 
     private readonly FaultControl* _control = control;
     private readonly FaultRoutine* _routine = control->Routines;
@@ -93,7 +95,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     /// <summary>RAX = RIP of the fault. In a registered routine it goes on at the fix-up; in emitted code R10 becomes 1 for a leaf. No routine ends the table with a begin of 0.</summary>
     private void FixUpRoutine(Assembler a)
     {
-        Label next = a.CreateLabel(), skip = a.CreateLabel(), resume = a.CreateLabel();
+        Label next = a.CreateLabel(), skip = a.CreateLabel(), resume = a.CreateLabel(), jump = a.CreateLabel();
         a.mov(rax, __[rdx + RegRip]);
         a.mov(r9, Control(&_control->Routines));
         a.Label(ref next);
@@ -109,7 +111,13 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
         a.ja(resume);
         a.mov(r10d, 1);
         a.jb(_guest);
-        // A run: the jump to this instruction's exit is in front of it.
+        // A run: the jump to this instruction's exit is in front of it, or a NOP that names it. The ADD of the former cannot be taken for the end of the latter's opcode.
+        a.cmp(__dword_ptr[rax - NopBytes], NopOpcode);
+        a.jne(jump);
+        a.movsxd(r8, __dword_ptr[rax - 4]);
+        a.add(r8, rax);
+        a.jmp(resume);
+        a.Label(ref jump);
         a.cmp(__word_ptr[rax - AddBytes - JumpBytes], JumpOpcode);
         a.jne(_chain);
         a.movsxd(r8, __dword_ptr[rax - AddBytes - 4]);

@@ -51,6 +51,16 @@ internal abstract class HostAssembler
         return Displacement();
     }
 
+    /// <summary>A NOP with a displacement to be bound, which leads from its end.</summary>
+    public int Nop()
+    {
+        _sink.WriteByte(0x0f);
+        _sink.WriteByte(0x1f);
+        _sink.WriteByte(0x84);
+        _sink.WriteByte(0);
+        return Displacement();
+    }
+
     private int Displacement()
     {
         for (int i = 0; i < 4; i++)

@@ -9,6 +9,10 @@ internal enum Lowering : byte
     Plain,
     /// <summary>The same, of the vector units.</summary>
     Vector,
+    /// <summary>DIV and IDIV; BT and its kin with a bit index in a register and a string in memory; PUSH of memory.</summary>
+    Divide, BitString, PushMemory,
+    /// <summary>Written out: flags, interrupts, the time-stamp counter, segments.</summary>
+    System,
     Push, Pop, Leave, Call, CallIndirect, Return, Jump, JumpIndirect, Branch,
     /// <summary>Nothing to do.</summary>
     Nothing,

@@ -17,6 +17,7 @@ internal static class InstructionRules
         Mnemonic.Tzcnt, Mnemonic.Lzcnt, Mnemonic.Popcnt, Mnemonic.Andn, Mnemonic.Bextr, Mnemonic.Blsi, Mnemonic.Blsr, Mnemonic.Blsmsk, Mnemonic.Bzhi,
         Mnemonic.Pdep, Mnemonic.Pext, Mnemonic.Mulx, Mnemonic.Shlx, Mnemonic.Shrx, Mnemonic.Sarx, Mnemonic.Rorx, Mnemonic.Xadd, Mnemonic.Xchg,
         Mnemonic.Cmpxchg, Mnemonic.Movbe, Mnemonic.Clc, Mnemonic.Stc, Mnemonic.Cmc, Mnemonic.Shld, Mnemonic.Shrd,
+        Mnemonic.Lahf, Mnemonic.Sahf, Mnemonic.Cmpxchg8b, Mnemonic.Cmpxchg16b,
     ];
 
     private static readonly HashSet<Mnemonic> s_moves = Named("Cmov"), s_sets = Named("Set");
@@ -56,23 +57,30 @@ internal static class InstructionRules
             default:
                 return Lowering.HandlerEnds;
         }
+        if (IsSystem(i))
+            return Lowering.System;
         if (endsBlock)
             return Lowering.HandlerEnds;
         if (VectorRules.CanEmit(i))
             return Lowering.Vector;
         switch (i.Mnemonic)
         {
-            case Mnemonic.Nop or Mnemonic.Endbr64 or Mnemonic.Endbr32:
-                return Lowering.Nothing;
+            case Mnemonic.Nop or Mnemonic.Endbr64 or Mnemonic.Endbr32 or Mnemonic.Lfence or Mnemonic.Sfence or Mnemonic.Prefetch or Mnemonic.Prefetchw
+                or Mnemonic.Prefetchnta or Mnemonic.Prefetcht0 or Mnemonic.Prefetcht1 or Mnemonic.Prefetcht2 or Mnemonic.Prefetchwt1:
+                return i.HasLockPrefix ? Lowering.Handler : Lowering.Nothing;
+            case Mnemonic.Div or Mnemonic.Idiv:
+                return i.Code is Code.Div_rm8 or Code.Idiv_rm8 || i.HasLockPrefix || i.HasRepPrefix || i.HasRepnePrefix ? Lowering.Handler : Lowering.Divide;
             case Mnemonic.Push:
-                return i.Code is Code.Push_r64 or Code.Pushq_imm8 or Code.Pushq_imm32 ? Lowering.Push : Lowering.Handler;
+                return memory ? i.Code == Code.Push_rm64 ? Lowering.PushMemory : Lowering.Handler : i.Code is Code.Push_r64 or Code.Pushq_imm8 or Code.Pushq_imm32 ? Lowering.Push : Lowering.Handler;
             case Mnemonic.Pop:
                 return i.Code == Code.Pop_r64 ? Lowering.Pop : Lowering.Handler;
             case Mnemonic.Leave:
                 return i.Code == Code.Leaveq ? Lowering.Leave : Lowering.Handler;
         }
         bool known = s_plain.Contains(i.Mnemonic) || s_moves.Contains(i.Mnemonic) || s_sets.Contains(i.Mnemonic);
-        return known && IsDefined(i) && IsEncodable(i, memory) ? Lowering.Plain : Lowering.Handler;
+        if (!known || !IsDefined(i) || !IsEncodable(i, memory))
+            return Lowering.Handler;
+        return memory && IsBitString(i) ? Lowering.BitString : Lowering.Plain;
     }
 
     private static bool IsEncodable(in Instruction i, bool memory)
@@ -109,19 +117,16 @@ internal static class InstructionRules
         if (i.Code is Code.Mov_AL_moffs8 or Code.Mov_AX_moffs16 or Code.Mov_EAX_moffs32 or Code.Mov_RAX_moffs64
             or Code.Mov_moffs8_AL or Code.Mov_moffs16_AX or Code.Mov_moffs32_EAX or Code.Mov_moffs64_RAX)
             return false;
-        // A bit offset in a register reaches beyond the operand.
-        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == Iced.Intel.OpKind.Register)
-            return false;
-        // Flags must be restored between the check of the access and the access: for loads the value is taken first, others are rare.
-        if (ReadsStatus(i) && !LoadsForFlagReader(i))
-            return false;
         return true;
     }
 
-    /// <summary>CMOV, ADC and SBB from memory: the value is loaded, and the register form follows.</summary>
-    public static bool LoadsForFlagReader(in Instruction i) =>
-        i.Op1Kind == Iced.Intel.OpKind.Memory && i.Op0Kind == Iced.Intel.OpKind.Register && i.MemorySize.GetSize() >= 2
-        && (i.Mnemonic is Mnemonic.Adc or Mnemonic.Sbb || s_moves.Contains(i.Mnemonic));
+    /// <summary>BT and its kin: a bit offset in a register reaches beyond the operand.</summary>
+    private static bool IsBitString(in Instruction i) =>
+        i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == Iced.Intel.OpKind.Register;
+
+    private static bool IsSystem(in Instruction i) => i.Code is Code.Pushfq or Code.Popfq or Code.Cli or Code.Sti or Code.Cld or Code.Std or Code.Swapgs
+        or Code.Rdtsc or Code.Rdtscp or Code.Mfence
+        || i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && !HasMemory(i);
 
     public static bool HasMemory(in Instruction i)
     {

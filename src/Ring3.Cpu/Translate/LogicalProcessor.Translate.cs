@@ -25,6 +25,7 @@ public sealed unsafe partial class LogicalProcessor
         State->Self = GCHandle.ToIntPtr(GCHandle.Alloc(this, GCHandleType.Weak));
         State->SlowCallback = (nint)(delegate* unmanaged<CpuState*, Site*, byte*, nint>)&Slow;
         State->SlowRoutine = RegionRoutines.Slow;
+        State->FlagRoutine = FlagRoutines.Load;
         State->HostMxcsr = MxcsrUnit.Default;
     }
 
@@ -109,7 +110,8 @@ public sealed unsafe partial class LogicalProcessor
             case SiteKind.Miss:
                 ulong linear = s->Form switch
                 {
-                    AccessForm.Operand => OperandLinear(c, s),
+                    AccessForm.Operand => OperandLinear(c, s, 0),
+                    AccessForm.BitString => OperandLinear(c, s, BitStringOffset(c, s)),
                     AccessForm.Push => c->Gpr[4] - s->Size,
                     AccessForm.Pop => c->Gpr[4],
                     _ => c->Gpr[5],
@@ -122,6 +124,7 @@ public sealed unsafe partial class LogicalProcessor
                 if (s->Region->Stale == 0)
                     return s->Resume;
                 SyncFlags(c, s);
+                c->InterruptShadow = 0;
                 c->InstructionsRetired -= s->Uncount;
                 if (s->PageOffset != RegionBuilder.AtRip)
                     c->Rip = c->CodeBase + (ulong)s->PageOffset;
@@ -143,9 +146,6 @@ public sealed unsafe partial class LogicalProcessor
                 return LinkTo(c, s);
             case SiteKind.Jump:
                 return JumpTo(c, s);
-            case SiteKind.Flags:
-                PackFlags(c, s);
-                return s->Resume;
             case SiteKind.Units:
                 return MakeLive(c, (Units)s->Size) ? s->Resume : LeaveBefore(c, s);
             default:
@@ -280,11 +280,18 @@ public sealed unsafe partial class LogicalProcessor
         return code;
     }
 
-    private ulong OperandLinear(CpuState* c, Site* s)
+    private static ulong BitStringOffset(CpuState* c, Site* s)
+    {
+        ulong index = *(ulong*)((byte*)c + s->Op->Reg1);
+        long bits = s->Size switch { 2 => (short)index, 4 => (int)index, _ => (long)index };
+        return (ulong)((bits >> 3) & -s->Size);
+    }
+
+    private ulong OperandLinear(CpuState* c, Site* s, ulong beyond)
     {
         c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
         Op* op = s->Op;
-        ulong offset = EffectiveAddress(c, op) & AddressMask(op->AddressSize);
+        ulong offset = (EffectiveAddress(c, op) + beyond) & AddressMask(op->AddressSize);
         return op->Seg >= SegmentIndex.FS ? offset + CpuState.SegmentAt(c, op->Seg)->Base : offset;
     }
 
@@ -333,12 +340,5 @@ public sealed unsafe partial class LogicalProcessor
             return;
         Flags.SetStatus(c, StatusAt(c, s));
         c->CcKind = (uint)FlagKind.Words;
-    }
-
-    private static void PackFlags(CpuState* c, Site* s)
-    {
-        ulong status = StatusAt(c, s);
-        c->CcA = (status & 0xff) << 8 | status >> 11 & 1;
-        c->CcKind = (uint)FlagKind.Packed;
     }
 }

@@ -6,7 +6,7 @@ namespace Ring3.Cpu;
 // SAFETY: reads the heads' addresses; writes only to the assembler.
 internal sealed unsafe partial class RegionBuilder
 {
-    private const byte Below = 2, NotBelow = 3, NotEqual = 5, Above = 7, Equal = 4;
+    private const byte Below = 2, NotBelow = 3, NotEqual = 5, NotAbove = 6, Above = 7, Equal = 4;
 
     private void EmitTrace(Trace t)
     {
@@ -144,6 +144,15 @@ internal sealed unsafe partial class RegionBuilder
     {
         GuestInstruction g = t.Instructions[i];
         _marks.Add((_a.Position, g.Code));
+        bool inShadow = _inShadow;
+        _inShadow = false;
+        EmitLowered(t, i, g);
+        if (inShadow)
+            Shadow(0);
+    }
+
+    private void EmitLowered(Trace t, int i, in GuestInstruction g)
+    {
         switch (g.Lowering)
         {
             case Lowering.Nothing:
@@ -181,6 +190,18 @@ internal sealed unsafe partial class RegionBuilder
             case Lowering.Branch:
                 EmitBranch(t, i, g);
                 break;
+            case Lowering.Divide:
+                EmitDivide(t, i, g);
+                break;
+            case Lowering.BitString:
+                EmitBitString(t, i, g);
+                break;
+            case Lowering.PushMemory:
+                EmitPushMemory(t, i, g);
+                break;
+            case Lowering.System:
+                EmitSystem(t, i, g);
+                break;
             default:
                 EmitHandler(t, i);
                 break;
@@ -189,7 +210,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private void EmitBranch(Trace t, int i, in GuestInstruction g)
     {
-        NeedHostFlags(HostRegisters.Spare, i, t);
+        NeedHostFlags(HostRegisters.Spare);
         byte condition = (byte)(g.Code.ConditionCode - ConditionCode.o);
         int skip = _a.Jump((byte)(condition ^ 1));
         (bool host, Recipe flags) = (_hostFlags, _flags);

@@ -36,7 +36,7 @@ internal sealed unsafe partial class RegionBuilder
             for (int i = 0; i < t.Instructions.Count; i++)
             {
                 GuestInstruction g = t.Instructions[i];
-                if (!g.WritesFlags || g.Lowering is not (Lowering.Plain or Lowering.Vector))
+                if (!g.WritesFlags || g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Divide or Lowering.BitString))
                     continue;
                 g.Plan = !MustSurvive(t, i) ? FlagPlan.None : HasRecipe(g, out Recipe r) && Lasts(t, i, r) ? FlagPlan.Recipe : FlagPlan.Packed;
                 t.Instructions[i] = g;
@@ -206,18 +206,14 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>Brings the guest's flags into the host's. Uses one scratch register.</summary>
-    private void NeedHostFlags(Register scratch, int instruction, Trace t)
+    private void NeedHostFlags(Register scratch)
     {
         if (_hostFlags)
             return;
         switch (_flags.Kind)
         {
             case FlagKind.Words:
-                int site = AddSite(SiteAt(SiteKind.Flags, t, instruction));
-                CallSite(site);
-                _resumes.Add((site, _a.Position));
-                _flags = s_packed;
-                Unpack(scratch);
+                _a.Add(Instruction.Create(Code.Call_rm64, RegionAssembler.State(StateLayout.FlagRoutine)));
                 break;
             case FlagKind.Packed:
                 Unpack(scratch);

@@ -14,7 +14,7 @@ internal sealed unsafe partial class RegionBuilder
     private const int TagReadOffset = 0, TagWriteOffset = 8, AddendOffset = 16, CodeBitsOffset = 24, EntryShift = 5;
 
     /// <summary>Effective address of the memory operand, with its segment's base, into a register. Flags are lost when a segment has a base.</summary>
-    private void EmitAddress(in Instruction i, Register to, bool segment)
+    private void EmitAddress(in Instruction i, Register to, bool segment, Register bitIndex = Register.None)
     {
         bool bare = i.MemoryBase == Register.None && i.MemoryIndex == Register.None;
         bool narrow = i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 || bare && i.MemoryDisplSize == 4;
@@ -37,21 +37,38 @@ internal sealed unsafe partial class RegionBuilder
                 _a.Add(Instruction.Create(Code.Lea_r64_m, to, new MemoryOperand(b, x, scale, displacement, size)));
             }
         }
+        if (bitIndex != Register.None)
+            EmitBitOffset(to, bitIndex);
         if (narrow)
             _a.Add(Instruction.Create(Code.Mov_r32_rm32, HostRegisters.Sized(to, 4), HostRegisters.Sized(to, 4)));
         if (segment && i.MemorySegment is Register.FS or Register.GS && segment)
             _a.Add(Instruction.Create(Code.Add_r64_rm64, to, RegionAssembler.State(i.MemorySegment == Register.FS ? StateLayout.FsBase : StateLayout.GsBase)));
     }
 
-    private Register AddressPart(Register r, Register scratch)
+    /// <summary>Adds the bytes of the whole operands in front of a bit, whose register has the operand's size. Flags are lost.</summary>
+    private void EmitBitOffset(Register to, Register bitIndex)
+    {
+        Register index = HostRegisters.Entry, from = AddressPart(bitIndex, index);
+        int size = bitIndex.GetSize();
+        Code extend = size switch { 2 => Code.Movsx_r64_rm16, 4 => Code.Movsxd_r64_rm32, _ => Code.Mov_r64_rm64 };
+        _a.Add(Instruction.Create(extend, index, HostRegisters.Sized(from, size)));
+        _a.Add(Instruction.Create(Code.Sar_rm64_imm8, index, 3 + int.Log2(size)));
+        _a.Add(Instruction.Create(Code.Lea_r64_m, to, new MemoryOperand(to, index, size)));
+    }
+
+    /// <summary>The register that holds a guest register: its home, or the scratch register (always, with <paramref name="copy"/>).</summary>
+    private Register AddressPart(Register r, Register scratch, bool copy = false)
     {
         if (r == Register.None)
             return r;
         int guest = r.GetFullRegister() - Register.RAX;
         Register home = HostRegisters.HomeOf(guest);
-        if (home != Register.None)
+        if (home == Register.None)
+            _a.Load(scratch, StateLayout.Gpr(guest));
+        else if (copy)
+            _a.Move(scratch, home);
+        else
             return home;
-        _a.Load(scratch, StateLayout.Gpr(guest));
         return scratch;
     }
 

@@ -15,10 +15,10 @@ internal sealed unsafe partial class RegionBuilder
         Instruction code = g.Code;
         bool memory = InstructionRules.HasMemory(code);
         bool store = g.SiteAfter, needsFlags = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
-        // Flags cannot be restored between the check of an access and the access: the operand is loaded before them.
-        bool loadFirst = memory && needsFlags;
+        // The check of an access costs the flags: an operand that is only read is loaded before they are brought back.
+        bool loadFirst = memory && needsFlags && !store;
         _passing.Clear();
-        if (loadFirst && (store || !CanLoadFirst(code)) || !Assign(ref code, memory, store, loadFirst))
+        if (!Assign(ref code, memory, store, loadFirst))
         {
             EmitHandler(t, i);
             return;
@@ -26,7 +26,7 @@ internal sealed unsafe partial class RegionBuilder
         if (!memory)
         {
             if (needsFlags)
-                NeedHostFlags(HostRegisters.Address, i, t);
+                NeedHostFlags(HostRegisters.Address);
             if (code.Mnemonic == Mnemonic.Lea)
             {
                 EmitLea(g.Code, code.Op0Register);
@@ -39,7 +39,7 @@ internal sealed unsafe partial class RegionBuilder
         }
         else
         {
-            EmitAccess(t, i, ref code, store, loadFirst);
+            EmitAccess(t, i, ref code, store, needsFlags);
         }
         StorePassing();
         if (g.WritesFlags)
@@ -50,24 +50,30 @@ internal sealed unsafe partial class RegionBuilder
             _hostFlags = false;
     }
 
-    /// <summary>A load with flags to restore behind it: the operand becomes a register.</summary>
-    private static bool CanLoadFirst(in Instruction i) => i.OpCount >= 2 && i.GetOpKind(0) == Iced.Intel.OpKind.Register && i.MemorySize.GetSize() >= 2;
-
-    private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool loadFirst)
+    private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool needsFlags)
     {
         int size = code.MemorySize.GetSize();
         int site = MissSite(t, i, AccessForm.Operand, size, store);
         EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
-        if (code.HasLockPrefix || code.Mnemonic == Mnemonic.Xchg)
+        if (code.HasLockPrefix || code.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b)
             EmitSplitCheck(t, i, size);
-        if (loadFirst)
+        if (needsFlags && store)
+        {
+            EmitCheck(size, store, site, null, code.Mnemonic == Mnemonic.Cmpxchg16b);
+            _hostFlags = false;
+            NeedHostFlags(HostRegisters.Spare);
+            LoadPassing();
+            FaultsTo(site);
+            _a.Add(code);
+            return;
+        }
+        if (needsFlags)
         {
             EmitCheck(size, store, site);
-            Code load = size switch { 2 => Code.Movzx_r32_rm16, 4 => Code.Mov_r32_rm32, _ => Code.Mov_r64_rm64 };
+            EmitLoad(size);
             Register full = HostRegisters.Spare;
-            _a.Add(Instruction.Create(load, HostRegisters.Sized(full, size == 8 ? 8 : 4), new MemoryOperand(HostRegisters.Address)));
             _hostFlags = false;
-            NeedHostFlags(HostRegisters.Address, i, t);
+            NeedHostFlags(HostRegisters.Address);
             LoadPassing();
             for (int n = 0; n < code.OpCount; n++)
             {
@@ -80,9 +86,19 @@ internal sealed unsafe partial class RegionBuilder
             _a.Add(code);
             return;
         }
-        EmitCheck(size, store, site, LoadPassing);
+        EmitCheck(size, store, site, LoadPassing, code.Mnemonic == Mnemonic.Cmpxchg16b);
         _a.Add(code);
     }
+
+    /// <summary>The checked operand into the spare register. Changes no flag.</summary>
+    private void EmitLoad(int size)
+    {
+        Code load = size switch { 1 => Code.Movzx_r32_rm8, 2 => Code.Movzx_r32_rm16, 4 => Code.Mov_r32_rm32, _ => Code.Mov_r64_rm64 };
+        _a.Add(Instruction.Create(load, HostRegisters.Sized(HostRegisters.Spare, size == 8 ? 8 : 4), new MemoryOperand(HostRegisters.Address)));
+    }
+
+    /// <summary>The next instruction accesses memory that was checked some instructions ago: a fault continues at the site's stub (<see cref="Ring3.Host.ThunkKind.Run"/>).</summary>
+    private void FaultsTo(int site) => _stubs.Add((_a.Nop(), site));
 
     /// <summary>Locked accesses that cross a cache line are the interpreter's.</summary>
     private void EmitSplitCheck(Trace t, int i, int size)

@@ -48,7 +48,7 @@ internal sealed unsafe partial class RegionBuilder
         if (!memory)
         {
             if (g.ReadsFlags)
-                NeedHostFlags(HostRegisters.Address, i, t);
+                NeedHostFlags(HostRegisters.Address);
             LoadPassing();
         }
         else

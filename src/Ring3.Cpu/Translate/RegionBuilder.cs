@@ -42,6 +42,8 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         _regionReferences.Clear();
         _resumes.Clear();
         _stubs.Clear();
+        _handlerStubs.Clear();
+        _inShadow = false;
         _marks.Clear();
         _external = externalWriters;
         _page = Block.PageOf(seed->Host);
@@ -62,6 +64,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             foreach (Trace t in _traces)
                 EmitEntry(t);
             EmitStubs();
+            EmitHandlerStubs();
         }
         catch (EncoderException e)
         {
@@ -193,11 +196,16 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
                 g.SiteBefore = memory;
                 g.SiteAfter = memory && Stores(g.Code);
                 break;
-            case Lowering.Push:
+            case Lowering.Push or Lowering.PushMemory:
                 g.SiteBefore = g.SiteAfter = true;
+                break;
+            case Lowering.BitString:
+                g.SiteBefore = true;
+                g.SiteAfter = Stores(g.Code);
                 break;
             default:
                 g.SiteBefore = true;
+                g.SiteAfter = g.Code.Code == Code.Pushfq;
                 break;
         }
         foreach (UsedRegister r in _info.GetInfo(g.Code).GetUsedRegisters())

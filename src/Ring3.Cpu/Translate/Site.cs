@@ -19,8 +19,6 @@ internal enum SiteKind : byte
     Link,
     /// <summary>A branch to CpuState.Rip that the translated jumps do not have.</summary>
     Jump,
-    /// <summary>Flags are wanted in packed form.</summary>
-    Flags,
     /// <summary>With external writers: the region's bytes are to be compared.</summary>
     Verify,
     /// <summary>A trace begins that needs units of the host (<see cref="Site.Size"/>: which) that do not hold the guest's state.</summary>
@@ -28,7 +26,7 @@ internal enum SiteKind : byte
 }
 
 /// <summary>What an access of a <see cref="SiteKind.Miss"/> is.</summary>
-internal enum AccessForm : byte { Operand, Push, Pop, Leave }
+internal enum AccessForm : byte { Operand, Push, Pop, Leave, BitString }
 
 /// <summary>A place of translated code that calls back. The code loads its address into <see cref="HostRegisters.Entry"/>.</summary>
 /// <remarks>SAFETY: lives in the region's arena as long as the code.</remarks>

@@ -4,9 +4,10 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: addresses of fields of a local, for their differences only.</remarks>
 internal static unsafe class StateLayout
 {
-    public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB;
+    public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, FlagsZero, FlagsSign, FlagsCarry;
     public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey, Units, Mxcsr, HostMxcsr, Ymm;
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
+    public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase, TscMultiplier, TscOffset, TscAux, Selectors;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
@@ -24,6 +25,21 @@ internal static unsafe class StateLayout
         CcA = (int)((byte*)&c.CcA - s);
         CcB = (int)((byte*)&c.CcB - s);
         CodeBase = (int)((byte*)&c.CodeBase - s);
+        FlagsZero = (int)((byte*)&c.FlagsZero - s);
+        FlagsSign = (int)((byte*)&c.FlagsSign - s);
+        FlagsCarry = (int)((byte*)&c.FlagsCarry - s);
+        FlagRoutine = (int)((byte*)&c.FlagRoutine - s);
+        Between = (int)((byte*)&c.Between - s);
+        Rflags = (int)((byte*)&c.Rflags - s);
+        Cpl = (int)((byte*)&c.Cpl - s);
+        Cr4 = (int)((byte*)&c.Cr4 - s);
+        InterruptShadow = (int)((byte*)&c.InterruptShadow - s);
+        RequestInterruptWindow = (int)((byte*)&c.RequestInterruptWindow - s);
+        KernelGsBase = (int)((byte*)&c.KernelGsBase - s);
+        TscMultiplier = (int)((byte*)&c.TscMultiplier - s);
+        TscOffset = (int)((byte*)&c.TscOffset - s);
+        TscAux = (int)((byte*)&c.TscAux - s);
+        Selectors = (int)((byte*)&c.Es.Selector - s);
         SlowRoutine = (int)((byte*)&c.SlowRoutine - s);
         SlowCallback = (int)((byte*)&c.SlowCallback - s);
         FsBase = (int)((byte*)&c.Fs.Base - s);
