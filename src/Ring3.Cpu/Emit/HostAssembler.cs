@@ -8,7 +8,7 @@ internal abstract class HostAssembler
 {
     private sealed class Sink : CodeWriter
     {
-        public byte[] Bytes = new byte[256];
+        public byte[] Bytes = new byte[1024];
         public int Count;
 
         public override void WriteByte(byte value)
@@ -31,7 +31,21 @@ internal abstract class HostAssembler
 
     public void Clear() => _sink.Count = 0;
 
-    public void Add(in Instruction instruction) => _encoder.Encode(instruction, (ulong)_sink.Count);
+    public void Add(in Instruction instruction)
+    {
+        Room();
+        int bytes = HostEncoder.Encode(instruction, _sink.Bytes.AsSpan(_sink.Count));
+        if (bytes == 0)
+            _encoder.Encode(instruction, (ulong)_sink.Count);
+        _sink.Count += bytes;
+    }
+
+    /// <summary>Makes room for an instruction.</summary>
+    private void Room()
+    {
+        if (_sink.Bytes.Length - _sink.Count < 2 * HostEncoder.MaxBytes)
+            Array.Resize(ref _sink.Bytes, 2 * _sink.Bytes.Length);
+    }
 
     public static MemoryOperand Memory(Register pointer, int displacement = 0)
         => displacement == 0 ? new MemoryOperand(pointer) : new MemoryOperand(pointer, displacement, displacement is >= -128 and < 128 ? 1 : 8);

@@ -184,6 +184,9 @@ public sealed unsafe partial class LogicalProcessor
         if (c->PendingNonCanonical != 0 && c->ExitPending == 0 && s->Op->Seg == SegmentIndex.SS)
             c->PendingVector = Arch.Vector.SS;
         c->PendingNonCanonical = 0;
+        // An exception ends the shadow of STI; behind an exit the instruction starts again.
+        if (c->ExitPending == 0)
+            c->InterruptShadow = 0;
         return Leave(LoopExit.Fault);
     }
 

@@ -81,6 +81,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitEdge(Trace t, long offset, int done)
     {
         int undone = t.Instructions.Count - done;
+        EndShadow();
         Trace? head = HeadAt(offset);
         if (head is not null && IsBackward(t, head))
         {
@@ -120,6 +121,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitJump(in Site site)
     {
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
+        EndShadow();
         _a.Store(StateLayout.Rip, Target);
         _a.Move(Index, Target);
         _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Index, 13));
@@ -145,10 +147,9 @@ internal sealed unsafe partial class RegionBuilder
         GuestInstruction g = t.Instructions[i];
         _marks.Add((_a.Position, g.Code));
         bool inShadow = _inShadow;
-        _inShadow = false;
         EmitLowered(t, i, g);
         if (inShadow)
-            Shadow(0);
+            EndShadow();
     }
 
     private void EmitLowered(Trace t, int i, in GuestInstruction g)

@@ -123,8 +123,8 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitSti(Trace t, int i)
     {
         int site = AddSite(SiteAt(SiteKind.Call, t, i));
-        bool goesOn = i + 1 < t.Instructions.Count
-            && t.Instructions[i + 1].Lowering is Lowering.Plain or Lowering.Vector or Lowering.Nothing or Lowering.Push or Lowering.Pop or Lowering.Leave;
+        bool goesOn = i + 1 < t.Instructions.Count && t.Instructions[i + 1].Lowering is Lowering.Plain or Lowering.Vector or Lowering.Nothing or Lowering.Push
+            or Lowering.Pop or Lowering.Leave or Lowering.Jump or Lowering.JumpIndirect or Lowering.Call or Lowering.CallIndirect or Lowering.Return;
         if (!goesOn)
         {
             CallSite(site);
@@ -138,6 +138,13 @@ internal sealed unsafe partial class RegionBuilder
         Shadow(1);
         _a.Bind(enabled);
         _inShadow = true;
+    }
+
+    private void EndShadow()
+    {
+        if (_inShadow)
+            Shadow(0);
+        _inShadow = false;
     }
 
     private void Shadow(uint value) => _a.Add(Instruction.Create(Code.Mov_rm8_imm8, RegionAssembler.State(StateLayout.InterruptShadow), value));

@@ -145,6 +145,9 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             }
             t.FallOffset = fall;
             Block* next = BlockAt(fall);
+            // Behind STI the interpreter executes one instruction singly.
+            if (next == null && last.Code.Code == Code.Sti)
+                next = BlockAt(fall, BlockMode.Single);
             if (next == null || next->HostNext != null || _heads.ContainsKey((nint)next))
                 return true;
             b = next;
@@ -152,7 +155,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     }
 
     /// <summary>The decoded block at an offset of the page, or null.</summary>
-    private Block* BlockAt(int offset) => (uint)offset < 4096 ? p.Machine.Find(_page + offset, BlockMode.Code64, null) : null;
+    private Block* BlockAt(int offset, uint flags = 0) => (uint)offset < 4096 ? p.Machine.Find(_page + offset, BlockMode.Code64 | flags, null) : null;
 
     private bool Decode(Trace t, Block* b)
     {
