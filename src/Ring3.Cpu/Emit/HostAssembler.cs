@@ -41,7 +41,7 @@ internal abstract class HostAssembler
     }
 
     /// <summary>Makes room for an instruction.</summary>
-    private void Room()
+    protected void Room()
     {
         if (_sink.Bytes.Length - _sink.Count < 2 * HostEncoder.MaxBytes)
             Array.Resize(ref _sink.Bytes, 2 * _sink.Bytes.Length);
@@ -50,35 +50,46 @@ internal abstract class HostAssembler
     public static MemoryOperand Memory(Register pointer, int displacement = 0)
         => displacement == 0 ? new MemoryOperand(pointer) : new MemoryOperand(pointer, displacement, displacement is >= -128 and < 128 ? 1 : 8);
 
+    /// <summary>One byte, in room that was made.</summary>
+    protected void Put(int value) => _sink.Bytes[_sink.Count++] = (byte)value;
+
+    protected void Put32(int value)
+    {
+        System.Buffers.Binary.BinaryPrimitives.WriteInt32LittleEndian(_sink.Bytes.AsSpan(_sink.Count), value);
+        _sink.Count += sizeof(int);
+    }
+
     /// <summary>Conditional jump (second opcode byte 0F 8x); returns the place to give to <see cref="Bind(int)"/>.</summary>
     public int Jump(byte condition)
     {
-        _sink.WriteByte(0x0f);
-        _sink.WriteByte((byte)(0x80 | condition));
+        Room();
+        Put(0x0f);
+        Put(0x80 | condition);
         return Displacement();
     }
 
     /// <summary>Unconditional jump, to be bound.</summary>
     public int Jump()
     {
-        _sink.WriteByte(0xe9);
+        Room();
+        Put(0xe9);
         return Displacement();
     }
 
     /// <summary>A NOP with a displacement to be bound, which leads from its end.</summary>
     public int Nop()
     {
-        _sink.WriteByte(0x0f);
-        _sink.WriteByte(0x1f);
-        _sink.WriteByte(0x84);
-        _sink.WriteByte(0);
+        Room();
+        Put(0x0f);
+        Put(0x1f);
+        Put(0x84);
+        Put(0);
         return Displacement();
     }
 
     private int Displacement()
     {
-        for (int i = 0; i < 4; i++)
-            _sink.WriteByte(0);
+        Put32(0);
         return _sink.Count;
     }
 

@@ -44,6 +44,8 @@ internal unsafe struct GuestInstruction
     public ushort Writes;
     /// <summary>Something can see the flags that hold after it.</summary>
     public bool FlagsNeeded;
+    /// <summary>The trace that a direct branch leads to, or null.</summary>
+    public Trace? Target;
 
     public readonly int Offset => (int)Code.IP;
     public readonly int Next => (int)Code.NextIP;
@@ -60,6 +62,10 @@ internal sealed unsafe class Trace(Block* head)
     public readonly List<GuestInstruction> Instructions = [];
     /// <summary>Page offset at which execution goes on behind the last instruction, or -1.</summary>
     public int FallOffset = -1;
+    /// <summary>The trace there, or null.</summary>
+    public Trace? Fall;
+    /// <summary>Place among the region's traces.</summary>
+    public int Index;
     /// <summary>Flags of before the trace can be seen in it.</summary>
     public bool NeedsFlags;
     /// <summary>What of the host's units its instructions need.</summary>

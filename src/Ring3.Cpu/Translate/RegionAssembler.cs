@@ -1,28 +1,196 @@
+using System.Diagnostics;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
 
-/// <summary>Host code of a region while it is made.</summary>
+/// <summary>Operations on a 64-bit register and another or memory: their opcodes in load direction.</summary>
+internal enum HostOperation : byte { Add = 0x03, Or = 0x0b, And = 0x23, Sub = 0x2b, Xor = 0x33, Compare = 0x3b, Move = 0x8b }
+
+/// <summary>Host code of a region while it is made. What it is mostly made of is encoded here; <see cref="HostAssembler.Add"/> does the rest.</summary>
 internal sealed class RegionAssembler : HostAssembler
 {
+    private const int WideRex = 0x48;
+
     /// <summary>Operand at <see cref="HostRegisters.Base"/> + displacement.</summary>
     public static MemoryOperand State(int displacement) => Memory(HostRegisters.Base, displacement);
 
-    public void Load(Register register, int displacement) => Add(Instruction.Create(Code.Mov_r64_rm64, register, State(displacement)));
+    private static int Number(Register r) => r - Register.RAX;
 
-    public void Store(int displacement, Register register) => Add(Instruction.Create(Code.Mov_rm64_r64, State(displacement), register));
+    public void Load(Register register, int displacement) => WithState(HostOperation.Move, register, displacement);
 
-    public void Move(Register to, Register from) => Add(Instruction.Create(Code.Mov_r64_rm64, to, from));
+    public void Store(int displacement, Register register) => OnState(0x89, register, displacement);
+
+    /// <summary>register = register OPERATION state.</summary>
+    public void WithState(HostOperation operation, Register register, int displacement) => OnState((byte)operation, register, displacement);
+
+    private void OnState(byte opcode, Register register, int displacement)
+    {
+        Room();
+        int r = Number(register);
+        Put(WideRex | r >> 3 << 2 | 1);
+        Put(opcode);
+        Displaced(r, Number(HostRegisters.Base), displacement);
+    }
+
+    /// <summary>register = register OPERATION field of the entry of level 1 that <see cref="HostRegisters.Entry"/> names. Five bytes unless the field is the first.</summary>
+    public void WithEntry(HostOperation operation, Register register, int field)
+    {
+        Room();
+        int r = Number(register), b = Number(HostRegisters.Base), x = Number(HostRegisters.Entry);
+        Put(WideRex | r >> 3 << 2 | x >> 3 << 1 | b >> 3);
+        Put((int)operation);
+        Put((field != 0 ? 0x44 : 4) | (r & 7) << 3);
+        Put((x & 7) << 3 | b & 7);
+        if (field != 0)
+            Put(field);
+    }
+
+    public void Move(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from);
+
+    public void OnRegisters(HostOperation operation, Register register, Register other) => OnRegisters((byte)operation, register, other);
+
+    private void OnRegisters(byte opcode, Register register, Register other)
+    {
+        Room();
+        int r = Number(register), m = Number(other);
+        Put(WideRex | r >> 3 << 2 | m >> 3);
+        Put(opcode);
+        Put(0xc0 | (r & 7) << 3 | m & 7);
+    }
+
+    /// <summary>register = [pointer].</summary>
+    public void LoadFrom(Register register, Register pointer) => OnPointer((byte)HostOperation.Move, register, pointer);
+
+    /// <summary>[pointer] = register.</summary>
+    public void StoreTo(Register pointer, Register register) => OnPointer(0x89, register, pointer);
+
+    private void OnPointer(byte opcode, Register register, Register pointer)
+    {
+        Room();
+        int r = Number(register), m = Number(pointer);
+        Debug.Assert((m & 7) is not (4 or 5));
+        Put(WideRex | r >> 3 << 2 | m >> 3);
+        Put(opcode);
+        Put((r & 7) << 3 | m & 7);
+    }
 
     public void Immediate(Register register, ulong value)
     {
-        if (value <= uint.MaxValue)
-            Add(Instruction.Create(Code.Mov_r32_imm32, HostRegisters.Sized(register, 4), (uint)value));
-        else
-            Add(Instruction.Create(Code.Mov_r64_imm64, register, value));
+        Room();
+        int r = Number(register);
+        if (value > uint.MaxValue)
+        {
+            Immediate64(register, value);
+            return;
+        }
+        if (r >= 8)
+            Put(0x41);
+        Put(0xb8 | r & 7);
+        Put32((int)value);
+    }
+
+    /// <summary>With all eight bytes, which are the last ones of the instruction.</summary>
+    public void Immediate64(Register register, ulong value)
+    {
+        Room();
+        int r = Number(register);
+        Put(WideRex | r >> 3);
+        Put(0xb8 | r & 7);
+        Put32((int)value);
+        Put32((int)(value >> 32));
     }
 
     /// <summary>to = from + displacement. Changes no flag.</summary>
-    public void Lea(Register to, Register from, long displacement) =>
-        Add(Instruction.Create(Code.Lea_r64_m, to, new MemoryOperand(from, displacement, 8)));
+    public void Lea(Register to, Register from, long displacement)
+    {
+        Room();
+        int r = Number(to), b = Number(from);
+        Put(WideRex | r >> 3 << 2 | b >> 3);
+        Put(0x8d);
+        Displaced(r, b, (int)displacement);
+    }
+
+    /// <summary>ModRM, SIB and displacement of [b + displacement].</summary>
+    private void Displaced(int r, int b, int displacement)
+    {
+        int mode = displacement == 0 && (b & 7) != 5 ? 0 : displacement == (sbyte)displacement ? 0x40 : 0x80;
+        Put(mode | (r & 7) << 3 | b & 7);
+        if ((b & 7) == 4)
+            Put(0x24);
+        if (mode == 0x40)
+            Put(displacement);
+        else if (mode == 0x80)
+            Put32(displacement);
+    }
+
+    /// <summary>to = from rotated. Changes no flag.</summary>
+    public void RotateRight(Register to, Register from, int count)
+    {
+        Room();
+        int r = Number(to), m = Number(from);
+        Put(0xc4);
+        Put((~r & 8) << 4 | 0x40 | (~m & 8) << 2 | 3);
+        Put(0xfb);
+        Put(0xf0);
+        Put(0xc0 | (r & 7) << 3 | m & 7);
+        Put(count);
+    }
+
+    /// <summary>The lower half of a register AND a mask; the upper half becomes 0.</summary>
+    public void And32(Register register, int mask)
+    {
+        Room();
+        int r = Number(register);
+        if (r >= 8)
+            Put(0x41);
+        Put(0x81);
+        Put(0xe0 | r & 7);
+        Put32(mask);
+    }
+
+    public void And64(Register register, int mask)
+    {
+        Room();
+        int r = Number(register);
+        Put(WideRex | r >> 3);
+        Put(0x81);
+        Put(0xe0 | r & 7);
+        Put32(mask);
+    }
+
+    /// <summary>CF = the bit of <paramref name="bits"/> that the low six bits of <paramref name="number"/> name.</summary>
+    public void TestBit(Register bits, Register number)
+    {
+        Room();
+        int r = Number(number), m = Number(bits);
+        Put(WideRex | r >> 3 << 2 | m >> 3);
+        Put(0x0f);
+        Put(0xa3);
+        Put(0xc0 | (r & 7) << 3 | m & 7);
+    }
+
+    /// <summary>Compares 32 or 64 bits of the state with 0; only the flags of equality count.</summary>
+    public void CompareStateWithZero(int displacement, bool wide)
+    {
+        Room();
+        int b = Number(HostRegisters.Base);
+        Put((wide ? WideRex : 0x40) | b >> 3);
+        Put(0x83);
+        Displaced(7, b, displacement);
+        Put(0);
+    }
+
+    /// <summary>Adds to 64 bits of the state.</summary>
+    public void AddToState(int displacement, int value)
+    {
+        Room();
+        int b = Number(HostRegisters.Base);
+        Put(WideRex | b >> 3);
+        Put(value == (sbyte)value ? 0x83 : 0x81);
+        Displaced(0, b, displacement);
+        if (value == (sbyte)value)
+            Put(value);
+        else
+            Put32(value);
+    }
 }

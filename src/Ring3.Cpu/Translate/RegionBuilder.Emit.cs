@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
@@ -17,11 +18,11 @@ internal sealed unsafe partial class RegionBuilder
         _flags = s_state;
         EmitUnits(t);
         int count = t.Instructions.Count;
-        _a.Add(Instruction.Create(Code.Add_rm64_imm32, RegionAssembler.State(StateLayout.Retired), count));
+        _a.AddToState(StateLayout.Retired, count);
         for (int i = 0; i < count; i++)
             EmitInstruction(t, i);
         if (t.FallOffset >= 0)
-            EmitEdge(t, t.FallOffset, count);
+            EmitEdge(t, t.FallOffset, t.Fall, count);
     }
 
     /// <summary>The checks before a trace that is entered from outside the region.</summary>
@@ -54,7 +55,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private void LoadRegion()
     {
-        _a.Add(Instruction.Create(Code.Mov_r64_imm64, HostRegisters.Entry, ulong.MaxValue));
+        _a.Immediate64(HostRegisters.Entry, 0);
         _regionReferences.Add(_a.Position - 8);
     }
 
@@ -66,10 +67,10 @@ internal sealed unsafe partial class RegionBuilder
     {
         _a.Add(Instruction.Create(Code.Cmp_rm32_imm8, new MemoryOperand(HostRegisters.Entry, s_staleOffset, 1), 0));
         _stubs.Add((_a.Jump(NotEqual), site));
-        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, RegionAssembler.State(StateLayout.ExitRequest), 0));
+        _a.CompareStateWithZero(StateLayout.ExitRequest, true);
         _stubs.Add((_a.Jump(NotEqual), site));
         _a.Load(HostRegisters.Spare, StateLayout.Retired);
-        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, HostRegisters.Spare, RegionAssembler.State(StateLayout.TimerLook)));
+        _a.WithState(HostOperation.Compare, HostRegisters.Spare, StateLayout.TimerLook);
         _stubs.Add((_a.Jump(NotBelow), site));
         _resumes.Add((site, _a.Position));
     }
@@ -78,11 +79,10 @@ internal sealed unsafe partial class RegionBuilder
     /// Goes to an offset of the page (which may lie outside it) when <paramref name="done"/> instructions of the trace have retired. Nothing is emitted
     /// behind it.
     /// </summary>
-    private void EmitEdge(Trace t, long offset, int done)
+    private void EmitEdge(Trace t, long offset, Trace? head, int done)
     {
         int undone = t.Instructions.Count - done;
         EndShadow();
-        Trace? head = HeadAt(offset);
         if (head is not null && IsBackward(t, head))
         {
             Site site = new() { Kind = SiteKind.Poll, PageOffset = (int)offset, Block = head.Head, Uncount = (ushort)undone };
@@ -93,7 +93,7 @@ internal sealed unsafe partial class RegionBuilder
         if (head is null || head.NeedsFlags)
             StoreFlags();
         if (undone != 0)
-            _a.Add(Instruction.Create(Code.Sub_rm64_imm32, RegionAssembler.State(StateLayout.Retired), undone));
+            _a.AddToState(StateLayout.Retired, -undone);
         if (head is not null)
         {
             int jump = _a.Jump();
@@ -123,19 +123,18 @@ internal sealed unsafe partial class RegionBuilder
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
         EndShadow();
         _a.Store(StateLayout.Rip, Target);
-        _a.Move(Index, Target);
-        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Index, 13));
-        _a.Add(Instruction.Create(Code.Xor_r64_rm64, Index, Target));
-        _a.Add(Instruction.Create(Code.And_rm32_imm32, HostRegisters.Sized(Index, 4), ProcessorMemory.JumpEntries - 1));
+        _a.RotateRight(Index, Target, 13);
+        _a.OnRegisters(HostOperation.Xor, Index, Target);
+        _a.And32(Index, ProcessorMemory.JumpEntries - 1);
         _a.Add(Instruction.Create(Code.Shl_rm32_imm8, HostRegisters.Sized(Index, 4), ProcessorMemory.JumpShift));
         int miss = AddSite(site);
         _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Target, JumpField(Index, 0)));
         _stubs.Add((_a.Jump(NotEqual), miss));
         _a.Load(Other, StateLayout.Context);
-        _a.Add(Instruction.Create(Code.Or_r64_rm64, Other, RegionAssembler.State(StateLayout.JumpKey)));
+        _a.WithState(HostOperation.Or, Other, StateLayout.JumpKey);
         _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Other, JumpField(Index, 8)));
         _stubs.Add((_a.Jump(NotEqual), miss));
-        _a.Add(Instruction.Create(Code.And_rm64_imm32, Target, -4096));
+        _a.And64(Target, -4096);
         _a.Store(StateLayout.CodeBase, Target);
         _a.Add(Instruction.Create(Code.Jmp_rm64, JumpField(Index, 16)));
     }
@@ -144,7 +143,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private void EmitInstruction(Trace t, int i)
     {
-        GuestInstruction g = t.Instructions[i];
+        ref readonly GuestInstruction g = ref CollectionsMarshal.AsSpan(t.Instructions)[i];
         _marks.Add((_a.Position, g.Code));
         bool inShadow = _inShadow;
         EmitLowered(t, i, g);
@@ -186,7 +185,7 @@ internal sealed unsafe partial class RegionBuilder
                 EmitJumpIndirect(t, i, g);
                 break;
             case Lowering.Jump:
-                EmitEdge(t, (long)g.Code.NearBranchTarget, i + 1);
+                EmitEdge(t, (long)g.Code.NearBranchTarget, g.Target, i + 1);
                 break;
             case Lowering.Branch:
                 EmitBranch(t, i, g);
@@ -215,7 +214,7 @@ internal sealed unsafe partial class RegionBuilder
         byte condition = (byte)(g.Code.ConditionCode - ConditionCode.o);
         int skip = _a.Jump((byte)(condition ^ 1));
         (bool host, Recipe flags) = (_hostFlags, _flags);
-        EmitEdge(t, (long)g.Code.NearBranchTarget, i + 1);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, g.Target, i + 1);
         _a.Bind(skip);
         (_hostFlags, _flags) = (host, flags);
     }
@@ -233,7 +232,7 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>A site at an instruction that has not retired.</summary>
     private Site SiteAt(SiteKind kind, Trace t, int i)
     {
-        GuestInstruction g = t.Instructions[i];
+        ref readonly GuestInstruction g = ref CollectionsMarshal.AsSpan(t.Instructions)[i];
         Site site = new() { Kind = kind, Block = g.Block, Op = g.Op, PageOffset = g.Offset, Uncount = (ushort)(t.Instructions.Count - i) };
         WithFlags(ref site);
         return site;

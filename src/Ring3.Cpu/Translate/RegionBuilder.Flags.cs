@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Iced.Intel;
 using Ring3.Arch;
 
@@ -33,33 +34,35 @@ internal sealed unsafe partial class RegionBuilder
             }
         }
         foreach (Trace t in _traces)
-            for (int i = 0; i < t.Instructions.Count; i++)
+        {
+            Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
+            for (int i = 0; i < all.Length; i++)
             {
-                GuestInstruction g = t.Instructions[i];
+                ref GuestInstruction g = ref all[i];
                 if (!g.WritesFlags || g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Divide or Lowering.BitString))
                     continue;
                 g.Plan = !MustSurvive(t, i) ? FlagPlan.None : HasRecipe(g, out Recipe r) && Lasts(t, i, r) ? FlagPlan.Recipe : FlagPlan.Packed;
-                t.Instructions[i] = g;
             }
+        }
     }
 
     private Trace? HeadAt(long offset) =>
         (ulong)offset < 4096 && BlockAt((int)offset) is var b && b != null && _heads.TryGetValue((nint)b, out Trace? t) ? t : null;
 
-    private bool NeedBackwards(Trace t)
+    private static bool NeedBackwards(Trace t)
     {
         bool need = FallNeeds(t);
-        for (int i = t.Instructions.Count - 1; i >= 0; i--)
+        Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
+        for (int i = all.Length - 1; i >= 0; i--)
         {
-            GuestInstruction g = t.Instructions[i];
+            ref GuestInstruction g = ref all[i];
             g.FlagsNeeded = need || g.SiteAfter;
             need = NeedBefore(t, g);
-            t.Instructions[i] = g;
         }
         return need;
     }
 
-    private bool NeedBefore(Trace t, in GuestInstruction g) => g.Lowering switch
+    private static bool NeedBefore(Trace t, in GuestInstruction g) => g.Lowering switch
     {
         Lowering.Jump => EdgeAtNeeds(t, g),
         _ when g.ReadsFlags || g.SiteBefore => true,
@@ -68,26 +71,26 @@ internal sealed unsafe partial class RegionBuilder
     };
 
     /// <summary>An edge that is taken at the instruction, and whether it polls on its way or needs the flags at its end.</summary>
-    private bool EdgeAtNeeds(Trace t, in GuestInstruction g)
+    private static bool EdgeAtNeeds(Trace t, in GuestInstruction g)
     {
         if (g.Lowering is not (Lowering.Branch or Lowering.Jump))
             return false;
-        Trace? head = HeadAt((long)g.Code.NearBranchTarget);
-        return head is null || head.NeedsFlags || IsBackward(t, head);
+        return g.Target is not { } head || head.NeedsFlags || IsBackward(t, head);
     }
 
-    private bool IsBackward(Trace from, Trace to) => _traces.IndexOf(to) <= _traces.IndexOf(from);
+    private static bool IsBackward(Trace from, Trace to) => to.Index <= from.Index;
 
-    private bool FallNeeds(Trace t) => t.FallOffset >= 0 && (HeadAt(t.FallOffset) is not { } head || head.NeedsFlags || IsBackward(t, head));
+    private static bool FallNeeds(Trace t) => t.FallOffset >= 0 && (t.Fall is not { } head || head.NeedsFlags || IsBackward(t, head));
 
     /// <summary>Whether the flags of the producer are wanted once the host's own no longer hold them.</summary>
-    private bool MustSurvive(Trace t, int i)
+    private static bool MustSurvive(Trace t, int i)
     {
-        if (t.Instructions[i].SiteAfter)
+        Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
+        if (all[i].SiteAfter)
             return true;
-        for (int j = i + 1; j < t.Instructions.Count; j++)
+        for (int j = i + 1; j < all.Length; j++)
         {
-            GuestInstruction g = t.Instructions[j];
+            ref GuestInstruction g = ref all[j];
             if (g.SiteBefore || EdgeAtNeeds(t, g))
                 return true;
             // Nothing between has touched the host's flags, so a reader has them.
@@ -98,13 +101,14 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>Whether the recipe's registers keep their values as long as the flags can be seen.</summary>
-    private bool Lasts(Trace t, int i, in Recipe r)
+    private static bool Lasts(Trace t, int i, in Recipe r)
     {
+        Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
         int used = (r.A == NoGuest ? 0 : 1 << r.A) | (r.B == NoGuest ? 0 : 1 << r.B);
         bool valid = true;
-        for (int j = i + 1; j < t.Instructions.Count; j++)
+        for (int j = i + 1; j < all.Length; j++)
         {
-            GuestInstruction g = t.Instructions[j];
+            ref GuestInstruction g = ref all[j];
             bool reads = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
             if ((g.SiteBefore || EdgeAtNeeds(t, g) || reads) && !valid)
                 return false;

@@ -18,8 +18,11 @@ internal sealed unsafe partial class RegionBuilder
         {
             Register home = HostRegisters.HomeOf(Guest(code.Op0Register));
             int guest = Guest(code.Op0Register);
-            EmitCheck(8, true, site, home != Register.None ? null : () => _a.Load(HostRegisters.Spare, StateLayout.Gpr(guest)));
-            _a.Add(Instruction.Create(Code.Mov_rm64_r64, new MemoryOperand(HostRegisters.Address), home != Register.None ? home : HostRegisters.Spare));
+            BeginCheck(8, true);
+            if (home == Register.None)
+                _a.Load(HostRegisters.Spare, StateLayout.Gpr(guest));
+            EndCheck(site);
+            _a.StoreTo(HostRegisters.Address, home != Register.None ? home : HostRegisters.Spare);
         }
         else
         {
@@ -38,7 +41,7 @@ internal sealed unsafe partial class RegionBuilder
         int guest = Guest(g.Code.Op0Register);
         Register home = HostRegisters.HomeOf(guest);
         Register to = guest == Rsp || home == Register.None ? HostRegisters.Spare : home;
-        _a.Add(Instruction.Create(Code.Mov_r64_rm64, to, new MemoryOperand(HostRegisters.Address)));
+        _a.LoadFrom(to, HostRegisters.Address);
         _a.Lea(Stack, Stack, 8);
         if (guest == Rsp)
             _a.Move(Stack, to);
@@ -52,7 +55,7 @@ internal sealed unsafe partial class RegionBuilder
         int site = MissSite(t, i, AccessForm.Leave, 8, false);
         _a.Move(HostRegisters.Address, Register.RBP);
         EmitCheck(8, false, site);
-        _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Spare, new MemoryOperand(HostRegisters.Address)));
+        _a.LoadFrom(HostRegisters.Spare, HostRegisters.Address);
         _a.Lea(Stack, Register.RBP, 8);
         _a.Move(Register.RBP, HostRegisters.Spare);
         _hostFlags = false;
@@ -61,7 +64,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCall(Trace t, int i, in GuestInstruction g)
     {
         PushNext(t, i, g.Next, (int)g.Code.NearBranchTarget);
-        EmitEdge(t, (long)g.Code.NearBranchTarget, i + 1);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, g.Target, i + 1);
     }
 
     /// <summary>The return address onto the stack. The flags are where sites can name them.</summary>
@@ -69,12 +72,11 @@ internal sealed unsafe partial class RegionBuilder
     {
         int site = MissSite(t, i, AccessForm.Push, 8, true);
         _a.Lea(HostRegisters.Address, Stack, -8);
-        EmitCheck(8, true, site, () =>
-        {
-            _a.Load(HostRegisters.Spare, StateLayout.CodeBase);
-            _a.Lea(HostRegisters.Spare, HostRegisters.Spare, next);
-        });
-        _a.Add(Instruction.Create(Code.Mov_rm64_r64, new MemoryOperand(HostRegisters.Address), HostRegisters.Spare));
+        BeginCheck(8, true);
+        _a.Load(HostRegisters.Spare, StateLayout.CodeBase);
+        _a.Lea(HostRegisters.Spare, HostRegisters.Spare, next);
+        EndCheck(site);
+        _a.StoreTo(HostRegisters.Address, HostRegisters.Spare);
         _a.Lea(Stack, Stack, -8);
         EmitCodeCheck(t, i, 8, target);
     }
@@ -95,7 +97,7 @@ internal sealed unsafe partial class RegionBuilder
             int site = MissSite(t, i, AccessForm.Operand, 8, false);
             EmitAddress(code, HostRegisters.Address, true);
             EmitCheck(8, false, site);
-            _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Address, new MemoryOperand(HostRegisters.Address)));
+            _a.LoadFrom(HostRegisters.Address, HostRegisters.Address);
             _hostFlags = false;
         }
         if (keep)
@@ -109,7 +111,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.Move(HostRegisters.Spare, HostRegisters.Address);
         _a.Add(Instruction.Create(Code.Shl_rm64_imm8, HostRegisters.Spare, 16));
         _a.Add(Instruction.Create(Code.Sar_rm64_imm8, HostRegisters.Spare, 16));
-        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, HostRegisters.Spare, HostRegisters.Address));
+        _a.OnRegisters(HostOperation.Compare, HostRegisters.Spare, HostRegisters.Address);
         _hostFlags = false;
         _stubs.Add((_a.Jump(NotEqual), AddSite(SiteAt(SiteKind.Leave, t, i))));
         PushNext(t, i, g.Next, AtRip);
@@ -131,7 +133,7 @@ internal sealed unsafe partial class RegionBuilder
         int site = MissSite(t, i, AccessForm.Pop, 8, false);
         _a.Move(HostRegisters.Address, Stack);
         EmitCheck(8, false, site);
-        _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Address, new MemoryOperand(HostRegisters.Address)));
+        _a.LoadFrom(HostRegisters.Address, HostRegisters.Address);
         _hostFlags = false;
         int bytes = 8 + (g.Code.Code == Code.Retnq_imm16 ? g.Code.Immediate16 : 0);
         _a.Lea(Stack, Stack, bytes);

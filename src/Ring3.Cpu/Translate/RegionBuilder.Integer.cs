@@ -153,8 +153,10 @@ internal sealed unsafe partial class RegionBuilder
         _a.Store(StateLayout.Between, HostRegisters.Spare);
         int site = MissSite(t, i, AccessForm.Push, 8, true);
         _a.Lea(HostRegisters.Address, Stack, -8);
-        EmitCheck(8, true, site, () => _a.Load(HostRegisters.Spare, StateLayout.Between));
-        _a.Add(Instruction.Create(Code.Mov_rm64_r64, new MemoryOperand(HostRegisters.Address), HostRegisters.Spare));
+        BeginCheck(8, true);
+        _a.Load(HostRegisters.Spare, StateLayout.Between);
+        EndCheck(site);
+        _a.StoreTo(HostRegisters.Address, HostRegisters.Spare);
         _a.Lea(Stack, Stack, -8);
         EmitCodeCheck(t, i, 8, g.Next);
     }

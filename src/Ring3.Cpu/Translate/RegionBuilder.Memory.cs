@@ -72,39 +72,41 @@ internal sealed unsafe partial class RegionBuilder
         return scratch;
     }
 
+    /// <summary>With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1 and makes it the host's. See <see cref="EndCheck"/>.</summary>
+    private void EmitCheck(int size, bool write, int site)
+    {
+        BeginCheck(size, write);
+        EndCheck(site);
+    }
+
     /// <summary>
-    /// With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1, loads <see cref="HostRegisters.Spare"/> by <paramref
-    /// name="preload"/>, and makes it the host's. With <paramref name="aligned"/>, addresses that are no multiple of the size do not pass.
-    /// The access must follow directly: a fault looks for the jump in front of it (<see cref="Ring3.Host.ThunkKind.Run"/>).
+    /// Compares the linear address in <see cref="HostRegisters.Address"/> with level 1. With <paramref name="aligned"/>, addresses that are no multiple of the size do
+    /// not pass. Until <see cref="EndCheck"/>, moves may load <see cref="HostRegisters.Spare"/>.
     /// </summary>
-    private void EmitCheck(int size, bool write, int site, Action? preload = null, bool aligned = false)
+    private void BeginCheck(int size, bool write, bool aligned = false)
     {
         const Register Address = HostRegisters.Address, Entry = HostRegisters.Entry, Tag = HostRegisters.Spare;
-        _a.Move(Entry, Address);
-        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Entry, 12 - EntryShift));
-        _a.Add(Instruction.Create(Code.And_rm32_imm32, HostRegisters.Sized(Entry, 4), (Tlb.Level1Entries - 1) << EntryShift));
+        _a.RotateRight(Entry, Address, 12 - EntryShift);
+        _a.And32(Entry, (Tlb.Level1Entries - 1) << EntryShift);
         if (size == 1 || aligned)
             _a.Move(Tag, Address);
         else
             _a.Lea(Tag, Address, size - 1);
-        if (aligned)
-        {
-            // The low bits of a misaligned address spoil the sum. See Tlb.LastContext.
-            _a.Add(Instruction.Create(Code.And_rm64_imm32, Tag, -4096 + size - 1));
-            _a.Add(Instruction.Create(Code.Add_r64_rm64, Tag, RegionAssembler.State(StateLayout.Context)));
-        }
-        else
-        {
-            _a.Add(Instruction.Create(Code.And_rm64_imm32, Tag, -4096));
-            _a.Add(Instruction.Create(Code.Or_r64_rm64, Tag, RegionAssembler.State(StateLayout.Context)));
-        }
-        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Tag, EntryField(write ? TagWriteOffset : TagReadOffset)));
-        preload?.Invoke();
-        _stubs.Add((_a.Jump(NotEqual), site));
-        _a.Add(Instruction.Create(Code.Add_r64_rm64, Address, EntryField(AddendOffset)));
+        // With the sum, the low bits of a misaligned address spoil it. See Tlb.LastContext.
+        _a.And64(Tag, aligned ? -4096 + size - 1 : -4096);
+        _a.WithState(aligned ? HostOperation.Add : HostOperation.Or, Tag, StateLayout.Context);
+        _a.WithEntry(HostOperation.Compare, Tag, write ? TagWriteOffset : TagReadOffset);
     }
 
-    private static MemoryOperand EntryField(int field) => new(HostRegisters.Base, HostRegisters.Entry, 1, field, 1);
+    /// <summary>
+    /// Leaves to the site on a miss, and makes the address the host's. The access must follow directly: a fault looks for the jump in front of it
+    /// (<see cref="Ring3.Host.ThunkKind.Run"/>).
+    /// </summary>
+    private void EndCheck(int site)
+    {
+        _stubs.Add((_a.Jump(NotEqual), site));
+        _a.WithEntry(HostOperation.Add, HostRegisters.Address, AddendOffset);
+    }
 
     /// <summary>A site before an access, which is repeated from here.</summary>
     private int MissSite(Trace t, int i, AccessForm form, int size, bool write)
@@ -121,11 +123,10 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCodeCheck(Trace t, int i, int size, int leaveFor)
     {
         const Register Address = HostRegisters.Address, Bits = HostRegisters.Entry, Granule = HostRegisters.Spare;
-        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Bits, EntryField(CodeBitsOffset)));
-        _a.Add(Instruction.Create(Code.Mov_r64_rm64, Bits, new MemoryOperand(Bits)));
-        _a.Move(Granule, Address);
-        _a.Add(Instruction.Create(Code.Shr_rm64_imm8, Granule, 6));
-        _a.Add(Instruction.Create(Code.Bt_rm64_r64, Bits, Granule));
+        _a.WithEntry(HostOperation.Move, Bits, CodeBitsOffset);
+        _a.LoadFrom(Bits, Bits);
+        _a.RotateRight(Granule, Address, 6);
+        _a.TestBit(Bits, Granule);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i);
         site.Size = (byte)size;

@@ -59,7 +59,8 @@ internal sealed unsafe partial class RegionBuilder
             EmitSplitCheck(t, i, size);
         if (needsFlags && store)
         {
-            EmitCheck(size, store, site, null, code.Mnemonic == Mnemonic.Cmpxchg16b);
+            BeginCheck(size, store, code.Mnemonic == Mnemonic.Cmpxchg16b);
+            EndCheck(site);
             _hostFlags = false;
             NeedHostFlags(HostRegisters.Spare);
             LoadPassing();
@@ -86,7 +87,9 @@ internal sealed unsafe partial class RegionBuilder
             _a.Add(code);
             return;
         }
-        EmitCheck(size, store, site, LoadPassing, code.Mnemonic == Mnemonic.Cmpxchg16b);
+        BeginCheck(size, store, code.Mnemonic == Mnemonic.Cmpxchg16b);
+        LoadPassing();
+        EndCheck(site);
         _a.Add(code);
     }
 
@@ -150,7 +153,7 @@ internal sealed unsafe partial class RegionBuilder
     /// </summary>
     private bool Assign(ref Instruction code, bool memory, bool store, bool loadFirst)
     {
-        InstructionInfo info = _info.GetInfo(code);
+        ref readonly CodeFacts facts = ref CodeFacts.Of(code, _info);
         // RMW and loads: the entry register is needed until the access.
         ReadOnlySpan<Register> scratch = (memory, store, loadFirst) switch
         {
@@ -172,10 +175,10 @@ internal sealed unsafe partial class RegionBuilder
             Register home = HostRegisters.HomeOf(guest);
             if (home == Register.None)
             {
-                OpAccess access = info.GetOpAccess(n);
-                bool writes = access is OpAccess.Write or OpAccess.ReadWrite or OpAccess.CondWrite or OpAccess.ReadCondWrite;
-                bool reads = access != OpAccess.Write || r.GetSize() < 4;
-                int known = _passing.FindIndex(p => p.Guest == guest);
+                bool writes = (facts.OperandWrites >> n & 1) != 0, reads = (facts.OperandReads >> n & 1) != 0 || r.GetSize() < 4;
+                int known = _passing.Count - 1;
+                while (known >= 0 && _passing[known].Guest != guest)
+                    known--;
                 if (known >= 0)
                 {
                     Passing p = _passing[known];

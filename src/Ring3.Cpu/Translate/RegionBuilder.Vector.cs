@@ -61,7 +61,9 @@ internal sealed unsafe partial class RegionBuilder
                 _a.Store(StateLayout.X87Operand, HostRegisters.Address);
             }
             EmitAddress(g.Code, HostRegisters.Address, true);
-            EmitCheck(size, store, site, LoadPassing, VectorRules.MustBeAligned(g.Code));
+            BeginCheck(size, store, VectorRules.MustBeAligned(g.Code));
+            LoadPassing();
+            EndCheck(site);
         }
         _a.Add(code);
         StorePassing();

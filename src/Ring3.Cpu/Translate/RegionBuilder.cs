@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Iced.Intel;
 using Ring3.Host;
 
@@ -93,7 +94,22 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
                 _traces.RemoveAt(i--);
             }
         }
+        Connect();
         return true;
+    }
+
+    /// <summary>Which traces branches and ends lead to.</summary>
+    private void Connect()
+    {
+        for (int i = 0; i < _traces.Count; i++)
+            _traces[i].Index = i;
+        foreach (Trace t in _traces)
+        {
+            t.Fall = HeadAt(t.FallOffset);
+            foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
+                if (g.Lowering is Lowering.Branch or Lowering.Jump or Lowering.Call)
+                    g.Target = HeadAt((long)g.Code.NearBranchTarget);
+        }
     }
 
     private void AddHead(Block* b)
@@ -186,6 +202,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     private void Describe(ref GuestInstruction g)
     {
+        ref readonly CodeFacts facts = ref CodeFacts.Of(g.Code, _info);
         g.Lowering = InstructionRules.Classify(g.Code, HandlerTable.EndsBlock(g.Code.Code));
         g.ReadsFlags = InstructionRules.ReadsStatus(g.Code);
         g.WritesFlags = InstructionRules.WritesStatus(g.Code);
@@ -197,31 +214,21 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
                 break;
             case Lowering.Plain or Lowering.Vector:
                 g.SiteBefore = memory;
-                g.SiteAfter = memory && Stores(g.Code);
+                g.SiteAfter = memory && facts.Stores(g.Code);
                 break;
             case Lowering.Push or Lowering.PushMemory:
                 g.SiteBefore = g.SiteAfter = true;
                 break;
             case Lowering.BitString:
                 g.SiteBefore = true;
-                g.SiteAfter = Stores(g.Code);
+                g.SiteAfter = facts.Stores(g.Code);
                 break;
             default:
                 g.SiteBefore = true;
                 g.SiteAfter = g.Code.Code == Code.Pushfq;
                 break;
         }
-        foreach (UsedRegister r in _info.GetInfo(g.Code).GetUsedRegisters())
-            if (r.Register.IsGPR() && r.Access is not (OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess))
-                g.Writes |= (ushort)(1 << r.Register.GetFullRegister() - Register.RAX);
-    }
-
-    private bool Stores(in Instruction i)
-    {
-        foreach (UsedMemory m in _info.GetInfo(i).GetUsedMemory())
-            if (m.Access is not (OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess))
-                return true;
-        return false;
+        g.Writes = facts.Writes(g.Code);
     }
 
     // ---- Sites ----
@@ -243,7 +250,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     private void LoadSite(int site)
     {
-        _a.Add(Instruction.Create(Code.Mov_r64_imm64, HostRegisters.Entry, ulong.MaxValue));
+        _a.Immediate64(HostRegisters.Entry, 0);
         _siteReferences.Add((_a.Position - 8, site));
     }
 
