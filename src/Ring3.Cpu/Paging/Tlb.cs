@@ -29,7 +29,7 @@ public unsafe struct TlbEntry
 /// <remarks>SAFETY: the arrays are unmanaged, this object's for its lifetime, and indexed with masks. Owner thread only.</remarks>
 internal sealed unsafe class Tlb
 {
-    public const int Level1Entries = 1024, FetchEntries = 256;
+    public const int Level1Entries = 8192, FetchEntries = 256;
     public const ulong Invalid = ulong.MaxValue;
 
     /// <summary>
@@ -315,14 +315,21 @@ internal sealed unsafe class Tlb
 
     private void FlushRange(ulong start, ulong size)
     {
-        for (int i = 0; i < Level1Entries + FetchEntries; i++)
+        // The pages of the range are neighbours in both arrays.
+        FlushRange(Level1, Level1Entries, Index(start), start, size);
+        FlushRange(Fetch, FetchEntries, FetchIndex(start), start, size);
+        Level2.FlushRange(start >> 12, size >> 12);
+        FetchGeneration++;
+    }
+
+    private static void FlushRange(TlbEntry* entries, int count, int first, ulong start, ulong size)
+    {
+        for (ulong left = Math.Min(size >> 12, (ulong)count); left != 0; left--, first++)
         {
-            TlbEntry* e = Level1 + i;
+            TlbEntry* e = entries + (first & (count - 1));
             if ((e->TagRead & ~0xfffUL) - start < size || (e->TagWrite & ~0xfffUL) - start < size)
                 e->TagRead = e->TagWrite = Invalid;
         }
-        Level2.FlushRange(start >> 12, size >> 12);
-        FetchGeneration++;
     }
 
     private static void DropEntry(TlbEntry* e, ulong page)

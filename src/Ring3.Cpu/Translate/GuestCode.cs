@@ -11,6 +11,8 @@ internal enum Lowering : byte
     Vector,
     /// <summary>DIV and IDIV; BT and its kin with a bit index in a register and a string in memory; PUSH of memory.</summary>
     Divide, BitString, PushMemory,
+    /// <summary>REP MOVS and REP STOS.</summary>
+    String,
     /// <summary>Written out: flags, interrupts, the time-stamp counter, segments.</summary>
     System,
     Push, Pop, Leave, Call, CallIndirect, Return, Jump, JumpIndirect, Branch,

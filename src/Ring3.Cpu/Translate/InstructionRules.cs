@@ -59,6 +59,8 @@ internal static class InstructionRules
         }
         if (IsSystem(i))
             return Lowering.System;
+        if (IsString(i))
+            return Lowering.String;
         if (endsBlock)
             return Lowering.HandlerEnds;
         if (VectorRules.CanEmit(i))
@@ -123,6 +125,16 @@ internal static class InstructionRules
     /// <summary>BT and its kin: a bit offset in a register reaches beyond the operand.</summary>
     private static bool IsBitString(in Instruction i) =>
         i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == Iced.Intel.OpKind.Register;
+
+    /// <summary>REP MOVS and REP STOS with 64-bit addresses in segments without a base.</summary>
+    private static bool IsString(in Instruction i)
+    {
+        if (!i.HasRepPrefix || i.HasRepnePrefix || i.Op0Kind != Iced.Intel.OpKind.MemoryESRDI)
+            return false;
+        return i.Mnemonic is Mnemonic.Stosb or Mnemonic.Stosw or Mnemonic.Stosd or Mnemonic.Stosq
+            || i.Code is Code.Movsb_m8_m8 or Code.Movsw_m16_m16 or Code.Movsd_m32_m32 or Code.Movsq_m64_m64
+                && i.Op1Kind == Iced.Intel.OpKind.MemorySegRSI && i.MemorySegment is not (Register.FS or Register.GS);
+    }
 
     private static bool IsSystem(in Instruction i) => i.Code is Code.Pushfq or Code.Popfq or Code.Cli or Code.Sti or Code.Cld or Code.Std or Code.Swapgs
         or Code.Rdtsc or Code.Rdtscp or Code.Mfence

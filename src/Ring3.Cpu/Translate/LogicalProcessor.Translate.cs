@@ -119,6 +119,10 @@ public sealed unsafe partial class LogicalProcessor
                 if (TryFill(c, linear, s->Size, s->Write) && CanGoOn())
                     return s->Resume;
                 return LeaveBefore(c, s);
+            case SiteKind.Overwritten when s->Size == 0:
+                // Some of a page, by a string instruction, which goes on in its handler.
+                CodeMayHaveChanged(address, 4096);
+                return s->Resume;
             case SiteKind.Overwritten:
                 CodeMayHaveChanged(address, s->Size);
                 if (s->Region->Stale == 0)

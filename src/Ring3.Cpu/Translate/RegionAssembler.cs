@@ -180,6 +180,18 @@ internal sealed class RegionAssembler : HostAssembler
         Put(0);
     }
 
+    /// <summary>REP MOVS or REP STOS of elements of 1 &lt;&lt; <paramref name="shift"/> bytes.</summary>
+    public void RepeatString(bool moves, int shift)
+    {
+        Room();
+        if (shift == 1)
+            Put(0x66);
+        Put(0xf3);
+        if (shift == 3)
+            Put(WideRex);
+        Put((moves ? 0xa4 : 0xaa) | (shift != 0 ? 1 : 0));
+    }
+
     /// <summary>Adds to 64 bits of the state.</summary>
     public void AddToState(int displacement, int value)
     {

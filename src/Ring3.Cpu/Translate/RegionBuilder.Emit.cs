@@ -199,6 +199,9 @@ internal sealed unsafe partial class RegionBuilder
             case Lowering.PushMemory:
                 EmitPushMemory(t, i, g);
                 break;
+            case Lowering.String:
+                EmitString(t, i, g);
+                break;
             case Lowering.System:
                 EmitSystem(t, i, g);
                 break;

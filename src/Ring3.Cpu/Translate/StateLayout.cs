@@ -7,7 +7,7 @@ internal static unsafe class StateLayout
     public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, FlagsZero, FlagsSign, FlagsCarry;
     public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey, Units, Mxcsr, HostMxcsr, Ymm;
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
-    public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase, TscMultiplier, TscOffset, TscAux, Selectors;
+    public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase, TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
@@ -28,6 +28,8 @@ internal static unsafe class StateLayout
         FlagsZero = (int)((byte*)&c.FlagsZero - s);
         FlagsSign = (int)((byte*)&c.FlagsSign - s);
         FlagsCarry = (int)((byte*)&c.FlagsCarry - s);
+        BetweenIterations = (int)((byte*)&c.BetweenIterations - s);
+        TimerDeadline = (int)((byte*)&c.TimerDeadline - s);
         FlagRoutine = (int)((byte*)&c.FlagRoutine - s);
         Between = (int)((byte*)&c.Between - s);
         Rflags = (int)((byte*)&c.Rflags - s);
