@@ -4,10 +4,13 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Out of line: the guest's flags into the host's, from wherever the state says that they are (<see cref="CpuState.CcKind"/>). A table of routines, one for each
-/// kind and size.
+/// Out of line: the guest's flags into the host's, from wherever the state says that they are (<see cref="CpuState.CcKind"/>). A table of routines, one for
+/// each kind and size.
 /// </summary>
-/// <remarks>SAFETY: the routines read the state through <see cref="HostRegisters.Base"/> and restore the registers that they use; the table has an entry for every value of CcKind.</remarks>
+/// <remarks>
+/// SAFETY: the routines read the state through <see cref="HostRegisters.Base"/> and restore the registers that they use; the table has an entry for every value of
+/// CcKind.
+/// </remarks>
 internal static unsafe class FlagRoutines
 {
     private const int Sizes = 4, SizeShift = 4, Kinds = 1 << SizeShift;
@@ -126,5 +129,5 @@ internal static unsafe class FlagRoutines
         }
     }
 
-    private static Code Sized(int size, Code byBytes, Code byWords, Code byDwords, Code byQwords) => size switch { 0 => byBytes, 1 => byWords, 2 => byDwords, _ => byQwords };
+    private static Code Sized(int size, Code bytes, Code words, Code dwords, Code qwords) => size switch { 0 => bytes, 1 => words, 2 => dwords, _ => qwords };
 }

@@ -73,7 +73,9 @@ internal static class InstructionRules
             case Mnemonic.Div or Mnemonic.Idiv:
                 return i.Code is Code.Div_rm8 or Code.Idiv_rm8 || i.HasLockPrefix || i.HasRepPrefix || i.HasRepnePrefix ? Lowering.Handler : Lowering.Divide;
             case Mnemonic.Push:
-                return memory ? i.Code == Code.Push_rm64 ? Lowering.PushMemory : Lowering.Handler : i.Code is Code.Push_r64 or Code.Pushq_imm8 or Code.Pushq_imm32 ? Lowering.Push : Lowering.Handler;
+                if (memory)
+                    return i.Code == Code.Push_rm64 ? Lowering.PushMemory : Lowering.Handler;
+                return i.Code is Code.Push_r64 or Code.Pushq_imm8 or Code.Pushq_imm32 ? Lowering.Push : Lowering.Handler;
             case Mnemonic.Pop:
                 return i.Code == Code.Pop_r64 ? Lowering.Pop : Lowering.Handler;
             case Mnemonic.Leave:

@@ -91,7 +91,10 @@ public sealed unsafe partial class LogicalProcessor
         LogicalProcessor p = Unsafe.As<LogicalProcessor>(GCHandle.FromIntPtr(c->Self).Target!);
         try
         {
-            return p.AtSite(c, s, address);
+            nint code = p.AtSite(c, s, address);
+            if (code == 0)
+                p.Counters.Leaves[(int)s->Kind]++;
+            return code;
         }
         catch (NullReferenceException) when (p._faults->Pending != 0)
         {
@@ -173,6 +176,7 @@ public sealed unsafe partial class LogicalProcessor
         if (Counters.Left is { } left && s->Op != null)
             left[s->Op->Code]++;
         SyncFlags(c, s);
+        c->Gpr[4] += (ulong)s->StackMoves;
         c->InstructionsRetired -= s->Uncount;
         c->Rip = c->CodeBase + (ulong)s->PageOffset;
         _interpretOnce = true;

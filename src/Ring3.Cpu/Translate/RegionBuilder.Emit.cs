@@ -20,7 +20,16 @@ internal sealed unsafe partial class RegionBuilder
         int count = t.Instructions.Count;
         _a.AddToState(StateLayout.Retired, count);
         for (int i = 0; i < count; i++)
+        {
+            if (RunAt(t, i) is > 1 and var run)
+            {
+                _marks.Add((_a.Position, t.Instructions[i].Code));
+                EmitRun(t, i, run);
+                i += run - 1;
+                continue;
+            }
             EmitInstruction(t, i);
+        }
         if (t.FallOffset >= 0)
             EmitEdge(t, t.FallOffset, t.Fall, count);
     }

@@ -59,7 +59,8 @@ internal sealed unsafe partial class RegionBuilder
             _a.Load(full, StateLayout.Gpr(Guest(code.Op0Register)));
         }
         int site = AddSite(SiteAt(SiteKind.Call, t, i));
-        Register divisor = HostRegisters.Sized(full, size), high = HostRegisters.Sized(Register.RDX, size), scratch = HostRegisters.Sized(HostRegisters.Address, size);
+        Register divisor = HostRegisters.Sized(full, size), high = HostRegisters.Sized(Register.RDX, size);
+        Register scratch = HostRegisters.Sized(HostRegisters.Address, size);
         (Code compare, Code compareImmediate, Code shift) = size switch
         {
             2 => (Code.Cmp_r16_rm16, Code.Cmp_rm16_imm8, Code.Sar_rm16_imm8),

@@ -72,7 +72,7 @@ internal sealed unsafe partial class RegionBuilder
         return scratch;
     }
 
-    /// <summary>With the linear address in <see cref="HostRegisters.Address"/>: checks it against level 1 and makes it the host's. See <see cref="EndCheck"/>.</summary>
+    /// <summary>Checks the linear address in <see cref="HostRegisters.Address"/> against level 1 and makes it the host's. See <see cref="EndCheck"/>.</summary>
     private void EmitCheck(int size, bool write, int site)
     {
         BeginCheck(size, write);
@@ -80,8 +80,8 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>
-    /// Compares the linear address in <see cref="HostRegisters.Address"/> with level 1. With <paramref name="aligned"/>, addresses that are no multiple of the size do
-    /// not pass. Until <see cref="EndCheck"/>, moves may load <see cref="HostRegisters.Spare"/>.
+    /// Compares the linear address in <see cref="HostRegisters.Address"/> with level 1. With <paramref name="aligned"/>, addresses that are no multiple of the size
+    /// do not pass. Until <see cref="EndCheck"/>, moves may load <see cref="HostRegisters.Spare"/>.
     /// </summary>
     private void BeginCheck(int size, bool write, bool aligned = false)
     {

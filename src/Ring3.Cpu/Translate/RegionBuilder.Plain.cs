@@ -100,7 +100,9 @@ internal sealed unsafe partial class RegionBuilder
         _a.Add(Instruction.Create(load, HostRegisters.Sized(HostRegisters.Spare, size == 8 ? 8 : 4), new MemoryOperand(HostRegisters.Address)));
     }
 
-    /// <summary>The next instruction accesses memory that was checked some instructions ago: a fault continues at the site's stub (<see cref="Ring3.Host.ThunkKind.Run"/>).</summary>
+    /// <summary>
+    /// The next instruction accesses memory that was checked some instructions ago: a fault continues at the site's stub (<see cref="Ring3.Host.ThunkKind.Run"/>).
+    /// </summary>
     private void FaultsTo(int site) => _stubs.Add((_a.Nop(), site));
 
     /// <summary>Locked accesses that cross a cache line are the interpreter's.</summary>

@@ -4,12 +4,13 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 // REP MOVS and REP STOS.
-// SAFETY: writes only to the assembler. The host's instruction gets no more elements than the pages of both operands hold from there, whose entries of level 1 have matched.
+// SAFETY: writes only to the assembler. The host's instruction gets no more elements than the pages of both operands hold from there, whose entries of level 1
+// have matched.
 internal sealed unsafe partial class RegionBuilder
 {
     /// <summary>
-    /// Page by page with the host's own instruction, upwards. What else there is (the other direction, a miss, an element across a page's end, somebody waiting, code that has been overwritten, host memory that is gone) is the handler's, which goes on where this stopped: the
-    /// registers say how far it has come.
+    /// Page by page with the host's own instruction, upwards. What else there is (the other direction, a miss, an element across a page's end, somebody waiting, code
+    /// that has been overwritten, host memory that is gone) is the handler's, which goes on where this stopped: the registers say how far it has come.
     /// </summary>
     private void EmitString(Trace t, int i, in GuestInstruction g)
     {

@@ -63,6 +63,8 @@ internal unsafe struct Site
     public byte FlagA, FlagB;
     /// <summary>Jump: what a return adds to RSP, to be taken back when the target cannot be gone to.</summary>
     public ushort Popped;
+    /// <summary>Miss: what RSP has moved by when it is left here, which the register does not show.</summary>
+    public short StackMoves;
 }
 
 /// <summary>A piece of translated code: blocks of one host page that were hot together.</summary>

@@ -7,7 +7,8 @@ internal static unsafe class StateLayout
     public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, FlagsZero, FlagsSign, FlagsCarry;
     public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey, Units, Mxcsr, HostMxcsr, Ymm;
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
-    public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase, TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline;
+    public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
+    public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 

@@ -14,6 +14,9 @@ internal sealed class TranslationCounters
     public ulong Translated;
     public readonly long[] Sites = new long[Enum.GetValues<SiteKind>().Length];
 
+    /// <summary>Of those, the ones that left translated code.</summary>
+    public readonly long[] Leaves = new long[Enum.GetValues<SiteKind>().Length];
+
     /// <summary>Handlers called, and instructions left to the interpreter, by code; only while there is a log.</summary>
     public readonly long[]? Handlers = ByCode(), Left = ByCode();
 
@@ -42,7 +45,7 @@ internal static unsafe class TranslationReport
                 text.Append($"built: {n.BuiltInstructions} guest instructions, {Stopwatch.GetElapsedTime(0, n.BuildTicks).TotalNanoseconds / n.BuiltInstructions:F0} ns each\n");
             for (int i = 0; i < n.Sites.Length; i++)
                 if (n.Sites[i] != 0)
-                    text.Append($"  callbacks {(SiteKind)i,-12} {n.Sites[i]}\n");
+                    text.Append($"  callbacks {(SiteKind)i,-12} {n.Sites[i],10}, left {n.Leaves[i]}\n");
             Append(text, "handlers", n.Handlers!);
             Append(text, "left", n.Left!);
         }

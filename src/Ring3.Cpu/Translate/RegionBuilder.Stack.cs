@@ -1,0 +1,125 @@
+using System.Runtime.InteropServices;
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+// Consecutive PUSH or POP, and the RET behind POP: one check for all of them.
+// SAFETY: writes only to the assembler; the check covers every access of the run, and each access says where a fault continues.
+internal sealed unsafe partial class RegionBuilder
+{
+    private const int MaxRun = 8;
+
+    /// <summary>Instructions from <paramref name="i"/> on that are made together; less than 2: the instruction stands alone.</summary>
+    private int RunAt(Trace t, int i)
+    {
+        ReadOnlySpan<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
+        if (_inShadow || all[i].Lowering is not (Lowering.Push or Lowering.Pop))
+            return 0;
+        int n = 0;
+        while (n < MaxRun && i + n < all.Length && all[i + n].Lowering == all[i].Lowering && !NamesStack(all[i + n].Code))
+            n++;
+        if (n is > 0 and < MaxRun && all[i].Lowering == Lowering.Pop && i + n < all.Length && all[i + n].Lowering == Lowering.Return)
+            n++;
+        return n;
+    }
+
+    private static bool NamesStack(in Instruction i) => i.Op0Kind == Iced.Intel.OpKind.Register && i.Op0Register == Register.RSP;
+
+    private void EmitRun(Trace t, int i, int count)
+    {
+        if (t.Instructions[i].Lowering == Lowering.Push)
+            EmitPushes(t, i, count);
+        else
+            EmitPops(t, i, count);
+    }
+
+    /// <summary>
+    /// The site of an access of the run: RSP is moved at its end only, so whoever leaves before instruction <paramref name="n"/> finds out here how far it has come.
+    /// Only the first can miss.
+    /// </summary>
+    private int RunSite(Trace t, int i, int n, int count, AccessForm form)
+    {
+        Site site = SiteAt(SiteKind.Miss, t, i + n);
+        (site.Form, site.Size, site.Write) = (form, (byte)(8 * count), form == AccessForm.Push);
+        site.StackMoves = (short)(form == AccessForm.Push ? -8 * n : 8 * n);
+        return AddSite(site, _a.Position);
+    }
+
+    private void EmitPushes(Trace t, int i, int count)
+    {
+        int first = RunSite(t, i, 0, count, AccessForm.Push);
+        _a.Lea(HostRegisters.Address, Stack, -8 * count);
+        BeginCheck(8 * count, true);
+        _stubs.Add((_a.Jump(NotEqual), first));
+        // Where there is code, an instruction of the run could be overwritten: one after the other is the interpreter's.
+        _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
+        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        _stubs.Add((_a.Jump(NotEqual), AddSite(SiteAt(SiteKind.Leave, t, i))));
+        _a.WithEntry(HostOperation.Add, HostRegisters.Address, AddendOffset);
+        for (int n = 0; n < count; n++)
+        {
+            Instruction code = t.Instructions[i + n].Code;
+            if (n != 0)
+                _marks.Add((_a.Position, code));
+            MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, 8 * (count - 1 - n));
+            Register home = Register.None;
+            if (code.Op0Kind == Iced.Intel.OpKind.Register)
+            {
+                home = HostRegisters.HomeOf(Guest(code.Op0Register));
+                if (home == Register.None)
+                    _a.Load(home = HostRegisters.Spare, StateLayout.Gpr(Guest(code.Op0Register)));
+            }
+            FaultsTo(n == 0 ? first : RunSite(t, i, n, count, AccessForm.Push));
+            if (home != Register.None)
+                _a.Add(Instruction.Create(Code.Mov_rm64_r64, at, home));
+            else
+                _a.Add(Instruction.Create(Code.Mov_rm64_imm32, at, (int)code.GetImmediate(0)));
+        }
+        _a.Lea(Stack, Stack, -8 * count);
+        _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
+        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        _hostFlags = false;
+        Site site = SiteAt(SiteKind.Overwritten, t, i + count - 1);
+        site.Size = (byte)(8 * count);
+        site.PageOffset = t.Instructions[i + count - 1].Next;
+        site.Uncount--;
+        int number = AddSite(site);
+        _stubs.Add((_a.Jump(NotEqual), number));
+        _resumes.Add((number, _a.Position));
+    }
+
+    private void EmitPops(Trace t, int i, int count)
+    {
+        int first = RunSite(t, i, 0, count, AccessForm.Pop);
+        _a.Move(HostRegisters.Address, Stack);
+        EmitCheck(8 * count, false, first);
+        _hostFlags = false;
+        for (int n = 0; n < count; n++)
+        {
+            GuestInstruction g = t.Instructions[i + n];
+            if (n != 0)
+            {
+                _marks.Add((_a.Position, g.Code));
+                FaultsTo(RunSite(t, i, n, count, AccessForm.Pop));
+            }
+            MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, 8 * n);
+            if (g.Lowering == Lowering.Return)
+            {
+                _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Address, at));
+                int bytes = 8 + (g.Code.Code == Code.Retnq_imm16 ? g.Code.Immediate16 : 0);
+                _a.Lea(Stack, Stack, 8 * n + bytes);
+                Site jump = SiteAt(SiteKind.Jump, t, i + n);
+                jump.Popped = (ushort)bytes;
+                StoreFlags();
+                EmitJump(jump);
+                return;
+            }
+            int guest = Guest(g.Code.Op0Register);
+            Register home = HostRegisters.HomeOf(guest);
+            _a.Add(Instruction.Create(Code.Mov_r64_rm64, home != Register.None ? home : HostRegisters.Spare, at));
+            if (home == Register.None)
+                _a.Store(StateLayout.Gpr(guest), HostRegisters.Spare);
+        }
+        _a.Lea(Stack, Stack, 8 * count);
+    }
+}
