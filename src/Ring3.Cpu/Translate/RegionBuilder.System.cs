@@ -153,7 +153,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitTimeStamp(Trace t, int i, bool processor)
     {
         int site = AddSite(SiteAt(SiteKind.Call, t, i));
-        if (processor && !p.CpuidFeatures.Rdtscp)
+        if (p.Observer is not null || processor && !p.CpuidFeatures.Rdtscp)
         {
             CallSite(site);
             _resumes.Add((site, _a.Position));
