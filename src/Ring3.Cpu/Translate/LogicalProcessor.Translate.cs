@@ -142,12 +142,15 @@ public sealed unsafe partial class LogicalProcessor
                 return LeaveBefore(c, s);
             case SiteKind.Poll:
                 // Mostly it is time to look at the clock, and nothing else.
-                if (s->Region->Stale == 0 && *(ulong*)&c->ExitRequest == 0 && !TimerHasCome(c))
+                bool goesOn = *(ulong*)&c->ExitRequest == 0 && (c->InstructionsRetired < c->TimerLook || !TimerHasCome(c));
+                if (s->Region->Stale == 0 && goesOn)
                     return s->Resume;
                 SyncFlags(c, s);
                 c->InstructionsRetired -= s->Uncount;
                 c->Rip = c->CodeBase + (ulong)s->PageOffset;
-                return Leave(s->Region->Stale != 0 ? LoopExit.Stale : LoopExit.Poll);
+                if (s->Region->Stale == 0)
+                    return Leave(LoopExit.Poll);
+                return goesOn && CanGoOn() ? GoToRenewed(c) : Leave(LoopExit.Stale);
             case SiteKind.Link:
                 c->Rip = c->CodeBase + (ulong)s->PageOffset;
                 return LinkTo(c, s);
@@ -241,6 +244,25 @@ public sealed unsafe partial class LogicalProcessor
         return b->Code;
     }
 
+    /// <summary>Something still leads to a region that is stale: goes on in what has taken its place, and leads there from now on.</summary>
+    private nint GoToRenewed(CpuState* c)
+    {
+        Block* b = TranslatedAt(c);
+        nint code = b != null ? b->Code : 0;
+        if (code == 0)
+            return Leave(LoopExit.Stale);
+        RememberJump(c, code);
+        return code;
+    }
+
+    /// <summary>The code for RIP, for jumps that find it themselves.</summary>
+    private static void RememberJump(CpuState* c, nint code)
+    {
+        uint hash = (uint)(c->Rip ^ c->Rip >> 13) & (ProcessorMemory.JumpEntries - 1);
+        TranslatedJump* j = ProcessorMemory.JumpsOf(c) + hash;
+        (j->Linear, j->Context, j->Code) = (c->Rip, c->TlbContext | c->JumpKey, code);
+    }
+
     /// <summary>The translated block at RIP in the current context, or null. No page is walked and nothing is decoded.</summary>
     private Block* TranslatedAt(CpuState* c)
     {
@@ -284,9 +306,7 @@ public sealed unsafe partial class LogicalProcessor
         nint code = b != null ? b->Code : 0;
         if (code == 0)
             return LeaveSynced(c, s);
-        uint hash = (uint)(rip ^ rip >> 13) & (ProcessorMemory.JumpEntries - 1);
-        TranslatedJump* j = ProcessorMemory.JumpsOf(c) + hash;
-        (j->Linear, j->Context, j->Code) = (rip, c->TlbContext | c->JumpKey, code);
+        RememberJump(c, code);
         c->CodeBase = rip & ~0xfffUL;
         return code;
     }
