@@ -40,7 +40,8 @@ internal struct CodeFacts
         }
         ushort writes = 0;
         foreach (UsedRegister r in info.GetUsedRegisters())
-            if (r.Register.IsGPR() && r.Register.GetFullRegister() < Register.R12 && r.Access is not (OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess))
+            if (r.Register.IsGPR() && r.Register.GetFullRegister() < Register.R12
+                && r.Access is not (OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess))
                 writes |= (ushort)(1 << r.Register.GetFullRegister() - Register.RAX);
         f.ImplicitWrites = writes;
         Volatile.Write(ref f._known, 1);

@@ -8,8 +8,8 @@ namespace Ring3.Cpu;
 /// each kind and size.
 /// </summary>
 /// <remarks>
-/// SAFETY: the routines read the state through <see cref="HostRegisters.Base"/> and restore the registers that they use; the table has an entry for every value of
-/// CcKind.
+/// SAFETY: the routines read the state through <see cref="HostRegisters.Base"/> and restore the registers that they use; the table has an entry for every
+/// value of CcKind.
 /// </remarks>
 internal static unsafe class FlagRoutines
 {

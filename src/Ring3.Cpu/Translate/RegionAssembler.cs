@@ -32,7 +32,7 @@ internal sealed class RegionAssembler : HostAssembler
         Displaced(r, Number(HostRegisters.Base), displacement);
     }
 
-    /// <summary>register = register OPERATION field of the entry of level 1 in <see cref="HostRegisters.Entry"/>. Five bytes unless the field is the first.</summary>
+    /// <summary>register = register OPERATION field of the entry in <see cref="HostRegisters.Entry"/>. Five bytes unless it is the first.</summary>
     public void WithEntry(HostOperation operation, Register register, int field)
     {
         Room();

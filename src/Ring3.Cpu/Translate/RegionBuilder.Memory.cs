@@ -80,8 +80,8 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>
-    /// Compares the linear address in <see cref="HostRegisters.Address"/> with level 1. With <paramref name="aligned"/>, addresses that are no multiple of the size
-    /// do not pass. Until <see cref="EndCheck"/>, moves may load <see cref="HostRegisters.Spare"/>.
+    /// Compares the linear address in <see cref="HostRegisters.Address"/> with level 1. With <paramref name="aligned"/>, addresses that are no multiple of the
+    /// size do not pass. Until <see cref="EndCheck"/>, moves may load <see cref="HostRegisters.Spare"/>.
     /// </summary>
     private void BeginCheck(int size, bool write, bool aligned = false)
     {

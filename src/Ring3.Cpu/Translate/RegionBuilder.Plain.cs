@@ -101,7 +101,8 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>
-    /// The next instruction accesses memory that was checked some instructions ago: a fault continues at the site's stub (<see cref="Ring3.Host.ThunkKind.Run"/>).
+    /// The next instruction accesses memory that was checked some instructions ago: a fault continues at the site's stub
+    /// (<see cref="Ring3.Host.ThunkKind.Run"/>).
     /// </summary>
     private void FaultsTo(int site) => _stubs.Add((_a.Nop(), site));
 

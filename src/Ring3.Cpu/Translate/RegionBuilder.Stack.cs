@@ -34,8 +34,8 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>
-    /// The site of an access of the run: RSP is moved at its end only, so whoever leaves before instruction <paramref name="n"/> finds out here how far it has come.
-    /// Only the first can miss.
+    /// The site of an access of the run: RSP is moved at its end only, so whoever leaves before instruction <paramref name="n"/> finds out here how far it
+    /// has come. Only the first can miss.
     /// </summary>
     private int RunSite(Trace t, int i, int n, int count, AccessForm form)
     {

@@ -98,7 +98,8 @@ public sealed class HostEncoderTests
         foreach (Code code in Enum.GetValues<Code>())
         {
             if (code == Code.INVALID || code.ToOpCode() is { Mode64: false } or { IsInstruction: false }
-                || code.Mnemonic() is Mnemonic.Reservednop or Mnemonic.Rdudbg or Mnemonic.Wrudbg || code.ToString().StartsWith("VEX_KNC", StringComparison.Ordinal))
+                || code.Mnemonic() is Mnemonic.Reservednop or Mnemonic.Rdudbg or Mnemonic.Wrudbg
+                || code.ToString().StartsWith("VEX_KNC", StringComparison.Ordinal))
                 continue;
             bool any = false;
             for (int round = 0; round < 60; round++)

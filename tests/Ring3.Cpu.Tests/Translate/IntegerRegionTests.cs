@@ -12,8 +12,8 @@ public sealed unsafe class IntegerRegionTests
     private const ulong Data = CpuHarness.DataAddress;
 
     /// <summary>
-    /// Instructions that work on memory while flags are live, and those that are written out. RSI and R14 point to data; what leaves flags undefined is followed
-    /// by what defines them.
+    /// Instructions that work on memory while flags are live, and those that are written out. RSI and R14 point to data; what leaves flags undefined is
+    /// followed by what defines them.
     /// </summary>
     private static void Emit(Assembler a, Random r)
     {
@@ -119,7 +119,7 @@ public sealed unsafe class IntegerRegionTests
 
     private static readonly AssemblerRegister64[] s_pushed = [rax, rcx, rdx, rbx, r8, r9, r10, r11, r12, r13];
 
-    /// <summary>A function's begin and end: PUSH and POP in a row, sometimes with a stack in the data, at a page's end or in a page that may not be there.</summary>
+    /// <summary>A function's begin and end: PUSH and POP in a row, sometimes with a stack in the data, at a page's end or where a page may be missing.</summary>
     private static void Stacked(Assembler a, Random r)
     {
         Label f = a.CreateLabel(), over = a.CreateLabel();

@@ -5,8 +5,8 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Encodes what host code is made of, several times as fast as Iced's encoder, which does the rest: 64-bit code, legacy and VEX encodings, memory operands with a
-/// 64-bit base register. Displacements take the least room.
+/// Encodes what host code is made of, several times as fast as Iced's encoder, which does the rest: 64-bit code, legacy and VEX encodings, memory operands with
+/// a 64-bit base register. Displacements take the least room.
 /// </summary>
 internal static class HostEncoder
 {
@@ -230,7 +230,7 @@ internal static class HostEncoder
     /// <summary>The parts of one instruction.</summary>
     private struct Parts
     {
-        /// <summary>Register numbers: in ModRM.reg (or the opcode's part of it), in ModRM.rm or the opcode or as a base, of the index, and in VEX.vvvv.</summary>
+        /// <summary>Register numbers: in ModRM.reg (or the opcode's part), in ModRM.rm or the opcode or as a base, of the index, in VEX.vvvv.</summary>
         public int Group, Rm, Index, Vvvv;
         public int Marks, ImmediateBytes;
         public bool IsMemory;
