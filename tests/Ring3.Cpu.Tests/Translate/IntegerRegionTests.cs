@@ -119,7 +119,7 @@ public sealed unsafe class IntegerRegionTests
 
     private static readonly AssemblerRegister64[] s_pushed = [rax, rcx, rdx, rbx, r8, r9, r10, r11, r12, r13];
 
-    /// <summary>A function's begin and end: PUSH and POP in a row, sometimes with a stack in the data, at a page's end or where a page may be missing.</summary>
+    /// <summary>A function's begin and end: PUSH and POP in a row, sometimes on a stack in the data, at a page's end or where a page may be missing.</summary>
     private static void Stacked(Assembler a, Random r)
     {
         Label f = a.CreateLabel(), over = a.CreateLabel();
