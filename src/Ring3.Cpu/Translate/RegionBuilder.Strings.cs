@@ -10,7 +10,8 @@ internal sealed unsafe partial class RegionBuilder
 {
     /// <summary>
     /// Page by page with the host's own instruction, upwards. What else there is (the other direction, a miss, an element across a page's end, somebody
-    /// waiting, code that has been overwritten, host memory that is gone) is the handler's, which goes on where this stopped: the registers say how far it has come.
+    /// waiting, code that has been overwritten, host memory that is gone) is the handler's, which goes on where this stopped: the registers say how far it
+    /// has come.
     /// </summary>
     private void EmitString(Trace t, int i, in GuestInstruction g)
     {
