@@ -24,7 +24,7 @@ public sealed partial class Machine
             if (!sums.ContainsKey(f.Name) && f.GetValue(_vm.Stats) is long value and not 0)
                 output.WriteLine($"stat {f.Name,-32} {value}");
         }
-        foreach (StatDescriptor<Vm> d in _resident is null ? [] : Kvm.Reclaim.WorkingSetStats.Descriptors)
+        foreach (StatDescriptor<Vm> d in _resident is null ? [] : WorkingSetStats.Descriptors)
         {
             if (d.Read(_vm, 0) is ulong value and not 0)
                 output.WriteLine($"stat {d.Name,-32} {value}");

@@ -1,9 +1,9 @@
 using Ring3.Abi;
 using Ring3.Cpu;
 using Ring3.Kvm;
-using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
 using Ring3.Mmu;
+using Ring3.Reclaim;
 
 namespace Ring3;
 

@@ -37,7 +37,7 @@ public sealed class AgingTests
             Assert.True(guest.Vm.Memory.TryRead(FirstGfn << 12, out uint written));
             Assert.Equal(round, written);
             // The processor marks a page again, and the table above it, when it walks again.
-            guest.Vm.FlushRemoteTlbs();
+            guest.Vm.MakeAllRequest(VcpuRequest.TlbFlush);
         }
     }
 

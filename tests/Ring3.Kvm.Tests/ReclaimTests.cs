@@ -1,7 +1,7 @@
 using Ring3.Abi;
 using Ring3.Host;
-using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
+using Ring3.Reclaim;
 
 namespace Ring3.Kvm.Tests;
 

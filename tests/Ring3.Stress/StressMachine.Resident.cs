@@ -1,5 +1,5 @@
-using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
+using Ring3.Reclaim;
 
 namespace Ring3.Stress;
 

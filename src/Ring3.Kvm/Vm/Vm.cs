@@ -2,9 +2,9 @@ using System.Runtime.ExceptionServices;
 using Ring3.Abi;
 using Ring3.Cpu;
 using Ring3.Irqchip;
-using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
 using Ring3.Mmu;
+using Ring3.Reclaim;
 
 namespace Ring3.Kvm;
 
@@ -34,7 +34,7 @@ public sealed partial class Vm : IDisposable
         _core = new VmCore(options);
         _memory = new VmMemory(_core);
         (Slots, Memory, Mmu) = (_memory.Slots, _memory.Guest, _memory.Mmu);
-        _resident = new ResidentMemory(Slots);
+        _resident = new ResidentMemory(_core.Vcpus, _memory);
         Clock = new VmClock(_core.Vcpus, options.TscKhz != 0 ? options.TscKhz : HostTsc.Khz);
         Xen = new XenMachine(_core, _memory, Clock);
         _buses = new VmBuses(_core.Vcpus);
@@ -140,11 +140,6 @@ public sealed partial class Vm : IDisposable
     /// </summary>
     public void EnsureOutsideGuestMode() => MakeAllRequest(VcpuRequest.OutsideGuestMode);
 
-    // ---- TLBs ----
-
-    /// <summary>Waiting TLB flush of all vCPUs.</summary>
-    internal void FlushRemoteTlbs() => _memory.Host.FlushRemoteTlbs();
-
     /// <summary>Uses of cached translations that were checked, with <see cref="VmOptions.CheckTlb"/>.</summary>
     public ulong TranslationChecks
     {
@@ -164,11 +159,7 @@ public sealed partial class Vm : IDisposable
 
     /// <summary>Keeps guest memory inside a resident limit; see <see cref="ResidentLimit.Start"/>.</summary>
     public ResidentLimit LimitResident(ulong bytes, IEnumerable<HvaRange> memory, ResidentOptions? options = null) =>
-        ResidentLimit.Start(this, memory, bytes, options);
-
-    internal bool TrySetResident(ResidentLimit limit) => _resident.TrySet(limit);
-
-    internal void ClearResident(ResidentLimit limit) => _resident.Clear(limit);
+        ResidentLimit.Start(_resident, memory, bytes, options);
 
     // ---- Death and the end ----
 

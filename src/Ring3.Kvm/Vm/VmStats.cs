@@ -1,4 +1,5 @@
 using Ring3.Mmu;
+using Ring3.Reclaim;
 using Ring3.Sync;
 using static Ring3.Kvm.StatDescriptor<Ring3.Kvm.Vm>;
 
@@ -17,10 +18,10 @@ public sealed class VmStats
     public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits, huge_splits;
 
     /// <summary>The working set when the gauges were last brought up to date; null without a resident limit.</summary>
-    public Reclaim.WorkingSet? WorkingSet { get; internal set; }
+    public WorkingSet? WorkingSet { get; internal set; }
 
     /// <summary>What KVM_GET_STATS_FD shows: KVM's statistics, then Ring3's.</summary>
-    public static IReadOnlyList<StatDescriptor<Vm>> All => s_all ??= [.. Descriptors, .. Own, .. Reclaim.WorkingSetStats.Descriptors];
+    public static IReadOnlyList<StatDescriptor<Vm>> All => s_all ??= [.. Descriptors, .. Own, .. WorkingSetStats.Descriptors];
 
     private static IReadOnlyList<StatDescriptor<Vm>>? s_all;
 
@@ -32,7 +33,7 @@ public sealed class VmStats
     internal RequestCounters Requests { get; private set; }
 
     /// <summary>Brings the gauges up to date.</summary>
-    internal void Update(VmCore core, TdpMmu mmu, Reclaim.ResidentLimit? resident)
+    internal void Update(VmCore core, TdpMmu mmu, ResidentLimit? resident)
     {
         RequestCounters c = default;
         foreach (VcpuRequests r in core.Vcpus.Requests)

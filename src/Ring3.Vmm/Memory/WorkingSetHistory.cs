@@ -1,6 +1,6 @@
 using Ring3.Arch;
 using Ring3.Host;
-using Ring3.Kvm.Reclaim;
+using Ring3.Reclaim;
 
 namespace Ring3.Vmm.Memory;
 

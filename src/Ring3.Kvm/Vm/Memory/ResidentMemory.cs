@@ -1,27 +1,34 @@
-using Ring3.Kvm.Reclaim;
 using Ring3.Memory;
+using Ring3.Reclaim;
 
 namespace Ring3.Kvm;
 
-/// <summary>Who limits or watches the VM's resident memory: nobody or one.</summary>
-internal sealed class ResidentMemory(MemorySlots slots)
+/// <summary>Who limits or watches the VM's resident memory, nobody or one, and what he asks of the VM.</summary>
+internal sealed class ResidentMemory(VcpuList vcpus, VmMemory memory) : IResidentHost
 {
     private ResidentLimit? _limit;
 
     public ResidentLimit? Limit => Volatile.Read(ref _limit);
 
-    /// <summary>False: there is one.</summary>
-    public bool TrySet(ResidentLimit limit)
+    public MemorySlots Slots { get; } = memory.Slots;
+
+    public int Processors => vcpus.Count;
+
+    public void HarvestYoung(ulong startGfn, ulong endGfn, Span<ulong> bitmap, int asId) => memory.Mmu.HarvestYoung(startGfn, endGfn, bitmap, asId);
+
+    public void FlushTlbs() => memory.Host.FlushRemoteTlbs();
+
+    public bool TryAttach(ResidentLimit limit)
     {
         if (Interlocked.CompareExchange(ref _limit, limit, null) is not null)
             return false;
-        slots.Residency = limit;
+        Slots.Residency = limit;
         return true;
     }
 
-    public void Clear(ResidentLimit limit)
+    public void Detach(ResidentLimit limit)
     {
-        slots.Residency = null;
+        Slots.Residency = null;
         Interlocked.CompareExchange(ref _limit, null, limit);
     }
 }

@@ -1,6 +1,6 @@
 using Ring3.Host;
 
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 /// <summary>
 /// The generations of a VM's resident pages, as in the multi-generational LRU: numbered upwards, the youngest has the pages that were used since the last aging pass, and pages are evicted from the oldest. Members that advance or
@@ -9,7 +9,7 @@ namespace Ring3.Kvm.Reclaim;
 internal sealed class Generations
 {
     /// <summary>Most generations that are told apart, and how many of the youngest are never evicted from.</summary>
-    public const int Most = 8, Protected = 2;
+    public const int Most = WorkingSet.MostGenerations, Protected = 2;
 
     /// <summary>Label of a page that is in no generation because it was evicted. A page that was never resident has 0.</summary>
     public const byte Out = Most + 1;

@@ -3,7 +3,7 @@ using Ring3.Arch;
 using Ring3.Host;
 using Ring3.Memory;
 
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 // Eviction, and the thread that does most of it.
 public sealed partial class ResidentLimit
@@ -178,7 +178,7 @@ public sealed partial class ResidentLimit
     {
         Span<HvaRange> runs = stackalloc HvaRange[PageStore.MaxBatch];
         runs = runs[..Runs(range.HvaOf(first), pages, runs)];
-        MmuNotifier notifier = _vm.Slots.Notifier;
+        MmuNotifier notifier = _host.Slots.Notifier;
         notifier.InvalidateRangesStart(runs);
         long youngest = _generations.Youngest;
         foreach (int i in new Bits(pages))

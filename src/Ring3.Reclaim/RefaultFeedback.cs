@@ -1,4 +1,4 @@
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 /// <summary>
 /// Learns from pages that came back soon after their eviction. A page's tier is how often that has happened, up to 3. When the pages of a tier come back more often than those of tier 0, they are passed over once at

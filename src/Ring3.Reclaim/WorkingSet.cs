@@ -1,4 +1,4 @@
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 /// <summary>One generation of a working set.</summary>
 /// <param name="Generation">Its number; the highest is the youngest.</param>
@@ -17,9 +17,13 @@ public readonly record struct GenerationSize(long Generation, long Pages, long A
 /// <param name="Evictions">Pages taken out of memory since the start.</param>
 /// <param name="Writes">Those of them that had to be written to the store.</param>
 /// <param name="Refaults">Pages that came back from the store.</param>
-/// <param name="RecentRefaults">Those of them that had been evicted less than <see cref="Generations.Most"/> generations before.</param>
+/// <param name="RecentRefaults">Those of them that had been evicted less than <see cref="MostGenerations"/> generations before.</param>
 /// <param name="DirectReclaims">Times that a processor had to make room itself.</param>
 /// <param name="AgingPasses">Aging passes.</param>
 /// <param name="Failures">Batches that could not be written.</param>
 public sealed record WorkingSet(IReadOnlyList<GenerationSize> Generations, ulong Limit, long ResidentPages, long EvictedPages, long PeakPages, long Evictions, long Writes, long Refaults, long RecentRefaults,
-    long DirectReclaims, long AgingPasses, long Failures);
+    long DirectReclaims, long AgingPasses, long Failures)
+{
+    /// <summary>Most generations that are told apart.</summary>
+    public const int MostGenerations = 8;
+}

@@ -2,7 +2,7 @@ using Ring3.Arch;
 using Ring3.Host;
 using Ring3.Memory;
 
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 /// <summary>One piece of host memory behind a guest, with what is known about each of its pages.</summary>
 internal sealed class PagedRange(HvaRange memory)

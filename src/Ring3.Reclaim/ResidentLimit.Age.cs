@@ -3,7 +3,7 @@ using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
 
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 // Aging: which pages have been used since the last pass.
 public sealed partial class ResidentLimit
@@ -36,7 +36,7 @@ public sealed partial class ResidentLimit
         _feedback.Decay();
         Volatile.Write(ref _passes, _passes + 1);
         if (_options.FlushWhenAging)
-            _vm.FlushRemoteTlbs();
+            _host.FlushTlbs();
     }
 
     /// <summary>Clears the Accessed bits of a block and makes its young pages members of a generation.</summary>
@@ -64,14 +64,14 @@ public sealed partial class ResidentLimit
     private void Harvest(ulong start, ulong end, Span<ulong> bits)
     {
         Span<ulong> slotBits = stackalloc ulong[BlockWords + 1];
-        for (int asId = 0; asId < _vm.Slots.UsableAddressSpaces; asId++)
+        for (int asId = 0; asId < _host.Slots.UsableAddressSpaces; asId++)
         {
             // Collected first: aging may take mmu_lock, which may wait for nobody in a section.
             Span<(ulong Gfn, ulong Pages, int Bit)> pieces = stackalloc (ulong, ulong, int)[8];
             int n = 0;
             using (Rcu.Read())
             {
-                foreach (Memslot slot in _vm.Slots.Set(asId).InHvaRange(start, end))
+                foreach (Memslot slot in _host.Slots.Set(asId).InHvaRange(start, end))
                 {
                     ulong lo = Math.Max(start, slot.UserspaceAddr), hi = Math.Min(end, slot.HvaEnd);
                     if (n < pieces.Length)
@@ -81,7 +81,7 @@ public sealed partial class ResidentLimit
             foreach ((ulong gfn, ulong pages, int bit) in pieces[..n])
             {
                 slotBits.Clear();
-                _vm.Mmu.HarvestYoung(gfn, gfn + pages, slotBits, asId);
+                _host.HarvestYoung(gfn, gfn + pages, slotBits, asId);
                 OrShifted(bits, slotBits, bit);
             }
         }

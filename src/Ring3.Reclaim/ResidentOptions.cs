@@ -1,4 +1,4 @@
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 /// <summary>Choices for <see cref="ResidentLimit"/>.</summary>
 public sealed record ResidentOptions

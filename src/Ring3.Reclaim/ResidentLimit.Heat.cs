@@ -1,6 +1,6 @@
 using Ring3.Arch;
 
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 // What each page is, for pictures and for curious clients.
 public sealed partial class ResidentLimit

@@ -4,7 +4,7 @@ using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
 
-namespace Ring3.Kvm.Reclaim;
+namespace Ring3.Reclaim;
 
 /// <summary>
 /// Keeps a VM's memory inside a resident limit. Pages carry generations, which aging passes over the Accessed bits keep up to date; a thread evicts the oldest to a file before the limit is reached, and a processor that faults at the limit makes
@@ -22,7 +22,7 @@ public sealed partial class ResidentLimit : IResidency
     /// <summary>One fault can make the kernel map so many neighbours that are in the page cache.</summary>
     private const int FaultAroundPages = 16;
 
-    private readonly Vm _vm;
+    private readonly IResidentHost _host;
     private readonly ResidentOptions _options;
     private readonly PageStore? _store;
     private readonly PageMap _map;
@@ -39,20 +39,20 @@ public sealed partial class ResidentLimit : IResidency
     private int _asked, _stop, _warned, _started;
 
     /// <summary>Starts to limit a VM's memory, or to watch it. The VM has no other limit.</summary>
-    /// <param name="vm">May be running.</param>
+    /// <param name="host">The VM, which may be running.</param>
     /// <param name="memory">Anonymous, page-aligned host memory behind the guest, which stays mapped until the VM is disposed of. It becomes a mapping of the store's file with the same contents.</param>
     /// <param name="bytes">The limit; <see cref="ulong.MaxValue"/>: watch only, without a store.</param>
     /// <exception cref="ArgumentOutOfRangeException">The limit is below <see cref="MinBytes"/>, or an interval is not positive.</exception>
     /// <exception cref="IOException">The store cannot be made.</exception>
     /// <exception cref="InvalidOperationException">The VM has a limit already.</exception>
-    public static ResidentLimit Start(Vm vm, IEnumerable<HvaRange> memory, ulong bytes, ResidentOptions? options = null)
+    public static ResidentLimit Start(IResidentHost host, IEnumerable<HvaRange> memory, ulong bytes, ResidentOptions? options = null)
     {
         options ??= new();
-        CheckBytes(vm, bytes);
+        CheckBytes(host, bytes);
         ArgumentOutOfRangeException.ThrowIfLessThan(options.AgingIntervalMs, 1, nameof(options));
         PageStore? store = bytes == ulong.MaxValue ? null : options.Directory is null ? PageStore.CreateInDefaultDirectory() : PageStore.Create(options.Directory);
-        var limit = new ResidentLimit(vm, bytes, options, store);
-        if (!vm.TrySetResident(limit))
+        var limit = new ResidentLimit(host, bytes, options, store);
+        if (!host.TryAttach(limit))
         {
             store?.Dispose();
             throw new InvalidOperationException("the virtual machine has a resident limit already");
@@ -64,7 +64,7 @@ public sealed partial class ResidentLimit : IResidency
         }
         catch
         {
-            vm.ClearResident(limit);
+            host.Detach(limit);
             limit.Stop();
             throw;
         }
@@ -73,9 +73,9 @@ public sealed partial class ResidentLimit : IResidency
         return limit;
     }
 
-    private ResidentLimit(Vm vm, ulong bytes, ResidentOptions options, PageStore? store)
+    private ResidentLimit(IResidentHost host, ulong bytes, ResidentOptions options, PageStore? store)
     {
-        _vm = vm;
+        _host = host;
         _options = options;
         _store = store;
         _map = store?.Map ?? new PageMap();
@@ -91,7 +91,7 @@ public sealed partial class ResidentLimit : IResidency
         get => _bytes;
         set
         {
-            CheckBytes(_vm, value);
+            CheckBytes(_host, value);
             if (_store is null && value != ulong.MaxValue)
                 throw new InvalidOperationException("memory that is only watched has no store to evict to");
             SetWatermarks(value);
@@ -108,11 +108,12 @@ public sealed partial class ResidentLimit : IResidency
     /// <summary>Resident bytes of the memory, as counted.</summary>
     public ulong ResidentBytes => (ulong)Math.Max(0, Volatile.Read(ref _resident)) << Page.Shift;
 
-    private static void CheckBytes(Vm vm, ulong bytes)
+    private static void CheckBytes(IResidentHost host, ulong bytes)
     {
-        ulong least = MinBytes(vm.Vcpus.Length);
+        int processors = host.Processors;
+        ulong least = MinBytes(processors);
         if (bytes < least)
-            throw new ArgumentOutOfRangeException(nameof(bytes), $"a resident limit must be at least {least >> 10} KiB for {vm.Vcpus.Length} processors, not {bytes >> 10} KiB");
+            throw new ArgumentOutOfRangeException(nameof(bytes), $"a resident limit must be at least {least >> 10} KiB for {processors} processors, not {bytes >> 10} KiB");
     }
 
     private void SetWatermarks(ulong bytes)
@@ -120,7 +121,7 @@ public sealed partial class ResidentLimit : IResidency
         long pages = bytes == ulong.MaxValue ? long.MaxValue / 2 : (long)(bytes >> Page.Shift);
         long gap = Math.Clamp(pages / 32, 32, 4096);
         // What processors and devices can map between the test and the count.
-        long hard = pages - FaultAroundPages * (_vm.Vcpus.Length + 2);
+        long hard = pages - FaultAroundPages * (_host.Processors + 2);
         Volatile.Write(ref _bytes, bytes);
         Volatile.Write(ref _hard, hard);
         Volatile.Write(ref _high, hard - gap);
@@ -132,7 +133,7 @@ public sealed partial class ResidentLimit : IResidency
     public void AddMemory(HvaRange memory)
     {
         var range = new PagedRange(memory);
-        MmuNotifier notifier = _vm.Slots.Notifier;
+        MmuNotifier notifier = _host.Slots.Notifier;
         using var _ = _lock.Enter();
         // Mappings of larger pages go; from now on there are only small ones.
         bool active = notifier.InvalidateRangeStart(memory.Start, memory.End);
@@ -256,7 +257,7 @@ public sealed partial class ResidentLimit : IResidency
     }
 
     /// <summary>Stops limiting. The memory keeps its contents; what is evicted still comes back.</summary>
-    internal void Stop()
+    public void Stop()
     {
         if (Interlocked.Exchange(ref _stop, 1) != 0)
             return;
