@@ -1,5 +1,5 @@
 /*
- * A VM changes its tables from a radix tree to a hashed table and to a new tree, while lockless aging and a processor use what the partition-table entry names: docs/aging.md, src/Ring3.Mmu/Power/PowerMmu.cs.
+ * A VM changes its tables from a radix tree to a hashed table and to a new tree, while lockless aging and a processor use what the partition-table entry names: docs/aging.md, src/Ring3.Mmu.Power/PowerMmu.cs.
  *
  * The entry is one word {radix, table}. The switch makes a table ready, stores the word with release, waits until the processor has left (flush), waits for a grace period, and frees the old table. Aging loads the word once, in a
  * read section. Memory order is modelled by writing out what a processor may do: a missing release lets the stores change places, a missing acquire lets the loads.

@@ -11,6 +11,7 @@ public class LayerTests
         ["Ring3.Sync"] = 2,
         ["Ring3.Memory"] = 3,
         ["Ring3.Cpu"] = 4, ["Ring3.Mmu"] = 4, ["Ring3.Irqchip"] = 4, ["Ring3.Xen"] = 4, ["Ring3.Reclaim"] = 4,
+        ["Ring3.Mmu.Power"] = 5,
         ["Ring3.Kvm"] = 5,
         ["Ring3"] = 6, ["Ring3.DevKvm"] = 6, ["Ring3.Vmm"] = 7,
         ["Ring3.Cli"] = 8,

@@ -1,3 +1,4 @@
+using Ring3.Mmu.Power;
 using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using Ring3.Sync;

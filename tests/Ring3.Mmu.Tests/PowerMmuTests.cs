@@ -1,3 +1,4 @@
+using Ring3.Mmu.Power;
 using System.Runtime.InteropServices;
 
 namespace Ring3.Mmu.Tests;

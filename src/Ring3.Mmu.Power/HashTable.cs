@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-namespace Ring3.Mmu;
+namespace Ring3.Mmu.Power;
 
 /// <summary>
 /// Hashed page table of a VM: groups of eight 16-byte entries, filled by the guest's H_ENTER, and for each guest page the list of entries that map it. 64 KiB pages in 256 MiB segments. SPEC: Power ISA v3.0 book III, "HPT Translation".

@@ -1,6 +1,6 @@
 using Ring3.Sync;
 
-namespace Ring3.Mmu;
+namespace Ring3.Mmu.Power;
 
 /// <summary>
 /// Second dimension of a VM on a Power ISA v3.0 processor: a radix tree, or a hashed table that the guest fills; the VM may change between the two. The same iterator and the same aging as for Ring3's own processor, over another format.

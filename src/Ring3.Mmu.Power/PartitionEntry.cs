@@ -1,4 +1,4 @@
-namespace Ring3.Mmu;
+namespace Ring3.Mmu.Power;
 
 /// <summary>
 /// First doubleword of a partition-table entry: how a VM's guest real addresses are translated, and by which table. One word, so whoever reads it has both or neither. SPEC: Power ISA v3.0 book III, "Partition Table".

@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-namespace Ring3.Mmu;
+namespace Ring3.Mmu.Power;
 
 /// <summary>Memory of radix tables, which have the size of their level and are aligned to it.</summary>
 /// <remarks>SAFETY: (whole type) tables come from here and go back once, when neither processor nor walker can reach them.</remarks>
