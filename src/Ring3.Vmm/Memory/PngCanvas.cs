@@ -1,11 +1,11 @@
 using System.Runtime.InteropServices;
 using System.Text;
 
-namespace Ring3.Host;
+namespace Ring3.Vmm.Memory;
 
 /// <summary>A picture that is drawn by libcairo and saved as PNG. Coordinates are pixels from the top left corner.</summary>
 /// <remarks>SAFETY: the two cairo objects are created by the constructor and destroyed once; strings are NUL-terminated copies.</remarks>
-public sealed unsafe partial class PngCanvas : IDisposable
+internal sealed unsafe partial class PngCanvas : IDisposable
 {
     private const string C = "libcairo.so.2";
     private const int Argb32 = 0, AntialiasNone = 1, AntialiasDefault = 0, FontNormal = 0, FontBold = 1;
@@ -78,7 +78,9 @@ public sealed unsafe partial class PngCanvas : IDisposable
         cairo_stroke(_cairo);
     }
 
-    /// <summary>Writes a line of text with its baseline at y; <paramref name="align"/>: 0 = starts at x, 0.5 = centred, 1 = ends there. Vertical text reads upwards.</summary>
+    /// <summary>
+    /// Writes a line of text with its baseline at y; <paramref name="align"/>: 0 = starts at x, 0.5 = centred, 1 = ends there. Vertical text reads upwards.
+    /// </summary>
     public void Text(double x, double y, string text, double size, double align = 0, bool bold = false, bool vertical = false, uint colour = 0x202020)
     {
         Source(colour);
