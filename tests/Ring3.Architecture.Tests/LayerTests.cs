@@ -22,6 +22,18 @@ public class LayerTests
         Assert.Empty(Repository.ProductProjects().Select(Repository.NameOf).Except(s_layer.Keys));
 
     [Fact]
+    public void EveryProject_SaysWhatItIs() => Assert.Empty(
+        from project in Repository.ProductProjects()
+        where !File.Exists(Path.Combine(Path.GetDirectoryName(project)!, "README.md"))
+        select Repository.NameOf(project));
+
+    /// <summary>What limits a VM's memory knows of a VM what it asks for, and no page tables.</summary>
+    [Fact]
+    public void Reclaim_StandsOnMemory() => Assert.Equal(
+        ["Ring3.Memory"],
+        Repository.ReferencesOf(Repository.ProductProjects().Single(p => Repository.NameOf(p) == "Ring3.Reclaim")));
+
+    [Fact]
     public void References_PointDownOnly() => Assert.Empty(
         from project in Repository.ProductProjects()
         let name = Repository.NameOf(project)
