@@ -63,6 +63,7 @@ internal static unsafe class StateComparer
         check("cr8", a->Cr8, b->Cr8);
         check("efer", a->Efer, b->Efer);
         check("xcr0", a->Xcr0, b->Xcr0);
+        check("pkru", a->Pkru, b->Pkru);
         check("dr6", a->Dr6, b->Dr6);
         check("dr7", a->Dr7, b->Dr7);
         check("kernel gs base", a->KernelGsBase, b->KernelGsBase);
