@@ -197,15 +197,15 @@ internal sealed unsafe class Tlb
             ClearContexts(_spaces + i);
     }
 
-    // Level-1 entries of pages with a protection key: index, and key from bit 12 on. More than fit: all of level 1 counts.
-    private const int MaxKeyed = 64;
-    private readonly ushort[] _keyed = new ushort[MaxKeyed];
+    // Level-1 entries of pages with a protection key: index, and key from bit 16 on. More than fit: all of level 1 counts.
+    private const int MaxKeyed = 64, KeyedShift = 16;
+    private readonly uint[] _keyed = new uint[MaxKeyed];
     private int _keyedCount;
 
     /// <summary>Remembers that a level-1 entry depends on the rights of a key. Key 0, which nearly every page has, is not remembered.</summary>
     public void NoteKeyed(ulong linear, int key)
     {
-        ushort entry = (ushort)(Index(linear) | key << 12);
+        uint entry = (uint)(Index(linear) | key << KeyedShift);
         if (key == 0 || _keyedCount > MaxKeyed || Array.IndexOf(_keyed, entry, 0, _keyedCount) >= 0)
             return;
         if (_keyedCount < MaxKeyed)
@@ -225,8 +225,8 @@ internal sealed unsafe class Tlb
         int kept = 0;
         for (int i = 0; i < _keyedCount; i++)
         {
-            ushort entry = _keyed[i];
-            if ((changed >> (2 * (entry >> 12)) & 3) == 0)
+            uint entry = _keyed[i];
+            if ((changed >> (int)(2 * (entry >> KeyedShift)) & 3) == 0)
                 _keyed[kept++] = entry;
             else
                 Level1[entry & (Level1Entries - 1)].TagRead = Level1[entry & (Level1Entries - 1)].TagWrite = Invalid;

@@ -29,7 +29,10 @@ public unsafe class VectorTableTests
 
     internal static bool IsVectorCode(Code code)
         => code.Encoding() is EncodingKind.Legacy or EncodingKind.VEX && HandlerTable.Get(code) != null
-            && HasVectorOperand(code.ToOpCode());
+            && HasVectorOperand(code.ToOpCode()) && (s_hostHasSse4a || !code.CpuidFeatures().Contains(CpuidFeature.SSE4A));
+
+    private static readonly bool s_hostHasSse4a =
+        (System.Runtime.Intrinsics.X86.X86Base.CpuId(unchecked((int)0x8000_0001), 0).Ecx & 1 << 6) != 0;
 
     private static bool HasVectorOperand(OpCodeInfo info)
     {
