@@ -23,7 +23,7 @@ internal static class BootCommand
     private static readonly Option<ulong?> s_seed = new("--seed") { Description = "make the guest's random seed repeatable, and its kernel's address fixed", HelpName = "NUMBER", CustomParser = ParseSeed };
     private static readonly Option<string?> s_exec = new("--exec", "-e") { Description = "run CMD with sh in the guest, stream its output, and exit with its status", HelpName = "CMD" };
     private static readonly Option<BootProtocol> s_protocol = new("--protocol") { Description = "how the kernel is entered: auto, linux64, linux32, linux16, pvh, multiboot, bootsector (default: auto)", HelpName = "NAME", CustomParser = ParseProtocol };
-    private static readonly Option<TraceCategories> s_trace = new("--trace") { Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, all; comma-separated", HelpName = "CATEGORIES", CustomParser = ParseTrace };
+    private static readonly Option<TraceCategories> s_trace = new("--trace") { Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, translate, all; comma-separated", HelpName = "CATEGORIES", CustomParser = ParseTrace };
     private static readonly Option<bool> s_xen = new("--xen") { Description = "be a Xen HVM guest's machine: event channels, PV timer and IPIs, console hvc0" };
     private static readonly Option<bool> s_xenFifo = new("--xen-fifo") { Description = "with --xen: offer FIFO event channels" };
     private static readonly Option<string?> s_check = new("--check") { Description = "check the hypervisor while it runs: tlb (every use of a cached translation; some ten times slower)", HelpName = "tlb", CustomParser = ParseCheck };
@@ -41,7 +41,7 @@ internal static class BootCommand
         s_cpu.CompletionSources.Add("host", "intel", "amd");
         s_engine.CompletionSources.Add("interpreter", "translator");
         s_zap.CompletionSources.Add("inline", "sync", "worker");
-        s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "all");
+        s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "translate", "all");
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
@@ -178,7 +178,7 @@ internal static class BootCommand
             if (Enum.TryParse(word, ignoreCase: true, out TraceCategories one) && word.Length != 0 && !char.IsDigit(word[0]))
                 all |= one;
             else
-                r.AddError($"--trace knows exits, io, mmio, interrupts, exceptions, blocks and all, not '{word}'");
+                r.AddError($"--trace knows exits, io, mmio, interrupts, exceptions, blocks, translate and all, not '{word}'");
         }
         return all;
     }

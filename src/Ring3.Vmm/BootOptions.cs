@@ -54,6 +54,6 @@ public sealed record BootOptions
 [Flags]
 public enum TraceCategories
 {
-    None = 0, Exits = 1, Io = 2, Mmio = 4, Interrupts = 8, Exceptions = 16, Blocks = 32,
-    All = Exits | Io | Mmio | Interrupts | Exceptions | Blocks,
+    None = 0, Exits = 1, Io = 2, Mmio = 4, Interrupts = 8, Exceptions = 16, Blocks = 32, Translate = 64,
+    All = Exits | Io | Mmio | Interrupts | Exceptions | Blocks | Translate,
 }

@@ -35,8 +35,23 @@ public sealed partial class Machine
             instructions += v.InstructionsRetired;
         double seconds = (_stopNs - _startNs) / 1e9;
         output.WriteLine($"stat {"instructions",-32} {instructions}");
+        WriteTranslation(output, instructions);
         output.WriteLine($"stat {"start_ms",-32} {_startMs}");
         output.WriteLine($"stat {"seconds",-32} {seconds:F3}");
         output.WriteLine($"stat {"mips",-32} {instructions / Math.Max(seconds, 1e-9) / 1e6:F1}");
+    }
+
+    private void WriteTranslation(TextWriter output, ulong instructions)
+    {
+        const int hottest = 10;
+        Cpu.TranslationSummary t = _vm.SummarizeTranslation(hottest);
+        if (t.Regions == 0)
+            return;
+        output.WriteLine($"stat {"translated_percent",-32} {100.0 * t.Instructions / Math.Max(instructions, 1):F1}");
+        output.WriteLine($"stat {"translated_regions",-32} {t.Regions}");
+        output.WriteLine($"stat {"translated_regions_dropped",-32} {t.Dropped}");
+        output.WriteLine($"stat {"translated_bytes",-32} {t.Bytes}");
+        foreach (Cpu.HotRegion r in t.Hottest)
+            output.WriteLine($"stat {$"region_{r.Address:x}",-32} {r.Samples} samples, {r.Instructions} instructions, {r.Bytes} bytes");
     }
 }

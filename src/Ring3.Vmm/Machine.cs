@@ -46,7 +46,12 @@ public sealed partial class Machine : IMachineControl, IDisposable
         _options = options;
         _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace, options.Messages);
         Ram = new MachineRam(options.MemoryBytes);
-        _vm = Vm.Create(new VmOptions { Processor = options.Processor, TranslationThreshold = options.TranslationThreshold, CheckTlb = options.CheckTlb, ZapPolicy = options.Zap, ZapSharePercent = options.ZapShare });
+        VmOptions vm = new()
+        {
+            Processor = options.Processor, TranslationThreshold = options.TranslationThreshold, CheckTlb = options.CheckTlb, ZapPolicy = options.Zap,
+            ZapSharePercent = options.ZapShare,
+        };
+        _vm = Vm.Create(_trace?.Regions is { } observer ? vm with { RegionObserver = observer } : vm);
         Check(_vm.CreateIrqchip(), "create the interrupt controllers");
         Check(_vm.CreatePit2(KvmApi.KVM_PIT_SPEAKER_DUMMY), "create the interval timer");
         Check(_vm.SetGsiRouting(Irqchip.IrqRouting.PcWiring()), "wire the interrupt controllers");

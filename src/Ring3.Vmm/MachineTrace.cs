@@ -12,6 +12,9 @@ internal sealed class MachineTrace(TraceCategories categories, TextWriter messag
 
     public bool Samples => (categories & TraceCategories.Blocks) != 0;
 
+    /// <summary>Gets every region of translated code; null when they are not wanted.</summary>
+    public Action<string>? Regions => (categories & TraceCategories.Translate) == 0 ? null : text => messages.WriteLine($"translate: {text.TrimEnd()}");
+
     /// <summary>Where a kicked processor is.</summary>
     public void Sample(Vcpu vcpu)
     {

@@ -12,6 +12,9 @@ public static class Engine
     /// </summary>
     public const string Variable = "RING3_ENGINE", LogVariable = "RING3_TRANSLATION_LOG";
 
+    /// <summary>Environment variable: with 1, translated code is named in /tmp/perf-PID.map, for Linux's perf.</summary>
+    public const string PerfMapVariable = "RING3_PERF_MAP";
+
     private const int DefaultThreshold = 128;
 
     /// <summary>Executions of a block by the interpreter before it is translated; <see cref="int.MaxValue"/>: never.</summary>
@@ -20,7 +23,7 @@ public static class Engine
     private const string Summary = "summary:";
 
     /// <summary>Told of every region that is made or refused; null with <see cref="Summary"/>.</summary>
-    internal static Action<string>? RegionLog { get; }
+    public static Action<string>? RegionLog { get; }
 
     /// <summary>Told how a machine's code was executed.</summary>
     internal static Action<string>? Log { get; }

@@ -144,7 +144,10 @@ public sealed unsafe partial class LogicalProcessor
                 // Mostly it is time to look at the clock, and nothing else.
                 bool goesOn = *(ulong*)&c->ExitRequest == 0 && (c->InstructionsRetired < c->TimerLook || !TimerHasCome(c));
                 if (s->Region->Stale == 0 && goesOn)
+                {
+                    s->Region->Samples++;
                     return s->Resume;
+                }
                 SyncFlags(c, s);
                 c->InstructionsRetired -= s->Uncount;
                 c->Rip = c->CodeBase + (ulong)s->PageOffset;

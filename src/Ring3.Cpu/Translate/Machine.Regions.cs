@@ -11,6 +11,11 @@ public sealed unsafe partial class Machine
     /// <summary>Executions before a block is translated; <see cref="int.MaxValue"/>: never. For blocks decoded afterwards.</summary>
     public int TranslationThreshold { get; set; } = Engine.Threshold;
 
+    /// <summary>
+    /// Told of every region that is made, guest and host code side by side, and of every block that is refused, by the thread that translates.
+    /// </summary>
+    public Action<string>? RegionObserver { get; init; } = Engine.RegionLog;
+
     // Statistics. Decode lock.
     /// <summary>Regions made, their bytes, and regions dropped because bytes of their blocks were written.</summary>
     public ulong RegionsMade, RegionBytes, RegionsDropped;
@@ -42,6 +47,7 @@ public sealed unsafe partial class Machine
             Region* region = builder.Place(arena);
             RegionsMade++;
             RegionBytes += (ulong)region->CodeBytes;
+            PerfMap.Add(region);
             for (int i = 0; i < region->BlockCount; i++)
             {
                 Block* b = region->Blocks[i];
@@ -57,6 +63,23 @@ public sealed unsafe partial class Machine
                 region->Sources[i]->Uses = use;
             }
             return true;
+        }
+    }
+
+    /// <summary>What has been translated so far, with the regions in which processors were seen most often. Any thread.</summary>
+    public TranslationSummary SummarizeTranslation(int hottest)
+    {
+        List<HotRegion> hot = [];
+        lock (_decodeLock)
+        {
+            foreach (BlockArena a in _arenas)
+                for (Region* r = a.Regions is { } regions ? regions.First : null; r != null; r = r->Next)
+                    if (r->Stale == 0)
+                        hot.Add(new HotRegion(r->Address, r->Instructions, r->CodeBytes, r->Samples));
+            ulong translated = 0;
+            foreach (LogicalProcessor p in _processors)
+                translated += p.Counters.Translated;
+            return new TranslationSummary(RegionsMade, RegionsDropped, RegionBytes, translated, [.. hot.OrderByDescending(r => r.Samples).Take(hottest)]);
         }
     }
 

@@ -32,7 +32,14 @@ internal sealed unsafe class RegionArena
                 return null;
             s_count++;
         }
-        return new RegionArena();
+        try { return new RegionArena(); }
+        catch (Exception e) when (e is IOException or OutOfMemoryException)
+        {
+            // The host gives no more executable memory: what is not translated by now is interpreted.
+            lock (s_lock)
+                s_count = MaxArenas;
+            return null;
+        }
     }
 
     /// <summary>No processor can reach the code any more.</summary>

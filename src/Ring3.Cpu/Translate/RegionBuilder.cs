@@ -50,7 +50,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         _page = Block.PageOf(seed->Host);
         if (!Collect(seed))
         {
-            Engine.RegionLog?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
+            p.Machine.RegionObserver?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
             return false;
         }
         Analyse();
@@ -69,11 +69,11 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         }
         catch (EncoderException e)
         {
-            Engine.RegionLog?.Invoke($"not translated: {e.Message}");
+            p.Machine.RegionObserver?.Invoke($"not translated: {e.Message}");
             // A displacement that does not reach from the page's begin, say: such code stays the interpreter's.
             return false;
         }
-        Engine.RegionLog?.Invoke(Dump());
+        p.Machine.RegionObserver?.Invoke(Dump());
         return _sites.Count <= MaxSites;
     }
 
@@ -281,6 +281,8 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         region->BlockCount = _traces.Count;
         region->Code = arena.Code.Next;
         region->CodeBytes = _a.Position;
+        region->Instructions = Instructions;
+        region->Address = p.State->BlockRip;
         for (int i = 0; i < _traces.Count; i++)
             region->Blocks[i] = _traces[i].Head;
         region->Sources = (Block**)arena.Allocate(_sources.Count * sizeof(nint));

@@ -69,7 +69,7 @@ internal unsafe struct Site
 
 /// <summary>A piece of translated code: blocks of one host page that were hot together.</summary>
 /// <remarks>SAFETY: lives in the arena of its blocks, and is freed with it.</remarks>
-[StructLayout(LayoutKind.Sequential, Size = 96)]
+[StructLayout(LayoutKind.Sequential, Size = 112)]
 internal unsafe struct Region
 {
     /// <summary>
@@ -88,5 +88,9 @@ internal unsafe struct Region
     public Region* Next;
     /// <summary>Blocks whose bytes the code was made from.</summary>
     public Block** Sources;
-    public int SourceCount;
+    public int SourceCount, Instructions;
+    /// <summary>Guest address of the block that it was made for, then.</summary>
+    public ulong Address;
+    /// <summary>Times that a processor looked at the clock in it. BENIGN-RACE: processors add without a lock; it is a sample.</summary>
+    public ulong Samples;
 }

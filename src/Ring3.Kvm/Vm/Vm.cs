@@ -57,6 +57,9 @@ public sealed partial class Vm : IDisposable
     /// <summary>In-kernel controllers, or null until <see cref="CreateIrqchip"/> (or the split irqchip) made them.</summary>
     public VmIrqchip? Irqchip => _interrupts.Chip;
 
+    /// <summary>What has been translated so far, with so many of the hottest regions. Any thread.</summary>
+    public TranslationSummary SummarizeTranslation(int hottest) => _core.Machine.SummarizeTranslation(hottest);
+
     /// <summary>Counters; each call brings the gauges up to date.</summary>
     public VmStats Stats
     {

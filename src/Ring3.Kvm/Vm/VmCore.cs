@@ -11,7 +11,10 @@ internal sealed class VmCore
     public VmCore(VmOptions options)
     {
         Options = options;
-        Machine = new Machine(options.Processor) { TranslationThreshold = options.TranslationThreshold, ExternalWriters = options.ExternalWriters };
+        Machine = new Machine(options.Processor)
+        {
+            TranslationThreshold = options.TranslationThreshold, RegionObserver = options.RegionObserver, ExternalWriters = options.ExternalWriters,
+        };
         Vcpus = new VcpuList(Shaping);
         Health = new VmHealth(Vcpus);
         Work = new WorkQueue("ring3-vm") { Failed = e => Health.Bug(e.Message) };

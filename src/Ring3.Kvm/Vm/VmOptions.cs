@@ -19,6 +19,9 @@ public sealed record VmOptions
     /// <summary>Executions of a block of guest code by the interpreter before the translator makes host code of it; <see cref="int.MaxValue"/>: never. See <see cref="Engine"/>.</summary>
     public int TranslationThreshold { get; init; } = Engine.Threshold;
 
+    /// <summary>Told of every region of translated code, guest and host code side by side, by the thread that translates. See <see cref="Engine"/>.</summary>
+    public Action<string>? RegionObserver { get; init; } = Engine.RegionLog;
+
     /// <summary>Guest TSC frequency of new vCPUs in kHz; 0: the host's.</summary>
     public uint TscKhz { get; init; }
 
