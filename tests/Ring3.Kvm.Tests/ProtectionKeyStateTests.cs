@@ -83,4 +83,19 @@ public sealed unsafe class ProtectionKeyStateTests
         g.Cpu.GetXsave(out kvm_xsave xsave);
         Assert.Equal(has ? Xcr0.Pkru : 0, *(ulong*)((byte*)xsave.region + 512) & Xcr0.Pkru);
     }
+
+    /// <summary>A client that has taken the offset from a host without protection keys gives none: the guest sees where PKRU is.</summary>
+    [Fact]
+    public void OffsetThatTheClientDoesNotKnow_IsTheModels()
+    {
+        using TestGuest g = new(cpuid: false);
+        kvm_cpuid_entry2[] entries = SupportedCpuid.Entries.ToArray();
+        foreach (ref kvm_cpuid_entry2 e in entries.AsSpan())
+            if (e is { function: 0xd, index: 9 })
+                e.ebx = 0;
+        Assert.Equal(0, g.Cpu.SetCpuid2(entries));
+        kvm_cpuid_entry2[] seen = new kvm_cpuid_entry2[entries.Length];
+        Assert.Equal(entries.Length, g.Cpu.GetCpuid2(seen));
+        Assert.Equal((8u, (uint)ProcessorModel.Host.PkruOffset), seen.Where(e => e is { function: 0xd, index: 9 }).Select(e => (e.eax, e.ebx)).Single());
+    }
 }

@@ -269,6 +269,10 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
             case 0xd when e.index == 1 && (eax & (LeafDEax.XSAVEC | LeafDEax.XSAVES)) != 0:
                 ebx = XsaveArea.CompactedSizeFor(_s->Xcr0 | _s->Xss);
                 break;
+            case 0xd when e is { index: 9, eax: not 0, ebx: 0 }:
+                // Clients ask the host's CPUID where a component is; one without protection keys does not know. No component is at 0.
+                ebx = (uint)Vm.Processor.PkruOffset;
+                break;
             case >= 0x4000_0000 and < 0x4001_0000 when kvmBase != 0 && e.function == (kvmBase | KvmPara.KVM_CPUID_FEATURES) && Vm.Settings.HaltsInGuest:
                 eax &= ~(1u << KvmPara.KVM_FEATURE_PV_UNHALT);
                 break;
