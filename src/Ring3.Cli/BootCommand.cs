@@ -4,7 +4,6 @@ using System.Globalization;
 using Ring3.Cpu;
 using Ring3.Mmu;
 using Ring3.Vmm;
-using Ring3.Vmm.Boot;
 
 namespace Ring3.Cli;
 

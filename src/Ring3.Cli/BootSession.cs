@@ -3,9 +3,6 @@ using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
 using Ring3.Host;
 using Ring3.Vmm;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Guest;
-using Ring3.Vmm.Streams;
 
 namespace Ring3.Cli;
 

@@ -1,5 +1,5 @@
 using System.CommandLine;
-using Ring3.Vmm.Guest;
+using Ring3.Vmm;
 
 namespace Ring3.Cli;
 

@@ -1,6 +1,5 @@
 using System.CommandLine;
 using Ring3.Vmm;
-using Ring3.Vmm.Guest;
 
 namespace Ring3.Cli;
 

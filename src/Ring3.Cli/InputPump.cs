@@ -1,6 +1,5 @@
 using Ring3.Host;
 using Ring3.Vmm;
-using Ring3.Vmm.Bus;
 
 namespace Ring3.Cli;
 

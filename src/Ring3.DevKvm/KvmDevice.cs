@@ -1,6 +1,5 @@
 using System.Runtime.CompilerServices;
 using Ring3.Abi;
-using Ring3.DevKvm.Tracing;
 using Ring3.Host;
 using Ring3.Kvm;
 

@@ -1,5 +1,4 @@
 using Ring3.Abi;
-using Ring3.DevKvm.Tracing;
 using Ring3.Host;
 using Ring3.Kvm;
 

@@ -1,6 +1,5 @@
 using Ring3.Cpu;
 using Ring3.Mmu;
-using Ring3.Vmm.Boot;
 
 namespace Ring3.Vmm;
 

@@ -4,10 +4,6 @@ using Ring3.Host;
 using Ring3.Kvm;
 using Ring3.Memory;
 using Ring3.Sync;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
-using Ring3.Vmm.Firmware;
-using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm;
 
@@ -38,7 +34,7 @@ public sealed partial class Machine
         Ports.Add(ResetControl.Port, 1, new ResetControl(this));
         Ports.Add(PciHost.AddressPort, 1, Pci.Address);
         Ports.Add(PciHost.DataPort, PciHost.DataPorts, Pci.Data);
-        var clock = new CmosRtc(new GsiLine(this, CmosRtc.Irq), EventLoop.Shared, HostClock.RealtimeNs(), e => End(Bus.MachineEnd.Failure, detail: $"{e.GetType().Name}: {e.Message}"));
+        var clock = new CmosRtc(new GsiLine(this, CmosRtc.Irq), EventLoop.Shared, HostClock.RealtimeNs(), e => End(MachineEnd.Failure, detail: $"{e.GetType().Name}: {e.Message}"));
         clock.SetMachine(Ram.LowRamEnd, Ram.HighRamEnd - MemoryLayout.FourGiB, _options.Cpus);
         Ports.Add(CmosRtc.Base, CmosRtc.Ports, clock);
         var firmwareConfig = new FwCfg(new DmaMemory(_vm.Memory));

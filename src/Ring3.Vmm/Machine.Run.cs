@@ -21,7 +21,7 @@ public sealed unsafe partial class Machine
                 }
                 if (r < 0)
                 {
-                    End(Bus.MachineEnd.Failure, detail: _vm.IsDead ? _vm.BugMessage : $"KVM_RUN returned error {-r} at {Where(vcpu)}");
+                    End(MachineEnd.Failure, detail: _vm.IsDead ? _vm.BugMessage : $"KVM_RUN returned error {-r} at {Where(vcpu)}");
                     return;
                 }
                 Serve(vcpu);
@@ -30,7 +30,7 @@ public sealed unsafe partial class Machine
         catch (Exception e)
         {
             // A defect in ring3, not of the guest: the machine ends in order and the terminal is restored.
-            End(Bus.MachineEnd.Failure, detail: Environment.GetEnvironmentVariable("RING3_DEBUG") is null ? $"{e.GetType().Name}: {e.Message}" : e.ToString());
+            End(MachineEnd.Failure, detail: Environment.GetEnvironmentVariable("RING3_DEBUG") is null ? $"{e.GetType().Name}: {e.Message}" : e.ToString());
         }
     }
 
@@ -53,13 +53,13 @@ public sealed unsafe partial class Machine
             case KVM_EXIT_INTR or KVM_EXIT_IRQ_WINDOW_OPEN:
                 break;
             case KVM_EXIT_SHUTDOWN:
-                End(Bus.MachineEnd.TripleFault, detail: Where(vcpu));
+                End(MachineEnd.TripleFault, detail: Where(vcpu));
                 break;
             case KVM_EXIT_INTERNAL_ERROR when run->@internal.suberror == KVM_INTERNAL_ERROR_EMULATION:
-                End(Bus.MachineEnd.Failure, detail: $"the processor cannot execute {Convert.ToHexString(new ReadOnlySpan<byte>(run->emulation_failure.insn_bytes, Math.Min((int)run->emulation_failure.insn_size, 15)))} at {Where(vcpu)}");
+                End(MachineEnd.Failure, detail: $"the processor cannot execute {Convert.ToHexString(new ReadOnlySpan<byte>(run->emulation_failure.insn_bytes, Math.Min((int)run->emulation_failure.insn_size, 15)))} at {Where(vcpu)}");
                 break;
             default:
-                End(Bus.MachineEnd.Failure, detail: $"KVM exit {run->exit_reason} (suberror {run->@internal.suberror}, data {run->@internal.data[0]}) at {Where(vcpu)}");
+                End(MachineEnd.Failure, detail: $"KVM exit {run->exit_reason} (suberror {run->@internal.suberror}, data {run->@internal.data[0]}) at {Where(vcpu)}");
                 break;
         }
     }
@@ -78,7 +78,7 @@ public sealed unsafe partial class Machine
             var element = new Span<byte>(data + i * size, size);
             if (write)
             {
-                if (port == Firmware.BiosArea.ServicePort)
+                if (port == BiosArea.ServicePort)
                     _bios?.Serve(vcpu);
                 else
                     Ports.Write(port, element);

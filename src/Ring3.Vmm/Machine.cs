@@ -1,12 +1,6 @@
 using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Kvm;
-using Ring3.Vmm.Boot;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
-using Ring3.Vmm.Firmware;
-using Ring3.Vmm.Guest;
-using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm;
 

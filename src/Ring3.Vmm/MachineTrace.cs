@@ -48,13 +48,13 @@ internal sealed class MachineTrace(TraceCategories categories, TextWriter messag
     public void Io(Vcpu vcpu, ushort port, bool write, ReadOnlySpan<byte> data)
     {
         if ((categories & TraceCategories.Io) != 0)
-            Line(vcpu, $"{(write ? "out" : "in ")} 0x{port:x}/{data.Length} 0x{Bus.BusData.Get(data):x}");
+            Line(vcpu, $"{(write ? "out" : "in ")} 0x{port:x}/{data.Length} 0x{BusData.Get(data):x}");
     }
 
     public void Mmio(Vcpu vcpu, ulong gpa, bool write, ReadOnlySpan<byte> data)
     {
         if ((categories & TraceCategories.Mmio) != 0)
-            Line(vcpu, $"mmio {(write ? "write" : "read ")} 0x{gpa:x}/{data.Length} 0x{Bus.BusData.Get(data):x}");
+            Line(vcpu, $"mmio {(write ? "write" : "read ")} 0x{gpa:x}/{data.Length} 0x{BusData.Get(data):x}");
     }
 
     private void Line(Vcpu vcpu, string text)

@@ -2,8 +2,6 @@ using System.Buffers.Binary;
 using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Kvm;
-using Ring3.Vmm.Boot;
-using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm;
 

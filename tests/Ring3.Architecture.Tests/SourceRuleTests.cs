@@ -27,6 +27,19 @@ public partial class SourceRuleTests
         Assert.Contains($"private const string C = \"{l.Value}\";", text);
     });
 
+    /// <summary>A project is a namespace; folders put its files in order and mean nothing to the compiler.</summary>
+    [Fact]
+    public void Namespaces_AreTheProjects() => Assert.Empty(
+        from file in Repository.Sources("src")
+        let name = Repository.Relative(file)
+        let project = name.Split('/')[1]
+        from Match m in Namespace().Matches(File.ReadAllText(file))
+        where m.Groups[1].Value != project
+        select $"{name}: {m.Groups[1].Value}");
+
+    [GeneratedRegex(@"^namespace ([\w.]+)", RegexOptions.Multiline)]
+    private static partial Regex Namespace();
+
     [Fact]
     public void Files_StayReadable() => Assert.Empty(
         from file in Repository.Sources("src", "tests", "benchmarks")

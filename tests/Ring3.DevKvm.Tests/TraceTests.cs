@@ -1,8 +1,7 @@
 using System.Reflection;
 using System.Text;
 using Ring3.Abi;
-using Ring3.DevKvm.Tracing;
-using Decoder = Ring3.DevKvm.Tracing.Decoder;
+using Decoder = Ring3.DevKvm.Decoder;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.DevKvm.Tests;

@@ -1,8 +1,6 @@
 using System.Buffers.Binary;
 using Ring3.Kvm;
 using Ring3.Vmm;
-using Ring3.Vmm.Boot;
-using Ring3.Vmm.Memory;
 
 namespace Ring3.Fuzz;
 

@@ -3,9 +3,6 @@ using System.Globalization;
 using System.Text;
 using Ring3.Cpu;
 using Ring3.Vmm;
-using Ring3.Vmm.Boot;
-using Ring3.Vmm.Devices;
-using Ring3.Vmm.Guest;
 
 namespace Ring3.Lockstep;
 

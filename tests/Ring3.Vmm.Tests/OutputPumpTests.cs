@@ -1,5 +1,4 @@
 using System.IO.Pipes;
-using Ring3.Vmm.Streams;
 
 namespace Ring3.Vmm.Tests;
 

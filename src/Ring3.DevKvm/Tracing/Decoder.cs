@@ -1,7 +1,7 @@
 using System.Text;
 using Ring3.Host;
 
-namespace Ring3.DevKvm.Tracing;
+namespace Ring3.DevKvm;
 
 /// <summary>Prints memory by a schema (see <see cref="Schemas"/>). Memory that is not there prints as its address.</summary>
 internal static class Decoder

@@ -1,6 +1,6 @@
 using static Ring3.Abi.KvmApi;
 
-namespace Ring3.DevKvm.Tracing;
+namespace Ring3.DevKvm;
 
 /// <summary>Names of numbers, for traces.</summary>
 internal static class KvmNames

@@ -1,6 +1,6 @@
 using static Ring3.Abi.KvmApi;
 
-namespace Ring3.DevKvm.Tracing;
+namespace Ring3.DevKvm;
 
 /// <summary>
 /// What the arguments of the ioctls look like, for traces. A schema is a list of <c>name:TYPE</c>: a letter (u decimal, i signed, x hexadecimal) and the size

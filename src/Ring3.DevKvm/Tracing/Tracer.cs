@@ -4,7 +4,7 @@ using Ring3.Kvm;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: kvm_run is read through the address that its vCPU gives, inside a call on that vCPU's object.
-namespace Ring3.DevKvm.Tracing;
+namespace Ring3.DevKvm;
 
 /// <summary>
 /// What the environment asks to see: RING3_TRACE=ioctl[:FILE] prints each KVM call decoded, one line each, like strace; RING3_STATS=1 prints the counters of each VM when it is freed, and of the rest at the end.

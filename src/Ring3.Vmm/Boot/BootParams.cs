@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>Linux's struct boot_params ("zero page"). SPEC: Documentation/arch/x86/boot.rst and zero-page.rst.</summary>
 internal static class BootParams

@@ -1,6 +1,4 @@
-using Ring3.Vmm.Memory;
-
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>A PC boot sector: the first 512 bytes at 0x7c00, entered in real mode with DL = 0x80. The rest of the file is the disk that INT 13h reads.</summary>
 internal static class BootSectorLoader

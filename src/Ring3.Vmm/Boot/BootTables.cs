@@ -2,9 +2,8 @@ using System.Buffers.Binary;
 using System.Runtime.InteropServices;
 using System.Text;
 using Ring3.Arch;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>Descriptor and page tables, command line and RAM-disk placement shared by the boot protocols.</summary>
 public static class BootTables

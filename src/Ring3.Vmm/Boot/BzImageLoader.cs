@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// Linux bzImage: 64-bit, 32-bit and 16-bit entry. SPEC: Documentation/arch/x86/boot.rst, protocol 2.00 to 2.15.

@@ -6,7 +6,7 @@ using SharpCompress.Compressors.LZMA;
 using SharpCompress.Compressors.Xz;
 using ZstdSharp;
 
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// Unpacks images on the host: gzip, bzip2, LZMA, xz, zstd and the legacy LZ4 frames of kernels, recognised by their first bytes. Host code does it some ten times faster than the guest's own unpacker.

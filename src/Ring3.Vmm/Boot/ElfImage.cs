@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>A loadable segment of an ELF file.</summary>
 internal readonly record struct ElfSegment(uint Type, ulong Offset, ulong PhysicalAddress, ulong FileBytes, ulong MemoryBytes);

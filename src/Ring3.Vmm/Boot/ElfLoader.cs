@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>ELF kernels: by PVH (hvm_start_info, 32-bit entry) when the image has the note, else as a 64-bit Linux vmlinux (boot_params).</summary>
 internal static class ElfLoader

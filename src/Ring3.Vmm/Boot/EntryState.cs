@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>Processor mode in which a boot protocol enters the kernel.</summary>
 public enum EntryMode

@@ -1,6 +1,6 @@
 using System.Buffers.Binary;
 
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>A boot image's bytes with checked little-endian reads: anything outside the file is a <see cref="BootException"/> that names the part.</summary>
 public readonly ref struct ImageView(ReadOnlySpan<byte> bytes, string name)

@@ -1,6 +1,4 @@
-using Ring3.Vmm.Memory;
-
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>What a kernel file is.</summary>
 public enum ImageKind { Unknown, BzImage, Elf, Multiboot, BootSector }

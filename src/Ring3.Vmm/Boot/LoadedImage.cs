@@ -1,7 +1,4 @@
-using Ring3.Vmm.Firmware;
-using Ring3.Vmm.Memory;
-
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>Where the parts of a kernel lie in memory, for images that may lie anywhere: checks that they leave the firmware's memory alone, and finds room for what the loader adds.</summary>
 /// <param name="name">File name for messages.</param>

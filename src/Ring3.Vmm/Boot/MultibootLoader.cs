@@ -1,9 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
-using Ring3.Vmm.Firmware;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Boot;
+namespace Ring3.Vmm;
 
 /// <summary>Multiboot 1 kernels: ELF, or any file with load addresses in its header. SPEC: Multiboot Specification 0.6.96.</summary>
 internal static class MultibootLoader

@@ -1,6 +1,6 @@
 using System.Buffers.Binary;
 
-namespace Ring3.Vmm.Bus;
+namespace Ring3.Vmm;
 
 /// <summary>Little-endian values in bus data of any width.</summary>
 public static class BusData

@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Bus;
+namespace Ring3.Vmm;
 
 /// <summary>Guest memory as a bus master sees it. Any thread; a range that is not RAM is refused and nothing is transferred.</summary>
 public interface IDmaMemory

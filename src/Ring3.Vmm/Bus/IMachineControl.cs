@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Bus;
+namespace Ring3.Vmm;
 
 /// <summary>An interrupt input of the machine (a GSI). Any thread.</summary>
 public interface IInterruptLine

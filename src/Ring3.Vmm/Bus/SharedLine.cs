@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Bus;
+namespace Ring3.Vmm;
 
 /// <summary>Several devices on one interrupt input: the line is high while any of them drives it.</summary>
 public sealed class SharedLine(IInterruptLine line)

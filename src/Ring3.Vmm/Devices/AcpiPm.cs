@@ -1,8 +1,7 @@
 using Ring3.Host;
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// ACPI fixed hardware: PM1 event and control blocks, the 3.579545 MHz PM timer, and a GPE block without events. Writing SLP_EN with the S5 type powers off.

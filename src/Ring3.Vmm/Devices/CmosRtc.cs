@@ -1,8 +1,7 @@
 using Ring3.Kvm;
 using Ring3.Sync;
-using Ring3.Vmm.Bus;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// CMOS memory and MC146818 real-time clock at ports 0x70 (index) and 0x71 (data): time in UTC, alarm, update-ended and periodic interrupts on IRQ 8, 128 bytes of NVRAM with the

@@ -1,9 +1,8 @@
 using System.Buffers.Binary;
 using System.Text;
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// The firmware configuration device: items of bytes, selected by a 16-bit key at port 0x510, read byte by byte at 0x511 or by DMA through 0x514.

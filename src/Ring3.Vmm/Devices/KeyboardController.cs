@@ -1,7 +1,6 @@
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// i8042 without keyboard or mouse: self-tests pass, both ports report that nothing is attached, and command 0xfe (pulse output line 0) resets the machine.

@@ -1,6 +1,6 @@
 using System.Buffers.Binary;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// The 256-byte configuration space of one PCI function with a type 0 header. Each byte has a mask of the bits that the guest may write. SPEC: PCI Local Bus 3.0, "Configuration Space".

@@ -1,7 +1,6 @@
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// PCI bus 0 behind configuration mechanism 1 (ports 0xcf8 and 0xcfc), with a host bridge and an ISA bridge as in an i440FX machine. Functions that are absent read as all ones.

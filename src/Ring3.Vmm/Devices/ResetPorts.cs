@@ -1,7 +1,6 @@
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>Port 0x92, "fast A20 and reset": bit 0 resets the machine on its rising edge, bit 1 is the A20 gate (always open here, but remembered).</summary>
 public sealed class Port92(IMachineControl machine) : IBusDevice

@@ -1,7 +1,6 @@
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
 
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>Where a serial port's transmitted bytes go. Called under the port's lock; it may wait when the reader is slow.</summary>
 public interface ISerialSink

@@ -1,8 +1,6 @@
 using System.Buffers.Binary;
-using Ring3.Vmm.Devices;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// The machine's ACPI tables: RSDP, RSDT, XSDT, FADT, FACS, MADT and a hand-assembled DSDT. Built at one physical address; every pointer in them is absolute.

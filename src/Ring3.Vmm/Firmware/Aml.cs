@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
 
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>Encodes the ACPI Machine Language terms that the DSDT needs. SPEC: ACPI 6.4, "ACPI Machine Language (AML) Specification".</summary>
 internal static class Aml

@@ -1,9 +1,8 @@
 using System.Buffers.Binary;
 using Ring3.Abi;
 using Ring3.Kvm;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// The few BIOS services that boot sectors, Linux's 16-bit setup code, and kernels that go back to real mode call. A stub of <see cref="BiosArea"/> writes to a port and returns; the port write is

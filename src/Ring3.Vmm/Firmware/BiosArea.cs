@@ -1,8 +1,7 @@
 using System.Buffers.Binary;
 using Ring3.Host;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// What a PC's firmware leaves in low memory and in its ROM: interrupt vectors, BIOS data area, extended BIOS data area, service stubs and the reset entry. Every boot protocol gets it: kernels that are

@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>INT 16h's keys from a serial terminal: characters become the codes of a US keyboard, escape sequences of cursor keys those of the keys. SPEC: Ralf Brown's Interrupt List, INT 16h.</summary>
 /// <param name="peek">Byte of input that waits at a place (0 = the next), or -1.</param>

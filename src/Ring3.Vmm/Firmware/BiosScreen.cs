@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// INT 10h's text screen on a serial terminal. The cursor follows the guest's; the terminal is told (ANSI) only when something is written elsewhere than behind the last character, so that plain output

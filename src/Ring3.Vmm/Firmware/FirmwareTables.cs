@@ -1,6 +1,4 @@
-using Ring3.Vmm.Memory;
-
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>Places every firmware table in the BIOS area.</summary>
 public static class FirmwareTables

@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
-using Ring3.Vmm.Memory;
 
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>Intel MP table, for kernels without ACPI. SPEC: MultiProcessor Specification 1.4.</summary>
 public static class MpTable

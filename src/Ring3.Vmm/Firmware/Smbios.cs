@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
 
-namespace Ring3.Vmm.Firmware;
+namespace Ring3.Vmm;
 
 /// <summary>SMBIOS structures with a 2.1 and a 3.0 entry point. SPEC: DMTF DSP0134, System Management BIOS Reference Specification 3.4.</summary>
 public static class Smbios

@@ -1,6 +1,6 @@
 using System.Text;
 
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>Writes a cpio archive in the "newc" format that Linux unpacks as its initial root. Every entry belongs to root; times are zero, so equal inputs give equal archives.</summary>
 public sealed class CpioWriter(Stream output)

@@ -2,7 +2,7 @@ using System.Formats.Tar;
 using System.Globalization;
 using System.Text.RegularExpressions;
 
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// Fetches files out of Debian packages with apt-get download and dpkg-deb: nothing is installed, no root is needed. The system's package lists are used when they know the

@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// The default guest's files in the user's cache: Debian's kernel of a flavour, and busybox. Each is fetched once into a temporary directory and renamed into place, so that an

@@ -1,7 +1,6 @@
 using System.Security.Cryptography;
-using Ring3.Vmm.Boot;
 
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>The host's terminal as the guest is told of it. Rows and columns: 0 = unknown.</summary>
 public readonly record struct HostTerminal(bool Interactive, int Rows, int Columns);

@@ -1,7 +1,7 @@
 using System.ComponentModel;
 using System.Diagnostics;
 
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>Runs a program of the host and collects its output. Used for apt and dpkg only.</summary>
 internal static class HostCommand

@@ -1,7 +1,7 @@
 using System.IO.Compression;
 using System.Text;
 
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>What the guest's init is told.</summary>
 public sealed record InitOptions

@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Memory;
+namespace Ring3.Vmm;
 
 /// <summary>Memory kinds of the e820 map (also PVH and Multiboot numbers).</summary>
 public enum E820Kind : uint { Ram = 1, Reserved = 2, Acpi = 3, Nvs = 4 }

@@ -1,7 +1,7 @@
 using System.Globalization;
 using Ring3.Host;
 
-namespace Ring3.Vmm.Memory;
+namespace Ring3.Vmm;
 
 /// <summary>Draws a <see cref="WorkingSetHistory"/>: time to the right; guest addresses upwards, coloured by heat; below, how much is resident and how much is in use.</summary>
 public static class HeatmapPicture

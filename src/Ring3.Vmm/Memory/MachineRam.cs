@@ -1,7 +1,7 @@
 using Ring3.Host;
 using Ring3.Memory;
 
-namespace Ring3.Vmm.Memory;
+namespace Ring3.Vmm;
 
 /// <summary>One piece of RAM: [Gpa, Gpa + Bytes), backed at Hva.</summary>
 public readonly unsafe struct RamRegion(ulong gpa, ulong bytes, byte* hva)

@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Memory;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// The machine's guest-physical layout. Addresses in bytes.

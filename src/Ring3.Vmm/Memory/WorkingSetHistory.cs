@@ -2,7 +2,7 @@ using Ring3.Arch;
 using Ring3.Host;
 using Ring3.Reclaim;
 
-namespace Ring3.Vmm.Memory;
+namespace Ring3.Vmm;
 
 /// <summary>How the working set of a machine developed: a column for each moment, a row for each piece of guest memory. When there are too many columns every other one is dropped and moments come half as often.</summary>
 /// <remarks>One thread adds; reading is for afterwards.</remarks>

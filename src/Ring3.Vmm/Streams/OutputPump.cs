@@ -1,7 +1,6 @@
 using Ring3.Host;
-using Ring3.Vmm.Devices;
 
-namespace Ring3.Vmm.Streams;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// Moves a serial port's output to a file descriptor on a thread of its own, so that the vCPU does not pay a system call per byte. The buffer is bounded: when the reader of the
@@ -134,7 +133,7 @@ public sealed class TailSink(ISerialSink? next) : ISerialSink
 }
 
 /// <summary>The status port of the exec channel: a line "exit N" ends the machine with that status.</summary>
-public sealed class ExecStatusSink(Bus.IMachineControl machine) : ISerialSink
+public sealed class ExecStatusSink(IMachineControl machine) : ISerialSink
 {
     private const int LineLimit = 64;
     private readonly System.Text.StringBuilder _line = new();
@@ -150,7 +149,7 @@ public sealed class ExecStatusSink(Bus.IMachineControl machine) : ISerialSink
         string[] words = _line.ToString().Trim().Split(' ');
         _line.Clear();
         if (words is ["exit", var number] && int.TryParse(number, out int status))
-            machine.End(Bus.MachineEnd.ExecDone, status & 0xff);
+            machine.End(MachineEnd.ExecDone, status & 0xff);
     }
 }
 

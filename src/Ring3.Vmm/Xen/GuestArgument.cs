@@ -3,7 +3,7 @@ using Ring3.Abi;
 using Ring3.Kvm;
 
 // SAFETY: spans over a local of an unmanaged type.
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 /// <summary>A structure that a hypercall names by linear address, read and written through the vCPU's page tables. Widths are those of 64-bit guests.</summary>
 internal readonly unsafe struct GuestArgument(Vm vm, Vcpu vcpu, ulong address)

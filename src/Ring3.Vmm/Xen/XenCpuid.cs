@@ -1,6 +1,6 @@
 using Ring3.Abi;
 
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 /// <summary>The CPUID leaves by which a guest knows Xen. SPEC: Xen public headers, arch-x86/cpuid.h.</summary>
 internal static class XenCpuid

@@ -1,7 +1,7 @@
 using Ring3.Abi;
 
 // SAFETY: the grant table is mapped from the constructor to Dispose, which comes after the virtual machine's; frames are bounded by MaxGrantFrames.
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 // The grant table, version 1: the guest maps its frames where it likes outside of RAM, and writes into them who may use which of its pages.
 internal sealed unsafe partial class XenPlatform

@@ -3,7 +3,7 @@ using Ring3.Irqchip;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: no pointer is followed here; the other parts of the type say why theirs are sound.
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 // PIRQs: interrupts of devices that arrive as event channels. A bound PIRQ's GSI is routed to the port (KVM_IRQ_ROUTING_XEN_EVTCHN), so that lines and irqfds are delivered by the hypervisor; without a port it is wired as in any PC.
 // A PIRQ without a GSI is named by the messages of a device.
@@ -33,7 +33,7 @@ internal sealed partial class XenPlatform
     }
 
     /// <summary>Lines that stay high until their device is served: the guest has to say when, to hear of them again.</summary>
-    private static bool IsLevel(int gsi) => gsi == Firmware.AcpiTables.SciIrq || gsi >= 16;
+    private static bool IsLevel(int gsi) => gsi == AcpiTables.SciIrq || gsi >= 16;
 
     private long PhysdevOp(uint command, GuestArgument a)
     {

@@ -3,7 +3,7 @@ using Ring3.Kvm;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: no pointer is followed here; the other parts of the type say why theirs are sound.
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 // Event-channel ports: who is behind which, and how KVM is told.
 internal sealed partial class XenPlatform

@@ -1,12 +1,10 @@
 using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: the special pages are mapped from the constructor to Dispose, which comes after the virtual machine's.
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// What a Xen HVM guest expects of its hypervisor and its toolstack beyond what KVM handles itself: HVM parameters, event-channel ports, memory and vCPU registrations, the console ring and the store.

@@ -1,8 +1,6 @@
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
 
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// Xen's platform PCI device: by it a guest's drivers find that there is Xen, and a place in the address space for the grant table. SPEC: Xen's docs/misc/hvm-emulated-unplug.pandoc and pci-device-reservations.txt.

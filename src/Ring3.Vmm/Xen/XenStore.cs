@@ -2,7 +2,7 @@ using System.Buffers.Binary;
 using System.Text;
 
 // SAFETY: the page lives as long as the platform that owns it; every index is masked to its ring.
-namespace Ring3.Vmm.Xen;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// A small xenstore for one guest: a tree of strings, watches, transactions that always succeed (there is one client). SPEC: Xen's docs/misc/xenstore.txt and io/xs_wire.h. Its owner serialises.

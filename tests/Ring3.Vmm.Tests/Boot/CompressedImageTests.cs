@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using Ring3.Vmm.Boot;
 using Ring3.Vmm.Tests.Firmware;
 
 namespace Ring3.Vmm.Tests.Boot;

@@ -1,7 +1,5 @@
 using System.Buffers.Binary;
 using System.Text;
-using Ring3.Vmm.Boot;
-using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm.Tests.Boot;
 
@@ -292,12 +290,12 @@ public class LoaderTests : IDisposable
     [Fact]
     public void CompressedKernelFiles()
     {
-        byte[] kernel = MultibootKludge(0x10_0000, 0x10_0040), packed = Ring3.Vmm.Guest.Initramfs.Gzip(kernel);
+        byte[] kernel = MultibootKludge(0x10_0000, 0x10_0040), packed = Ring3.Vmm.Initramfs.Gzip(kernel);
         Assert.Equal(kernel, KernelLoader.Unpack(packed, "xen.gz"));
         Assert.Same(kernel, KernelLoader.Unpack(kernel, "xen"));
         var e = Assert.Throws<BootException>(() => KernelLoader.Unpack([0x1f, 0x8b, 8, 0, .. new byte[30].Select(_ => (byte)0xff)], "xen.gz"));
         Assert.Contains("damaged", e.Message);
-        Assert.Contains("not a kernel", Refused(KernelLoader.Unpack(Ring3.Vmm.Guest.Initramfs.Gzip("just text"u8), "text.gz")));
+        Assert.Contains("not a kernel", Refused(KernelLoader.Unpack(Ring3.Vmm.Initramfs.Gzip("just text"u8), "text.gz")));
     }
 
     [Fact]

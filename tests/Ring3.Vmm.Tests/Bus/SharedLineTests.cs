@@ -1,5 +1,3 @@
-using Ring3.Vmm.Bus;
-
 namespace Ring3.Vmm.Tests.Bus;
 
 public class SharedLineTests

@@ -1,7 +1,5 @@
 using Ring3.Kvm;
 using Ring3.Sync;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
 
 namespace Ring3.Vmm.Tests.Devices;
 

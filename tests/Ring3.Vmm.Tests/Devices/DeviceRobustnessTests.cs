@@ -1,6 +1,4 @@
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
 
 namespace Ring3.Vmm.Tests.Devices;
 

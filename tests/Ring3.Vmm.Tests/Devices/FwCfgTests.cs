@@ -1,6 +1,5 @@
 using System.Buffers.Binary;
 using System.Text;
-using Ring3.Vmm.Devices;
 
 namespace Ring3.Vmm.Tests.Devices;
 

@@ -1,6 +1,3 @@
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
-
 namespace Ring3.Vmm.Tests.Devices;
 
 public class PciHostTests

@@ -1,5 +1,3 @@
-using Ring3.Vmm.Devices;
-
 namespace Ring3.Vmm.Tests.Devices;
 
 public class SerialPortTests

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Text;
-using Ring3.Vmm.Firmware;
 using Xunit;
 
 namespace Ring3.Vmm.Tests.Firmware;

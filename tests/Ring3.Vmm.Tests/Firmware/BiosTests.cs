@@ -1,7 +1,5 @@
 using System.Buffers.Binary;
 using System.Text;
-using Ring3.Vmm.Firmware;
-using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm.Tests.Firmware;
 

@@ -1,4 +1,3 @@
-using Ring3.Vmm.Guest;
 using Ring3.Vmm.Tests.Boot;
 
 namespace Ring3.Vmm.Tests.Guest;

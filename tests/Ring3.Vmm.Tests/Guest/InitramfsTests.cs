@@ -1,7 +1,6 @@
 using System.Globalization;
 using System.IO.Compression;
 using System.Text;
-using Ring3.Vmm.Guest;
 
 namespace Ring3.Vmm.Tests.Guest;
 

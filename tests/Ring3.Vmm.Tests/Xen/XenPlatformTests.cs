@@ -2,8 +2,6 @@ using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Irqchip;
 using Ring3.Kvm;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Xen;
 
 // SAFETY: guest memory is mapped until Dispose, after the virtual machine's; kvm_run lives as long as the vCPU.
 namespace Ring3.Vmm.Tests.Xen;

@@ -1,8 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
 using Ring3.Host;
-using Ring3.Vmm.Devices;
-using Ring3.Vmm.Xen;
 
 // SAFETY: the page is mapped as long as the test.
 namespace Ring3.Vmm.Tests.Xen;
