@@ -1,7 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
-// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
+// SAFETY: pins, register pages and padding are fixed arrays of the sizes that the kernel's header gives.
 namespace Ring3.Abi;
 
 /// <summary>State of one 8259A.</summary>
@@ -13,11 +13,11 @@ public struct kvm_pic_state
 
 /// <summary>State of the I/O APIC.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_ioapic_state
+public struct kvm_ioapic_state
 {
     public ulong base_address;
     public uint ioregsel, id, irr, pad;
-    public fixed ulong redirtbl[24];
+    public unsafe fixed ulong redirtbl[24];
 }
 
 /// <summary>KVM_GET_IRQCHIP / KVM_SET_IRQCHIP.</summary>
@@ -32,7 +32,7 @@ public struct kvm_irqchip
 
 /// <summary>KVM_GET_LAPIC / KVM_SET_LAPIC: the register page.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_lapic_state { public fixed byte regs[0x400]; }
+public struct kvm_lapic_state { public unsafe fixed byte regs[0x400]; }
 
 [StructLayout(LayoutKind.Sequential)]
 public struct kvm_pit_channel_state
@@ -45,11 +45,11 @@ public struct kvm_pit_channel_state
 
 /// <summary>KVM_GET_PIT2 / KVM_SET_PIT2.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_pit_state2
+public struct kvm_pit_state2
 {
     public channel_array channels;
     public uint flags;
-    public fixed uint reserved[9];
+    public unsafe fixed uint reserved[9];
 
     [InlineArray(3)]
     public struct channel_array { private kvm_pit_channel_state _first; }
@@ -57,10 +57,10 @@ public unsafe struct kvm_pit_state2
 
 /// <summary>KVM_CREATE_PIT2.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_pit_config
+public struct kvm_pit_config
 {
     public uint flags;
-    public fixed uint pad[15];
+    public unsafe fixed uint pad[15];
 }
 
 /// <summary>KVM_IRQ_LINE and KVM_IRQ_LINE_STATUS (which overwrites irq with the status).</summary>
@@ -95,39 +95,39 @@ public struct kvm_irq_routing_entry
 
 /// <summary>KVM_IRQFD.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_irqfd
+public struct kvm_irqfd
 {
     public uint fd, gsi, flags, resamplefd;
-    public fixed byte pad[16];
+    public unsafe fixed byte pad[16];
 }
 
 /// <summary>KVM_IOEVENTFD.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_ioeventfd
+public struct kvm_ioeventfd
 {
     public ulong datamatch, addr;
     public uint len;
     public int fd;
     public uint flags;
-    public fixed byte pad[36];
+    public unsafe fixed byte pad[36];
 }
 
 /// <summary>KVM_SIGNAL_MSI.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_msi
+public struct kvm_msi
 {
     public uint address_lo, address_hi, data, flags, devid;
-    public fixed byte pad[12];
+    public unsafe fixed byte pad[12];
 }
 
 /// <summary>KVM_GET_CLOCK / KVM_SET_CLOCK.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_clock_data
+public struct kvm_clock_data
 {
     public ulong clock;
     public uint flags, pad0;
     public ulong realtime, host_tsc;
-    public fixed uint pad[4];
+    public unsafe fixed uint pad[4];
 }
 
 /// <summary>KVM_REGISTER_COALESCED_MMIO / KVM_UNREGISTER_COALESCED_MMIO.</summary>
@@ -141,11 +141,11 @@ public struct kvm_coalesced_mmio_zone
 }
 
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_coalesced_mmio
+public struct kvm_coalesced_mmio
 {
     public ulong phys_addr;
     public uint len, pio;
-    public fixed byte data[8];
+    public unsafe fixed byte data[8];
 }
 
 /// <summary>Header of the ring of coalesced writes; entries follow to the end of the page.</summary>
@@ -162,12 +162,12 @@ public struct kvm_userspace_memory_region
 
 /// <summary>KVM_SET_USER_MEMORY_REGION2.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_userspace_memory_region2
+public struct kvm_userspace_memory_region2
 {
     public uint slot, flags;
     public ulong guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset;
     public uint guest_memfd, pad1;
-    public fixed ulong pad2[14];
+    public unsafe fixed ulong pad2[14];
 }
 
 /// <summary>KVM_GET_DIRTY_LOG.</summary>
@@ -180,11 +180,11 @@ public struct kvm_clear_dirty_log { public uint slot, num_pages; public ulong fi
 
 /// <summary>KVM_ENABLE_CAP.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_enable_cap
+public struct kvm_enable_cap
 {
     public uint cap, flags;
-    public fixed ulong args[4];
-    public fixed byte pad[64];
+    public unsafe fixed ulong args[4];
+    public unsafe fixed byte pad[64];
 }
 
 /// <summary>KVM_SET_DEVICE_ATTR and its siblings.</summary>
@@ -193,10 +193,10 @@ public struct kvm_device_attr { public uint flags, group; public ulong attr, add
 
 /// <summary>KVM_REINJECT_CONTROL.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_reinject_control
+public struct kvm_reinject_control
 {
     public byte pit_reinject;
-    public fixed byte reserved[31];
+    public unsafe fixed byte reserved[31];
 }
 
 /// <summary>One range of KVM_X86_SET_MSR_FILTER.</summary>

@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
+// SAFETY: these are images of guest memory; their padding is sized by the paravirtual ABI, and nothing here follows a pointer.
 namespace Ring3.Abi;
 
 /// <summary>The paravirtual interface between KVM and its guest. SPEC: asm/kvm_para.h, linux/kvm_para.h, asm/pvclock-abi.h.</summary>
@@ -26,13 +26,13 @@ public static class KvmPara
 
 /// <summary>Steal time area of a vCPU in guest memory.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_steal_time
+public struct kvm_steal_time
 {
     public ulong steal;
     public uint version, flags;
     public byte preempted;
-    public fixed byte u8_pad[3];
-    public fixed uint pad[11];
+    public unsafe fixed byte u8_pad[3];
+    public unsafe fixed uint pad[11];
 }
 
 /// <summary>Clock page of a vCPU in guest memory: ns = system_time + ((tsc - tsc_timestamp) shifted by tsc_shift) * tsc_to_system_mul >> 32.</summary>
@@ -53,10 +53,10 @@ public struct pvclock_wall_clock { public uint version, sec, nsec; }
 
 /// <summary>Answer of KVM_HC_CLOCK_PAIRING.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_clock_pairing
+public struct kvm_clock_pairing
 {
     public long sec, nsec;
     public ulong tsc;
     public uint flags;
-    public fixed uint pad[9];
+    public unsafe fixed uint pad[9];
 }

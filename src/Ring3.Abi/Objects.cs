@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
+// SAFETY: reserved words are bounded by linux/kvm.h; addresses in these structures are the client's and plain numbers.
 namespace Ring3.Abi;
 
 /// <summary>KVM_CREATE_DEVICE.</summary>
@@ -9,10 +9,10 @@ public struct kvm_create_device { public uint type, fd, flags; }
 
 /// <summary>KVM_CREATE_GUEST_MEMFD (Linux 6.8).</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_create_guest_memfd
+public struct kvm_create_guest_memfd
 {
     public ulong size, flags;
-    public fixed ulong reserved[6];
+    public unsafe fixed ulong reserved[6];
 }
 
 /// <summary>KVM_SET_MEMORY_ATTRIBUTES (Linux 6.8).</summary>
@@ -21,10 +21,10 @@ public struct kvm_memory_attributes { public ulong address, size, attributes, fl
 
 /// <summary>KVM_PRE_FAULT_MEMORY (Linux 6.11).</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_pre_fault_memory
+public struct kvm_pre_fault_memory
 {
     public ulong gpa, size, flags;
-    public fixed ulong padding[5];
+    public unsafe fixed ulong padding[5];
 }
 
 /// <summary>One entry of a dirty ring.</summary>
@@ -41,10 +41,10 @@ public struct kvm_signal_mask { public uint len; }
 
 /// <summary>KVM_TPR_ACCESS_REPORTING.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_tpr_access_ctl
+public struct kvm_tpr_access_ctl
 {
     public uint enabled, flags;
-    public fixed uint reserved[8];
+    public unsafe fixed uint reserved[8];
 }
 
 /// <summary>KVM_SET_VAPIC_ADDR.</summary>
@@ -81,10 +81,10 @@ public struct kvm_irq_routing { public uint nr, flags; }
 
 /// <summary>Header of KVM_SET_PMU_EVENT_FILTER; 64-bit events follow.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_pmu_event_filter
+public struct kvm_pmu_event_filter
 {
     public uint action, nevents, fixed_counter_bitmap, flags;
-    public fixed uint pad[4];
+    public unsafe fixed uint pad[4];
 }
 
 /// <summary>KVM_MEMORY_ENCRYPT_REG_REGION and its opposite.</summary>
@@ -93,12 +93,12 @@ public struct kvm_enc_region { public ulong addr, size; }
 
 /// <summary>KVM_HYPERV_EVENTFD.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_hyperv_eventfd
+public struct kvm_hyperv_eventfd
 {
     public uint conn_id;
     public int fd;
     public uint flags;
-    public fixed uint padding[3];
+    public unsafe fixed uint padding[3];
 }
 
 /// <summary>First bytes of what a statistics descriptor reads as. Offsets are from the start of the file.</summary>

@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
+// SAFETY: register files are fixed arrays of the sizes that api.rst gives.
 namespace Ring3.Abi;
 
 /// <summary>KVM_GET_REGS / KVM_SET_REGS.</summary>
@@ -22,49 +22,49 @@ public struct kvm_segment
 
 /// <summary>GDTR or IDTR.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_dtable
+public struct kvm_dtable
 {
     public ulong @base;
     public ushort limit;
-    public fixed ushort padding[3];
+    public unsafe fixed ushort padding[3];
 }
 
 /// <summary>KVM_GET_SREGS / KVM_SET_SREGS.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_sregs
+public struct kvm_sregs
 {
     public kvm_segment cs, ds, es, fs, gs, ss, tr, ldt;
     public kvm_dtable gdt, idt;
     public ulong cr0, cr2, cr3, cr4, cr8, efer, apic_base;
-    public fixed ulong interrupt_bitmap[4];
+    public unsafe fixed ulong interrupt_bitmap[4];
 }
 
 /// <summary>KVM_GET_SREGS2 / KVM_SET_SREGS2.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_sregs2
+public struct kvm_sregs2
 {
     public kvm_segment cs, ds, es, fs, gs, ss, tr, ldt;
     public kvm_dtable gdt, idt;
     public ulong cr0, cr2, cr3, cr4, cr8, efer, apic_base, flags;
-    public fixed ulong pdptrs[4];
+    public unsafe fixed ulong pdptrs[4];
 }
 
 /// <summary>KVM_GET_FPU / KVM_SET_FPU.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_fpu
+public struct kvm_fpu
 {
-    public fixed byte fpr[8 * 16];
+    public unsafe fixed byte fpr[8 * 16];
     public ushort fcw, fsw;
     public byte ftwx, pad1;
     public ushort last_opcode;
     public ulong last_ip, last_dp;
-    public fixed byte xmm[16 * 16];
+    public unsafe fixed byte xmm[16 * 16];
     public uint mxcsr, pad2;
 }
 
 /// <summary>KVM_GET_XSAVE / KVM_SET_XSAVE: the standard (not compacted) XSAVE format.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_xsave { public fixed uint region[1024]; }
+public struct kvm_xsave { public unsafe fixed uint region[1024]; }
 
 /// <summary>One extended control register.</summary>
 [StructLayout(LayoutKind.Sequential)]
@@ -72,11 +72,11 @@ public struct kvm_xcr { public uint xcr, reserved; public ulong value; }
 
 /// <summary>KVM_GET_XCRS / KVM_SET_XCRS.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_xcrs
+public struct kvm_xcrs
 {
     public uint nr_xcrs, flags;
     public xcr_array xcrs;
-    public fixed ulong padding[16];
+    public unsafe fixed ulong padding[16];
 
     [System.Runtime.CompilerServices.InlineArray(16)]
     public struct xcr_array { private kvm_xcr _first; }
@@ -84,16 +84,16 @@ public unsafe struct kvm_xcrs
 
 /// <summary>KVM_GET_DEBUGREGS / KVM_SET_DEBUGREGS.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_debugregs
+public struct kvm_debugregs
 {
-    public fixed ulong db[4];
+    public unsafe fixed ulong db[4];
     public ulong dr6, dr7, flags;
-    public fixed ulong reserved[9];
+    public unsafe fixed ulong reserved[9];
 }
 
 /// <summary>KVM_GET_VCPU_EVENTS / KVM_SET_VCPU_EVENTS.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_vcpu_events
+public struct kvm_vcpu_events
 {
     public exception_t exception;
     public interrupt_t interrupt;
@@ -101,7 +101,7 @@ public unsafe struct kvm_vcpu_events
     public uint sipi_vector, flags;
     public smi_t smi;
     public triple_fault_t triple_fault;
-    public fixed byte reserved[26];
+    public unsafe fixed byte reserved[26];
     public byte exception_has_payload;
     public ulong exception_payload;
 
@@ -127,10 +127,10 @@ public struct kvm_msr_entry { public uint index, reserved; public ulong data; }
 
 /// <summary>One CPUID leaf.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_cpuid_entry2
+public struct kvm_cpuid_entry2
 {
     public uint function, index, flags, eax, ebx, ecx, edx;
-    public fixed uint padding[3];
+    public unsafe fixed uint padding[3];
 }
 
 /// <summary>KVM_SET_GUEST_DEBUG.</summary>
@@ -142,25 +142,25 @@ public struct kvm_guest_debug
 }
 
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_guest_debug_arch { public fixed ulong debugreg[8]; }
+public struct kvm_guest_debug_arch { public unsafe fixed ulong debugreg[8]; }
 
 /// <summary>KVM_TRANSLATE.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_translation
+public struct kvm_translation
 {
     public ulong linear_address, physical_address;
     public byte valid, writeable, usermode;
-    public fixed byte pad[5];
+    public unsafe fixed byte pad[5];
 }
 
 /// <summary>KVM_X86_SET_MCE.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_x86_mce
+public struct kvm_x86_mce
 {
     public ulong status, addr, misc, mcg_status;
     public byte bank;
-    public fixed byte pad1[7];
-    public fixed ulong pad2[3];
+    public unsafe fixed byte pad1[7];
+    public unsafe fixed ulong pad2[3];
 }
 
 /// <summary>KVM_INTERRUPT.</summary>

@@ -1,13 +1,13 @@
 using System.Runtime.InteropServices;
 
-// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
+// SAFETY: kvm_run's union holds fixed arrays of the lengths in linux/kvm.h; whoever indexes one asks its own count first.
 namespace Ring3.Abi;
 
 /// <summary>
 /// The page shared between a vCPU and whoever runs it. The data of port I/O exits is at <see cref="io_t.data_offset"/> from its start (the next page).
 /// </summary>
 [StructLayout(LayoutKind.Explicit, Size = 2352)]
-public unsafe struct kvm_run
+public struct kvm_run
 {
     [FieldOffset(0)] public byte request_interrupt_window;
     [FieldOffset(1)] public byte immediate_exit;
@@ -50,23 +50,23 @@ public unsafe struct kvm_run
     /// <summary>KVM_EXIT_DEBUG.</summary>
     public struct debug_t { public uint exception, pad; public ulong pc, dr6, dr7; }
     /// <summary>KVM_EXIT_MMIO.</summary>
-    public struct mmio_t { public ulong phys_addr; public fixed byte data[8]; public uint len; public byte is_write; }
+    public struct mmio_t { public ulong phys_addr; public unsafe fixed byte data[8]; public uint len; public byte is_write; }
     /// <summary>KVM_EXIT_HYPERCALL.</summary>
-    public struct hypercall_t { public ulong nr; public fixed ulong args[6]; public ulong ret; public uint longmode, pad; }
+    public struct hypercall_t { public ulong nr; public unsafe fixed ulong args[6]; public ulong ret; public uint longmode, pad; }
     /// <summary>KVM_EXIT_TPR_ACCESS.</summary>
     public struct tpr_access_t { public ulong rip; public uint is_write, pad; }
     /// <summary>KVM_EXIT_INTERNAL_ERROR.</summary>
-    public struct internal_t { public uint suberror, ndata; public fixed ulong data[16]; }
+    public struct internal_t { public uint suberror, ndata; public unsafe fixed ulong data[16]; }
     /// <summary>KVM_EXIT_INTERNAL_ERROR with KVM_INTERNAL_ERROR_EMULATION.</summary>
-    public struct emulation_failure_t { public uint suberror, ndata; public ulong flags; public byte insn_size; public fixed byte insn_bytes[15]; }
+    public struct emulation_failure_t { public uint suberror, ndata; public ulong flags; public byte insn_size; public unsafe fixed byte insn_bytes[15]; }
     /// <summary>KVM_EXIT_SYSTEM_EVENT.</summary>
-    public struct system_event_t { public uint type, ndata; public fixed ulong data[16]; }
+    public struct system_event_t { public uint type, ndata; public unsafe fixed ulong data[16]; }
     /// <summary>KVM_EXIT_IOAPIC_EOI.</summary>
     public struct eoi_t { public byte vector; }
     /// <summary>KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR.</summary>
-    public struct msr_t { public byte error; public fixed byte pad[7]; public uint reason, index; public ulong data; }
+    public struct msr_t { public byte error; public unsafe fixed byte pad[7]; public uint reason, index; public ulong data; }
     /// <summary>KVM_EXIT_XEN with KVM_EXIT_XEN_HCALL.</summary>
-    public struct xen_t { public uint type, pad; public uint longmode, cpl; public ulong input, result; public fixed ulong @params[6]; }
+    public struct xen_t { public uint type, pad; public uint longmode, cpl; public ulong input, result; public unsafe fixed ulong @params[6]; }
     /// <summary>KVM_EXIT_NOTIFY.</summary>
     public struct notify_t { public uint flags; }
     /// <summary>KVM_EXIT_MEMORY_FAULT (Linux 6.8).</summary>

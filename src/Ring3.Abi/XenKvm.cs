@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 
-// SAFETY: layout only. Fixed-size arrays are bounded by the C definition; nothing here follows a pointer.
+// SAFETY: the one fixed array is padding of the length in the kernel's header; overlapping members are plain numbers.
 namespace Ring3.Abi;
 
 /// <summary>KVM's Xen interface: flags of KVM_CAP_XEN_HVM and numbers of attributes. SPEC: asm/kvm.h, api.rst "KVM_CAP_XEN_HVM".</summary>
@@ -32,17 +32,17 @@ public static partial class KvmApi
 
 /// <summary>KVM_XEN_HVM_CONFIG.</summary>
 [StructLayout(LayoutKind.Sequential)]
-public unsafe struct kvm_xen_hvm_config
+public struct kvm_xen_hvm_config
 {
     public uint flags, msr;
     public ulong blob_addr_32, blob_addr_64;
     public byte blob_size_32, blob_size_64;
-    public fixed byte pad2[30];
+    public unsafe fixed byte pad2[30];
 }
 
 /// <summary>KVM_XEN_HVM_GET_ATTR and KVM_XEN_HVM_SET_ATTR.</summary>
 [StructLayout(LayoutKind.Explicit, Size = 72)]
-public unsafe struct kvm_xen_hvm_attr
+public struct kvm_xen_hvm_attr
 {
     [FieldOffset(0)] public ushort type;
     [FieldOffset(8)] public byte long_mode;

@@ -22,7 +22,7 @@ public sealed unsafe class CodeMap : IDisposable
     private const int TopBits = 13, MidBits = 14, LeafBits = 9;
     private readonly PageCode*** _top = (PageCode***)HostMemory.Map((nuint)sizeof(nint) << TopBits);
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.CodeMap);
     /// <summary>The nodes below the top, for <see cref="Dispose"/>: to look for a few of them in sparse tables would be to touch all pages of these.</summary>
     private readonly List<(nint Node, nuint Bytes)> _nodes = [];
 
@@ -59,7 +59,7 @@ public sealed unsafe class CodeMap : IDisposable
         nint node = Volatile.Read(ref *slot);
         if (node != 0)
             return node;
-        lock (_lock)
+        using (_lock.Enter())
         {
             node = *slot;
             if (node != 0)

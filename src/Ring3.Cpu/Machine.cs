@@ -31,7 +31,7 @@ public sealed unsafe partial class Machine : IDisposable
     public LogicalProcessor CreateProcessor()
     {
         LogicalProcessor p = new(this);
-        lock (_decodeLock)
+        using (_decodeLock.Enter())
         {
             if (_processors.Length != 0)
                 Volatile.Write(ref _stampsShared, true);

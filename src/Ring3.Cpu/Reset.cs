@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Power-on and INIT state. SPEC: SDM volume 3, "Processor State After Power-up, Reset, or INIT".</summary>
-/// <remarks>SAFETY: writes the processor's own state.</remarks>
+/// <remarks>SAFETY: loops are over the 16 general and vector registers, which are arrays of the state.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     partial void InitializeSystem() => Reset(false);

@@ -10,23 +10,23 @@ namespace Ring3.DevKvm;
 /// No exception crosses into C: what escapes the front door is an invariant that broke, reported as EIO.
 /// SAFETY: the interposer passes valid pointers of its own; client addresses are numbers that only the checked copy routine follows.
 /// </remarks>
-public static unsafe class Exports
+public static class Exports
 {
     /// <summary>struct r3_host.</summary>
     public struct HostCalls
     {
-        public delegate* unmanaged<int, ulong> FdHandle;
+        public unsafe delegate* unmanaged<int, ulong> FdHandle;
     }
 
     /// <summary>struct r3_shared.</summary>
     public struct Shared
     {
-        public ulong* ClientBounds;
-        public byte* IrqfdHints;
+        public unsafe ulong* ClientBounds;
+        public unsafe byte* IrqfdHints;
     }
 
     [UnmanagedCallersOnly(EntryPoint = "r3_init")]
-    public static int Init(HostCalls* host, Shared* shared)
+    public static unsafe int Init(HostCalls* host, Shared* shared)
     {
         try
         {
@@ -44,7 +44,7 @@ public static unsafe class Exports
     }
 
     [UnmanagedCallersOnly(EntryPoint = "r3_open")]
-    public static long Open(NewFd* made)
+    public static unsafe long Open(NewFd* made)
     {
         try
         {
@@ -57,7 +57,7 @@ public static unsafe class Exports
     }
 
     [UnmanagedCallersOnly(EntryPoint = "r3_ioctl")]
-    public static long Ioctl(ulong handle, uint command, ulong argument, NewFd* made)
+    public static unsafe long Ioctl(ulong handle, uint command, ulong argument, NewFd* made)
     {
         try
         {
@@ -96,7 +96,7 @@ public static unsafe class Exports
     }
 
     [UnmanagedCallersOnly(EntryPoint = "r3_read")]
-    public static long Read(ulong handle, byte* buffer, ulong length, long offset)
+    public static unsafe long Read(ulong handle, byte* buffer, ulong length, long offset)
     {
         try
         {

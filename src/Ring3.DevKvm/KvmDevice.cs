@@ -9,10 +9,10 @@ namespace Ring3.DevKvm;
 /// The front door: what an open of /dev/kvm, an ioctl on one of its descriptors and their last close do. Results are 0 or positive, or -errno. Any thread.
 /// </summary>
 /// <remarks>SAFETY: client addresses are numbers here; only the checked copy routine follows them.</remarks>
-public static unsafe class KvmDevice
+public static class KvmDevice
 {
     /// <summary>Handle of the object behind a descriptor of the client, 0 when it is not one of ours. Set by the host of this library.</summary>
-    public static delegate* unmanaged<int, ulong> FdHandle;
+    public static unsafe delegate* unmanaged<int, ulong> FdHandle;
 
     /// <summary>open("/dev/kvm"): 0, or -errno.</summary>
     public static long Open(out NewFd fd)
@@ -86,16 +86,16 @@ public static unsafe class KvmDevice
     }
 
     /// <summary>read or pread of a descriptor: number of bytes, or -errno.</summary>
-    public static long Read(ulong handle, byte* buffer, ulong length, long offset) => ObjectTable.Find(handle) is { } o ? o.Read((ulong)buffer, length, offset) : -Errno.EBADF;
+    public static unsafe long Read(ulong handle, byte* buffer, ulong length, long offset) => ObjectTable.Find(handle) is { } o ? o.Read((ulong)buffer, length, offset) : -Errno.EBADF;
 
     /// <summary>By descriptor number, below <see cref="IrqfdWrites.Slots"/>: not 0 where a write of 8 bytes is worth <see cref="TryWriteIrqfd"/>. Read by the interposer without a call.</summary>
-    public static byte* IrqfdHints => IrqfdWrites.Enable();
+    public static unsafe byte* IrqfdHints => IrqfdWrites.Enable();
 
     /// <summary>A write of 8 bytes to a descriptor that may be an irqfd's: true when it is done; false when nothing was done and the write is to be made.</summary>
     public static bool TryWriteIrqfd(int fd, ulong buffer) => IrqfdWrites.TryWrite(fd, buffer);
 
     /// <summary>Address of the signal words of a vCPU (see <see cref="VcpuSignal"/>), 0 when the handle is no vCPU. Valid as long as the handle.</summary>
-    public static nint VcpuSignalAddress(ulong handle) => ObjectTable.Find(handle) is VcpuObject v ? (nint)v.Vcpu.Signal : 0;
+    public static unsafe nint VcpuSignalAddress(ulong handle) => ObjectTable.Find(handle) is VcpuObject v ? (nint)v.Vcpu.Signal : 0;
 
     /// <summary>The client is about to change the mapping of [lo, hi): the guest does not use it until <see cref="InvalidateEnd"/>. True when a VM was concerned and End must be called.</summary>
     public static bool InvalidateStart(ulong lo, ulong hi) => ClientMemory.InvalidateStart(lo, hi);
@@ -107,7 +107,7 @@ public static unsafe class KvmDevice
     public static bool IsClientMemory(ulong lo, ulong hi) => ClientMemory.Contains(lo, hi);
 
     /// <summary>Two 64-bit words, [lo, hi): an interval that contains the client memory of all slots of all VMs; lo >= hi when there is none. Read by the interposer without a call.</summary>
-    public static ulong* ClientMemoryBounds => ClientMemory.Bounds;
+    public static unsafe ulong* ClientMemoryBounds => ClientMemory.Bounds;
 
     /// <summary>The process is about to end: prints what RING3_STATS asked for.</summary>
     public static void ProcessEnds() => Tracer.ProcessEnds();

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Ring3.Host;
 
 namespace Ring3.DevKvm;
 
@@ -9,7 +10,7 @@ internal static class ObjectTable
 {
     private const int SegmentBits = 10, SegmentSize = 1 << SegmentBits, MaxSegments = 4096;
 
-    private static readonly Lock s_lock = new();
+    private static readonly RankedLock s_lock = new(LockRank.ObjectTable);
     private static readonly KvmObject?[]?[] s_segments = new KvmObject?[MaxSegments][];
     private static readonly Stack<int> s_free = new();
     private static int s_used;
@@ -20,7 +21,7 @@ internal static class ObjectTable
     {
         get
         {
-            lock (s_lock)
+            using (s_lock.Enter())
                 return s_used - s_free.Count;
         }
     }
@@ -39,7 +40,7 @@ internal static class ObjectTable
     /// <summary>Gives an object its handle: low half place + 1, high half a generation. False when the table is full.</summary>
     public static bool TryAdd(KvmObject o)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             if (!s_free.TryPop(out int index))
             {
@@ -59,7 +60,7 @@ internal static class ObjectTable
     /// <summary>Takes an object out; null when the handle is not, or no longer, in the table.</summary>
     public static KvmObject? Remove(ulong handle)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             if (Find(handle) is not { } o)
                 return null;
@@ -74,7 +75,7 @@ internal static class ObjectTable
     public static List<T> All<T>() where T : KvmObject
     {
         List<T> found = [];
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             for (int i = 0; i < s_used; i++)
                 if (s_segments[i >> SegmentBits]![i & (SegmentSize - 1)] is T o)

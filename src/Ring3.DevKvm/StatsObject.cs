@@ -9,16 +9,16 @@ namespace Ring3.DevKvm;
 /// <summary>
 /// A KVM_GET_STATS_FD descriptor: header, id, descriptors, data, as api.rst lays them out. The memfd holds the image; reading through <see cref="Read"/> brings the data up to date first.
 /// </summary>
-internal sealed unsafe class StatsObject : KvmObject
+internal sealed class StatsObject : KvmObject
 {
     private const int NameSize = 48;
 
     private readonly VmObject _vm;
     private readonly string _name;
     private readonly Action<nint> _store;
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.StatsObject);
     private readonly uint _dataOffset, _size;
-    private byte* _image;
+    private unsafe byte* _image;
 
     private StatsObject(VmObject vm, string name, uint dataOffset, uint values, Action<nint> store)
     {
@@ -34,7 +34,7 @@ internal sealed unsafe class StatsObject : KvmObject
     public static int ForVcpu(VmObject vm, Vcpu vcpu, out NewFd fd) =>
         Create(vm, vcpu, $"{vm.Name}.cpu{vcpu.Id}.stats", $"kvm-{Environment.ProcessId}/vcpu-{vcpu.Id}", $"kvm-vcpu-stats:{vcpu.Id}", VcpuStats.Descriptors, static _ => { }, out fd);
 
-    private static int Create<T>(VmObject vm, T source, string name, string id, string file, IReadOnlyList<StatDescriptor<T>> descriptors, Action<T> collect, out NewFd fd)
+    private static unsafe int Create<T>(VmObject vm, T source, string name, string id, string file, IReadOnlyList<StatDescriptor<T>> descriptors, Action<T> collect, out NewFd fd)
     {
         fd = default;
         uint descOffset = (uint)sizeof(kvm_stats_header) + NameSize, descSize = (uint)sizeof(kvm_stats_desc) + NameSize;
@@ -68,9 +68,9 @@ internal sealed unsafe class StatsObject : KvmObject
         return r;
     }
 
-    private static void PutString(byte* at, string s) => Encoding.ASCII.GetBytes(s.AsSpan(0, Math.Min(s.Length, NameSize - 1)), new Span<byte>(at, NameSize));
+    private static unsafe void PutString(byte* at, string s) => Encoding.ASCII.GetBytes(s.AsSpan(0, Math.Min(s.Length, NameSize - 1)), new Span<byte>(at, NameSize));
 
-    private static void Store<T>(nint data, T source, IReadOnlyList<StatDescriptor<T>> descriptors, Action<T> collect)
+    private static unsafe void Store<T>(nint data, T source, IReadOnlyList<StatDescriptor<T>> descriptors, Action<T> collect)
     {
         collect(source);
         var p = (ulong*)data;
@@ -79,7 +79,7 @@ internal sealed unsafe class StatsObject : KvmObject
                 *p++ = d.Read(source, i);
     }
 
-    private void Refresh() => _store((nint)(_image + _dataOffset));
+    private unsafe void Refresh() => _store((nint)(_image + _dataOffset));
 
     public override long Ioctl(uint command, ulong argument, out NewFd fd)
     {
@@ -87,11 +87,11 @@ internal sealed unsafe class StatsObject : KvmObject
         return -Errno.ENOTTY;
     }
 
-    public override long Read(ulong buffer, ulong length, long offset)
+    public override unsafe long Read(ulong buffer, ulong length, long offset)
     {
         if (offset < 0)
             return -Errno.EINVAL;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_image == null)
                 return -Errno.EBADF;
@@ -103,9 +103,9 @@ internal sealed unsafe class StatsObject : KvmObject
         }
     }
 
-    public override void Close()
+    public override unsafe void Close()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             HostMemory.Unmap(_image, _size);
             _image = null;

@@ -3,11 +3,11 @@ using Ring3.Host;
 using Ring3.Kvm;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: client addresses are only followed by UserCopy; other pointers are to locals and pinned arrays.
+// SAFETY: lists are pinned, or stack arrays whose length bounds what is taken from the client.
 namespace Ring3.DevKvm;
 
 // The ioctls of /dev/kvm. SPEC: api.rst, type "system ioctl".
-internal sealed unsafe partial class SystemObject
+internal sealed partial class SystemObject
 {
     /// <summary>Entries of one KVM_GET_MSRS or KVM_SET_MSRS stay below this number.</summary>
     internal const int MaxIoMsrs = 256;
@@ -46,7 +46,7 @@ internal sealed unsafe partial class SystemObject
         }
     }
 
-    private static int GetMsrList(ulong argument, ReadOnlySpan<uint> list)
+    private static unsafe int GetMsrList(ulong argument, ReadOnlySpan<uint> list)
     {
         if (!UserCopy.TryRead(argument, out kvm_msr_list header))
             return -Errno.EFAULT;
@@ -60,7 +60,7 @@ internal sealed unsafe partial class SystemObject
             return UserCopy.TryWrite(argument + sizeof(uint), indices, (nuint)list.Length * sizeof(uint)) ? 0 : -Errno.EFAULT;
     }
 
-    private static int GetHyperVCpuid(ulong argument)
+    private static unsafe int GetHyperVCpuid(ulong argument)
     {
         if (!UserCopy.TryRead(argument, out kvm_cpuid2 header))
             return -Errno.EFAULT;
@@ -72,7 +72,7 @@ internal sealed unsafe partial class SystemObject
             return UserCopy.TryWrite(argument + (ulong)sizeof(kvm_cpuid2), e, (nuint)leaves.Length * (nuint)sizeof(kvm_cpuid_entry2)) && UserCopy.TryWrite(argument, header) ? 0 : -Errno.EFAULT;
     }
 
-    private static int GetCpuid(ulong argument, bool emulated)
+    private static unsafe int GetCpuid(ulong argument, bool emulated)
     {
         if (!UserCopy.TryRead(argument, out kvm_cpuid2 header))
             return -Errno.EFAULT;
@@ -91,7 +91,7 @@ internal sealed unsafe partial class SystemObject
         return UserCopy.TryWrite(at, entries, (nuint)n * (nuint)sizeof(kvm_cpuid_entry2)) && UserCopy.TryWrite(argument, header) ? 0 : -Errno.EFAULT;
     }
 
-    private static bool PaddingIsZero(ulong at, int count)
+    private static unsafe bool PaddingIsZero(ulong at, int count)
     {
         for (int i = 0; i < count; i++)
         {
@@ -112,7 +112,7 @@ internal sealed unsafe partial class SystemObject
         return 3;
     }
 
-    private static int GetFeatureMsrs(ulong argument)
+    private static unsafe int GetFeatureMsrs(ulong argument)
     {
         if (!UserCopy.TryRead(argument, out kvm_msrs header))
             return -Errno.EFAULT;

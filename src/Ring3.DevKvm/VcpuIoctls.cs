@@ -3,11 +3,11 @@ using Ring3.Host;
 using Ring3.Kvm;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: client addresses are only followed by UserCopy; other pointers are to locals and pinned arrays.
+// SAFETY: MSR and CPUID entries are copied to stack arrays of the largest number allowed, which the count is compared with first.
 namespace Ring3.DevKvm;
 
 // The ioctls of a vCPU, called with its mutex held. SPEC: api.rst, type "vcpu ioctl". Errors come in the order in which KVM finds them.
-internal sealed unsafe partial class VcpuObject
+internal sealed partial class VcpuObject
 {
     private long Dispatch(uint command, ulong argument, out NewFd fd)
     {
@@ -189,7 +189,7 @@ internal sealed unsafe partial class VcpuObject
         return Vcpu.SetVapicAddress(address.vapic_addr);
     }
 
-    private int MsrIo(ulong argument, bool get)
+    private unsafe int MsrIo(ulong argument, bool get)
     {
         if (!UserCopy.TryRead(argument, out kvm_msrs header))
             return -Errno.EFAULT;
@@ -207,7 +207,7 @@ internal sealed unsafe partial class VcpuObject
         return UserCopy.TryWrite(at, entries, bytes) ? n : -Errno.EFAULT;
     }
 
-    private int SetCpuid(ulong argument)
+    private unsafe int SetCpuid(ulong argument)
     {
         if (!UserCopy.TryRead(argument, out kvm_cpuid header))
             return -Errno.EFAULT;
@@ -223,7 +223,7 @@ internal sealed unsafe partial class VcpuObject
         return Vcpu.SetCpuid2(entries);
     }
 
-    private int SetCpuid2(ulong argument)
+    private unsafe int SetCpuid2(ulong argument)
     {
         if (!UserCopy.TryRead(argument, out kvm_cpuid2 header))
             return -Errno.EFAULT;
@@ -235,7 +235,7 @@ internal sealed unsafe partial class VcpuObject
         return Vcpu.SetCpuid2(new ReadOnlySpan<kvm_cpuid_entry2>(entries, (int)header.nent));
     }
 
-    private int GetCpuid2(ulong argument)
+    private unsafe int GetCpuid2(ulong argument)
     {
         if (!UserCopy.TryRead(argument, out kvm_cpuid2 header))
             return -Errno.EFAULT;

@@ -17,7 +17,7 @@ internal sealed partial class VcpuObject(VmObject vm, Vcpu vcpu) : KvmObject
     public const int FileBytes = ((int)KVM_DIRTY_LOG_PAGE_OFFSET + MaxDirtyRingPages) * 4096;
 
     /// <summary>KVM's vcpu->mutex: held by every ioctl of the vCPU, KVM_RUN included.</summary>
-    private readonly FutexMutex _mutex = new("vcpu_mutex", anonymous: true);
+    private readonly FutexMutex _mutex = new(LockRank.VcpuMutex, anonymous: true);
     private int _closed, _released;
 
     public Vcpu Vcpu { get; } = vcpu;

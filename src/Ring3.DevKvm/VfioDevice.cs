@@ -10,7 +10,7 @@ namespace Ring3.DevKvm;
 internal sealed class VfioDevice : KvmObject
 {
     private readonly VmObject _vm;
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.VfioDevice);
     private readonly List<int> _files = [];
 
     private VfioDevice(VmObject vm) => _vm = vm;
@@ -47,7 +47,7 @@ internal sealed class VfioDevice : KvmObject
             return 0;
         if (!UserCopy.TryRead(attr.addr, out int file))
             return -Errno.EFAULT;
-        lock (_lock)
+        using (_lock.Enter())
             return attr.attr == KVM_DEV_VFIO_FILE_ADD ? AddFile(file) : RemoveFile(file);
     }
 

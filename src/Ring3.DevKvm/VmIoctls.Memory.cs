@@ -3,11 +3,11 @@ using Ring3.Host;
 using Ring3.Memory;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: client addresses are only followed by UserCopy; other pointers are to locals and pinned arrays.
+// SAFETY: arguments are copied to locals first; bitmaps and buffers of the client are written by UserCopy, which a bad address makes fail.
 namespace Ring3.DevKvm;
 
 // The VM's ioctls about memory.
-internal sealed unsafe partial class VmObject
+internal sealed partial class VmObject
 {
     private long MemoryIoctl(uint command, ulong argument, out NewFd fd)
     {
@@ -66,7 +66,7 @@ internal sealed unsafe partial class VmObject
     }
 
     /// <summary>The memory behind a descriptor of the client: null when it is something else, -EBADF when it is not open.</summary>
-    private static int FindGuestMemfd(int fd, out GuestMemfd? memory)
+    private static unsafe int FindGuestMemfd(int fd, out GuestMemfd? memory)
     {
         memory = null;
         if (FileDescriptor.LinkTarget(fd) is null)

@@ -4,11 +4,11 @@ using Ring3.Irqchip;
 using Ring3.Kvm;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: client addresses are only followed by UserCopy; other pointers are to locals and pinned arrays.
+// SAFETY: the client's structures are copied in and out by UserCopy; the routing table is pinned while it is copied.
 namespace Ring3.DevKvm;
 
 // The ioctls of a VM. SPEC: api.rst, type "vm ioctl". Errors come in the order in which KVM finds them.
-internal sealed unsafe partial class VmObject
+internal sealed partial class VmObject
 {
     public override long Ioctl(uint command, ulong argument, out NewFd fd)
     {
@@ -135,7 +135,7 @@ internal sealed unsafe partial class VmObject
         return !status || UserCopy.TryWrite(argument, line) ? 0 : -Errno.EFAULT;
     }
 
-    private int SetGsiRouting(ulong argument)
+    private unsafe int SetGsiRouting(ulong argument)
     {
         if (!UserCopy.TryRead(argument, out kvm_irq_routing header))
             return -Errno.EFAULT;

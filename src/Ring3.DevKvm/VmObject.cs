@@ -8,12 +8,12 @@ namespace Ring3.DevKvm;
 /// <summary>
 /// A VM's descriptor, and the life of the VM behind it: as KVM's, the VM exists until its own descriptors and those of its vCPUs, devices and statistics are closed and no call is inside it.
 /// </summary>
-internal sealed unsafe partial class VmObject : KvmObject
+internal sealed partial class VmObject : KvmObject
 {
     private static int s_created;
 
     private readonly int _number = Interlocked.Increment(ref s_created) - 1;
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.VmObject);
     private readonly List<nint> _runAreas = [];
     /// <summary>One for the VM's own descriptor, one for each object made from it, one for each call inside. The VM is freed when it reaches zero.</summary>
     private int _references = 1;
@@ -64,7 +64,7 @@ internal sealed unsafe partial class VmObject : KvmObject
 
     public override void Close() => Put();
 
-    private void Free()
+    private unsafe void Free()
     {
         ClientMemory.Remove(this);
         Tracer.VmFreed(this);
@@ -74,7 +74,7 @@ internal sealed unsafe partial class VmObject : KvmObject
     }
 
     /// <summary>KVM_CREATE_VCPU.</summary>
-    private long CreateVcpu(ulong id, out NewFd fd)
+    private unsafe long CreateVcpu(ulong id, out NewFd fd)
     {
         fd = default;
         if (id >= Vm.MaxVcpus)
@@ -86,7 +86,7 @@ internal sealed unsafe partial class VmObject : KvmObject
         int r = -Errno.ENOMEM;
         if (area != null && (r = Vm.CreateVcpu((uint)id, area, out Vcpu? vcpu)) == 0)
         {
-            lock (_lock)
+            using (_lock.Enter())
                 _runAreas.Add((nint)area);
             AddReference();
             r = Descriptors.Publish(new VcpuObject(this, vcpu!), memfd, out fd);

@@ -1,10 +1,10 @@
 using System.Runtime.InteropServices;
 
-// SAFETY: pointers passed to the C library are to locals of the right size.
+// SAFETY: epoll_event is 12 bytes, packed; the array on the stack holds as many as the kernel may return.
 namespace Ring3.Host;
 
 /// <summary>An epoll instance whose events carry a 64-bit key.</summary>
-public sealed unsafe class Epoll : IDisposable
+public sealed class Epoll : IDisposable
 {
     private const int CtlAdd = 1, CtlDel = 2, Cloexec = 0x80000;
     private readonly int _fd;
@@ -17,7 +17,7 @@ public sealed unsafe class Epoll : IDisposable
     }
 
     /// <summary>Watches a descriptor for input, level-triggered. 0 or -errno.</summary>
-    public int Add(int fd, ulong key)
+    public unsafe int Add(int fd, ulong key)
     {
         // struct epoll_event is packed on x86-64: u32 events, u64 data.
         byte* ev = stackalloc byte[12];
@@ -26,7 +26,7 @@ public sealed unsafe class Epoll : IDisposable
         return Libc.epoll_ctl(_fd, CtlAdd, fd, ev) == 0 ? 0 : -Marshal.GetLastPInvokeError();
     }
 
-    public void Remove(int fd)
+    public unsafe void Remove(int fd)
     {
         byte* ev = stackalloc byte[12];
         _ = Libc.epoll_ctl(_fd, CtlDel, fd, ev);
@@ -36,7 +36,7 @@ public sealed unsafe class Epoll : IDisposable
     /// Waits up to <paramref name="timeoutNs"/> (negative: for ever) and stores the keys of ready descriptors; returns their number, 0 after a
     /// signal, or -errno.
     /// </summary>
-    public int Wait(Span<ulong> keys, long timeoutNs)
+    public unsafe int Wait(Span<ulong> keys, long timeoutNs)
     {
         int max = Math.Min(keys.Length, 64);
         byte* events = stackalloc byte[12 * 64];

@@ -1,10 +1,10 @@
 using System.Runtime.InteropServices;
 
-// SAFETY: pointers passed to the C library are to locals of the right size.
+// SAFETY: the C library reads or writes the eight bytes of a local.
 namespace Ring3.Host;
 
 /// <summary>Operations on eventfd descriptors, owned here or by a client.</summary>
-public static unsafe class EventFd
+public static class EventFd
 {
     private const int Cloexec = 0x80000, Nonblock = 0x800;
 
@@ -16,13 +16,13 @@ public static unsafe class EventFd
     }
 
     /// <summary>Adds <paramref name="value"/> to the counter. False when the counter would overflow or the descriptor is bad.</summary>
-    public static bool Signal(int fd, ulong value = 1) => Libc.write(fd, &value, 8) == 8;
+    public static unsafe bool Signal(int fd, ulong value = 1) => Libc.write(fd, &value, 8) == 8;
 
     /// <summary>Whether <see cref="Signal"/> could wait for a reader: the descriptor, or another one of the same eventfd, was not made non-blocking.</summary>
     public static bool MayBlock(int fd) => (Libc.fcntl(fd, 3 /* F_GETFL */, 0) & Nonblock) == 0;
 
     /// <summary><see cref="Signal"/> for descriptors that <see cref="MayBlock"/>: a counter that is full stays as it is, as with the kernel's own signals.</summary>
-    public static bool SignalUnlessFull(int fd)
+    public static unsafe bool SignalUnlessFull(int fd)
     {
         const short PollOut = 4;
         // SAFETY: one struct pollfd { int fd; short events; short revents; } on the stack.
@@ -32,7 +32,7 @@ public static unsafe class EventFd
     }
 
     /// <summary>Takes the counter's value and resets it; 0 when nothing was signalled.</summary>
-    public static ulong Drain(int fd)
+    public static unsafe ulong Drain(int fd)
     {
         ulong value = 0;
         return Libc.read(fd, &value, 8) == 8 ? value : 0;

@@ -7,13 +7,13 @@ namespace Ring3.Host;
 /// Bump-allocated; freed as a whole.
 /// </summary>
 /// <remarks>SAFETY: Add checks the bounds before it copies; code is only reached through addresses that Add returned.</remarks>
-public sealed unsafe class ExecutableMemory : IDisposable
+public sealed class ExecutableMemory : IDisposable
 {
     private readonly nuint _size;
-    private readonly byte* _write, _execute;
+    private readonly unsafe byte* _write, _execute;
     private nuint _used;
 
-    public ExecutableMemory(nuint bytes)
+    public unsafe ExecutableMemory(nuint bytes)
     {
         _size = (bytes + 4095) & ~(nuint)4095;
         byte* name = stackalloc byte[] { (byte)'r', (byte)'3', 0 };
@@ -34,7 +34,7 @@ public sealed unsafe class ExecutableMemory : IDisposable
     }
 
     /// <summary>Copies code in and returns its executable address, 16-byte aligned. Not thread-safe.</summary>
-    public nint Add(ReadOnlySpan<byte> code)
+    public unsafe nint Add(ReadOnlySpan<byte> code)
     {
         _used = (_used + 15) & ~(nuint)15;
         if (_used + (nuint)code.Length > _size)
@@ -46,14 +46,14 @@ public sealed unsafe class ExecutableMemory : IDisposable
     }
 
     /// <summary>Executable address at which the next <see cref="Add"/> will place its code.</summary>
-    public nint Next => (nint)(_execute + ((_used + 15) & ~(nuint)15));
+    public unsafe nint Next => (nint)(_execute + ((_used + 15) & ~(nuint)15));
     public nuint Free => _size - _used;
 
     /// <summary>First byte of the executable view, and of the writable one, for an owner that lays the region out itself.</summary>
-    public nint ExecuteBase => (nint)_execute;
-    public byte* WriteBase => _write;
+    public unsafe nint ExecuteBase => (nint)_execute;
+    public unsafe byte* WriteBase => _write;
 
-    public void Dispose()
+    public unsafe void Dispose()
     {
         HostMemory.Unmap(_write, _size);
         HostMemory.Unmap(_execute, _size);

@@ -23,16 +23,16 @@ internal struct KernelAction
 /// <summary>What the handler reads (<see cref="FaultHandlerCode"/>).</summary>
 /// <remarks>SAFETY: unmanaged, and never freed; so is everything that it points to.</remarks>
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct FaultControl
+internal struct FaultControl
 {
     public KernelAction PreviousSegv, PreviousBus;
-    public FaultRoutine* Routines;
-    public GuestRange* Ranges, RangesEnd;
-    public FaultRecord* Records;
+    public unsafe FaultRoutine* Routines;
+    public unsafe GuestRange* Ranges, RangesEnd;
+    public unsafe FaultRecord* Records;
     public ulong TrampolineBegin, TrampolineEnd;
     /// <summary>Where managed code can be.</summary>
     public ulong CodeBegin, CodeEnd;
-    public GuestRange* Paged, PagedEnd;
+    public unsafe GuestRange* Paged, PagedEnd;
     /// <summary>How long a thread sleeps before it tries again to write to paged memory: struct timespec.</summary>
     public long WaitSeconds, WaitNanoseconds;
 }
@@ -40,7 +40,7 @@ internal unsafe struct FaultControl
 /// <summary>What the handler knows and leaves about a thread.</summary>
 /// <remarks>SAFETY: lives in a table that is never freed; only its thread and the handler on that thread write it, except for the claim.</remarks>
 [StructLayout(LayoutKind.Explicit, Size = 1 << SizeShift)]
-public unsafe struct FaultRecord
+public struct FaultRecord
 {
     /// <summary>Where the search for a thread's record begins: the low 32 bits of its thread pointer, shifted right, times the factor, shifted right again. The table has a power of two of them.</summary>
     internal const int HashDrop = 6, HashShift = 20;
@@ -59,5 +59,5 @@ public unsafe struct FaultRecord
     /// <summary>Nonzero: a null reference has been raised for a fault.</summary>
     [FieldOffset(44)] public int Pending;
     /// <summary>FXSAVE image of the host's units at the fault; afterwards they were clean.</summary>
-    [FieldOffset(64)] public fixed byte Units[512];
+    [FieldOffset(64)] public unsafe fixed byte Units[512];
 }

@@ -4,7 +4,7 @@ namespace Ring3.Host;
 
 /// <summary>Guest memory and the threads that run guests.</summary>
 /// <remarks>SAFETY: a range is valid for the handler when its end is above its begin; begin is stored before end, and end is cleared first. Records are claimed under the lock.</remarks>
-public static unsafe partial class FaultGuard
+public static partial class FaultGuard
 {
     private const int MaxClaimed = 4000;
     private const nuint MaxRanges = 1 << 20;
@@ -13,15 +13,15 @@ public static unsafe partial class FaultGuard
     private static int s_claimed;
 
     /// <summary>Declares [<paramref name="begin"/>, <paramref name="end"/>) as memory that guests access. Ranges may overlap. Returns a ticket for <see cref="RemoveGuestMemory"/>.</summary>
-    public static nint AddGuestMemory(ulong begin, ulong end) => AddRange(s_freeRanges, s_control->Ranges, &s_control->RangesEnd, MaxRanges, new GuestRange { Begin = begin, End = end });
+    public static unsafe nint AddGuestMemory(ulong begin, ulong end) => AddRange(s_freeRanges, s_control->Ranges, &s_control->RangesEnd, MaxRanges, new GuestRange { Begin = begin, End = end });
 
     /// <summary>Takes a range back. No thread accesses it through guest translations any more.</summary>
     public static void RemoveGuestMemory(nint ticket) => RemoveRange(s_freeRanges, ticket);
 
     /// <summary>Enters a range into one of the handler's tables, whose entries begin at <paramref name="table"/> and end at *<paramref name="tableEnd"/>. The handler reads without a lock.</summary>
-    private static nint AddRange(Stack<nint> free, GuestRange* table, GuestRange** tableEnd, nuint max, GuestRange range)
+    private static unsafe nint AddRange(Stack<nint> free, GuestRange* table, GuestRange** tableEnd, nuint max, GuestRange range)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             if (!free.TryPop(out nint ticket))
             {
@@ -37,10 +37,10 @@ public static unsafe partial class FaultGuard
         }
     }
 
-    private static void RemoveRange(Stack<nint> free, nint ticket)
+    private static unsafe void RemoveRange(Stack<nint> free, nint ticket)
     {
         GuestRange* r = (GuestRange*)ticket;
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             Volatile.Write(ref r->End, 0);
             Volatile.Write(ref r->Begin, ulong.MaxValue);
@@ -50,16 +50,16 @@ public static unsafe partial class FaultGuard
 
     /// <summary>The calling thread's record. <paramref name="last"/>: what an earlier call returned, perhaps on another thread, or null.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static FaultRecord* RecordOfThread(FaultRecord* last)
+    public static unsafe FaultRecord* RecordOfThread(FaultRecord* last)
     {
         ulong thread = s_threadPointer();
         return last != null && last->Thread == thread ? last : Claim(thread);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static FaultRecord* Claim(ulong thread)
+    private static unsafe FaultRecord* Claim(ulong thread)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             uint index = (uint)(thread >> FaultRecord.HashDrop) * FaultRecord.HashFactor >> FaultRecord.HashShift;
             FaultRecord* home = s_control->Records + index;
@@ -76,7 +76,7 @@ public static unsafe partial class FaultGuard
     }
 
     /// <summary>So many thread pointers have been seen that most of their threads are gone: takes over a record, on the probe path of its new owner, whose thread is not inside a guest.</summary>
-    private static FaultRecord* Evict(FaultRecord* home, ulong thread)
+    private static unsafe FaultRecord* Evict(FaultRecord* home, ulong thread)
     {
         FaultRecord* r = home;
         while (r->Thread != 0 && r->Inside != 0)

@@ -23,17 +23,17 @@ public enum ThunkKind
 /// Installed by the first use, with the system call itself, so that neither the C library nor an interposer of sigaction takes part. It is never removed.
 /// SAFETY: the table of routines only grows; an entry's begin is stored last, and the handler stops at the first zero begin. All that the handler reads is unmanaged and never freed.
 /// </remarks>
-public static unsafe partial class FaultGuard
+public static partial class FaultGuard
 {
     private const int SIGBUS = 7, SIGSEGV = 11, SYS_rt_sigaction = 13;
     private const ulong SA_SIGINFO = 4, SA_RESTORER = 0x04000000, SA_ONSTACK = 0x08000000, SA_NODEFER = 0x40000000;
     private const int MaxRoutines = 255;
 
-    private static readonly Lock s_lock = new();
+    private static readonly RankedLock s_lock = new(LockRank.FaultGuard);
     private static readonly ExecutableMemory s_code = new(8192);
-    private static readonly FaultControl* s_control = (FaultControl*)HostMemory.Map(4096);
+    private static readonly unsafe FaultControl* s_control = (FaultControl*)HostMemory.Map(4096);
     private static readonly nint s_failed = s_code.Add(AccessorCode.Failed());
-    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_threadPointer = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(FaultHandlerCode.ThreadPointer());
+    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_threadPointer = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(FaultHandlerCode.ThreadPointer());
     private static int s_count;
 
     static FaultGuard() => Install();
@@ -41,26 +41,26 @@ public static unsafe partial class FaultGuard
     /// <summary>Places a leaf routine without a stack frame; a fault inside returns 1 to its caller.</summary>
     internal static nint Add(ReadOnlySpan<byte> code)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
             return AddLocked(code, s_failed);
     }
 
     /// <summary>Places a leaf routine whose faults continue at a fix-up of its own.</summary>
     internal static nint Add(ReadOnlySpan<byte> code, ReadOnlySpan<byte> fixup)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
             return AddLocked(code, s_code.Add(fixup));
     }
 
     /// <summary>Declares a range of emitted code. Never undone: the memory is never freed.</summary>
     public static void AddThunks(nint begin, nuint length, ThunkKind kind)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
             Register((ulong)begin, (ulong)begin + length, (ulong)kind);
     }
 
     /// <summary>Declares the one piece of emitted code that calls leaves with one saved register between its return address and theirs.</summary>
-    public static void SetTrampoline(nint begin, nuint length)
+    public static unsafe void SetTrampoline(nint begin, nuint length)
     {
         s_control->TrampolineBegin = (ulong)begin;
         s_control->TrampolineEnd = (ulong)begin + length;
@@ -73,7 +73,7 @@ public static unsafe partial class FaultGuard
         return at;
     }
 
-    private static void Register(ulong begin, ulong end, ulong fixup)
+    private static unsafe void Register(ulong begin, ulong end, ulong fixup)
     {
         if (s_count == MaxRoutines)
             throw new InvalidOperationException("too many ranges of emitted code");
@@ -83,7 +83,7 @@ public static unsafe partial class FaultGuard
         Volatile.Write(ref r->Begin, begin);
     }
 
-    private static void Install()
+    private static unsafe void Install()
     {
         FaultControl* c = s_control;
         c->Routines = (FaultRoutine*)HostMemory.Map((MaxRoutines + 1) * (nuint)sizeof(FaultRoutine));
@@ -105,14 +105,14 @@ public static unsafe partial class FaultGuard
         Swap(SIGBUS, &action, &c->PreviousBus);
     }
 
-    private static void Swap(int signal, KernelAction* action, KernelAction* previous)
+    private static unsafe void Swap(int signal, KernelAction* action, KernelAction* previous)
     {
         if (Libc.syscall(SYS_rt_sigaction, signal, (nint)action, (nint)previous, 8, 0, 0) != 0)
             throw new IOException($"rt_sigaction: {Marshal.GetPInvokeErrorMessage(Marshal.GetLastPInvokeError())}");
     }
 
     /// <summary>With ahead-of-time compilation, the mapping that holds this assembly's code; a just-in-time compiler can put code anywhere.</summary>
-    private static (ulong Begin, ulong End) ManagedCode()
+    private static unsafe (ulong Begin, ulong End) ManagedCode()
     {
         if (RuntimeFeature.IsDynamicCodeSupported)
             return (0, ulong.MaxValue);

@@ -22,22 +22,22 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     /// <summary>Or a NOP, 0F 1F 84 00 disp32, whose displacement leads to the exit.</summary>
     private const int NopBytes = 8, NopOpcode = 0x00841f0f;
 
-    private readonly FaultControl* _control = control;
-    private readonly FaultRoutine* _routine = control->Routines;
-    private readonly GuestRange* _range = control->Ranges;
-    private readonly FaultRecord* _record = control->Records;
+    private readonly unsafe FaultControl* _control = control;
+    private readonly unsafe FaultRoutine* _routine = control->Routines;
+    private readonly unsafe GuestRange* _range = control->Ranges;
+    private readonly unsafe FaultRecord* _record = control->Records;
     private Label _known, _managed, _guest, _found, _chain;
 
-    private static int Offset(void* member, void* of) => (int)((byte*)member - (byte*)of);
+    private static unsafe int Offset(void* member, void* of) => (int)((byte*)member - (byte*)of);
 
-    private AssemblerMemoryOperand Control(void* member) => __qword_ptr[rcx + Offset(member, _control)];
-    private AssemblerMemoryOperand Routine(void* member) => __qword_ptr[r9 + Offset(member, _routine)];
-    private AssemblerMemoryOperand Range(void* member) => __qword_ptr[r9 + Offset(member, _range)];
-    private AssemblerMemoryOperand Record(void* member) => __qword_ptr[r11 + Offset(member, _record)];
-    private AssemblerMemoryOperand RecordInt(int* member) => __dword_ptr[r11 + Offset(member, _record)];
+    private unsafe AssemblerMemoryOperand Control(void* member) => __qword_ptr[rcx + Offset(member, _control)];
+    private unsafe AssemblerMemoryOperand Routine(void* member) => __qword_ptr[r9 + Offset(member, _routine)];
+    private unsafe AssemblerMemoryOperand Range(void* member) => __qword_ptr[r9 + Offset(member, _range)];
+    private unsafe AssemblerMemoryOperand Record(void* member) => __qword_ptr[r11 + Offset(member, _record)];
+    private unsafe AssemblerMemoryOperand RecordInt(int* member) => __dword_ptr[r11 + Offset(member, _record)];
 
     /// <summary>handler(edi = signal, rsi = siginfo, rdx = ucontext).</summary>
-    internal byte[] Handler() => Assemble(a =>
+    internal unsafe byte[] Handler() => Assemble(a =>
     {
         (_known, _managed, _guest, _found, _chain) = (a.CreateLabel(), a.CreateLabel(), a.CreateLabel(), a.CreateLabel(), a.CreateLabel());
         a.mov(rcx, (ulong)_control);
@@ -69,7 +69,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     });
 
     /// <summary>A write to paged memory sleeps, and the instruction runs again.</summary>
-    private void WaitForPagedMemory(Assembler a)
+    private unsafe void WaitForPagedMemory(Assembler a)
     {
         Label next = a.CreateLabel(), other = a.CreateLabel(), wait = a.CreateLabel();
         a.mov(r8, __[rsi + SiAddr]);
@@ -93,7 +93,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     }
 
     /// <summary>RAX = RIP of the fault. In a registered routine it goes on at the fix-up; in emitted code R10 becomes 1 for a leaf. No routine ends the table with a begin of 0.</summary>
-    private void FixUpRoutine(Assembler a)
+    private unsafe void FixUpRoutine(Assembler a)
     {
         Label next = a.CreateLabel(), skip = a.CreateLabel(), resume = a.CreateLabel(), jump = a.CreateLabel();
         a.mov(rax, __[rdx + RegRip]);
@@ -131,7 +131,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     }
 
     /// <summary>R8 = address of the fault, which must be in registered guest memory.</summary>
-    private void FindGuestMemory(Assembler a)
+    private unsafe void FindGuestMemory(Assembler a)
     {
         Label next = a.CreateLabel(), after = a.CreateLabel(), thread = a.CreateLabel();
         a.mov(r8, __[rsi + SiAddr]);
@@ -151,7 +151,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     }
 
     /// <summary>R11 = the thread's record, by the hash of FaultGuard.Claim.</summary>
-    private void FindRecord(Assembler a)
+    private unsafe void FindRecord(Assembler a)
     {
         Label probe = a.CreateLabel();
         a.mov(r9, __qword_ptr.fs[0]);
@@ -173,7 +173,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     }
 
     /// <summary>In emitted code (R10): RSP and RIP become those of the managed caller, with or without the trampoline's saved register in between.</summary>
-    private void LeaveThunk(Assembler a)
+    private unsafe void LeaveThunk(Assembler a)
     {
         Label record = a.CreateLabel(), leaf = a.CreateLabel();
         a.test(r10d, r10d);
@@ -194,7 +194,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     }
 
     /// <summary>What the thread finds in its record. x87 and MXCSR are kept as they were; the thread goes on with clean ones.</summary>
-    private void RecordFault(Assembler a)
+    private unsafe void RecordFault(Assembler a)
     {
         Label raise = a.CreateLabel();
         a.mov(Record(&_record->Address), r8);
@@ -228,7 +228,7 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
     }
 
     /// <summary>The previous handler, as if it had been called. A previous default action, or none, is put back and the instruction runs again.</summary>
-    private static void Chain(Assembler a)
+    private static unsafe void Chain(Assembler a)
     {
         Label load = a.CreateLabel(), @default = a.CreateLabel();
         a.cmp(edi, SIGBUS);

@@ -4,11 +4,11 @@ namespace Ring3.Host;
 
 /// <summary>Host clocks in nanoseconds, and the host's time-stamp counter.</summary>
 /// <remarks>SAFETY: the emitted routines access no memory; clock_gettime writes the two words on the stack.</remarks>
-public static unsafe class HostClock
+public static class HostClock
 {
     private static readonly ExecutableMemory s_code = new(4096);
-    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: false));
-    private static readonly delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtscOrdered = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: true));
+    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: false));
+    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtscOrdered = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: true));
 
     private static byte[] ReadTsc(bool ordered) => MachineCode.Assemble(a =>
     {
@@ -21,10 +21,10 @@ public static unsafe class HostClock
     });
 
     /// <summary>RDTSC.</summary>
-    public static ulong Tsc() => s_rdtsc();
+    public static unsafe ulong Tsc() => s_rdtsc();
 
     /// <summary>LFENCE; RDTSC: not read before the loads that come first in program order, so that a value seen through memory is never ahead of it.</summary>
-    public static ulong TscOrdered() => s_rdtscOrdered();
+    public static unsafe ulong TscOrdered() => s_rdtscOrdered();
 
     /// <summary>CLOCK_MONOTONIC.</summary>
     public static long MonotonicNs() => Get(1);
@@ -61,7 +61,7 @@ public static unsafe class HostClock
         return best;
     }
 
-    private static long Get(int clock)
+    private static unsafe long Get(int clock)
     {
         long* ts = stackalloc long[2];
         _ = Libc.clock_gettime(clock, ts);

@@ -5,7 +5,7 @@ namespace Ring3.Host;
 
 /// <summary>The process itself.</summary>
 /// <remarks>SAFETY: the vector and its strings live until execv has copied them or failed.</remarks>
-public static unsafe class HostProcess
+public static class HostProcess
 {
     private const int SIGPIPE = 13;
     /// <summary>USER_HZ, the unit of times in /proc.</summary>
@@ -29,7 +29,7 @@ public static unsafe class HostProcess
     }
 
     /// <summary>Becomes another program, with SIGPIPE as programs expect it, which the runtime ignores. Returns only to say why not.</summary>
-    public static string Replace(string program, ReadOnlySpan<string> arguments)
+    public static unsafe string Replace(string program, ReadOnlySpan<string> arguments)
     {
         nint* vector = (nint*)NativeMemory.AllocZeroed((nuint)(arguments.Length + 2), (nuint)sizeof(nint));
         nint path = Marshal.StringToCoTaskMemUTF8(program);

@@ -2,13 +2,13 @@ namespace Ring3.Host;
 
 /// <summary>The kernel's own conversion from TSC ticks to nanoseconds, as perf_event_open(2) shows it to every process that may watch itself.</summary>
 /// <remarks>SAFETY: the attribute is a zeroed local of the size it names; one page of the event is mapped and read inside its first 64 bytes.</remarks>
-public static unsafe class HostTimeScale
+public static class HostTimeScale
 {
     private const int AttrSize = 64, TypeSoftware = 1, ConfigDummy = 9, ExcludeKernelAndHypervisor = 1 << 5 | 1 << 6;
     private const ulong CapUserTime = 1 << 3, CloseOnExec = 8;
 
     /// <summary>TSC frequency in kHz; 0 when the kernel does not say (no perf events, no stable TSC).</summary>
-    public static uint TscKhz()
+    public static unsafe uint TscKhz()
     {
         byte* attr = stackalloc byte[AttrSize];
         new Span<byte>(attr, AttrSize).Clear();

@@ -5,7 +5,7 @@ namespace Ring3.Host;
 
 /// <summary>Where traces go: standard error, or a file to which several processes append. Each write is one system call, so lines of threads and processes do not mix, and a killed process loses none.</summary>
 /// <remarks>SAFETY: buffers are pinned for the call, the path is a NUL-terminated copy.</remarks>
-public sealed unsafe class LogFile
+public sealed class LogFile
 {
     private const int WriteOnly = 1, Create = 0x40, Append = 0x400, Cloexec = 0x80000;
     /// <summary>Out of the way of the numbers that clients expect for their own files.</summary>
@@ -21,7 +21,7 @@ public sealed unsafe class LogFile
     private static int DuplicateHigh(int fd) => Libc.fcntl(fd, 1030 /* F_DUPFD_CLOEXEC */, FirstDescriptor) is >= 0 and var high ? high : Libc.fcntl(fd, 1030, 3);
 
     /// <summary>A file, made if need be; null when it cannot be opened.</summary>
-    public static LogFile? Open(string path)
+    public static unsafe LogFile? Open(string path)
     {
         fixed (byte* p = Encoding.UTF8.GetBytes(path + "\0"))
         {
@@ -36,7 +36,7 @@ public sealed unsafe class LogFile
         }
     }
 
-    public void Write(string text)
+    public unsafe void Write(string text)
     {
         byte[] bytes = Encoding.UTF8.GetBytes(text);
         fixed (byte* p = bytes)

@@ -2,7 +2,7 @@ namespace Ring3.Host;
 
 /// <summary>What the kernel says about pages of this process: /proc/self/pagemap, which needs no privilege for what is asked here. Closed when nobody refers to it any more, so that late readers are safe.</summary>
 /// <remarks>SAFETY: reads into the caller's span.</remarks>
-public sealed unsafe class PageMap
+public sealed class PageMap
 {
     /// <summary>The page is in memory.</summary>
     public const ulong Present = 1UL << 63;
@@ -28,7 +28,7 @@ public sealed unsafe class PageMap
     public bool IsAvailable => Fd >= 0;
 
     /// <summary>Reads one word for each page from <paramref name="address"/> on. False where the host does not tell.</summary>
-    public bool Read(ulong address, Span<ulong> words)
+    public unsafe bool Read(ulong address, Span<ulong> words)
     {
         if (Fd < 0)
             return false;

@@ -12,7 +12,7 @@ namespace Ring3.Host;
 /// A system call that stores into attached memory inside a window fails with EFAULT; reading is always possible. One thread at a time calls the members.
 /// SAFETY: attached memory is a mapping of the caller's that he keeps until after Dispose; ranges are checked against it.
 /// </remarks>
-public sealed unsafe class PageStore : IDisposable
+public sealed class PageStore : IDisposable
 {
     /// <summary>Most pages of one <see cref="Evict"/>.</summary>
     public const int MaxBatch = 128;
@@ -25,7 +25,7 @@ public sealed unsafe class PageStore : IDisposable
     private readonly int _fd;
     private readonly List<Attached> _ranges = [];
     private readonly SystemCallList _calls = new(ChunkPages * 3 + 8);
-    private readonly ulong* _words = (ulong*)NativeMemory.AllocZeroed(BlockPages * sizeof(ulong));
+    private readonly unsafe ulong* _words = (ulong*)NativeMemory.AllocZeroed(BlockPages * sizeof(ulong));
     private ulong _size;
     private bool _disposed;
 
@@ -106,7 +106,7 @@ public sealed unsafe class PageStore : IDisposable
 
     /// <summary>Turns anonymous memory of the process into attached memory with the same contents. Both ends are page-aligned. Threads that write meanwhile wait.</summary>
     /// <exception cref="IOException">The file cannot take so much; the memory is usable, and cannot be evicted from.</exception>
-    public void Attach(ulong begin, ulong bytes)
+    public unsafe void Attach(ulong begin, ulong bytes)
     {
         ulong offset = _size, room = (bytes + (BlockPages * Page - 1)) & ~(ulong)(BlockPages * Page - 1);
         Reserve(offset, room);
@@ -150,7 +150,7 @@ public sealed unsafe class PageStore : IDisposable
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException) { return ulong.MaxValue; }
     }
 
-    private void AttachChunk(ulong begin, ulong offset, int pages)
+    private unsafe void AttachChunk(ulong begin, ulong offset, int pages)
     {
         long length = (long)pages * Page;
         BeginWindow(begin, pages, PageMap.Present);
@@ -177,7 +177,7 @@ public sealed unsafe class PageStore : IDisposable
     /// <param name="pages">The pages, at most <see cref="MaxBatch"/>.</param>
     /// <param name="evicted">Receives those that have been dropped. The others are as they were; see <see cref="LastError"/>.</param>
     /// <returns>Number of pages that were written to the file; the others had not changed since they were read from it.</returns>
-    public int Evict(ulong block, ReadOnlySpan<ulong> pages, Span<ulong> evicted)
+    public unsafe int Evict(ulong block, ReadOnlySpan<ulong> pages, Span<ulong> evicted)
     {
         evicted.Clear();
         int first = NextBit(pages, 0, true), end = LastBit(pages) + 1;
@@ -228,7 +228,7 @@ public sealed unsafe class PageStore : IDisposable
     }
 
     /// <summary>Gives pages back for good: they read as zero, and the file does not keep them.</summary>
-    public void Discard(ulong begin, ulong bytes)
+    public unsafe void Discard(ulong begin, ulong bytes)
     {
         ulong offset = OffsetOf(begin, begin + bytes);
         if (IsInMemory || HostMemory.Allocate(_fd, PunchHole, (long)offset, (long)bytes) != 0)
@@ -245,7 +245,7 @@ public sealed unsafe class PageStore : IDisposable
     public void DropCache() => _ = Libc.posix_fadvise(_fd, 0, 0, FadviseDontNeed);
 
     /// <summary>Opens the window: read-only, and what the kernel knows about each page in _words, or <paramref name="unknown"/> where it does not tell.</summary>
-    private void BeginWindow(ulong begin, int pages, ulong unknown)
+    private unsafe void BeginWindow(ulong begin, int pages, ulong unknown)
     {
         new Span<ulong>(_words, pages).Fill(unknown);
         _calls.Clear();
@@ -305,7 +305,7 @@ public sealed unsafe class PageStore : IDisposable
     }
 
     /// <summary>Closes the file. Attached memory keeps its contents.</summary>
-    public void Dispose()
+    public unsafe void Dispose()
     {
         if (_disposed)
             return;

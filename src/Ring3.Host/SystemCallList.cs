@@ -9,7 +9,7 @@ namespace Ring3.Host;
 /// next entries; each keeps its result.
 /// </summary>
 /// <remarks>SAFETY: entries are bounds-checked; the calls themselves are the caller's responsibility, who keeps their pointers valid.</remarks>
-internal sealed unsafe class SystemCallList : IDisposable
+internal sealed class SystemCallList : IDisposable
 {
     internal const long Mmap = 9, Mprotect = 10, Pread = 17, Pwrite = 18, Madvise = 28;
     /// <summary>Not a call: result = word at A1 and A2.</summary>
@@ -23,7 +23,7 @@ internal sealed unsafe class SystemCallList : IDisposable
     }
 
     private static readonly ExecutableMemory s_code = new(4096);
-    private static readonly delegate* unmanaged<Entry*, Entry*, void> s_run = (delegate* unmanaged<Entry*, Entry*, void>)s_code.Add(RunList());
+    private static readonly unsafe delegate* unmanaged<Entry*, Entry*, void> s_run = (delegate* unmanaged<Entry*, Entry*, void>)s_code.Add(RunList());
 
     /// <summary>run(rdi = first entry, rsi = end).</summary>
     private static byte[] RunList() => MachineCode.Assemble(a =>
@@ -66,10 +66,10 @@ internal sealed unsafe class SystemCallList : IDisposable
         a.ret();
     });
 
-    private readonly Entry* _entries;
+    private readonly unsafe Entry* _entries;
     private readonly int _capacity;
 
-    internal SystemCallList(int capacity)
+    internal unsafe SystemCallList(int capacity)
     {
         _capacity = capacity;
         _entries = (Entry*)NativeMemory.Alloc((nuint)capacity, (nuint)sizeof(Entry));
@@ -77,12 +77,12 @@ internal sealed unsafe class SystemCallList : IDisposable
 
     internal int Count { get; private set; }
 
-    internal ref Entry this[int index] => ref _entries[index];
+    internal unsafe ref Entry this[int index] => ref _entries[index];
 
     internal void Clear() => Count = 0;
 
     /// <summary>Appends a call and returns its index.</summary>
-    internal int Add(long number, long a1, long a2, long a3, long a4 = 0, long a5 = 0, long a6 = 0, long expected = 0, long skip = 0)
+    internal unsafe int Add(long number, long a1, long a2, long a3, long a4 = 0, long a5 = 0, long a6 = 0, long expected = 0, long skip = 0)
     {
         if (Count == _capacity)
             throw new InvalidOperationException("list of system calls is full");
@@ -91,9 +91,9 @@ internal sealed unsafe class SystemCallList : IDisposable
     }
 
     /// <summary>Makes the calls. Results of skipped entries stay <see cref="long.MinValue"/>.</summary>
-    internal void Run() => s_run(_entries, _entries + Count);
+    internal unsafe void Run() => s_run(_entries, _entries + Count);
 
-    internal bool Succeeded(int index) => _entries[index].Result == _entries[index].Expected;
+    internal unsafe bool Succeeded(int index) => _entries[index].Result == _entries[index].Expected;
 
-    public void Dispose() => NativeMemory.Free(_entries);
+    public unsafe void Dispose() => NativeMemory.Free(_entries);
 }

@@ -1,7 +1,7 @@
 namespace Ring3.Host;
 
 /// <summary>Standard input and output as a terminal: raw mode with its undo, window size, and reads that can be cancelled.</summary>
-public static unsafe class Terminal
+public static class Terminal
 {
     /// <summary>Room for struct termios of glibc (60 bytes) and of musl.</summary>
     private const int TermiosBytes = 128;
@@ -18,7 +18,7 @@ public static unsafe class Terminal
     public static bool IsTerminal(int fd) => Libc.isatty(fd) == 1;
 
     /// <summary>Makes the terminal raw (no echo, no signals from keys, no output processing); null when <paramref name="fd"/> is not a terminal.</summary>
-    public static Attributes? MakeRaw(int fd)
+    public static unsafe Attributes? MakeRaw(int fd)
     {
         // SAFETY: both buffers are larger than any libc's struct termios.
         var saved = new Attributes();
@@ -33,7 +33,7 @@ public static unsafe class Terminal
         return Libc.tcsetattr(fd, TCSAFLUSH, raw) == 0 ? saved : null;
     }
 
-    public static void Restore(int fd, Attributes attributes)
+    public static unsafe void Restore(int fd, Attributes attributes)
     {
         // SAFETY: the bytes came from tcgetattr.
         fixed (byte* s = attributes.Bytes)
@@ -41,14 +41,14 @@ public static unsafe class Terminal
     }
 
     /// <summary>Rows and columns; (0, 0) when unknown.</summary>
-    public static (int Rows, int Columns) Size(int fd)
+    public static unsafe (int Rows, int Columns) Size(int fd)
     {
         ushort* size = stackalloc ushort[4];
         return Libc.ioctl(fd, TIOCGWINSZ, size) == 0 ? (size[0], size[1]) : (0, 0);
     }
 
     /// <summary>Reads what is there, waiting at most <paramref name="timeoutMs"/>. Returns bytes read, 0 at end of file, -1 when nothing came in time or the read was interrupted.</summary>
-    public static int Read(int fd, Span<byte> buffer, int timeoutMs)
+    public static unsafe int Read(int fd, Span<byte> buffer, int timeoutMs)
     {
         // SAFETY: one struct pollfd { int fd; short events; short revents; } on the stack; the span is pinned for the read.
         long entry = (uint)fd | (long)POLLIN << 32;
@@ -62,7 +62,7 @@ public static unsafe class Terminal
     }
 
     /// <summary>Writes everything; false, and the system's reason in <paramref name="why"/>, when the reader is gone or the device is full.</summary>
-    public static bool WriteAll(int fd, ReadOnlySpan<byte> data, out string why)
+    public static unsafe bool WriteAll(int fd, ReadOnlySpan<byte> data, out string why)
     {
         why = "";
         // SAFETY: the span is pinned for the writes.

@@ -1,7 +1,7 @@
 namespace Ring3.Host;
 
 /// <summary>A one-shot CLOCK_MONOTONIC timer, for a thread that waits for descriptors. Any thread sets it.</summary>
-public sealed unsafe class TimerFd : IDisposable
+public sealed class TimerFd : IDisposable
 {
     private const int ClockMonotonic = 1, Cloexec = 0x80000, AbsoluteTime = 1;
     private readonly int _fd;
@@ -17,7 +17,7 @@ public sealed unsafe class TimerFd : IDisposable
     public int Fd => _fd;
 
     /// <summary>Expires at <paramref name="deadlineNs"/>, at once if that has passed, never if it is <see cref="long.MaxValue"/>. Replaces what was set before, expirations included; a waiting thread follows.</summary>
-    public void Set(long deadlineNs)
+    public unsafe void Set(long deadlineNs)
     {
         // SAFETY: struct itimerspec is four longs: interval, value. A zero value would disarm.
         long* spec = stackalloc long[4];

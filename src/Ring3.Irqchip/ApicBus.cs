@@ -1,4 +1,5 @@
 using System.Numerics;
+using Ring3.Host;
 
 namespace Ring3.Irqchip;
 
@@ -22,7 +23,7 @@ internal interface IEoiHandler
 /// </summary>
 public sealed class ApicBus
 {
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.ApicBus);
     private readonly List<Lapic> _members = [];
     private ApicMap _map = new([]);
     private IEoiHandler? _eoi;
@@ -54,7 +55,7 @@ public sealed class ApicBus
 
     internal void Add(Lapic apic)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             _members.Add(apic);
             Publish();
@@ -64,7 +65,7 @@ public sealed class ApicBus
     /// <summary>Disconnects the APIC of a vCPU that is being destroyed or was never completed.</summary>
     public void Remove(Lapic apic)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             _ = _members.Remove(apic);
             Publish();
@@ -73,14 +74,14 @@ public sealed class ApicBus
 
     internal bool IsMember(Lapic apic)
     {
-        lock (_lock)
+        using (_lock.Enter())
             return _members.Contains(apic);
     }
 
     /// <summary>An id, mode or enable bit changed: builds and publishes a new map.</summary>
     internal void Recalculate()
     {
-        lock (_lock)
+        using (_lock.Enter())
             Publish();
     }
 

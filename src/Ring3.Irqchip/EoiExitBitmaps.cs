@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 
 namespace Ring3.Irqchip;
 
@@ -15,7 +16,7 @@ internal sealed class EoiExitBitmaps(ApicBus bus, IrqRouting routing, int reserv
     }
 
     private PerVcpu[] _vcpus = [];
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.EoiExitBitmaps);
 
     /// <summary>Owner of <paramref name="apic"/> only.</summary>
     internal bool Contains(Lapic apic, byte vector)
@@ -33,7 +34,7 @@ internal sealed class EoiExitBitmaps(ApicBus bus, IrqRouting routing, int reserv
 
     private PerVcpu Grow(int index)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             int old = _vcpus.Length;
             if (index >= old)

@@ -16,7 +16,7 @@ public sealed partial class Ioapic
         if ((offset & 0xf) != 0)
             return;
         uint value;
-        lock (_lock)
+        using (_lock.Enter())
             value = offset switch { Select => _select, Window => ReadIndirect(), _ => 0 };
         Span<byte> bytes = stackalloc byte[4];
         BinaryPrimitives.WriteUInt32LittleEndian(bytes, value);
@@ -35,7 +35,7 @@ public sealed partial class Ioapic
         switch (offset)
         {
             case Select:
-                lock (_lock)
+                using (_lock.Enter())
                     _select = value & 0xff;
                 break;
             case Window:
@@ -68,7 +68,7 @@ public sealed partial class Ioapic
     {
         int pin;
         bool before, after;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_select == 0)
                 _id = value >> 24 & 0xf;
@@ -82,7 +82,7 @@ public sealed partial class Ioapic
         }
         if (before != after)
             _observer.PinMaskChanged(KvmApi.KVM_IRQCHIP_IOAPIC, (uint)pin, after);
-        lock (_lock)
+        using (_lock.Enter())
         {
             RedirectionEntry entry = _table[pin];
             if (entry.Level && !entry.Masked && !entry.RemoteIrr && (_irr >> pin & 1) != 0)
@@ -96,12 +96,12 @@ public sealed partial class Ioapic
         for (int pin = 0; pin < PinCount; pin++)
         {
             bool match;
-            lock (_lock)
+            using (_lock.Enter())
                 match = _table[pin].Vector == vector && _table[pin].Level && _table[pin].RemoteIrr;
             if (!match)
                 continue;
             _observer.PinAcked(KvmApi.KVM_IRQCHIP_IOAPIC, (uint)pin);
-            lock (_lock)
+            using (_lock.Enter())
                 EndLevel(pin);
         }
     }
@@ -109,7 +109,7 @@ public sealed partial class Ioapic
     /// <summary>Redirection entry of a pin; for tests and dumps.</summary>
     internal ulong Entry(int pin)
     {
-        lock (_lock)
+        using (_lock.Enter())
             return _table[pin].Value;
     }
 
@@ -117,7 +117,7 @@ public sealed partial class Ioapic
     // SAFETY: redirtbl is a fixed buffer of PinCount elements inside the struct.
     public unsafe kvm_ioapic_state GetState()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             var state = new kvm_ioapic_state { base_address = BaseAddress, ioregsel = _select, id = _id, irr = _irr & ~_irrDelivered };
             for (int i = 0; i < PinCount; i++)
@@ -130,7 +130,7 @@ public sealed partial class Ioapic
     // SAFETY: redirtbl is a fixed buffer of PinCount elements inside the struct.
     public unsafe void SetState(in kvm_ioapic_state state)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             BaseAddress = state.base_address;
             _select = state.ioregsel & 0xff;

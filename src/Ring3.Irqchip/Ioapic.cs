@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Irqchip;
@@ -28,7 +29,7 @@ public sealed partial class Ioapic
     private const int StormThreshold = 10_000;
     private const long StormDelayNs = 10_000_000;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.Ioapic);
     private readonly ApicBus _bus;
     private readonly IPinObserver _observer;
     private readonly ITimerService _timers;
@@ -56,7 +57,7 @@ public sealed partial class Ioapic
     /// <summary>Power-on state: all pins masked. Line levels driven by devices stay.</summary>
     public void Reset()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             _timers.Cancel(_stormTimer);
             Array.Fill(_table, RedirectionEntry.Reset);
@@ -71,7 +72,7 @@ public sealed partial class Ioapic
     /// <returns>1 or more: delivered (or lowered); 0: coalesced with one that is pending; -1: masked or already in service.</returns>
     public int SetIrq(int pin, int sourceId, bool level, bool lineStatus = false)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             ref ulong sources = ref _lines[pin];
             sources = level ? sources | 1UL << sourceId : sources & ~(1UL << sourceId);
@@ -140,7 +141,7 @@ public sealed partial class Ioapic
     internal void Eoi(Lapic apic, byte vector, bool level, bool suppressed)
     {
         uint pins = 0;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_rtcPendingEoi > 0 && _rtcMap.Remove(apic.Index, vector))
                 _rtcPendingEoi--;
@@ -155,7 +156,7 @@ public sealed partial class Ioapic
             // Without the lock: a notifier may lower the line, or raise it again.
             _observer.PinAcked(KvmApi.KVM_IRQCHIP_IOAPIC, (uint)pin);
             if (level && !suppressed)
-                lock (_lock)
+                using (_lock.Enter())
                     EndLevel(pin);
         }
     }
@@ -187,7 +188,7 @@ public sealed partial class Ioapic
 
     private void ServicePendingLevels()
     {
-        lock (_lock)
+        using (_lock.Enter())
             for (int pin = 0; pin < PinCount; pin++)
                 if (_table[pin].Level && (_irr >> pin & 1) != 0 && !_table[pin].RemoteIrr)
                     _ = Service(pin, false);
@@ -199,7 +200,7 @@ public sealed partial class Ioapic
     /// </summary>
     internal void UpdateEoiVectors()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             var next = default(Bits256);
             for (int pin = 0; pin < PinCount; pin++)
@@ -222,7 +223,7 @@ public sealed partial class Ioapic
     /// <summary>A local APIC's state was loaded: an RTC interrupt that it holds has an EOI to come.</summary>
     internal void Restored(Lapic apic)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             RedirectionEntry rtc = _table[RtcPin];
             if (rtc.Masked || !apic.IsPendingOrInService(rtc.Vector) || !_bus.Reaches(apic, rtc.ToMessage(_bus.ExtendedDestinationId)) || _rtcMap.Contains(apic.Index, rtc.Vector))

@@ -60,7 +60,7 @@ public sealed partial class Lapic
 
     private void RestoreTimer(uint currentCount)
     {
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             _timerMode = Reg(ApicRegister.LVT_TIMER) & ApicBits.LvtTimerMode;
             UpdateDivider();

@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Irqchip;
@@ -7,7 +8,7 @@ namespace Ring3.Irqchip;
 public sealed partial class Lapic
 {
     private readonly ITimerService _timers;
-    private readonly Lock _timerLock = new();
+    private readonly RankedLock _timerLock = new(LockRank.LapicTimer);
     private uint _timerMode;
     private uint _divider = 2;
     private long _periodNs;
@@ -30,7 +31,7 @@ public sealed partial class Lapic
     {
         if (nowNs < Volatile.Read(ref _deadlineNs))
             return;
-        lock (_timerLock)
+        using (_timerLock.Enter())
             if (!TryExpire(nowNs))
                 return;
         _ = LocalDeliver(ApicRegister.LVT_TIMER);
@@ -66,13 +67,13 @@ public sealed partial class Lapic
         get
         {
             PollTimer();
-            lock (_timerLock)
+            using (_timerLock.Enter())
                 return HardwareEnabled && _timerMode == ApicBits.LvtTimerDeadline ? _tscDeadline : 0;
         }
         set
         {
             PollTimer();
-            lock (_timerLock)
+            using (_timerLock.Enter())
             {
                 if (!HardwareEnabled || _timerMode != ApicBits.LvtTimerDeadline)
                     return;
@@ -87,7 +88,7 @@ public sealed partial class Lapic
     /// <summary>The guest's TSC was changed (offset or frequency): computes the host deadline of an armed TSC deadline again.</summary>
     public void RestartTscDeadline()
     {
-        lock (_timerLock)
+        using (_timerLock.Enter())
             if (_timerMode != ApicBits.LvtTimerDeadline || !ArmTscDeadline())
                 return;
         _ = LocalDeliver(ApicRegister.LVT_TIMER);
@@ -122,7 +123,7 @@ public sealed partial class Lapic
 
     private void UpdateTimerMode()
     {
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             uint mode = Reg(ApicRegister.LVT_TIMER) & ApicBits.LvtTimerMode;
             if (mode == _timerMode)
@@ -144,7 +145,7 @@ public sealed partial class Lapic
     private void WriteInitialCount(uint value)
     {
         PollTimer();
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             if (_timerMode == ApicBits.LvtTimerDeadline)
                 return;
@@ -167,7 +168,7 @@ public sealed partial class Lapic
     private void WriteDivider(uint value)
     {
         PollTimer();
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             uint old = _divider;
             Reg(ApicRegister.TDCR) = value & 0xb;
@@ -194,7 +195,7 @@ public sealed partial class Lapic
     private uint CurrentCount()
     {
         PollTimer();
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             if (_timerMode == ApicBits.LvtTimerDeadline || _periodNs == 0 || _deadlineNs == long.MaxValue)
                 return 0;
@@ -205,7 +206,7 @@ public sealed partial class Lapic
 
     private void StopTimer()
     {
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             Disarm();
             _periodNs = 0;

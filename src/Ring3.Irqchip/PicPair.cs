@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 
 namespace Ring3.Irqchip;
 
@@ -8,7 +9,7 @@ public sealed class PicPair
 {
     private const int Cascade = 2, SpuriousIrq = 7;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.PicPair);
     private readonly ApicBus _bus;
     private readonly IPinObserver _observer;
     private readonly PicChip _master = new(isMaster: true), _slave = new(isMaster: false);
@@ -26,7 +27,7 @@ public sealed class PicPair
     /// <summary>Power-on state. Line levels driven by devices stay.</summary>
     public void Reset()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             _master.PowerOn();
             _slave.PowerOn();
@@ -40,7 +41,7 @@ public sealed class PicPair
     {
         int result;
         bool raised;
-        lock (_lock)
+        using (_lock.Enter())
         {
             ref ulong sources = ref _lines[irq];
             sources = level ? sources | 1UL << sourceId : sources & ~(1UL << sourceId);
@@ -63,7 +64,7 @@ public sealed class PicPair
     public int Acknowledge()
     {
         int vector;
-        lock (_lock)
+        using (_lock.Enter())
         {
             int irq = _master.HighestRequest();
             if (irq < 0)
@@ -101,7 +102,7 @@ public sealed class PicPair
     {
         byte value;
         bool raised;
-        lock (_lock)
+        using (_lock.Enter())
         {
             PicChip chip = ChipOf(port);
             value = port >= 0x4d0 ? chip.Elcr : chip.TakePoll() ? Poll(chip) : (port & 1) != 0 ? chip.Mask : chip.ReadStatus();
@@ -128,7 +129,7 @@ public sealed class PicPair
         bool raised;
         uint maskChanged = 0;
         PicChip chip = ChipOf(port);
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (port >= 0x4d0)
                 chip.Elcr = value;
@@ -183,7 +184,7 @@ public sealed class PicPair
     /// <summary>KVM_GET_IRQCHIP.</summary>
     public kvm_pic_state GetState(bool master)
     {
-        lock (_lock)
+        using (_lock.Enter())
             return (master ? _master : _slave).State;
     }
 
@@ -191,7 +192,7 @@ public sealed class PicPair
     public void SetState(bool master, in kvm_pic_state state)
     {
         bool raised;
-        lock (_lock)
+        using (_lock.Enter())
         {
             (master ? _master : _slave).Load(state);
             raised = Update();

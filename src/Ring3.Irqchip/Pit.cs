@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Irqchip;
@@ -11,7 +12,7 @@ public sealed class Pit : ITimerCallback
 {
     private const int Channels = 3;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.Pit);
     private readonly VmIrqchip _irqchip;
     private readonly ITimerService _timers;
     private readonly HostTimer _timer;
@@ -45,7 +46,7 @@ public sealed class Pit : ITimerCallback
     /// <summary>KVM_REINJECT_CONTROL.</summary>
     public void SetReinject(bool reinject)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_reinject == reinject)
                 return;
@@ -69,7 +70,7 @@ public sealed class Pit : ITimerCallback
     {
         get
         {
-            lock (_lock)
+            using (_lock.Enter())
                 return _reinject;
         }
     }
@@ -81,7 +82,7 @@ public sealed class Pit : ITimerCallback
     public byte Read(ushort port)
     {
         long now = _timers.NowNs;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (port == 0x61)
                 return (byte)((_channels[2].Gate ? 1 : 0) | ((_flags & KvmApi.KVM_PIT_FLAGS_SPEAKER_DATA_ON) != 0 ? 2 : 0) | (int)(now >> 14 & 1) << 4 | (_channels[2].Out(now) ? 1 << 5 : 0));
@@ -93,7 +94,7 @@ public sealed class Pit : ITimerCallback
     public void Write(ushort port, byte value)
     {
         long now = _timers.NowNs;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (port == 0x61)
             {
@@ -153,7 +154,7 @@ public sealed class Pit : ITimerCallback
     /// <summary>Stops ticking for good: the VM goes away.</summary>
     internal void Stop()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             (_pending, _periodNs) = (0, 0);
             Disarm();
@@ -168,7 +169,7 @@ public sealed class Pit : ITimerCallback
 
     void ITimerCallback.TimerExpired(HostTimer timer, long nowNs)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (nowNs < _deadlineNs)
                 return;
@@ -195,7 +196,7 @@ public sealed class Pit : ITimerCallback
     /// </summary>
     private void Inject()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_pulsing)
             {
@@ -213,7 +214,7 @@ public sealed class Pit : ITimerCallback
 
     private bool ContinuesPulsing()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             _pulsing = _pulseAgain && (!_reinject || _irqAcked && _pending > 0);
             _pulseAgain = false;
@@ -237,7 +238,7 @@ public sealed class Pit : ITimerCallback
     private void OnAcked()
     {
         bool more;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_pending > 0)
                 _pending--;
@@ -252,14 +253,14 @@ public sealed class Pit : ITimerCallback
     {
         if (masked)
             return;
-        lock (_lock)
+        using (_lock.Enter())
             (_pending, _irqAcked) = (0, true);
     }
 
     /// <summary>KVM_GET_PIT2.</summary>
     public kvm_pit_state2 GetState()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             var state = new kvm_pit_state2 { flags = _flags };
             for (int i = 0; i < Channels; i++)
@@ -272,7 +273,7 @@ public sealed class Pit : ITimerCallback
     public void SetState(in kvm_pit_state2 state)
     {
         long now = _timers.NowNs;
-        lock (_lock)
+        using (_lock.Enter())
         {
             _flags = state.flags & (KvmApi.KVM_PIT_FLAGS_HPET_LEGACY | KvmApi.KVM_PIT_FLAGS_SPEAKER_DATA_ON);
             for (int i = 0; i < Channels; i++)

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Irqchip;
@@ -13,7 +14,7 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
 
     private readonly record struct AckNotifier(uint Gsi, Action Callback);
 
-    private readonly Lock _notifierLock = new();
+    private readonly RankedLock _notifierLock = new(LockRank.IrqNotifiers);
     private readonly ITimerService _timers;
     private AckNotifier[] _ackNotifiers = [];
     private Action<bool>?[] _maskNotifiers = [];
@@ -64,7 +65,7 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     /// <summary>Creates the PIT. Null if there is one.</summary>
     public Pit? CreatePit(bool speaker)
     {
-        lock (_notifierLock)
+        using (_notifierLock.Enter())
             return Pit is null ? Pit = new Pit(this, _timers, speaker) : null;
     }
 
@@ -134,7 +135,7 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     /// <summary>Registers a callback for acknowledgements (EOI) of a GSI: resample irqfds, PIT. It runs on a vCPU's thread with no lock held.</summary>
     public void AddAckNotifier(uint gsi, Action callback)
     {
-        lock (_notifierLock)
+        using (_notifierLock.Enter())
             Volatile.Write(ref _ackNotifiers, [.. _ackNotifiers, new AckNotifier(gsi, callback)]);
         Ioapic?.UpdateEoiVectors();
     }
@@ -142,7 +143,7 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     /// <summary>Removes a callback; one that runs at this moment is not waited for.</summary>
     public void RemoveAckNotifier(uint gsi, Action callback)
     {
-        lock (_notifierLock)
+        using (_notifierLock.Enter())
             Volatile.Write(ref _ackNotifiers, Array.FindAll(_ackNotifiers, n => n.Gsi != gsi || n.Callback != callback));
         Ioapic?.UpdateEoiVectors();
     }
@@ -150,7 +151,7 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     /// <summary>Registers a callback for mask changes of a GSI (argument: masked).</summary>
     internal void SetMaskNotifier(uint gsi, Action<bool>? callback)
     {
-        lock (_notifierLock)
+        using (_notifierLock.Enter())
         {
             var next = new Action<bool>?[Math.Max(_maskNotifiers.Length, (int)gsi + 1)];
             _maskNotifiers.CopyTo(next, 0);

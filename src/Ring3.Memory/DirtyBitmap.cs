@@ -4,10 +4,10 @@ using Ring3.Host;
 namespace Ring3.Memory;
 
 /// <summary>One bit a page of a slot, set by any thread, taken by the client's dirty-log calls. Lazily backed: a bitmap of an idle guest costs nothing.</summary>
-public sealed unsafe class DirtyBitmap
+public sealed class DirtyBitmap
 {
-    private readonly ulong* _words;
-    private ulong* _scratch;
+    private readonly unsafe ulong* _words;
+    private unsafe ulong* _scratch;
     private readonly nuint _bytes;
 
     /// <summary>Number of pages covered.</summary>
@@ -15,7 +15,7 @@ public sealed unsafe class DirtyBitmap
     /// <summary>Number of 64-bit words.</summary>
     public ulong WordCount => (NPages + 63) / 64;
 
-    public DirtyBitmap(ulong npages, bool initiallySet)
+    public unsafe DirtyBitmap(ulong npages, bool initiallySet)
     {
         NPages = npages;
         _bytes = (nuint)(WordCount * 8);
@@ -29,7 +29,7 @@ public sealed unsafe class DirtyBitmap
     }
 
     // SAFETY: the object is unreachable: no published slot and no reader holds it, so no grace period is needed.
-    ~DirtyBitmap()
+    unsafe ~DirtyBitmap()
     {
         HostMemory.Unmap(_words, _bytes);
         if (_scratch != null)
@@ -37,7 +37,7 @@ public sealed unsafe class DirtyBitmap
     }
 
     /// <summary>Room for a copy of all words, for calls that exchange a bitmap with the client. Under the slots lock; the caller holds the bitmap.</summary>
-    public ulong* Scratch
+    public unsafe ulong* Scratch
     {
         get
         {
@@ -48,7 +48,7 @@ public sealed unsafe class DirtyBitmap
     }
 
     /// <summary>Copies all words to client memory. False: EFAULT.</summary>
-    public bool CopyOut(ulong address)
+    public unsafe bool CopyOut(ulong address)
     {
         bool ok = UserCopy.TryWrite(address, _words, _bytes);
         GC.KeepAlive(this);
@@ -56,7 +56,7 @@ public sealed unsafe class DirtyBitmap
     }
 
     /// <summary>Sets a page's bit. Cheap when it is already set.</summary>
-    public void Set(ulong page)
+    public unsafe void Set(ulong page)
     {
         if (page >= NPages)
             return;
@@ -78,7 +78,7 @@ public sealed unsafe class DirtyBitmap
         GC.KeepAlive(this);
     }
 
-    private void OrWord(ulong index, ulong bits)
+    private unsafe void OrWord(ulong index, ulong bits)
     {
         if (bits == 0 || index >= WordCount)
             return;
@@ -93,7 +93,7 @@ public sealed unsafe class DirtyBitmap
     public bool IsSet(ulong page) => page < NPages && (Word(page / 64) >> (int)(page % 64) & 1) != 0;
 
     /// <summary>64 pages' bits.</summary>
-    public ulong Word(ulong index)
+    public unsafe ulong Word(ulong index)
     {
         ulong value = index < WordCount ? Volatile.Read(ref _words[index]) : 0;
         GC.KeepAlive(this);
@@ -101,7 +101,7 @@ public sealed unsafe class DirtyBitmap
     }
 
     /// <summary>Takes 64 pages' bits: returns them and leaves zeros.</summary>
-    public ulong Take(ulong index)
+    public unsafe ulong Take(ulong index)
     {
         if (index >= WordCount || Volatile.Read(ref _words[index]) == 0)
             return 0;
@@ -111,7 +111,7 @@ public sealed unsafe class DirtyBitmap
     }
 
     /// <summary>Clears the bits of <paramref name="mask"/> in a word and returns those that were set.</summary>
-    public ulong Clear(ulong index, ulong mask)
+    public unsafe ulong Clear(ulong index, ulong mask)
     {
         if (index >= WordCount || mask == 0)
             return 0;

@@ -9,14 +9,14 @@ namespace Ring3.Memory;
 /// <remarks>
 /// SAFETY: (whole file) indices are private and reduced before use; the client can only spoil the contents of entries, which are checked when they are read back. The memory lives as long as the vCPU.
 /// </remarks>
-public sealed unsafe class DirtyRing
+public sealed class DirtyRing
 {
     /// <summary>Most entries of one ring, and entries that stay free so that what a vCPU dirties on its way out fits.</summary>
     public const int MaxEntries = 65536, ReservedEntries = 64;
 
     [ThreadStatic] private static DirtyRing? t_current;
 
-    private readonly kvm_dirty_gfn* _entries;
+    private readonly unsafe kvm_dirty_gfn* _entries;
     private readonly uint _size;
     private readonly Action _softFull;
     private uint _dirty, _reset;
@@ -24,7 +24,7 @@ public sealed unsafe class DirtyRing
     /// <param name="entries">Zeroed shared memory.</param>
     /// <param name="count">Number of entries, a power of two.</param>
     /// <param name="softFull">Called on the pushing thread when the ring has reached its soft limit.</param>
-    public DirtyRing(kvm_dirty_gfn* entries, int count, Action softFull)
+    public unsafe DirtyRing(kvm_dirty_gfn* entries, int count, Action softFull)
     {
         _entries = entries;
         _size = (uint)count;
@@ -52,7 +52,7 @@ public sealed unsafe class DirtyRing
     }
 
     /// <summary>Adds a page. The ring's own thread only.</summary>
-    public void Push(uint slot, ulong offset)
+    public unsafe void Push(uint slot, ulong offset)
     {
         uint index = _dirty;
         // Cannot happen while the vCPU leaves at the soft limit; an entry that the client has not collected is never overwritten.
@@ -69,7 +69,7 @@ public sealed unsafe class DirtyRing
     }
 
     /// <summary>Takes the oldest entry back if the client has collected it. Callers are serialised by the slots lock.</summary>
-    public bool TryTakeCollected(out uint slot, out ulong offset)
+    public unsafe bool TryTakeCollected(out uint slot, out ulong offset)
     {
         slot = 0;
         offset = 0;

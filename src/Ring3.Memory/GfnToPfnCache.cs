@@ -14,14 +14,14 @@ namespace Ring3.Memory;
 /// <para>While a reader holds <see cref="Lock"/> with a positive <see cref="Check"/> the memory stays: the notifier invalidates under the write side, before the host's mapping changes.
 /// A reader must not take mmu_lock or the slots lock, nor wait for a vCPU.</para>
 /// </remarks>
-public sealed unsafe class GfnToPfnCache : IInvalidatedByHva
+public sealed class GfnToPfnCache : IInvalidatedByHva
 {
     /// <summary>"No gpa": the cache was activated by host address.</summary>
     public const ulong InvalidGpa = ulong.MaxValue;
 
     private readonly MemorySlots _slots;
     private readonly int _asId;
-    private readonly FutexMutex _refreshLock = new("gpc.refresh_lock");
+    private readonly FutexMutex _refreshLock = new(LockRank.GpcRefresh);
     private ulong _generation;
     private Memslot? _slot;
     private bool _active, _valid;
@@ -33,16 +33,13 @@ public sealed unsafe class GfnToPfnCache : IInvalidatedByHva
     }
 
     /// <summary>Read side: use of the pointer. Write side: invalidation and refresh.</summary>
-    public MmuLock Lock { get; } = new("gpc.lock");
+    public MmuLock Lock { get; } = new(LockRank.Gpc);
 
     /// <summary>Guest-physical address in bytes, or <see cref="InvalidGpa"/>.</summary>
     public ulong Gpa { get; private set; } = InvalidGpa;
 
     /// <summary>Host virtual address of the first byte. Meaningful under <see cref="Lock"/> after a positive <see cref="Check"/>.</summary>
     public ulong Hva { get; private set; }
-
-    /// <summary>As <see cref="Hva"/>. SAFETY: see the type's remarks.</summary>
-    public byte* Pointer => (byte*)Hva;
 
     public bool IsActive => Volatile.Read(ref _active);
 

@@ -12,18 +12,18 @@ namespace Ring3.Memory;
 /// Entries name the mapping, not pages behind it, so a hole punched into the file needs no invalidation: what is mapped reads as zero afterwards, as it must. Decoded code is dropped.
 /// SAFETY: (whole file) the mapping lives as long as this object.
 /// </remarks>
-public sealed unsafe class GuestMemfd
+public sealed class GuestMemfd
 {
     private const int KeepSize = 1, PunchHole = 2;
 
     private readonly MemorySlots _slots;
-    private readonly byte* _mapping;
+    private readonly unsafe byte* _mapping;
     /// <summary>Slots that use the memory. Under the slots lock.</summary>
     private readonly List<Memslot> _bindings = [];
     private readonly nint _guard;
     private int _released;
 
-    private GuestMemfd(MemorySlots slots, int fd, byte* mapping, ulong size)
+    private unsafe GuestMemfd(MemorySlots slots, int fd, byte* mapping, ulong size)
     {
         (_slots, Fd, Size) = (slots, fd, size);
         _mapping = mapping;
@@ -31,7 +31,7 @@ public sealed unsafe class GuestMemfd
         _guard = FaultGuard.AddGuestMemory((ulong)mapping, (ulong)mapping + size);
     }
 
-    ~GuestMemfd()
+    unsafe ~GuestMemfd()
     {
         FaultGuard.RemoveGuestMemory(_guard);
         HostMemory.Unmap(_mapping, (nuint)Size);
@@ -39,7 +39,7 @@ public sealed unsafe class GuestMemfd
 
     /// <summary>Creates the memory and a descriptor for it, which then belongs to the caller.</summary>
     /// <returns>0, -EINVAL for a bad size, or the host's errno.</returns>
-    public static int Create(MemorySlots slots, ulong size, out GuestMemfd? memory)
+    public static unsafe int Create(MemorySlots slots, ulong size, out GuestMemfd? memory)
     {
         memory = null;
         if ((long)size <= 0 || (size & Page.OffsetMask) != 0)
@@ -66,7 +66,7 @@ public sealed unsafe class GuestMemfd
     public ulong Size { get; }
 
     /// <summary>Host virtual address of the first byte.</summary>
-    public ulong Hva => (ulong)_mapping;
+    public unsafe ulong Hva => (ulong)_mapping;
 
     /// <summary>The last descriptor is closed: the memory is gone, though slots still name it.</summary>
     public bool IsReleased => Volatile.Read(ref _released) != 0;
@@ -90,7 +90,7 @@ public sealed unsafe class GuestMemfd
     /// <summary>fallocate on the client's descriptor: the memory never changes its size.</summary>
     /// <param name="fd">A descriptor of the memory.</param>
     /// <returns>0, -EINVAL, -EOPNOTSUPP, or the host's errno.</returns>
-    public int Allocate(int fd, int mode, long offset, long length)
+    public unsafe int Allocate(int fd, int mode, long offset, long length)
     {
         if (offset < 0 || length <= 0 || offset + length < 0)
             return -Errno.EINVAL;
@@ -111,7 +111,7 @@ public sealed unsafe class GuestMemfd
     }
 
     /// <summary>The last descriptor is closed. No vCPU reaches the memory afterwards; accesses to private pages are memory faults.</summary>
-    public void Release()
+    public unsafe void Release()
     {
         using var _ = _slots.SlotsLock.Enter();
         if (Interlocked.Exchange(ref _released, 1) != 0)

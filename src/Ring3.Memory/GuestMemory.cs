@@ -8,18 +8,18 @@ namespace Ring3.Memory;
 /// Access to guest memory by guest-physical address, for the hypervisor and its devices. Any thread; each call is one RCU section a page run, so a deleted slot's memory is not touched after
 /// the deletion has returned. Writes mark pages dirty and drop decoded code. False means that some byte has no usable slot (read-only slots refuse writes); earlier bytes may have been copied.
 /// </summary>
-public sealed unsafe class GuestMemory(MemorySlots slots)
+public sealed class GuestMemory(MemorySlots slots)
 {
     public MemorySlots Slots { get; } = slots;
 
-    public bool Read(ulong gpa, Span<byte> destination, int asId = 0)
+    public unsafe bool Read(ulong gpa, Span<byte> destination, int asId = 0)
     {
         // SAFETY: the span is pinned for the copy; hva is valid in the RCU section.
         fixed (byte* d = destination)
             return Read(gpa, d, (nuint)destination.Length, asId);
     }
 
-    public bool Write(ulong gpa, ReadOnlySpan<byte> source, int asId = 0)
+    public unsafe bool Write(ulong gpa, ReadOnlySpan<byte> source, int asId = 0)
     {
         // SAFETY: as in Read.
         fixed (byte* s = source)
@@ -27,7 +27,7 @@ public sealed unsafe class GuestMemory(MemorySlots slots)
     }
 
     /// <summary>Reads a value; single host access when it is aligned and of 1, 2, 4 or 8 bytes.</summary>
-    public bool TryRead<T>(ulong gpa, out T value, int asId = 0) where T : unmanaged
+    public unsafe bool TryRead<T>(ulong gpa, out T value, int asId = 0) where T : unmanaged
     {
         // SAFETY: value is a local of the right size.
         T v = default;
@@ -37,10 +37,10 @@ public sealed unsafe class GuestMemory(MemorySlots slots)
     }
 
     /// <summary>Writes a value; single host access when it is aligned and of 1, 2, 4 or 8 bytes.</summary>
-    public bool TryWrite<T>(ulong gpa, T value, int asId = 0) where T : unmanaged => Write(gpa, (byte*)&value, (nuint)sizeof(T), asId);
+    public unsafe bool TryWrite<T>(ulong gpa, T value, int asId = 0) where T : unmanaged => Write(gpa, (byte*)&value, (nuint)sizeof(T), asId);
 
     /// <summary>Copies guest memory to <paramref name="destination"/>.</summary>
-    public bool Read(ulong gpa, byte* destination, nuint length, int asId = 0)
+    public unsafe bool Read(ulong gpa, byte* destination, nuint length, int asId = 0)
     {
         while (length != 0)
         {
@@ -59,7 +59,7 @@ public sealed unsafe class GuestMemory(MemorySlots slots)
     }
 
     /// <summary>Copies <paramref name="source"/> to guest memory.</summary>
-    public bool Write(ulong gpa, byte* source, nuint length, int asId = 0)
+    public unsafe bool Write(ulong gpa, byte* source, nuint length, int asId = 0)
     {
         while (length != 0)
         {
@@ -96,7 +96,7 @@ public sealed unsafe class GuestMemory(MemorySlots slots)
     }
 
     /// <summary>Atomic compare-exchange of a naturally aligned byte, 32-bit or 64-bit value. <paramref name="observed"/> equals <paramref name="comparand"/> if the store was done.</summary>
-    public bool CompareExchange<T>(ulong gpa, T value, T comparand, out T observed, int asId = 0) where T : unmanaged
+    public unsafe bool CompareExchange<T>(ulong gpa, T value, T comparand, out T observed, int asId = 0) where T : unmanaged
     {
         observed = default;
         if ((gpa & (ulong)(sizeof(T) - 1)) != 0)

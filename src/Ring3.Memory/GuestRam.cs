@@ -6,16 +6,16 @@ namespace Ring3.Memory;
 /// <summary>
 /// Anonymous memory for a guest: zeroed, lazily backed, aligned so that the largest nested mappings fit. Give ranges back with <see cref="Discard"/>.
 /// </summary>
-public sealed unsafe class GuestRam : IDisposable
+public sealed class GuestRam : IDisposable
 {
-    private readonly byte* _mapping;
+    private readonly unsafe byte* _mapping;
     private readonly nuint _mappingBytes;
     private int _disposed;
 
     /// <param name="bytes">Size, rounded up to pages.</param>
     /// <param name="hugePages">Let the host back the memory with huge pages: faster, but resident memory grows in larger steps.</param>
     /// <exception cref="OutOfMemoryException">The address space cannot be reserved.</exception>
-    public GuestRam(ulong bytes, bool hugePages = false)
+    public unsafe GuestRam(ulong bytes, bool hugePages = false)
     {
         Size = (bytes + Page.OffsetMask) & Page.Mask;
         ulong alignment = Size >= Page.Size1G ? Page.Size1G : Page.Size2M;
@@ -31,13 +31,13 @@ public sealed unsafe class GuestRam : IDisposable
     public ulong Size { get; }
 
     /// <summary>First byte.</summary>
-    public byte* Pointer => (byte*)Hva;
+    public unsafe byte* Pointer => (byte*)Hva;
 
     /// <summary>
     /// Gives the pages that lie wholly in [offset, offset + length) back to the host; they read as zero afterwards. Mappings of the VM go first, through its notifier.
     /// </summary>
     /// <param name="notifier">The notifier of the VM that uses the memory, or null if none does.</param>
-    public void Discard(ulong offset, ulong length, MmuNotifier? notifier)
+    public unsafe void Discard(ulong offset, ulong length, MmuNotifier? notifier)
     {
         ulong end = Math.Min(Size, offset > Size ? Size : offset + Math.Min(length, Size - offset));
         ulong start = (offset + Page.OffsetMask) & Page.Mask;
@@ -53,7 +53,7 @@ public sealed unsafe class GuestRam : IDisposable
     }
 
     /// <summary>Unmaps. The VM must have dropped its slots before.</summary>
-    public void Dispose()
+    public unsafe void Dispose()
     {
         if (Interlocked.Exchange(ref _disposed, 1) == 0)
             // SAFETY: mapped by the constructor, unmapped once.

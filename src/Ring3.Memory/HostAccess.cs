@@ -9,11 +9,11 @@ namespace Ring3.Memory;
 /// SAFETY: (whole file) guest memory is touched through <see cref="UserCopy"/> only; the other side is the caller's. Accesses of 1, 2, 4 or 8 aligned bytes are single host accesses,
 /// as the guest's other processors expect.
 /// </remarks>
-public static unsafe class HostAccess
+public static class HostAccess
 {
     /// <summary>Copies guest memory out. Aligned 1, 2, 4 and 8 byte copies are atomic.</summary>
     /// <returns>False if the memory could not be read.</returns>
-    public static bool Read(ulong hva, void* destination, nuint length)
+    public static unsafe bool Read(ulong hva, void* destination, nuint length)
     {
         if ((hva & (length - 1)) != 0)
             return UserCopy.TryRead(hva, destination, length);
@@ -38,7 +38,7 @@ public static unsafe class HostAccess
 
     /// <summary>Copies into guest memory. Aligned 1, 2, 4 and 8 byte copies are atomic.</summary>
     /// <returns>False if the memory could not be written.</returns>
-    public static bool Write(ulong hva, void* source, nuint length)
+    public static unsafe bool Write(ulong hva, void* source, nuint length)
     {
         if ((hva & (length - 1)) != 0)
             return UserCopy.TryWrite(hva, source, length);

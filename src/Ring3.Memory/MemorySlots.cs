@@ -36,10 +36,10 @@ public sealed partial class MemorySlots
     }
 
     /// <summary>Serialises slot changes, dirty-log calls and "zap all fast".</summary>
-    public FutexMutex SlotsLock { get; } = new("slots_lock");
+    public FutexMutex SlotsLock { get; } = new(LockRank.SlotsLock);
 
     /// <summary>Protects the nested page tables and the notifier's state. See docs/locking.md.</summary>
-    public MmuLock MmuLock { get; } = new();
+    public MmuLock MmuLock { get; } = new(LockRank.MmuLock);
 
     /// <summary>Tells the VM that host memory changes.</summary>
     public MmuNotifier Notifier { get; }

@@ -32,7 +32,7 @@ public sealed class MmuNotifier
     private readonly MemorySlots _slots;
     private IMmuNotifierHandler[] _handlers = [];
     private IInvalidatedByHva[] _caches = [];
-    private TinyLock _lock;
+    private TinyLock _lock = new(LockRank.MmuNotifier);
     private ulong _seq;
     private int _inProgress;
     /// <summary>Invalidations between start and end, counted before caches are invalidated (outside mmu_lock).</summary>

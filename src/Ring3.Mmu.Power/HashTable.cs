@@ -14,7 +14,7 @@ namespace Ring3.Mmu.Power;
 /// that holds it (bytes 14 and 15), so software too clears them by byte stores; a store of the doubleword would undo what the processor sets meanwhile.
 /// SAFETY: (whole type) indexes are below the table's size; the memory lives until Dispose.
 /// </remarks>
-internal sealed unsafe class HashTable : IDisposable
+internal sealed class HashTable : IDisposable
 {
     public const int GroupEntries = 8;
     private const int EntryShift = 4, GroupShift = 7, SegmentShift = 28, AvpnShift = 23;
@@ -22,7 +22,7 @@ internal sealed unsafe class HashTable : IDisposable
     private const int ReferencedByte = 14, ChangedByte = 15;
     private const byte ReferencedBit = 1, ChangedBit = 0x80, ReadWrite = 2, ReadOnly = 3;
 
-    private readonly byte* _table;
+    private readonly unsafe byte* _table;
     private readonly int _order;
     /// <summary>For each guest page the first of its entries, for each entry the next one; plus one, 0 ends.</summary>
     private readonly int[] _first, _next;
@@ -30,7 +30,7 @@ internal sealed unsafe class HashTable : IDisposable
 
     /// <param name="order">log2 of the table's bytes.</param>
     /// <param name="pages">Guest pages.</param>
-    public HashTable(int order, ulong pages)
+    public unsafe HashTable(int order, ulong pages)
     {
         _order = order;
         nuint bytes = (nuint)1 << order;
@@ -41,7 +41,7 @@ internal sealed unsafe class HashTable : IDisposable
         _pageOf = new ulong[_next.Length];
     }
 
-    public PartitionEntry Entry => PartitionEntry.Hash((ulong)_table, _order);
+    public unsafe PartitionEntry Entry => PartitionEntry.Hash((ulong)_table, _order);
 
     /// <summary>Group of a virtual address: virtual segment number exclusive-or page number in the segment.</summary>
     public static ulong GroupOf(ulong va, bool secondary, int order)
@@ -54,7 +54,7 @@ internal sealed unsafe class HashTable : IDisposable
     public static ulong MakeTag(ulong va, bool secondary) => va >> AvpnShift << 7 | Large | (secondary ? Secondary : 0) | Valid;
 
     /// <summary>H_ENTER without H_EXACT: maps a virtual address to a guest page in the group that the guest has chosen. False: the group is full (H_PTEG_FULL).</summary>
-    public bool Enter(ulong va, bool secondary, ulong gfn, ulong hva, bool writable)
+    public unsafe bool Enter(ulong va, bool secondary, ulong gfn, ulong hva, bool writable)
     {
         ulong group = GroupOf(va, secondary, _order);
         for (ulong i = group * GroupEntries; i < (group + 1) * GroupEntries; i++)
@@ -91,7 +91,7 @@ internal sealed unsafe class HashTable : IDisposable
 
     /// <summary>Makes the entries of a guest page invalid. C is final after a flush; then <see cref="Release"/>.</summary>
     /// <returns>True if there were any.</returns>
-    public bool Invalidate(ulong gfn)
+    public unsafe bool Invalidate(ulong gfn)
     {
         for (int i = _first[gfn]; i != 0; i = _next[i - 1])
         {
@@ -102,7 +102,7 @@ internal sealed unsafe class HashTable : IDisposable
     }
 
     /// <summary>Empties the invalid entries of a guest page, after a flush. True if one was changed.</summary>
-    public bool Release(ulong gfn)
+    public unsafe bool Release(ulong gfn)
     {
         bool dirty = TestClearDirty(gfn);
         for (int i = _first[gfn]; i != 0; i = _next[i - 1])
@@ -111,7 +111,7 @@ internal sealed unsafe class HashTable : IDisposable
         return dirty;
     }
 
-    private bool TestClear(int i, int offset, byte bit)
+    private unsafe bool TestClear(int i, int offset, byte bit)
     {
         ref byte b = ref _table[((ulong)(i - 1) << EntryShift) + (ulong)offset];
         byte value = Volatile.Read(ref b);
@@ -121,5 +121,5 @@ internal sealed unsafe class HashTable : IDisposable
         return true;
     }
 
-    public void Dispose() => NativeMemory.AlignedFree(_table);
+    public unsafe void Dispose() => NativeMemory.AlignedFree(_table);
 }

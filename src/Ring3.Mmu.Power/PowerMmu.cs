@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Mmu.Power;
@@ -11,17 +12,17 @@ namespace Ring3.Mmu.Power;
 /// Faults, zaps and harvests hold mmu_lock and look at the word under it. No flush or grace period is waited for by aging.
 /// SAFETY: (whole type) tables are reached in RCU sections or under mmu_lock, and freed after a flush and a grace period.
 /// </remarks>
-internal sealed unsafe class PowerMmu : IDisposable
+internal sealed class PowerMmu : IDisposable
 {
     private readonly Action _flush;
     private readonly ulong _pages;
     private readonly ulong[] _dirty;
-    private readonly FutexMutex _setup = new("mmu_setup");
+    private readonly FutexMutex _setup = new(LockRank.PowerSetup);
     /// <summary>The hashed table, when there is one. mmu_lock.</summary>
     private HashTable? _hash;
     private ulong _entry;
 
-    public readonly MmuLock Lock = new();
+    public readonly MmuLock Lock = new(LockRank.PowerMmuLock);
     public readonly RadixTables Tables;
 
     /// <param name="pages">Guest pages of 64 KiB.</param>
@@ -39,7 +40,7 @@ internal sealed unsafe class PowerMmu : IDisposable
 
     /// <summary>A fault of a radix guest: maps a gfn at a level, writable when it is written to. False when the VM has a hashed table.</summary>
     /// <param name="hva">Host address of the page, or of the first page that an entry of the level covers.</param>
-    public bool Fault(ulong gfn, ulong hva, bool write, int level = 1)
+    public unsafe bool Fault(ulong gfn, ulong hva, bool write, int level = 1)
     {
         using var rcu = Rcu.Read();
         using var read = Lock.Read();
@@ -68,7 +69,7 @@ internal sealed unsafe class PowerMmu : IDisposable
         return true;
     }
 
-    private void Link(ref TdpIterator<RadixFormat> it)
+    private unsafe void Link(ref TdpIterator<RadixFormat> it)
     {
         ulong table = Tables.Allocate(it.Level - 1);
         if (Interlocked.CompareExchange(ref *it.Sptep, RadixFormat.MakeTable(table, it.Level), it.OldSpte) != it.OldSpte)
@@ -102,7 +103,7 @@ internal sealed unsafe class PowerMmu : IDisposable
             Tables.FreeTree(table, level);
     }
 
-    private void ZapRadix(ulong start, ulong end, List<(ulong Table, int Level, ulong Gfn)> unlinked)
+    private unsafe void ZapRadix(ulong start, ulong end, List<(ulong Table, int Level, ulong Gfn)> unlinked)
     {
         using var rcu = Rcu.Read();
         bool removed = false;
@@ -170,7 +171,7 @@ internal sealed unsafe class PowerMmu : IDisposable
 
     /// <summary>Takes the pages that have been written since the last call: C bits, and those of mappings that are gone. Flushes, so that a write after the return sets C again.</summary>
     /// <param name="bitmap">One bit for each page of the VM.</param>
-    public void HarvestDirty(Span<ulong> bitmap)
+    public unsafe void HarvestDirty(Span<ulong> bitmap)
     {
         using var write = Lock.Write();
         if (_hash is null)
@@ -238,7 +239,7 @@ internal sealed unsafe class PowerMmu : IDisposable
         _flush();
     }
 
-    private void CollectDirty(ulong table, int level, ulong gfn)
+    private unsafe void CollectDirty(ulong table, int level, ulong gfn)
     {
         for (ulong i = 0; i < 1UL << RadixFormat.IndexBits(level); i++)
         {

@@ -4,7 +4,7 @@ namespace Ring3.Mmu.Power;
 
 /// <summary>Memory of radix tables, which have the size of their level and are aligned to it.</summary>
 /// <remarks>SAFETY: (whole type) tables come from here and go back once, when neither processor nor walker can reach them.</remarks>
-internal sealed unsafe class RadixTables
+internal sealed class RadixTables
 {
     private int _allocated;
 
@@ -14,7 +14,7 @@ internal sealed unsafe class RadixTables
     public int Allocated => Volatile.Read(ref _allocated);
 
     /// <summary>A zeroed table of a level.</summary>
-    public ulong Allocate(int level)
+    public unsafe ulong Allocate(int level)
     {
         nuint bytes = (nuint)8 << RadixFormat.IndexBits(level);
         void* table = NativeMemory.AlignedAlloc(bytes, bytes);
@@ -23,7 +23,7 @@ internal sealed unsafe class RadixTables
         return (ulong)table;
     }
 
-    public void Free(ulong table, int level)
+    public unsafe void Free(ulong table, int level)
     {
         if (Keep is null)
             NativeMemory.AlignedFree((void*)table);
@@ -33,7 +33,7 @@ internal sealed unsafe class RadixTables
     }
 
     /// <summary>Frees a table and all below it.</summary>
-    public void FreeTree(ulong table, int level)
+    public unsafe void FreeTree(ulong table, int level)
     {
         if (level > 1)
             foreach (ulong entry in new ReadOnlySpan<ulong>((void*)table, 1 << RadixFormat.IndexBits(level)))

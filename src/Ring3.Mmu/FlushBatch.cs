@@ -7,14 +7,14 @@ namespace Ring3.Mmu;
 /// INVARIANT: lives on the stack of the method that has made it, and is consumed there: by Finish, or by TablePageReclaimer.Defer where no processor is left that could use what was removed.
 /// SAFETY: pages on the list are unlinked and belong to the batch; indices into the fixed buffers are below <see cref="MaxRanges"/>.
 /// </remarks>
-internal unsafe ref struct FlushBatch(FlushSite site)
+internal ref struct FlushBatch(FlushSite site)
 {
     /// <summary>More ranges than this, or more pages than <see cref="MaxPages"/>, and everything is flushed.</summary>
     public const int MaxRanges = 8;
     /// <summary>A processor caches few thousand translations: flushing so many one by one keeps nothing.</summary>
     public const ulong MaxPages = 2048;
 
-    private fixed ulong _starts[MaxRanges], _ends[MaxRanges];
+    private unsafe fixed ulong _starts[MaxRanges], _ends[MaxRanges];
 
     /// <summary>Who changes.</summary>
     public readonly FlushSite Site = site;
@@ -29,16 +29,16 @@ internal unsafe ref struct FlushBatch(FlushSite site)
     /// <summary>Entries that have lost W, for the statistics.</summary>
     public uint WriteProtected;
     /// <summary>Unlinked tables, to be freed after the flush and a grace period.</summary>
-    public TablePage* Unlinked;
+    public unsafe TablePage* Unlinked;
     /// <summary>Last page of that list.</summary>
-    public TablePage* LastUnlinked;
+    public unsafe TablePage* LastUnlinked;
     /// <summary>What has to be taken from the leaves of <see cref="Unlinked"/> once the flush is done.</summary>
-    public TdpMmu.LeafState Wanted;
+    public LeafState Wanted;
     /// <summary>In checked mode: the changes that the flush will declare over.</summary>
     public List<TlbJournal.Change>? Changes;
 
     /// <summary>Adds [start, end) to what the flush must cover. Neighbours, and pages of the same 64-page word, become one range.</summary>
-    public void Add(ulong start, ulong end)
+    public unsafe void Add(ulong start, ulong end)
     {
         Needed = true;
         if (Full)
@@ -62,9 +62,9 @@ internal unsafe ref struct FlushBatch(FlushSite site)
         Full |= Pages > MaxPages;
     }
 
-    public readonly GfnSpan this[int i] => new(_starts[i], _ends[i]);
+    public readonly unsafe GfnSpan this[int i] => new(_starts[i], _ends[i]);
 
-    public void AddUnlinked(TablePage* page)
+    public unsafe void AddUnlinked(TablePage* page)
     {
         page->State = TablePageState.Unlinked;
         page->Next = Unlinked;

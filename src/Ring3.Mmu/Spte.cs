@@ -20,7 +20,7 @@ namespace Ring3.Mmu;
 /// bit  11     P   software   MMU-present: the entry maps memory or points to a table
 /// bits 12-51      processor  host virtual address of the page or table
 /// bit  54     SX  software   X of a leaf that was made old by taking its permissions (tables without Accessed bits)
-/// bit  56     L   processor  log the page when D is set (leaf only); see TdpMmu.DirtyLog.cs
+/// bit  56     L   processor  log the page when D is set (leaf only); see DirtyLogging.cs
 /// bit  57     HW  software   host-writable: the slot allows writes
 /// bit  58     MW  software   MMU-writable: W may be set again without mmu_lock (see TdpMmu.FastPageFault)
 /// </code>

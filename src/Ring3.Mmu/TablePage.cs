@@ -20,14 +20,14 @@ internal enum TablePageState : int
 /// </summary>
 /// <remarks>SAFETY: (whole type) instances live in the first page of a <see cref="TablePageAllocator"/> chunk and have the lifetime of the chunk.</remarks>
 [StructLayout(LayoutKind.Sequential, Size = Size)]
-internal unsafe struct TablePage
+internal struct TablePage
 {
     public const int Size = 64;
 
     /// <summary>First gfn that the table covers.</summary>
     public ulong BaseGfn;
     /// <summary>Link in a free list, a flush batch or the reclaimer.</summary>
-    public TablePage* Next;
+    public unsafe TablePage* Next;
     /// <summary>Number of present leaves in the table. Interlocked while the table is live.</summary>
     public int Leaves;
     public int Level;
@@ -40,11 +40,11 @@ internal unsafe struct TablePage
     public ulong NxSplit;
 
     /// <summary>The table that a page's record describes.</summary>
-    public static ulong* TableOf(TablePage* page) => (ulong*)TablePageAllocator.TableOf(page);
+    public static unsafe ulong* TableOf(TablePage* page) => (ulong*)TablePageAllocator.TableOf(page);
 
     /// <summary>The record of the page at <paramref name="table"/> (any address inside it).</summary>
-    public static TablePage* Of(ulong* table) => TablePageAllocator.PageOf(table);
+    public static unsafe TablePage* Of(ulong* table) => TablePageAllocator.PageOf(table);
 
     /// <summary>The record of the table that an entry points to.</summary>
-    public static TablePage* FromSpte(ulong spte) => Of((ulong*)Spte.Address(spte));
+    public static unsafe TablePage* FromSpte(ulong spte) => Of((ulong*)Spte.Address(spte));
 }

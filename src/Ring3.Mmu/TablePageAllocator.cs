@@ -8,7 +8,7 @@ namespace Ring3.Mmu;
 /// A chunk whose pages are all free is unmapped, except one that is kept in reserve. The first chunk is backed page by page; a VM that needs more gets huge pages from the host, where it has any.
 /// </summary>
 /// <remarks>SAFETY: (whole type) chunks are mapped here and unmapped only when none of their pages is allocated; addresses are derived by masking with the chunk size.</remarks>
-internal sealed unsafe class TablePageAllocator : IDisposable
+internal sealed class TablePageAllocator : IDisposable
 {
     private const int PagesPerChunk = 512, FirstTable = PagesPerChunk * TablePage.Size / 4096;
     internal const int TablesPerChunk = PagesPerChunk - FirstTable;
@@ -20,39 +20,39 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     /// <summary>Lies over the first records, which describe the record pages themselves.</summary>
     private struct Chunk
     {
-        public Chunk* Prev, Next;
-        public TablePage* Free;
+        public unsafe Chunk* Prev, Next;
+        public unsafe TablePage* Free;
         /// <summary>Pages that nobody has except the reclaimer, and that are not zero yet. The reclaimer's alone, as <see cref="NextDirty"/>.</summary>
-        public TablePage* Dirty;
-        public Chunk* NextDirty;
+        public unsafe TablePage* Dirty;
+        public unsafe Chunk* NextDirty;
         /// <summary>Tables from this index on have never been used: zero, and their records too.</summary>
         public int Fresh;
         public int FreeCount, DirtyCount;
         /// <summary>On the list of chunks with free pages.</summary>
         public int Listed;
-        public Chunk* AllNext;
-        public Chunk* AllPrev;
+        public unsafe Chunk* AllNext;
+        public unsafe Chunk* AllPrev;
     }
 
-    private TinyLock _lock;
-    private Chunk* _available;
-    private Chunk* _all;
+    private TinyLock _lock = new(LockRank.TablePageAllocator);
+    private unsafe Chunk* _available;
+    private unsafe Chunk* _all;
     private int _chunks, _emptyChunks, _allocated;
 
     /// <summary>Pages handed out.</summary>
     public int Allocated => Volatile.Read(ref _allocated);
     public ulong ReservedBytes => (ulong)Volatile.Read(ref _chunks) * ChunkBytes;
 
-    public static TablePage* PageOf(ulong* table) => (TablePage*)((ulong)table & ChunkMask) + (((ulong)table & ~ChunkMask) >> 12);
+    public static unsafe TablePage* PageOf(ulong* table) => (TablePage*)((ulong)table & ChunkMask) + (((ulong)table & ~ChunkMask) >> 12);
 
-    public static ulong TableOf(TablePage* page)
+    public static unsafe ulong TableOf(TablePage* page)
     {
         ulong chunk = (ulong)page & ChunkMask;
         return chunk + (((ulong)page - chunk) / TablePage.Size << 12);
     }
 
     /// <summary>A zeroed table in state Cached, or null when the host has no memory.</summary>
-    public TablePage* Allocate()
+    public unsafe TablePage* Allocate()
     {
         _lock.Enter();
         Chunk* c = _available;
@@ -84,7 +84,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     }
 
     /// <summary>Gives one table back. Nobody can reach it any more. Zeroes it unless the caller knows it is zero.</summary>
-    public void Free(TablePage* page, bool isZero = false)
+    public unsafe void Free(TablePage* page, bool isZero = false)
     {
         if (!isZero)
             new Span<ulong>((void*)TableOf(page), 512).Clear();
@@ -94,7 +94,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     }
 
     /// <summary>The first of two steps in which the reclaimer frees many pages: notes a page in its chunk. <paramref name="dirtyChunks"/> lists the chunks, for <see cref="FreeNoted"/>. One thread at a time.</summary>
-    public static void Note(TablePage* page, ref nint dirtyChunks)
+    public static unsafe void Note(TablePage* page, ref nint dirtyChunks)
     {
         Chunk* c = (Chunk*)((ulong)page & ChunkMask);
         if (c->Dirty == null)
@@ -108,7 +108,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     }
 
     /// <summary>The second step, for one chunk of the list: a chunk without other pages goes back to the host as it is, and only what is left of others is cleared.</summary>
-    public void FreeNoted(ref nint dirtyChunks)
+    public unsafe void FreeNoted(ref nint dirtyChunks)
     {
         Chunk* c = (Chunk*)dirtyChunks;
         dirtyChunks = (nint)c->NextDirty;
@@ -131,7 +131,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     }
 
     /// <summary>Zeroes the tables of a list. Returns its last page.</summary>
-    private static TablePage* Clear(TablePage* list)
+    private static unsafe TablePage* Clear(TablePage* list)
     {
         TablePage* last = list;
         for (TablePage* run = list; run != null;)
@@ -154,7 +154,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         return last;
     }
 
-    private void FreeZeroed(Chunk* c, TablePage* first, TablePage* last, int count)
+    private unsafe void FreeZeroed(Chunk* c, TablePage* first, TablePage* last, int count)
     {
         Chunk* unmap = null;
         _lock.Enter();
@@ -176,7 +176,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     }
 
     /// <summary>Sums leaves of live tables by level.</summary>
-    public void CountLeaves(Span<ulong> byLevel)
+    public unsafe void CountLeaves(Span<ulong> byLevel)
     {
         _lock.Enter();
         for (Chunk* c = _all; c != null; c = c->AllNext)
@@ -190,7 +190,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     }
 
     /// <summary>Visits the record of each live page, under the allocator's lock.</summary>
-    public void ForEachLive(Action<nint> visit)
+    public unsafe void ForEachLive(Action<nint> visit)
     {
         _lock.Enter();
         for (Chunk* c = _all; c != null; c = c->AllNext)
@@ -201,7 +201,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     }
 
     /// <summary>Number of pages in a state. For checks.</summary>
-    public int CountState(TablePageState state)
+    public unsafe int CountState(TablePageState state)
     {
         int n = 0;
         _lock.Enter();
@@ -213,7 +213,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         return n;
     }
 
-    public void Dispose()
+    public unsafe void Dispose()
     {
         while (_all != null)
         {
@@ -228,7 +228,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
     /// <summary>For checks: the host has no memory for another chunk.</summary>
     internal bool IsHostExhausted { get; set; }
 
-    private Chunk* MapChunk(bool huge)
+    private unsafe Chunk* MapChunk(bool huge)
     {
         Chunk* c;
         if (IsHostExhausted)
@@ -240,7 +240,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         return c;
     }
 
-    private void Add(Chunk* c)
+    private unsafe void Add(Chunk* c)
     {
         c->AllNext = _all;
         c->AllPrev = null;
@@ -252,7 +252,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         List(c);
     }
 
-    private void Remove(Chunk* c)
+    private unsafe void Remove(Chunk* c)
     {
         Unlist(c);
         if (c->AllPrev != null)
@@ -264,7 +264,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         _chunks--;
     }
 
-    private void List(Chunk* c)
+    private unsafe void List(Chunk* c)
     {
         c->Prev = null;
         c->Next = _available;
@@ -274,7 +274,7 @@ internal sealed unsafe class TablePageAllocator : IDisposable
         c->Listed = 1;
     }
 
-    private void Unlist(Chunk* c)
+    private unsafe void Unlist(Chunk* c)
     {
         if (c->Listed == 0)
             return;

@@ -9,19 +9,19 @@ namespace Ring3.Mmu;
 /// In bulk: all pages of a grace period are first noted in their chunks, so that a chunk that became empty goes back to the host whole, without having been cleared.
 /// SAFETY: (whole type) pages on the lists are in state Unlinked and belong to it alone; the lists are linked through their records.
 /// </remarks>
-internal sealed unsafe class TablePageReclaimer(TablePageAllocator allocator, WorkQueue queue) : BulkWorkItem
+internal sealed class TablePageReclaimer(TablePageAllocator allocator, WorkQueue queue) : BulkWorkItem
 {
     private const int PagesPerStep = 512;
     private nint _deferred;
     /// <summary>The worker's: pages whose grace period is over, and chunks with noted pages.</summary>
-    private TablePage* _ready;
+    private unsafe TablePage* _ready;
     private nint _dirtyChunks;
     private long _freed;
 
     public long Freed => Volatile.Read(ref _freed);
 
     /// <summary>Takes over what a batch has unlinked. Any lock may be held.</summary>
-    public void Defer(in FlushBatch batch)
+    public unsafe void Defer(in FlushBatch batch)
     {
         if (batch.Unlinked == null)
             return;
@@ -34,7 +34,7 @@ internal sealed unsafe class TablePageReclaimer(TablePageAllocator allocator, Wo
         queue.Queue(this);
     }
 
-    protected override bool RunSlice()
+    protected override unsafe bool RunSlice()
     {
         while (true)
         {
@@ -55,7 +55,7 @@ internal sealed unsafe class TablePageReclaimer(TablePageAllocator allocator, Wo
         }
     }
 
-    private void NoteSome()
+    private unsafe void NoteSome()
     {
         TablePage* page = _ready;
         int n = 0;

@@ -11,9 +11,9 @@ namespace Ring3.Mmu;
 /// </summary>
 /// <typeparam name="TFormat">Format of the tables; gfns count its smallest pages. <c>TdpIterator</c> without an argument is the processor's own.</typeparam>
 /// <remarks>SAFETY: (whole type) tables reached from the root are not freed while the caller stays in its RCU section.</remarks>
-internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFormat
+internal ref struct TdpIterator<TFormat> where TFormat : struct, ITableFormat
 {
-    private fixed ulong _tables[6];
+    private unsafe fixed ulong _tables[6];
     private readonly ulong _end;
     private readonly int _minLevel;
     private readonly int _rootLevel;
@@ -22,7 +22,7 @@ internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFo
     private bool _descend, _started;
 
     /// <summary>Address of the current entry.</summary>
-    public ulong* Sptep;
+    public unsafe ulong* Sptep;
     /// <summary>Value read at the last step, or by <see cref="Refresh"/>.</summary>
     public ulong OldSpte;
     /// <summary>First gfn that the entry covers (may be below the range's start).</summary>
@@ -33,7 +33,7 @@ internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFo
 
     /// <param name="table">Host address of the top table.</param>
     /// <param name="minLevel">The walk goes down no further.</param>
-    public TdpIterator(ulong table, int rootLevel, ulong start, ulong end, int minLevel = PgLevel.Level4K)
+    public unsafe TdpIterator(ulong table, int rootLevel, ulong start, ulong end, int minLevel = PgLevel.Level4K)
     {
         Rcu.AssertInSection();
         _rootLevel = rootLevel;
@@ -46,7 +46,7 @@ internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFo
     }
 
     /// <summary>The record of the table that holds the current entry. Of tables that <see cref="TablePageAllocator"/> has made.</summary>
-    public readonly TablePage* Page => TablePage.Of(Sptep);
+    public readonly unsafe TablePage* Page => TablePage.Of(Sptep);
 
     /// <summary>Last gfn covered, plus one.</summary>
     public readonly ulong EndGfn => Gfn + (1UL << TFormat.PagesShift(Level));
@@ -69,7 +69,7 @@ internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFo
     }
 
     /// <summary>Reads the current entry again, after a lost compare-exchange.</summary>
-    public void Refresh() => OldSpte = Volatile.Read(ref *Sptep);
+    public unsafe void Refresh() => OldSpte = Volatile.Read(ref *Sptep);
 
     /// <summary>The walk has passed the gfn at which it yielded last. Only then may it yield again: otherwise two yielding walks could keep each other at the same place for ever.</summary>
     public readonly bool MayYield => _next != _yieldedGfn;
@@ -87,7 +87,7 @@ internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFo
     /// <summary>Do not go down from the current entry.</summary>
     public void SkipChildren() => _descend = false;
 
-    private bool TryDown()
+    private unsafe bool TryDown()
     {
         if (Level <= _minLevel)
             return false;
@@ -115,7 +115,7 @@ internal unsafe ref struct TdpIterator<TFormat> where TFormat : struct, ITableFo
         return Load();
     }
 
-    private bool Load()
+    private unsafe bool Load()
     {
         Debug.Assert(Level >= PgLevel.Level4K && Level <= _rootLevel);
         int shift = TFormat.PagesShift(Level);

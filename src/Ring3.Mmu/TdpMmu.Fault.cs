@@ -7,7 +7,7 @@ namespace Ring3.Mmu;
 
 /// <summary>Nested faults: from a guest-physical address to an installed entry. Allocates nothing on the managed heap.</summary>
 /// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
-public sealed unsafe partial class TdpMmu
+public sealed partial class TdpMmu
 {
     /// <summary>
     /// Handles a nested fault of a vCPU, on its thread, outside guest mode, outside RCU sections, without locks. Its root must be loaded.
@@ -141,7 +141,7 @@ public sealed unsafe partial class TdpMmu
         return PgLevel.Level4K;
     }
 
-    private MmuResult Map(VcpuMmu vcpu, TdpRoot root, ulong gfn, in Backing backing, bool write, bool execute)
+    private unsafe MmuResult Map(VcpuMmu vcpu, TdpRoot root, ulong gfn, in Backing backing, bool write, bool execute)
     {
         int possible = GoalLevel(backing, gfn);
         bool notHuge = execute && NxHugePages;
@@ -233,7 +233,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>Puts an empty table under a not-present entry. On success the iterator's entry is the table; on failure it has been read again.</summary>
-    private bool TryLinkTable(ref TdpIterator it, VcpuMmu vcpu, int asId)
+    private unsafe bool TryLinkTable(ref TdpIterator it, VcpuMmu vcpu, int asId)
     {
         TablePage* page = vcpu.Take();
         page->Level = it.Level - 1;
@@ -258,7 +258,7 @@ public sealed unsafe partial class TdpMmu
     /// In a table that has been unlinked meanwhile the change has no effect.
     /// </summary>
     /// <returns>True if the guest can be entered again.</returns>
-    private bool FastPageFault(VcpuMmu vcpu, ulong gfn, NestedAccess access)
+    private unsafe bool FastPageFault(VcpuMmu vcpu, ulong gfn, NestedAccess access)
     {
         using var _ = Rcu.Read();
         if (vcpu.Root is not { Invalid: false } root)
@@ -296,7 +296,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>The present leaf that maps a gfn, or null.</summary>
-    private static ulong* FindLeafRcu(TdpRoot root, ulong gfn, out ulong spte, out int level)
+    private static unsafe ulong* FindLeafRcu(TdpRoot root, ulong gfn, out ulong spte, out int level)
     {
         Rcu.AssertInSection();
         ulong table = root.Hva;

@@ -5,7 +5,7 @@ namespace Ring3.Mmu;
 
 /// <summary>Splitting and re-forming of huge mappings.</summary>
 /// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections; pages come from the allocator.</remarks>
-public sealed unsafe partial class TdpMmu
+public sealed partial class TdpMmu
 {
     private const int RecoverBatch = 64;
 
@@ -14,7 +14,7 @@ public sealed unsafe partial class TdpMmu
     /// The page is returned to the cache (or freed) when the entry has changed.
     /// </summary>
     /// <param name="logged">The leaf's slot if it is dirty-logged.</param>
-    private bool TrySplit(ref TdpIterator it, TablePage* page, VcpuMmu? vcpu, Memslot? logged)
+    private unsafe bool TrySplit(ref TdpIterator it, TablePage* page, VcpuMmu? vcpu, Memslot? logged)
     {
         ulong huge = it.OldSpte;
         ulong* table = TablePage.TableOf(page);
@@ -60,7 +60,7 @@ public sealed unsafe partial class TdpMmu
         RunInlineZaps();
     }
 
-    private void SplitHugePages(TdpRoot root, ulong start, ulong end, Memslot? logged)
+    private unsafe void SplitHugePages(TdpRoot root, ulong start, ulong end, Memslot? logged)
     {
         Rcu.Enter();
         var it = new TdpIterator(root, start, end, PgLevel.Level2M);
@@ -118,7 +118,7 @@ public sealed unsafe partial class TdpMmu
         return recovered;
     }
 
-    private int RecoverOneBatch(TdpRoot root, Memslot slot, ref ulong next)
+    private unsafe int RecoverOneBatch(TdpRoot root, Memslot slot, ref ulong next)
     {
         ulong** frozen = stackalloc ulong*[RecoverBatch];
         ulong* leaves = stackalloc ulong[RecoverBatch];
@@ -156,7 +156,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>Freezes the iterator's entry while it points to the table that was looked at; walks and aging change its A bit. False if somebody else has changed it.</summary>
-    private static bool TryFreezeTable(ref TdpIterator it)
+    private static unsafe bool TryFreezeTable(ref TdpIterator it)
     {
         ulong table = Spte.Address(it.OldSpte);
         while (it.IsTable && Spte.Address(it.OldSpte) == table)

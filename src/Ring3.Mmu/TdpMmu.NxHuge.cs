@@ -9,7 +9,7 @@ namespace Ring3.Mmu;
 /// SPEC: Linux, Documentation/admin-guide/hw-vuln/multihit.rst.
 /// </summary>
 /// <remarks>SAFETY: (whole file) records of table pages are reached in RCU sections: a page that was live is freed after a grace period.</remarks>
-public sealed unsafe partial class TdpMmu
+public sealed partial class TdpMmu
 {
     /// <summary>Splits zapped in one hold of mmu_lock.</summary>
     private const int NxRecoverBatch = 64;
@@ -36,10 +36,10 @@ public sealed unsafe partial class TdpMmu
     private ulong WithoutHugeX(ulong leaf, int level) => level > PgLevel.Level4K && NxHugePages ? leaf & ~Spte.X : leaf;
 
     /// <summary>Remembers that a table is there only because its memory was executed. The number says which was first.</summary>
-    private void TrackNxSplit(ulong tableSpte) => Volatile.Write(ref TablePage.FromSpte(tableSpte)->NxSplit, Interlocked.Increment(ref _nxSplits));
+    private unsafe void TrackNxSplit(ulong tableSpte) => Volatile.Write(ref TablePage.FromSpte(tableSpte)->NxSplit, Interlocked.Increment(ref _nxSplits));
 
     /// <summary>Tables that stand where a huge mapping could be, because their memory was executed.</summary>
-    private int CountNxSplits()
+    private unsafe int CountNxSplits()
     {
         int n = 0;
         if (Volatile.Read(ref _nxSplits) != 0)
@@ -67,7 +67,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <returns>Number of splits zapped or forgotten.</returns>
-    private int RecoverNxBatch(int most, ref int zapped)
+    private unsafe int RecoverNxBatch(int most, ref int zapped)
     {
         using var _ = Rcu.Read();
         var found = new List<(ulong Number, nint Page)>();

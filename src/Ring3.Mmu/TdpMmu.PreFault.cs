@@ -8,14 +8,14 @@ namespace Ring3.Mmu;
 
 /// <summary>Mapping ahead of the guest (KVM_PRE_FAULT_MEMORY): as reads would, one table of small pages at a time.</summary>
 /// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections; a new table is filled before anybody can see it.</remarks>
-public sealed unsafe partial class TdpMmu
+public sealed partial class TdpMmu
 {
     /// <summary>
     /// Makes memory present as reads of the guest would, from <paramref name="gpa"/> on. Caller as for <see cref="Fault"/>.
     /// </summary>
     /// <param name="limit">Nothing at or above this is wanted. What is mapped with small pages is mapped up to here, or to the end of its table, at once.</param>
     /// <param name="end">With <see cref="MmuResult.Fixed"/>: first guest-physical address after what is mapped.</param>
-    public MmuResult PreFault(VcpuMmu vcpu, ulong gpa, ulong limit, out ulong end)
+    public unsafe MmuResult PreFault(VcpuMmu vcpu, ulong gpa, ulong limit, out ulong end)
     {
         end = gpa;
         if (TryPreFaultTable(vcpu, gpa >> Page.Shift, limit >> Page.Shift, out ulong endGfn))
@@ -71,7 +71,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>False when an entry on the way is of a larger page, frozen, or was changed by somebody else meanwhile.</summary>
-    private bool MapTable(VcpuMmu vcpu, TdpRoot root, ulong gfn, ulong end, in Backing backing)
+    private unsafe bool MapTable(VcpuMmu vcpu, TdpRoot root, ulong gfn, ulong end, in Backing backing)
     {
         var it = new TdpIterator(root, gfn, gfn + 1, PgLevel.Level2M);
         while (it.MoveNext())
@@ -93,7 +93,7 @@ public sealed unsafe partial class TdpMmu
         return false;
     }
 
-    private bool LinkFullTable(VcpuMmu vcpu, ref TdpIterator it, TdpRoot root, ulong gfn, ulong end, in Backing backing)
+    private unsafe bool LinkFullTable(VcpuMmu vcpu, ref TdpIterator it, TdpRoot root, ulong gfn, ulong end, in Backing backing)
     {
         TablePage* page = vcpu.Take();
         ulong* entries = TablePage.TableOf(page) + (gfn - it.Gfn);
@@ -116,7 +116,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>Consecutive entries for consecutive pages.</summary>
-    private static void FillLeaves(ulong* entries, int count, ulong first)
+    private static unsafe void FillLeaves(ulong* entries, int count, ulong first)
     {
         int i = 0;
         if (Vector256.IsHardwareAccelerated)
@@ -129,7 +129,7 @@ public sealed unsafe partial class TdpMmu
             entries[i] = first + (ulong)i * Page.Size;
     }
 
-    private static void FillLiveTable(TablePage* page, ulong gfn, ulong end, in Backing backing)
+    private static unsafe void FillLiveTable(TablePage* page, ulong gfn, ulong end, in Backing backing)
     {
         ulong* table = TablePage.TableOf(page);
         int added = 0;

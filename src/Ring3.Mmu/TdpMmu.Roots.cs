@@ -1,13 +1,14 @@
 using System.Diagnostics;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Mmu;
 
 /// <summary>Roots: sharing, references, invalidation. Zapping is in TdpMmu.ZapRoots.cs.</summary>
 /// <remarks>SAFETY: (whole file) pages are handled by their owner: the allocator, then the root.</remarks>
-public sealed unsafe partial class TdpMmu
+public sealed partial class TdpMmu
 {
-    private TinyLock _rootsLock;
+    private TinyLock _rootsLock = new(LockRank.MmuRoots);
 
     /// <summary>
     /// All roots that have not been freed, invalid ones included. Readers: RCU alone (lockless aging), or RCU and mmu_lock (everything else). Replaced under <c>_rootsLock</c>; adding needs mmu_lock-read too, so that
@@ -15,8 +16,11 @@ public sealed unsafe partial class TdpMmu
     /// </summary>
     private TdpRoot[] _roots = [];
 
+    /// <summary>The list, for walks of other classes.</summary>
+    internal TdpRoot[] Roots => Volatile.Read(ref _roots);
+
     /// <summary>A referenced, valid root with the role: an existing one, or a new one. Null without memory. No lock held, no RCU section.</summary>
-    internal TdpRoot? GetRoot(TdpRole role)
+    internal unsafe TdpRoot? GetRoot(TdpRole role)
     {
         TablePage* page = null;
         while (true)
@@ -37,7 +41,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>Finds, or adds if <paramref name="page"/> is given, which it then takes.</summary>
-    private TdpRoot? FindOrAddRoot(TdpRole role, ref TablePage* page)
+    private unsafe TdpRoot? FindOrAddRoot(TdpRole role, ref TablePage* page)
     {
         Lock.AssertHeldRead();
         _rootsLock.Enter();
@@ -71,7 +75,7 @@ public sealed unsafe partial class TdpMmu
         RunInlineZaps();
     }
 
-    private void PutRootLocked(TdpRoot root)
+    internal void PutRootLocked(TdpRoot root)
     {
         Lock.AssertHeld();
         if (Interlocked.Decrement(ref root.References) != 0)
@@ -87,7 +91,7 @@ public sealed unsafe partial class TdpMmu
         ScheduleZap(root);
     }
 
-    private void RemoveRoot(TdpRoot root)
+    private unsafe void RemoveRoot(TdpRoot root)
     {
         Debug.Assert(root.Invalid && root.Zapped && root.References == 0);
         _rootsLock.Enter();

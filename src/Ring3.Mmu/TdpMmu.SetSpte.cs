@@ -6,11 +6,12 @@ namespace Ring3.Mmu;
 
 /// <summary>The only places that write entries under mmu_lock, with the bookkeeping each change needs.</summary>
 /// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
-public sealed unsafe partial class TdpMmu
+public sealed partial class TdpMmu
 {
-    /// <summary>Exchanges the iterator's entry for <paramref name="newSpte"/> if nobody, the processor included, has changed it. Caller holds mmu_lock in either mode and owes any flush.</summary>
+    /// <summary>Exchanges the iterator's entry for <paramref name="newSpte"/> if nobody, the processor included, has changed it. Caller holds mmu_lock in
+    /// either mode and owes any flush.</summary>
     /// <returns>False if it had changed, or is frozen by another thread: <see cref="TdpIterator.OldSpte"/> has been read again.</returns>
-    private bool TrySetSpteAtomic(ref TdpIterator it, ulong newSpte)
+    internal unsafe bool TrySetSpteAtomic(ref TdpIterator it, ulong newSpte)
     {
         Lock.AssertHeld();
         Debug.Assert(!Spte.IsFrozen(it.OldSpte) && Spte.IsWellFormed(newSpte, it.Level));
@@ -24,9 +25,10 @@ public sealed unsafe partial class TdpMmu
         return true;
     }
 
-    /// <summary>Replaces the iterator's entry whatever the processor does to its A and D bits. Caller holds mmu_lock for write, or the root is invalid and only the caller changes it.</summary>
+    /// <summary>Replaces the iterator's entry whatever the processor does to its A and D bits. Caller holds mmu_lock for write, or the root is invalid and only
+    /// the caller changes it.</summary>
     /// <returns>The last value of the old entry.</returns>
-    private ulong ExchangeSpte(ref TdpIterator it, ulong newSpte)
+    private unsafe ulong ExchangeSpte(ref TdpIterator it, ulong newSpte)
     {
         ulong seen = Interlocked.Exchange(ref *it.Sptep, newSpte);
         Debug.Assert(!Spte.IsFrozen(seen));
@@ -36,7 +38,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Account(TablePage* page, int level, ulong oldSpte, ulong newSpte)
+    private static unsafe void Account(TablePage* page, int level, ulong oldSpte, ulong newSpte)
     {
         int leaves = (Spte.IsPresentLeaf(newSpte, level) ? 1 : 0) - (Spte.IsPresentLeaf(oldSpte, level) ? 1 : 0);
         if (leaves != 0)
@@ -47,10 +49,11 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>
-    /// Unlinks the tables below an entry that no longer points to them. Leaves are not visited: nothing tracks them outside the table. No fault can install into these tables, because
-    /// the caller holds mmu_lock for write or their root is invalid; lockless walkers may still change A and W bits in them, which has no effect.
+    /// Unlinks the tables below an entry that no longer points to them. Leaves are not visited: nothing tracks them outside the table. No fault can install
+    /// into these tables, because the caller holds mmu_lock for write or their root is invalid; lockless walkers may still change A and W bits in them, which
+    /// has no effect.
     /// </summary>
-    private static void UnlinkTables(ulong tableSpte, ref FlushBatch batch)
+    private static unsafe void UnlinkTables(ulong tableSpte, ref FlushBatch batch)
     {
         TablePage* page = TablePage.FromSpte(tableSpte);
         Debug.Assert(page->State == TablePageState.Live);
@@ -68,9 +71,10 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>
-    /// Unlinks the tables below an entry that the caller has frozen, while others fault. Every entry is frozen, so that a fault that has reached the table installs nothing into it.
+    /// Unlinks the tables below an entry that the caller has frozen, while others fault. Every entry is frozen, so that a fault that has reached the table
+    /// installs nothing into it.
     /// </summary>
-    private static void UnlinkTablesShared(ulong tableSpte, ref FlushBatch batch)
+    private static unsafe void UnlinkTablesShared(ulong tableSpte, ref FlushBatch batch)
     {
         TablePage* page = TablePage.FromSpte(tableSpte);
         ulong* table = TablePage.TableOf(page);

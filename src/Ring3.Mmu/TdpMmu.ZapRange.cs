@@ -4,8 +4,8 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Removal of ranges from live roots: notifier, slot changes.</summary>
-/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
-public sealed unsafe partial class TdpMmu
+/// <remarks>SAFETY: removed tables are freed after a flush and a grace period; the iterator is inside a section.</remarks>
+public sealed partial class TdpMmu
 {
     /// <summary>Removes all mappings of [start, end) in an address space, in all roots, and flushes. No locks held.</summary>
     public void ZapGfnRange(ulong start, ulong end, int asId = 0)
@@ -37,7 +37,7 @@ public sealed unsafe partial class TdpMmu
     private void ZapRangeInRoot(TdpRoot root, ulong start, ulong end, bool mayYield, ref FlushBatch batch)
     {
         Rcu.Enter();
-        LeafState wanted = Tracks(start, end, root.Role.AsId);
+        LeafState wanted = Leaves.Tracks(start, end, root.Role.AsId);
         var it = new TdpIterator(root, start, end);
         while (it.MoveNext())
         {
@@ -54,14 +54,14 @@ public sealed unsafe partial class TdpMmu
                 batch.Wanted |= wanted;
             }
             else if (wanted != LeafState.None && Spte.IsPresent(old))
-                HarvestLeaf(old, it.Gfn, it.Level, root.Role.AsId, wanted);
+                Leaves.TakeLeaf(old, it.Gfn, it.Level, root.Role.AsId, wanted);
             // The processor caches what it can use: of an MMIO entry nothing.
             if (Spte.IsPresent(old))
                 Owe(ref batch, it.Gfn, it.EndGfn, root.Role.AsId, SpteLoss.Mapping);
             else
                 batch.Elided = true;
             if (mayYield && YieldWrite(ref it, ref batch))
-                wanted = Tracks(start, end, root.Role.AsId);
+                wanted = Leaves.Tracks(start, end, root.Role.AsId);
         }
         Rcu.Exit();
     }
@@ -94,7 +94,7 @@ public sealed unsafe partial class TdpMmu
                     ZapGfnRange(added!.BaseGfn, added.EndGfn, added.AsId);
                 break;
             case MemslotChange.FlagsOnly:
-                CommitFlags(old!, added!);
+                _dirtyLogging.CommitFlags(old!, added!);
                 break;
         }
     }

@@ -5,8 +5,8 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>Zapping of invalidated roots: the worker, the two other policies, "zap all fast", and teardown.</summary>
-/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
-public sealed unsafe partial class TdpMmu
+/// <remarks>SAFETY: an invalid root's tables are freed by this walk alone, so what its iterator shows is there.</remarks>
+public sealed partial class TdpMmu
 {
     /// <summary>The one work item of the MMU: zaps every scheduled root, in slices.</summary>
     private sealed class RootZapper(TdpMmu mmu) : BulkWorkItem
@@ -57,6 +57,12 @@ public sealed unsafe partial class TdpMmu
     }
 
     private bool HasScheduledRoot => Array.Exists(Volatile.Read(ref _roots), static r => Volatile.Read(ref r.ScheduledToZap));
+
+    /// <summary>Every root that is invalid has been zapped, or somebody will: true whenever mmu_lock can be taken.</summary>
+    internal static bool HasItsZap(TdpRoot root) => !root.Invalid || root.Zapped || Volatile.Read(ref root.ScheduledToZap) || Volatile.Read(ref root.Zapping);
+
+    /// <summary>Whether every invalid root has its zap already. For a holder of mmu_lock.</summary>
+    internal bool ZapsAreScheduled => Array.TrueForAll(_roots, HasItsZap);
 
     private bool TakeScheduledRoot(out ZapCursor cursor)
     {
@@ -136,8 +142,8 @@ public sealed unsafe partial class TdpMmu
     private void ZapEntry(ref TdpIterator it, TdpRoot root, ref FlushBatch batch)
     {
         // No processor is left: the state is final, and is taken while the table can still be found.
-        if (Tracks(it.Gfn, it.EndGfn, root.Role.AsId) is var wanted and not LeafState.None)
-            HarvestEntry(ref it, wanted);
+        if (Leaves.Tracks(it.Gfn, it.EndGfn, root.Role.AsId) is var wanted and not LeafState.None)
+            Leaves.TakeEntry(ref it, wanted);
         ulong old = ExchangeSpte(ref it, 0);
         it.SkipChildren();
         if (Spte.IsTable(old, it.Level))
@@ -154,7 +160,7 @@ public sealed unsafe partial class TdpMmu
         Lock.EnterWrite();
         InvalidateAllRoots();
         // Under mmu_lock: when it is released, obsolete tables can be unlinked without a flush.
-        _host.FreeObsoleteRoots();
+        Host.FreeObsoleteRoots();
         if (Journal is not null)
             foreach (TdpRoot root in _roots)
                 if (root.Invalid)
@@ -181,7 +187,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>With the Inline and Sync policies the thread that has dropped a last reference zaps, once it holds no lock.</summary>
-    private void RunInlineZaps()
+    internal void RunInlineZaps()
     {
         if (ZapPolicy != RootZapPolicy.Worker)
             ZapScheduledRoots(mayYield: ZapPolicy == RootZapPolicy.Sync);

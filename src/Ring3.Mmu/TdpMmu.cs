@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
 
@@ -11,18 +12,18 @@ namespace Ring3.Mmu;
 /// Never wait for a grace period with mmu_lock held. Flushes are owed in a <see cref="FlushBatch"/> and paid before the lock is released (docs/tlb.md). See docs/tdp-mmu.md.
 /// SAFETY: table memory is reached in RCU sections only and freed after a flush (or unreachable) and a grace period.
 /// </remarks>
-public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDisposable
+public sealed partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDisposable
 {
     /// <summary>gfns at and above this cannot be mapped by 4-level tables.</summary>
     public const ulong MaxGfn = 1UL << (48 - 12);
 
-    private readonly IMmuHost _host;
+    internal readonly IMmuHost Host;
     private readonly WorkQueue _queue;
     private readonly RcuReclaimer _rootReclaimer;
     private readonly TablePageReclaimer _pageReclaimer;
     private readonly RootZapper _zapper;
     private readonly List<VcpuMmu> _vcpus = [];
-    private TinyLock _vcpusLock;
+    private TinyLock _vcpusLock = new(LockRank.MmuVcpus);
     private long _flushRequests, _flushesElided, _rootsZapped, _hugeSplits, _hugeRecoveries, _writeProtected;
     private int _mmioInstalled;
     private bool _disposed;
@@ -35,8 +36,11 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
     public TdpMmu(MemorySlots slots, IMmuHost host, WorkQueue queue)
     {
         Slots = slots;
-        _host = host;
+        Host = host;
         _queue = queue;
+        Leaves = new LeafHarvest(slots);
+        _dirtyLogging = new DirtyLogging(this);
+        _aging = new PageAging(this);
         _rootReclaimer = new RcuReclaimer(queue);
         _pageReclaimer = new TablePageReclaimer(Allocator, queue);
         _zapper = new RootZapper(this);
@@ -76,10 +80,10 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
     /// <summary>Roots zapped since the VM was created. Cheap, unlike <see cref="GetStats"/>.</summary>
     public long RootsZapped => Volatile.Read(ref _rootsZapped);
 
-    private MmuLock Lock => Slots.MmuLock;
+    internal MmuLock Lock => Slots.MmuLock;
 
     /// <summary>Pays what a batch owes: the flush, while mmu_lock is held, then the unlinked tables, which go to the reclaimer. The batch is empty afterwards.</summary>
-    private void Finish(ref FlushBatch batch)
+    internal unsafe void Finish(ref FlushBatch batch)
     {
         Lock.AssertHeld();
         if (batch.Needed)
@@ -92,7 +96,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
             Interlocked.Increment(ref _flushesElided);
         if (batch.Wanted != LeafState.None)
             for (TablePage* page = batch.Unlinked; page != null; page = page->Next)
-                HarvestTable(page, batch.Wanted);
+                Leaves.TakeTable(page, batch.Wanted);
         if (batch.WriteProtected != 0)
             Interlocked.Add(ref _writeProtected, batch.WriteProtected);
         _pageReclaimer.Defer(batch);
@@ -100,7 +104,7 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
     }
 
     /// <summary>In a walk with mmu_lock held for write, in an RCU section: if others wait for the lock, pays what is owed and lets them in. True: it did, and what was known about tables and slots may be out of date.</summary>
-    private bool YieldWrite(ref TdpIterator it, ref FlushBatch batch)
+    internal bool YieldWrite(ref TdpIterator it, ref FlushBatch batch)
     {
         if (!it.MayYield || !Lock.NeedsBreak)
             return false;
@@ -116,17 +120,17 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
     {
         if (batch.Full || !RangeFlushes)
         {
-            _host.FlushRemoteTlbs();
+            Host.FlushRemoteTlbs();
             return;
         }
         Span<GfnSpan> ranges = stackalloc GfnSpan[FlushBatch.MaxRanges];
         for (int i = 0; i < batch.Ranges; i++)
             ranges[i] = batch[i];
-        _host.FlushRemoteTlbs(ranges[..batch.Ranges]);
+        Host.FlushRemoteTlbs(ranges[..batch.Ranges]);
     }
 
     /// <summary>A change of [start, end), already visible in the tables, takes something from processors that have the old entry cached: the batch will flush it.</summary>
-    private void Owe(ref FlushBatch batch, ulong start, ulong end, int asId, SpteLoss loss)
+    internal void Owe(ref FlushBatch batch, ulong start, ulong end, int asId, SpteLoss loss)
     {
         batch.Add(start, end);
         Journal?.Record(ref batch, start, end, asId, loss);
@@ -155,6 +159,17 @@ public sealed unsafe partial class TdpMmu : IMemslotListener, IMmuNotifierHandle
         _vcpusLock.Enter();
         _vcpus.Add(vcpu);
         _vcpusLock.Exit();
+    }
+
+    /// <summary>References that vCPUs hold to a root.</summary>
+    internal int CountHolders(TdpRoot root)
+    {
+        int n = 0;
+        _vcpusLock.Enter();
+        foreach (VcpuMmu vcpu in _vcpus)
+            n += vcpu.Holds(root);
+        _vcpusLock.Exit();
+        return n;
     }
 
     /// <summary>Before a vCPU gets a root, so that none pays for the worker when it drops one; and not earlier, so that a VM that never runs has none.</summary>

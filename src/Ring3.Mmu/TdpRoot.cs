@@ -16,10 +16,10 @@ public readonly record struct TdpRole(int Level, int AsId)
 /// <see cref="Invalid"/> goes from false to true once, under mmu_lock-write, and the zap is queued before that lock is released.
 /// The root stays on the list, visible to notifiers, until it has been zapped and the last reference is gone.
 /// </remarks>
-public sealed unsafe class TdpRoot : RcuDeferred
+public sealed class TdpRoot : RcuDeferred
 {
     private readonly TablePageAllocator _allocator;
-    internal readonly TablePage* Page;
+    internal readonly unsafe TablePage* Page;
     internal int References;
     /// <summary>Mappings are gone and no more can come.</summary>
     internal bool Zapped;
@@ -31,7 +31,7 @@ public sealed unsafe class TdpRoot : RcuDeferred
     internal bool HasMmuReference = true;
     private int _invalid;
 
-    internal TdpRoot(TdpRole role, TablePage* page, TablePageAllocator allocator)
+    internal unsafe TdpRoot(TdpRole role, TablePage* page, TablePageAllocator allocator)
     {
         Role = role;
         Page = page;
@@ -66,7 +66,7 @@ public sealed unsafe class TdpRoot : RcuDeferred
     }
 
     // SAFETY: runs after a grace period with no reference left.
-    protected override void Reclaim() => _allocator.Free(Page);
+    protected override unsafe void Reclaim() => _allocator.Free(Page);
 
     public override string ToString() => $"root 0x{Hva:x} level {Role.Level} as {Role.AsId} refs {References}{(Invalid ? " invalid" : "")}{(Zapped ? " zapped" : "")}";
 }

@@ -9,12 +9,12 @@ namespace Ring3.Mmu;
 /// from then on no translation older than the change may be used. Any thread.
 /// </summary>
 /// <remarks>SAFETY: table records are read through UserCopy, because a violation may have freed them.</remarks>
-public sealed unsafe class TlbJournal
+public sealed class TlbJournal
 {
     internal readonly record struct Change(ulong Start, ulong End, int AsId, SpteLoss Loss, ulong Sequence);
 
     private readonly RangeLedger _recorded = new(), _mappings = new(), _writes = new(), _roots = new(), _returned = new();
-    private TinyLock _lock;
+    private TinyLock _lock = new(LockRank.TlbJournal);
     private ulong _sequence = 1, _settled = 1;
 
     /// <summary>Number of the newest change.</summary>
@@ -104,12 +104,12 @@ public sealed unsafe class TlbJournal
     }
 
     /// <summary>Address space of a root, or -1 when it is freed.</summary>
-    private static int AsIdOf(ulong root) => root != 0 && IsLive(root, out TablePage* page) && UserCopy.TryRead4((ulong)&page->AsId, out uint asId) && asId < 2 ? (int)asId : -1;
+    private static unsafe int AsIdOf(ulong root) => root != 0 && IsLive(root, out TablePage* page) && UserCopy.TryRead4((ulong)&page->AsId, out uint asId) && asId < 2 ? (int)asId : -1;
 
     /// <summary>Whether a table that a processor reaches may be walked: linked, or unlinked by somebody who has not flushed yet.</summary>
-    public static bool IsTable(ulong table) => IsLive(table, out _);
+    public static unsafe bool IsTable(ulong table) => IsLive(table, out _);
 
-    private static bool IsLive(ulong table, out TablePage* page)
+    private static unsafe bool IsLive(ulong table, out TablePage* page)
     {
         page = TablePage.Of((ulong*)table);
         return UserCopy.TryRead4((ulong)&page->State, out uint state) && (TablePageState)state is TablePageState.Live or TablePageState.Unlinked;

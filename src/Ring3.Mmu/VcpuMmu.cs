@@ -9,14 +9,14 @@ namespace Ring3.Mmu;
 /// except where noted.
 /// </summary>
 /// <remarks>SAFETY: (whole type) cached pages are in state Cached and belong to this object.</remarks>
-public sealed unsafe class VcpuMmu : IDisposable
+public sealed class VcpuMmu : IDisposable
 {
     private const int CacheSize = PgLevel.Root4;
     private readonly TdpMmu _mmu;
     private readonly IVcpuTlb _tlb;
     private readonly TdpRoot?[] _roots = new TdpRoot?[MemorySlots.AddressSpaces];
     private readonly uint[] _asids = new uint[MemorySlots.AddressSpaces];
-    private TablePage* _cache;
+    private unsafe TablePage* _cache;
     private int _cached;
     /// <summary>A kick is noticed between two waits.</summary>
     private const long LongestWaitNs = 50_000;
@@ -123,7 +123,7 @@ public sealed unsafe class VcpuMmu : IDisposable
     }
 
     /// <summary>Fills the page cache so that a fault cannot run out of pages under mmu_lock.</summary>
-    internal bool TopUp()
+    internal unsafe bool TopUp()
     {
         while (_cached < CacheSize)
         {
@@ -135,7 +135,7 @@ public sealed unsafe class VcpuMmu : IDisposable
         return true;
     }
 
-    internal TablePage* Take()
+    internal unsafe TablePage* Take()
     {
         TablePage* page = _cache;
         _cache = page->Next;
@@ -145,7 +145,7 @@ public sealed unsafe class VcpuMmu : IDisposable
     }
 
     /// <summary>Takes back a page whose installation lost a race. Its table is zero again.</summary>
-    internal void Return(TablePage* page)
+    internal unsafe void Return(TablePage* page)
     {
         page->Next = _cache;
         _cache = page;
@@ -156,7 +156,7 @@ public sealed unsafe class VcpuMmu : IDisposable
     internal int Holds(TdpRoot root) => (_roots[0] == root ? 1 : 0) + (_roots[1] == root ? 1 : 0);
 
     /// <summary>Drops roots and cached pages. The vCPU never runs again.</summary>
-    public void Dispose()
+    public unsafe void Dispose()
     {
         FreeRoots();
         while (_cache != null)

@@ -26,7 +26,7 @@ public sealed partial class ResidentLimit : IResidency
     private readonly ResidentOptions _options;
     private readonly PageStore? _store;
     private readonly PageMap _map;
-    private readonly FutexMutex _lock = new("reclaim_lock");
+    private readonly FutexMutex _lock = new(LockRank.ReclaimLock);
     private readonly Generations _generations = new();
     private readonly RefaultFeedback _feedback = new();
     private readonly WaitQueue _wakeups = new();

@@ -17,7 +17,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     private const int OutOfMemory = 12;
 
     /// <summary>Protects everything below; a leaf.</summary>
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.EventLoop);
     private readonly Dictionary<ulong, IPolled> _members = [];
     private readonly Dictionary<IPolled, ulong> _keys = [];
     private readonly TimerQueue _timers = new();
@@ -45,7 +45,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     /// <summary>Starts the thread, if it does not run yet: what comes later needs no descriptor and no memory of the host. 0 or -errno.</summary>
     public int TryStart()
     {
-        lock (_lock)
+        using (_lock.Enter())
             return StartLocked();
     }
 
@@ -86,7 +86,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     /// <summary>Watches a descriptor. 0 or -errno.</summary>
     public int Attach(IPolled member)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             int error = StartLocked();
             if (error != 0)
@@ -108,7 +108,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     /// </summary>
     public void Detach(IPolled member)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             Forget(member);
             if (_telling != member || Thread.CurrentThread == _thread)
@@ -122,7 +122,7 @@ public sealed class EventLoop : ITimerService, IDisposable
                 break;
             _told.Wait(ticket);
         }
-        lock (_lock)
+        using (_lock.Enter())
             _detaching--;
     }
 
@@ -137,7 +137,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     public void Arm(HostTimer timer, long deadlineNs)
     {
         int error;
-        lock (_lock)
+        using (_lock.Enter())
         {
             error = StartLocked();
             if (error == 0)
@@ -154,7 +154,7 @@ public sealed class EventLoop : ITimerService, IDisposable
 
     public void Cancel(HostTimer timer)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             timer.IsDue = false;
             _ = _timers.Cancel(timer);
@@ -206,7 +206,7 @@ public sealed class EventLoop : ITimerService, IDisposable
             if (TakeDue(i) is { } timer)
                 timer.Fire(now);
         _due.Clear();
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_stop)
                 return false;
@@ -217,7 +217,7 @@ public sealed class EventLoop : ITimerService, IDisposable
 
     private void CollectDue(long now)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             _sleepUntilNs = long.MinValue;
             while (_timers.PopExpired(now) is { } timer)
@@ -231,7 +231,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     /// <summary>Null: cancelled or armed again since it was collected.</summary>
     private HostTimer? TakeDue(int i)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             HostTimer timer = _due[i];
             bool due = timer.IsDue;
@@ -243,7 +243,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     private void Tell(ulong key)
     {
         IPolled? member;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (!_members.TryGetValue(key, out member))
                 return;
@@ -256,12 +256,12 @@ public sealed class EventLoop : ITimerService, IDisposable
         }
         catch (Exception e)
         {
-            lock (_lock)
+            using (_lock.Enter())
                 Forget(member);
             Fail(member, e);
         }
         bool awaited;
-        lock (_lock)
+        using (_lock.Enter())
         {
             Volatile.Write(ref _telling, null);
             awaited = _detaching != 0;
@@ -290,7 +290,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     {
         IPolled[] members;
         var timers = new List<HostTimer>();
-        lock (_lock)
+        using (_lock.Enter())
         {
             members = [.. _members.Values];
             _members.Clear();
@@ -311,7 +311,7 @@ public sealed class EventLoop : ITimerService, IDisposable
     public void Dispose()
     {
         Thread? thread;
-        lock (_lock)
+        using (_lock.Enter())
         {
             _stop = true;
             _timerFd?.Set(0);

@@ -1,5 +1,5 @@
-using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using Ring3.Host;
 
 namespace Ring3.Sync;
 
@@ -7,21 +7,19 @@ namespace Ring3.Sync;
 /// <remarks>
 /// Releasing is a plain store and a look at the number of waiters, without a fence: who is going to sleep pays for both with a process-wide barrier. A thread that loops over a system call's mutex, as KVM_RUN does, pays one locked instruction a round.
 /// </remarks>
-/// <param name="name">For messages.</param>
+/// <param name="rank">Its place in the order of all locks.</param>
 /// <param name="anonymous">Does not note its owner: cheaper, and nobody can ask who holds it.</param>
-public sealed class FutexMutex(string name, bool anonymous = false)
+public sealed class FutexMutex(LockRank rank, bool anonymous = false)
 {
     private const int Free = 0, Held = 1;
     private readonly FutexWord _state = new();
     private int _owner, _waiters;
 
-    public string Name { get; } = name;
-
     /// <summary>Acquires; <c>using (mutex.Enter())</c> releases at the end of the block.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public Scope Enter()
     {
-        Debug.Assert(!IsHeldByMe, "mutex is not recursive");
+        LockOrder.Entering(rank, this);
         if (Interlocked.CompareExchange(ref _state.Value, Held, Free) != Free)
             EnterSlow();
         NoteOwner();
@@ -40,7 +38,7 @@ public sealed class FutexMutex(string name, bool anonymous = false)
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Exit()
     {
-        Debug.Assert(anonymous || IsHeldByMe, "mutex released by a thread that does not hold it");
+        LockOrder.Exiting(rank, this);
         if (!anonymous)
             _owner = 0;
         Volatile.Write(ref _state.Value, Free);
@@ -51,14 +49,16 @@ public sealed class FutexMutex(string name, bool anonymous = false)
 
     private void NoteOwner()
     {
+        LockOrder.Entered(rank, this);
         if (!anonymous)
             _owner = Environment.CurrentManagedThreadId;
     }
 
     public bool IsHeldByMe => _owner == Environment.CurrentManagedThreadId;
 
-    [Conditional("DEBUG")]
-    public void AssertHeld() => Debug.Assert(IsHeldByMe, $"{Name} must be held");
+    /// <summary>The thread must hold it (<see cref="LockOrder.IsChecked"/>).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void AssertHeld() => LockOrder.AssertHeld(rank, this);
 
     private void EnterSlow()
     {

@@ -8,13 +8,13 @@ namespace Ring3.Sync;
 /// <remarks>
 /// SAFETY: _at is an index into the array. The word lies in a pinned array, so its address is fixed; a reference to it keeps the array alive, so a thread that is still inside an operation on it can never meet freed memory.
 /// </remarks>
-internal sealed unsafe class FutexWord
+internal sealed class FutexWord
 {
     private const int LineInts = 32;
     private readonly int[] _memory = GC.AllocateArray<int>(3 * LineInts, pinned: true);
     private readonly int _at;
 
-    public FutexWord()
+    public unsafe FutexWord()
     {
         nuint start = (nuint)Unsafe.AsPointer(ref _memory[0]);
         _at = (int)(((start + 127) & ~(nuint)127) - start) / sizeof(int);
@@ -22,14 +22,14 @@ internal sealed unsafe class FutexWord
 
     public ref int Value => ref Unsafe.Add(ref MemoryMarshal.GetArrayDataReference(_memory), _at);
 
-    public bool Wait(int expected, long timeoutNs = -1)
+    public unsafe bool Wait(int expected, long timeoutNs = -1)
     {
         bool woken = Futex.Wait((int*)Unsafe.AsPointer(ref _memory[_at]), expected, timeoutNs);
         GC.KeepAlive(_memory);
         return woken;
     }
 
-    public void Wake(int count)
+    public unsafe void Wake(int count)
     {
         Futex.Wake((int*)Unsafe.AsPointer(ref _memory[_at]), count);
         GC.KeepAlive(_memory);

@@ -1,5 +1,5 @@
-using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using Ring3.Host;
 
 namespace Ring3.Sync;
 
@@ -9,20 +9,15 @@ namespace Ring3.Sync;
 /// </summary>
 /// <remarks>
 /// State: -1 held for write, n &gt; 0 held for read by n threads, 0 free. A waiting writer keeps new readers out through <c>_writersWaiting</c>.
-/// In DEBUG builds each thread records what it holds, and the Assert methods check it, as lockdep does.
+/// Where <see cref="LockOrder.IsChecked"/>, the Assert methods look at what the thread holds, as lockdep does.
 /// </remarks>
-public sealed class MmuLock(string name = "mmu_lock")
+public sealed class MmuLock(LockRank rank)
 {
     private const int Writer = -1;
     private readonly FutexWord _wake = new();
     private int _state;
     private int _writersWaiting;
     private int _waiters;
-#if DEBUG
-    [ThreadStatic] private static Dictionary<MmuLock, bool>? t_held;
-#endif
-
-    public string Name { get; } = name;
 
     /// <summary>Somebody waits for what the caller holds: finish the step, publish pending flushes, and let go for a moment.</summary>
     public bool NeedsBreak => Volatile.Read(ref _writersWaiting) != 0 || (Volatile.Read(ref _state) == Writer && Volatile.Read(ref _waiters) != 0);
@@ -32,28 +27,27 @@ public sealed class MmuLock(string name = "mmu_lock")
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void EnterRead()
     {
-        CheckNotHeld();
+        LockOrder.Entering(rank, this);
         int s = Volatile.Read(ref _state);
         if (s < 0 || Volatile.Read(ref _writersWaiting) != 0 || Interlocked.CompareExchange(ref _state, s + 1, s) != s)
             EnterReadSlow();
-        Track(false);
+        LockOrder.Entered(rank, this, write: false);
     }
 
     /// <summary>Takes the read side if that needs no waiting.</summary>
     public bool TryEnterRead()
     {
-        CheckNotHeld();
+        LockOrder.Trying(rank, this);
         if (!TryRead())
             return false;
-        Track(false);
+        LockOrder.Entered(rank, this, write: false);
         return true;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void ExitRead()
     {
-        AssertHeldRead();
-        Untrack();
+        LockOrder.Exiting(rank, this, write: false);
         // PAIRS-WITH: Park (counts itself in _waiters before it checks the state again).
         if (Interlocked.Decrement(ref _state) == 0 && Volatile.Read(ref _waiters) != 0)
             WakeAll();
@@ -61,26 +55,25 @@ public sealed class MmuLock(string name = "mmu_lock")
 
     public void EnterWrite()
     {
-        CheckNotHeld();
+        LockOrder.Entering(rank, this);
         if (Volatile.Read(ref _state) != 0 || Interlocked.CompareExchange(ref _state, Writer, 0) != 0)
             EnterWriteSlow();
-        Track(true);
+        LockOrder.Entered(rank, this, write: true);
     }
 
     /// <summary>Takes the write side if nobody holds either.</summary>
     public bool TryEnterWrite()
     {
-        CheckNotHeld();
+        LockOrder.Trying(rank, this);
         if (Interlocked.CompareExchange(ref _state, Writer, 0) != 0)
             return false;
-        Track(true);
+        LockOrder.Entered(rank, this, write: true);
         return true;
     }
 
     public void ExitWrite()
     {
-        AssertHeldWrite();
-        Untrack();
+        LockOrder.Exiting(rank, this, write: true);
         Interlocked.Exchange(ref _state, 0);
         if (Volatile.Read(ref _waiters) != 0)
             WakeAll();
@@ -179,51 +172,15 @@ public sealed class MmuLock(string name = "mmu_lock")
         _wake.Wake(int.MaxValue);
     }
 
-    /// <summary>Held by this thread for read or write.</summary>
-    [Conditional("DEBUG")]
-    public void AssertHeld() => AssertHeldRead(orWrite: true);
+    /// <summary>Held by this thread for read or write (<see cref="LockOrder.IsChecked"/>).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void AssertHeld() => LockOrder.AssertHeld(rank, this);
 
-    [Conditional("DEBUG")]
-    public void AssertHeldRead() => AssertHeldRead(orWrite: false);
+    /// <inheritdoc cref="AssertHeld"/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void AssertHeldRead() => LockOrder.AssertHeld(rank, this, write: false);
 
-    [Conditional("DEBUG")]
-    public void AssertHeldWrite()
-    {
-#if DEBUG
-        Debug.Assert(t_held is not null && t_held.TryGetValue(this, out bool write) && write, $"{Name} must be held for write");
-#endif
-    }
-
-    [Conditional("DEBUG")]
-    private void AssertHeldRead(bool orWrite)
-    {
-#if DEBUG
-        bool write = false;
-        Debug.Assert(t_held is not null && t_held.TryGetValue(this, out write) && (orWrite || !write), $"{Name} must be held for read");
-#endif
-    }
-
-    [Conditional("DEBUG")]
-    private void CheckNotHeld()
-    {
-#if DEBUG
-        Debug.Assert(t_held is null || !t_held.ContainsKey(this), $"{Name} is not recursive");
-#endif
-    }
-
-    [Conditional("DEBUG")]
-    private void Track(bool write)
-    {
-#if DEBUG
-        (t_held ??= [])[this] = write;
-#endif
-    }
-
-    [Conditional("DEBUG")]
-    private void Untrack()
-    {
-#if DEBUG
-        t_held!.Remove(this);
-#endif
-    }
+    /// <inheritdoc cref="AssertHeld"/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void AssertHeldWrite() => LockOrder.AssertHeld(rank, this, write: true);
 }

@@ -17,7 +17,7 @@ namespace Ring3.Sync;
 /// <para>Implementation. <see cref="Enter"/> announces the current epoch; <see cref="Synchronize"/> advances the epoch, executes a barrier on every thread, and waits until no thread announces an
 /// older one. A reader whose announcement the scan did not see has not passed the barrier's point yet, so its loads come after it and see the unlinking.</para>
 /// </remarks>
-public static unsafe class Rcu
+public static class Rcu
 {
     [StructLayout(LayoutKind.Sequential, Size = 128)]
     private struct Reader
@@ -28,20 +28,20 @@ public static unsafe class Rcu
         public int ThreadId;
         /// <summary>1 while a thread owns the record. Records are reused, never freed.</summary>
         public int Owned;
-        public Reader* Next;
+        public unsafe Reader* Next;
     }
 
     /// <summary>Gives a record back when its thread is gone.</summary>
     private sealed class Owner(nint reader)
     {
         // SAFETY: records live for the whole process.
-        ~Owner() => Volatile.Write(ref ((Reader*)reader)->Owned, 0);
+        unsafe ~Owner() => Volatile.Write(ref ((Reader*)reader)->Owned, 0);
     }
 
     private static long s_epoch = 1;
     private static nint s_readers;
     private static long s_synchronizeCount;
-    [ThreadStatic] private static Reader* t_reader;
+    [ThreadStatic] private static unsafe Reader* t_reader;
     [ThreadStatic] private static Owner? t_owner;
 
     /// <summary>Raised by a writer that has waited <see cref="StallWarningNs"/> for the reader thread named in the text.</summary>
@@ -54,30 +54,36 @@ public static unsafe class Rcu
     public static long GracePeriods => Volatile.Read(ref s_synchronizeCount);
 
     /// <summary>True if the calling thread is inside a read section.</summary>
-    public static bool InSection => t_reader != null && t_reader->Nesting != 0;
+    public static unsafe bool InSection => t_reader != null && t_reader->Nesting != 0;
 
     /// <summary>Begins a read section. Cheap; nests; must be ended by the same thread.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Enter()
+    public static unsafe void Enter()
     {
         // SAFETY: t_reader is this thread's record, which lives for ever.
         Reader* r = t_reader;
         if (r == null)
             r = Register();
         if (r->Nesting++ == 0)
+        {
+            LockOrder.Section(1);
             // PAIRS-WITH: Synchronize (process-wide barrier): orders this store before the section's loads.
             Volatile.Write(ref r->Epoch, Volatile.Read(ref s_epoch));
+        }
     }
 
     /// <summary>Ends a read section.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Exit()
+    public static unsafe void Exit()
     {
         // SAFETY: as in Enter.
         Reader* r = t_reader;
         Debug.Assert(r != null && r->Nesting > 0, "Rcu.Exit without Enter");
         if (--r->Nesting == 0)
+        {
             Volatile.Write(ref r->Epoch, 0);
+            LockOrder.Section(-1);
+        }
     }
 
     /// <summary><c>using (Rcu.Read())</c>: a section for a block.</summary>
@@ -93,13 +99,14 @@ public static unsafe class Rcu
         public void Dispose() => Exit();
     }
 
-    [Conditional("DEBUG")]
-    public static void AssertInSection() => Debug.Assert(InSection, "caller must be in an RCU read section");
+    /// <summary>The thread must be in a section (<see cref="LockOrder.IsChecked"/>).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void AssertInSection() => LockOrder.AssertInSection();
 
     /// <summary>Waits until every read section that was open at the call has ended.</summary>
-    public static void Synchronize()
+    public static unsafe void Synchronize()
     {
-        Debug.Assert(!InSection, "Rcu.Synchronize inside a read section");
+        LockOrder.WaitingForReaders();
         long epoch = Interlocked.Increment(ref s_epoch);
         // PAIRS-WITH: Enter. Turns every reader's compiler-ordered announcement into a globally ordered one.
         Interlocked.MemoryBarrierProcessWide();
@@ -108,7 +115,7 @@ public static unsafe class Rcu
         Interlocked.Increment(ref s_synchronizeCount);
     }
 
-    private static void WaitFor(Reader* r, long epoch)
+    private static unsafe void WaitFor(Reader* r, long epoch)
     {
         var backoff = new Backoff();
         long start = 0;
@@ -129,7 +136,7 @@ public static unsafe class Rcu
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static Reader* Register()
+    private static unsafe Reader* Register()
     {
         Reader* r = (Reader*)Volatile.Read(ref s_readers);
         while (r != null && Interlocked.CompareExchange(ref r->Owned, 1, 0) != 0)

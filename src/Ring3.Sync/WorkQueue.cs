@@ -1,3 +1,5 @@
+using Ring3.Host;
+
 namespace Ring3.Sync;
 
 /// <summary>Work that a <see cref="WorkQueue"/> runs. One object stands for one piece of work: queued again before it has started it still runs once.</summary>
@@ -69,7 +71,7 @@ public sealed class WorkQueue(string name, IShareClock? clock = null) : IDisposa
     }
 
     private readonly WaitQueue _wake = new(), _done = new();
-    private TinyLock _lock;
+    private TinyLock _lock = new(LockRank.WorkQueue);
     private Fifo _ordinary, _bulk;
     private long _queued, _completed, _yields;
     private long _runningTicket = long.MaxValue;
@@ -151,6 +153,7 @@ public sealed class WorkQueue(string name, IShareClock? clock = null) : IDisposa
     {
         if (OnWorker)
             throw new InvalidOperationException("the worker cannot wait for itself");
+        LockOrder.WaitingForReaders();
         long target = Volatile.Read(ref _queued);
         while (true)
         {

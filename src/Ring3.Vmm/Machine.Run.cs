@@ -5,7 +5,7 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Vmm;
 
 // The processors' threads: KVM_RUN and the exits that the VMM serves.
-public sealed unsafe partial class Machine
+public sealed partial class Machine
 {
     private void RunVcpu(Vcpu vcpu)
     {
@@ -35,7 +35,7 @@ public sealed unsafe partial class Machine
     }
 
     /// <summary>Serves one exit. SAFETY: kvm_run and its data page belong to this vCPU and live as long as it.</summary>
-    private void Serve(Vcpu vcpu)
+    private unsafe void Serve(Vcpu vcpu)
     {
         kvm_run* run = vcpu.KvmRun;
         _trace?.Exit(vcpu, run->exit_reason);
@@ -67,7 +67,7 @@ public sealed unsafe partial class Machine
     /// <summary>What a read brings that no device answers.</summary>
     private const byte NobodyAnswers = 0xff;
 
-    private void ServeIo(Vcpu vcpu, kvm_run* run)
+    private unsafe void ServeIo(Vcpu vcpu, kvm_run* run)
     {
         ushort port = run->io.port;
         int size = run->io.size, count = (int)run->io.count;
@@ -89,7 +89,7 @@ public sealed unsafe partial class Machine
         }
     }
 
-    private void ServeMmio(Vcpu vcpu, kvm_run* run)
+    private unsafe void ServeMmio(Vcpu vcpu, kvm_run* run)
     {
         var data = new Span<byte>(run->mmio.data, (int)Math.Min(run->mmio.len, 8));
         bool write = run->mmio.is_write != 0;

@@ -18,7 +18,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private readonly Vcpu[] _vcpus;
     private readonly ManualResetEventSlim _ended = new(false);
     private readonly MachineTrace? _trace;
-    private readonly Xen.XenPlatform? _xen;
+    private readonly XenPlatform? _xen;
     private MachineResult _result;
     private int _endClaimed;
     private volatile bool _stopping;
@@ -57,9 +57,9 @@ public sealed partial class Machine : IMachineControl, IDisposable
         LimitResident();
         if (options.Xen)
         {
-            Ports.Add(Xen.XenPlatformDevice.UnplugPorts.Base, Xen.XenPlatformDevice.UnplugPorts.Ports, new Xen.XenPlatformDevice.UnplugPorts());
-            Pci.Add(2, 0, Xen.XenPlatformDevice.Create());
-            _xen = new Xen.XenPlatform(_vm, _vcpus, this, Ram.Bytes, options.XenFifo);
+            Ports.Add(XenPlatformDevice.UnplugPorts.Base, XenPlatformDevice.UnplugPorts.Ports, new XenPlatformDevice.UnplugPorts());
+            Pci.Add(2, 0, XenPlatformDevice.Create());
+            _xen = new XenPlatform(_vm, _vcpus, this, Ram.Bytes, options.XenFifo);
         }
     }
 
@@ -80,7 +80,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         kvm_cpuid_entry2[] cpuid = SupportedCpuid.WithTiming(vcpu!.TscKhz, vcpu.Lapic is not null, _vm.Processor);
         CpuidTopology.Apply(cpuid, (uint)id, (uint)_options.Cpus);
         if (_options.Xen)
-            cpuid = Xen.XenCpuid.Apply(cpuid, (uint)id, vcpu.TscKhz);
+            cpuid = XenCpuid.Apply(cpuid, (uint)id, vcpu.TscKhz);
         Check(vcpu.SetCpuid2(cpuid), "set CPUID");
         ProcessorSetup.WireLocalInterrupts(vcpu);
         ProcessorSetup.SetFirmwareMsrs(vcpu);

@@ -6,12 +6,12 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>Sets a vCPU's registers to what a boot protocol asks for.</summary>
-internal static unsafe class ProcessorSetup
+internal static class ProcessorSetup
 {
     private const byte TypeCode = 11, TypeData = 3, TypeTask = 11;
 
     /// <summary>LINT0 as ExtINT and LINT1 as NMI, as firmware leaves them ("virtual wire").</summary>
-    public static void WireLocalInterrupts(Vcpu vcpu)
+    public static unsafe void WireLocalInterrupts(Vcpu vcpu)
     {
         const int Lvt0 = 0x350, Lvt1 = 0x360, ExtInt = 0x700, Nmi = 0x400;
         if (vcpu.GetLapic(out kvm_lapic_state state) != 0)

@@ -27,7 +27,7 @@ internal sealed class FifoChannels(MemorySlots slots)
     private readonly GfnToPfnCache?[] _pages = new GfnToPfnCache?[XenAbi.Fifo.MaxPages];
     private readonly Queue?[] _lastQueue = new Queue?[XenAbi.Fifo.Ports];
     private readonly Dictionary<(int Vcpu, uint Priority), Queue> _queues = [];
-    private TinyLock _lock;
+    private TinyLock _lock = new(LockRank.FifoChannels);
     private uint _count;
 
     /// <summary>Pages of the event array.</summary>

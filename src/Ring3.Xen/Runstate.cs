@@ -9,7 +9,7 @@ namespace Ring3.Xen;
 /// In which of four states a vCPU is, how long it has been in each, and the guest's copy of that. INVARIANT: the four times add up to the entry time.
 /// Owner thread of the vCPU.
 /// </summary>
-public sealed unsafe class Runstate(XenVm vm)
+public sealed class Runstate(XenVm vm)
 {
     private const uint PageBytes = 4096;
     private readonly GfnToPfnCache _first = new(vm.Slots), _second = new(vm.Slots);
@@ -146,7 +146,7 @@ public sealed unsafe class Runstate(XenVm vm)
     private static bool Acquire(GfnToPfnCache gpc, uint length, bool atomic) => atomic ? XenVm.TryAcquire(gpc, length) : XenVm.Acquire(gpc, length) == 0;
 
     /// <summary>Caller holds the locks of all pages of the area.</summary>
-    private void Copy(int size, int entryOffset, uint inFirst)
+    private unsafe void Copy(int size, int entryOffset, uint inFirst)
     {
         byte* image = stackalloc byte[XenAbi.RunstateInfo.Size64];
         bool flag = vm.RunstateUpdateFlag;
@@ -169,7 +169,7 @@ public sealed unsafe class Runstate(XenVm vm)
             _ = UserCopy.TryWrite1(flagHva, (byte)(_entryTime >> 56 & 0x7f));
     }
 
-    private bool StoreFields(byte* image, int entryOffset)
+    private unsafe bool StoreFields(byte* image, int entryOffset)
     {
         ulong hva = _first.Hva;
         bool ok = UserCopy.TryWrite4(hva, (uint)State);

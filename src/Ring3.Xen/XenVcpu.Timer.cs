@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Xen;
@@ -7,7 +8,7 @@ namespace Ring3.Xen;
 public sealed partial class XenVcpu
 {
     /// <summary>Orders changes of the timer with its expiry on another thread.</summary>
-    private readonly Lock _timerLock = new();
+    private readonly RankedLock _timerLock = new(LockRank.XenTimer);
     private uint _timerPort;
     private ulong _timerExpires;
     private bool _timerArmed;
@@ -29,7 +30,7 @@ public sealed partial class XenVcpu
     /// <param name="overflowWorkaround">Apply Xen's workaround, as set_timer_op does.</param>
     internal void StartTimer(ulong deadline, bool overflowWorkaround)
     {
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             ulong now = _vm.ClockNs;
             long delta = (long)(deadline - now);
@@ -51,7 +52,7 @@ public sealed partial class XenVcpu
 
     internal void StopTimer()
     {
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             Processor.CancelTimer();
             (_timerArmed, _timerExpires) = (false, 0);
@@ -62,7 +63,7 @@ public sealed partial class XenVcpu
     /// <summary>The deadline may have passed. The timer service's thread; late and spurious calls are harmless.</summary>
     public void TimerExpired()
     {
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             if (!_timerArmed)
                 return;
@@ -91,7 +92,7 @@ public sealed partial class XenVcpu
         if (!HasPendingTimer)
             return;
         _ = _vm.Send(TimerTarget);
-        lock (_timerLock)
+        using (_timerLock.Enter())
         {
             // Armed again meanwhile: that deadline is not over.
             if (!_timerArmed)
@@ -115,7 +116,7 @@ public sealed partial class XenVcpu
     private kvm_xen_vcpu_attr.timer_t GetTimer()
     {
         InjectPendingTimer();
-        lock (_timerLock)
+        using (_timerLock.Enter())
             return new() { port = _timerPort, priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL, expires_ns = _timerExpires };
     }
 }

@@ -82,7 +82,7 @@ public sealed partial class XenVm
         int r = TrySend(e);
         if (r != WouldBlock)
             return r;
-        lock (_deferredLock)
+        using (_deferredLock.Enter())
             _deferred.Add(e);
         _machine.QueueDeferred();
         return 1;
@@ -92,7 +92,7 @@ public sealed partial class XenVm
     public void DeliverDeferred()
     {
         EventTarget[] all;
-        lock (_deferredLock)
+        using (_deferredLock.Enter())
         {
             all = [.. _deferred];
             _deferred.Clear();

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
 using static Ring3.Abi.KvmApi;
@@ -14,7 +15,7 @@ public sealed partial class XenVm
     private readonly IXenMachine _machine;
     private readonly PortTable _ports = new();
     private readonly ulong[] _pollMask = new ulong[1024 / 64];
-    private readonly Lock _deferredLock = new();
+    private readonly RankedLock _deferredLock = new(LockRank.XenDeferred);
     private readonly HashSet<EventTarget> _deferred = [];
     private kvm_xen_hvm_config _config;
     private bool _longMode, _runstateUpdateFlag;
@@ -31,7 +32,7 @@ public sealed partial class XenVm
     internal MemorySlots Slots { get; }
 
     /// <summary>KVM's xen_lock: serialises attributes.</summary>
-    internal FutexMutex Lock { get; } = new("xen_lock");
+    internal FutexMutex Lock { get; } = new(LockRank.XenLock);
     internal GfnToPfnCache SharedInfo { get; }
     internal FifoChannels? Fifo => Volatile.Read(ref _fifo);
     private FifoChannels? _fifo;

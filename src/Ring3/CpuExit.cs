@@ -32,11 +32,11 @@ public enum CpuExitKind
 
 /// <summary>An exit: valid until the processor runs again.</summary>
 /// <remarks>SAFETY: points into the processor's run area, which lives as long as the processor.</remarks>
-public readonly unsafe ref struct CpuExit
+public readonly ref struct CpuExit
 {
-    private readonly kvm_run* _run;
+    private readonly unsafe kvm_run* _run;
 
-    internal CpuExit(CpuExitKind kind, kvm_run* run)
+    internal unsafe CpuExit(CpuExitKind kind, kvm_run* run)
     {
         Kind = kind;
         _run = run;
@@ -45,22 +45,22 @@ public readonly unsafe ref struct CpuExit
     public CpuExitKind Kind { get; }
 
     /// <summary>I/O port of a port exit.</summary>
-    public ushort Port => _run->io.port;
+    public unsafe ushort Port => _run->io.port;
 
     /// <summary>Bytes of one element of a port access (1, 2, 4), or of a memory access (1 to 8).</summary>
-    public int Size => IsPort ? _run->io.size : (int)_run->mmio.len;
+    public unsafe int Size => IsPort ? _run->io.size : (int)_run->mmio.len;
 
     /// <summary>Number of elements: more than one for string instructions.</summary>
-    public int Count => IsPort ? (int)_run->io.count : 1;
+    public unsafe int Count => IsPort ? (int)_run->io.count : 1;
 
     /// <summary>Guest-physical address of a memory access.</summary>
-    public ulong Address => _run->mmio.phys_addr;
+    public unsafe ulong Address => _run->mmio.phys_addr;
 
     /// <summary>What was written, or room for what is read: Size * Count bytes.</summary>
-    public Span<byte> Data => IsPort ? new Span<byte>((byte*)_run + _run->io.data_offset, Size * Count) : new Span<byte>(_run->mmio.data, Size);
+    public unsafe Span<byte> Data => IsPort ? new Span<byte>((byte*)_run + _run->io.data_offset, Size * Count) : new Span<byte>(_run->mmio.data, Size);
 
     /// <summary>The exit as KVM describes it.</summary>
-    public ref readonly kvm_run Raw => ref *_run;
+    public unsafe ref readonly kvm_run Raw => ref *_run;
 
     private bool IsPort => Kind is CpuExitKind.PortRead or CpuExitKind.PortWrite;
 

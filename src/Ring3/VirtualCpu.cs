@@ -2,11 +2,11 @@ using Ring3.Abi;
 using Ring3.Arch;
 using Ring3.Kvm;
 
-// SAFETY: pointers are to locals, or to blocks that live as long as their VM.
+// SAFETY: kvm_run is mapped until the vCPU is disposed, and locals are passed by address for the call only.
 namespace Ring3;
 
 /// <summary>A processor of a <see cref="VirtualMachine"/>. Members are for the thread that runs it, except <see cref="Stop"/> and <see cref="InjectNmi"/>. After the machine's end they throw <see cref="ObjectDisposedException"/>.</summary>
-public sealed unsafe class VirtualCpu
+public sealed class VirtualCpu
 {
     internal VirtualCpu(VirtualMachine machine, Vcpu vcpu)
     {
@@ -60,7 +60,7 @@ public sealed unsafe class VirtualCpu
     /// <summary>Runs guest code on this thread until something needs the caller.</summary>
     /// <exception cref="Ring3Exception">Another thread runs the processor, or the machine is dead.</exception>
     /// <exception cref="ObjectDisposedException">The machine has been disposed of, before or meanwhile.</exception>
-    public CpuExit Run()
+    public unsafe CpuExit Run()
     {
         if (!Vcpu.TryClaim())
             throw new Ring3Exception("run the processor", Errno.EBUSY);

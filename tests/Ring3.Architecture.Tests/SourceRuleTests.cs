@@ -48,12 +48,46 @@ public partial class SourceRuleTests
         where lines > MaxLines
         select $"{Repository.Relative(file)}: {lines} lines");
 
+    /// <summary>Lines of a class, all of its files together, outside the processor.</summary>
+    private const int MaxClassLines = 1500;
+
     [Fact]
-    public void UnsafeFiles_SayWhyTheyAreSound() => Assert.Empty(
+    public void Classes_StayReadable() => Assert.Empty(
         from file in Repository.Sources("src")
+        let name = Repository.Relative(file)
+        where !name.StartsWith("src/Ring3.Cpu/", StringComparison.Ordinal)
         let text = File.ReadAllText(file)
-        where UnsafeBlock().IsMatch(text) && !text.Contains("SAFETY:")
-        select Repository.Relative(file));
+        from Match m in TopLevelType().Matches(text)
+        let end = text.IndexOf("\n}", m.Index, StringComparison.Ordinal)
+        group end < 0 ? 1 : text.AsSpan(m.Index, end - m.Index).Count('\n') by $"{name.Split('/')[1]}.{m.Groups[1].Value}" into parts
+        where parts.Sum() > MaxClassLines
+        select $"{parts.Key}: {parts.Sum()} lines");
+
+    [GeneratedRegex(@"^(?:\w+ )*(?:class|struct) (\w+)", RegexOptions.Multiline)]
+    private static partial Regex TopLevelType();
+
+    /// <summary>Tests wait for what happens, not for time to pass. Where one sleeps nevertheless, and what for: never does a pass depend on its length.</summary>
+    private static readonly Dictionary<string, string> s_sleeps = new()
+    {
+        ["tests/Ring3.Kvm.Tests/LatencyTests.cs"] = "lets a long instruction get on before it is interrupted, which is right at any point",
+        ["tests/Ring3.Mmu.Tests/StressTests.cs"] = "pace of threads that harvest all the time",
+        ["tests/Ring3.Mutants.Tests/Defects.cs"] = "a mistake's window, made wider",
+        ["tests/Ring3.Sync.Tests/LockTests.cs"] = "time in which what is forbidden could happen",
+        ["tests/Ring3.Sync.Tests/RcuTests.cs"] = "time in which what is forbidden could happen",
+        ["tests/Ring3.Xen.Tests/LitmusTests.cs"] = "the controls' windows, made wider; pace of the thread that looks whether the time is over",
+    };
+
+    [Fact]
+    public void Tests_SleepForAReason() => Assert.Equal(
+        s_sleeps.Keys.Order(),
+        from file in Repository.Sources("tests")
+        let name = Repository.Relative(file)
+        where Regex.IsMatch(name, @"^tests/[\w.]+\.Tests/") && Sleep().IsMatch(File.ReadAllText(file))
+        orderby name
+        select name);
+
+    [GeneratedRegex(@"\bThread\.Sleep\(|\bTask\.Delay\(")]
+    private static partial Regex Sleep();
 
     [Fact]
     public void Sources_HaveNoStubs() => Assert.Empty(
@@ -198,9 +232,6 @@ public partial class SourceRuleTests
 
     [GeneratedRegex(@"\[(DllImport|LibraryImport)\(([^,)]*)")]
     private static partial Regex NativeImport();
-
-    [GeneratedRegex(@"\bunsafe\s*\{|\bunsafe\b.*\b(class|struct)\b")]
-    private static partial Regex UnsafeBlock();
 
     [GeneratedRegex(@"NotImplementedException|\b(TODO|FIXME|XXX|HACK)\b")]
     private static partial Regex Stub();

@@ -94,7 +94,7 @@ public unsafe class ErrnoTests : IDisposable
     {
         foreach (uint command in commands)
         {
-            string name = Tracing.KvmNames.Ioctl(command);
+            string name = KvmNames.Ioctl(command);
             Expect(-EFAULT, on(command, 0x10), name + " low");
             Expect(-EFAULT, on(command, 0xffff_8000_0000_0000), name + " kernel");
             Expect(-EFAULT, on(command, 0x8000_0000_0000_0000), name + " non-canonical");

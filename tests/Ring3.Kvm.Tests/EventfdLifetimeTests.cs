@@ -108,7 +108,7 @@ public sealed class EventfdLifetimeTests
     {
         using TestGuest g = new(irqchip: true);
         int irq = EventFd.Create(), resample = EventFd.Create();
-        VmHealth health = new(new VcpuList(new Lock()));
+        VmHealth health = new(new VcpuList(new RankedLock(LockRank.Shaping)));
         Irqfd old = new(health, g.Vm.Irqchip!, irq, EventFd.Duplicate(irq), 18, RcuEventFd.TryDuplicate(resample));
         Assert.True(old.TryDeliver(irq));
         Assert.NotEqual(0u, Level(g));

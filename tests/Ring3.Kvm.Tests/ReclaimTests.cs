@@ -156,7 +156,7 @@ public sealed unsafe class ReclaimTests
             Assert.Equal(0, gpc.Refresh(8));
             gpc.Lock.EnterRead();
         }
-        (*(long*)gpc.Pointer)++;
+        (*(long*)gpc.Hva)++;
         gpc.MarkDirty(8);
         gpc.Lock.ExitRead();
     }

@@ -78,7 +78,7 @@ internal static class Program
             };
         };
         using Vmm.Machine machine = new(options);
-        machine.AttachSerial(0, new Console1(limit, () => observer!.Instructions, () => machine.End(Vmm.Bus.MachineEnd.Quit, 0)));
+        machine.AttachSerial(0, new Console1(limit, () => observer!.Instructions, () => machine.End(Vmm.MachineEnd.Quit, 0)));
         for (int i = 1; i < 4; i++)
             machine.AttachSerial(i, new Ignore());
         machine.Load(GuestPlan.Prepare(options, new GuestCache(Console.Error.WriteLine), new HostTerminal(false, 0, 0)));

@@ -1,3 +1,5 @@
+using Ring3.Host;
+
 namespace Ring3.Sync.Tests;
 
 public class LockTests
@@ -5,7 +7,7 @@ public class LockTests
     [Fact]
     public void MmuLock_ExcludesAndShares()
     {
-        var l = new MmuLock();
+        var l = new MmuLock(LockRank.MmuLock);
         long a = 0, b = 0;
         int torn = 0, readersInside = 0, maxReaders = 0;
         var threads = new List<Thread>();
@@ -44,7 +46,7 @@ public class LockTests
     [Fact]
     public void MmuLock_WaitingWriterIsHintedAndGoesFirst()
     {
-        var l = new MmuLock();
+        var l = new MmuLock(LockRank.MmuLock);
         l.EnterRead();
         Assert.False(l.NeedsBreak);
         var writer = new Thread(() => { l.EnterWrite(); l.ExitWrite(); });
@@ -64,7 +66,7 @@ public class LockTests
     [Fact]
     public void MmuLock_SleepersAreWoken()
     {
-        var l = new MmuLock();
+        var l = new MmuLock(LockRank.MmuLock);
         l.EnterWrite();
         int done = 0;
         var threads = Enumerable.Range(0, 6).Select(i => new Thread(() =>
@@ -93,7 +95,7 @@ public class LockTests
     [Fact]
     public void FutexMutex_Excludes()
     {
-        var m = new FutexMutex("test");
+        var m = new FutexMutex(LockRank.SlotsLock);
         int value = 0;
         var threads = Enumerable.Range(0, 4).Select(_ => new Thread(() =>
         {

@@ -10,7 +10,7 @@ public sealed unsafe partial class Machine
     /// <summary>Retired arenas that may wait for slow processors before these are made to leave the guest.</summary>
     private const int PatientArenas = 3;
 
-    private readonly Lock _decodeLock = new();
+    private readonly RankedLock _decodeLock = new(LockRank.Decode);
     private readonly Block** _table = (Block**)HostMemory.Map(TableSize * (nuint)sizeof(Block*));
     private readonly List<BlockArena> _arenas = [];
     private BlockArena _arena = new(ArenaBytes);
@@ -60,7 +60,7 @@ public sealed unsafe partial class Machine
         get => _externalWriters;
         set
         {
-            lock (_decodeLock)
+            using (_decodeLock.Enter())
             {
                 _externalWriters = value;
                 if (BlocksDecoded != 0)
@@ -99,7 +99,7 @@ public sealed unsafe partial class Machine
     /// </summary>
     internal Block* Publish(Block* header, Op* ops, byte* snapshot)
     {
-        lock (_decodeLock)
+        using (_decodeLock.Enter())
         {
             Block* present = Find(header->Host, header->Mode, header->HostNext);
             if (present != null)
@@ -198,7 +198,7 @@ public sealed unsafe partial class Machine
     private void InvalidatePage(PageCode* page, byte* host, nuint size)
     {
         byte* start = Block.PageOf(host);
-        lock (_decodeLock)
+        using (_decodeLock.Enter())
         {
             ulong bits = 0;
             for (Block* b = page->First, next; b != null; b = next)
@@ -216,7 +216,7 @@ public sealed unsafe partial class Machine
     /// <summary>Drops one block. Decode lock.</summary>
     internal void InvalidateBlock(Block* b)
     {
-        lock (_decodeLock)
+        using (_decodeLock.Enter())
         {
             // A second processor may have dropped it meanwhile.
             if (Block.FirstOp(b)->Kind != (ushort)OpKind.Stale)

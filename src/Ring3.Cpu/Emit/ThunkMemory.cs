@@ -8,13 +8,13 @@ namespace Ring3.Cpu;
 internal static class ThunkMemory
 {
     private const int RegionBytes = 1 << 20;
-    private static readonly Lock s_lock = new();
+    private static readonly RankedLock s_lock = new(LockRank.ThunkMemory);
     private static readonly Dictionary<ThunkKind, ExecutableMemory> s_regions = [];
 
     /// <summary>Copies position-independent code in and returns its entry address. Any thread.</summary>
     public static nint Add(ReadOnlySpan<byte> code, ThunkKind kind)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             // Room for the alignment of the start.
             if (!s_regions.TryGetValue(kind, out ExecutableMemory? region) || region.Free < (nuint)code.Length + 16)

@@ -8,7 +8,7 @@ namespace Ring3.Cpu;
 internal enum StepReason : byte { None = 0, TrapFlag = 1, HostStep = 2, Breakpoints = 4, ResumeFlag = 8, VirtualInterrupt = 16 }
 
 /// <summary>Breakpoints of DR0-DR3. SPEC: SDM volume 3, "Debug Registers".</summary>
-/// <remarks>SAFETY: works on the processor's own state; tables, gates and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: n counts the four address registers, which are fields in a row; <c>Observed</c> returns the pointer that it was given.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Enabled breakpoints by number.</summary>

@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 /// MOV SS keeps it there over the next instruction; a software interrupt takes it along to its handler's first instruction, any other event discards it.
 /// SPEC: SDM volume 3, "Masking Exceptions and Interrupts When Switching Stacks", "Delivery of Pending Debug Exceptions after VM Entry".
 /// </summary>
-/// <remarks>SAFETY: works on the processor's own state.</remarks>
+/// <remarks>SAFETY: pending traps are bits of one field of the state.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>The event at this instruction boundary that comes first: of <paramref name="waiting"/>, what the owner or the processor knows of, and the pending debug traps.</summary>

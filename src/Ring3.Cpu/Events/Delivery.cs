@@ -18,7 +18,7 @@ internal struct PendingEvent
 }
 
 /// <summary>Delivery of exceptions and interrupts: priorities of faults inside faults, intercepts, and the common part of all modes. SPEC: SDM volume 3, "Interrupt and Exception Handling".</summary>
-/// <remarks>SAFETY: works on the processor's own state; tables, gates and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: vectors index tables by linear addresses, which are translated; what is pushed goes through a <see cref="StackCursor"/>.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>

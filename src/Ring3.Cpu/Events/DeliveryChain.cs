@@ -6,7 +6,7 @@ namespace Ring3.Cpu;
 /// Exceptions that follow each other inside event delivery without end: a handler at user privilege on a misaligned stack gives #AC for the delivery of #AC. No instruction boundary comes up meanwhile, so neither interrupts
 /// nor NMIs can be taken. SPEC: SDM volume 3, "Notify VM exit".
 /// </summary>
-/// <remarks>SAFETY: works on the processor's own state.</remarks>
+/// <remarks>SAFETY: two counters of the state are compared with fields of this object.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Deliveries after which a chain cannot be one that ends (an event, its exception, #DF, triple fault).</summary>

@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Delivery through 16-byte gates in long mode. SPEC: SDM volume 3, "64-Bit Mode Interrupt Handling".</summary>
-/// <remarks>SAFETY: works on the processor's own state; tables, gates and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: the 16 bytes of a gate and the IST slots are read by checked loads; the frame is pushed before anything is committed.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     private bool DeliverLong(CpuState* c, in PendingEvent e)

@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Delivery through 8-byte gates: 16- and 32-bit protected mode, virtual-8086 mode, task gates. SPEC: SDM volume 3, "Exception- or Interrupt-Handler Procedures".</summary>
-/// <remarks>SAFETY: works on the processor's own state; tables, gates and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: gates and the TSS are read by checked loads; a <see cref="StackCursor"/> pushes the frame before anything is committed.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     private bool DeliverProtected(CpuState* c, in PendingEvent e)

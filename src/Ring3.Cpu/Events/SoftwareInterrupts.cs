@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>INT n, INT3, INTO, INT1. In virtual-8086 mode INT n has rules of its own (VirtualInterrupts.cs).</summary>
-/// <remarks>SAFETY: works on the processor's own state.</remarks>
+/// <remarks>SAFETY: fills the three fields of the state that describe a pending event.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     internal bool HasCodeBreakpoints => _codeBreakpoints != 0;

@@ -90,7 +90,7 @@ internal struct XaddOp : IModify
 }
 
 /// <summary>Two-operand arithmetic and logic of one operation in all widths and shapes.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: two operands of one width, each through <see cref="Shape"/>, which decides whether one of them is memory.</remarks>
 internal static unsafe class Alu<O> where O : struct, IModify
 {
     private static OpResult RegReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => OnRegister<W>(c, op, Shape.Reg1<W>(c, op));
@@ -155,7 +155,7 @@ internal static unsafe class Alu<O> where O : struct, IModify
 }
 
 /// <summary>CMP and TEST: flags only.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: as the operation that it compares by, but nothing except flags is written.</remarks>
 internal static unsafe class Compare<O> where O : struct, IModify
 {
     private static OpResult Do<W>(CpuState* c, Op* op, ulong a, ulong b) where W : IWidth

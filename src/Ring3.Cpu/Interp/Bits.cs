@@ -23,7 +23,7 @@ internal struct BtcOp : IModify
 }
 
 /// <summary>BTS, BTR and BTC. With a register index a memory operand is a bit string: the index, signed, moves the address.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: the bit number is reduced to the width; a bit string's word is translated before <see cref="Shape"/> touches it.</remarks>
 internal static unsafe class BitTest<O> where O : struct, IModify
 {
     private static ulong Bit<W>(ulong index) where W : IWidth => index & (ulong)(Width.Bits<W>() - 1);
@@ -61,7 +61,7 @@ internal static unsafe class BitTest<O> where O : struct, IModify
 }
 
 /// <summary>Address of the word that holds a bit of a bit string.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: computes a linear address; reads a field of the state and follows nothing.</remarks>
 internal static unsafe class BitString
 {
     public static bool Address<W>(LogicalProcessor p, CpuState* c, Op* op, ulong index, AccessKind access, out ulong linear) where W : IWidth
@@ -73,7 +73,7 @@ internal static unsafe class BitString
 }
 
 /// <summary>BT, bit scans, counts, BMI1, BMI2, CRC32.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: the one pointer that is read here has been translated for the operand's width; the rest goes through <see cref="Shape"/>.</remarks>
 internal static unsafe class BitHandlers
 {
     private static OpResult Bt<W>(CpuState* c, ulong a, ulong index) where W : IWidth
@@ -249,7 +249,7 @@ internal struct RorxOp : IBmi
 }
 
 /// <summary>Operand orders of BMI.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: the third operand is a register whose offset the decoder wrote, as the two that <see cref="Shape"/> reads.</remarks>
 internal static unsafe class Bmi<O> where O : struct, IBmi
 {
     /// <summary>dest, a register, r/m: ANDN, PEXT, PDEP.</summary>

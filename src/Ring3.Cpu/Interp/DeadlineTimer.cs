@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 /// <see cref="CpuState.TimerDeadline"/>: a processor that looks at the clock by itself, so that no other thread has to run for its owner's timers. Blocks are too short for a look at each of them: the loop compares the count of
 /// instructions, which it keeps anyway, with the count at which the next look is due.
 /// </summary>
-/// <remarks>SAFETY: works on the processor's own state.</remarks>
+/// <remarks>SAFETY: the deadline and the next look are fields of the state.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Instructions between two looks: at most some 10 us, and a look costs as much as some twenty blocks.</summary>

@@ -4,7 +4,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Entry, events at instruction boundaries, and exits.</summary>
-/// <remarks>SAFETY: works on the processor's own state.</remarks>
+/// <remarks>SAFETY: <c>State</c> and <c>Exit</c> are made with the processor and freed with it; the owner's thread alone is inside.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>

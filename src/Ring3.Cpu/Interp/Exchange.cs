@@ -5,7 +5,7 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>CMPXCHG, CMPXCHG8B, CMPXCHG16B.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: pointers come from ModifyPtr, for all bytes of the operand; a locked one that crosses a line goes to <see cref="SplitAccess"/>.</remarks>
 internal static unsafe class ExchangeHandlers
 {
     private static OpResult Reg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth

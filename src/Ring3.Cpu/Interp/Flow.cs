@@ -5,7 +5,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Near jumps, calls and returns, LOOP, JCXZ, BOUND, UD.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: branch targets are values and never followed; memory is reached through <see cref="Shape"/> and <see cref="StackHandlers"/>.</remarks>
 internal static unsafe class FlowHandlers
 {
     /// <summary>Checks a branch target against the code segment or for being canonical. False: #GP(0) is pending.</summary>

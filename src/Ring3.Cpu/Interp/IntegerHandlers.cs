@@ -4,7 +4,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Registration of the integer instructions, and the ones about interrupts: CLI, STI, HLT, PAUSE.</summary>
-/// <remarks>SAFETY: works on the processor's own state.</remarks>
+/// <remarks>SAFETY: CLI, STI, HLT and PAUSE change single fields of the state; the rest registers others' handlers.</remarks>
 internal static unsafe class IntegerHandlers
 {
     internal static void Register()

@@ -25,7 +25,7 @@ public sealed unsafe partial class Machine
         Awaited = 2,
     }
 
-    private readonly Lock _busLock = new();
+    private readonly RankedLock _busLock = new(LockRank.MachineBus);
     private readonly int[] _busMemory = GC.AllocateArray<int>(1, pinned: true);
     private long _busTakenAt, _busRestsUntil;
 

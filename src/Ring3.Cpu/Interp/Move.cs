@@ -4,7 +4,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>MOV, MOVZX, MOVSX, LEA, XCHG, CMOVcc, SETcc, MOVBE, BSWAP, sign extension, MOVNTI.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: registers and memory are reached through <see cref="Shape"/>; an address that LEA computes is not followed.</remarks>
 internal static unsafe class MoveHandlers
 {
     private static OpResult RegReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth

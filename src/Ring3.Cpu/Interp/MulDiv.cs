@@ -4,7 +4,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>MUL, IMUL, DIV, IDIV, MULX, ADCX and ADOX.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: the high half is RDX or AH, both inside the state; other operands go through <see cref="Shape"/>.</remarks>
 internal static unsafe class MulDivHandlers
 {
     /// <summary>High and low halves of RDX:RAX at a width; for 8 bits AH:AL.</summary>

@@ -109,7 +109,7 @@ internal struct RcrOp : IModify
 }
 
 /// <summary>One shift in all widths and shapes.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: operands are reached through <see cref="Shape"/>; the count in CL is a field of the state.</remarks>
 internal static unsafe class Shift<O> where O : struct, IModify
 {
     private static ulong Masked<W>(ulong count) where W : IWidth => count & (W.Bytes == 8 ? 63UL : 31);
@@ -147,7 +147,7 @@ internal static unsafe class Shift<O> where O : struct, IModify
 }
 
 /// <summary>SHLD and SHRD. Reg1 is the register that is shifted in.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: both registers are reached through <see cref="Shape"/>; shifts are by less than the width, or decided by a comparison.</remarks>
 internal static unsafe class DoubleShift
 {
     private static ulong Result<W>(LogicalProcessor p, bool left, ulong a, ulong b, int n) where W : IWidth

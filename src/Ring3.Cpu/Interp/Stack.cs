@@ -5,7 +5,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>PUSH, POP, PUSHA, POPA, PUSHF, POPF, ENTER, LEAVE.</summary>
-/// <remarks>SAFETY: see <see cref="Shape"/>.</remarks>
+/// <remarks>SAFETY: each slot of the stack is translated before it is read or written; RSP moves after the last access.</remarks>
 internal static unsafe class StackHandlers
 {
     /// <summary>A stack access failed: a non-canonical address is #SS(0).</summary>

@@ -66,7 +66,7 @@ internal unsafe struct W64 : IWidth
 }
 
 /// <summary>Constants of a width, and status flags of results of that width.</summary>
-/// <remarks>SAFETY: writes the processor's own state.</remarks>
+/// <remarks>SAFETY: the lazily kept flags are three fields of the state.</remarks>
 internal static unsafe class Width
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static int Bits<W>() where W : IWidth => W.Bytes * 8;

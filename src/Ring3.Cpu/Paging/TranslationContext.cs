@@ -4,7 +4,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Keeps <see cref="CpuState.TlbContext"/> in step with CPL, RFLAGS.AC, control registers and ASID; and the flushes that the owner asks for.</summary>
-/// <remarks>SAFETY: reads the processor's own state.</remarks>
+/// <remarks>SAFETY: the context is computed from fields of the state; <c>Level1</c> is the TLB's own array, freed after the processor.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     // Control registers that the cached translations were made under.

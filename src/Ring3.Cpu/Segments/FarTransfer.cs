@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Far CALL, JMP and RET. SPEC: SDM volume 2, CALL, JMP, RET.</summary>
-/// <remarks>SAFETY: works on the processor's own state; descriptors and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: the words that a call gate copies are popped and pushed by <see cref="StackCursor"/>s of the two stacks.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Far JMP or CALL. <paramref name="size"/>: operand size in bytes; <paramref name="next"/>: return address of a CALL.</summary>

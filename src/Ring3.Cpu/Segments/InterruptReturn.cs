@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>IRET in every mode. SPEC: SDM volume 2, IRET.</summary>
-/// <remarks>SAFETY: works on the processor's own state; descriptors and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: the words of the frame are popped into an array of as many.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Flags that any IRET or POPF may load.</summary>

@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>What follows from segments and control registers: decode mode, CPL, translation context.</summary>
-/// <remarks>SAFETY: works on the processor's own state; descriptors and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: derives fields of the state from other fields of it.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     private ulong _cachedCr3;

@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Loads of data, stack and system segment registers with their checks. SPEC: SDM volume 2, MOV, LLDT, LTR.</summary>
-/// <remarks>SAFETY: works on the processor's own state; descriptors and stacks go through the checked accessors.</remarks>
+/// <remarks>SAFETY: <c>SegmentAt</c> is asked for one of the six registers by a number that the decoder or this file wrote.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>MOV/POP/Lxx to DS, ES, FS, GS or SS. Commits the register last, so a fault changes nothing.</summary>

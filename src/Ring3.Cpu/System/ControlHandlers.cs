@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>MOV CRn and DRn, LMSW, SMSW, CLTS, INVLPG, INVPCID, XGETBV, XSETBV, STAC, CLAC, RDPKRU, WRPKRU.</summary>
-/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
+/// <remarks>SAFETY: debug registers 0 to 3 are four fields in a row, and n is below 4 there; INVPCID's descriptor is translated for its 16 bytes.</remarks>
 internal static unsafe class ControlHandlers
 {
     public static OpResult MovFromControl(LogicalProcessor p, CpuState* c, Op* op)

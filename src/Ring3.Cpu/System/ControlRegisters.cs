@@ -4,7 +4,7 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>Writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".</summary>
-/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
+/// <remarks>SAFETY: control registers are fields of the state; the four PAE pointers are loaded through the checked walk.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     private const ulong Cr0Defined = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;

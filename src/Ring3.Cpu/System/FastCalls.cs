@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>SYSCALL, SYSRET, SYSENTER, SYSEXIT. SPEC: SDM volume 2; SYSCALL outside 64-bit mode: AMD APM volume 3.</summary>
-/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
+/// <remarks>SAFETY: these instructions have no memory operand; segments, MSRs and RIP are fields of the state.</remarks>
 internal static unsafe class FastCalls
 {
     private const uint KernelCode64 = 0xa09b, UserCode64 = 0xa0fb, KernelCode32 = 0xc09b, UserCode32 = 0xc0fb, KernelData = 0xc093, UserData = 0xc0f3;

@@ -9,7 +9,7 @@ public static class MsrIntercepts
 }
 
 /// <summary>RDMSR and WRMSR of the MSRs that the processor itself uses; every other index is the owner's.</summary>
-/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
+/// <remarks>SAFETY: <c>slot</c> points to the field of the state that holds the MSR, or is null for one that has none.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Value of an MSR that the processor owns.</summary>

@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>MOV, PUSH, POP and Lxx of segment registers.</summary>
-/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
+/// <remarks>SAFETY: selectors come from registers or checked loads, and index only tables that <c>ReadDescriptor</c> bounds.</remarks>
 internal static unsafe class SegmentHandlers
 {
     public static OpResult MovFromSegment(LogicalProcessor p, CpuState* c, Op* op) =>

@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Descriptor-table registers and the instructions that inspect descriptors.</summary>
-/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
+/// <remarks>SAFETY: SGDT and SIDT write where limit and base were translated as one; ARPL's registers are offsets that the decoder wrote.</remarks>
 internal static unsafe class TableHandlers
 {
     private static OpResult LoadTable(LogicalProcessor p, CpuState* c, Op* op, TableRegister* target, int baseBits)

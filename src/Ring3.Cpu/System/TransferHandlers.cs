@@ -3,7 +3,7 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Far transfers, software interrupts, and the instructions that leave to the owner or do nothing here.</summary>
-/// <remarks>SAFETY: works on the processor's own state; memory operands and tables go through the checked accessors.</remarks>
+/// <remarks>SAFETY: far pointers are read by checked loads; what is jumped to is a value.</remarks>
 internal static unsafe class TransferHandlers
 {
     private static OpResult FarDirect(LogicalProcessor p, CpuState* c, Op* op, int size, bool call) =>

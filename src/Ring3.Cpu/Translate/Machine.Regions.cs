@@ -28,7 +28,7 @@ public sealed unsafe partial class Machine
     /// </summary>
     internal bool PublishRegion(RegionBuilder builder, long epoch)
     {
-        lock (_decodeLock)
+        using (_decodeLock.Enter())
         {
             if (_epoch != epoch)
                 return false;
@@ -86,7 +86,7 @@ public sealed unsafe partial class Machine
     /// <summary>Makes a branch go to a block's translation directly.</summary>
     internal void Link(Site* site, Block* target)
     {
-        lock (_decodeLock)
+        using (_decodeLock.Enter())
         {
             Region* region = target->Uses != null ? RegionOf(target) : null;
             if (region == null || site->Region->Stale != 0)

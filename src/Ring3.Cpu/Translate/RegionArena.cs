@@ -11,7 +11,7 @@ internal sealed unsafe class RegionArena
 {
     private const int CodeSize = 16 << 20, DataSize = 16 << 20, MaxArenas = 128;
 
-    private static readonly Lock s_lock = new();
+    private static readonly RankedLock s_lock = new(LockRank.RegionArena);
     private static readonly Stack<RegionArena> s_free = new();
     private static int s_count;
 
@@ -24,7 +24,7 @@ internal sealed unsafe class RegionArena
     /// <summary>An empty arena, or null when the process has enough of them.</summary>
     public static RegionArena? Take()
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             if (s_free.TryPop(out RegionArena? arena))
                 return arena;
@@ -46,7 +46,7 @@ internal sealed unsafe class RegionArena
     public void Return()
     {
         Reset();
-        lock (s_lock)
+        using (s_lock.Enter())
             s_free.Push(this);
     }
 

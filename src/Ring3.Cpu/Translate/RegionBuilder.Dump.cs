@@ -4,7 +4,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 // Guest and host code side by side.
-// SAFETY: reads the heads' addresses; writes only to the assembler.
+// SAFETY: prints addresses of heads, which the region keeps alive.
 internal sealed unsafe partial class RegionBuilder
 {
     /// <summary>Where the host code of each guest instruction begins.</summary>

@@ -4,7 +4,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 // Traces, their entries and edges.
-// SAFETY: reads the heads' addresses; writes only to the assembler.
+// SAFETY: a trace's head is a block that the arena keeps as long as the region.
 internal sealed unsafe partial class RegionBuilder
 {
     private const byte Below = 2, NotBelow = 3, NotEqual = 5, NotAbove = 6, Above = 7, Equal = 4;

@@ -3,7 +3,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 // The stack and transfers.
-// SAFETY: reads the heads' addresses; writes only to the assembler.
+// SAFETY: host code for the stack is only emitted here; the check in front of each access is what makes it sound.
 internal sealed unsafe partial class RegionBuilder
 {
     private const Register Stack = Register.R10;

@@ -3,7 +3,7 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 // Instructions that stay themselves, with other registers.
-// SAFETY: reads the heads' addresses; writes only to the assembler.
+// SAFETY: re-encodes decoded instructions with other registers; no guest pointer is followed while building.
 internal sealed unsafe partial class RegionBuilder
 {
     private readonly record struct Passing(Register Scratch, int Guest, bool Load, bool Store);

@@ -13,7 +13,7 @@ internal static unsafe class VectorForms
     private const int Capacity = 1 << 18;
     private static readonly VectorForm* s_forms = (VectorForm*)HostMemory.Map((nuint)Capacity * (nuint)sizeof(VectorForm));
     private static readonly Dictionary<uint, uint> s_index = [];
-    private static readonly Lock s_lock = new();
+    private static readonly RankedLock s_lock = new(LockRank.VectorForms);
     // Index 0 means that an op has no form yet.
     private static uint s_count = 1;
 
@@ -23,7 +23,7 @@ internal static unsafe class VectorForms
     public static uint Get(Code code, byte immediate, bool memory)
     {
         uint key = (uint)code | (uint)immediate << 16 | (memory ? 1u << 24 : 0);
-        lock (s_lock)
+        using (s_lock.Enter())
             return s_index.TryGetValue(key, out uint index) ? index : Add(key, VectorThunkBuilder.Build(code, immediate, memory));
     }
 
@@ -31,7 +31,7 @@ internal static unsafe class VectorForms
     public static uint GetX87(Code code, int sti)
     {
         uint key = (uint)code | (uint)sti << 16;
-        lock (s_lock)
+        using (s_lock.Enter())
             return s_index.TryGetValue(key, out uint index) ? index : Add(key, X87ThunkBuilder.Build(code, sti));
     }
 

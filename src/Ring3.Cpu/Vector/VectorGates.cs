@@ -12,7 +12,7 @@ internal unsafe interface IVectorGate
 }
 
 /// <summary>Legacy SSE.</summary>
-/// <remarks>SAFETY: reads the processor's own state.</remarks>
+/// <remarks>SAFETY: looks at CR0 and CR4 in the state.</remarks>
 internal readonly unsafe struct SseGate : IVectorGate
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

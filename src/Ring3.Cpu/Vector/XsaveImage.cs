@@ -19,7 +19,7 @@ public static unsafe class XsaveImage
         if (area.Length < Size)
             throw new ArgumentException("the area is smaller than the XSAVE image", nameof(area));
         area[..Size].Clear();
-        // SAFETY: the length was checked.
+        // SAFETY: <c>area</c> is at least as long as the compacted image, which was checked.
         fixed (byte* image = area)
         {
             StoreLegacy(c, image);
@@ -35,7 +35,7 @@ public static unsafe class XsaveImage
     {
         if (area.Length < Size)
             return false;
-        // SAFETY: the length was checked.
+        // SAFETY: the header and MXCSR lie in the part whose length was checked first.
         fixed (byte* image = area)
         {
             ulong stateBv = *(ulong*)(image + StateImage.StateBvOffset), compBv = *(ulong*)(image + StateImage.CompBvOffset) & ~StateImage.Compacted;
@@ -69,7 +69,7 @@ public static unsafe class XsaveImage
         if (area.Length < StateImage.LegacySize)
             throw new ArgumentException("the area is smaller than the FXSAVE image", nameof(area));
         area[..StateImage.LegacySize].Clear();
-        // SAFETY: the length was checked.
+        // SAFETY: the legacy image is 512 bytes, and <c>area</c> at least as many.
         fixed (byte* image = area)
             StoreLegacy(c, image);
     }
@@ -79,7 +79,7 @@ public static unsafe class XsaveImage
     {
         if (area.Length < StateImage.LegacySize)
             return false;
-        // SAFETY: the length was checked.
+        // SAFETY: 512 bytes were asked for before MXCSR is read from inside them.
         fixed (byte* image = area)
         {
             uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);

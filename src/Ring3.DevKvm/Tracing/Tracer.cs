@@ -10,7 +10,7 @@ namespace Ring3.DevKvm;
 /// What the environment asks to see: RING3_TRACE=ioctl[:FILE] prints each KVM call decoded, one line each, like strace; RING3_STATS=1 prints the counters of each VM when it is freed, and of the rest at the end.
 /// Without a FILE both go to standard error.
 /// </summary>
-internal static unsafe class Tracer
+internal static class Tracer
 {
     private const uint DirectionRead = 2, DirectionWrite = 1;
     private static readonly LogFile? s_trace = OpenTrace(Environment.GetEnvironmentVariable("RING3_TRACE"));
@@ -73,7 +73,7 @@ internal static unsafe class Tracer
             text.Append(argument < 4096 ? $", {argument}" : $", 0x{argument:x}");
     }
 
-    private static void Exit(StringBuilder text, Vcpu vcpu)
+    private static unsafe void Exit(StringBuilder text, Vcpu vcpu)
     {
         uint reason = vcpu.KvmRun->exit_reason;
         text.Append($" {KvmNames.Exit(reason)}");

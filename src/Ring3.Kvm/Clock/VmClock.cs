@@ -11,7 +11,7 @@ namespace Ring3.Kvm;
 public sealed class VmClock
 {
     private readonly VcpuList _vcpus;
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.VmClock);
     private long _offsetNs;
     private ulong _masterTsc;
     private long _masterNs;
@@ -52,7 +52,7 @@ public sealed class VmClock
     {
         get
         {
-            lock (_lock)
+            using (_lock.Enter())
                 return IsStable ? _masterNs + HostTicksToNs(HostClock.Tsc() - _masterTsc) : HostClock.BootNs() + _offsetNs;
         }
     }
@@ -65,7 +65,7 @@ public sealed class VmClock
         get
         {
             if (IsStable)
-                lock (_lock)
+                using (_lock.Enter())
                     return (_masterTsc, _masterNs);
             (ulong tsc, long boot) = HostClock.BootWithTsc();
             return (tsc, boot + Volatile.Read(ref _offsetNs));
@@ -81,7 +81,7 @@ public sealed class VmClock
     /// <summary>KVM_GET_CLOCK.</summary>
     public kvm_clock_data Get()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (!IsStable)
                 return new() { clock = (ulong)(HostClock.BootNs() + _offsetNs), flags = KVM_CLOCK_REALTIME, realtime = (ulong)HostClock.RealtimeNs(), host_tsc = HostClock.Tsc() };
@@ -96,7 +96,7 @@ public sealed class VmClock
     {
         if ((data.flags & ~(KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE)) != 0)
             return -Errno.EINVAL;
-        lock (_lock)
+        using (_lock.Enter())
         {
             // One moment for all: the client's clock begins to run again at the TSC of the pair, however long this thread waits for a processor meanwhile.
             (ulong tsc, long boot) = HostClock.BootWithTsc();
@@ -116,7 +116,7 @@ public sealed class VmClock
     /// <summary>Answers a MasterClockUpdate request: a new pair for all vCPUs.</summary>
     internal void UpdateMaster()
     {
-        lock (_lock)
+        using (_lock.Enter())
             Resample();
         _vcpus.Make(VcpuRequest.ClockUpdate);
     }
@@ -127,7 +127,7 @@ public sealed class VmClock
     /// </summary>
     internal ulong SynchronizeTsc(ulong? value, uint khz, ulong multiplier)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             long now = HostClock.BootNs();
             ulong tsc = value ?? 0;
@@ -142,7 +142,7 @@ public sealed class VmClock
     /// <summary>KVM_VCPU_TSC_OFFSET: vCPUs whose TSC is set later join this one.</summary>
     internal void TscOffsetSet(ulong offset, uint khz, ulong multiplier)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             bool matches = khz == _lastTscKhz && offset == _lastTscOffset;
             Record(offset, PvClockScale.Scale(HostClock.Tsc(), multiplier) + offset, HostClock.BootNs(), khz);

@@ -10,7 +10,7 @@ namespace Ring3.Kvm;
 /// CPUID of a vCPU: the leaves that the client has given it, with the bits that follow the state of the processor; and what the rest of the hypervisor and the
 /// processor take from them.
 /// </summary>
-internal sealed unsafe class VcpuCpuid : VcpuPart
+internal sealed class VcpuCpuid : VcpuPart
 {
     private readonly VcpuApic _apic;
     private readonly VcpuTsc _tsc;
@@ -216,10 +216,10 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
     }
 
     /// <summary>Whether CPUID is the supervisor's alone. SPEC: Intel, "CPUID Faulting": #GP(0) above CPL 0, except in SMM.</summary>
-    private bool Faults => (MiscFeatures & MiscFeaturesCpuidFault) != 0 && _s->Cpl != 0 && _s->InSmm == 0;
+    private unsafe bool Faults => (MiscFeatures & MiscFeaturesCpuidFault) != 0 && _s->Cpl != 0 && _s->InSmm == 0;
 
     /// <summary>CPUID with the guest's EAX and ECX. False: #GP(0).</summary>
-    public bool TryExecute()
+    public unsafe bool TryExecute()
     {
         if (Faults)
             return false;
@@ -246,7 +246,7 @@ internal sealed unsafe class VcpuCpuid : VcpuPart
     }
 
     /// <summary>Bits that follow the state of the processor and of the VM.</summary>
-    private (uint Eax, uint Ebx, uint Ecx, uint Edx) Dynamic(in kvm_cpuid_entry2 e, uint kvmBase)
+    private unsafe (uint Eax, uint Ebx, uint Ecx, uint Edx) Dynamic(in kvm_cpuid_entry2 e, uint kvmBase)
     {
         var (eax, ebx, ecx, edx) = (e.eax, e.ebx, e.ecx, e.edx);
         switch (e.function)

@@ -8,7 +8,7 @@ namespace Ring3.Kvm;
 /// Hyper-V's hypercall page, beside Xen's or alone. SPEC: Hyper-V TLFS, "Hypercall Interface". Nothing else of Hyper-V is here, and no KVM_CAP_HYPERV* is
 /// offered.
 /// </summary>
-internal sealed unsafe class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEvents events) : VcpuPart(core)
+internal sealed class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEvents events) : VcpuPart(core)
 {
     private const ulong HypercallEnable = 1, Fast = 1 << 16;
     private const ushort SignalEventCall = 0x5d;
@@ -53,7 +53,7 @@ internal sealed unsafe class HypervPort(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     /// <summary>A hypercall with bit 31 set is Hyper-V's once the guest has said who it is.</summary>
     public bool IsCall(ulong input) => (input & 0x8000_0000) != 0 && Vm.Hyperv.GuestOsId != 0 && IsShown;
 
-    public int HandleHypercall()
+    public unsafe int HandleHypercall()
     {
         Stats.hypercalls++;
         if (_s->Cpl != 0 || (_s->Cr0 & Cr0.PE) == 0)

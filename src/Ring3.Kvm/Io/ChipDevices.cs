@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Irqchip;
 
 namespace Ring3.Kvm;
@@ -49,7 +50,7 @@ internal sealed class PitPorts(Pit pit, ushort first) : IBusDevice
 /// <summary>The I/O APIC's register window, wherever the client has put it.</summary>
 internal sealed class IoapicMmio : IBusDevice
 {
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.IoapicMmio);
     private readonly IoBus _mmio;
     private readonly Ioapic _ioapic;
 
@@ -62,7 +63,7 @@ internal sealed class IoapicMmio : IBusDevice
     /// <summary>After a change of its base address.</summary>
     public void Place()
     {
-        lock (_lock)
+        using (_lock.Enter())
             _mmio.Move(this, _ioapic.BaseAddress, Ioapic.MmioSize);
     }
 

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm;
@@ -7,15 +8,15 @@ namespace Ring3.Kvm;
 /// Coalesced I/O: writes to registered zones are queued in a ring instead of leaving for the client, which drains it at its next exit. There is one ring a VM, in the shared area of its first vCPU.
 /// </summary>
 /// <remarks>SAFETY: the ring is the third page of the vCPU's run area; indices from the client are reduced before use.</remarks>
-internal sealed unsafe class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus mmio)
+internal sealed class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus mmio)
 {
     /// <summary>What a bus has at most besides ioeventfds. KVM: NR_IOBUS_DEVS.</summary>
     internal const int MaxDevices = 1000;
 
-    private static readonly uint s_max = (uint)((4096 - sizeof(kvm_coalesced_mmio_ring)) / sizeof(kvm_coalesced_mmio));
-    private readonly Lock _lock = new();
+    private static readonly unsafe uint s_max = (uint)((4096 - sizeof(kvm_coalesced_mmio_ring)) / sizeof(kvm_coalesced_mmio));
+    private readonly RankedLock _lock = new(LockRank.CoalescedZones);
     private readonly List<Zone> _zones = [];
-    private Sync.TinyLock _ringLock;
+    private Sync.TinyLock _ringLock = new(LockRank.CoalescedRing);
 
     private sealed class Zone(CoalescedZones owner, in kvm_coalesced_mmio_zone zone) : IBusTap
     {
@@ -34,7 +35,7 @@ internal sealed unsafe class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus m
         if (zone.pio > 1)
             return -Errno.EINVAL;
         IoBus bus = BusOf(zone);
-        lock (_lock)
+        using (_lock.Enter())
         {
             uint pio = zone.pio;
             if (bus.DeviceRanges + _zones.Count(z => z.At.pio == pio) >= MaxDevices)
@@ -52,7 +53,7 @@ internal sealed unsafe class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus m
         if (zone.pio > 1)
             return -Errno.EINVAL;
         List<Zone> gone;
-        lock (_lock)
+        using (_lock.Enter())
         {
             gone = _zones.FindAll(z => z.Contains(zone));
             _zones.RemoveAll(z => z.Contains(zone));
@@ -63,7 +64,7 @@ internal sealed unsafe class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus m
     }
 
     /// <summary>Queues a write; false when the ring is full.</summary>
-    private bool Enqueue(ulong address, ReadOnlySpan<byte> data, uint pio)
+    private unsafe bool Enqueue(ulong address, ReadOnlySpan<byte> data, uint pio)
     {
         var ring = (kvm_coalesced_mmio_ring*)((byte*)vcpus.All[0].KvmRun + KVM_COALESCED_MMIO_PAGE_OFFSET * 4096);
         _ringLock.Enter();
@@ -72,7 +73,7 @@ internal sealed unsafe class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus m
         return ok;
     }
 
-    private static bool EnqueueLocked(kvm_coalesced_mmio_ring* ring, ulong address, ReadOnlySpan<byte> data, uint pio)
+    private static unsafe bool EnqueueLocked(kvm_coalesced_mmio_ring* ring, ulong address, ReadOnlySpan<byte> data, uint pio)
     {
         uint last = Volatile.Read(ref ring->last);
         if (last >= s_max)

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Kvm;
@@ -15,7 +16,7 @@ public sealed class IoBus
 {
     private const int PortCount = 1 << 16;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.IoBus);
     private BusMap _map = BusMap.Empty;
     private ulong _order;
     /// <summary>A bit for each port that somebody has; of a bus of memory addresses nothing.</summary>
@@ -37,7 +38,7 @@ public sealed class IoBus
     {
         if (!TryRange(start, length, out ulong last))
             return false;
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_map.HasDevice(start, last))
                 return false;
@@ -57,7 +58,7 @@ public sealed class IoBus
     /// <summary>Takes a device off the bus, from all its ranges.</summary>
     public void Remove(IBusDevice device)
     {
-        lock (_lock)
+        using (_lock.Enter())
             Withdraw(e => e.Device == device);
     }
 
@@ -74,14 +75,14 @@ public sealed class IoBus
     {
         if (!TryRange(start, length, out ulong lastAddress))
             return;
-        lock (_lock)
+        using (_lock.Enter())
             Publish(_map.With(new BusEntry(start, lastAddress, tap, _order++ | (last ? BusEntry.Last : 0))), start, lastAddress);
     }
 
     /// <summary>Takes taps off the bus. On return none of them is, or will be, asked. Not in an RCU section, and under no lock that is taken in one.</summary>
     internal void Remove(IReadOnlyCollection<IBusTap> taps)
     {
-        lock (_lock)
+        using (_lock.Enter())
             Withdraw(e => e.Tap is { } tap && taps.Contains(tap));
         // PAIRS-WITH: Write (finds and asks a tap in one section).
         Rcu.Synchronize();

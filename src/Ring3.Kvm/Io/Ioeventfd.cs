@@ -54,7 +54,7 @@ internal sealed class Ioeventfd(in kvm_ioeventfd args, RcuEventFd fd) : IBusTap
 /// <summary>KVM_IOEVENTFD of one VM.</summary>
 internal sealed class Ioeventfds(IoBus ports, IoBus mmio)
 {
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.Ioeventfds);
     private readonly List<Ioeventfd> _all = [];
 
     /// <summary>0, -EINVAL, -EEXIST, -ENOENT, -EBADF, -EMFILE.</summary>
@@ -80,7 +80,7 @@ internal sealed class Ioeventfds(IoBus ports, IoBus mmio)
 
     private int Add(in kvm_ioeventfd args)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             foreach (Ioeventfd other in _all)
                 if (other.CollidesWith(args))
@@ -98,7 +98,7 @@ internal sealed class Ioeventfds(IoBus ports, IoBus mmio)
     private int Remove(kvm_ioeventfd args)
     {
         Ioeventfd? found;
-        lock (_lock)
+        using (_lock.Enter())
         {
             found = _all.Find(e => e.Is(args));
             if (found is null)
@@ -114,7 +114,7 @@ internal sealed class Ioeventfds(IoBus ports, IoBus mmio)
     public void Close()
     {
         Ioeventfd[] all;
-        lock (_lock)
+        using (_lock.Enter())
         {
             all = [.. _all];
             _all.Clear();

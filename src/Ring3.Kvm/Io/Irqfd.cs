@@ -15,7 +15,7 @@ internal sealed class Irqfd : IPolled
     private readonly Action? _acked;
 
     // One delivery at a time, as an edge is two changes of a line; and none after Close, which frees the descriptors.
-    private readonly Lock _delivery = new();
+    private readonly RankedLock _delivery = new(LockRank.IrqfdDelivery);
     private bool _closed;
 
     public Irqfd(VmHealth health, VmIrqchip chip, int clientFd, int fd, uint gsi, RcuEventFd? resample)
@@ -34,7 +34,7 @@ internal sealed class Irqfd : IPolled
 
     public void Signalled()
     {
-        lock (_delivery)
+        using (_delivery.Enter())
             if (!_closed && EventFd.Drain(Fd) != 0)
                 Deliver();
     }
@@ -47,7 +47,7 @@ internal sealed class Irqfd : IPolled
     /// </summary>
     public bool TryDeliver(int fd)
     {
-        lock (_delivery)
+        using (_delivery.Enter())
         {
             if (_closed || !EventFd.IsSameFile(Fd, fd))
                 return false;
@@ -84,7 +84,7 @@ internal sealed class Irqfd : IPolled
     public void Remove()
     {
         IrqfdWrites.Remove(this);
-        lock (_delivery)
+        using (_delivery.Enter())
             Volatile.Write(ref _closed, true);
         if (_acked is not null)
             _chip.RemoveAckNotifier(Gsi, _acked);
@@ -106,7 +106,7 @@ internal sealed class Irqfd : IPolled
 /// <summary>KVM_IRQFD of one VM.</summary>
 internal sealed class Irqfds(VmHealth health)
 {
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.Irqfds);
     private readonly List<Irqfd> _all = [];
 
     /// <summary>Attaches an eventfd to a GSI, or detaches it (KVM_IRQFD_FLAG_DEASSIGN). 0, -EINVAL, -EBUSY, -EBADF, -EMFILE.</summary>
@@ -131,7 +131,7 @@ internal sealed class Irqfds(VmHealth health)
 
     private int Add(VmIrqchip chip, in kvm_irqfd args, bool resample)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             foreach (Irqfd other in _all)
                 if (EventFd.IsSame(other.Fd, other.ClientFd, (int)args.fd))
@@ -165,7 +165,7 @@ internal sealed class Irqfds(VmHealth health)
         if (e != 0)
             return e;
         Irqfd? found;
-        lock (_lock)
+        using (_lock.Enter())
         {
             found = _all.Find(i => i.Gsi == gsi && EventFd.IsSame(i.Fd, i.ClientFd, fd));
             if (found is null)
@@ -187,7 +187,7 @@ internal sealed class Irqfds(VmHealth health)
     public void Close()
     {
         Irqfd[] all;
-        lock (_lock)
+        using (_lock.Enter())
         {
             all = [.. _all];
             _all.Clear();

@@ -12,19 +12,19 @@ namespace Ring3.Kvm;
 /// The table is a hint by the client's descriptor number. A number may mean something else since: <see cref="Irqfd.TryDeliver"/> asks the kernel each time, and a hint that was wrong is dropped.
 /// SAFETY: Hints has <see cref="Slots"/> bytes and is never freed; every index is checked against Slots.
 /// </remarks>
-public static unsafe class IrqfdWrites
+public static class IrqfdWrites
 {
     /// <summary>Descriptor numbers that can have a hint.</summary>
     public const int Slots = 1 << 14;
 
-    private static readonly Lock s_lock = new();
+    private static readonly RankedLock s_lock = new(LockRank.IrqfdWrites);
     private static Irqfd?[] s_irqfds = [];
-    private static byte* s_hints;
+    private static unsafe byte* s_hints;
 
     /// <summary>From now on irqfds are entered here. Returns <see cref="Slots"/> bytes by descriptor number, not 0 where a write is worth a call; valid until the process ends.</summary>
-    public static byte* Enable()
+    public static unsafe byte* Enable()
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             if (s_hints == null)
             {
@@ -60,9 +60,9 @@ public static unsafe class IrqfdWrites
     }
 
     /// <summary>The newest irqfd of a number has it, as the newest waiter of an eventfd gets its count.</summary>
-    internal static void Add(Irqfd irqfd)
+    internal static unsafe void Add(Irqfd irqfd)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             if ((uint)irqfd.ClientFd >= (uint)s_irqfds.Length)
                 return;
@@ -73,9 +73,9 @@ public static unsafe class IrqfdWrites
 
     internal static void Remove(Irqfd irqfd) => Forget(irqfd, irqfd.ClientFd);
 
-    private static void Forget(Irqfd irqfd, int fd)
+    private static unsafe void Forget(Irqfd irqfd, int fd)
     {
-        lock (s_lock)
+        using (s_lock.Enter())
         {
             if ((uint)fd >= (uint)s_irqfds.Length || s_irqfds[fd] != irqfd)
                 return;

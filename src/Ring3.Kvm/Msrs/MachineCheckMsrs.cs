@@ -1,11 +1,11 @@
 using Ring3.Abi;
 using Ring3.Arch;
 
-// SAFETY: _s lives as long as the vCPU.
+// SAFETY: banks are managed arrays, bounded by the runtime; the core's pointers are not used here.
 namespace Ring3.Kvm;
 
 /// <summary>Machine-check banks, and the errors that the client puts into them. SPEC: SDM volume 3, "Machine-Check Architecture".</summary>
-internal sealed unsafe class MachineCheckMsrs(VcpuCore core, PlatformMsrs platform, VcpuEvents events) : VcpuPart(core)
+internal sealed class MachineCheckMsrs(VcpuCore core, PlatformMsrs platform, VcpuEvents events) : VcpuPart(core)
 {
     public const int MaxBanks = 32;
     /// <summary>
@@ -124,7 +124,7 @@ internal sealed unsafe class MachineCheckMsrs(VcpuCore core, PlatformMsrs platfo
         return r;
     }
 
-    private int Record(in kvm_x86_mce mce, out Signal signal)
+    private unsafe int Record(in kvm_x86_mce mce, out Signal signal)
     {
         signal = Signal.None;
         if (mce.bank >= BankCount || (mce.status & Valid) == 0)

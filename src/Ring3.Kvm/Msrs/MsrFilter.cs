@@ -5,7 +5,7 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>KVM_X86_SET_MSR_FILTER: which MSRs the guest may access. Immutable; the VM publishes a new one.</summary>
-internal sealed unsafe class MsrFilter
+internal sealed class MsrFilter
 {
     private readonly record struct Range(uint Flags, uint Base, uint Count, byte[] Bitmap);
 
@@ -15,7 +15,7 @@ internal sealed unsafe class MsrFilter
     private MsrFilter(Range[] ranges, bool defaultAllow) => (_ranges, _defaultAllow) = (ranges, defaultAllow);
 
     /// <summary>0 with a filter (null: everything is allowed), -EINVAL, or -EFAULT when a bitmap cannot be read.</summary>
-    public static int Create(in kvm_msr_filter filter, out MsrFilter? result)
+    public static unsafe int Create(in kvm_msr_filter filter, out MsrFilter? result)
     {
         result = null;
         if ((filter.flags & ~KVM_MSR_FILTER_DEFAULT_DENY) != 0)

@@ -21,7 +21,7 @@ internal sealed class MsrPolicy(VmCore core)
         int r = MsrFilter.Create(filter, out MsrFilter? created);
         if (r != 0)
             return r;
-        lock (core.Shaping)
+        using (core.Shaping.Enter())
         {
             Filter = created;
             UpdateIntercepts();

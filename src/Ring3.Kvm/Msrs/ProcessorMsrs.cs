@@ -4,11 +4,11 @@ using Ring3.Arch;
 namespace Ring3.Kvm;
 
 /// <summary>MSRs that live in the processor's own state. The guest reaches most of them without an exit; the client always comes this way.</summary>
-internal sealed unsafe class ProcessorMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(core)
+internal sealed class ProcessorMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart(core)
 {
     private readonly VcpuCpuid _cpuid = cpuid;
 
-    public static MsrRegister[] Registers { get; } =
+    public static unsafe MsrRegister[] Registers { get; } =
     [
         new(Msr.SYSENTER_CS)
         {
@@ -80,7 +80,7 @@ internal sealed unsafe class ProcessorMsrs(VcpuCore core, VcpuCpuid cpuid) : Vcp
         return true;
     }
 
-    private bool SetEfer(ulong value, bool host)
+    private unsafe bool SetEfer(ulong value, bool host)
     {
         ulong supported = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | (IsAmd ? Efer.AUTOIBRS | Efer.FFXSR : 0);
         if ((value & ~supported) != 0 || !host && (_s->Cr0 & Cr0.PG) != 0 && ((value ^ _s->Efer) & Efer.LME) != 0)

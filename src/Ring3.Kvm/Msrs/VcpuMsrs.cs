@@ -11,7 +11,7 @@ namespace Ring3.Kvm;
 /// The MSRs of a vCPU: the guest's RDMSR and WRMSR, and the client's KVM_GET_MSRS and KVM_SET_MSRS. What each register does is in its group, by <see
 /// cref="MsrTable"/>; here is who may access it.
 /// </summary>
-internal sealed unsafe class VcpuMsrs : VcpuPart
+internal sealed class VcpuMsrs : VcpuPart
 {
     private readonly VcpuEvents _events;
 
@@ -70,13 +70,13 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     /// Which accesses come here although the processor would do them by itself: with a filter all of them, and when the client wants to see refused ones those.
     /// Any thread.
     /// </summary>
-    public void UpdateIntercepts() => Volatile.Write(ref _s->InterceptMsrs,
+    public unsafe void UpdateIntercepts() => Volatile.Write(ref _s->InterceptMsrs,
         Vm.Msrs.Filter is not null ? MsrIntercepts.All : (Vm.Msrs.UserSpaceMask & KVM_MSR_EXIT_REASON_INVAL) != 0 ? MsrIntercepts.Refused : MsrIntercepts.None);
 
     // ---- The guest ----
 
     /// <summary>RDMSR.</summary>
-    public int HandleRead()
+    public unsafe int HandleRead()
     {
         uint msr = (uint)_s->Gpr[1];
         if (Vm.Msrs.Filter is { } f && !f.Allows(msr, KVM_MSR_FILTER_READ))
@@ -88,7 +88,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     }
 
     /// <summary>WRMSR.</summary>
-    public int HandleWrite()
+    public unsafe int HandleWrite()
     {
         uint msr = (uint)_s->Gpr[1];
         ulong value = _s->Gpr[2] << 32 | (uint)_s->Gpr[0];
@@ -101,7 +101,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     }
 
     /// <summary>An access that KVM does not make: the client's, when it asked for accesses with this reason, else #GP(0).</summary>
-    private int Refuse(uint exit, uint reason, uint msr, ulong data)
+    private unsafe int Refuse(uint exit, uint reason, uint msr, ulong data)
     {
         if ((Vm.Msrs.UserSpaceMask & reason) == 0)
         {
@@ -118,10 +118,10 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
     }
 
     /// <summary>The client has answered.</summary>
-    public void Complete(bool isRead) => Finish(KvmRun->msr.error == 0, isRead ? KvmRun->msr.data : 0);
+    public unsafe void Complete(bool isRead) => Finish(KvmRun->msr.error == 0, isRead ? KvmRun->msr.data : 0);
 
     /// <summary>Retires the RDMSR of the last exit with its value, or the WRMSR; or raises #GP(0) for it.</summary>
-    private void Finish(bool ok, ulong value)
+    private unsafe void Finish(bool ok, ulong value)
     {
         if (!ok)
         {
@@ -145,7 +145,7 @@ internal sealed unsafe class VcpuMsrs : VcpuPart
         return MsrTable.Find(msr) is { } r && r.TryRead(this, new(msr, host), out value);
     }
 
-    private bool TryWrite(uint msr, bool host, ulong value)
+    private unsafe bool TryWrite(uint msr, bool host, ulong value)
     {
         // The client has chosen its number, perhaps that of another register. It writes itself, and is not read.
         if (msr != 0 && Vm.Xen.SideOrNull is { } xen && xen.HypercallMsr == msr && !Hyperv.Has(msr))

@@ -12,7 +12,7 @@ namespace Ring3.Kvm;
 /// either seen before the entry or followed by a kick. The same shape covers sleeping (Blocked against the condition) and acknowledging (ExitSequence against Waiters).
 /// </summary>
 /// <remarks>SAFETY: the block lies in a pinned array that lives as long as this object, so a late kick by a client that has disposed of its VM touches nothing else.</remarks>
-public sealed unsafe class VcpuRequests
+public sealed class VcpuRequests
 {
     [StructLayout(LayoutKind.Explicit, Size = 192)]
     private struct Block
@@ -31,40 +31,40 @@ public sealed unsafe class VcpuRequests
     }
 
     private readonly byte[] _memory;
-    private readonly Block* _b;
-    private readonly int* _exitRequest;
+    private readonly unsafe Block* _b;
+    private readonly unsafe int* _exitRequest;
 
     /// <summary>Looks at the exit sequence before a waiter sleeps: 20 to 50 us, the price of falling asleep and being woken.</summary>
     private static readonly int s_looks = Environment.ProcessorCount > 1 ? 1000 : 0;
 
     /// <summary>Word that the running processor polls.</summary>
-    internal VcpuRequests(int* exitRequest)
+    internal unsafe VcpuRequests(int* exitRequest)
     {
         _exitRequest = exitRequest;
         _memory = GC.AllocateArray<byte>(sizeof(Block) + 64, pinned: true);
         _b = (Block*)(((nuint)Unsafe.AsPointer(ref _memory[0]) + 63) & ~(nuint)63);
     }
 
-    public VcpuMode Mode => (VcpuMode)Volatile.Read(ref _b->Mode);
-    internal bool AnyPending
+    public unsafe VcpuMode Mode => (VcpuMode)Volatile.Read(ref _b->Mode);
+    internal unsafe bool AnyPending
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         get => Volatile.Read(ref _b->Requests) != 0;
     }
-    internal bool IsBlocked => Volatile.Read(ref _b->Blocked) != 0;
-    internal ulong PendingBits => Volatile.Read(ref _b->Requests);
+    internal unsafe bool IsBlocked => Volatile.Read(ref _b->Blocked) != 0;
+    internal unsafe ulong PendingBits => Volatile.Read(ref _b->Requests);
 
     /// <summary>What was asked of this vCPU so far. Read without stopping anybody: the sums may be one request apart.</summary>
-    public RequestCounters Counters => _b->Counters;
+    public unsafe RequestCounters Counters => _b->Counters;
 
     /// <summary>Times the vCPU has left guest mode, modulo 2^32.</summary>
-    public uint Exits => (uint)Volatile.Read(ref _b->ExitSequence);
+    public unsafe uint Exits => (uint)Volatile.Read(ref _b->ExitSequence);
 
     // ---- The vCPU's side -------------------------------------------------------------------------------------------
 
     /// <summary>Declares the vCPU to be in the guest. False when a request or a kick came first: then the mode is OutsideGuestMode again and the caller handles requests.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal bool TryEnterGuestMode()
+    internal unsafe bool TryEnterGuestMode()
     {
         // Drops kicks meant for an earlier stay. One that arrives late makes this stay end early, which costs a loop and loses nothing.
         // The exchange below orders it before the mode: whoever sees InGuestMode stores after this store.
@@ -79,7 +79,7 @@ public sealed unsafe class VcpuRequests
 
     /// <summary>Declares the vCPU to be out of the guest (or done reading), and acknowledges to those who wait for that.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void LeaveGuestMode()
+    internal unsafe void LeaveGuestMode()
     {
         Volatile.Write(ref _b->Mode, (int)VcpuMode.OutsideGuestMode);
         // PAIRS-WITH: VcpuRequests.WaitForExit (Waiters, process-wide barrier, then ExitSequence): the waiter pays for the fence between these two lines, so that an exit nobody waits for costs two stores. Only this thread writes the sequence.
@@ -89,17 +89,17 @@ public sealed unsafe class VcpuRequests
     }
 
     /// <summary>Declares that this thread reads tables without a lock, until <see cref="LeaveGuestMode"/>.</summary>
-    internal void BeginReadingShadowPageTables() =>
+    internal unsafe void BeginReadingShadowPageTables() =>
         // PAIRS-WITH: VcpuRequests.Post: a requester that frees tables sees the mode, or this thread sees the tables unlinked.
         Interlocked.Exchange(ref _b->Mode, (int)VcpuMode.ReadingShadowPageTables);
 
-    internal bool Test(VcpuRequest request) => (Volatile.Read(ref _b->Requests) & request.Bit) != 0;
+    internal unsafe bool Test(VcpuRequest request) => (Volatile.Read(ref _b->Requests) & request.Bit) != 0;
 
     /// <summary>Whether any of the requests with these <see cref="VcpuRequest.Bit"/>s is pending.</summary>
-    internal bool TestAny(ulong bits) => (Volatile.Read(ref _b->Requests) & bits) != 0;
+    internal unsafe bool TestAny(ulong bits) => (Volatile.Read(ref _b->Requests) & bits) != 0;
 
     /// <summary>Takes a request: true once for each time it was made (coalesced while pending). What the requester wrote before is visible after.</summary>
-    internal bool Check(VcpuRequest request)
+    internal unsafe bool Check(VcpuRequest request)
     {
         if ((Volatile.Read(ref _b->Requests) & request.Bit) == 0)
             return false;
@@ -108,13 +108,13 @@ public sealed unsafe class VcpuRequests
         return true;
     }
 
-    internal void Clear(VcpuRequest request) => Interlocked.And(ref _b->Requests, ~request.Bit);
+    internal unsafe void Clear(VcpuRequest request) => Interlocked.And(ref _b->Requests, ~request.Bit);
 
     /// <summary>Sets a bit from the vCPU's own thread, outside the guest: no kick can be needed.</summary>
-    internal void MakeSelf(VcpuRequest request) => Interlocked.Or(ref _b->Requests, request.Bit);
+    internal unsafe void MakeSelf(VcpuRequest request) => Interlocked.Or(ref _b->Requests, request.Bit);
 
     /// <summary>First half of sleeping: after this call the caller tests its condition, then calls <see cref="Sleep"/> or <see cref="EndBlock"/>. Returns the token for Sleep.</summary>
-    internal int BeginBlock()
+    internal unsafe int BeginBlock()
     {
         int token = Volatile.Read(ref _b->WakeSequence);
         // PAIRS-WITH: VcpuRequests.WakeUp (condition, then Blocked).
@@ -123,18 +123,18 @@ public sealed unsafe class VcpuRequests
     }
 
     /// <summary>Sleeps unless somebody woke the vCPU since <see cref="BeginBlock"/> returned <paramref name="token"/>.</summary>
-    internal void Sleep(int token, long timeoutNs = -1) => Futex.Wait(&_b->WakeSequence, token, timeoutNs);
+    internal unsafe void Sleep(int token, long timeoutNs = -1) => Futex.Wait(&_b->WakeSequence, token, timeoutNs);
 
     /// <summary>The futex word of <see cref="Sleep"/>; its value is the token.</summary>
-    internal int* WakeWord => &_b->WakeSequence;
+    internal unsafe int* WakeWord => &_b->WakeSequence;
 
-    internal int WakeToken => Volatile.Read(ref _b->WakeSequence);
-    internal void EndBlock() => Volatile.Write(ref _b->Blocked, 0);
+    internal unsafe int WakeToken => Volatile.Read(ref _b->WakeSequence);
+    internal unsafe void EndBlock() => Volatile.Write(ref _b->Blocked, 0);
 
     // ---- Everybody else's side -------------------------------------------------------------------------------------
 
     /// <summary>Wakes the vCPU if it sleeps. The caller has made its condition true before.</summary>
-    internal bool WakeUp()
+    internal unsafe bool WakeUp()
     {
         // PAIRS-WITH: VcpuRequests.BeginBlock (Blocked, then condition).
         Interlocked.MemoryBarrier();
@@ -180,7 +180,7 @@ public sealed unsafe class VcpuRequests
     }
 
     /// <summary>A kick without a request: the vCPU leaves the guest once. KVM: almost never what is wanted, because nothing makes the vCPU act on it.</summary>
-    public bool Kick()
+    public unsafe bool Kick()
     {
         if (WakeUp())
             return true;
@@ -193,7 +193,7 @@ public sealed unsafe class VcpuRequests
         return true;
     }
 
-    private bool Post(VcpuRequest request, out bool mustWait, out int sequence)
+    private unsafe bool Post(VcpuRequest request, out bool mustWait, out int sequence)
     {
         // PAIRS-WITH: VcpuRequests.TryEnterGuestMode (mode, then requests): full fence between the bit and the reads below.
         if (!request.Has(VcpuRequest.NoAction))
@@ -225,14 +225,14 @@ public sealed unsafe class VcpuRequests
         return false;
     }
 
-    private void SendKick()
+    private unsafe void SendKick()
     {
         Interlocked.Increment(ref _b->Counters.Kicks);
         Volatile.Write(ref *_exitRequest, 1);
     }
 
     /// <summary>Returns when the vCPU has left the mode it was in when the exit sequence was <paramref name="sequence"/>.</summary>
-    private void WaitForExit(int sequence)
+    private unsafe void WaitForExit(int sequence)
     {
         // The usual acknowledgement comes within a block of guest code: look for a while before the system calls. With one host processor the vCPU cannot run meanwhile.
         for (int look = s_looks; look > 0; look--)

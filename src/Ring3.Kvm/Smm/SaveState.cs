@@ -10,17 +10,17 @@ namespace Ring3.Kvm;
 /// Fields are named by their offset from SMBASE, the way the manuals list them.
 /// </summary>
 /// <remarks>SAFETY: <see cref="At{T}"/> is called with constants and indices inside the area.</remarks>
-internal unsafe struct SaveState
+internal struct SaveState
 {
     public const int Size = 512, Start = 0xfe00;
     /// <summary>Revision identifiers: SMBASE relocation, and in the low half the map.</summary>
     public const uint Revision64 = 0x0002_0064, Revision32 = 0x0002_0000;
 
-    private fixed byte _bytes[Size];
+    private unsafe fixed byte _bytes[Size];
 
     /// <summary>The field at an offset from SMBASE.</summary>
     [UnscopedRef]
-    public ref T At<T>(int offset) where T : unmanaged
+    public unsafe ref T At<T>(int offset) where T : unmanaged
     {
         System.Diagnostics.Debug.Assert(offset >= Start && offset + sizeof(T) <= Start + Size);
         return ref Unsafe.As<byte, T>(ref _bytes[offset - Start]);
@@ -91,5 +91,5 @@ internal unsafe struct SaveState
     public TableRegister LoadTable32(int offset) => new() { Limit = (ushort)At<uint>(offset + 4), Base = At<uint>(offset + 8) };
 
     [UnscopedRef]
-    public Span<byte> Bytes => MemoryMarshal.CreateSpan(ref _bytes[0], Size);
+    public unsafe Span<byte> Bytes => MemoryMarshal.CreateSpan(ref _bytes[0], Size);
 }

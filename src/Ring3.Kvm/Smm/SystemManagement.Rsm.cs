@@ -6,7 +6,7 @@ using Ring3.Cpu;
 namespace Ring3.Kvm;
 
 // RSM: the state-save area back into the processor.
-internal sealed unsafe partial class SystemManagement
+internal sealed partial class SystemManagement
 {
     /// <summary>What RSM restores and has to be checked before any of it is believed.</summary>
     private ref struct SavedControls
@@ -18,7 +18,7 @@ internal sealed unsafe partial class SystemManagement
     /// RSM in system management mode; outside it the processor raises #UD itself. False: a state that no processor can be in, a triple fault as on hardware and
     /// in KVM.
     /// </summary>
-    public bool TryLeave()
+    public unsafe bool TryLeave()
     {
         SaveState state = default;
         if (!Vm.Memory.Read(Smbase + SaveState.Start, state.Bytes, ProcessorMode.AddressSpace(_s)))
@@ -29,7 +29,7 @@ internal sealed unsafe partial class SystemManagement
         return cpuid.HasLongMode ? Restore64(ref state) : Restore32(ref state);
     }
 
-    private bool Restore64(ref SaveState s)
+    private unsafe bool Restore64(ref SaveState s)
     {
         CpuState* c = _s;
         SavedControls saved = new()
@@ -57,7 +57,7 @@ internal sealed unsafe partial class SystemManagement
         return true;
     }
 
-    private bool Restore32(ref SaveState s)
+    private unsafe bool Restore32(ref SaveState s)
     {
         CpuState* c = _s;
         SavedControls saved = new()
@@ -86,7 +86,7 @@ internal sealed unsafe partial class SystemManagement
     }
 
     /// <summary>Control and debug registers, if the processor could have got into this state by the instructions that load them one by one.</summary>
-    private bool TryRestore(in SavedControls s)
+    private unsafe bool TryRestore(in SavedControls s)
     {
         CpuState* c = _s;
         bool longMode = (s.Efer & Efer.LME) != 0 && (s.Cr0 & Arch.Cr0.PG) != 0;
@@ -104,7 +104,7 @@ internal sealed unsafe partial class SystemManagement
         return !ProcessorMode.IsPaePaging(c->Cr0, c->Cr4, c->Efer) || tables.LoadPdptrs();
     }
 
-    private void Resume(ulong rip, ulong rflags, byte shadow, ushort debugTraps)
+    private unsafe void Resume(ulong rip, ulong rflags, byte shadow, ushort debugTraps)
     {
         _s->Rip = rip;
         Cpu.RflagsValue = rflags & ProcessorMode.RflagsWritable | Rflags.Fixed1;

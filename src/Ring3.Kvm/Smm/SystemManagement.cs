@@ -9,7 +9,7 @@ namespace Ring3.Kvm;
 /// System management mode: entry on an SMI, RSM, and what either does to the rest of the vCPU. SPEC: APM volume 2, "System-Management Mode"; the choices the
 /// manuals leave open follow KVM: no I/O restart, no halt restart.
 /// </summary>
-internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid cpuid, GuestTables tables, Translations translations) : VcpuPart(core)
+internal sealed partial class SystemManagement(VcpuCore core, VcpuCpuid cpuid, GuestTables tables, Translations translations) : VcpuPart(core)
 {
     /// <summary>An SMI has been taken from its request, and waits for an instruction boundary outside SMM.</summary>
     public bool IsPending { get; set; }
@@ -24,7 +24,7 @@ internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid c
     public ulong SmiCount { get; set; }
 
     /// <summary>The processor is in system management mode.</summary>
-    public bool IsActive => _s->InSmm != 0;
+    public unsafe bool IsActive => _s->InSmm != 0;
 
     public void Collect()
     {
@@ -33,7 +33,7 @@ internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid c
     }
 
     /// <summary>Switches between the two address spaces. A latched INIT or SMI is looked at again after RSM.</summary>
-    public void Switch(bool on)
+    public unsafe void Switch(bool on)
     {
         _s->InSmm = on ? (byte)1 : (byte)0;
         if (!on)
@@ -46,7 +46,7 @@ internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid c
     /// Takes the SMI: saves the state to SMRAM and starts the handler: flat real mode at SMBASE + 0x8000. The VM is dead when SMRAM cannot be written, because
     /// the old state is gone then.
     /// </summary>
-    public void Enter()
+    public unsafe void Enter()
     {
         CpuState* c = _s;
         IsPending = false;
@@ -78,9 +78,9 @@ internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid c
     }
 
     /// <summary>As event delivery saves it: RF between the iterations of a repeated instruction.</summary>
-    private ulong SavedRflags => Cpu.RflagsValue | (_s->BetweenIterations != 0 ? Rflags.RF : 0);
+    private unsafe ulong SavedRflags => Cpu.RflagsValue | (_s->BetweenIterations != 0 ? Rflags.RF : 0);
 
-    private void Save64(ref SaveState s)
+    private unsafe void Save64(ref SaveState s)
     {
         CpuState* c = _s;
         for (int i = 0; i < 16; i++)
@@ -109,7 +109,7 @@ internal sealed unsafe partial class SystemManagement(VcpuCore core, VcpuCpuid c
         s.Store64(SaveState.Map64.Idtr, c->Idtr);
     }
 
-    private void Save32(ref SaveState s)
+    private unsafe void Save32(ref SaveState s)
     {
         CpuState* c = _s;
         for (int i = 0; i < 8; i++)

@@ -5,11 +5,11 @@ using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 using static Ring3.Kvm.RunStep;
 
-// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
+// SAFETY: an exit's data is eight bytes inside _exit, which is made and freed with the processor.
 namespace Ring3.Kvm;
 
 // Exits that the hypervisor finishes itself.
-public sealed unsafe partial class Vcpu
+public sealed partial class Vcpu
 {
     /// <summary>The client has handled the exit of the last Run. (That of an OUT has a way of its own, in BeginRun.)</summary>
     private int CompleteExit(Completion what)
@@ -45,7 +45,7 @@ public sealed unsafe partial class Vcpu
         return r;
     }
 
-    private int HandleCr8()
+    private unsafe int HandleCr8()
     {
         ulong value = *(ulong*)_exit->Data;
         if (value > 15)
@@ -70,7 +70,7 @@ public sealed unsafe partial class Vcpu
         return KeepRunning;
     }
 
-    private int HandleHlt()
+    private unsafe int HandleHlt()
     {
         Stats.halt_exits++;
         if (Lapic is null && !Vm.Settings.HaltsInGuest)
@@ -86,7 +86,7 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>VMCALL or VMMCALL: the client has said whose guest this is, and where Xen's calls are told from Hyper-V's by a bit.</summary>
-    private int HandleHypercall()
+    private unsafe int HandleHypercall()
     {
         if (Vm.Xen.SideOrNull is not { InterceptsHypercalls: true })
             return _hypercalls.Handle();

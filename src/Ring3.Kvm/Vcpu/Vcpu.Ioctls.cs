@@ -5,7 +5,7 @@ using Ring3.Xen;
 namespace Ring3.Kvm;
 
 // The ioctls of a vCPU, and which part answers each. For the vCPU's thread, or for any while the vCPU is not running, unless said otherwise.
-public sealed unsafe partial class Vcpu
+public sealed partial class Vcpu
 {
     // ---- Registers ----
 
@@ -101,7 +101,7 @@ public sealed unsafe partial class Vcpu
     internal (uint Eax, uint Ebx, uint Ecx, uint Edx) Cpuid(uint function, uint index) => _cpuid.Read(function, index);
 
     /// <summary>KVM_ENABLE_CAP on the vCPU: 0 or -EINVAL.</summary>
-    public int EnableCap(in kvm_enable_cap cap)
+    public unsafe int EnableCap(in kvm_enable_cap cap)
     {
         if (cap.flags != 0 || cap.cap != KvmApi.KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
             return -Errno.EINVAL;
@@ -168,7 +168,7 @@ public sealed unsafe partial class Vcpu
     // ---- Signals ----
 
     /// <summary>Words for the signal handlers of this vCPU's thread. They mean this vCPU until the VM is disposed of, and can be written for ever.</summary>
-    public VcpuSignal* Signal { get; }
+    public unsafe VcpuSignal* Signal { get; }
 
     // ---- For other vCPUs and for the VM. Any thread. ----
 

@@ -3,11 +3,11 @@ using Ring3.Mmu;
 using static Ring3.Abi.KvmApi;
 using static Ring3.Kvm.RunStep;
 
-// SAFETY: _s, _exit and KvmRun are blocks that live as long as the vCPU (see Vcpu.cs); indices into their arrays are constants or bounded by the caller.
+// SAFETY: _s belongs to the processor, which the vCPU disposes last; requests touch single fields of it.
 namespace Ring3.Kvm;
 
 // The vCPU's answers to requests.
-public sealed unsafe partial class Vcpu
+public sealed partial class Vcpu
 {
     /// <summary>Requests that would look at or change a state which is between two instructions.</summary>
     private static readonly VcpuRequest[] s_afterInstruction =
@@ -19,7 +19,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>This Run ends with the instruction in progress: immediate_exit was set.</summary>
     private bool _finishOnly;
 
-    private int HandleRequests()
+    private unsafe int HandleRequests()
     {
         VcpuRequests q = Requests;
         if (q.Check(VcpuRequest.VmDead) || Vm.IsDead)
@@ -61,7 +61,7 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>Waits until the vCPU may run again, or the client wants it back.</summary>
-    private int Block()
+    private unsafe int Block()
     {
         _halting.Wait();
         if (Requests.Check(VcpuRequest.VmDead) || Vm.IsDead)
@@ -91,7 +91,7 @@ public sealed unsafe partial class Vcpu
     /// The client (or a device here) has answered an MMIO access of the instruction at RIP: only the instruction's end may come next, or the device would see
     /// the access again. Flushes are still done, the rest waits.
     /// </summary>
-    private void HoldRequests()
+    private unsafe void HoldRequests()
     {
         foreach (VcpuRequest r in s_afterInstruction)
             if (Requests.Check(r))
@@ -99,7 +99,7 @@ public sealed unsafe partial class Vcpu
         _s->FinishInstruction = _heldRequests != 0 || _finishOnly ? (byte)1 : (byte)0;
     }
 
-    private void ReleaseRequests()
+    private unsafe void ReleaseRequests()
     {
         _s->FinishInstruction = 0;
         foreach (VcpuRequest r in s_afterInstruction)
@@ -111,7 +111,7 @@ public sealed unsafe partial class Vcpu
     /// <summary>This Run began with immediate_exit set: the exit that it finished stays in kvm_run, where clients look at it afterwards.</summary>
     private bool _immediateExit;
 
-    private int ExitIntr()
+    private unsafe int ExitIntr()
     {
         if (_immediateExit)
             return -Errno.EINTR;

@@ -10,7 +10,7 @@ using static Ring3.Kvm.RunStep;
 namespace Ring3.Kvm;
 
 // KVM_RUN: the outer loop, entry and the dispatch of exits.
-public sealed unsafe partial class Vcpu
+public sealed partial class Vcpu
 {
     /// <summary>PAUSEs in a row after which a vCPU lets the host run another thread, perhaps the one with the lock. Of the order of KVM's ple_window.</summary>
     private const uint PauseLoopWindow = 512;
@@ -78,7 +78,7 @@ public sealed unsafe partial class Vcpu
         return r;
     }
 
-    private int BeginRun(int thread)
+    private unsafe int BeginRun(int thread)
     {
         kvm_run* run = KvmRun;
         // Read once, before anything: the client can change it at any time. KVM: with it set, the exit that is finished here stays in kvm_run.
@@ -120,7 +120,7 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>KVM's rule, kept though software translations do not live in the host thread: a vCPU that changes threads starts with an empty TLB.</summary>
-    private void MoveToThread(int thread)
+    private unsafe void MoveToThread(int thread)
     {
         if (_lastThread != 0)
             _translations.OweFlush(FlushSite.ThreadMove);
@@ -131,7 +131,7 @@ public sealed unsafe partial class Vcpu
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void EndRun()
+    private unsafe void EndRun()
     {
         kvm_run* run = KvmRun;
         run->if_flag = (_s->Rflags & Arch.Rflags.IF) != 0 ? (byte)1 : (byte)0;
@@ -152,13 +152,13 @@ public sealed unsafe partial class Vcpu
             _steal.SetPreempted();
     }
 
-    private bool IsSignalled => Volatile.Read(ref Signal->Signalled) != 0;
+    private unsafe bool IsSignalled => Volatile.Read(ref Signal->Signalled) != 0;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool CanRunGuest() => _activity.State == MpState.Runnable;
 
     /// <summary>One stay in the guest.</summary>
-    private int EnterGuest()
+    private unsafe int EnterGuest()
     {
         int r;
         if (Lapic is not null && _timers.IsStale)
@@ -220,7 +220,7 @@ public sealed unsafe partial class Vcpu
         _apicPages.Withdraw();
     }
 
-    private int Dispatch(ExitReason reason)
+    private unsafe int Dispatch(ExitReason reason)
     {
         switch (reason)
         {
@@ -274,7 +274,7 @@ public sealed unsafe partial class Vcpu
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private int DispatchRare(ExitReason reason)
+    private unsafe int DispatchRare(ExitReason reason)
     {
         switch (reason)
         {
@@ -304,7 +304,7 @@ public sealed unsafe partial class Vcpu
         }
     }
 
-    private int ExitShutdown()
+    private unsafe int ExitShutdown()
     {
         KvmRun->exit_reason = KVM_EXIT_SHUTDOWN;
         return ToClient;

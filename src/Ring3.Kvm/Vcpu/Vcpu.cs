@@ -12,7 +12,7 @@ namespace Ring3.Kvm;
 /// running; <see cref="Kick"/>, <see cref="InjectNmi"/> and the request members are for any thread.
 /// </summary>
 /// <remarks>SAFETY: _s, _exit and KvmRun are the core's (see VcpuCore); all live until the VM is disposed of.</remarks>
-public sealed unsafe partial class Vcpu
+public sealed partial class Vcpu
 {
     /// <summary>KVM_GET_VCPU_MMAP_SIZE: kvm_run, the port I/O data page, the ring of coalesced writes.</summary>
     public const int RunAreaBytes = 3 * 4096;
@@ -35,10 +35,10 @@ public sealed unsafe partial class Vcpu
     public Lapic? Lapic { get; }
 
     /// <summary>The area shared with the client, <see cref="RunAreaBytes"/> bytes: kvm_run, then the data of port I/O exits, then the coalesced ring.</summary>
-    public kvm_run* KvmRun { get; }
+    public unsafe kvm_run* KvmRun { get; }
 
     /// <summary>Guest instructions retired since creation.</summary>
-    public ulong InstructionsRetired => Volatile.Read(ref _s->InstructionsRetired);
+    public unsafe ulong InstructionsRetired => Volatile.Read(ref _s->InstructionsRetired);
 
     /// <summary>The vCPU's dirty ring, at page KVM_DIRTY_LOG_PAGE_OFFSET of the shared area; null when the VM has none.</summary>
     internal Memory.DirtyRing? DirtyRing { get; }
@@ -56,8 +56,8 @@ public sealed unsafe partial class Vcpu
 
     // The core, and what the run loop needs of it at every turn.
     private readonly VcpuCore _core;
-    private readonly CpuState* _s;
-    private readonly ExitInfo* _exit;
+    private readonly unsafe CpuState* _s;
+    private readonly unsafe ExitInfo* _exit;
     private readonly VcpuMmu _mmu;
 
     // Parts, in the order in which they are made: a part knows only those before it. README.md has the picture.
@@ -94,7 +94,7 @@ public sealed unsafe partial class Vcpu
     private readonly SystemRegisters _systemRegisters;
     private readonly SyncRegisters _syncRegisters;
 
-    internal Vcpu(Vm vm, uint id, int index, byte* runArea)
+    internal unsafe Vcpu(Vm vm, uint id, int index, byte* runArea)
     {
         _core = new VcpuCore(vm, id, index, runArea);
         _s = _core.State;

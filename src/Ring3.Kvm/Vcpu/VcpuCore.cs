@@ -11,12 +11,12 @@ namespace Ring3.Kvm;
 /// </summary>
 /// <remarks>SAFETY: State and Exit belong to the processor, which the VM's machine frees; Run is mapped until <see cref="Free"/>, or the client's until the VM
 /// is disposed of. All outlive every part.</remarks>
-internal sealed unsafe class VcpuCore
+internal sealed class VcpuCore
 {
     private readonly bool _ownsRunArea;
 
     /// <param name="runArea">Memory of kvm_run that the caller keeps; null: it is mapped here.</param>
-    public VcpuCore(Vm vm, uint id, int index, byte* runArea)
+    public unsafe VcpuCore(Vm vm, uint id, int index, byte* runArea)
     {
         (Vm, Id, Index) = (vm, id, index);
         IsBootProcessor = id == vm.BootCpuId;
@@ -39,13 +39,13 @@ internal sealed unsafe class VcpuCore
     public int Index { get; }
     public bool IsBootProcessor { get; }
     public LogicalProcessor Cpu { get; }
-    public CpuState* State { get; }
+    public unsafe CpuState* State { get; }
 
     /// <summary>What the processor tells of its last exit.</summary>
-    public ExitInfo* Exit { get; }
+    public unsafe ExitInfo* Exit { get; }
 
     /// <summary>The area shared with the client. It can change at any time: what matters twice is read once.</summary>
-    public kvm_run* Run { get; }
+    public unsafe kvm_run* Run { get; }
     public VcpuRequests Requests { get; }
     public VcpuStats Stats { get; } = new();
 
@@ -80,7 +80,7 @@ internal sealed unsafe class VcpuCore
     public Lapic? Lapic { get; set; }
 
     /// <summary>After the last thread that could make a request is gone.</summary>
-    public void Free()
+    public unsafe void Free()
     {
         if (_ownsRunArea)
             HostMemory.Unmap(Run, (nuint)Vcpu.AreaBytes(Vm));

@@ -9,19 +9,19 @@ namespace Ring3.Kvm;
 /// (see <see cref="Vcpu"/>'s constructor). Members are for the vCPU's thread, or for any thread while the vCPU is not running, unless they say otherwise.
 /// </summary>
 /// <remarks>SAFETY: the pointers are the core's, which outlives its parts.</remarks>
-internal abstract unsafe class VcpuPart(VcpuCore core)
+internal abstract class VcpuPart(VcpuCore core)
 {
     /// <summary>The processor's state.</summary>
-    protected readonly CpuState* _s = core.State;
+    protected readonly unsafe CpuState* _s = core.State;
     /// <summary>What the processor tells of its last exit.</summary>
-    protected readonly ExitInfo* _exit = core.Exit;
+    protected readonly unsafe ExitInfo* _exit = core.Exit;
     protected readonly VcpuCore _core = core;
 
     protected Vm Vm { get; } = core.Vm;
     protected LogicalProcessor Cpu { get; } = core.Cpu;
     protected VcpuRequests Requests { get; } = core.Requests;
     protected VcpuStats Stats { get; } = core.Stats;
-    protected kvm_run* KvmRun { get; } = core.Run;
+    protected unsafe kvm_run* KvmRun { get; } = core.Run;
 
     /// <summary>The processor's vendor by its model; what the guest sees is <see cref="CpuidFeatures.Vendor"/>.</summary>
     protected bool IsAmd => Vm.Processor.IsAmd;

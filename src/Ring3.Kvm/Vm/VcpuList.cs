@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Host;
 
 namespace Ring3.Kvm;
 
@@ -7,7 +8,7 @@ namespace Ring3.Kvm;
 /// them takes no lock.
 /// </summary>
 /// <param name="shaping">The VM's lock of that name.</param>
-internal sealed class VcpuList(Lock shaping)
+internal sealed class VcpuList(RankedLock shaping)
 {
     private Vcpu[] _all = [];
     private VcpuRequests[] _requests = [];
@@ -27,7 +28,7 @@ internal sealed class VcpuList(Lock shaping)
     /// <summary>KVM_SET_BOOT_CPU_ID: 0, -EBUSY when vCPUs exist, -EINVAL for an id out of range.</summary>
     public int SetBootId(ulong id)
     {
-        lock (shaping)
+        using (shaping.Enter())
         {
             if (_all.Length != 0)
                 return -Errno.EBUSY;
@@ -41,7 +42,7 @@ internal sealed class VcpuList(Lock shaping)
     /// <summary>KVM_CAP_MAX_VCPU_ID: 0, or -EINVAL beyond what is possible, below the boot processor's id, or for another value than before.</summary>
     public int SetMaxIds(ulong ids)
     {
-        lock (shaping)
+        using (shaping.Enter())
         {
             if (ids > Vm.MaxVcpus || BootId > ids || _maxIds != 0 && _maxIds != ids)
                 return -Errno.EINVAL;

@@ -1,6 +1,7 @@
 using Ring3.Abi;
 using Ring3.Memory;
 
+// SAFETY: the addresses in dirty-log structures are numbers here; UserCopy follows them.
 namespace Ring3.Kvm;
 
 // The ioctls of a VM, and which part answers each. KVM_CREATE_VCPU is in Vm.cs.

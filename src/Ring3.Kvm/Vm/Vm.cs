@@ -6,6 +6,7 @@ using Ring3.Memory;
 using Ring3.Mmu;
 using Ring3.Reclaim;
 
+// SAFETY: a run area is the caller's, as large as AreaBytes says and mapped as long as the vCPU; it is only passed on here.
 namespace Ring3.Kvm;
 
 /// <summary>
@@ -114,7 +115,7 @@ public sealed partial class Vm : IDisposable
         vcpu = null;
         if (id >= MaxVcpus || _disposed)
             return -Errno.EINVAL;
-        lock (_core.Shaping)
+        using (_core.Shaping.Enter())
         {
             int r = IsDead ? -Errno.EIO : _core.Vcpus.Admit(id);
             if (r != 0)
@@ -194,7 +195,7 @@ public sealed partial class Vm : IDisposable
     public void Dispose()
     {
         RefuseIfInside();
-        lock (_core.Shaping)
+        using (_core.Shaping.Enter())
         {
             if (_disposed)
                 return;

@@ -1,4 +1,5 @@
 using Ring3.Cpu;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Kvm;
@@ -27,7 +28,7 @@ internal sealed class VmCore
     public Machine Machine { get; }
 
     /// <summary>Held while the VM takes shape: for what can be done only before its first vCPU, or must not miss a vCPU that is being made.</summary>
-    public Lock Shaping { get; } = new();
+    public RankedLock Shaping { get; } = new(LockRank.Shaping);
 
     public VcpuList Vcpus { get; }
     public VmHealth Health { get; }

@@ -28,7 +28,7 @@ internal sealed class VmInterrupts(VmCore core, VmBuses buses, IRouteExtension f
 
     private int Create(bool split, int reservedRoutes)
     {
-        lock (core.Shaping)
+        using (core.Shaping.Enter())
         {
             if (Chip is not null)
                 return -Errno.EEXIST;
@@ -54,7 +54,7 @@ internal sealed class VmInterrupts(VmCore core, VmBuses buses, IRouteExtension f
     /// <summary>KVM_CREATE_PIT2. 0, -EEXIST, or -ENOENT without a full in-kernel irqchip.</summary>
     public int CreatePit(uint flags)
     {
-        lock (core.Shaping)
+        using (core.Shaping.Enter())
         {
             if (Chip is not { Split: false } chip)
                 return -Errno.ENOENT;
@@ -70,7 +70,7 @@ internal sealed class VmInterrupts(VmCore core, VmBuses buses, IRouteExtension f
     {
         if ((flags & ~(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)) != 0)
             return -Errno.EINVAL;
-        lock (core.Shaping)
+        using (core.Shaping.Enter())
         {
             _x2ApicApi |= (uint)flags;
             if (Chip is { } chip)

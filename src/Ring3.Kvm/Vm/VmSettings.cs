@@ -151,7 +151,7 @@ internal sealed class VmSettings(VmCore core, VmMemory memory, VmInterrupts inte
         uint flags = (uint)argument;
         if ((flags & ~(KVM_X86_NOTIFY_VMEXIT_ENABLED | KVM_X86_NOTIFY_VMEXIT_USER)) != 0 || (flags & KVM_X86_NOTIFY_VMEXIT_ENABLED) == 0)
             return -Errno.EINVAL;
-        lock (core.Shaping)
+        using (core.Shaping.Enter())
         {
             if (core.Vcpus.Count != 0)
                 return -Errno.EINVAL;

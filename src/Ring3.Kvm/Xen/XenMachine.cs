@@ -13,7 +13,7 @@ internal sealed class XenMachine(VmCore core, VmMemory memory, VmClock clock) : 
         | KVM_XEN_HVM_CONFIG_RUNSTATE | KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL | KVM_XEN_HVM_CONFIG_EVTCHN_SEND | KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG
         | KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE | KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA;
 
-    private readonly Lock _making = new();
+    private readonly RankedLock _making = new(LockRank.XenMachine);
     private XenVm? _side;
     private DeferredDelivery? _delivery;
 
@@ -24,7 +24,7 @@ internal sealed class XenMachine(VmCore core, VmMemory memory, VmClock clock) : 
         {
             if (Volatile.Read(ref _side) is { } side)
                 return side;
-            lock (_making)
+            using (_making.Enter())
                 return _side ??= new XenVm(memory.Slots, this);
         }
     }

@@ -11,7 +11,7 @@ using static Ring3.Kvm.RunStep;
 namespace Ring3.Kvm;
 
 /// <summary>The vCPU as Ring3.Xen needs it, and its hypercalls.</summary>
-internal sealed unsafe class XenProcessor(
+internal sealed class XenProcessor(
     VcpuCore core, XenPort port, VcpuTimers timers, RunDelay runDelay, GuestTables tables, Halting halting) : VcpuPart(core), IXenProcessor, ITimerCallback
 {
     private HostTimer? _timer;
@@ -26,7 +26,7 @@ internal sealed unsafe class XenProcessor(
 
     // ---- Hypercalls ----
 
-    public int HandleHypercall()
+    public unsafe int HandleHypercall()
     {
         Stats.hypercalls++;
         bool is64 = ProcessorMode.Is64BitCode(_s);
@@ -53,7 +53,7 @@ internal sealed unsafe class XenProcessor(
     }
 
     /// <summary>The client has answered. If it has moved the vCPU meanwhile (a reset, a migration) there is nothing to finish.</summary>
-    public void CompleteHypercall()
+    public unsafe void CompleteHypercall()
     {
         if (_s->Rip != _hypercallRip)
             return;
@@ -104,7 +104,7 @@ internal sealed unsafe class XenProcessor(
 
     public void WaitForEvent(Func<bool> ready, long timeoutNs) => halting.WaitFor(ready, timeoutNs);
 
-    public bool ReadVirtual(ulong gva, Span<byte> destination)
+    public unsafe bool ReadVirtual(ulong gva, Span<byte> destination)
     {
         while (destination.Length != 0)
         {

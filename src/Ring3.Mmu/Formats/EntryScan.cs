@@ -5,7 +5,7 @@ namespace Ring3.Mmu;
 
 /// <summary>Looks for bits in many entries at once. What it finds is a hint: entries change while they are looked at.</summary>
 /// <remarks>SAFETY: (whole file) the caller names readable, 32-byte aligned entries.</remarks>
-internal static unsafe class EntryScan
+internal static class EntryScan
 {
     /// <summary>Most entries in one call.</summary>
     public const int Group = 64;
@@ -13,7 +13,7 @@ internal static unsafe class EntryScan
     /// <summary>Bit n of the result: entry n has all bits of <paramref name="mask"/>.</summary>
     /// <param name="count">Entries: a multiple of 16, at most <see cref="Group"/>.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Matching(ulong* entries, int count, ulong mask)
+    public static unsafe ulong Matching(ulong* entries, int count, ulong mask)
     {
         ulong found = 0;
         if (!Vector256.IsHardwareAccelerated)
@@ -33,5 +33,5 @@ internal static unsafe class EntryScan
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static uint Test(ulong* entries, Vector256<ulong> wanted) => Vector256.Equals(Vector256.LoadAligned(entries) & wanted, wanted).ExtractMostSignificantBits();
+    private static unsafe uint Test(ulong* entries, Vector256<ulong> wanted) => Vector256.Equals(Vector256.LoadAligned(entries) & wanted, wanted).ExtractMostSignificantBits();
 }

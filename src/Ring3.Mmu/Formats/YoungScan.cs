@@ -17,7 +17,7 @@ namespace Ring3.Mmu;
 /// That race is the price: an access can be reported late, or not at all if no walk follows. A processor that caches table entries has the same effect for as long as it keeps one, since nothing is flushed.</para>
 /// SAFETY: (whole file) tables are reached through an iterator, inside the caller's RCU section.
 /// </remarks>
-internal static unsafe class YoungScan<TFormat> where TFormat : struct, ITableFormat
+internal static class YoungScan<TFormat> where TFormat : struct, ITableFormat
 {
     private const int TableLevel = 2;
 
@@ -39,7 +39,7 @@ internal static unsafe class YoungScan<TFormat> where TFormat : struct, ITableFo
     }
 
     /// <summary>True if the iterator's leaf was young. BENIGN-RACE: when the entry changes under the exchange the bit stays or is lost with the mapping; the page is reported young either way.</summary>
-    public static bool TryClear(ref TdpIterator<TFormat> it)
+    public static unsafe bool TryClear(ref TdpIterator<TFormat> it)
     {
         ulong young = it.OldSpte;
         if ((young & TFormat.Accessed) == 0)
@@ -50,7 +50,7 @@ internal static unsafe class YoungScan<TFormat> where TFormat : struct, ITableFo
 
     // At full speed from the first call: a pass over a large guest is few calls.
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void ScanTable(ref TdpIterator<TFormat> it, ulong first, ulong end, ulong origin, Span<ulong> bitmap)
+    private static unsafe void ScanTable(ref TdpIterator<TFormat> it, ulong first, ulong end, ulong origin, Span<ulong> bitmap)
     {
         if (TFormat.TablesHaveAccessed)
         {
@@ -75,7 +75,7 @@ internal static unsafe class YoungScan<TFormat> where TFormat : struct, ITableFo
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Clear(ulong* entries, ulong young)
+    private static unsafe void Clear(ulong* entries, ulong young)
     {
         for (; young != 0; young &= young - 1)
         {

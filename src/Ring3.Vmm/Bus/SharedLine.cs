@@ -1,15 +1,17 @@
+using Ring3.Host;
+
 namespace Ring3.Vmm;
 
 /// <summary>Several devices on one interrupt input: the line is high while any of them drives it.</summary>
 public sealed class SharedLine(IInterruptLine line)
 {
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.SharedLine);
     private uint _inputs, _high;
 
     /// <summary>A new input of the line; at most 32.</summary>
     public IInterruptLine AddInput()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             uint bit = _inputs + 1 & ~_inputs;
             _inputs |= bit;
@@ -19,7 +21,7 @@ public sealed class SharedLine(IInterruptLine line)
 
     private void Set(uint bit, bool level)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             bool before = _high != 0;
             _high = level ? _high | bit : _high & ~bit;

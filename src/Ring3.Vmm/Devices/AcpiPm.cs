@@ -17,14 +17,14 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
     private const ushort PowerButton = 1 << 8, SleepEnable = 1 << 13, SciEnable = 1;
     private const long TimerHz = 3_579_545;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.AcpiPm);
     private readonly long _start = HostClock.MonotonicNs();
     private ushort _status, _enable, _control = SciEnable, _gpeEnable;
 
     /// <summary>Presses the power button: an operating system that handles it shuts down.</summary>
     public void PressPowerButton()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             _status |= PowerButton;
             Update();
@@ -33,7 +33,7 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
 
     public void Read(ulong offset, Span<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             for (int i = 0; i < data.Length; i++)
             {
@@ -53,7 +53,7 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
 
     public void Write(ulong offset, ReadOnlySpan<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             for (int i = 0; i < data.Length; i++)
                 WriteByte(offset + (ulong)i, data[i]);

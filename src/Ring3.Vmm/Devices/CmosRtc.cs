@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Kvm;
 using Ring3.Sync;
 
@@ -18,7 +19,7 @@ public sealed class CmosRtc : IBusDevice, ITimerCallback
     private const byte InterruptRequest = 0x80, AnyFlag = PeriodicFlag | AlarmFlag | UpdateFlag;
     private const long SecondNs = 1_000_000_000, UpdateWindowNs = 244_000;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.CmosRtc);
     private readonly IInterruptLine _interrupt;
     private readonly ITimerService _timers;
     private readonly HostTimer _timer;
@@ -55,7 +56,7 @@ public sealed class CmosRtc : IBusDevice, ITimerCallback
     /// <summary>Fills in the memory sizes as firmware would: base memory, extended memory in KiB, above 16 MiB and above 4 GiB in 64 KiB units; and the number of processors.</summary>
     public void SetMachine(ulong bytesBelow4G, ulong bytesAbove4G, int cpus)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             ulong extendedKib = Math.Min(bytesBelow4G > 0x10_0000 ? (bytesBelow4G - 0x10_0000) >> 10 : 0, 0xffff);
             ulong above16M = Math.Min(bytesBelow4G > 0x100_0000 ? (bytesBelow4G - 0x100_0000) >> 16 : 0, 0xffff);
@@ -83,13 +84,13 @@ public sealed class CmosRtc : IBusDevice, ITimerCallback
         data.Fill(0xff);
         if (offset != 1)
             return;
-        lock (_lock)
+        using (_lock.Enter())
             data[0] = ReadRegister(_index);
     }
 
     public void Write(ulong offset, ReadOnlySpan<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             // A 16-bit write to the index port also writes the data port.
             for (int i = 0; i < data.Length && (int)offset + i < Ports; i++)
@@ -298,7 +299,7 @@ public sealed class CmosRtc : IBusDevice, ITimerCallback
 
     void ITimerCallback.TimerExpired(HostTimer timer, long nowNs)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             Advance();
             Drive();

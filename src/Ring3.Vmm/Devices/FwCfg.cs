@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.Vmm;
@@ -22,7 +23,7 @@ public sealed class FwCfg
     private sealed record Item(byte[] Data, bool Writable, Action? Written);
 
     private static readonly byte[] s_zeros = new byte[1 << 16];
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.FwCfg);
     private readonly IDmaMemory _memory;
     private readonly Dictionary<ushort, Item> _items = [];
     private readonly List<(string Name, ushort Key, int Size)> _files = [];
@@ -41,7 +42,7 @@ public sealed class FwCfg
     /// <summary>Sets an item by key.</summary>
     public void AddItem(ushort key, ReadOnlySpan<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
             _items[key] = new Item(data.ToArray(), false, null);
     }
 
@@ -53,7 +54,7 @@ public sealed class FwCfg
     {
         if (name.Length is 0 or > MaxName || !Ascii.IsValid(name))
             throw new ArgumentException($"fw_cfg file name \"{name}\" is not 1 to {MaxName} ASCII characters", nameof(name));
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_files.Exists(f => f.Name == name))
                 throw new ArgumentException($"fw_cfg file \"{name}\" exists", nameof(name));
@@ -68,7 +69,7 @@ public sealed class FwCfg
     /// <summary>Current content of a file; null if there is none of that name.</summary>
     public byte[]? ReadFile(string name)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             int i = _files.FindIndex(f => f.Name == name);
             return i < 0 ? null : (byte[])_items[_files[i].Key].Data.Clone();
@@ -175,7 +176,7 @@ public sealed class FwCfg
         public void Read(ulong offset, Span<byte> data)
         {
             data.Fill(0xff);
-            lock (owner._lock)
+            using (owner._lock.Enter())
             {
                 if (offset == 1)
                     data[0] = owner.ReadByte();
@@ -188,7 +189,7 @@ public sealed class FwCfg
         {
             if (offset != 0 || data.Length != 2)
                 return;
-            lock (owner._lock)
+            using (owner._lock.Enter())
                 owner.Select((ushort)BusData.Get(data));
         }
     }
@@ -205,7 +206,7 @@ public sealed class FwCfg
 
         public void Write(ulong offset, ReadOnlySpan<byte> data)
         {
-            lock (owner._lock)
+            using (owner._lock.Enter())
             {
                 switch (offset, data.Length)
                 {

@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.Vmm;
@@ -10,7 +11,7 @@ public sealed class KeyboardController(IMachineControl machine)
     public const ushort DataPort = 0x60, CommandPort = 0x64;
     private const byte OutputFull = 1, SystemFlag = 4, Unlocked = 0x10, AuxData = 0x20;
     private const byte AuxTestFailed = 3, InputPort = 0xb0, A20 = 2;
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.KeyboardController);
     private readonly Queue<(byte Value, bool Aux)> _output = new();
     private byte _config = 0x34, _pendingCommand, _outputPort = 3;
 
@@ -21,7 +22,7 @@ public sealed class KeyboardController(IMachineControl machine)
 
     private byte ReadPort(bool status)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (!status)
                 return _output.TryDequeue(out var next) ? next.Value : (byte)0;
@@ -32,7 +33,7 @@ public sealed class KeyboardController(IMachineControl machine)
 
     private void WritePort(bool command, byte value)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (command)
                 Execute(value);

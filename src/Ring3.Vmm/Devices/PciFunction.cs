@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Ring3.Host;
 
 namespace Ring3.Vmm;
 
@@ -10,7 +11,7 @@ public class PciFunction
     public const int Command = 4, Status = 6, RevisionId = 8, HeaderType = 0xe, Bar0 = 0x10, SubsystemVendor = 0x2c, InterruptLine = 0x3c, InterruptPin = 0x3d;
     public const ushort CommandIo = 1, CommandMemory = 2, CommandMaster = 4, CommandIntxDisable = 1 << 10;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.PciFunction);
     private readonly byte[] _space = new byte[256], _writable = new byte[256];
 
     /// <param name="vendor">Vendor id.</param>
@@ -29,21 +30,21 @@ public class PciFunction
     /// <summary>Sets bytes of the space, whatever the guest may write.</summary>
     public void SetBytes(int offset, ReadOnlySpan<byte> value)
     {
-        lock (_lock)
+        using (_lock.Enter())
             value.CopyTo(_space.AsSpan(offset));
     }
 
     /// <summary>Reads a 32-bit register without side effect.</summary>
     public uint Peek(int offset)
     {
-        lock (_lock)
+        using (_lock.Enter())
             return BinaryPrimitives.ReadUInt32LittleEndian(_space.AsSpan(offset & 0xfc));
     }
 
     /// <summary>Lets the guest write the bits of <paramref name="mask"/> in a field of <paramref name="bytes"/> bytes.</summary>
     public void SetWritable(int offset, uint mask, int bytes)
     {
-        lock (_lock)
+        using (_lock.Enter())
             for (int i = 0; i < bytes; i++)
                 _writable[offset + i] = (byte)(mask >> (8 * i));
     }
@@ -59,7 +60,7 @@ public class PciFunction
         int at = Bar0 + 4 * index;
         ulong mask = ~(size - 1);
         SetWritable(at, (uint)mask, 4);
-        lock (_lock)
+        using (_lock.Enter())
             _space[at] = (byte)flags;
         if ((flags & 5) == 4)
             SetWritable(at + 4, (uint)(mask >> 32), 4);
@@ -68,14 +69,14 @@ public class PciFunction
     /// <summary>Guest read of 1, 2 or 4 bytes that do not cross a register.</summary>
     public virtual void ReadConfig(int offset, Span<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
             _space.AsSpan(offset, data.Length).CopyTo(data);
     }
 
     /// <summary>Guest write of 1, 2 or 4 bytes that do not cross a register. Read-only bits keep their value.</summary>
     public virtual void WriteConfig(int offset, ReadOnlySpan<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
             for (int i = 0; i < data.Length; i++)
                 _space[offset + i] = (byte)(_space[offset + i] & ~_writable[offset + i] | data[i] & _writable[offset + i]);
     }

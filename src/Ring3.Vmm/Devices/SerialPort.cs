@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.Vmm;
@@ -23,7 +24,7 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
     private const byte LsrData = 1, LsrOverrun = 2, LsrBreak = 0x10, LsrTransmitEmpty = 0x60;
     private const byte MsrReady = 0xb0; // carrier, data set ready, clear to send
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.SerialPort);
     private readonly ManualResetEventSlim _arrived = new(false);
     private readonly Queue<byte> _receive = new(), _backlog = new();
     private byte _ier, _fcr, _lcr = 3, _mcr, _lsrErrors, _scratch, _msrDelta, _msr = MsrReady;
@@ -36,13 +37,13 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
     /// <summary>Bytes accepted by <see cref="Receive"/> and not yet read by the guest.</summary>
     public int Pending
     {
-        get { lock (_lock) return _receive.Count + _backlog.Count; }
+        get { using (_lock.Enter()) return _receive.Count + _backlog.Count; }
     }
 
     /// <summary>Gives the guest input; returns how many bytes were taken (the rest does not fit now). Any thread.</summary>
     public int Receive(ReadOnlySpan<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             int n = Math.Min(data.Length, QueueLimit - _backlog.Count);
             for (int i = 0; i < n; i++)
@@ -56,14 +57,14 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
     /// <summary>Byte of input that waits behind <paramref name="at"/> others, or -1. With <see cref="Discard"/> for firmware that reads the port on the guest's behalf.</summary>
     public int Peek(int at)
     {
-        lock (_lock)
+        using (_lock.Enter())
             return at < _receive.Count ? _receive.ElementAt(at) : at - _receive.Count < _backlog.Count ? _backlog.ElementAt(at - _receive.Count) : -1;
     }
 
     /// <summary>Removes input that the guest shall not see any more.</summary>
     public void Discard(int bytes)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             for (; bytes > 0; bytes--)
             {
@@ -84,7 +85,7 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
 
     public void Read(ulong offset, Span<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             for (int i = 0; i < data.Length; i++)
                 data[i] = offset + (ulong)i < Ports ? ReadRegister((int)offset + i) : (byte)0xff;
@@ -94,7 +95,7 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
 
     public void Write(ulong offset, ReadOnlySpan<byte> data)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             for (int i = 0; i < data.Length && offset + (ulong)i < Ports; i++)
                 WriteRegister((int)offset + i, data[i]);

@@ -7,7 +7,7 @@ namespace Ring3.Vmm;
 public readonly unsafe struct RamRegion(ulong gpa, ulong bytes, byte* hva)
 {
     public readonly ulong Gpa = gpa, Bytes = bytes;
-    public readonly byte* Hva = hva;
+    public readonly unsafe byte* Hva = hva;
     public ulong End => Gpa + Bytes;
 }
 
@@ -15,9 +15,9 @@ public readonly unsafe struct RamRegion(ulong gpa, ulong bytes, byte* hva)
 /// The guest's RAM as host memory, laid out by <see cref="MemoryLayout"/>. Loaders and tables write through bounds-checked accessors; a range that is not RAM is refused.
 /// SAFETY: every pointer handed to a span comes from <see cref="TryGet"/>, which has checked the range against one region; the mapping lives until Dispose.
 /// </summary>
-public sealed unsafe class MachineRam : IDisposable
+public sealed class MachineRam : IDisposable
 {
-    private readonly byte* _base;
+    private readonly unsafe byte* _base;
     private readonly nuint _mapped;
 
     /// <summary>RAM pieces by ascending address.</summary>
@@ -27,7 +27,7 @@ public sealed unsafe class MachineRam : IDisposable
     public ulong Bytes { get; }
 
     /// <summary>The host memory of all regions, and of the video hole between the first two.</summary>
-    public HvaRange HostRange => new((ulong)Regions[0].Hva, (ulong)Regions[0].Hva + Bytes);
+    public unsafe HvaRange HostRange => new((ulong)Regions[0].Hva, (ulong)Regions[0].Hva + Bytes);
 
     /// <summary>End of RAM below the PCI hole.</summary>
     public ulong LowRamEnd { get; }
@@ -35,7 +35,7 @@ public sealed unsafe class MachineRam : IDisposable
     public ulong HighRamEnd { get; }
 
     /// <param name="bytes">Between <see cref="MemoryLayout.MinRam"/> and <see cref="MemoryLayout.MaxRam"/>; rounded down to pages.</param>
-    public MachineRam(ulong bytes)
+    public unsafe MachineRam(ulong bytes)
     {
         if (bytes is < MemoryLayout.MinRam or > MemoryLayout.MaxRam)
             throw new BootException(ExitStatus.Usage, $"memory size must be between 1M and 1T, not {bytes} bytes");
@@ -61,7 +61,7 @@ public sealed unsafe class MachineRam : IDisposable
     }
 
     /// <summary>Host address of [gpa, gpa + bytes) when it lies within one RAM region.</summary>
-    public bool TryGet(ulong gpa, ulong bytes, out byte* hva)
+    public unsafe bool TryGet(ulong gpa, ulong bytes, out byte* hva)
     {
         foreach (RamRegion r in Regions)
         {
@@ -75,7 +75,7 @@ public sealed unsafe class MachineRam : IDisposable
     }
 
     /// <summary>True when the whole range is RAM.</summary>
-    public bool Contains(ulong gpa, ulong bytes) => TryGet(gpa, bytes, out _);
+    public unsafe bool Contains(ulong gpa, ulong bytes) => TryGet(gpa, bytes, out _);
 
     /// <summary>Copies bytes into RAM; a range outside RAM is a <see cref="BootException"/> naming <paramref name="what"/>.</summary>
     public void Write(ulong gpa, ReadOnlySpan<byte> data, string what)
@@ -97,12 +97,12 @@ public sealed unsafe class MachineRam : IDisposable
     }
 
     /// <summary>RAM as a span; a range outside RAM is a <see cref="BootException"/> naming <paramref name="what"/>.</summary>
-    public Span<byte> Span(ulong gpa, int bytes, string what)
+    public unsafe Span<byte> Span(ulong gpa, int bytes, string what)
     {
         if (bytes < 0 || !TryGet(gpa, (ulong)bytes, out byte* hva))
             throw new BootException(ExitStatus.Resources, $"{what} does not fit in guest memory: 0x{gpa:x}, {bytes} bytes, with {Bytes >> 20} MiB of RAM");
         return new Span<byte>(hva, bytes);
     }
 
-    public void Dispose() => HostMemory.Unmap(_base, _mapped);
+    public unsafe void Dispose() => HostMemory.Unmap(_base, _mapped);
 }

@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
 using System.Text;
 
-namespace Ring3.Vmm.Memory;
+namespace Ring3.Vmm;
 
 /// <summary>A picture that is drawn by libcairo and saved as PNG. Coordinates are pixels from the top left corner.</summary>
 /// <remarks>SAFETY: the two cairo objects are created by the constructor and destroyed once; strings are NUL-terminated copies.</remarks>
@@ -12,15 +12,15 @@ internal sealed unsafe partial class PngCanvas : IDisposable
 
     [LibraryImport(C)] private static partial nint cairo_image_surface_create(int format, int width, int height);
     [LibraryImport(C)] private static partial int cairo_surface_status(nint surface);
-    [LibraryImport(C)] private static partial int cairo_surface_write_to_png(nint surface, byte* path);
-    [LibraryImport(C)] private static partial byte* cairo_status_to_string(int status);
+    [LibraryImport(C)] private static unsafe partial int cairo_surface_write_to_png(nint surface, byte* path);
+    [LibraryImport(C)] private static unsafe partial byte* cairo_status_to_string(int status);
     [LibraryImport(C)] private static partial void cairo_surface_destroy(nint surface);
     [LibraryImport(C)] private static partial nint cairo_create(nint surface);
     [LibraryImport(C)] private static partial void cairo_destroy(nint cr);
     [LibraryImport(C)] private static partial void cairo_set_source_rgb(nint cr, double r, double g, double b);
     [LibraryImport(C)] private static partial void cairo_set_antialias(nint cr, int mode);
     [LibraryImport(C)] private static partial void cairo_set_line_width(nint cr, double width);
-    [LibraryImport(C)] private static partial void cairo_set_dash(nint cr, double* dashes, int count, double offset);
+    [LibraryImport(C)] private static unsafe partial void cairo_set_dash(nint cr, double* dashes, int count, double offset);
     [LibraryImport(C)] private static partial void cairo_rectangle(nint cr, double x, double y, double width, double height);
     [LibraryImport(C)] private static partial void cairo_move_to(nint cr, double x, double y);
     [LibraryImport(C)] private static partial void cairo_line_to(nint cr, double x, double y);
@@ -29,10 +29,10 @@ internal sealed unsafe partial class PngCanvas : IDisposable
     [LibraryImport(C)] private static partial void cairo_save(nint cr);
     [LibraryImport(C)] private static partial void cairo_restore(nint cr);
     [LibraryImport(C)] private static partial void cairo_rotate(nint cr, double angle);
-    [LibraryImport(C)] private static partial void cairo_select_font_face(nint cr, byte* family, int slant, int weight);
+    [LibraryImport(C)] private static unsafe partial void cairo_select_font_face(nint cr, byte* family, int slant, int weight);
     [LibraryImport(C)] private static partial void cairo_set_font_size(nint cr, double size);
-    [LibraryImport(C)] private static partial void cairo_show_text(nint cr, byte* text);
-    [LibraryImport(C)] private static partial void cairo_text_extents(nint cr, byte* text, double* extents);
+    [LibraryImport(C)] private static unsafe partial void cairo_show_text(nint cr, byte* text);
+    [LibraryImport(C)] private static unsafe partial void cairo_text_extents(nint cr, byte* text, double* extents);
 
     private readonly nint _surface, _cairo;
     private bool _disposed;
@@ -62,7 +62,7 @@ internal sealed unsafe partial class PngCanvas : IDisposable
     }
 
     /// <summary>Draws a line through points.</summary>
-    public void Line(ReadOnlySpan<(double X, double Y)> points, uint colour, double width = 1, bool dashed = false)
+    public unsafe void Line(ReadOnlySpan<(double X, double Y)> points, uint colour, double width = 1, bool dashed = false)
     {
         Source(colour);
         cairo_set_line_width(_cairo, width);
@@ -103,7 +103,7 @@ internal sealed unsafe partial class PngCanvas : IDisposable
 
     /// <summary>Saves the picture.</summary>
     /// <exception cref="IOException">The file cannot be written.</exception>
-    public void Save(string path)
+    public unsafe void Save(string path)
     {
         fixed (byte* p = Encoding.UTF8.GetBytes(path + '\0'))
             Check(cairo_surface_write_to_png(_surface, p));
@@ -111,7 +111,7 @@ internal sealed unsafe partial class PngCanvas : IDisposable
 
     private void Source(uint colour) => cairo_set_source_rgb(_cairo, (colour >> 16 & 255) / 255.0, (colour >> 8 & 255) / 255.0, (colour & 255) / 255.0);
 
-    private static void Check(int status)
+    private static unsafe void Check(int status)
     {
         if (status != 0)
             throw new IOException(Marshal.PtrToStringUTF8((nint)cairo_status_to_string(status)));

@@ -11,7 +11,7 @@ public sealed class OutputPump : ISerialSink, IDisposable
 {
     private const int Limit = 1 << 20;
     private readonly int _fd;
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.OutputPump);
     private readonly AutoResetEvent _filled = new(false), _drained = new(false);
     private readonly Thread _thread;
     private byte[] _buffer = new byte[4096], _spare = new byte[4096];
@@ -40,7 +40,7 @@ public sealed class OutputPump : ISerialSink, IDisposable
         while (true)
         {
             bool wake;
-            lock (_lock)
+            using (_lock.Enter())
             {
                 if (_count < Limit || _broken || _stop)
                 {
@@ -66,7 +66,7 @@ public sealed class OutputPump : ISerialSink, IDisposable
         {
             byte[] data;
             int count;
-            lock (_lock)
+            using (_lock.Enter())
             {
                 data = _buffer;
                 count = _count;
@@ -107,12 +107,12 @@ public sealed class TailSink(ISerialSink? next) : ISerialSink
 {
     private const int Keep = 1 << 15;
     private readonly byte[] _ring = new byte[Keep];
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.TailSink);
     private long _total;
 
     public void Transmit(byte value)
     {
-        lock (_lock)
+        using (_lock.Enter())
             _ring[_total++ % Keep] = value;
         next?.Transmit(value);
     }
@@ -120,7 +120,7 @@ public sealed class TailSink(ISerialSink? next) : ISerialSink
     /// <summary>The last complete lines of text.</summary>
     public IReadOnlyList<string> LastLines(int count)
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             int n = (int)Math.Min(_total, Keep);
             var bytes = new byte[n];

@@ -6,7 +6,7 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>A structure that a hypercall names by linear address, read and written through the vCPU's page tables. Widths are those of 64-bit guests.</summary>
-internal readonly unsafe struct GuestArgument(Vm vm, Vcpu vcpu, ulong address)
+internal readonly struct GuestArgument(Vm vm, Vcpu vcpu, ulong address)
 {
     /// <summary>Guest-physical address of the argument's first byte. False: not mapped.</summary>
     public bool TryTranslate(out ulong gpa)
@@ -17,16 +17,16 @@ internal readonly unsafe struct GuestArgument(Vm vm, Vcpu vcpu, ulong address)
         return t.valid != 0;
     }
 
-    public bool TryRead<T>(out T value, int offset = 0) where T : unmanaged
+    public unsafe bool TryRead<T>(out T value, int offset = 0) where T : unmanaged
     {
         value = default;
         return Copy(new Span<byte>(Unsafe.AsPointer(ref value), sizeof(T)), offset, write: false);
     }
 
-    public bool TryWrite<T>(T value, int offset = 0) where T : unmanaged => Copy(new Span<byte>(&value, sizeof(T)), offset, write: true);
+    public unsafe bool TryWrite<T>(T value, int offset = 0) where T : unmanaged => Copy(new Span<byte>(&value, sizeof(T)), offset, write: true);
 
     /// <summary>Writes bytes.</summary>
-    public bool TryWrite(ReadOnlySpan<byte> data)
+    public unsafe bool TryWrite(ReadOnlySpan<byte> data)
     {
         fixed (byte* p = data)
             return Copy(new Span<byte>(p, data.Length), 0, write: true);

@@ -6,7 +6,7 @@ internal sealed unsafe class XenConsole(byte* page)
 {
     private const int InBytes = 1024, OutBytes = 2048, Indices = InBytes + OutBytes;
 
-    private uint* Index(int i) => (uint*)(page + Indices) + i;
+    private unsafe uint* Index(int i) => (uint*)(page + Indices) + i;
 
     /// <summary>Where the guest's output goes.</summary>
     public ISerialSink? Sink { get; set; }
@@ -14,7 +14,7 @@ internal sealed unsafe class XenConsole(byte* page)
     public void Transmit(byte value) => Sink?.Transmit(value);
 
     /// <summary>Takes what the guest has written. True if the guest is to be told of the room.</summary>
-    public bool Drain()
+    public unsafe bool Drain()
     {
         uint produced = Volatile.Read(ref *Index(3)), consumed = *Index(2);
         // An index beyond the ring's size is the guest's nonsense: at most one ring is taken.
@@ -26,7 +26,7 @@ internal sealed unsafe class XenConsole(byte* page)
     }
 
     /// <summary>Puts input into the ring; returns how much fitted.</summary>
-    public int Receive(ReadOnlySpan<byte> data)
+    public unsafe int Receive(ReadOnlySpan<byte> data)
     {
         uint consumed = Volatile.Read(ref *Index(0)), produced = *Index(1);
         uint used = produced - consumed;

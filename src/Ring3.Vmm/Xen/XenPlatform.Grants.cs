@@ -4,17 +4,17 @@ using Ring3.Abi;
 namespace Ring3.Vmm;
 
 // The grant table, version 1: the guest maps its frames where it likes outside of RAM, and writes into them who may use which of its pages.
-internal sealed unsafe partial class XenPlatform
+internal sealed partial class XenPlatform
 {
     private const int MaxGrantFrames = 64;
     /// <summary>Frame n of the table is memory slot GrantSlot + n.</summary>
     private const uint GrantSlot = 64;
-    private readonly byte* _grants;
+    private readonly unsafe byte* _grants;
     private readonly bool[] _grantMapped = new bool[MaxGrantFrames];
     private uint _grantFrames = 1;
 
     /// <summary>As Xen's toolstack does: the first two grants are the console's and the store's pages.</summary>
-    private void InitializeGrants()
+    private unsafe void InitializeGrants()
     {
         const ushort PermitAccess = 1;
         foreach (var (entry, gfn) in new[] { (0, ConsoleGfn), (1, StoreGfn) })
@@ -26,7 +26,7 @@ internal sealed unsafe partial class XenPlatform
         }
     }
 
-    private long MapGrantFrame(ulong index, ulong gpfn)
+    private unsafe long MapGrantFrame(ulong index, ulong gpfn)
     {
         // Bit 31 asks for the status frames of version 2.
         if (index >= MaxGrantFrames || gpfn >= 1UL << 40)

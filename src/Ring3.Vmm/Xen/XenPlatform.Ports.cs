@@ -49,7 +49,7 @@ internal sealed partial class XenPlatform
     private void Raise(uint port)
     {
         uint vcpu, priority;
-        lock (_lock)
+        using (_lock.Enter())
             (vcpu, priority) = (_ports[port].Vcpu, PriorityOf(port));
         _ = _vm.XenEvtchnSend(new() { port = port, vcpu = vcpu, priority = priority });
     }
@@ -334,7 +334,7 @@ internal sealed partial class XenPlatform
     public int ConsoleInput(ReadOnlySpan<byte> data)
     {
         int n;
-        lock (_lock)
+        using (_lock.Enter())
             n = Console.Receive(data);
         if (n != 0)
             Raise(_consolePort);

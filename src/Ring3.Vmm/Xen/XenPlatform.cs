@@ -10,7 +10,7 @@ namespace Ring3.Vmm;
 /// What a Xen HVM guest expects of its hypervisor and its toolstack beyond what KVM handles itself: HVM parameters, event-channel ports, memory and vCPU registrations, the console ring and the store.
 /// A client of KVM's Xen interface; one lock, taken by vCPU threads in their exits.
 /// </summary>
-internal sealed unsafe partial class XenPlatform : IDisposable
+internal sealed partial class XenPlatform : IDisposable
 {
     /// <summary>Frames of the store and console pages, where Xen's toolstack puts its special pages; not RAM.</summary>
     private const ulong StoreGfn = 0xfeffc, ConsoleGfn = 0xfeffd;
@@ -19,15 +19,15 @@ internal sealed unsafe partial class XenPlatform : IDisposable
     private const ushort DomidSelf = 0x7ff0, OwnDomid = 1;
     private const int ENODATA = 61;
 
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.XenPlatform);
     private readonly Vm _vm;
     private readonly Vcpu[] _vcpus;
     private readonly IMachineControl _control;
     private readonly ulong _ramBytes;
-    private readonly byte* _special;
+    private readonly unsafe byte* _special;
     private readonly ulong[] _parameters = new ulong[64];
 
-    public XenPlatform(Vm vm, Vcpu[] vcpus, IMachineControl control, ulong ramBytes, bool fifo)
+    public unsafe XenPlatform(Vm vm, Vcpu[] vcpus, IMachineControl control, ulong ramBytes, bool fifo)
     {
         (_vm, _vcpus, _control, _ramBytes, _fifoOffered) = (vm, vcpus, control, ramBytes, fifo);
         _special = HostMemory.Map(2 * PageBytes);
@@ -55,7 +55,7 @@ internal sealed unsafe partial class XenPlatform : IDisposable
     }
 
     /// <summary>KVM_EXIT_XEN: answers a hypercall that the hypervisor left to its client.</summary>
-    public void Serve(Vcpu vcpu)
+    public unsafe void Serve(Vcpu vcpu)
     {
         ref kvm_run.xen_t x = ref vcpu.KvmRun->xen;
         long result = -Errno.ENOSYS;
@@ -63,7 +63,7 @@ internal sealed unsafe partial class XenPlatform : IDisposable
             result = -Errno.EPERM;
         else if (x.longmode != 0)
         {
-            lock (_lock)
+            using (_lock.Enter())
                 result = Dispatch(vcpu, (uint)x.input, (uint)x.@params[0], x.@params[1], x.@params[2]);
         }
         x.result = (ulong)result;
@@ -299,7 +299,7 @@ internal sealed unsafe partial class XenPlatform : IDisposable
         return r;
     }
 
-    public void Dispose()
+    public unsafe void Dispose()
     {
         HostMemory.Unmap(_special, 2 * PageBytes);
         HostMemory.Unmap(_grants, MaxGrantFrames * PageBytes);

@@ -7,7 +7,7 @@ namespace Ring3.Vmm;
 /// <summary>
 /// A small xenstore for one guest: a tree of strings, watches, transactions that always succeed (there is one client). SPEC: Xen's docs/misc/xenstore.txt and io/xs_wire.h. Its owner serialises.
 /// </summary>
-internal sealed unsafe class XenStore
+internal sealed class XenStore
 {
     private const int RingBytes = 1024, MaxPayload = 4096, HeaderBytes = 16, MaxNodes = 4096, MaxWatches = 256;
     private const string Home = "/local/domain/1/";
@@ -18,7 +18,7 @@ internal sealed unsafe class XenStore
         SetTarget, ResetWatches = SetTarget + 2, DirectoryPart,
     }
 
-    private readonly byte* _page;
+    private readonly unsafe byte* _page;
     private readonly SortedDictionary<string, byte[]> _nodes = new(StringComparer.Ordinal);
     private readonly List<(string Path, string Token)> _watches = [];
     private readonly byte[] _request = new byte[HeaderBytes + MaxPayload];
@@ -26,7 +26,7 @@ internal sealed unsafe class XenStore
     private int _have;
     private uint _transaction;
 
-    public XenStore(byte* page, int vcpus, ulong ramBytes)
+    public unsafe XenStore(byte* page, int vcpus, ulong ramBytes)
     {
         _page = page;
         Set("/vm", "");
@@ -40,7 +40,7 @@ internal sealed unsafe class XenStore
             Set($"{Home}cpu/{i}/availability", "online");
     }
 
-    private uint* Index(int i) => (uint*)(_page + 2 * RingBytes) + i;
+    private unsafe uint* Index(int i) => (uint*)(_page + 2 * RingBytes) + i;
 
     /// <summary>Serves what the guest has put into the ring. True if the guest is to be told.</summary>
     public bool Serve()
@@ -65,7 +65,7 @@ internal sealed unsafe class XenStore
     private uint Length => Math.Min(BinaryPrimitives.ReadUInt32LittleEndian(_request.AsSpan(12)), MaxPayload);
 
     /// <summary>Moves request bytes from the ring, up to the end of one message.</summary>
-    private bool Take()
+    private unsafe bool Take()
     {
         uint consumed = *Index(0), produced = Volatile.Read(ref *Index(1));
         uint available = Math.Min(produced - consumed, RingBytes);
@@ -78,7 +78,7 @@ internal sealed unsafe class XenStore
     }
 
     /// <summary>Moves answers into the ring as far as they fit.</summary>
-    private bool Give()
+    private unsafe bool Give()
     {
         uint consumed = Volatile.Read(ref *Index(2)), produced = *Index(3);
         uint used = produced - consumed;

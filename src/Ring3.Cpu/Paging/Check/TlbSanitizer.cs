@@ -1,3 +1,4 @@
+// SAFETY: reads fields of the state of the processor that asks, on its own thread.
 namespace Ring3.Cpu;
 
 /// <summary>

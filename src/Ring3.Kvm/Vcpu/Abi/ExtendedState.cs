@@ -6,7 +6,7 @@ using Ring3.Cpu;
 namespace Ring3.Kvm;
 
 /// <summary>x87, SSE, AVX and PKRU state as the client has it: KVM_GET/SET_FPU, KVM_GET/SET_XSAVE, KVM_GET/SET_XCRS. It lives in the processor.</summary>
-internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
+internal sealed class ExtendedState(VcpuCore core) : VcpuPart(core)
 {
     private const uint InitialMxcsr = 0x1f80;
     private const ushort InitialFcw = 0x37f;
@@ -16,7 +16,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     private uint MxcsrMask => IsAmd ? 0x2_ffffu : 0xffff;
 
     /// <summary>KVM_GET_FPU. KVM: mxcsr is 0; it belongs to KVM_GET_XSAVE.</summary>
-    public void GetFpu(out kvm_fpu fpu)
+    public unsafe void GetFpu(out kvm_fpu fpu)
     {
         CpuState* c = _s;
         kvm_fpu f = new() { fcw = c->Fcw, fsw = c->Fsw, ftwx = c->Ftw, last_opcode = c->Fop, last_ip = c->Fip, last_dp = c->Fdp };
@@ -27,7 +27,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>KVM_SET_FPU. KVM: mxcsr is ignored.</summary>
-    public void SetFpu(in kvm_fpu fpu)
+    public unsafe void SetFpu(in kvm_fpu fpu)
     {
         CpuState* c = _s;
         (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (fpu.fcw, fpu.fsw, fpu.ftwx, fpu.last_opcode, fpu.last_ip, fpu.last_dp);
@@ -48,7 +48,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     private bool ShowsPkru => _s->Pkru != 0 || (Cpu.CpuidFeatures.Xcr0Mask & Xcr0.Pkru) != 0 && (_pkruWasSet || _s->InstructionsRetired != _retiredAtSet);
 
     /// <summary>KVM_GET_XSAVE: the standard format, with the components in use as XSAVEC finds them.</summary>
-    public void GetXsave(out kvm_xsave xsave)
+    public unsafe void GetXsave(out kvm_xsave xsave)
     {
         kvm_xsave x = default;
         CpuState* c = _s;
@@ -72,7 +72,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
         xsave = x;
     }
 
-    private ulong ComponentsInUse()
+    private unsafe ulong ComponentsInUse()
     {
         CpuState* c = _s;
         bool x87 = c->Fcw != InitialFcw || (c->Fsw | c->Ftw | c->Fop) != 0 || (c->Fip | c->Fdp) != 0
@@ -91,7 +91,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     /// KVM_SET_XSAVE: 0, or -EINVAL for unsupported components, a compacted area, other non-zero bytes of the header, or reserved bits of MXCSR when a
     /// component of the legacy area is there. What is not there gets its initial value.
     /// </summary>
-    public int SetXsave(in kvm_xsave xsave)
+    public unsafe int SetXsave(in kvm_xsave xsave)
     {
         fixed (kvm_xsave* x = &xsave)
         {
@@ -115,7 +115,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
         return 0;
     }
 
-    private static void LoadVector(byte* to, byte* from, bool present)
+    private static unsafe void LoadVector(byte* to, byte* from, bool present)
     {
         if (present)
             Buffer.MemoryCopy(from, to, 16, 16);
@@ -123,7 +123,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
             new Span<byte>(to, 16).Clear();
     }
 
-    private void LoadX87(byte* p, bool present)
+    private unsafe void LoadX87(byte* p, bool present)
     {
         CpuState* c = _s;
         if (present)
@@ -137,14 +137,14 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>FXSAVE order is by stack position, the state's by physical register.</summary>
-    private static void StoreStack(CpuState* c, byte* to)
+    private static unsafe void StoreStack(CpuState* c, byte* to)
     {
         int top = c->Fsw >> 11 & 7;
         for (int i = 0; i < 8; i++)
             Buffer.MemoryCopy(c->X87 + 16 * ((top + i) & 7), to + 16 * i, 10, 10);
     }
 
-    private static void LoadStack(CpuState* c, byte* from)
+    private static unsafe void LoadStack(CpuState* c, byte* from)
     {
         int top = c->Fsw >> 11 & 7;
         for (int i = 0; i < 8; i++)
@@ -152,7 +152,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>KVM_GET_XCRS.</summary>
-    public void GetXcrs(out kvm_xcrs xcrs)
+    public unsafe void GetXcrs(out kvm_xcrs xcrs)
     {
         xcrs = new() { nr_xcrs = 1 };
         xcrs.xcrs[0] = new() { xcr = 0, value = _s->Xcr0 };
@@ -172,7 +172,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>XSETBV with the guest's ECX and EDX:EAX. False: #GP(0).</summary>
-    public bool TryExecuteXsetbv()
+    public unsafe bool TryExecuteXsetbv()
     {
         if ((uint)_s->Gpr[1] != 0 || !TrySetXcr0(_s->Gpr[2] << 32 | (uint)_s->Gpr[0]))
             return false;
@@ -180,7 +180,7 @@ internal sealed unsafe class ExtendedState(VcpuCore core) : VcpuPart(core)
         return true;
     }
 
-    private bool TrySetXcr0(ulong value)
+    private unsafe bool TrySetXcr0(ulong value)
     {
         if ((value & Xcr0.X87) == 0 || (value & ~Cpu.CpuidFeatures.Xcr0Mask) != 0 || (value & Xcr0.Avx) != 0 && (value & Xcr0.Sse) == 0)
             return false;

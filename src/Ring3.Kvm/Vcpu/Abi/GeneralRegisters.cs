@@ -6,10 +6,10 @@ using Ring3.Cpu;
 namespace Ring3.Kvm;
 
 /// <summary>General registers, RIP and RFLAGS: KVM_GET/SET_REGS.</summary>
-internal sealed unsafe class GeneralRegisters(VcpuCore core, VcpuEvents events) : VcpuPart(core)
+internal sealed class GeneralRegisters(VcpuCore core, VcpuEvents events) : VcpuPart(core)
 {
     /// <summary>KVM_GET_REGS.</summary>
-    public void Get(out kvm_regs regs)
+    public unsafe void Get(out kvm_regs regs)
     {
         CpuState* c = _s;
         regs = new()
@@ -21,7 +21,7 @@ internal sealed unsafe class GeneralRegisters(VcpuCore core, VcpuEvents events) 
     }
 
     /// <summary>KVM_SET_REGS.</summary>
-    public void Set(in kvm_regs regs)
+    public unsafe void Set(in kvm_regs regs)
     {
         CpuState* c = _s;
         c->Gpr[0] = regs.rax; c->Gpr[1] = regs.rcx; c->Gpr[2] = regs.rdx; c->Gpr[3] = regs.rbx;

@@ -5,11 +5,11 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>KVM_CAP_SYNC_REGS: registers that the client finds in kvm_run, and leaves there, without a call of their own.</summary>
-internal sealed unsafe class SyncRegisters(
+internal sealed class SyncRegisters(
     VcpuCore core, GeneralRegisters registers, SystemRegisters systemRegisters, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
 {
     /// <summary>KVM_RUN returns: fills what the client has asked for.</summary>
-    public void Load()
+    public unsafe void Load()
     {
         kvm_run* run = KvmRun;
         if ((run->kvm_valid_regs & KVM_SYNC_X86_REGS) != 0)
@@ -21,7 +21,7 @@ internal sealed unsafe class SyncRegisters(
     }
 
     /// <summary>KVM_RUN begins: takes what the client has changed. 0 or -EINVAL.</summary>
-    public int Store()
+    public unsafe int Store()
     {
         kvm_run* run = KvmRun;
         ulong dirty = run->kvm_dirty_regs;

@@ -9,7 +9,7 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>Segment, control and table registers, EFER, IA32_APIC_BASE: KVM_GET/SET_SREGS and KVM_GET/SET_SREGS2.</summary>
-internal sealed unsafe class SystemRegisters(
+internal sealed class SystemRegisters(
     VcpuCore core, VcpuCpuid cpuid, VcpuApic apic, GuestTables tables, Translations translations, VcpuEvents events, VcpuActivity activity) : VcpuPart(core)
 {
     private const ulong SupportedCr4 = Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
@@ -43,7 +43,7 @@ internal sealed unsafe class SystemRegisters(
     };
 
     /// <summary>KVM_GET_SREGS.</summary>
-    public void Get(out kvm_sregs sregs)
+    public unsafe void Get(out kvm_sregs sregs)
     {
         Get2(out kvm_sregs2 s2);
         sregs = new()
@@ -57,7 +57,7 @@ internal sealed unsafe class SystemRegisters(
     }
 
     /// <summary>KVM_SET_SREGS: 0 or -EINVAL.</summary>
-    public int Set(in kvm_sregs sregs)
+    public unsafe int Set(in kvm_sregs sregs)
     {
         kvm_sregs2 s2 = new()
         {
@@ -81,7 +81,7 @@ internal sealed unsafe class SystemRegisters(
     }
 
     /// <summary>KVM_GET_SREGS2.</summary>
-    public void Get2(out kvm_sregs2 sregs)
+    public unsafe void Get2(out kvm_sregs2 sregs)
     {
         CpuState* c = _s;
         sregs = new()
@@ -119,7 +119,7 @@ internal sealed unsafe class SystemRegisters(
         return (s.efer & Arch.Efer.LMA) == 0 && s.cs.l == 0;
     }
 
-    private int Apply(in kvm_sregs2 s, bool pdptrs)
+    private unsafe int Apply(in kvm_sregs2 s, bool pdptrs)
     {
         if (!IsValid(s) || !apic.TrySetBase(s.apic_base, host: true))
             return -Errno.EINVAL;

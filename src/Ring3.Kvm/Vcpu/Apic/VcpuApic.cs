@@ -9,7 +9,7 @@ namespace Ring3.Kvm;
 /// The vCPU's side of its local APIC, be that here or the client's: CR8, IA32_APIC_BASE, KVM_GET/SET_LAPIC, and reports of accesses to the task priority
 /// register (KVM_CAP_VAPIC).
 /// </summary>
-internal sealed unsafe class VcpuApic : VcpuPart
+internal sealed class VcpuApic : VcpuPart
 {
     private readonly ApicBase _base;
     private bool _reportTprAccess, _tprAccessIsWrite;
@@ -22,7 +22,7 @@ internal sealed unsafe class VcpuApic : VcpuPart
     // ---- CR8 ----
 
     /// <summary>Task priority class: the local APIC's, or where that is the client's, what guest and client have set.</summary>
-    public ulong Cr8
+    public unsafe ulong Cr8
     {
         get => Lapic?.Cr8 ?? _s->Cr8;
         set
@@ -34,7 +34,7 @@ internal sealed unsafe class VcpuApic : VcpuPart
     }
 
     /// <summary>The processor reads CR8 without an exit: keeps its copy equal to the local APIC's.</summary>
-    public void SyncCr8()
+    public unsafe void SyncCr8()
     {
         if (Lapic is not null)
             _s->Cr8 = Lapic.Cr8;
@@ -56,7 +56,7 @@ internal sealed unsafe class VcpuApic : VcpuPart
     // ---- State ----
 
     /// <summary>KVM_GET_LAPIC: 0, or -EINVAL without an in-kernel local APIC.</summary>
-    public int GetState(out kvm_lapic_state state)
+    public unsafe int GetState(out kvm_lapic_state state)
     {
         state = default;
         if (Lapic is null)
@@ -67,7 +67,7 @@ internal sealed unsafe class VcpuApic : VcpuPart
     }
 
     /// <summary>KVM_SET_LAPIC: 0 or -EINVAL.</summary>
-    public int SetState(in kvm_lapic_state state)
+    public unsafe int SetState(in kvm_lapic_state state)
     {
         if (Lapic is null)
             return -Errno.EINVAL;
@@ -101,7 +101,7 @@ internal sealed unsafe class VcpuApic : VcpuPart
     }
 
     /// <summary>RIP is at the instruction that makes the access.</summary>
-    public void NoteTprAccess(bool write)
+    public unsafe void NoteTprAccess(bool write)
     {
         if (!_reportTprAccess)
             return;
@@ -110,7 +110,7 @@ internal sealed unsafe class VcpuApic : VcpuPart
     }
 
     /// <summary>KVM_EXIT_TPR_ACCESS, of the access that was noted last.</summary>
-    public void FillTprAccessExit()
+    public unsafe void FillTprAccessExit()
     {
         KvmRun->exit_reason = KVM_EXIT_TPR_ACCESS;
         KvmRun->tpr_access.rip = _tprAccessRip;

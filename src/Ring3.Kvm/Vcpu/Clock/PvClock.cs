@@ -7,7 +7,7 @@ using static Ring3.Abi.KvmPara;
 namespace Ring3.Kvm;
 
 /// <summary>kvmclock: the pages in which a vCPU shows its time to the guest. KVM: Documentation/virt/kvm/x86/msr.rst.</summary>
-internal sealed unsafe class PvClock(VcpuCore core, VcpuTsc tsc) : VcpuPart(core)
+internal sealed class PvClock(VcpuCore core, VcpuTsc tsc) : VcpuPart(core)
 {
     private bool _guestStopped;
 
@@ -38,7 +38,7 @@ internal sealed unsafe class PvClock(VcpuCore core, VcpuTsc tsc) : VcpuPart(core
     public void Reset() => (SystemTimeMsr, _guestStopped) = (0, false);
 
     /// <summary>The guest has enabled its clock, at an address from which all of it lies in one page: KVM takes no other.</summary>
-    private bool HasPage =>
+    private unsafe bool HasPage =>
         (SystemTimeMsr & KVM_MSR_ENABLED) != 0 && (SystemTimeMsr & ~KVM_MSR_ENABLED & Page.OffsetMask) + (ulong)sizeof(pvclock_vcpu_time_info) <= Page.Size;
 
     /// <summary>The vCPU's time as a guest computes it: version 0, no flag but PVCLOCK_TSC_STABLE_BIT.</summary>
@@ -54,7 +54,7 @@ internal sealed unsafe class PvClock(VcpuCore core, VcpuTsc tsc) : VcpuPart(core
     }
 
     /// <summary>Writes the clock page, if there is one: version odd, contents, version even. The guest reads the version before and after.</summary>
-    public void WritePage()
+    public unsafe void WritePage()
     {
         if (!HasPage)
             return;

@@ -1,14 +1,14 @@
 using System.Runtime.CompilerServices;
 using Ring3.Host;
 
-// SAFETY: _s lives as long as the vCPU.
+// SAFETY: _s holds the deadline that is written here, as long as the vCPU has its processor.
 namespace Ring3.Kvm;
 
 /// <summary>
 /// The vCPU's own timers (local APIC, Xen): its thread expires them, in the guest, while halted and between the two, whatever other threads of the host are
 /// doing. Only with a local APIC. See docs/interrupts.md, "Timers".
 /// </summary>
-internal sealed unsafe class VcpuTimers(VcpuCore core, XenPort xen) : VcpuPart(core)
+internal sealed class VcpuTimers(VcpuCore core, XenPort xen) : VcpuPart(core)
 {
     /// <summary>The deadline for which the processor's timer is set (CLOCK_MONOTONIC), or <see cref="long.MaxValue"/>.</summary>
     private long _armedNs = long.MaxValue;
@@ -36,7 +36,7 @@ internal sealed unsafe class VcpuTimers(VcpuCore core, XenPort xen) : VcpuPart(c
 
     /// <summary>Expires what has come, and sets the processor's timer for the rest.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    public void Arm()
+    public unsafe void Arm()
     {
         long now = HostClock.MonotonicNs();
         Poll(now);

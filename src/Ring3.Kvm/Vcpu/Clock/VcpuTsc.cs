@@ -1,15 +1,15 @@
 using Ring3.Abi;
 using Ring3.Host;
 
-// SAFETY: _s lives as long as the vCPU.
+// SAFETY: multiplier and offset are fields of _s, which the vCPU's processor owns.
 namespace Ring3.Kvm;
 
 /// <summary>
 /// The vCPU's time-stamp counter: a multiple of the host's and an offset, both of which the processor has; its frequency, and IA32_TSC_ADJUST.
 /// </summary>
-internal sealed unsafe class VcpuTsc : VcpuPart
+internal sealed class VcpuTsc : VcpuPart
 {
-    public VcpuTsc(VcpuCore core) : base(core)
+    public unsafe VcpuTsc(VcpuCore core) : base(core)
     {
         Khz = Vm.Clock.DefaultTscKhz;
         _s->TscMultiplier = PvClockScale.TscMultiplier(Khz, HostTsc.Khz);
@@ -23,7 +23,7 @@ internal sealed unsafe class VcpuTsc : VcpuPart
     public ulong Adjust { get; private set; }
 
     /// <summary>KVM_SET_TSC_KHZ: 0 or -EINVAL. The offset stays: vCPUs that are in step stay in step when each is given the same frequency.</summary>
-    public int SetKhz(uint khz)
+    public unsafe int SetKhz(uint khz)
     {
         if (khz == 0)
             khz = HostTsc.Khz;
@@ -40,10 +40,10 @@ internal sealed unsafe class VcpuTsc : VcpuPart
     public ulong Now() => At(HostClock.Tsc());
 
     /// <summary>The counter when the host's had a value. Any thread.</summary>
-    public ulong At(ulong hostTsc) => PvClockScale.Scale(hostTsc, _s->TscMultiplier) + Volatile.Read(ref _s->TscOffset);
+    public unsafe ulong At(ulong hostTsc) => PvClockScale.Scale(hostTsc, _s->TscMultiplier) + Volatile.Read(ref _s->TscOffset);
 
     /// <summary>KVM_VCPU_TSC_OFFSET: guest TSC minus the (scaled) host TSC.</summary>
-    public ulong Offset
+    public unsafe ulong Offset
     {
         get => _s->TscOffset;
         set
@@ -53,7 +53,7 @@ internal sealed unsafe class VcpuTsc : VcpuPart
         }
     }
 
-    private void Move(ulong offset)
+    private unsafe void Move(ulong offset)
     {
         _core.Lapic?.PollTimer();
         Volatile.Write(ref _s->TscOffset, offset);
@@ -68,7 +68,7 @@ internal sealed unsafe class VcpuTsc : VcpuPart
 
     /// <summary>WRMSR of IA32_TIME_STAMP_COUNTER.</summary>
     /// <param name="host">The client sets it, in step with what it has set on other vCPUs; else the guest has moved it.</param>
-    public void Write(ulong value, bool host)
+    public unsafe void Write(ulong value, bool host)
     {
         if (host)
         {
@@ -81,7 +81,7 @@ internal sealed unsafe class VcpuTsc : VcpuPart
     }
 
     /// <summary>WRMSR of IA32_TSC_ADJUST. The client restores the value beside the TSC itself; the guest moves its TSC with it.</summary>
-    public void WriteAdjust(ulong value, bool host)
+    public unsafe void WriteAdjust(ulong value, bool host)
     {
         if (!host)
             Move(_s->TscOffset + (value - Adjust));

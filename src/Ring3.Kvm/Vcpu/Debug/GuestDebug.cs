@@ -10,7 +10,7 @@ namespace Ring3.Kvm;
 /// Debugging of the guest by the client (KVM_SET_GUEST_DEBUG) and the guest's own debug registers (KVM_GET/SET_DEBUGREGS): the processor serves whichever of
 /// them is in use.
 /// </summary>
-internal sealed unsafe class GuestDebug(
+internal sealed class GuestDebug(
     VcpuCore core, VcpuEvents events, ExitPolicies policies, GuestTables tables, EmulationFailures failures) : VcpuPart(core)
 {
     /// <summary>KVM_CAP_SET_GUEST_DEBUG2: controls that KVM_SET_GUEST_DEBUG knows.</summary>
@@ -24,7 +24,7 @@ internal sealed unsafe class GuestDebug(
     /// <summary>
     /// KVM_SET_GUEST_DEBUG: 0, or -EBUSY when an exception is already pending and another is to be injected. KVM: controls that do not exist are ignored.
     /// </summary>
-    public int Set(in kvm_guest_debug debug)
+    public unsafe int Set(in kvm_guest_debug debug)
     {
         if ((debug.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) != 0)
         {
@@ -50,7 +50,7 @@ internal sealed unsafe class GuestDebug(
     /// <summary>
     /// After the client's or the guest's debug registers, or any state that <see cref="LogicalProcessor.RecomputeMode"/> derives from, were replaced.
     /// </summary>
-    public void Apply()
+    public unsafe void Apply()
     {
         _s->HostBreakpoints = (_controls & KVM_GUESTDBG_USE_HW_BP) != 0 ? (byte)1 : (byte)0;
         _s->HostSingleStep = (_controls & KVM_GUESTDBG_SINGLESTEP) != 0 ? (byte)1 : (byte)0;
@@ -65,7 +65,7 @@ internal sealed unsafe class GuestDebug(
     }
 
     /// <summary>An exception that the processor has left the guest with: #DB and #BP that the client asked for; anything else goes back to the guest.</summary>
-    public int HandleException()
+    public unsafe int HandleException()
     {
         byte vector = _exit->Vector;
         if (vector is Vector.DB or Vector.BP)
@@ -83,7 +83,7 @@ internal sealed unsafe class GuestDebug(
     /// <summary>The client's single step is done, and has met these traps (DR6) besides.</summary>
     public int ExitStep(ulong traps) => Exit(Vector.DB, Dr.Dr6Fixed1 | Dr.Dr6BS | traps);
 
-    private int Exit(byte vector, ulong dr6)
+    private unsafe int Exit(byte vector, ulong dr6)
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_DEBUG;
@@ -95,14 +95,14 @@ internal sealed unsafe class GuestDebug(
     }
 
     /// <summary>KVM_GET_DEBUGREGS.</summary>
-    public void GetRegisters(out kvm_debugregs regs)
+    public unsafe void GetRegisters(out kvm_debugregs regs)
     {
         regs = new() { dr6 = _s->Dr6, dr7 = _s->Dr7 };
         (regs.db[0], regs.db[1], regs.db[2], regs.db[3]) = (_s->Dr0, _s->Dr1, _s->Dr2, _s->Dr3);
     }
 
     /// <summary>KVM_SET_DEBUGREGS: 0 or -EINVAL.</summary>
-    public int SetRegisters(in kvm_debugregs regs)
+    public unsafe int SetRegisters(in kvm_debugregs regs)
     {
         if (regs.flags != 0 || regs.dr6 >> 32 != 0 || regs.dr7 >> 32 != 0)
             return -Errno.EINVAL;

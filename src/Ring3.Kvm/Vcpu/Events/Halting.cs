@@ -7,7 +7,7 @@ namespace Ring3.Kvm;
 /// A vCPU that executes nothing: after HLT, waiting for INIT or SIPI, polling for Xen's events. How it waits, and what ends that. See docs/requests.md,
 /// "Sleeping".
 /// </summary>
-internal sealed unsafe class Halting(
+internal sealed class Halting(
     VcpuCore core, VcpuActivity activity, VcpuEvents events, InterruptInbox inbox, SystemManagement smm, SignalWords signal, VcpuTimers timers, StealTime steal,
     XenPort xen) : VcpuPart(core)
 {
@@ -45,7 +45,7 @@ internal sealed unsafe class Halting(
     }
 
     /// <summary>Why a vCPU that is not running guest code would stop waiting.</summary>
-    private bool HasReasonToWake()
+    private unsafe bool HasReasonToWake()
     {
         if (Requests.Test(VcpuRequest.UserKick) || Requests.Test(VcpuRequest.VmDead) || KvmRun->immediate_exit != 0 || signal.IsSignalled
             || inbox.HasInit && !smm.IsActive)

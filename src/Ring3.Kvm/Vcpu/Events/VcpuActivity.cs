@@ -1,11 +1,11 @@
 using Ring3.Abi;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: _s lives as long as the vCPU.
+// SAFETY: _s is the vCPU's processor state; only single fields of it are touched.
 namespace Ring3.Kvm;
 
 /// <summary>Whether the vCPU executes, halts, or waits for INIT or SIPI (KVM_GET/SET_MP_STATE), and the two events that change it from outside.</summary>
-internal sealed unsafe class VcpuActivity(
+internal sealed class VcpuActivity(
     VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuEvents events, VcpuApic apic, GuestDebug debug, PvClock clock, StealTime steal,
     AsyncFaults asyncFaults, ApicPages apicPages) : VcpuPart(core)
 {
@@ -16,7 +16,7 @@ internal sealed unsafe class VcpuActivity(
     public bool IsHalted => State is MpState.Halted or MpState.ApResetHold;
 
     /// <summary>INIT, then SIPI, in the order in which a processor takes them. In system management mode INIT waits for RSM and SIPI is lost.</summary>
-    public void AcceptInitAndSipi()
+    public unsafe void AcceptInitAndSipi()
     {
         if (!inbox.HasInit && !inbox.HasSipi)
             return;

@@ -3,14 +3,14 @@ using Ring3.Arch;
 using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 
-// SAFETY: _s lives as long as the vCPU.
+// SAFETY: _s, the processor state, and the event structures of callers outlive the call.
 namespace Ring3.Kvm;
 
 // Events as the client has them: KVM_GET/SET_VCPU_EVENTS, and the interrupt of KVM_GET/SET_SREGS.
-internal sealed unsafe partial class VcpuEvents
+internal sealed partial class VcpuEvents
 {
     /// <summary>KVM_GET_VCPU_EVENTS.</summary>
-    public void Get(out kvm_vcpu_events events)
+    public unsafe void Get(out kvm_vcpu_events events)
     {
         CollectNmis();
         smm.Collect();
@@ -53,9 +53,9 @@ internal sealed unsafe partial class VcpuEvents
     }
 
     /// <summary>Debug traps that MOV SS holds back: they have hit, and are no exception yet.</summary>
-    private bool TrapsAreHeld => _s->PendingDebug != 0 && (_s->InterruptShadow & 2) != 0;
+    private unsafe bool TrapsAreHeld => _s->PendingDebug != 0 && (_s->InterruptShadow & 2) != 0;
 
-    private void SaveException(ref kvm_vcpu_events e)
+    private unsafe void SaveException(ref kvm_vcpu_events e)
     {
         bool payloads = Vm.Settings.ExceptionPayloads;
         if (payloads)
@@ -92,7 +92,7 @@ internal sealed unsafe partial class VcpuEvents
 
     /// <summary>KVM_SET_VCPU_EVENTS: 0 or -EINVAL.</summary>
     /// <param name="waitsForSipi">The vCPU has taken INIT: no SMI reaches it.</param>
-    public int Set(in kvm_vcpu_events e, bool waitsForSipi)
+    public unsafe int Set(in kvm_vcpu_events e, bool waitsForSipi)
     {
         const uint Known = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM
             | KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT;

@@ -10,7 +10,7 @@ namespace Ring3.Kvm;
 /// Exceptions, interrupts and NMIs on their way into the guest: what the next entry injects, what waits behind it, and what came back undelivered. An event is
 /// in one place at a time: at its source, queued or pending here, in the processor's Inject, or here again as injected.
 /// </summary>
-internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuApic apic, XenPort xen) : VcpuPart(core)
+internal sealed partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, SystemManagement smm, VcpuApic apic, XenPort xen) : VcpuPart(core)
 {
     /// <summary>
     /// An event taken from its source, to be injected (again) before anything else: an interrupted delivery, or an entry that did not happen.
@@ -46,12 +46,12 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         _externalInterrupt >= 0 || xen.HasInterrupt(mayWait) || Lapic is not null && Vm.Irqchip!.HasInterrupt(Lapic);
 
     /// <summary>KVM: the guest is at an instruction boundary where nothing else comes first, so that the client may give it an interrupt.</summary>
-    public bool IsReadyForInjection() =>
+    public unsafe bool IsReadyForInjection() =>
         (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0 && (_injected.Valid | _pendingException.Valid) == 0 && _s->PendingDebug == 0
         && _externalInterrupt < 0;
 
     /// <summary>A halted vCPU has an event to take.</summary>
-    public bool EndsHalt => _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0
+    public unsafe bool EndsHalt => _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0
         || !smm.IsActive && (smm.IsPending || Requests.Test(VcpuRequest.Smi))
         || (inbox.HasNmi || _nmiPending != 0) && _s->NmiBlocked == 0
         || (_s->Rflags & Rflags.IF) != 0 && HasInterrupt(mayWait: false);
@@ -130,14 +130,14 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     // ---- Before an entry ----
 
     /// <summary>At most two NMIs are remembered, one while one is being handled, as on hardware.</summary>
-    private void CollectNmis()
+    private unsafe void CollectNmis()
     {
         int limit = _s->NmiBlocked != 0 || _injected.Valid != 0 && _injected.Type == EventType.Nmi ? 1 : 2;
         _nmiPending = Math.Min(_nmiPending + inbox.TakeNmis(), limit);
     }
 
     /// <summary>Chooses what the next entry injects, by <see cref="EventPriority"/>, and asks for a window for what cannot be injected yet.</summary>
-    public void Prepare()
+    public unsafe void Prepare()
     {
         CpuState* c = _s;
         IsDirty = false;
@@ -196,13 +196,13 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
         | (HasInterrupt() ? BoundaryEvents.Interrupt : 0);
 
     /// <summary>After the mode says that the vCPU is in the guest: it delivers the injected event and comes back.</summary>
-    public void LeaveAtOnce()
+    public unsafe void LeaveAtOnce()
     {
         IsDirty = true;
         Volatile.Write(ref _s->ExitRequest, 1);
     }
 
-    private void InjectInterrupt()
+    private unsafe void InjectInterrupt()
     {
         int vector = _externalInterrupt;
         if (vector >= 0)
@@ -219,7 +219,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     }
 
     /// <summary>A pending exception is about to reach the guest: now its side effects happen.</summary>
-    private void InjectPendingException()
+    private unsafe void InjectPendingException()
     {
         EventInjection x = _pendingException;
         _pendingException = default;
@@ -234,7 +234,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     }
 
     /// <summary>CR2 of a page fault, DR6 bits of a debug exception, if the event still carries them.</summary>
-    private void ApplyPayload(in EventInjection x)
+    private unsafe void ApplyPayload(in EventInjection x)
     {
         if (x.HasPayload == 0)
             return;
@@ -247,7 +247,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     // ---- After an entry, or instead of it ----
 
     /// <summary>The entry did not happen: what was to be injected waits for the next one.</summary>
-    public void CancelInjection()
+    public unsafe void CancelInjection()
     {
         if (_s->Inject.Valid == 0)
             return;
@@ -260,7 +260,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     private bool _deliveryFailed;
 
     /// <summary>An exit came before the injected event was delivered, or during a delivery: it is injected again.</summary>
-    public void KeepInjection()
+    public unsafe void KeepInjection()
     {
         if (_s->Inject.Valid != 0)
             CancelInjection();
@@ -275,7 +275,7 @@ internal sealed unsafe partial class VcpuEvents(VcpuCore core, InterruptInbox in
     }
 
     /// <summary>The guest can take an interrupt, perhaps one of the client's.</summary>
-    public int HandleInterruptWindow()
+    public unsafe int HandleInterruptWindow()
     {
         IsDirty = true;
         if (KvmRun->request_interrupt_window == 0 || HasInterrupt() || !IsReadyForInjection())

@@ -5,10 +5,10 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>KVM_INTERNAL_ERROR_EMULATION: instructions that KVM's emulator does not have, for clients that want to know.</summary>
-internal sealed unsafe class EmulationFailures(VcpuCore core, Translations translations) : VcpuPart(core)
+internal sealed class EmulationFailures(VcpuCore core, Translations translations) : VcpuPart(core)
 {
     /// <summary>The client gets the instruction at RIP with its bytes.</summary>
-    public int Exit()
+    public unsafe int Exit()
     {
         Stats.insn_emulation_fail++;
         if (translations.BeginReadingTables())

@@ -7,10 +7,10 @@ namespace Ring3.Kvm;
 /// <summary>
 /// Exits that exist because the client has asked for them on the VM: bus locks, windows for events that never open, addresses beyond the guest's MAXPHYADDR.
 /// </summary>
-internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
+internal sealed class ExitPolicies(VcpuCore core) : VcpuPart(core)
 {
     /// <summary>Gives the processor what the client has enabled on the VM.</summary>
-    public void Apply()
+    public unsafe void Apply()
     {
         _s->BusLockExits = Vm.Settings.BusLockExits ? (byte)1 : (byte)0;
         _s->NotifyExits = (Vm.Settings.NotifyFlags & KVM_X86_NOTIFY_VMEXIT_ENABLED) != 0 ? (byte)1 : (byte)0;
@@ -19,7 +19,7 @@ internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>A locked access across a cache line. The instruction has retired; the flag is set in <see cref="AddRunFlags"/>.</summary>
-    public int ExitBusLock()
+    public unsafe int ExitBusLock()
     {
         _s->BusLockSeen = 1;
         KvmRun->exit_reason = KVM_EXIT_X86_BUS_LOCK;
@@ -27,7 +27,7 @@ internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>KVM_RUN returns. A bus lock may coincide with another exit: the flag is what tells, not the reason.</summary>
-    public void AddRunFlags()
+    public unsafe void AddRunFlags()
     {
         if (_s->InSmm != 0)
             KvmRun->flags |= KVM_RUN_X86_SMM;
@@ -39,7 +39,7 @@ internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
     /// <summary>
     /// No window for events has opened for too long. KVM_NOTIFY_CONTEXT_INVALID never applies: the state of a software processor is exact at every exit.
     /// </summary>
-    public int HandleNotify()
+    public unsafe int HandleNotify()
     {
         Stats.notify_window_exits++;
         if ((Vm.Settings.NotifyFlags & KVM_X86_NOTIFY_VMEXIT_USER) == 0)
@@ -54,7 +54,7 @@ internal sealed unsafe class ExitPolicies(VcpuCore core) : VcpuPart(core)
     /// bit, whatever the instruction. KVM has to emulate the instruction for that where the hardware's MAXPHYADDR is larger; a client that wants to know what
     /// KVM's emulator cannot do is told here as well.
     /// </summary>
-    public void UpdateWideAddresses()
+    public unsafe void UpdateWideAddresses()
     {
         bool isNarrow = Cpu.CpuidFeatures.PhysicalAddressBits < HostPhysicalAddressBits;
         _s->InterceptReservedFaults = Vm.Settings.ExitsOnEmulationFailure && isNarrow ? (byte)1 : (byte)0;

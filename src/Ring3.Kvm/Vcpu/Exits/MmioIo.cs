@@ -11,7 +11,7 @@ namespace Ring3.Kvm;
 /// Memory-mapped I/O: the local APIC and the hypervisor's devices first, then the client. An instruction has not retired when its read is the client's, and has
 /// when its write is (KVM's rule), unless it goes on to another device.
 /// </summary>
-internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations translations, VcpuEvents events, EmulationFailures failures) : VcpuPart(core)
+internal sealed class MmioIo(VcpuCore core, VcpuApic apic, Translations translations, VcpuEvents events, EmulationFailures failures) : VcpuPart(core)
 {
     /// <summary>The access that is the client's. Wider than the 8 bytes of kvm_run, it goes there in fragments: this is how far it has come.</summary>
     private int _done, _size;
@@ -22,7 +22,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     /// <summary>The client gets a write when its instruction has retired: only the rest of the instruction runs until then.</summary>
     public bool IsPosted { get; private set; }
 
-    public int Handle()
+    public unsafe int Handle()
     {
         ExitInfo* e = _exit;
         if (IsPosted)
@@ -54,14 +54,14 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
 
     // ---- The client's ----
 
-    private int Exit()
+    private unsafe int Exit()
     {
         ExitInfo* e = _exit;
         (_gpa, _size, _isWrite, _done) = (e->Gpa, e->Size, e->IsWrite != 0, 0);
         return ExitFragment();
     }
 
-    private int ExitFragment()
+    private unsafe int ExitFragment()
     {
         kvm_run* run = KvmRun;
         int length = Math.Min(8, _size - _done);
@@ -77,7 +77,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     }
 
     /// <summary>The client has handled a fragment.</summary>
-    public int Complete()
+    public unsafe int Complete()
     {
         int length = Math.Min(8, _size - _done);
         if (!_isWrite)
@@ -94,7 +94,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     /// <summary>
     /// KVM: the instruction of a write has retired when the client sees it. One that goes on to another device has not, and ends after its last access.
     /// </summary>
-    private int PostWrite(ReadOnlySpan<byte> data)
+    private unsafe int PostWrite(ReadOnlySpan<byte> data)
     {
         data.CopyTo(_data);
         _ = Exit();
@@ -112,7 +112,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     /// The instruction of the client's write has come as far as it can: to its end, to another device, or to something that this Run cannot tell as well and
     /// the next one finds again.
     /// </summary>
-    public int LeaveWithPosted()
+    public unsafe int LeaveWithPosted()
     {
         IsPosted = false;
         // Traps that were taken for an exit which the client does not see now.
@@ -128,7 +128,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     /// A descriptor table or the stack of an event's handler lies in no memory. KVM gives up as well: a device cannot be asked twice, and a delivery starts
     /// again from its beginning.
     /// </summary>
-    private int ExitDeliveryFailure()
+    private unsafe int ExitDeliveryFailure()
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
@@ -148,7 +148,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     // ---- Input from a port ----
 
     /// <summary>An element of INS goes to a device: one here, or with false the client's, which then has the exit.</summary>
-    public bool TryInput()
+    public unsafe bool TryInput()
     {
         ExitInfo* e = _exit;
         if (!Vm.Mmu.IsMmio(translations.Mmu, e->Gpa, write: true))
@@ -175,7 +175,7 @@ internal sealed unsafe class MmioIo(VcpuCore core, VcpuApic apic, Translations t
     /// whole instruction, which starts again.
     /// </summary>
     /// <param name="generation">The slots' generation before the first look.</param>
-    private int FinishFromMemory(ulong generation)
+    private unsafe int FinishFromMemory(ulong generation)
     {
         ExitInfo* e = _exit;
         if (e->IsWrite != 0 || !Vm.Mmu.IsMmio(translations.Mmu, e->Gpa, write: true))

@@ -11,19 +11,19 @@ namespace Ring3.Kvm;
 /// <summary>
 /// Port I/O: the hypervisor's devices first, then the client. KVM: an access that the client has is over, without the rest of it, when it has moved RIP.
 /// </summary>
-internal sealed unsafe class PortIo(VcpuCore core, Translations translations, DirtyLog dirtyLog, MmioIo mmio) : VcpuPart(core)
+internal sealed class PortIo(VcpuCore core, Translations translations, DirtyLog dirtyLog, MmioIo mmio) : VcpuPart(core)
 {
     private const int DataOffset = 4096;
 
     private readonly IoBus _ports = core.Vm.Ports;
     /// <summary>The page of kvm_run for the data of port I/O.</summary>
-    private readonly byte* _data = (byte*)core.Run + DataOffset;
+    private readonly unsafe byte* _data = (byte*)core.Run + DataOffset;
     /// <summary>Linear RIP at which the client found an access to a port, and debug traps of an OUTS that it has not finished.</summary>
     private ulong _rip;
     private ushort _outTraps;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public int Handle()
+    public unsafe int Handle()
     {
         if (_ports.MayClaim(_exit->Port) && TryInKernel())
             return _exit->IsWrite != 0 ? FinishOutput() : FinishInput();
@@ -50,24 +50,24 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
 
     /// <summary>OUT.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void CompleteWrite()
+    public unsafe void CompleteWrite()
     {
         if (ProcessorMode.LinearRip(_s) == _rip)
             Cpu.SkipInstruction();
     }
 
     /// <summary>An element of OUTS.</summary>
-    public void CompleteStringWrite()
+    public unsafe void CompleteStringWrite()
     {
         if (ProcessorMode.LinearRip(_s) == _rip)
             _s->PendingDebug |= _outTraps;
     }
 
     /// <summary>IN, or an element of INS.</summary>
-    public int CompleteRead() => ProcessorMode.LinearRip(_s) == _rip ? FinishInput() : KeepRunning;
+    public unsafe int CompleteRead() => ProcessorMode.LinearRip(_s) == _rip ? FinishInput() : KeepRunning;
 
     /// <summary>The device to which an element of INS went.</summary>
-    public int CompleteInputToMmio()
+    public unsafe int CompleteInputToMmio()
     {
         if (ProcessorMode.LinearRip(_s) != _rip)
             return KeepRunning;
@@ -99,7 +99,7 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
         Completion = Completion.StringWrite;
     }
 
-    private int FinishOutput()
+    private unsafe int FinishOutput()
     {
         if (_exit->IsString == 0)
             Cpu.SkipInstruction();
@@ -109,7 +109,7 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
     // ---- IN ----
 
     /// <summary>Gives the guest what was read from a port. When memory for it is gone, the next Run tries again.</summary>
-    private int FinishInput()
+    private unsafe int FinishInput()
     {
         if (!Cpu.InputGoesToMemory)
         {
@@ -142,7 +142,7 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
     }
 
     /// <summary>The input's destination is not in the nested tables. False: it cannot be had.</summary>
-    private bool TryMap(out MmuResult fault)
+    private unsafe bool TryMap(out MmuResult fault)
     {
         fault = Vm.Mmu.Fault(translations.Mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access);
         return fault is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite;
@@ -151,7 +151,7 @@ internal sealed unsafe class PortIo(VcpuCore core, Translations translations, Di
     // ---- Devices here ----
 
     /// <summary>All elements of the access, or none: a string instruction stays with one device.</summary>
-    private bool TryInKernel()
+    private unsafe bool TryInKernel()
     {
         ExitInfo* e = _exit;
         int size = e->Size;

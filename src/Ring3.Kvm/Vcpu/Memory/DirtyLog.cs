@@ -10,14 +10,14 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>Pages that the vCPU's processor has written: its own log of them, as PML has, and the ring in which the client may ask for them.</summary>
-internal sealed unsafe class DirtyLog : VcpuPart
+internal sealed class DirtyLog : VcpuPart
 {
     /// <summary>Entries of the processor's log: one page, as PML has.</summary>
     private const int LogEntries = 512;
 
     private readonly VcpuMmu _mmu;
 
-    public DirtyLog(VcpuCore core, Translations translations) : base(core)
+    public unsafe DirtyLog(VcpuCore core, Translations translations) : base(core)
     {
         _mmu = translations.Mmu;
         _s->DirtyLog = (ulong*)HostMemory.Map(LogEntries * sizeof(ulong));
@@ -33,18 +33,18 @@ internal sealed unsafe class DirtyLog : VcpuPart
     public DirtyRing? Ring { get; }
 
     /// <summary>What the log holds has to fit into the ring: the processor leaves at the ring's soft limit.</summary>
-    public void LimitTo(DirtyRing ring) => _s->DirtyLogLimit = Math.Clamp(ring.RoomToSoftLimit, 1, LogEntries);
+    public unsafe void LimitTo(DirtyRing ring) => _s->DirtyLogLimit = Math.Clamp(ring.RoomToSoftLimit, 1, LogEntries);
 
     /// <summary>Marks what is in the log. Before the vCPU says that it is outside: who waits for that finds the log empty.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    public void Take()
+    public unsafe void Take()
     {
         Vm.Mmu.MarkLogged(_mmu, new ReadOnlySpan<ulong>(_s->DirtyLog, (int)_s->DirtyLogCount));
         _s->DirtyLogCount = 0;
     }
 
     /// <summary>KVM_EXIT_DIRTY_RING_FULL: the ring has reached its soft limit, and the client has to collect and reset before the guest goes on.</summary>
-    public bool FillExitIfFull()
+    public unsafe bool FillExitIfFull()
     {
         if (!Requests.Check(VcpuRequest.DirtyRingSoftFull) || Ring is not { IsSoftFull: true })
             return false;
@@ -54,5 +54,5 @@ internal sealed unsafe class DirtyLog : VcpuPart
     }
 
     /// <summary>The processor logs no more.</summary>
-    public void Free() => HostMemory.Unmap(_s->DirtyLog, LogEntries * sizeof(ulong));
+    public unsafe void Free() => HostMemory.Unmap(_s->DirtyLog, LogEntries * sizeof(ulong));
 }

@@ -7,7 +7,7 @@ namespace Ring3.Kvm;
 /// <summary>
 /// The guest's own page tables, as the client and the hypervisor read them: a walk in guest memory that sets no Accessed bit and needs no nested mapping.
 /// </summary>
-internal sealed unsafe class GuestTables(VcpuCore core) : VcpuPart(core)
+internal sealed class GuestTables(VcpuCore core) : VcpuPart(core)
 {
     /// <summary>KVM_TRANSLATE: the guest-physical address of a linear one under the current paging mode, with the privilege of the processor itself.</summary>
     public void Translate(ref kvm_translation tr)
@@ -23,7 +23,7 @@ internal sealed unsafe class GuestTables(VcpuCore core) : VcpuPart(core)
 
     /// <summary>Guest-physical address of a linear address. False when it is not mapped, or mapped by an entry with reserved bits.</summary>
     /// <param name="writable">Whether every level allows writes.</param>
-    public bool TryTranslate(ulong linear, out ulong gpa, out bool writable)
+    public unsafe bool TryTranslate(ulong linear, out ulong gpa, out bool writable)
     {
         (gpa, writable) = (linear, true);
         if ((_s->Cr0 & Arch.Cr0.PG) == 0)
@@ -42,7 +42,7 @@ internal sealed unsafe class GuestTables(VcpuCore core) : VcpuPart(core)
         return (ulong)((long)linear << unused >> unused) == linear && TryWalk(linear, _s->Cr3, levels, ref gpa, ref writable);
     }
 
-    private int AddressSpace => ProcessorMode.AddressSpace(_s);
+    private unsafe int AddressSpace => ProcessorMode.AddressSpace(_s);
 
     /// <summary>Levels of 512 entries of 8 bytes, from the table in <paramref name="entry"/> down.</summary>
     private bool TryWalk(ulong linear, ulong entry, int level, ref ulong gpa, ref bool writable)
@@ -65,7 +65,7 @@ internal sealed unsafe class GuestTables(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>Two levels of 1024 entries of 4 bytes, with 4 MiB pages in up to 40 bits.</summary>
-    private bool TryTranslate32(uint linear, out ulong gpa, out bool writable)
+    private unsafe bool TryTranslate32(uint linear, out ulong gpa, out bool writable)
     {
         (gpa, writable) = (0, false);
         if (!Vm.Memory.TryRead((_s->Cr3 & 0xffff_f000) + (linear >> 22) * 4, out uint directory, AddressSpace) || (directory & Pte.P) == 0)
@@ -86,7 +86,7 @@ internal sealed unsafe class GuestTables(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>Whether the walk for a linear address meets an entry whose address the guest's MAXPHYADDR forbids, though the tables could hold it.</summary>
-    public bool MeetsWideAddress(ulong linear)
+    public unsafe bool MeetsWideAddress(ulong linear)
     {
         if ((_s->Cr0 & Arch.Cr0.PG) == 0 || (_s->Cr4 & Arch.Cr4.PAE) == 0)
             return false;
@@ -107,7 +107,7 @@ internal sealed unsafe class GuestTables(VcpuCore core) : VcpuPart(core)
     }
 
     /// <summary>Loads the PAE pointers from where CR3 points. False when one of them is not readable or has reserved bits; it is not present then.</summary>
-    public bool LoadPdptrs()
+    public unsafe bool LoadPdptrs()
     {
         bool valid = true;
         ulong reserved = 0x1e6 | ~((1UL << Cpu.CpuidFeatures.PhysicalAddressBits) - 1);

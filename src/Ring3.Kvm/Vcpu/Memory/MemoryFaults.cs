@@ -11,12 +11,12 @@ namespace Ring3.Kvm;
 /// Guest memory that the nested tables do not have yet: faults of the guest, the ioctl that comes before them, and what the client is told of memory that the
 /// host cannot give (KVM_EXIT_MEMORY_FAULT).
 /// </summary>
-internal sealed unsafe class MemoryFaults(VcpuCore core, Translations translations, SignalWords signal, EmulationFailures failures) : VcpuPart(core)
+internal sealed class MemoryFaults(VcpuCore core, Translations translations, SignalWords signal, EmulationFailures failures) : VcpuPart(core)
 {
     private readonly VcpuMmu _mmu = translations.Mmu;
 
     /// <summary>The guest has left with a fault of the nested tables.</summary>
-    public int Handle()
+    public unsafe int Handle()
     {
         ulong gpa = _exit->Gpa;
         switch (Vm.Mmu.Fault(_mmu, gpa, (NestedAccess)(uint)_exit->Access))
@@ -38,7 +38,7 @@ internal sealed unsafe class MemoryFaults(VcpuCore core, Translations translatio
     }
 
     /// <summary>KVM_EXIT_MEMORY_FAULT, which comes with -EFAULT.</summary>
-    private int Exit(ulong gpa, bool isPrivate)
+    private unsafe int Exit(ulong gpa, bool isPrivate)
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_MEMORY_FAULT;

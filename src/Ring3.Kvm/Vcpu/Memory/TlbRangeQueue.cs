@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Mmu;
 using Ring3.Sync;
 
@@ -12,7 +13,7 @@ internal sealed class TlbRangeQueue
     public const int Capacity = 32;
 
     private readonly GfnSpan[] _spans = new GfnSpan[Capacity];
-    private TinyLock _lock;
+    private TinyLock _lock = new(LockRank.TlbRangeQueue);
     private int _count;
     private bool _overflow;
 

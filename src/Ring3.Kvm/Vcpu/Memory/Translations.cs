@@ -1,13 +1,13 @@
 using Ring3.Mmu;
 
-// SAFETY: _s lives as long as the vCPU.
+// SAFETY: _s is freed with the vCPU, after the last request; the ranges are a span on the stack.
 namespace Ring3.Kvm;
 
 /// <summary>
 /// What the vCPU's processor translates with: its root in the VM's nested tables and its TLB; the flushes it is asked for, and those it owes by itself. See
 /// docs/tlb.md.
 /// </summary>
-internal sealed unsafe class Translations : VcpuPart, IVcpuTlb
+internal sealed class Translations : VcpuPart, IVcpuTlb
 {
     public Translations(VcpuCore core) : base(core) => Mmu = new VcpuMmu(Vm.Mmu, this);
 
@@ -20,7 +20,7 @@ internal sealed unsafe class Translations : VcpuPart, IVcpuTlb
     /// The address space of memory slots that the processor sees has changed. Linear translations of either side mean nothing on the other, so both sets are
     /// dropped.
     /// </summary>
-    public void AddressSpaceChanged()
+    public unsafe void AddressSpaceChanged()
     {
         Mmu.AsId = ProcessorMode.AddressSpace(_s);
         Requests.MakeSelf(VcpuRequest.TlbFlushCurrent);
@@ -97,7 +97,7 @@ internal sealed unsafe class Translations : VcpuPart, IVcpuTlb
     /// From here to <see cref="VcpuRequests.LeaveGuestMode"/> this thread may follow cached translations and nested tables outside the guest, where no RCU
     /// section protects it: who frees them waits for it as for a guest. In between nothing is waited for. False when the host has no memory for a root.
     /// </summary>
-    public bool BeginReadingTables()
+    public unsafe bool BeginReadingTables()
     {
         for (; ; )
         {

@@ -12,12 +12,12 @@ namespace Ring3.Kvm;
 /// <summary>
 /// VMCALL and VMMCALL: which of them the guest may use, KVM's own calls, and those that the client handles. KVM: Documentation/virt/kvm/x86/hypercalls.rst.
 /// </summary>
-internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEvents events, GuestTables tables, VcpuTsc tsc) : VcpuPart(core)
+internal sealed class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEvents events, GuestTables tables, VcpuTsc tsc) : VcpuPart(core)
 {
     private const ulong HcMapGpaRange = 12;
     private static readonly byte[] s_vmcall = [0x0f, 0x01, 0xc1], s_vmmcall = [0x0f, 0x01, 0xd9];
 
-    public int Handle()
+    public unsafe int Handle()
     {
         if (_exit->Payload != (IsAmd ? 1u : 0) && !AcceptForeignInstruction())
             return KeepRunning;
@@ -37,7 +37,7 @@ internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     /// forbid the write, KVM has nothing better than a page fault for a guest that wrote nothing; here the call is carried out, as both instructions can be.
     /// </summary>
     /// <returns>True: carry it out; false: the guest goes on at the instruction.</returns>
-    private bool AcceptForeignInstruction()
+    private unsafe bool AcceptForeignInstruction()
     {
         if ((Vm.Settings.DisabledQuirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) != 0)
         {
@@ -53,7 +53,7 @@ internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEven
 
     private static bool IsPageRange(ulong gpa, ulong pages) => (gpa & Page.OffsetMask) == 0 && pages != 0 && (gpa >> Page.Shift) + pages > gpa >> Page.Shift;
 
-    private int Exit(ulong nr, ulong a0, ulong a1, ulong a2, bool is64)
+    private unsafe int Exit(ulong nr, ulong a0, ulong a1, ulong a2, bool is64)
     {
         kvm_run* run = KvmRun;
         run->exit_reason = KVM_EXIT_HYPERCALL;
@@ -68,9 +68,9 @@ internal sealed unsafe class Hypercalls(VcpuCore core, VcpuCpuid cpuid, VcpuEven
     }
 
     /// <summary>The client has answered.</summary>
-    public void Complete() => Finish(KvmRun->hypercall.ret, ProcessorMode.Is64BitCode(_s));
+    public unsafe void Complete() => Finish(KvmRun->hypercall.ret, ProcessorMode.Is64BitCode(_s));
 
-    private void Finish(ulong result, bool is64)
+    private unsafe void Finish(ulong result, bool is64)
     {
         _s->Gpr[0] = is64 ? result : (uint)result;
         Cpu.SkipInstruction();

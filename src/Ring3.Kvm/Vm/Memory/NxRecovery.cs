@@ -10,7 +10,7 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
     private readonly TdpMmu _mmu;
     private readonly WorkQueue _queue;
     private readonly HostTimer _timer;
-    private readonly Lock _lock = new();
+    private readonly RankedLock _lock = new(LockRank.NxRecovery);
     private readonly uint _ratio;
     private readonly long _periodNs;
     private bool _stopped;
@@ -30,7 +30,7 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
 
     void ITimerCallback.TimerExpired(HostTimer timer, long nowNs)
     {
-        lock (_lock)
+        using (_lock.Enter())
             if (!_stopped)
                 _queue.Queue(this);
     }
@@ -38,7 +38,7 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
     protected override void Run()
     {
         _mmu.RecoverNxSplits(_ratio);
-        lock (_lock)
+        using (_lock.Enter())
             if (!_stopped)
                 Arm();
     }
@@ -46,7 +46,7 @@ internal sealed class NxRecovery : WorkItem, ITimerCallback, IDisposable
     /// <summary>Before the queue is disposed of: nothing is queued afterwards.</summary>
     public void Dispose()
     {
-        lock (_lock)
+        using (_lock.Enter())
             _stopped = true;
         EventLoop.Shared.Cancel(_timer);
     }

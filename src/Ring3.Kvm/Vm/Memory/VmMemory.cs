@@ -99,7 +99,7 @@ internal sealed class VmMemory
             return -Errno.EINVAL;
         if (bytes > DirtyRing.MaxEntries * entry)
             return -Errno.E2BIG;
-        lock (_core.Shaping)
+        using (_core.Shaping.Enter())
         {
             if (DirtyRingBytes != 0 || _core.Vcpus.Count != 0)
                 return -Errno.EINVAL;
@@ -126,7 +126,7 @@ internal sealed class VmMemory
     {
         if (!Privileges.MayReboot)
             return -Errno.EPERM;
-        lock (_core.Shaping)
+        using (_core.Shaping.Enter())
         {
             if (argument != 0 || _core.Vcpus.Count != 0)
                 return -Errno.EINVAL;

@@ -4,46 +4,45 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// What leaves know that nothing else does: the processor's Dirty bits where a slot logs by them, its Accessed bits where a tracker counts them. Whoever removes leaves asks <see cref="Tracks"/> once for the range, and only if something
-/// tracks it looks at the leaves one table at a time.
+/// What leaves know that nothing else does: the processor's Dirty bits where a slot logs by them, its Accessed bits where a tracker counts them. Whoever
+/// removes leaves asks <see cref="Tracks"/> once for the range, and only if something tracks it looks at the leaves one table at a time.
 /// </summary>
 /// <remarks>
-/// Order. In a live root the state is final only when the owed flush is done: until then a processor may set bits in a table that has been unlinked. <c>Finish</c> therefore takes it after the flush, with mmu_lock still held.
-/// In an invalid root no processor is left: the state is final, and is taken <i>before</i> the table is unlinked, so that a dirty-log call, which looks at tables first and at the bitmap second, finds it in one of the two.
+/// Order. In a live root the state is final only when the owed flush is done: until then a processor may set bits in a table that has been unlinked.
+/// <c>Finish</c> therefore takes it after the flush, with mmu_lock still held.
+/// In an invalid root no processor is left: the state is final, and is taken <i>before</i> the table is unlinked, so that a dirty-log call, which looks at
+/// tables first and at the bitmap second, finds it in one of the two.
 /// SAFETY: (whole file) tables are reachable in the caller's RCU section, or unlinked and owned by the caller.
 /// </remarks>
-public sealed unsafe partial class TdpMmu
+internal sealed class LeafHarvest(MemorySlots slots)
 {
-    [Flags]
-    internal enum LeafState { None, Dirty = 1, Accessed = 2 }
-
     /// <summary>Counts accesses to pages. Null: nobody does.</summary>
     public IAccessTracker? AccessTracker { get; set; }
 
     /// <summary>What somebody wants to know of the leaves of [start, end) before they are removed.</summary>
-    internal LeafState Tracks(ulong start, ulong end, int asId)
+    public LeafState Tracks(ulong start, ulong end, int asId)
     {
         using var _ = Rcu.Read();
-        LeafState state = Slots.Set(asId).TracksDirtyBits(start, end) ? LeafState.Dirty : LeafState.None;
+        LeafState state = slots.Set(asId).TracksDirtyBits(start, end) ? LeafState.Dirty : LeafState.None;
         if (AccessTracker is { } tracker && tracker.TracksAccesses(start, end, asId))
             state |= LeafState.Accessed;
         return state;
     }
 
     /// <summary>Takes the state of the iterator's entry, be it a leaf or a table.</summary>
-    private void HarvestEntry(ref TdpIterator it, LeafState wanted)
+    public unsafe void TakeEntry(ref TdpIterator it, LeafState wanted)
     {
         if (it.IsTable)
-            HarvestSubtree(it.OldSpte, wanted);
+            TakeSubtree(it.OldSpte, wanted);
         else if (it.IsPresentLeaf)
-            HarvestLeaf(it.OldSpte, it.Gfn, it.Level, it.Page->AsId, wanted);
+            TakeLeaf(it.OldSpte, it.Gfn, it.Level, it.Page->AsId, wanted);
     }
 
     /// <summary>Takes the state of all leaves below an entry, tables of every level included. For invalid roots: before the entry is changed.</summary>
-    private void HarvestSubtree(ulong tableSpte, LeafState wanted)
+    private unsafe void TakeSubtree(ulong tableSpte, LeafState wanted)
     {
         TablePage* page = TablePage.FromSpte(tableSpte);
-        HarvestTable(page, wanted);
+        TakeTable(page, wanted);
         if (page->Level == PgLevel.Level4K || page->Tables == 0)
             return;
         ulong* table = TablePage.TableOf(page);
@@ -51,18 +50,18 @@ public sealed unsafe partial class TdpMmu
         {
             ulong spte = Volatile.Read(ref table[i]);
             if (Spte.IsTable(spte, page->Level))
-                HarvestSubtree(spte, wanted);
+                TakeSubtree(spte, wanted);
         }
     }
 
     /// <summary>Takes the state of all leaves of a table.</summary>
-    private void HarvestTable(TablePage* page, LeafState wanted)
+    public unsafe void TakeTable(TablePage* page, LeafState wanted)
     {
         if (page->Leaves == 0)
             return;
         if (page->Level != PgLevel.Level4K)
         {
-            HarvestHugeLeaves(page, wanted);
+            TakeHugeLeaves(page, wanted);
             return;
         }
         ulong* bits = stackalloc ulong[8];
@@ -74,19 +73,19 @@ public sealed unsafe partial class TdpMmu
                     tracker.MarkAccessed(page->BaseGfn + i * 64, bits[i], page->AsId);
     }
 
-    private void HarvestHugeLeaves(TablePage* page, LeafState wanted)
+    private unsafe void TakeHugeLeaves(TablePage* page, LeafState wanted)
     {
         ulong* table = TablePage.TableOf(page);
         for (uint i = 0; i < 512; i++)
         {
             ulong spte = Volatile.Read(ref table[i]);
             if (Spte.IsPresentLeaf(spte, page->Level))
-                HarvestLeaf(spte, page->BaseGfn + i * PgLevel.Pages(page->Level), page->Level, page->AsId, wanted);
+                TakeLeaf(spte, page->BaseGfn + i * PgLevel.Pages(page->Level), page->Level, page->AsId, wanted);
         }
     }
 
     /// <summary>Takes the state of one removed leaf.</summary>
-    private void HarvestLeaf(ulong spte, ulong gfn, int level, int asId, LeafState wanted)
+    public void TakeLeaf(ulong spte, ulong gfn, int level, int asId, LeafState wanted)
     {
         ulong pages = PgLevel.Pages(level);
         bool dirty = (wanted & LeafState.Dirty) != 0 && Spte.IsDirty(spte), accessed = (wanted & LeafState.Accessed) != 0 && Spte.IsAccessed(spte);
@@ -103,7 +102,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>Marks the pages of a table's worth of bits in the slots that log by Dirty bits.</summary>
-    private void MarkHarvested(ulong baseGfn, ulong* bits, int asId)
+    private unsafe void MarkHarvested(ulong baseGfn, ulong* bits, int asId)
     {
         for (uint i = 0; i < 8; i++)
             if (bits[i] != 0)
@@ -113,7 +112,7 @@ public sealed unsafe partial class TdpMmu
     private void MarkHarvested(ulong gfn, ulong bits, int asId)
     {
         using var _ = Rcu.Read();
-        MemslotSet set = Slots.Set(asId);
+        MemslotSet set = slots.Set(asId);
         ulong end = gfn + 64;
         for (int i = set.FirstEndingAbove(gfn); i < set.Count; i++)
         {
@@ -130,7 +129,7 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>The entries of a 4 KiB-level table that are present and have <paramref name="bit"/>, as 512 bits. False when there are none.</summary>
-    private static bool CollectBits(ulong* table, ulong bit, ulong* bits)
+    private static unsafe bool CollectBits(ulong* table, ulong bit, ulong* bits)
     {
         ulong any = 0;
         for (int word = 0; word < 8; word++)
@@ -138,3 +137,7 @@ public sealed unsafe partial class TdpMmu
         return any != 0;
     }
 }
+
+/// <summary>What a leaf may know alone.</summary>
+[Flags]
+internal enum LeafState { None, Dirty = 1, Accessed = 2 }

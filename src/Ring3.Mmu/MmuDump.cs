@@ -4,16 +4,16 @@ namespace Ring3.Mmu;
 
 /// <summary>The tables as text.</summary>
 /// <remarks>SAFETY: (whole file) entries are read through an iterator, inside an RCU section.</remarks>
-public sealed unsafe partial class TdpMmu
+internal static class MmuDump
 {
     /// <summary>Bits that a dump shows as equal between neighbours: all but the address.</summary>
     private const ulong DumpMask = ~Spte.AddressMask;
 
     /// <summary>Writes roots and mappings, neighbours with equal rights merged. Lock-free: what changes meanwhile may be shown in either state.</summary>
-    public void Dump(TextWriter writer)
+    public static void Write(TdpMmu mmu, TextWriter writer)
     {
         using var _ = Rcu.Read();
-        foreach (TdpRoot root in Volatile.Read(ref _roots))
+        foreach (TdpRoot root in mmu.Roots)
         {
             writer.WriteLine(root);
             DumpRoot(root, writer);
@@ -24,7 +24,7 @@ public sealed unsafe partial class TdpMmu
     {
         ulong first = 0, end = 0, spte = 0;
         int level = 0;
-        var it = new TdpIterator(root, 0, MaxGfn);
+        var it = new TdpIterator(root, 0, TdpMmu.MaxGfn);
         while (it.MoveNext())
         {
             if (it.OldSpte == 0 || it.IsTable)

@@ -4,39 +4,29 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// Page aging. Without mmu_lock where the processor marks accesses: see <see cref="YoungScan{TFormat}"/>. With it where an access is only noticed because the entry permits nothing. See docs/aging.md.
+/// Page aging. Without mmu_lock where the processor marks accesses: see <see cref="YoungScan{TFormat}"/>. With it where an access is only noticed because the
+/// entry permits nothing. See docs/aging.md.
 /// </summary>
-/// <remarks>SAFETY: (whole file) entries are reached through iterators, inside RCU sections.</remarks>
-public sealed unsafe partial class TdpMmu
+/// <remarks>SAFETY: entries are looked at without mmu_lock, in a section, which keeps the pages of tables that are unlinked meanwhile.</remarks>
+internal sealed class PageAging(TdpMmu mmu)
 {
     /// <summary>Pages in one RCU section of a pass: what a grace period may have to wait for.</summary>
     private const ulong PagesPerSection = 1UL << 18;
 
-    /// <summary>Whether aging takes mmu_lock although it need not.</summary>
-    public AgingPolicy Aging { get; set; } = AgingPolicy.Lockless;
-
     /// <summary>
-    /// The processor sets Accessed bits. If not (EPT without Accessed and Dirty flags), a page is made old by taking all its permissions: the next access faults, and the fault gives them back. Set before the first fault.
-    /// </summary>
-    public bool AccessedBits { get; init; } = true;
-
-    /// <summary>Young pages can be found and made old without mmu_lock.</summary>
-    public bool CanAgeLockless => AccessedBits && Aging == AgingPolicy.Lockless;
-
-    /// <summary>
-    /// Makes [start, end) old, in all valid roots of an address space, and sets bit gfn - start in <paramref name="bitmap"/> for each page that was young (a huge mapping reports all its pages). No lock, no flush. Young information may be
-    /// lost in a race, a Dirty bit or a mapping never.
+    /// Makes [start, end) old, in all valid roots of an address space, and sets bit gfn - start in <paramref name="bitmap"/> for each page that was young (a
+    /// huge mapping reports all its pages). No lock, no flush. Young information may be lost in a race, a Dirty bit or a mapping never.
     /// </summary>
     /// <returns>False: not handled, nothing was done. Taking permissions needs the lock: see <see cref="TestClearYoungLocked"/>.</returns>
     public bool TestClearYoung(ulong start, ulong end, Span<ulong> bitmap, int asId = 0)
     {
-        if (!CanAgeLockless)
+        if (!mmu.CanAgeLockless)
             return false;
         for (ulong next, gfn = start; gfn < end; gfn = next)
         {
             next = Math.Min(end, (gfn | (PagesPerSection - 1)) + 1);
             using var _ = Rcu.Read();
-            foreach (TdpRoot root in Volatile.Read(ref _roots))
+            foreach (TdpRoot root in mmu.Roots)
                 if (root.Role.AsId == asId && !root.Invalid)
                     YoungScan<EptFormat>.TestClear(root.Hva, root.Role.Level, gfn, next, start, bitmap);
         }
@@ -44,24 +34,25 @@ public sealed unsafe partial class TdpMmu
     }
 
     /// <summary>
-    /// As <see cref="TestClearYoung"/>, for every kind of table: with mmu_lock held for write, which it yields to others between entries. Permissions that it takes are flushed before the lock is released; Accessed bits are not.
+    /// As <see cref="TestClearYoung"/>, for every kind of table: with mmu_lock held for write, which it yields to others between entries. Permissions that it
+    /// takes are flushed before the lock is released; Accessed bits are not.
     /// No lock held.
     /// </summary>
     public void TestClearYoungLocked(ulong start, ulong end, Span<ulong> bitmap, int asId = 0)
     {
         var batch = new FlushBatch(FlushSite.AgeByPermission);
-        Lock.EnterWrite();
-        foreach (TdpRoot root in _roots)
+        mmu.Lock.EnterWrite();
+        foreach (TdpRoot root in mmu.Roots)
         {
             // The reference keeps the root across yields.
             if (root.Role.AsId != asId || root.Invalid || !root.TryGet())
                 continue;
             AgeRootLocked(root, start, end, bitmap, ref batch);
-            PutRootLocked(root);
+            mmu.PutRootLocked(root);
         }
-        Finish(ref batch);
-        Lock.ExitWrite();
-        RunInlineZaps();
+        mmu.Finish(ref batch);
+        mmu.Lock.ExitWrite();
+        mmu.RunInlineZaps();
     }
 
     /// <summary>Finds the young pages of [start, end) and makes them old, in the best way the tables allow.</summary>
@@ -79,39 +70,39 @@ public sealed unsafe partial class TdpMmu
         {
             if (it.IsPresentLeaf && TryAgeLocked(ref it, ref batch))
                 PageBitmap.SetRange(bitmap, Math.Max(it.Gfn, start) - start, Math.Min(it.EndGfn, end) - start);
-            YieldWrite(ref it, ref batch);
+            mmu.YieldWrite(ref it, ref batch);
         }
         Rcu.Exit();
     }
 
     /// <summary>Makes a present leaf old. True if it was young.</summary>
-    private bool TryAgeLocked(ref TdpIterator it, ref FlushBatch batch)
+    private unsafe bool TryAgeLocked(ref TdpIterator it, ref FlushBatch batch)
     {
-        if (AccessedBits)
+        if (mmu.AccessedBits)
             return YoungScan<EptFormat>.TryClear(ref it);
         // Whoever takes W from an entry relies on W being there if a processor may write: so the translations go before the lock does.
         while (it.IsPresentLeaf && Spte.IsAccessed(it.OldSpte))
         {
-            if (!TrySetSpteAtomic(ref it, Spte.MakeAged(it.OldSpte)))
+            if (!mmu.TrySetSpteAtomic(ref it, Spte.MakeAged(it.OldSpte)))
                 continue;
-            Owe(ref batch, it.Gfn, it.EndGfn, it.Page->AsId, SpteLoss.Mapping);
+            mmu.Owe(ref batch, it.Gfn, it.EndGfn, it.Page->AsId, SpteLoss.Mapping);
             return true;
         }
         return false;
     }
 
-    bool IMmuNotifierHandler.AgeGfnRange(in GfnRange range) => CanAgeLockless ? Age(range, clear: true) : AgeLocked(range);
+    public bool AgeGfnRange(in GfnRange range) => mmu.CanAgeLockless ? Age(range, clear: true) : AgeLocked(range);
 
-    bool IMmuNotifierHandler.TestAgeGfnRange(in GfnRange range) => Age(range, clear: false);
+    public bool TestAgeGfnRange(in GfnRange range) => Age(range, clear: false);
 
     private bool AgeLocked(in GfnRange range)
     {
         bool young = false;
         var batch = new FlushBatch(FlushSite.AgeByPermission);
-        Lock.EnterWrite();
+        mmu.Lock.EnterWrite();
         using (Rcu.Read())
         {
-            foreach (TdpRoot root in _roots)
+            foreach (TdpRoot root in mmu.Roots)
             {
                 if (root.Role.AsId != range.AsId || root.Invalid)
                     continue;
@@ -120,8 +111,8 @@ public sealed unsafe partial class TdpMmu
                     young |= it.IsPresentLeaf && TryAgeLocked(ref it, ref batch);
             }
         }
-        Finish(ref batch);
-        Lock.ExitWrite();
+        mmu.Finish(ref batch);
+        mmu.Lock.ExitWrite();
         return young;
     }
 
@@ -129,7 +120,7 @@ public sealed unsafe partial class TdpMmu
     {
         bool young = false;
         using var _ = Rcu.Read();
-        foreach (TdpRoot root in Volatile.Read(ref _roots))
+        foreach (TdpRoot root in mmu.Roots)
         {
             if (root.Role.AsId != range.AsId || root.Invalid)
                 continue;
