@@ -8,7 +8,8 @@ namespace Ring3.Abi;
 [StructLayout(LayoutKind.Sequential)]
 public struct kvm_pic_state
 {
-    public byte last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask, init_state, auto_eoi, rotate_on_auto_eoi, special_fully_nested_mode, init4, elcr, elcr_mask;
+    public byte last_irr, irr, imr, isr, priority_add, irq_base, read_reg_select, poll, special_mask, init_state, auto_eoi, rotate_on_auto_eoi,
+        special_fully_nested_mode, init4, elcr, elcr_mask;
 }
 
 /// <summary>State of the I/O APIC.</summary>

@@ -8,7 +8,8 @@ public static partial class KvmApi
 {
     public const uint KVM_XEN_HVM_CONFIG_HYPERCALL_MSR = 1 << 0, KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL = 1 << 1, KVM_XEN_HVM_CONFIG_SHARED_INFO = 1 << 2;
     public const uint KVM_XEN_HVM_CONFIG_RUNSTATE = 1 << 3, KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL = 1 << 4, KVM_XEN_HVM_CONFIG_EVTCHN_SEND = 1 << 5;
-    public const uint KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG = 1 << 6, KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE = 1 << 7, KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA = 1 << 8;
+    public const uint KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG = 1 << 6, KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE = 1 << 7,
+        KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA = 1 << 8;
 
     public const ulong KVM_XEN_INVALID_GFN = ulong.MaxValue, KVM_XEN_INVALID_GPA = ulong.MaxValue;
     public const uint KVM_XEN_EVTCHN_DEASSIGN = 1 << 0, KVM_XEN_EVTCHN_UPDATE = 1 << 1, KVM_XEN_EVTCHN_RESET = 1 << 2;
@@ -16,13 +17,17 @@ public static partial class KvmApi
     public const ushort KVM_XEN_ATTR_TYPE_LONG_MODE = 0, KVM_XEN_ATTR_TYPE_SHARED_INFO = 1, KVM_XEN_ATTR_TYPE_UPCALL_VECTOR = 2, KVM_XEN_ATTR_TYPE_EVTCHN = 3;
     public const ushort KVM_XEN_ATTR_TYPE_XEN_VERSION = 4, KVM_XEN_ATTR_TYPE_RUNSTATE_UPDATE_FLAG = 5, KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA = 6;
 
-    public const ushort KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO = 0, KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO = 1, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADDR = 2, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT = 3;
-    public const ushort KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA = 4, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADJUST = 5, KVM_XEN_VCPU_ATTR_TYPE_VCPU_ID = 6, KVM_XEN_VCPU_ATTR_TYPE_TIMER = 7;
+    public const ushort KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO = 0, KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO = 1, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADDR = 2,
+        KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT = 3;
+    public const ushort KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA = 4, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADJUST = 5, KVM_XEN_VCPU_ATTR_TYPE_VCPU_ID = 6,
+        KVM_XEN_VCPU_ATTR_TYPE_TIMER = 7;
     public const ushort KVM_XEN_VCPU_ATTR_TYPE_UPCALL_VECTOR = 8, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA = 9;
 
-    /// <summary>Ring3's extension, not in Linux: VM attribute; u.fifo turns FIFO event channels on and gives a page of the event array. See docs/xen.md.</summary>
+    /// <summary>Ring3's extension, not in Linux: VM attribute; u.fifo turns FIFO event channels on and gives a page of the event array. See
+    /// docs/xen.md.</summary>
     public const ushort RING3_XEN_ATTR_TYPE_FIFO = 0x8000;
-    /// <summary>Ring3's extension, not in Linux: VM attribute; u.pirq says which event channel the messages (MSI) that name a PIRQ arrive on. See docs/xen.md.</summary>
+    /// <summary>Ring3's extension, not in Linux: VM attribute; u.pirq says which event channel the messages (MSI) that name a PIRQ arrive on. See
+    /// docs/xen.md.</summary>
     public const ushort RING3_XEN_ATTR_TYPE_PIRQ = 0x8001;
     /// <summary>Ring3's extension, not in Linux: vCPU attribute; u.gpa is the FIFO control block, KVM_XEN_INVALID_GPA none.</summary>
     public const ushort RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL = 0x8000;

@@ -1,17 +1,21 @@
 namespace Ring3.Abi;
 
 /// <summary>
-/// Numbers and layouts of Xen's guest interface on x86. SPEC: Xen public headers (xen.h, event_channel.h, sched.h, vcpu.h, version.h, memory.h, arch-x86/cpuid.h, hvm/*.h).
+/// Numbers and layouts of Xen's guest interface on x86. SPEC: Xen public headers (xen.h, event_channel.h, sched.h, vcpu.h, version.h, memory.h,
+/// arch-x86/cpuid.h, hvm/*.h).
 /// Results of hypercalls are negated Xen errnos, which agree with Linux's for the ones used here.
 /// </summary>
 public static class XenAbi
 {
     // Hypercalls.
-    public const uint memory_op = 12, set_timer_op = 15, xen_version = 17, console_io = 18, grant_table_op = 20, vcpu_op = 24, sched_op = 29, event_channel_op = 32, physdev_op = 33, hvm_op = 34;
+    public const uint memory_op = 12, set_timer_op = 15, xen_version = 17, console_io = 18, grant_table_op = 20, vcpu_op = 24, sched_op = 29,
+        event_channel_op = 32, physdev_op = 33, hvm_op = 34;
 
     // event_channel_op.
-    public const uint EVTCHNOP_bind_interdomain = 0, EVTCHNOP_bind_virq = 1, EVTCHNOP_bind_pirq = 2, EVTCHNOP_close = 3, EVTCHNOP_send = 4, EVTCHNOP_status = 5, EVTCHNOP_alloc_unbound = 6, EVTCHNOP_bind_ipi = 7;
-    public const uint EVTCHNOP_bind_vcpu = 8, EVTCHNOP_unmask = 9, EVTCHNOP_reset = 10, EVTCHNOP_init_control = 11, EVTCHNOP_expand_array = 12, EVTCHNOP_set_priority = 13;
+    public const uint EVTCHNOP_bind_interdomain = 0, EVTCHNOP_bind_virq = 1, EVTCHNOP_bind_pirq = 2, EVTCHNOP_close = 3, EVTCHNOP_send = 4, EVTCHNOP_status = 5,
+        EVTCHNOP_alloc_unbound = 6, EVTCHNOP_bind_ipi = 7;
+    public const uint EVTCHNOP_bind_vcpu = 8, EVTCHNOP_unmask = 9, EVTCHNOP_reset = 10, EVTCHNOP_init_control = 11, EVTCHNOP_expand_array = 12,
+        EVTCHNOP_set_priority = 13;
     public const uint EVTCHNSTAT_closed = 0, EVTCHNSTAT_unbound = 1, EVTCHNSTAT_interdomain = 2, EVTCHNSTAT_pirq = 3, EVTCHNSTAT_virq = 4, EVTCHNSTAT_ipi = 5;
 
     // sched_op.
@@ -21,11 +25,14 @@ public static class XenAbi
     public const uint MaxPollPorts = 128;
 
     // vcpu_op.
-    public const uint VCPUOP_initialise = 0, VCPUOP_up = 1, VCPUOP_down = 2, VCPUOP_is_up = 3, VCPUOP_get_runstate_info = 4, VCPUOP_register_runstate_memory_area = 5, VCPUOP_set_periodic_timer = 6;
-    public const uint VCPUOP_stop_periodic_timer = 7, VCPUOP_set_singleshot_timer = 8, VCPUOP_stop_singleshot_timer = 9, VCPUOP_register_vcpu_info = 10, VCPUOP_register_vcpu_time_memory_area = 13;
+    public const uint VCPUOP_initialise = 0, VCPUOP_up = 1, VCPUOP_down = 2, VCPUOP_is_up = 3, VCPUOP_get_runstate_info = 4,
+        VCPUOP_register_runstate_memory_area = 5, VCPUOP_set_periodic_timer = 6;
+    public const uint VCPUOP_stop_periodic_timer = 7, VCPUOP_set_singleshot_timer = 8, VCPUOP_stop_singleshot_timer = 9, VCPUOP_register_vcpu_info = 10,
+        VCPUOP_register_vcpu_time_memory_area = 13;
 
     // xen_version.
-    public const uint XENVER_version = 0, XENVER_extraversion = 1, XENVER_compile_info = 2, XENVER_capabilities = 3, XENVER_changeset = 4, XENVER_platform_parameters = 5, XENVER_get_features = 6, XENVER_pagesize = 7;
+    public const uint XENVER_version = 0, XENVER_extraversion = 1, XENVER_compile_info = 2, XENVER_capabilities = 3, XENVER_changeset = 4,
+        XENVER_platform_parameters = 5, XENVER_get_features = 6, XENVER_pagesize = 7;
     public const uint XENVER_guest_handle = 8, XENVER_commandline = 9, XENVER_build_id = 10;
 
     // Run states.

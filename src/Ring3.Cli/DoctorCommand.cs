@@ -28,7 +28,8 @@ internal static class DoctorCommand
 
     private static int Run()
     {
-        Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), CommandLine(), Library(NativeFiles.Interposer), Library(NativeFiles.Core), Compiler(), SelfTest()];
+        Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), CommandLine(), Library(NativeFiles.Interposer), Library(NativeFiles.Core),
+            Compiler(), SelfTest()];
         int width = findings.Max(f => f.What.Length);
         foreach (Finding f in findings)
         {
@@ -60,10 +61,12 @@ internal static class DoctorCommand
         string model = Field("/proc/cpuinfo", "model name") ?? "unknown";
         (string Name, bool Has)[] features =
         [
-            ("SSE4.2", Sse42.IsSupported), ("POPCNT", Popcnt.IsSupported), ("AES", Aes.IsSupported), ("PCLMULQDQ", Pclmulqdq.IsSupported), ("AVX", Avx.IsSupported), ("AVX2", Avx2.IsSupported),
+            ("SSE4.2", Sse42.IsSupported), ("POPCNT", Popcnt.IsSupported), ("AES", Aes.IsSupported), ("PCLMULQDQ", Pclmulqdq.IsSupported),
+            ("AVX", Avx.IsSupported), ("AVX2", Avx2.IsSupported),
             ("FMA", Fma.IsSupported), ("BMI1", Bmi1.IsSupported), ("BMI2", Bmi2.IsSupported), ("LZCNT", Lzcnt.IsSupported),
         ];
-        string has = string.Join(' ', features.Where(f => f.Has).Select(f => f.Name)), lacks = string.Join(' ', features.Where(f => !f.Has).Select(f => f.Name));
+        string has = string.Join(' ', features.Where(f => f.Has).Select(f => f.Name)),
+            lacks = string.Join(' ', features.Where(f => !f.Has).Select(f => f.Name));
         string text = $"{model}, {Environment.ProcessorCount} available; used: {has}" + (lacks.Length == 0 ? "" : $"; not there: {lacks}");
         // The guests' vector instructions run on these units, and the native files are compiled for them.
         return new("processor", lacks.Length == 0 ? Verdict.Good : Verdict.Bad, text);

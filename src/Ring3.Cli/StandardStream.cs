@@ -11,7 +11,8 @@ internal sealed class StandardStream : Stream
 
     private StandardStream(int fd, bool required) => (_fd, _required) = (fd, required);
 
-    /// <summary>Makes these the console's: output that cannot be written is an error with a status of its own; messages that cannot be written are lost.</summary>
+    /// <summary>Makes these the console's: output that cannot be written is an error with a status of its own; messages that cannot be written are
+    /// lost.</summary>
     public static void Install()
     {
         Console.SetOut(new StreamWriter(new StandardStream(1, required: true)) { AutoFlush = true });

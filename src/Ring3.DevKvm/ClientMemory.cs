@@ -5,7 +5,8 @@ using Ring3.Host;
 namespace Ring3.DevKvm;
 
 /// <summary>
-/// The client memory behind the slots of all VMs, for those who watch the client's changes of its mappings: one interval that contains it all, and the MMU notifiers' calls.
+/// The client memory behind the slots of all VMs, for those who watch the client's changes of its mappings: one interval that contains it all, and the MMU
+/// notifiers' calls.
 /// </summary>
 internal static class ClientMemory
 {
@@ -69,7 +70,8 @@ internal static class ClientMemory
         return false;
     }
 
-    /// <summary>mmu_notifier_invalidate_range_start for every VM; true when one was concerned: then <see cref="InvalidateEnd"/> must follow, and those VMs are not freed before it.</summary>
+    /// <summary>mmu_notifier_invalidate_range_start for every VM; true when one was concerned: then <see cref="InvalidateEnd"/> must follow, and those VMs are
+    /// not freed before it.</summary>
     public static unsafe bool InvalidateStart(ulong lo, ulong hi)
     {
         if (lo >= hi || lo >= Volatile.Read(ref s_bounds[1]) || hi <= Volatile.Read(ref s_bounds[0]))

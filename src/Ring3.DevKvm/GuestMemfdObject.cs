@@ -2,7 +2,8 @@ using Ring3.Memory;
 
 namespace Ring3.DevKvm;
 
-/// <summary>A guest_memfd's descriptor: the memory itself as far as fallocate and fstat go. It keeps its VM alive, and its slots lose their private memory when it is closed.</summary>
+/// <summary>A guest_memfd's descriptor: the memory itself as far as fallocate and fstat go. It keeps its VM alive, and its slots lose their private memory when
+/// it is closed.</summary>
 internal sealed class GuestMemfdObject(VmObject vm, GuestMemfd memory) : KvmObject
 {
     public GuestMemfd Memory => memory;

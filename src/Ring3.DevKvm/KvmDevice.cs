@@ -86,18 +86,22 @@ public static class KvmDevice
     }
 
     /// <summary>read or pread of a descriptor: number of bytes, or -errno.</summary>
-    public static unsafe long Read(ulong handle, byte* buffer, ulong length, long offset) => ObjectTable.Find(handle) is { } o ? o.Read((ulong)buffer, length, offset) : -Errno.EBADF;
+    public static unsafe long Read(ulong handle, byte* buffer, ulong length, long offset) =>
+        ObjectTable.Find(handle) is { } o ? o.Read((ulong)buffer, length, offset) : -Errno.EBADF;
 
-    /// <summary>By descriptor number, below <see cref="IrqfdWrites.Slots"/>: not 0 where a write of 8 bytes is worth <see cref="TryWriteIrqfd"/>. Read by the interposer without a call.</summary>
+    /// <summary>By descriptor number, below <see cref="IrqfdWrites.Slots"/>: not 0 where a write of 8 bytes is worth <see cref="TryWriteIrqfd"/>. Read by the
+    /// interposer without a call.</summary>
     public static unsafe byte* IrqfdHints => IrqfdWrites.Enable();
 
-    /// <summary>A write of 8 bytes to a descriptor that may be an irqfd's: true when it is done; false when nothing was done and the write is to be made.</summary>
+    /// <summary>A write of 8 bytes to a descriptor that may be an irqfd's: true when it is done; false when nothing was done and the write is to be
+    /// made.</summary>
     public static bool TryWriteIrqfd(int fd, ulong buffer) => IrqfdWrites.TryWrite(fd, buffer);
 
     /// <summary>Address of the signal words of a vCPU (see <see cref="VcpuSignal"/>), 0 when the handle is no vCPU. Valid as long as the handle.</summary>
     public static unsafe nint VcpuSignalAddress(ulong handle) => ObjectTable.Find(handle) is VcpuObject v ? (nint)v.Vcpu.Signal : 0;
 
-    /// <summary>The client is about to change the mapping of [lo, hi): the guest does not use it until <see cref="InvalidateEnd"/>. True when a VM was concerned and End must be called.</summary>
+    /// <summary>The client is about to change the mapping of [lo, hi): the guest does not use it until <see cref="InvalidateEnd"/>. True when a VM was
+    /// concerned and End must be called.</summary>
     public static bool InvalidateStart(ulong lo, ulong hi) => ClientMemory.InvalidateStart(lo, hi);
 
     /// <summary>The change announced by <see cref="InvalidateStart"/> is done, or failed.</summary>
@@ -106,7 +110,8 @@ public static class KvmDevice
     /// <summary>Whether any byte of [lo, hi) belongs to a memory slot.</summary>
     public static bool IsClientMemory(ulong lo, ulong hi) => ClientMemory.Contains(lo, hi);
 
-    /// <summary>Two 64-bit words, [lo, hi): an interval that contains the client memory of all slots of all VMs; lo >= hi when there is none. Read by the interposer without a call.</summary>
+    /// <summary>Two 64-bit words, [lo, hi): an interval that contains the client memory of all slots of all VMs; lo >= hi when there is none. Read by the
+    /// interposer without a call.</summary>
     public static unsafe ulong* ClientMemoryBounds => ClientMemory.Bounds;
 
     /// <summary>The process is about to end: prints what RING3_STATS asked for.</summary>

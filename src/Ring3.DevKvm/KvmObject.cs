@@ -2,7 +2,8 @@ using Ring3.Abi;
 
 namespace Ring3.DevKvm;
 
-/// <summary>What a KVM descriptor stands for. An object lives from its creation to the last close of its descriptors and the end of the calls that were inside it then.</summary>
+/// <summary>What a KVM descriptor stands for. An object lives from its creation to the last close of its descriptors and the end of the calls that were inside
+/// it then.</summary>
 internal abstract class KvmObject
 {
     /// <summary>Name of the object in the client's table; see <see cref="ObjectTable"/>. Set once, when it enters the table.</summary>

@@ -5,8 +5,9 @@ using Ring3.Memory;
 namespace Ring3.DevKvm;
 
 /// <summary>
-/// What kvm.ko takes as module parameters, from the environment: RING3_PARAMETERS="nx_huge_pages=1,nx_huge_pages_recovery_ratio=1". Names are those of /sys/module/kvm/parameters (and pml of kvm_intel); the interposer shows the same values there
-/// (native/sysfs.c). Two are Ring3's own: cpu, which kvm.ko takes from the host, and engine. Unknown names and values that cannot be understood are ignored, as the files' defaults are then in force.
+/// What kvm.ko takes as module parameters, from the environment: RING3_PARAMETERS="nx_huge_pages=1,nx_huge_pages_recovery_ratio=1". Names are those of
+/// /sys/module/kvm/parameters (and pml of kvm_intel); the interposer shows the same values there (native/sysfs.c). Two are Ring3's own: cpu, which kvm.ko takes
+/// from the host, and engine. Unknown names and values that cannot be understood are ignored, as the files' defaults are then in force.
 /// </summary>
 internal static class ModuleParameters
 {
@@ -49,7 +50,9 @@ internal static class ModuleParameters
         _ => otherwise,
     };
 
-    private static ProcessorModel Model(Dictionary<string, string> given) => ProcessorModel.TryParse(given.GetValueOrDefault("cpu"), out ProcessorModel model) ? model : ProcessorModel.Host;
+    private static ProcessorModel Model(Dictionary<string, string> given) =>
+        ProcessorModel.TryParse(given.GetValueOrDefault("cpu"), out ProcessorModel model) ? model : ProcessorModel.Host;
 
-    private static uint Number(Dictionary<string, string> given, string name, uint otherwise) => uint.TryParse(given.GetValueOrDefault(name), out uint n) ? n : otherwise;
+    private static uint Number(Dictionary<string, string> given, string name, uint otherwise) =>
+        uint.TryParse(given.GetValueOrDefault(name), out uint n) ? n : otherwise;
 }

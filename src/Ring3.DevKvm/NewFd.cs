@@ -13,7 +13,8 @@ public enum ObjectKind
 }
 
 /// <summary>
-/// An object that a call has made: its handle, and the memfd that stands for it among the client's descriptors (close-on-exec as KVM's). <see cref="Handle"/> is 0 when the call made none.
+/// An object that a call has made: its handle, and the memfd that stands for it among the client's descriptors (close-on-exec as KVM's). <see cref="Handle"/>
+/// is 0 when the call made none.
 /// </summary>
 public struct NewFd
 {

@@ -7,7 +7,8 @@ using Ring3.Kvm;
 namespace Ring3.DevKvm;
 
 /// <summary>
-/// A KVM_GET_STATS_FD descriptor: header, id, descriptors, data, as api.rst lays them out. The memfd holds the image; reading through <see cref="Read"/> brings the data up to date first.
+/// A KVM_GET_STATS_FD descriptor: header, id, descriptors, data, as api.rst lays them out. The memfd holds the image; reading through <see cref="Read"/> brings
+/// the data up to date first.
 /// </summary>
 internal sealed class StatsObject : KvmObject
 {
@@ -29,12 +30,15 @@ internal sealed class StatsObject : KvmObject
     public override ObjectKind Kind => ObjectKind.Stats;
     public override string Name => _name;
 
-    public static int ForVm(VmObject vm, out NewFd fd) => Create(vm, vm.Vm, $"{vm.Name}.stats", $"kvm-{Environment.ProcessId}", "kvm-vm-stats", VmStats.All, static v => _ = v.Stats, out fd);
+    public static int ForVm(VmObject vm, out NewFd fd) =>
+        Create(vm, vm.Vm, $"{vm.Name}.stats", $"kvm-{Environment.ProcessId}", "kvm-vm-stats", VmStats.All, static v => _ = v.Stats, out fd);
 
     public static int ForVcpu(VmObject vm, Vcpu vcpu, out NewFd fd) =>
-        Create(vm, vcpu, $"{vm.Name}.cpu{vcpu.Id}.stats", $"kvm-{Environment.ProcessId}/vcpu-{vcpu.Id}", $"kvm-vcpu-stats:{vcpu.Id}", VcpuStats.Descriptors, static _ => { }, out fd);
+        Create(vm, vcpu, $"{vm.Name}.cpu{vcpu.Id}.stats", $"kvm-{Environment.ProcessId}/vcpu-{vcpu.Id}", $"kvm-vcpu-stats:{vcpu.Id}", VcpuStats.Descriptors,
+        static _ => { }, out fd);
 
-    private static unsafe int Create<T>(VmObject vm, T source, string name, string id, string file, IReadOnlyList<StatDescriptor<T>> descriptors, Action<T> collect, out NewFd fd)
+    private static unsafe int Create<T>(VmObject vm, T source, string name, string id, string file, IReadOnlyList<StatDescriptor<T>> descriptors,
+        Action<T> collect, out NewFd fd)
     {
         fd = default;
         uint descOffset = (uint)sizeof(kvm_stats_header) + NameSize, descSize = (uint)sizeof(kvm_stats_desc) + NameSize;
@@ -49,7 +53,9 @@ internal sealed class StatsObject : KvmObject
             MemFd.Close(memfd);
             return -Errno.ENOMEM;
         }
-        *(kvm_stats_header*)o._image = new() { name_size = NameSize, num_desc = (uint)descriptors.Count, id_offset = (uint)sizeof(kvm_stats_header), desc_offset = descOffset, data_offset = dataOffset };
+        *(kvm_stats_header*)o._image =
+            new() { name_size = NameSize, num_desc = (uint)descriptors.Count, id_offset = (uint)sizeof(kvm_stats_header), desc_offset = descOffset,
+            data_offset = dataOffset };
         PutString(o._image + sizeof(kvm_stats_header), id);
         uint offset = 0;
         for (int i = 0; i < descriptors.Count; i++)
@@ -68,7 +74,8 @@ internal sealed class StatsObject : KvmObject
         return r;
     }
 
-    private static unsafe void PutString(byte* at, string s) => Encoding.ASCII.GetBytes(s.AsSpan(0, Math.Min(s.Length, NameSize - 1)), new Span<byte>(at, NameSize));
+    private static unsafe void PutString(byte* at, string s) =>
+        Encoding.ASCII.GetBytes(s.AsSpan(0, Math.Min(s.Length, NameSize - 1)), new Span<byte>(at, NameSize));
 
     private static unsafe void Store<T>(nint data, T source, IReadOnlyList<StatDescriptor<T>> descriptors, Action<T> collect)
     {

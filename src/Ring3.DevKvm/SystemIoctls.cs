@@ -69,7 +69,8 @@ internal sealed partial class SystemObject
             return -Errno.E2BIG;
         header.nent = (uint)leaves.Length;
         fixed (kvm_cpuid_entry2* e = leaves)
-            return UserCopy.TryWrite(argument + (ulong)sizeof(kvm_cpuid2), e, (nuint)leaves.Length * (nuint)sizeof(kvm_cpuid_entry2)) && UserCopy.TryWrite(argument, header) ? 0 : -Errno.EFAULT;
+            return UserCopy.TryWrite(argument + (ulong)sizeof(kvm_cpuid2), e, (nuint)leaves.Length * (nuint)sizeof(kvm_cpuid_entry2))
+                && UserCopy.TryWrite(argument, header) ? 0 : -Errno.EFAULT;
     }
 
     private static unsafe int GetCpuid(ulong argument, bool emulated)

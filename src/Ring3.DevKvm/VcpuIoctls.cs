@@ -244,7 +244,8 @@ internal sealed partial class VcpuObject
         if (n < 0)
             return n;
         header.nent = (uint)n;
-        return UserCopy.TryWrite(argument + (ulong)sizeof(kvm_cpuid2), entries, (nuint)n * (nuint)sizeof(kvm_cpuid_entry2)) ? Put(argument, header) : -Errno.EFAULT;
+        return UserCopy.TryWrite(argument + (ulong)sizeof(kvm_cpuid2), entries, (nuint)n * (nuint)sizeof(kvm_cpuid_entry2)) ? Put(argument, header)
+            : -Errno.EFAULT;
     }
 
     private int TscAttribute(uint command, ulong argument)

@@ -5,7 +5,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.DevKvm;
 
 /// <summary>
-/// The kvm-vfio device, through which KVM learns which VFIO files belong to a VM. There is no DMA and no cache attribute to arrange here, so it only keeps the list.
+/// The kvm-vfio device, through which KVM learns which VFIO files belong to a VM. There is no DMA and no cache attribute to arrange here, so it only keeps the
+/// list.
 /// </summary>
 internal sealed class VfioDevice : KvmObject
 {

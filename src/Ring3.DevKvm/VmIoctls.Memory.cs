@@ -49,7 +49,8 @@ internal sealed partial class VmObject
     {
         if ((r.flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)) != 0)
             return -Errno.EINVAL;
-        return SetRegion2(new kvm_userspace_memory_region2 { slot = r.slot, flags = r.flags, guest_phys_addr = r.guest_phys_addr, memory_size = r.memory_size, userspace_addr = r.userspace_addr });
+        return SetRegion2(new kvm_userspace_memory_region2 { slot = r.slot, flags = r.flags, guest_phys_addr = r.guest_phys_addr, memory_size = r.memory_size,
+            userspace_addr = r.userspace_addr });
     }
 
     private int SetRegion2(in kvm_userspace_memory_region2 r)

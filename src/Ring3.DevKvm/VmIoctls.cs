@@ -37,7 +37,8 @@ internal sealed partial class VmObject
                 return CreateDevice(argument, out fd);
             case KVM_GET_STATS_FD:
                 return StatsObject.ForVm(this, out fd);
-            case KVM_SET_USER_MEMORY_REGION or KVM_SET_USER_MEMORY_REGION2 or KVM_GET_DIRTY_LOG or KVM_CLEAR_DIRTY_LOG or KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO or KVM_SET_NR_MMU_PAGES
+            case KVM_SET_USER_MEMORY_REGION or KVM_SET_USER_MEMORY_REGION2 or KVM_GET_DIRTY_LOG or KVM_CLEAR_DIRTY_LOG or KVM_REGISTER_COALESCED_MMIO
+                or KVM_UNREGISTER_COALESCED_MMIO or KVM_SET_NR_MMU_PAGES
                 or KVM_SET_TSS_ADDR or KVM_SET_IDENTITY_MAP_ADDR or KVM_SET_MEMORY_ATTRIBUTES or KVM_CREATE_GUEST_MEMFD or KVM_RESET_DIRTY_RINGS:
                 return MemoryIoctl(command, argument, out fd);
             case KVM_SET_CLOCK:
@@ -144,7 +145,8 @@ internal sealed partial class VmObject
         var entries = new kvm_irq_routing_entry[header.nr];
         fixed (kvm_irq_routing_entry* e = entries)
         {
-            if (entries.Length != 0 && !UserCopy.TryRead(argument + (ulong)sizeof(kvm_irq_routing), e, (nuint)entries.Length * (nuint)sizeof(kvm_irq_routing_entry)))
+            if (entries.Length != 0 && !UserCopy.TryRead(argument + (ulong)sizeof(kvm_irq_routing), e,
+                (nuint)entries.Length * (nuint)sizeof(kvm_irq_routing_entry)))
                 return -Errno.EFAULT;
         }
         return Vm.SetGsiRouting(entries);

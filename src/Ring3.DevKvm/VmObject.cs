@@ -6,7 +6,8 @@ using Ring3.Kvm;
 namespace Ring3.DevKvm;
 
 /// <summary>
-/// A VM's descriptor, and the life of the VM behind it: as KVM's, the VM exists until its own descriptors and those of its vCPUs, devices and statistics are closed and no call is inside it.
+/// A VM's descriptor, and the life of the VM behind it: as KVM's, the VM exists until its own descriptors and those of its vCPUs, devices and statistics are
+/// closed and no call is inside it.
 /// </summary>
 internal sealed partial class VmObject : KvmObject
 {

@@ -5,17 +5,20 @@ using static Ring3.Host.MachineCode;
 namespace Ring3.Host;
 
 /// <summary>
-/// Machine code of <see cref="UserCopy"/>: accesses whose faults are fixed up. System V calling convention; leaf routines without a stack frame, so that a fix-up is a change of RIP and nothing else.
+/// Machine code of <see cref="UserCopy"/>: accesses whose faults are fixed up. System V calling convention; leaf routines without a stack frame, so that a
+/// fix-up is a change of RIP and nothing else.
 /// </summary>
 /// <remarks>
-/// They return 0 in RAX; the fix-up returns 1. None touches a callee-saved register, except CompareExchange16, which keeps RBX in R9 and has a fix-up of its own. Each access of 1, 2, 4 and 8 bytes is one instruction.
+/// They return 0 in RAX; the fix-up returns 1. None touches a callee-saved register, except CompareExchange16, which keeps RBX in R9 and has a fix-up of its
+/// own. Each access of 1, 2, 4 and 8 bytes is one instruction.
 /// </remarks>
 internal static class AccessorCode
 {
     /// <summary>copy(rdi = to, rsi = from, rdx = bytes). Forward order from 512 bytes on; shorter copies may write the end first.</summary>
     internal static byte[] Copy() => Assemble(a =>
     {
-        Label under16 = a.CreateLabel(), under8 = a.CreateLabel(), bytes = a.CreateLabel(), @long = a.CreateLabel(), loop = a.CreateLabel(), test = a.CreateLabel(), done = a.CreateLabel();
+        Label under16 = a.CreateLabel(), under8 = a.CreateLabel(), bytes = a.CreateLabel(), @long = a.CreateLabel(), loop = a.CreateLabel(),
+            test = a.CreateLabel(), done = a.CreateLabel();
         a.cmp(rdx, 16);
         a.jb(under16);
         a.cmp(rdx, 512);
@@ -106,7 +109,8 @@ internal static class AccessorCode
     });
 
     /// <summary>
-    /// move(rdi = to, rsi = from, rdx = elements), forward or backward as REP MOVS does it, whatever the overlap. Returns the elements not moved; a fault continues at <see cref="Moved()"/>'s code.
+    /// move(rdi = to, rsi = from, rdx = elements), forward or backward as REP MOVS does it, whatever the overlap. Returns the elements not moved; a fault
+    /// continues at <see cref="Moved()"/>'s code.
     /// </summary>
     internal static byte[] Move(int size, bool backward) => Assemble(a =>
     {
@@ -140,7 +144,8 @@ internal static class AccessorCode
         Succeed(a);
     });
 
-    /// <summary>compareExchange(rdi = address, rsi = value, rdx = pointer to the comparand, which receives the value found), of <paramref name="size"/> bytes.</summary>
+    /// <summary>compareExchange(rdi = address, rsi = value, rdx = pointer to the comparand, which receives the value found), of <paramref name="size"/>
+    /// bytes.</summary>
     internal static byte[] CompareExchange(int size) => Assemble(a =>
     {
         switch (size)

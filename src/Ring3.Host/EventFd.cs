@@ -21,7 +21,8 @@ public static class EventFd
     /// <summary>Whether <see cref="Signal"/> could wait for a reader: the descriptor, or another one of the same eventfd, was not made non-blocking.</summary>
     public static bool MayBlock(int fd) => (Libc.fcntl(fd, 3 /* F_GETFL */, 0) & Nonblock) == 0;
 
-    /// <summary><see cref="Signal"/> for descriptors that <see cref="MayBlock"/>: a counter that is full stays as it is, as with the kernel's own signals.</summary>
+    /// <summary><see cref="Signal"/> for descriptors that <see cref="MayBlock"/>: a counter that is full stays as it is, as with the kernel's own
+    /// signals.</summary>
     public static unsafe bool SignalUnlessFull(int fd)
     {
         const short PollOut = 4;
@@ -49,7 +50,8 @@ public static class EventFd
     public static int Check(int fd) => FileDescriptor.LinkTarget(fd) is not { } target ? -9 : target.Contains("[eventfd]", StringComparison.Ordinal) ? 0 : -22;
 
     /// <summary>
-    /// Whether two descriptors are the same eventfd. A client may name it by another number than before, and a number may stand for another eventfd than before.
+    /// Whether two descriptors are the same eventfd. A client may name it by another number than before, and a number may stand for another eventfd than
+    /// before.
     /// Where the kernel does not say (no kcmp), descriptors are compared by <paramref name="knownAs"/>, the client's number at registration.
     /// </summary>
     /// <param name="own">Our duplicate.</param>

@@ -42,7 +42,8 @@ internal struct FaultControl
 [StructLayout(LayoutKind.Explicit, Size = 1 << SizeShift)]
 public struct FaultRecord
 {
-    /// <summary>Where the search for a thread's record begins: the low 32 bits of its thread pointer, shifted right, times the factor, shifted right again. The table has a power of two of them.</summary>
+    /// <summary>Where the search for a thread's record begins: the low 32 bits of its thread pointer, shifted right, times the factor, shifted right again. The
+    /// table has a power of two of them.</summary>
     internal const int HashDrop = 6, HashShift = 20;
     internal const uint HashFactor = 0x9E3779B1;
     /// <summary>Records of the table, and the size of one as a shift.</summary>

@@ -3,7 +3,8 @@ using System.Runtime.CompilerServices;
 namespace Ring3.Host;
 
 /// <summary>Guest memory and the threads that run guests.</summary>
-/// <remarks>SAFETY: a range is valid for the handler when its end is above its begin; begin is stored before end, and end is cleared first. Records are claimed under the lock.</remarks>
+/// <remarks>SAFETY: a range is valid for the handler when its end is above its begin; begin is stored before end, and end is cleared first. Records are claimed
+/// under the lock.</remarks>
 public static partial class FaultGuard
 {
     private const int MaxClaimed = 4000;
@@ -12,13 +13,16 @@ public static partial class FaultGuard
     private static readonly Stack<nint> s_freeRanges = new();
     private static int s_claimed;
 
-    /// <summary>Declares [<paramref name="begin"/>, <paramref name="end"/>) as memory that guests access. Ranges may overlap. Returns a ticket for <see cref="RemoveGuestMemory"/>.</summary>
-    public static unsafe nint AddGuestMemory(ulong begin, ulong end) => AddRange(s_freeRanges, s_control->Ranges, &s_control->RangesEnd, MaxRanges, new GuestRange { Begin = begin, End = end });
+    /// <summary>Declares [<paramref name="begin"/>, <paramref name="end"/>) as memory that guests access. Ranges may overlap. Returns a ticket for
+    /// <see cref="RemoveGuestMemory"/>.</summary>
+    public static unsafe nint AddGuestMemory(ulong begin, ulong end) =>
+        AddRange(s_freeRanges, s_control->Ranges, &s_control->RangesEnd, MaxRanges, new GuestRange { Begin = begin, End = end });
 
     /// <summary>Takes a range back. No thread accesses it through guest translations any more.</summary>
     public static void RemoveGuestMemory(nint ticket) => RemoveRange(s_freeRanges, ticket);
 
-    /// <summary>Enters a range into one of the handler's tables, whose entries begin at <paramref name="table"/> and end at *<paramref name="tableEnd"/>. The handler reads without a lock.</summary>
+    /// <summary>Enters a range into one of the handler's tables, whose entries begin at <paramref name="table"/> and end at *<paramref name="tableEnd"/>. The
+    /// handler reads without a lock.</summary>
     private static unsafe nint AddRange(Stack<nint> free, GuestRange* table, GuestRange** tableEnd, nuint max, GuestRange range)
     {
         using (s_lock.Enter())
@@ -75,7 +79,8 @@ public static partial class FaultGuard
         }
     }
 
-    /// <summary>So many thread pointers have been seen that most of their threads are gone: takes over a record, on the probe path of its new owner, whose thread is not inside a guest.</summary>
+    /// <summary>So many thread pointers have been seen that most of their threads are gone: takes over a record, on the probe path of its new owner, whose
+    /// thread is not inside a guest.</summary>
     private static unsafe FaultRecord* Evict(FaultRecord* home, ulong thread)
     {
         FaultRecord* r = home;

@@ -9,7 +9,8 @@ public static class Futex
     private const nint SYS_futex = 202;
     private const int WaitPrivate = 0 | 128, WakePrivate = 1 | 128;
 
-    /// <summary>Sleeps while <c>*word == expected</c>, at most <paramref name="timeoutNs"/> (negative: for ever). Returns also on a wake-up, a signal, or for no reason: callers loop on their condition. False when the time ran out.</summary>
+    /// <summary>Sleeps while <c>*word == expected</c>, at most <paramref name="timeoutNs"/> (negative: for ever). Returns also on a wake-up, a signal, or for
+    /// no reason: callers loop on their condition. False when the time ran out.</summary>
     public static unsafe bool Wait(int* word, int expected, long timeoutNs = -1)
     {
         long* ts = stackalloc long[2];

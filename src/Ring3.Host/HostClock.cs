@@ -7,8 +7,10 @@ namespace Ring3.Host;
 public static class HostClock
 {
     private static readonly ExecutableMemory s_code = new(4096);
-    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: false));
-    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtscOrdered = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: true));
+    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtsc =
+        (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: false));
+    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_rdtscOrdered =
+        (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(ReadTsc(ordered: true));
 
     private static byte[] ReadTsc(bool ordered) => MachineCode.Assemble(a =>
     {
@@ -45,7 +47,8 @@ public static class HostClock
     /// <summary>CLOCK_MONOTONIC_RAW and the TSC of the same moment.</summary>
     public static (ulong Tsc, long Ns) MonotonicRawWithTsc() => WithTsc(4);
 
-    /// <summary>Takes the sample whose two TSC reads are closest: a thread that loses its processor in one of them is apart there by milliseconds. What is left is some 10 ns.</summary>
+    /// <summary>Takes the sample whose two TSC reads are closest: a thread that loses its processor in one of them is apart there by milliseconds. What is left
+    /// is some 10 ns.</summary>
     private static (ulong Tsc, long Ns) WithTsc(int clock)
     {
         (ulong, long) best = default;

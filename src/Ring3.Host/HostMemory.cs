@@ -26,7 +26,8 @@ public static class HostMemory
     }
 
     /// <summary>
-    /// Maps <paramref name="bytes"/> bytes of a file, shared, writable, without reserving swap, at a multiple of <paramref name="alignment"/> (a power of two, at least a page). Null on failure.
+    /// Maps <paramref name="bytes"/> bytes of a file, shared, writable, without reserving swap, at a multiple of <paramref name="alignment"/> (a power of two,
+    /// at least a page). Null on failure.
     /// </summary>
     public static unsafe byte* TryMapSharedAligned(int fd, nuint bytes, nuint alignment)
     {
@@ -47,7 +48,8 @@ public static class HostMemory
         return null;
     }
 
-    /// <summary>As <see cref="Map"/>, at an address that is a multiple of <paramref name="alignment"/> (a power of two, at least a page). <paramref name="bytes"/> is a multiple of the page size.</summary>
+    /// <summary>As <see cref="Map"/>, at an address that is a multiple of <paramref name="alignment"/> (a power of two, at least a page).
+    /// <paramref name="bytes"/> is a multiple of the page size.</summary>
     public static unsafe byte* MapAligned(nuint bytes, nuint alignment, bool huge = false)
     {
         byte* p = Map(bytes + alignment, huge);
@@ -72,12 +74,14 @@ public static class HostMemory
     /// <summary>Gives the pages back to the host; the next access reads zero (private mappings).</summary>
     public static unsafe void Discard(void* p, nuint bytes) => _ = Libc.madvise(p, bytes, Libc.MADV_DONTNEED);
 
-    /// <summary>Makes every page of a range readable without a fault, as reading them would. False: some page cannot be read, a signal came, or the kernel (before 5.14) cannot do it.</summary>
+    /// <summary>Makes every page of a range readable without a fault, as reading them would. False: some page cannot be read, a signal came, or the kernel
+    /// (before 5.14) cannot do it.</summary>
     public static unsafe bool TryPopulateRead(ulong address, nuint bytes) => Libc.madvise((void*)address, bytes, Libc.MADV_POPULATE_READ) == 0;
 
     /// <summary>Frees the pages of a shared file mapping, in the file too; the next access reads zero.</summary>
     public static unsafe void RemoveShared(void* p, nuint bytes) => _ = Libc.madvise(p, bytes, Libc.MADV_REMOVE);
 
     /// <summary>fallocate(2) on a file: 0 or -errno.</summary>
-    public static int Allocate(int fd, int mode, long offset, long length) => Libc.fallocate(fd, mode, offset, length) == 0 ? 0 : -Marshal.GetLastPInvokeError();
+    public static int Allocate(int fd, int mode, long offset, long length) =>
+        Libc.fallocate(fd, mode, offset, length) == 0 ? 0 : -Marshal.GetLastPInvokeError();
 }

@@ -11,7 +11,8 @@ public static class HostProcess
     /// <summary>USER_HZ, the unit of times in /proc.</summary>
     private const long TicksPerSecond = 100;
 
-    /// <summary>Milliseconds since the process was started, in steps of 10; 0 where /proc does not tell. A program that has become another keeps its age. SPEC: proc(5), /proc/pid/stat, starttime.</summary>
+    /// <summary>Milliseconds since the process was started, in steps of 10; 0 where /proc does not tell. A program that has become another keeps its age. SPEC:
+    /// proc(5), /proc/pid/stat, starttime.</summary>
     public static long AgeMs()
     {
         const int StartTimeBehindName = 20;

@@ -3,7 +3,8 @@ using System.Text;
 
 namespace Ring3.Host;
 
-/// <summary>Where traces go: standard error, or a file to which several processes append. Each write is one system call, so lines of threads and processes do not mix, and a killed process loses none.</summary>
+/// <summary>Where traces go: standard error, or a file to which several processes append. Each write is one system call, so lines of threads and processes do
+/// not mix, and a killed process loses none.</summary>
 /// <remarks>SAFETY: buffers are pinned for the call, the path is a NUL-terminated copy.</remarks>
 public sealed class LogFile
 {
@@ -18,7 +19,8 @@ public sealed class LogFile
     public static LogFile? StandardError() => DuplicateHigh(2) is >= 0 and var fd ? new LogFile(fd) : null;
 
     /// <summary>The limit on descriptors may be lower than the numbers that are wanted.</summary>
-    private static int DuplicateHigh(int fd) => Libc.fcntl(fd, 1030 /* F_DUPFD_CLOEXEC */, FirstDescriptor) is >= 0 and var high ? high : Libc.fcntl(fd, 1030, 3);
+    private static int DuplicateHigh(int fd) =>
+        Libc.fcntl(fd, 1030 /* F_DUPFD_CLOEXEC */, FirstDescriptor) is >= 0 and var high ? high : Libc.fcntl(fd, 1030, 3);
 
     /// <summary>A file, made if need be; null when it cannot be opened.</summary>
     public static unsafe LogFile? Open(string path)

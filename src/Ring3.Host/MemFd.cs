@@ -11,7 +11,8 @@ public static class MemFd
     private const int F_ADD_SEALS = 1033;
     private const nint SealSeal = 1, SealShrink = 2, SealGrow = 4;
 
-    /// <summary>A close-on-exec descriptor of a zeroed file of <paramref name="bytes"/> bytes, or -errno. Nobody can change the size afterwards: what we have mapped of it stays.</summary>
+    /// <summary>A close-on-exec descriptor of a zeroed file of <paramref name="bytes"/> bytes, or -errno. Nobody can change the size afterwards: what we have
+    /// mapped of it stays.</summary>
     public static unsafe int Create(string name, ulong bytes)
     {
         byte* c = stackalloc byte[64];

@@ -1,6 +1,7 @@
 namespace Ring3.Host;
 
-/// <summary>What the kernel says about pages of this process: /proc/self/pagemap, which needs no privilege for what is asked here. Closed when nobody refers to it any more, so that late readers are safe.</summary>
+/// <summary>What the kernel says about pages of this process: /proc/self/pagemap, which needs no privilege for what is asked here. Closed when nobody refers to
+/// it any more, so that late readers are safe.</summary>
 /// <remarks>SAFETY: reads into the caller's span.</remarks>
 public sealed class PageMap
 {

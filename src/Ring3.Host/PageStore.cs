@@ -4,11 +4,13 @@ using System.Runtime.InteropServices;
 namespace Ring3.Host;
 
 /// <summary>
-/// A file without a name that holds pages which were taken out of memory. Memory is attached as a private mapping of the file: what is written to it are the process's own pages, which the kernel never writes back by
-/// itself, and a page that was evicted is read from the file by whatever touches it next, the kernel included.
+/// A file without a name that holds pages which were taken out of memory. Memory is attached as a private mapping of the file: what is written to it are the
+/// process's own pages, which the kernel never writes back by itself, and a page that was evicted is read from the file by whatever touches it next, the kernel
+/// included.
 /// </summary>
 /// <remarks>
-/// A page is evicted in a window: the pages are made read-only, those that differ from the file are written to it, all are dropped, and writing is allowed again. Threads that write meanwhile wait (FaultGuard's paged memory).
+/// A page is evicted in a window: the pages are made read-only, those that differ from the file are written to it, all are dropped, and writing is allowed
+/// again. Threads that write meanwhile wait (FaultGuard's paged memory).
 /// A system call that stores into attached memory inside a window fails with EFAULT; reading is always possible. One thread at a time calls the members.
 /// SAFETY: attached memory is a mapping of the caller's that he keeps until after Dispose; ranges are checked against it.
 /// </remarks>
@@ -75,7 +77,8 @@ public sealed class PageStore : IDisposable
         return new PageStore(file, directory, FormatOf(directory) is "tmpfs" or "ramfs");
     }
 
-    /// <summary>/var/tmp, the directory for temporary files, or the current one: the first in which a file can be made and that is not kept in memory; else the first in which a file can be made.</summary>
+    /// <summary>/var/tmp, the directory for temporary files, or the current one: the first in which a file can be made and that is not kept in memory; else the
+    /// first in which a file can be made.</summary>
     /// <exception cref="IOException">None takes a file.</exception>
     public static PageStore CreateInDefaultDirectory()
     {
@@ -104,7 +107,8 @@ public sealed class PageStore : IDisposable
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException) { return ""; }
     }
 
-    /// <summary>Turns anonymous memory of the process into attached memory with the same contents. Both ends are page-aligned. Threads that write meanwhile wait.</summary>
+    /// <summary>Turns anonymous memory of the process into attached memory with the same contents. Both ends are page-aligned. Threads that write meanwhile
+    /// wait.</summary>
     /// <exception cref="IOException">The file cannot take so much; the memory is usable, and cannot be evicted from.</exception>
     public unsafe void Attach(ulong begin, ulong bytes)
     {
@@ -127,7 +131,8 @@ public sealed class PageStore : IDisposable
     }
 
     /// <summary>
-    /// Takes the room for a range's pages now: a page that is touched for the first time, where the file system keeps files in memory, or evicted, on a disk, finds it. File systems that cannot reserve are tried as they are.
+    /// Takes the room for a range's pages now: a page that is touched for the first time, where the file system keeps files in memory, or evicted, on a disk,
+    /// finds it. File systems that cannot reserve are tried as they are.
     /// </summary>
     private void Reserve(ulong offset, ulong bytes)
     {
@@ -244,13 +249,15 @@ public sealed class PageStore : IDisposable
     /// <summary>Asks the kernel to write out what the file has in the page cache and to forget what is written. Any thread.</summary>
     public void DropCache() => _ = Libc.posix_fadvise(_fd, 0, 0, FadviseDontNeed);
 
-    /// <summary>Opens the window: read-only, and what the kernel knows about each page in _words, or <paramref name="unknown"/> where it does not tell.</summary>
+    /// <summary>Opens the window: read-only, and what the kernel knows about each page in _words, or <paramref name="unknown"/> where it does not
+    /// tell.</summary>
     private unsafe void BeginWindow(ulong begin, int pages, ulong unknown)
     {
         new Span<ulong>(_words, pages).Fill(unknown);
         _calls.Clear();
         _calls.Add(SystemCallList.Mprotect, (long)begin, (long)pages * Page, Libc.PROT_READ);
-        _calls.Add(SystemCallList.Pread, Map.Fd, (long)_words, (long)pages * sizeof(ulong), (long)(begin / Page * sizeof(ulong)), expected: (long)pages * sizeof(ulong));
+        _calls.Add(SystemCallList.Pread, Map.Fd, (long)_words, (long)pages * sizeof(ulong), (long)(begin / Page * sizeof(ulong)),
+            expected: (long)pages * sizeof(ulong));
     }
 
     /// <summary>Closes the window and makes the calls.</summary>

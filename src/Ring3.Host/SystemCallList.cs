@@ -5,8 +5,8 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Ring3.Host;
 
 /// <summary>
-/// System calls that are made one after the other by machine code, so that neither a garbage collection nor another managed thread can come between them. An entry whose result is not the expected one skips the
-/// next entries; each keeps its result.
+/// System calls that are made one after the other by machine code, so that neither a garbage collection nor another managed thread can come between them. An
+/// entry whose result is not the expected one skips the next entries; each keeps its result.
 /// </summary>
 /// <remarks>SAFETY: entries are bounds-checked; the calls themselves are the caller's responsibility, who keeps their pointers valid.</remarks>
 internal sealed class SystemCallList : IDisposable
@@ -86,7 +86,8 @@ internal sealed class SystemCallList : IDisposable
     {
         if (Count == _capacity)
             throw new InvalidOperationException("list of system calls is full");
-        _entries[Count] = new Entry { Number = number, A1 = a1, A2 = a2, A3 = a3, A4 = a4, A5 = a5, A6 = a6, Result = long.MinValue, Expected = expected, Skip = skip };
+        _entries[Count] = new Entry { Number = number, A1 = a1, A2 = a2, A3 = a3, A4 = a4, A5 = a5, A6 = a6, Result = long.MinValue, Expected = expected,
+            Skip = skip };
         return Count++;
     }
 

@@ -47,7 +47,8 @@ public static class Terminal
         return Libc.ioctl(fd, TIOCGWINSZ, size) == 0 ? (size[0], size[1]) : (0, 0);
     }
 
-    /// <summary>Reads what is there, waiting at most <paramref name="timeoutMs"/>. Returns bytes read, 0 at end of file, -1 when nothing came in time or the read was interrupted.</summary>
+    /// <summary>Reads what is there, waiting at most <paramref name="timeoutMs"/>. Returns bytes read, 0 at end of file, -1 when nothing came in time or the
+    /// read was interrupted.</summary>
     public static unsafe int Read(int fd, Span<byte> buffer, int timeoutMs)
     {
         // SAFETY: one struct pollfd { int fd; short events; short revents; } on the stack; the span is pinned for the read.

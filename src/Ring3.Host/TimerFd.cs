@@ -16,7 +16,8 @@ public sealed class TimerFd : IDisposable
     /// <summary>Has input from expiration until the timer is set again.</summary>
     public int Fd => _fd;
 
-    /// <summary>Expires at <paramref name="deadlineNs"/>, at once if that has passed, never if it is <see cref="long.MaxValue"/>. Replaces what was set before, expirations included; a waiting thread follows.</summary>
+    /// <summary>Expires at <paramref name="deadlineNs"/>, at once if that has passed, never if it is <see cref="long.MaxValue"/>. Replaces what was set before,
+    /// expirations included; a waiting thread follows.</summary>
     public unsafe void Set(long deadlineNs)
     {
         // SAFETY: struct itimerspec is four longs: interval, value. A zero value would disarm.

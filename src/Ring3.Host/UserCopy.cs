@@ -3,26 +3,33 @@ using System.Numerics;
 namespace Ring3.Host;
 
 /// <summary>
-/// Accesses to memory that may not be there: a client's pointers, and host memory behind a guest. A page that is unmapped, protected, or beyond the end of its file gives false, never a signal.
+/// Accesses to memory that may not be there: a client's pointers, and host memory behind a guest. A page that is unmapped, protected, or beyond the end of its
+/// file gives false, never a signal.
 /// </summary>
 /// <remarks>
 /// After false, an unknown part of the bytes has been copied. Accesses of 1, 2, 4 and 8 bytes at a multiple of their size are one host access each.
 /// The side that is ours (dst of a read, src of a write) must be valid: a fault there is reported the same way, and hides a defect.
-/// SAFETY: (whole file) the routines touch exactly the bytes they are given, and their faults are fixed up by <see cref="FaultGuard"/>. Calls up to <see cref="ShortCopy"/> bytes run without a GC
-/// transition; longer ones let the collector run.
+/// SAFETY: (whole file) the routines touch exactly the bytes they are given, and their faults are fixed up by <see cref="FaultGuard"/>. Calls up to
+/// <see cref="ShortCopy"/> bytes run without a GC transition; longer ones let the collector run.
 /// </remarks>
 public static class UserCopy
 {
     /// <summary>Longest copy, in bytes, that may hold up a garbage collection.</summary>
     private const nuint ShortCopy = 4096;
 
-    private static readonly nint s_copy = FaultGuard.Add(AccessorCode.Copy()), s_fill = FaultGuard.Add(AccessorCode.Fill()), s_touch = FaultGuard.Add(AccessorCode.Touch());
-    private static readonly nint s_load1 = FaultGuard.Add(AccessorCode.Load(1)), s_load2 = FaultGuard.Add(AccessorCode.Load(2)), s_load4 = FaultGuard.Add(AccessorCode.Load(4)), s_load8 = FaultGuard.Add(AccessorCode.Load(8));
-    private static readonly nint s_store1 = FaultGuard.Add(AccessorCode.Store(1)), s_store2 = FaultGuard.Add(AccessorCode.Store(2)), s_store4 = FaultGuard.Add(AccessorCode.Store(4)), s_store8 = FaultGuard.Add(AccessorCode.Store(8));
-    private static readonly nint s_cas1 = FaultGuard.Add(AccessorCode.CompareExchange(1)), s_cas4 = FaultGuard.Add(AccessorCode.CompareExchange(4)), s_cas8 = FaultGuard.Add(AccessorCode.CompareExchange(8));
+    private static readonly nint s_copy = FaultGuard.Add(AccessorCode.Copy()), s_fill = FaultGuard.Add(AccessorCode.Fill()),
+        s_touch = FaultGuard.Add(AccessorCode.Touch());
+    private static readonly nint s_load1 = FaultGuard.Add(AccessorCode.Load(1)), s_load2 = FaultGuard.Add(AccessorCode.Load(2)),
+        s_load4 = FaultGuard.Add(AccessorCode.Load(4)), s_load8 = FaultGuard.Add(AccessorCode.Load(8));
+    private static readonly nint s_store1 = FaultGuard.Add(AccessorCode.Store(1)), s_store2 = FaultGuard.Add(AccessorCode.Store(2)),
+        s_store4 = FaultGuard.Add(AccessorCode.Store(4)), s_store8 = FaultGuard.Add(AccessorCode.Store(8));
+    private static readonly nint s_cas1 = FaultGuard.Add(AccessorCode.CompareExchange(1)), s_cas4 = FaultGuard.Add(AccessorCode.CompareExchange(4)),
+        s_cas8 = FaultGuard.Add(AccessorCode.CompareExchange(8));
     private static readonly nint s_cas16 = FaultGuard.Add(AccessorCode.CompareExchange16(), AccessorCode.Failed16());
 
-    private static readonly nint[] s_move = [.. from backward in (bool[])[false, true] from size in (int[])[1, 2, 4, 8] select FaultGuard.Add(AccessorCode.Move(size, backward), AccessorCode.Moved())];
+    private static readonly nint[] s_move =
+        [.. from backward in (bool[])[false, true] from size in (int[])[1, 2, 4, 8] select FaultGuard.Add(AccessorCode.Move(size, backward),
+        AccessorCode.Moved())];
 
     /// <summary>Copies <paramref name="n"/> bytes in from <paramref name="src"/>. False: EFAULT.</summary>
     public static unsafe bool TryRead(ulong src, void* dst, nuint n) => Copy(dst, (void*)src, n);
@@ -34,8 +41,8 @@ public static class UserCopy
     public static unsafe bool TryCopy(ulong dst, ulong src, nuint n) => Copy((void*)dst, (void*)src, n);
 
     /// <summary>
-    /// Moves elements of 1, 2, 4 or 8 bytes one after the other, upwards or downwards from the given ones, which shows when the places overlap. Returns the number of elements that were not moved because
-    /// memory is gone: the others were moved completely.
+    /// Moves elements of 1, 2, 4 or 8 bytes one after the other, upwards or downwards from the given ones, which shows when the places overlap. Returns the
+    /// number of elements that were not moved because memory is gone: the others were moved completely.
     /// </summary>
     public static unsafe ulong MoveElements(void* dst, void* src, ulong count, int size, bool backward)
     {
@@ -107,7 +114,8 @@ public static class UserCopy
     /// <summary>Reads one byte: is the page readable?</summary>
     public static bool ProbeRead(ulong address) => TryRead1(address, out _);
 
-    /// <summary>Atomic read-modify-write of one byte that changes nothing: is the page writable? It breaks copy-on-write and marks the page dirty as a write does.</summary>
+    /// <summary>Atomic read-modify-write of one byte that changes nothing: is the page writable? It breaks copy-on-write and marks the page dirty as a write
+    /// does.</summary>
     public static unsafe bool ProbeWrite(ulong address) => ((delegate* unmanaged[SuppressGCTransition]<ulong, nint>)s_touch)(address) == 0;
 
     /// <summary>Sets <paramref name="n"/> bytes. False: EFAULT.</summary>
@@ -115,7 +123,8 @@ public static class UserCopy
         ? ((delegate* unmanaged[SuppressGCTransition]<ulong, uint, nuint, nint>)s_fill)(dst, value, n) == 0
         : ((delegate* unmanaged<ulong, uint, nuint, nint>)s_fill)(dst, value, n) == 0;
 
-    /// <summary>Atomic compare-exchange; <paramref name="observed"/> is what was there. False: EFAULT, or an operand that crosses a cache line: no split lock of the host is ever made.</summary>
+    /// <summary>Atomic compare-exchange; <paramref name="observed"/> is what was there. False: EFAULT, or an operand that crosses a cache line: no split lock
+    /// of the host is ever made.</summary>
     public static unsafe bool CompareExchange(ulong address, byte value, byte comparand, out byte observed)
     {
         byte v = comparand;

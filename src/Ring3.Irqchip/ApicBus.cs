@@ -19,7 +19,8 @@ internal interface IEoiHandler
 }
 
 /// <summary>
-/// Connects the local APICs of one VM with each other and with the sources of interrupt messages. Delivery takes no lock: it reads an immutable <see cref="ApicMap"/>.
+/// Connects the local APICs of one VM with each other and with the sources of interrupt messages. Delivery takes no lock: it reads an immutable
+/// <see cref="ApicMap"/>.
 /// </summary>
 public sealed class ApicBus
 {
@@ -135,12 +136,14 @@ public sealed class ApicBus
 
     private int DeliverBroadcast(ApicMap apics, Lapic? source, in LapicInterrupt irq, DeliveryMap? map)
     {
-        // KVM: lowest priority is no way to address everybody by the physical id 0xff, and becomes fixed. The hint stays: it chooses one, of a message that is fixed whatever it was.
+        // KVM: lowest priority is no way to address everybody by the physical id 0xff, and becomes fixed. The hint stays: it chooses one, of a message that is
+        // fixed whatever it was.
         LapicInterrupt message = irq.LowestPriority && !irq.Logical && irq.Dest == 0xff ? irq with { Mode = DeliveryMode.Fixed } : irq;
         return message.LowestPriority ? DeliverToOneOfAll(apics, source, message, map, matchAll: true) : DeliverAll(apics, source, null, message, map);
     }
 
-    /// <summary>Delivers a message to one known local APIC, whatever its <see cref="LapicInterrupt.Dest"/>: paravirtual IPIs, whose ids must not be taken for a broadcast. Returns whether it was accepted.</summary>
+    /// <summary>Delivers a message to one known local APIC, whatever its <see cref="LapicInterrupt.Dest"/>: paravirtual IPIs, whose ids must not be taken for a
+    /// broadcast. Returns whether it was accepted.</summary>
     public static bool DeliverTo(Lapic target, in LapicInterrupt irq) => target.HardwareEnabled && target.Accept(null, irq, null);
 
     /// <summary>Whether the message could reach this APIC; for EOI-exit bitmaps.</summary>

@@ -3,8 +3,9 @@ using System.Numerics;
 namespace Ring3.Irqchip;
 
 /// <summary>
-/// Destination map of all local APICs: an immutable snapshot, published by reference and read without a lock. A destination resolves to a window of one of its tables: the entries
-/// whose bit is set in a mask, from a start index. Irregular set-ups (duplicate ids, several bits in a flat logical id, mixed modes) have no window; they are matched one by one.
+/// Destination map of all local APICs: an immutable snapshot, published by reference and read without a lock. A destination resolves to a window of one of its
+/// tables: the entries whose bit is set in a mask, from a start index. Irregular set-ups (duplicate ids, several bits in a flat logical id, mixed modes) have
+/// no window; they are matched one by one.
 /// </summary>
 internal sealed class ApicMap
 {

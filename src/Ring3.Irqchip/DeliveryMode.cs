@@ -2,7 +2,8 @@ using System.Numerics;
 
 namespace Ring3.Irqchip;
 
-/// <summary>APIC delivery modes as encoded in ICR, LVT, redirection entries and MSI data bits 10:8. SPEC: SDM volume 3, "Interrupt Command Register (ICR)".</summary>
+/// <summary>APIC delivery modes as encoded in ICR, LVT, redirection entries and MSI data bits 10:8. SPEC: SDM volume 3, "Interrupt Command Register
+/// (ICR)".</summary>
 public enum DeliveryMode : byte { Fixed = 0, LowestPriority = 1, Smi = 2, RemoteRead = 3, Nmi = 4, Init = 5, Startup = 6, ExtInt = 7 }
 
 /// <summary>Destination shorthand of an IPI, ICR bits 19:18.</summary>

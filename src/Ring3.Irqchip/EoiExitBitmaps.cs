@@ -4,8 +4,10 @@ using Ring3.Host;
 namespace Ring3.Irqchip;
 
 /// <summary>
-/// Split irqchip: the vectors of each vCPU whose EOI leaves to the client (KVM_EXIT_IOAPIC_EOI). They are the level-triggered MSI routes among the reserved ones that can reach the vCPU.
-/// Each vCPU computes its own set again when routes or APIC ids have changed since. Acknowledgement notifiers have no part in it: their callbacks run when the client's IOAPIC says so.
+/// Split irqchip: the vectors of each vCPU whose EOI leaves to the client (KVM_EXIT_IOAPIC_EOI). They are the level-triggered MSI routes among the reserved
+/// ones that can reach the vCPU.
+/// Each vCPU computes its own set again when routes or APIC ids have changed since. Acknowledgement notifiers have no part in it: their callbacks run when the
+/// client's IOAPIC says so.
 /// </summary>
 internal sealed class EoiExitBitmaps(ApicBus bus, IrqRouting routing, int reservedRoutes)
 {
@@ -55,7 +57,8 @@ internal sealed class EoiExitBitmaps(ApicBus bus, IrqRouting routing, int reserv
         Route[][] routes = routing.Current.ByGsi;
         for (int gsi = 0; gsi < Math.Min(reservedRoutes, routes.Length); gsi++)
             foreach (ref readonly Route route in routes[gsi].AsSpan())
-                if (route.Type == KvmApi.KVM_IRQ_ROUTING_MSI && route.Message.Level && (bus.Reaches(apic, route.Message) || apic.IsPendingOrInService(route.Message.Vector)))
+                if (route.Type == KvmApi.KVM_IRQ_ROUTING_MSI && route.Message.Level
+                    && (bus.Reaches(apic, route.Message) || apic.IsPendingOrInService(route.Message.Vector)))
                     vectors.Set(route.Message.Vector);
     }
 }

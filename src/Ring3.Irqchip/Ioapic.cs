@@ -226,7 +226,8 @@ public sealed partial class Ioapic
         using (_lock.Enter())
         {
             RedirectionEntry rtc = _table[RtcPin];
-            if (rtc.Masked || !apic.IsPendingOrInService(rtc.Vector) || !_bus.Reaches(apic, rtc.ToMessage(_bus.ExtendedDestinationId)) || _rtcMap.Contains(apic.Index, rtc.Vector))
+            if (rtc.Masked || !apic.IsPendingOrInService(rtc.Vector) || !_bus.Reaches(apic, rtc.ToMessage(_bus.ExtendedDestinationId))
+                || _rtcMap.Contains(apic.Index, rtc.Vector))
                 return;
             _rtcMap.Set(apic.Index, rtc.Vector);
             _rtcPendingEoi++;

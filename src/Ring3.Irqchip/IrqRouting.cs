@@ -11,7 +11,8 @@ public interface IRouteExtension
     /// <summary>Fires the route. Returns as <see cref="VmIrqchip.SetIrq"/> does; a level of false is ignored. Any thread, must not block.</summary>
     int Fire(in kvm_irq_routing_entry entry, bool level);
 
-    /// <summary>Delivers a message that means nothing to a local APIC (vector 0, delivery mode ExtINT), if it means something here. Any thread, must not block.</summary>
+    /// <summary>Delivers a message that means nothing to a local APIC (vector 0, delivery mode ExtINT), if it means something here. Any thread, must not
+    /// block.</summary>
     bool TryMessage(uint addressLow, uint addressHigh, uint data, out int result);
 }
 
@@ -19,7 +20,8 @@ public interface IRouteExtension
 internal readonly record struct Route(uint Type, uint Chip, uint Pin, LapicInterrupt Message, kvm_irq_routing_entry Entry);
 
 /// <summary>
-/// The GSI table of one VM. Readers take an immutable <see cref="Table"/> by one reference load; <see cref="Set"/> builds and publishes a new one, as RCU does, with the garbage collector as grace period.
+/// The GSI table of one VM. Readers take an immutable <see cref="Table"/> by one reference load; <see cref="Set"/> builds and publishes a new one, as RCU does,
+/// with the garbage collector as grace period.
 /// </summary>
 public sealed class IrqRouting(ApicBus bus, bool split)
 {

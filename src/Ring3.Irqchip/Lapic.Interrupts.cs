@@ -5,7 +5,8 @@ namespace Ring3.Irqchip;
 // Acceptance, priority, acknowledge and EOI. SPEC: SDM volume 3, "Handling Interrupts".
 public sealed partial class Lapic
 {
-    /// <summary>The vector that would be delivered now, or -1: the highest in IRR if its class is above the processor priority. Costs one load when nothing is pending.</summary>
+    /// <summary>The vector that would be delivered now, or -1: the highest in IRR if its class is above the processor priority. Costs one load when nothing is
+    /// pending.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public int HighestDeliverable() => Volatile.Read(ref _irrPending) ? ScanDeliverable() : -1;
 
@@ -61,7 +62,8 @@ public sealed partial class Lapic
         return vector;
     }
 
-    /// <summary>End of interrupt for the highest vector in service: the EOI register, or a PV EOI that the guest made by clearing its flag. Owner only.</summary>
+    /// <summary>End of interrupt for the highest vector in service: the EOI register, or a PV EOI that the guest made by clearing its flag. Owner
+    /// only.</summary>
     public void SetEoi()
     {
         int vector = _highestIsr;
@@ -78,8 +80,8 @@ public sealed partial class Lapic
     }
 
     /// <summary>
-    /// The interrupt in service may be ended by the guest through the PV EOI flag: nothing else is pending and no IOAPIC waits for its EOI. The hypervisor sets the flag on entry
-    /// if this holds; when the guest has cleared it, the hypervisor calls <see cref="SetEoi"/>.
+    /// The interrupt in service may be ended by the guest through the PV EOI flag: nothing else is pending and no IOAPIC waits for its EOI. The hypervisor sets
+    /// the flag on entry if this holds; when the guest has cleared it, the hypervisor calls <see cref="SetEoi"/>.
     /// </summary>
     public bool CanUsePvEoi => !Volatile.Read(ref _irrPending) && _highestIsr >= 0 && !_tmr.Test(_highestIsr) && !_bus.HandlesEoi(this, (byte)_highestIsr);
 
@@ -157,7 +159,8 @@ public sealed partial class Lapic
         _sink.InterruptPending();
     }
 
-    /// <summary>Raises a local interrupt source: LVT entry at register offset <paramref name="lvt"/> (<see cref="ApicRegister"/>). Any thread. Returns whether something was delivered.</summary>
+    /// <summary>Raises a local interrupt source: LVT entry at register offset <paramref name="lvt"/> (<see cref="ApicRegister"/>). Any thread. Returns whether
+    /// something was delivered.</summary>
     public bool LocalDeliver(int lvt)
     {
         uint entry = Volatile.Read(ref Reg(lvt));
@@ -165,7 +168,8 @@ public sealed partial class Lapic
             return false;
         // Timer and error entries have no mode field: it reads zero, which is Fixed.
         var mode = (DeliveryMode)(entry >> 8 & 7);
-        bool done = Accept(null, new LapicInterrupt { Vector = (byte)entry, Mode = mode, Assert = true, Level = (entry & ApicBits.LvtLevel) != 0 && mode == DeliveryMode.Fixed }, null);
+        bool done = Accept(null, new LapicInterrupt { Vector = (byte)entry, Mode = mode, Assert = true, Level = (entry & ApicBits.LvtLevel) != 0
+            && mode == DeliveryMode.Fixed }, null);
         if (done && lvt == ApicRegister.LVT_PMC)
             Reg(lvt) |= ApicBits.LvtMasked;
         return done;

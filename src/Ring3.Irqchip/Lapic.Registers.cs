@@ -5,7 +5,8 @@ namespace Ring3.Irqchip;
 // The register file as the guest sees it through the xAPIC page. SPEC: SDM volume 3, "Local APIC".
 public sealed partial class Lapic
 {
-    /// <summary>Whether an access at <paramref name="gpa"/> is this APIC's: globally enabled and inside its page. In x2APIC mode the page is claimed but dead.</summary>
+    /// <summary>Whether an access at <paramref name="gpa"/> is this APIC's: globally enabled and inside its page. In x2APIC mode the page is claimed but
+    /// dead.</summary>
     public bool ClaimsMmio(ulong gpa) => HardwareEnabled && (gpa & ~0xfffUL) == BaseRegister.Address;
 
     /// <summary>Guest read from the xAPIC page at byte <paramref name="offset"/>. Unmapped registers read 0; in x2APIC mode all-ones.</summary>

@@ -3,8 +3,8 @@ using Ring3.Sync;
 
 namespace Ring3.Irqchip;
 
-// The APIC timer. SPEC: SDM volume 3, "APIC Timer". All fields below are protected by _timerLock. Nothing expires the timer by itself: the vCPU's thread looks at the clock, and so does every register access
-// whose result depends on whether the deadline has passed.
+// The APIC timer. SPEC: SDM volume 3, "APIC Timer". All fields below are protected by _timerLock. Nothing expires the timer by itself: the vCPU's thread looks
+// at the clock, and so does every register access whose result depends on whether the deadline has passed.
 public sealed partial class Lapic
 {
     private readonly ITimerService _timers;
@@ -19,7 +19,8 @@ public sealed partial class Lapic
     public long MinimumPeriodNs { get; set; } = 200_000;
 
     /// <summary>
-    /// When the timer fires next (CLOCK_MONOTONIC nanoseconds), or <see cref="long.MaxValue"/>. The owner calls <see cref="PollTimer"/> when it has come: no other thread does.
+    /// When the timer fires next (CLOCK_MONOTONIC nanoseconds), or <see cref="long.MaxValue"/>. The owner calls <see cref="PollTimer"/> when it has come: no
+    /// other thread does.
     /// </summary>
     public long TimerDeadlineNs => Volatile.Read(ref _deadlineNs);
 

@@ -10,7 +10,8 @@ public sealed partial class Lapic
     {
         value = 0;
         int offset = (int)(msr - 0x800) << 4;
-        if (_mode != ApicMode.X2Apic || msr is < 0x800 or > 0x83f || !IsReadable(offset) || offset is ApicRegister.DFR or ApicRegister.ICR2 or ApicRegister.APR or ApicRegister.RRD)
+        if (_mode != ApicMode.X2Apic || msr is < 0x800 or > 0x83f || !IsReadable(offset)
+            || offset is ApicRegister.DFR or ApicRegister.ICR2 or ApicRegister.APR or ApicRegister.RRD)
             return false;
         value = offset == ApicRegister.ICR ? Reg(ApicRegister.ICR) | (ulong)Reg(ApicRegister.ICR2) << 32 : ReadRegister(offset);
         return true;

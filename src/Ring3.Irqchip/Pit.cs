@@ -5,8 +5,8 @@ using Ring3.Sync;
 namespace Ring3.Irqchip;
 
 /// <summary>
-/// The 8254 interval timer with port 61h. Channel 0 drives GSI 0 from a host timer; with reinjection, ticks that the guest has not acknowledged are kept and delivered later, one per
-/// acknowledgement, so that a tick-counting guest keeps time. SPEC: 8254 data sheet.
+/// The 8254 interval timer with port 61h. Channel 0 drives GSI 0 from a host timer; with reinjection, ticks that the guest has not acknowledged are kept and
+/// delivered later, one per acknowledgement, so that a tick-counting guest keeps time. SPEC: 8254 data sheet.
 /// </summary>
 public sealed class Pit : ITimerCallback
 {
@@ -85,7 +85,8 @@ public sealed class Pit : ITimerCallback
         using (_lock.Enter())
         {
             if (port == 0x61)
-                return (byte)((_channels[2].Gate ? 1 : 0) | ((_flags & KvmApi.KVM_PIT_FLAGS_SPEAKER_DATA_ON) != 0 ? 2 : 0) | (int)(now >> 14 & 1) << 4 | (_channels[2].Out(now) ? 1 << 5 : 0));
+                return (byte)((_channels[2].Gate ? 1 : 0) | ((_flags & KvmApi.KVM_PIT_FLAGS_SPEAKER_DATA_ON) != 0 ? 2 : 0) | (int)(now >> 14 & 1) << 4
+                    | (_channels[2].Out(now) ? 1 << 5 : 0));
             return port == 0x43 ? (byte)0 : _channels[port & 3].Read(now);
         }
     }
@@ -191,8 +192,8 @@ public sealed class Pit : ITimerCallback
     }
 
     /// <summary>
-    /// Delivers a tick, unless reinjection still waits for the acknowledgement of the last one. Pulses of the line do not overlap: a second one, made by the acknowledgement of the first while that is
-    /// still high, would be no edge, its tick never acknowledged, and the PIT silent for ever.
+    /// Delivers a tick, unless reinjection still waits for the acknowledgement of the last one. Pulses of the line do not overlap: a second one, made by the
+    /// acknowledgement of the first while that is still high, would be no edge, its tick never acknowledged, and the PIT silent for ever.
     /// </summary>
     private void Inject()
     {

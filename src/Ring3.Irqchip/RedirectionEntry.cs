@@ -20,7 +20,8 @@ internal struct RedirectionEntry
         set => Value = value ? Value | RemoteIrrBit : Value & ~RemoteIrrBit;
     }
 
-    /// <summary>Guest write of one half. Remote IRR and delivery status are read-only, but remote IRR falls when the entry becomes edge-triggered, as operating systems rely on.</summary>
+    /// <summary>Guest write of one half. Remote IRR and delivery status are read-only, but remote IRR falls when the entry becomes edge-triggered, as operating
+    /// systems rely on.</summary>
     internal void Write(bool high, uint half)
     {
         ulong keep = Value & (RemoteIrrBit | DeliveryStatusBit);

@@ -5,7 +5,8 @@ using Ring3.Sync;
 namespace Ring3.Irqchip;
 
 /// <summary>
-/// All interrupt controllers of one VM: KVM_CREATE_IRQCHIP (PIC pair, IOAPIC, local APICs), or KVM_CAP_SPLIT_IRQCHIP (local APICs only; the client has PIC and IOAPIC). Thread-safe.
+/// All interrupt controllers of one VM: KVM_CREATE_IRQCHIP (PIC pair, IOAPIC, local APICs), or KVM_CAP_SPLIT_IRQCHIP (local APICs only; the client has PIC and
+/// IOAPIC). Thread-safe.
 /// </summary>
 public sealed class VmIrqchip : IEoiHandler, IPinObserver
 {
@@ -81,7 +82,8 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     /// <summary>
     /// Drives a GSI for one source. Any thread; allocates nothing.
     /// </summary>
-    /// <returns>KVM_IRQ_LINE_STATUS: positive if an interrupt was delivered (or the line lowered), 0 if it coalesced with a pending one, -1 if it is masked or has no route.</returns>
+    /// <returns>KVM_IRQ_LINE_STATUS: positive if an interrupt was delivered (or the line lowered), 0 if it coalesced with a pending one, -1 if it is masked or
+    /// has no route.</returns>
     public int SetIrq(int sourceId, uint gsi, bool level, bool lineStatus = false)
     {
         Route[][] routes = Routing.Current.ByGsi;
@@ -121,7 +123,8 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     }
 
     private int Deliver(in LapicInterrupt message, uint addressLow, uint addressHigh, uint data) =>
-        message is { Mode: DeliveryMode.ExtInt, Vector: 0 } && Routing.Extension is { } extension && extension.TryMessage(addressLow, addressHigh, data, out int result) ? result : Bus.Deliver(null, message);
+        message is { Mode: DeliveryMode.ExtInt, Vector: 0 } && Routing.Extension is { } extension
+        && extension.TryMessage(addressLow, addressHigh, data, out int result) ? result : Bus.Deliver(null, message);
 
     /// <summary>Whether the vCPU has an external interrupt to take now: from the PIC through LINT0, or from its local APIC.</summary>
     public bool HasInterrupt(Lapic apic) => HasExtInt(apic) || apic.HasInterrupt();
@@ -129,7 +132,8 @@ public sealed class VmIrqchip : IEoiHandler, IPinObserver
     /// <summary>The PIC's output is raised and reaches this vCPU.</summary>
     public bool HasExtInt(Lapic apic) => Pic is { Output: true } && apic.AcceptsPicInterrupt;
 
-    /// <summary>Acknowledges the vCPU's interrupt and returns its vector, or -1. PIC first, as its interrupts have no priority in the local APIC. Owner only.</summary>
+    /// <summary>Acknowledges the vCPU's interrupt and returns its vector, or -1. PIC first, as its interrupts have no priority in the local APIC. Owner
+    /// only.</summary>
     public int AckInterrupt(Lapic apic) => HasExtInt(apic) ? Pic!.Acknowledge() : apic.AckInterrupt();
 
     /// <summary>Registers a callback for acknowledgements (EOI) of a GSI: resample irqfds, PIT. It runs on a vCPU's thread with no lock held.</summary>

@@ -3,7 +3,8 @@ using Ring3.Host;
 
 namespace Ring3.Memory;
 
-/// <summary>One bit a page of a slot, set by any thread, taken by the client's dirty-log calls. Lazily backed: a bitmap of an idle guest costs nothing.</summary>
+/// <summary>One bit a page of a slot, set by any thread, taken by the client's dirty-log calls. Lazily backed: a bitmap of an idle guest costs
+/// nothing.</summary>
 public sealed class DirtyBitmap
 {
     private readonly unsafe ulong* _words;
@@ -68,7 +69,8 @@ public sealed class DirtyBitmap
         GC.KeepAlive(this);
     }
 
-    /// <summary>Sets the bits of up to 64 pages: bit n of <paramref name="bits"/> stands for page <paramref name="first"/> + n. Bits beyond the end are ignored. Any alignment.</summary>
+    /// <summary>Sets the bits of up to 64 pages: bit n of <paramref name="bits"/> stands for page <paramref name="first"/> + n. Bits beyond the end are
+    /// ignored. Any alignment.</summary>
     public void SetMany(ulong first, ulong bits)
     {
         int shift = (int)(first % 64);

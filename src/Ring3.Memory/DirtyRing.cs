@@ -3,11 +3,13 @@ using Ring3.Abi;
 namespace Ring3.Memory;
 
 /// <summary>
-/// One vCPU's ring of dirty pages (KVM_CAP_DIRTY_LOG_RING), in memory shared with the client: the vCPU's thread pushes, the client collects and marks entries, KVM_RESET_DIRTY_RINGS takes the marked ones back.
+/// One vCPU's ring of dirty pages (KVM_CAP_DIRTY_LOG_RING), in memory shared with the client: the vCPU's thread pushes, the client collects and marks entries,
+/// KVM_RESET_DIRTY_RINGS takes the marked ones back.
 /// SPEC: api.rst, "KVM_CAP_DIRTY_LOG_RING".
 /// </summary>
 /// <remarks>
-/// SAFETY: (whole file) indices are private and reduced before use; the client can only spoil the contents of entries, which are checked when they are read back. The memory lives as long as the vCPU.
+/// SAFETY: (whole file) indices are private and reduced before use; the client can only spoil the contents of entries, which are checked when they are read
+/// back. The memory lives as long as the vCPU.
 /// </remarks>
 public sealed class DirtyRing
 {

@@ -6,7 +6,8 @@ namespace Ring3.Memory;
 public readonly record struct FrameRange(int AsId, ulong Start, ulong End);
 
 /// <summary>
-/// What an unmapping takes away: the frames of every slot, in every address space, whose memory lies in ranges of host addresses; or given frames of every address space, with or without a slot. Enumerated in an RCU section.
+/// What an unmapping takes away: the frames of every slot, in every address space, whose memory lies in ranges of host addresses; or given frames of every
+/// address space, with or without a slot. Enumerated in an RCU section.
 /// </summary>
 public readonly ref struct FrameRanges
 {

@@ -6,12 +6,15 @@ using Ring3.Sync;
 namespace Ring3.Memory;
 
 /// <summary>
-/// A cached translation of a piece of one guest page, for structures that the hypervisor writes often and from contexts that cannot wait (event channels, run states, clocks).
+/// A cached translation of a piece of one guest page, for structures that the hypervisor writes often and from contexts that cannot wait (event channels, run
+/// states, clocks).
 /// </summary>
 /// <remarks>
-/// <para>Use. <c>cache.Lock.EnterRead(); while (!cache.Check(length)) { ExitRead; if (cache.Refresh(length) != 0) fail; EnterRead }</c>, then access <see cref="Pointer"/>, then <see cref="MarkDirty"/>, then ExitRead. A context that cannot wait
-/// uses <see cref="MmuLock.TryEnterRead"/>, and when <see cref="Check"/> fails hands the work to a thread that may refresh.</para>
-/// <para>While a reader holds <see cref="Lock"/> with a positive <see cref="Check"/> the memory stays: the notifier invalidates under the write side, before the host's mapping changes.
+/// <para>Use. <c>cache.Lock.EnterRead(); while (!cache.Check(length)) { ExitRead; if (cache.Refresh(length) != 0) fail; EnterRead }</c>, then access
+/// <see cref="Pointer"/>, then <see cref="MarkDirty"/>, then ExitRead. A context that cannot wait uses <see cref="MmuLock.TryEnterRead"/>, and when
+/// <see cref="Check"/> fails hands the work to a thread that may refresh.</para>
+/// <para>While a reader holds <see cref="Lock"/> with a positive <see cref="Check"/> the memory stays: the notifier invalidates under the write side, before
+/// the host's mapping changes.
 /// A reader must not take mmu_lock or the slots lock, nor wait for a vCPU.</para>
 /// </remarks>
 public sealed class GfnToPfnCache : IInvalidatedByHva
@@ -102,7 +105,8 @@ public sealed class GfnToPfnCache : IInvalidatedByHva
                 SetInvalid(gpa);
                 return -Errno.EFAULT;
             }
-            // As a fault of the kernel's own would: memory that is not there or may not be written is no translation. After the notes above, so that a change behind our back makes another round.
+            // As a fault of the kernel's own would: memory that is not there or may not be written is no translation. After the notes above, so that a change
+            // behind our back makes another round.
             bool usable = UserCopy.ProbeWrite(found);
             if (usable)
                 _slots.Residency?.Touched(found, 1);
@@ -142,7 +146,8 @@ public sealed class GfnToPfnCache : IInvalidatedByHva
         Lock.ExitWrite();
     }
 
-    /// <summary>Reports a write through the pointer to the dirty log and the decoder. Caller holds <see cref="Lock"/> after a positive <see cref="Check"/>.</summary>
+    /// <summary>Reports a write through the pointer to the dirty log and the decoder. Caller holds <see cref="Lock"/> after a positive
+    /// <see cref="Check"/>.</summary>
     public void MarkDirty(uint length)
     {
         Lock.AssertHeld();

@@ -6,10 +6,12 @@ using Ring3.Sync;
 namespace Ring3.Memory;
 
 /// <summary>
-/// Memory that only a guest sees (KVM_CREATE_GUEST_MEMFD): the private pages of slots with KVM_MEM_GUEST_MEMFD. The descriptor is the client's; the hypervisor has a mapping of its own.
+/// Memory that only a guest sees (KVM_CREATE_GUEST_MEMFD): the private pages of slots with KVM_MEM_GUEST_MEMFD. The descriptor is the client's; the hypervisor
+/// has a mapping of its own.
 /// </summary>
 /// <remarks>
-/// Entries name the mapping, not pages behind it, so a hole punched into the file needs no invalidation: what is mapped reads as zero afterwards, as it must. Decoded code is dropped.
+/// Entries name the mapping, not pages behind it, so a hole punched into the file needs no invalidation: what is mapped reads as zero afterwards, as it must.
+/// Decoded code is dropped.
 /// SAFETY: (whole file) the mapping lives as long as this object.
 /// </remarks>
 public sealed class GuestMemfd

@@ -5,8 +5,9 @@ using Ring3.Sync;
 namespace Ring3.Memory;
 
 /// <summary>
-/// Access to guest memory by guest-physical address, for the hypervisor and its devices. Any thread; each call is one RCU section a page run, so a deleted slot's memory is not touched after
-/// the deletion has returned. Writes mark pages dirty and drop decoded code. False means that some byte has no usable slot (read-only slots refuse writes); earlier bytes may have been copied.
+/// Access to guest memory by guest-physical address, for the hypervisor and its devices. Any thread; each call is one RCU section a page run, so a deleted
+/// slot's memory is not touched after the deletion has returned. Writes mark pages dirty and drop decoded code. False means that some byte has no usable slot
+/// (read-only slots refuse writes); earlier bytes may have been copied.
 /// </summary>
 public sealed class GuestMemory(MemorySlots slots)
 {
@@ -95,7 +96,8 @@ public sealed class GuestMemory(MemorySlots slots)
         return true;
     }
 
-    /// <summary>Atomic compare-exchange of a naturally aligned byte, 32-bit or 64-bit value. <paramref name="observed"/> equals <paramref name="comparand"/> if the store was done.</summary>
+    /// <summary>Atomic compare-exchange of a naturally aligned byte, 32-bit or 64-bit value. <paramref name="observed"/> equals <paramref name="comparand"/> if
+    /// the store was done.</summary>
     public unsafe bool CompareExchange<T>(ulong gpa, T value, T comparand, out T observed, int asId = 0) where T : unmanaged
     {
         observed = default;

@@ -34,7 +34,8 @@ public sealed class GuestRam : IDisposable
     public unsafe byte* Pointer => (byte*)Hva;
 
     /// <summary>
-    /// Gives the pages that lie wholly in [offset, offset + length) back to the host; they read as zero afterwards. Mappings of the VM go first, through its notifier.
+    /// Gives the pages that lie wholly in [offset, offset + length) back to the host; they read as zero afterwards. Mappings of the VM go first, through its
+    /// notifier.
     /// </summary>
     /// <param name="notifier">The notifier of the VM that uses the memory, or null if none does.</param>
     public unsafe void Discard(ulong offset, ulong length, MmuNotifier? notifier)

@@ -3,11 +3,12 @@ using Ring3.Host;
 namespace Ring3.Memory;
 
 /// <summary>
-/// Every raw access of the hypervisor to host memory that backs a guest. The client may take it away without notice: then the access fails, and the process lives.
+/// Every raw access of the hypervisor to host memory that backs a guest. The client may take it away without notice: then the access fails, and the process
+/// lives.
 /// </summary>
 /// <remarks>
-/// SAFETY: (whole file) guest memory is touched through <see cref="UserCopy"/> only; the other side is the caller's. Accesses of 1, 2, 4 or 8 aligned bytes are single host accesses,
-/// as the guest's other processors expect.
+/// SAFETY: (whole file) guest memory is touched through <see cref="UserCopy"/> only; the other side is the caller's. Accesses of 1, 2, 4 or 8 aligned bytes are
+/// single host accesses, as the guest's other processors expect.
 /// </remarks>
 public static class HostAccess
 {
@@ -56,11 +57,14 @@ public static class HostAccess
 
     /// <summary>Compare-exchange of a naturally aligned value.</summary>
     /// <returns>False if the memory could not be written.</returns>
-    public static bool CompareExchange(ulong hva, ulong value, ulong comparand, out ulong observed) => UserCopy.CompareExchange(hva, value, comparand, out observed);
+    public static bool CompareExchange(ulong hva, ulong value, ulong comparand, out ulong observed) =>
+        UserCopy.CompareExchange(hva, value, comparand, out observed);
 
     /// <inheritdoc cref="CompareExchange(ulong, ulong, ulong, out ulong)"/>
-    public static bool CompareExchange(ulong hva, uint value, uint comparand, out uint observed) => UserCopy.CompareExchange(hva, value, comparand, out observed);
+    public static bool CompareExchange(ulong hva, uint value, uint comparand, out uint observed) =>
+        UserCopy.CompareExchange(hva, value, comparand, out observed);
 
     /// <inheritdoc cref="CompareExchange(ulong, ulong, ulong, out ulong)"/>
-    public static bool CompareExchange(ulong hva, byte value, byte comparand, out byte observed) => UserCopy.CompareExchange(hva, value, comparand, out observed);
+    public static bool CompareExchange(ulong hva, byte value, byte comparand, out byte observed) =>
+        UserCopy.CompareExchange(hva, value, comparand, out observed);
 }

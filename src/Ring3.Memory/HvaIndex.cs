@@ -1,7 +1,8 @@
 namespace Ring3.Memory;
 
 /// <summary>
-/// The slots of a set sorted by host address, for the notifier. Slots may overlap here (one piece of host memory at several guest addresses), so each entry also knows the highest end of all entries up to it.
+/// The slots of a set sorted by host address, for the notifier. Slots may overlap here (one piece of host memory at several guest addresses), so each entry
+/// also knows the highest end of all entries up to it.
 /// A search visits the matches and, walking down from the last candidate, only entries that some lower entry still reaches over.
 /// </summary>
 public sealed class HvaIndex

@@ -11,6 +11,7 @@ public interface IMemslotListener
     /// </summary>
     void FlushMemslot(Memslot old);
 
-    /// <summary>The change has been published and a grace period has passed. <paramref name="added"/> is null for Delete, <paramref name="old"/> for Create.</summary>
+    /// <summary>The change has been published and a grace period has passed. <paramref name="added"/> is null for Delete, <paramref name="old"/> for
+    /// Create.</summary>
     void CommitMemslot(Memslot? old, Memslot? added, MemslotChange change);
 }

@@ -1,7 +1,8 @@
 namespace Ring3.Memory;
 
 /// <summary>
-/// Which guest frames are private (KVM_SET_MEMORY_ATTRIBUTES). An immutable snapshot; a change publishes another one, so that a fault can tell by reference that nothing has changed.
+/// Which guest frames are private (KVM_SET_MEMORY_ATTRIBUTES). An immutable snapshot; a change publishes another one, so that a fault can tell by reference
+/// that nothing has changed.
 /// </summary>
 public sealed class MemoryAttributes
 {

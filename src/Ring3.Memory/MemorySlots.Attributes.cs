@@ -11,7 +11,8 @@ public sealed partial class MemorySlots
     /// <summary>Attributes that exist: the answer to KVM_CAP_MEMORY_ATTRIBUTES.</summary>
     public ulong SupportedAttributes => AllowPrivateMemory ? KvmApi.KVM_MEMORY_ATTRIBUTE_PRIVATE : 0;
 
-    /// <summary>The published attributes. A fault notes them before it looks at memory, and compares the reference under mmu_lock before it installs anything.</summary>
+    /// <summary>The published attributes. A fault notes them before it looks at memory, and compares the reference under mmu_lock before it installs
+    /// anything.</summary>
     public MemoryAttributes Attributes => Volatile.Read(ref _attributes);
 
     /// <summary>KVM_SET_MEMORY_ATTRIBUTES. On return no vCPU reaches the frames by their old attributes. SPEC: api.rst.</summary>

@@ -23,7 +23,8 @@ public sealed partial class MemorySlots
         return SetRegionLocked(slot, flags, guestPhysAddr, memorySize, userspaceAddr);
     }
 
-    /// <summary>KVM_SET_USER_MEMORY_REGION2: as SetRegion, and with KVM_MEM_GUEST_MEMFD the slot has private memory too. SPEC: api.rst, "KVM_SET_USER_MEMORY_REGION2".</summary>
+    /// <summary>KVM_SET_USER_MEMORY_REGION2: as SetRegion, and with KVM_MEM_GUEST_MEMFD the slot has private memory too. SPEC: api.rst,
+    /// "KVM_SET_USER_MEMORY_REGION2".</summary>
     /// <param name="memory">What region.guest_memfd stands for, null when that is no guest_memfd.</param>
     /// <returns>0, -EINVAL or -EEXIST.</returns>
     public int SetRegion(in kvm_userspace_memory_region2 region, GuestMemfd? memory)
@@ -82,7 +83,8 @@ public sealed partial class MemorySlots
         if (old is not null)
         {
             // A slot with private memory never changes; it can only be deleted.
-            if (hasPrivate || hva != old.UserspaceAddr || npages != old.NPages || ((flags ^ old.Flags) & (KvmApi.KVM_MEM_READONLY | KvmApi.KVM_MEM_GUEST_MEMFD)) != 0)
+            if (hasPrivate || hva != old.UserspaceAddr || npages != old.NPages
+                || ((flags ^ old.Flags) & (KvmApi.KVM_MEM_READONLY | KvmApi.KVM_MEM_GUEST_MEMFD)) != 0)
                 return -Errno.EINVAL;
             if (baseGfn == old.BaseGfn && flags == old.Flags)
                 return 0;
@@ -109,7 +111,8 @@ public sealed partial class MemorySlots
         return 0;
     }
 
-    /// <summary>A slot that is logged already keeps its tracking. Rings need to be told of a page when it is written, so scanning does not serve them.</summary>
+    /// <summary>A slot that is logged already keeps its tracking. Rings need to be told of a page when it is written, so scanning does not serve
+    /// them.</summary>
     private DirtyTracking TrackingFor(Memslot? old, uint flags)
     {
         if ((flags & KvmApi.KVM_MEM_LOG_DIRTY_PAGES) != 0 && old is { IsDirtyLogged: true })
@@ -132,7 +135,8 @@ public sealed partial class MemorySlots
         Memslot? current = old;
         if (change is MemslotChange.Delete or MemslotChange.Move)
         {
-            // First make the slot invisible to new mappings, wait for those who still see it, and remove what they have mapped: only then may the gfns mean something else.
+            // First make the slot invisible to new mappings, wait for those who still see it, and remove what they have mapped: only then may the gfns mean
+            // something else.
             current = old!.AsInvalid();
             Publish(old, current, asId);
             foreach (IMemslotListener listener in _listeners)

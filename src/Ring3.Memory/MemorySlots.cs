@@ -130,7 +130,8 @@ public sealed partial class MemorySlots
         return true;
     }
 
-    /// <summary>Pages from <paramref name="gpa"/> to the end of its slot share one linear host mapping: bytes left, at least 1. Caller is in an RCU section.</summary>
+    /// <summary>Pages from <paramref name="gpa"/> to the end of its slot share one linear host mapping: bytes left, at least 1. Caller is in an RCU
+    /// section.</summary>
     public bool TryGetHvaRange(ulong gpa, out ulong hva, out ulong bytes, bool write = false, int asId = 0)
     {
         Memslot? slot = Find(gpa >> Page.Shift, asId);

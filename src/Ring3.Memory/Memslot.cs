@@ -4,7 +4,8 @@ using Ring3.Arch;
 namespace Ring3.Memory;
 
 /// <summary>
-/// One guest-physical range backed by host memory. Immutable once published; a change publishes another object. The dirty bitmap is shared by the versions of a slot.
+/// One guest-physical range backed by host memory. Immutable once published; a change publishes another object. The dirty bitmap is shared by the versions of a
+/// slot.
 /// </summary>
 public sealed class Memslot
 {
@@ -49,7 +50,8 @@ public sealed class Memslot
     /// <summary>Host virtual address of the private version of a page. Only with <see cref="PrivateMemory"/>.</summary>
     public ulong PrivateHvaOf(ulong gfn) => PrivateMemory!.Hva + ((PrivatePage + gfn - BaseGfn) << Page.Shift);
 
-    /// <summary>Records that the guest (or the host for it) has written the page: in the bitmap, or in the ring of the vCPU that runs on this thread. No-op without dirty logging. Any thread.</summary>
+    /// <summary>Records that the guest (or the host for it) has written the page: in the bitmap, or in the ring of the vCPU that runs on this thread. No-op
+    /// without dirty logging. Any thread.</summary>
     public void MarkDirty(ulong gfn)
     {
         if (DirtyBitmap is { } bitmap)
@@ -64,5 +66,6 @@ public sealed class Memslot
         PrivateMemory = PrivateMemory, PrivatePage = PrivatePage, IsInvalid = true, GuardTicket = GuardTicket,
     };
 
-    public override string ToString() => $"slot {AsId}:{Id} gpa 0x{BaseGfn << Page.Shift:x}+0x{NPages << Page.Shift:x} hva 0x{UserspaceAddr:x} flags {Flags}{(IsInvalid ? " invalid" : "")}";
+    public override string ToString() =>
+        $"slot {AsId}:{Id} gpa 0x{BaseGfn << Page.Shift:x}+0x{NPages << Page.Shift:x} hva 0x{UserspaceAddr:x} flags {Flags}{(IsInvalid ? " invalid" : "")}";
 }

@@ -17,7 +17,8 @@ public sealed class MemslotSet
     /// <summary>Number of slots.</summary>
     public int Count { get; private set; }
 
-    /// <summary>Number of the publication that made this set current; unique in the VM. A cached slot is valid while the generation is the one it was found in.</summary>
+    /// <summary>Number of the publication that made this set current; unique in the VM. A cached slot is valid while the generation is the one it was found
+    /// in.</summary>
     public ulong Generation { get; internal set; }
 
     /// <summary>Slots in gfn order.</summary>

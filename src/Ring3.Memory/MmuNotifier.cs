@@ -6,7 +6,8 @@ namespace Ring3.Memory;
 /// <summary>The MMU's side of the notifier.</summary>
 public interface IMmuNotifierHandler
 {
-    /// <summary>Removes all mappings of the frames, and flushes: on return no processor uses one, and their memory may go away. Caller holds mmu_lock for write.</summary>
+    /// <summary>Removes all mappings of the frames, and flushes: on return no processor uses one, and their memory may go away. Caller holds mmu_lock for
+    /// write.</summary>
     void Unmap(FrameRanges frames);
 
     /// <summary>Clears Accessed bits. No lock held.</summary>
@@ -74,7 +75,8 @@ public sealed class MmuNotifier
     }
 
     /// <summary>
-    /// Host memory [start, end) is about to be unmapped, moved, or replaced. On return no vCPU, cache or accessor that follows the protocol can reach it, and none can map it again before
+    /// Host memory [start, end) is about to be unmapped, moved, or replaced. On return no vCPU, cache or accessor that follows the protocol can reach it, and
+    /// none can map it again before
     /// <see cref="InvalidateRangeEnd"/>. Must not be called in an RCU section or with mmu_lock held.
     /// </summary>
     /// <returns>True if the range touches the VM; then, and only then, the caller must call <see cref="InvalidateRangeEnd"/> with the same range.</returns>
@@ -82,13 +84,15 @@ public sealed class MmuNotifier
         (TouchesAnySlot(start, end) || Volatile.Read(ref _caches).Length != 0) && InvalidateRangesStart([new HvaRange(start, end)]);
 
     /// <summary>
-    /// As <see cref="InvalidateRangeStart"/> for several ranges by ascending address, with one flush. Faults anywhere between the first and the last wait for the end.
+    /// As <see cref="InvalidateRangeStart"/> for several ranges by ascending address, with one flush. Faults anywhere between the first and the last wait for
+    /// the end.
     /// </summary>
     /// <returns>True: the caller must call <see cref="InvalidateRangesEnd"/> with the same ranges.</returns>
     public bool InvalidateRangesStart(ReadOnlySpan<HvaRange> ranges)
     {
         (ulong first, ulong last) = (ranges[0].Start, ranges[^1].End);
-        // PAIRS-WITH: CacheNeedsRetry. Caches look at the count after they have translated; they are invalidated after it is visible, so none becomes valid again unseen.
+        // PAIRS-WITH: CacheNeedsRetry. Caches look at the count after they have translated; they are invalidated after it is visible, so none becomes valid
+        // again unseen.
         Interlocked.Increment(ref _active);
         foreach (IInvalidatedByHva cache in Volatile.Read(ref _caches))
             foreach (HvaRange r in ranges)
@@ -124,7 +128,8 @@ public sealed class MmuNotifier
         Volatile.Write(ref _inProgress, _inProgress - 1);
         Volatile.Write(ref _ends[0], _ends[0] + 1);
         _slots.MmuLock.ExitWrite();
-        // PAIRS-WITH: CacheNeedsRetry (reads the count first, then the sequence), and AwaitEnd (counts itself, then looks): the locked instruction is between the end and the look for sleepers.
+        // PAIRS-WITH: CacheNeedsRetry (reads the count first, then the sequence), and AwaitEnd (counts itself, then looks): the locked instruction is between
+        // the end and the look for sleepers.
         Interlocked.Decrement(ref _active);
         if (Volatile.Read(ref _sleepers) != 0)
             WakeSleepers();
@@ -138,7 +143,8 @@ public sealed class MmuNotifier
     }
 
     /// <summary>
-    /// Sleeps until an invalidation ends, at most <paramref name="nanoseconds"/>. For a fault that has met one: who sleeps by the clock instead can be in step with a client that invalidates again and again, and never be awake between.
+    /// Sleeps until an invalidation ends, at most <paramref name="nanoseconds"/>. For a fault that has met one: who sleeps by the clock instead can be in step
+    /// with a client that invalidates again and again, and never be awake between.
     /// </summary>
     /// <returns>False, at once, when none is in progress.</returns>
     public unsafe bool AwaitEnd(long nanoseconds)
@@ -158,7 +164,8 @@ public sealed class MmuNotifier
     /// <summary>True if what a cache found after it had noted <paramref name="seq"/> may be out of date. Caller holds the cache's lock for write.</summary>
     public bool CacheNeedsRetry(ulong seq) => Volatile.Read(ref _active) != 0 || Volatile.Read(ref _seq) != seq;
 
-    /// <summary>True if what a fault found at <paramref name="hva"/> after it had noted <paramref name="seq"/> may be out of date. Caller holds mmu_lock in either mode.</summary>
+    /// <summary>True if what a fault found at <paramref name="hva"/> after it had noted <paramref name="seq"/> may be out of date. Caller holds mmu_lock in
+    /// either mode.</summary>
     public bool NeedsRetry(ulong seq, ulong hva)
     {
         _slots.MmuLock.AssertHeld();
@@ -167,7 +174,8 @@ public sealed class MmuNotifier
         return Volatile.Read(ref _seq) != seq;
     }
 
-    /// <summary>True if host memory in [start, end) is between the start and the end of an invalidation: a mapping that reaches over it must not be made, whichever page is wanted. Caller holds mmu_lock in either mode.</summary>
+    /// <summary>True if host memory in [start, end) is between the start and the end of an invalidation: a mapping that reaches over it must not be made,
+    /// whichever page is wanted. Caller holds mmu_lock in either mode.</summary>
     public bool IsChanging(ulong start, ulong end)
     {
         _slots.MmuLock.AssertHeld();
@@ -204,7 +212,8 @@ public sealed class MmuNotifier
     }
 
     /// <summary>
-    /// What the frames of [start, end) stand for changes: publishes that and removes their mappings in one hold of mmu_lock. A fault that knows the old state installs before and is removed, or finds out under mmu_lock.
+    /// What the frames of [start, end) stand for changes: publishes that and removes their mappings in one hold of mmu_lock. A fault that knows the old state
+    /// installs before and is removed, or finds out under mmu_lock.
     /// </summary>
     internal void UnmapGfns(ulong start, ulong end, Action publish)
     {

@@ -3,15 +3,17 @@ using System.Runtime.InteropServices;
 namespace Ring3.Mmu.Power;
 
 /// <summary>
-/// Hashed page table of a VM: groups of eight 16-byte entries, filled by the guest's H_ENTER, and for each guest page the list of entries that map it. 64 KiB pages in 256 MiB segments. SPEC: Power ISA v3.0 book III, "HPT Translation".
+/// Hashed page table of a VM: groups of eight 16-byte entries, filled by the guest's H_ENTER, and for each guest page the list of entries that map it. 64 KiB
+/// pages in 256 MiB segments. SPEC: Power ISA v3.0 book III, "HPT Translation".
 /// </summary>
 /// <remarks>
 /// <code>
 /// doubleword 0   2-56 AVPN (virtual address >> 23), 61 L large page, 62 H secondary hash, 63 V valid
 /// doubleword 1   7-43 RPN, 44-51 page size, 55 R, 56 C, 62-63 PP
 /// </code>
-/// One page of the guest may be mapped by many entries, which only the lists know: every operation needs mmu_lock in write mode, and nothing here can be done without it. The processor alone takes no lock: it sets R and C, each by a store to the byte
-/// that holds it (bytes 14 and 15), so software too clears them by byte stores; a store of the doubleword would undo what the processor sets meanwhile.
+/// One page of the guest may be mapped by many entries, which only the lists know: every operation needs mmu_lock in write mode, and nothing here can be done
+/// without it. The processor alone takes no lock: it sets R and C, each by a store to the byte that holds it (bytes 14 and 15), so software too clears them by
+/// byte stores; a store of the doubleword would undo what the processor sets meanwhile.
 /// SAFETY: (whole type) indexes are below the table's size; the memory lives until Dispose.
 /// </remarks>
 internal sealed class HashTable : IDisposable
@@ -53,7 +55,8 @@ internal sealed class HashTable : IDisposable
     /// <summary>Doubleword 0 of a valid entry for a virtual address.</summary>
     public static ulong MakeTag(ulong va, bool secondary) => va >> AvpnShift << 7 | Large | (secondary ? Secondary : 0) | Valid;
 
-    /// <summary>H_ENTER without H_EXACT: maps a virtual address to a guest page in the group that the guest has chosen. False: the group is full (H_PTEG_FULL).</summary>
+    /// <summary>H_ENTER without H_EXACT: maps a virtual address to a guest page in the group that the guest has chosen. False: the group is full
+    /// (H_PTEG_FULL).</summary>
     public unsafe bool Enter(ulong va, bool secondary, ulong gfn, ulong hva, bool writable)
     {
         ulong group = GroupOf(va, secondary, _order);

@@ -1,10 +1,12 @@
 namespace Ring3.Mmu.Power;
 
 /// <summary>
-/// First doubleword of a partition-table entry: how a VM's guest real addresses are translated, and by which table. One word, so whoever reads it has both or neither. SPEC: Power ISA v3.0 book III, "Partition Table".
+/// First doubleword of a partition-table entry: how a VM's guest real addresses are translated, and by which table. One word, so whoever reads it has both or
+/// neither. SPEC: Power ISA v3.0 book III, "Partition Table".
 /// </summary>
 /// <remarks>
-/// Radix: bit 0 HR = 1, bits 1-2 and 56-58 RTS (log2 of the tree's size minus 31), bits 4-55 RPDB root, bits 59-63 RPDS its index bits. Hash: HR = 0, bits 4-45 HTABORG, bits 59-63 HTABSIZE (log2 of its bytes minus 18).
+/// Radix: bit 0 HR = 1, bits 1-2 and 56-58 RTS (log2 of the tree's size minus 31), bits 4-55 RPDB root, bits 59-63 RPDS its index bits. Hash: HR = 0, bits 4-45
+/// HTABORG, bits 59-63 HTABSIZE (log2 of its bytes minus 18).
 /// Here in the host's byte order.
 /// </remarks>
 internal readonly record struct PartitionEntry(ulong Value)
@@ -14,7 +16,8 @@ internal readonly record struct PartitionEntry(ulong Value)
     /// <summary>HTABORG is a multiple of this.</summary>
     public const int MinHashOrder = 18;
 
-    public static PartitionEntry Radix(ulong root) => new(HostRadix | RadixTreeSize >> 3 << 61 | (RadixTreeSize & 7) << 5 | root | (uint)RadixFormat.IndexBits(RadixFormat.RootLevel));
+    public static PartitionEntry Radix(ulong root) =>
+        new(HostRadix | RadixTreeSize >> 3 << 61 | (RadixTreeSize & 7) << 5 | root | (uint)RadixFormat.IndexBits(RadixFormat.RootLevel));
 
     public static PartitionEntry Hash(ulong table, int order) => new(table | (uint)(order - MinHashOrder));
 

@@ -4,11 +4,13 @@ using Ring3.Sync;
 namespace Ring3.Mmu.Power;
 
 /// <summary>
-/// Second dimension of a VM on a Power ISA v3.0 processor: a radix tree, or a hashed table that the guest fills; the VM may change between the two. The same iterator and the same aging as for Ring3's own processor, over another format.
+/// Second dimension of a VM on a Power ISA v3.0 processor: a radix tree, or a hashed table that the guest fills; the VM may change between the two. The same
+/// iterator and the same aging as for Ring3's own processor, over another format.
 /// </summary>
 /// <remarks>
-/// Publication. Readers without a lock (aging) take <see cref="PartitionEntry"/> as one word, in an RCU section, and use the table it names. A switch makes the new table ready, publishes the word with release under mmu_lock-write, makes every
-/// processor leave the old table (flush), waits for a grace period, and frees it. So a reader that has seen the radix word has a tree that stays, and one that has seen the hash word touches no table at all.
+/// Publication. Readers without a lock (aging) take <see cref="PartitionEntry"/> as one word, in an RCU section, and use the table it names. A switch makes the
+/// new table ready, publishes the word with release under mmu_lock-write, makes every processor leave the old table (flush), waits for a grace period, and
+/// frees it. So a reader that has seen the radix word has a tree that stays, and one that has seen the hash word touches no table at all.
 /// Faults, zaps and harvests hold mmu_lock and look at the word under it. No flush or grace period is waited for by aging.
 /// SAFETY: (whole type) tables are reached in RCU sections or under mmu_lock, and freed after a flush and a grace period.
 /// </remarks>
@@ -169,7 +171,8 @@ internal sealed class PowerMmu : IDisposable
                 PageBitmap.Or(bitmap, gfn - start, 1);
     }
 
-    /// <summary>Takes the pages that have been written since the last call: C bits, and those of mappings that are gone. Flushes, so that a write after the return sets C again.</summary>
+    /// <summary>Takes the pages that have been written since the last call: C bits, and those of mappings that are gone. Flushes, so that a write after the
+    /// return sets C again.</summary>
     /// <param name="bitmap">One bit for each page of the VM.</param>
     public unsafe void HarvestDirty(Span<ulong> bitmap)
     {
@@ -195,7 +198,8 @@ internal sealed class PowerMmu : IDisposable
         Array.Clear(_dirty);
     }
 
-    /// <summary>The VM's table becomes a hashed table of 2^<paramref name="order"/> bytes. The tree is gone on return; what the guest has written is in the next harvest.</summary>
+    /// <summary>The VM's table becomes a hashed table of 2^<paramref name="order"/> bytes. The tree is gone on return; what the guest has written is in the
+    /// next harvest.</summary>
     public void SwitchToHash(int order = PartitionEntry.MinHashOrder)
     {
         using var setup = _setup.Enter();
@@ -214,7 +218,8 @@ internal sealed class PowerMmu : IDisposable
         Tables.FreeTree(old.Table, RadixFormat.RootLevel);
     }
 
-    /// <summary>The VM's table becomes an empty radix tree. The hashed table is gone on return: no grace period, for it is reached under mmu_lock only.</summary>
+    /// <summary>The VM's table becomes an empty radix tree. The hashed table is gone on return: no grace period, for it is reached under mmu_lock
+    /// only.</summary>
     public void SwitchToRadix()
     {
         using var setup = _setup.Enter();

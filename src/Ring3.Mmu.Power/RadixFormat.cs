@@ -4,7 +4,8 @@ using System.Runtime.CompilerServices;
 namespace Ring3.Mmu.Power;
 
 /// <summary>
-/// Partition-scoped radix tree of a Power ISA v3.0 processor with 64 KiB pages: 13, 9, 9 and 5 bits of a 52-bit guest real address, entries in big-endian doublewords. SPEC: Power ISA v3.0 book III, "Radix Tree Translation".
+/// Partition-scoped radix tree of a Power ISA v3.0 processor with 64 KiB pages: 13, 9, 9 and 5 bits of a 52-bit guest real address, entries in big-endian
+/// doublewords. SPEC: Power ISA v3.0 book III, "Radix Tree Translation".
 /// </summary>
 /// <remarks>
 /// <code>

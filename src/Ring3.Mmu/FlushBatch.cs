@@ -1,10 +1,12 @@
 namespace Ring3.Mmu;
 
 /// <summary>
-/// What a series of changes owes before mmu_lock is released: one remote flush of all ranges that were changed, then the tables it has unlinked. See TdpMmu.Owe and TdpMmu.Finish.
+/// What a series of changes owes before mmu_lock is released: one remote flush of all ranges that were changed, then the tables it has unlinked. See TdpMmu.Owe
+/// and TdpMmu.Finish.
 /// </summary>
 /// <remarks>
-/// INVARIANT: lives on the stack of the method that has made it, and is consumed there: by Finish, or by TablePageReclaimer.Defer where no processor is left that could use what was removed.
+/// INVARIANT: lives on the stack of the method that has made it, and is consumed there: by Finish, or by TablePageReclaimer.Defer where no processor is left
+/// that could use what was removed.
 /// SAFETY: pages on the list are unlinked and belong to the batch; indices into the fixed buffers are below <see cref="MaxRanges"/>.
 /// </remarks>
 internal ref struct FlushBatch(FlushSite site)

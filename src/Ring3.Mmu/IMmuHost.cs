@@ -4,8 +4,8 @@ namespace Ring3.Mmu;
 public interface IMmuHost
 {
     /// <summary>
-    /// Waiting TLB-flush request to all vCPUs: on return no processor uses a translation, or is inside a table walk, that began before the call. Called with mmu_lock held in either mode, so
-    /// a vCPU must be able to leave the guest without mmu_lock.
+    /// Waiting TLB-flush request to all vCPUs: on return no processor uses a translation, or is inside a table walk, that began before the call. Called with
+    /// mmu_lock held in either mode, so a vCPU must be able to leave the guest without mmu_lock.
     /// </summary>
     void FlushRemoteTlbs();
 
@@ -15,13 +15,15 @@ public interface IMmuHost
     void FlushRemoteTlbs(ReadOnlySpan<GfnSpan> ranges) => FlushRemoteTlbs();
 
     /// <summary>
-    /// Request FreeObsoleteRoots to all vCPUs, waiting: on return no vCPU runs guest code with a root that was invalid at the call, and none enters before it has called
+    /// Request FreeObsoleteRoots to all vCPUs, waiting: on return no vCPU runs guest code with a root that was invalid at the call, and none enters before it
+    /// has called
     /// <see cref="VcpuMmu.FreeObsoleteRoots"/>. Called with mmu_lock held for write.
     /// </summary>
     void FreeObsoleteRoots();
 
     /// <summary>
-    /// Waiting: on return each vCPU has been outside the guest since the call, and what its processor had logged until then has been given to <see cref="TdpMmu.MarkLogged"/>. Called with the slots lock held and without mmu_lock.
+    /// Waiting: on return each vCPU has been outside the guest since the call, and what its processor had logged until then has been given to
+    /// <see cref="TdpMmu.MarkLogged"/>. Called with the slots lock held and without mmu_lock.
     /// </summary>
     void SyncDirtyLogs();
 }
@@ -30,8 +32,8 @@ public interface IMmuHost
 public interface IVcpuTlb
 {
     /// <summary>
-    /// A root is being loaded. Returns an ASID under which the processor has no translation and no cached table entry: a fresh one, or one it has just flushed. Freed roots are never flushed,
-    /// so this is where stale translations become unreachable.
+    /// A root is being loaded. Returns an ASID under which the processor has no translation and no cached table entry: a fresh one, or one it has just flushed.
+    /// Freed roots are never flushed, so this is where stale translations become unreachable.
     /// </summary>
     uint AssignAsid(bool smm);
 }

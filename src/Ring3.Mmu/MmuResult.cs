@@ -7,7 +7,8 @@ public enum MmuResult
     Retry,
     /// <summary>The mapping is there, or was there already: enter the guest again.</summary>
     Fixed,
-    /// <summary>No slot. An MMIO entry is installed: enter again, the processor leaves with an MMIO exit. If it just did, complete that exit as device access.</summary>
+    /// <summary>No slot. An MMIO entry is installed: enter again, the processor leaves with an MMIO exit. If it just did, complete that exit as device
+    /// access.</summary>
     Mmio,
     /// <summary>Write to a read-only slot: a device access for the client. The page is mapped read-only.</summary>
     ReadOnlyWrite,

@@ -3,7 +3,8 @@ using Ring3.Arch;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// The newest change of each page of a 64-bit page-number space, in bounded memory: ranges are cut into aligned pieces of 1, 512, 512^2 and 512^3 pages, each piece a cell of a direct-mapped table with its full key.
+/// The newest change of each page of a 64-bit page-number space, in bounded memory: ranges are cut into aligned pieces of 1, 512, 512^2 and 512^3 pages, each
+/// piece a cell of a direct-mapped table with its full key.
 /// A cell that is overwritten by another page's is a change forgotten, never one invented. Callers serialise.
 /// </summary>
 internal sealed class RangeLedger

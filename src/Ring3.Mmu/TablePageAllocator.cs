@@ -4,10 +4,13 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// Page-aligned, zeroed, unmanaged pages for nested tables, in chunks of 2 MiB aligned to their size: 8 pages of records, 504 tables. Free tables are zero, so that allocation is a pop.
-/// A chunk whose pages are all free is unmapped, except one that is kept in reserve. The first chunk is backed page by page; a VM that needs more gets huge pages from the host, where it has any.
+/// Page-aligned, zeroed, unmanaged pages for nested tables, in chunks of 2 MiB aligned to their size: 8 pages of records, 504 tables. Free tables are zero, so
+/// that allocation is a pop.
+/// A chunk whose pages are all free is unmapped, except one that is kept in reserve. The first chunk is backed page by page; a VM that needs more gets huge
+/// pages from the host, where it has any.
 /// </summary>
-/// <remarks>SAFETY: (whole type) chunks are mapped here and unmapped only when none of their pages is allocated; addresses are derived by masking with the chunk size.</remarks>
+/// <remarks>SAFETY: (whole type) chunks are mapped here and unmapped only when none of their pages is allocated; addresses are derived by masking with the
+/// chunk size.</remarks>
 internal sealed class TablePageAllocator : IDisposable
 {
     private const int PagesPerChunk = 512, FirstTable = PagesPerChunk * TablePage.Size / 4096;
@@ -93,7 +96,8 @@ internal sealed class TablePageAllocator : IDisposable
         FreeZeroed((Chunk*)((ulong)page & ChunkMask), page, page, 1);
     }
 
-    /// <summary>The first of two steps in which the reclaimer frees many pages: notes a page in its chunk. <paramref name="dirtyChunks"/> lists the chunks, for <see cref="FreeNoted"/>. One thread at a time.</summary>
+    /// <summary>The first of two steps in which the reclaimer frees many pages: notes a page in its chunk. <paramref name="dirtyChunks"/> lists the chunks, for
+    /// <see cref="FreeNoted"/>. One thread at a time.</summary>
     public static unsafe void Note(TablePage* page, ref nint dirtyChunks)
     {
         Chunk* c = (Chunk*)((ulong)page & ChunkMask);
@@ -107,7 +111,8 @@ internal sealed class TablePageAllocator : IDisposable
         c->DirtyCount++;
     }
 
-    /// <summary>The second step, for one chunk of the list: a chunk without other pages goes back to the host as it is, and only what is left of others is cleared.</summary>
+    /// <summary>The second step, for one chunk of the list: a chunk without other pages goes back to the host as it is, and only what is left of others is
+    /// cleared.</summary>
     public unsafe void FreeNoted(ref nint dirtyChunks)
     {
         Chunk* c = (Chunk*)dirtyChunks;

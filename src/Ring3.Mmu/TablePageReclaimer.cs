@@ -3,10 +3,12 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// Frees unlinked table pages on the VM's worker after a grace period. Processors cannot reach them any more when they get here (flush, or unreachable root); lockless walkers may.
+/// Frees unlinked table pages on the VM's worker after a grace period. Processors cannot reach them any more when they get here (flush, or unreachable root);
+/// lockless walkers may.
 /// </summary>
 /// <remarks>
-/// In bulk: all pages of a grace period are first noted in their chunks, so that a chunk that became empty goes back to the host whole, without having been cleared.
+/// In bulk: all pages of a grace period are first noted in their chunks, so that a chunk that became empty goes back to the host whole, without having been
+/// cleared.
 /// SAFETY: (whole type) pages on the lists are in state Unlinked and belong to it alone; the lists are linked through their records.
 /// </remarks>
 internal sealed class TablePageReclaimer(TablePageAllocator allocator, WorkQueue queue) : BulkWorkItem

@@ -71,7 +71,8 @@ internal ref struct TdpIterator<TFormat> where TFormat : struct, ITableFormat
     /// <summary>Reads the current entry again, after a lost compare-exchange.</summary>
     public unsafe void Refresh() => OldSpte = Volatile.Read(ref *Sptep);
 
-    /// <summary>The walk has passed the gfn at which it yielded last. Only then may it yield again: otherwise two yielding walks could keep each other at the same place for ever.</summary>
+    /// <summary>The walk has passed the gfn at which it yielded last. Only then may it yield again: otherwise two yielding walks could keep each other at the
+    /// same place for ever.</summary>
     public readonly bool MayYield => _next != _yieldedGfn;
 
     /// <summary>Starts again from the root at the gfn that the walk has reached. For use after the RCU section has been left.</summary>

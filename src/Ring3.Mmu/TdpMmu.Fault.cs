@@ -40,7 +40,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// After an MMIO exit: true if the address really has no memory for this access. False if a slot has appeared meanwhile: enter the guest again without completing the exit.
+    /// After an MMIO exit: true if the address really has no memory for this access. False if a slot has appeared meanwhile: enter the guest again without
+    /// completing the exit.
     /// </summary>
     public bool IsMmio(VcpuMmu vcpu, ulong gpa, bool write)
     {
@@ -100,7 +101,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Whether the host page can be accessed; a write makes it present and its own, as the guest's write will. It may wait for the client (userfaultfd). What the page is worth later is not known:
+    /// Whether the host page can be accessed; a write makes it present and its own, as the guest's write will. It may wait for the client (userfaultfd). What
+    /// the page is worth later is not known:
     /// the processor's own accesses can fail too.
     /// </summary>
     private static bool Probe(ulong hva, bool write) => write ? UserCopy.ProbeWrite(hva) : UserCopy.ProbeRead(hva);
@@ -114,8 +116,9 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// True if what the fault has found out may be wrong by now. Slots and attributes are published, and roots invalidated, before or while mmu_lock is held for write to remove what was installed from old knowledge;
-    /// so a fault that passes this test under mmu_lock-read installs before that removal, and is removed by it.
+    /// True if what the fault has found out may be wrong by now. Slots and attributes are published, and roots invalidated, before or while mmu_lock is held
+    /// for write to remove what was installed from old knowledge; so a fault that passes this test under mmu_lock-read installs before that removal, and is
+    /// removed by it.
     /// </summary>
     private bool IsStale(TdpRoot root, ulong generation, ulong seq, MemoryAttributes attributes, ulong hva)
     {
@@ -123,7 +126,8 @@ public sealed partial class TdpMmu
         return root.Invalid || Slots.Generation != generation || Slots.Attributes != attributes || hva != 0 && Slots.Notifier.NeedsRetry(seq, hva);
     }
 
-    /// <summary>Largest level at which a gfn can be mapped: contained in the slot, alike in its attributes, hva and gpa equal modulo the size, neither dirty-logged nor kept inside a resident limit.</summary>
+    /// <summary>Largest level at which a gfn can be mapped: contained in the slot, alike in its attributes, hva and gpa equal modulo the size, neither
+    /// dirty-logged nor kept inside a resident limit.</summary>
     private int GoalLevel(in Backing backing, ulong gfn)
     {
         Memslot slot = backing.Slot;
@@ -188,7 +192,8 @@ public sealed partial class TdpMmu
         else
         {
             newSpte = WithoutHugeX(newSpte, it.Level);
-            // KVM: the first access maps a page writable, where it can, and what is mapped so is in the log. Clients count on finding the pages of code that the guest has run.
+            // KVM: the first access maps a page writable, where it can, and what is mapped so is in the log. Clients count on finding the pages of code that
+            // the guest has run.
             dirties |= slot.IsDirtyLogged && !slot.IsReadOnly;
         }
         if (!TrySetSpteAtomic(ref it, newSpte))
@@ -204,7 +209,8 @@ public sealed partial class TdpMmu
     {
         Memslot slot = backing.Slot;
         // A logged page is mapped writable only by a write, or by a read if its D tells of the first write.
-        ulong leaf = Spte.MakeLeaf(backing.HvaOf(gfn), level, !slot.IsReadOnly, write || !slot.IsDirtyLogged || slot.Tracking != DirtyTracking.WriteProtect, write);
+        ulong leaf = Spte.MakeLeaf(backing.HvaOf(gfn), level, !slot.IsReadOnly, write || !slot.IsDirtyLogged
+            || slot.Tracking != DirtyTracking.WriteProtect, write);
         return slot.IsDirtyLogged && slot.Tracking == DirtyTracking.DirtyLog ? leaf | Spte.LogDirty : leaf;
     }
 
@@ -253,8 +259,9 @@ public sealed partial class TdpMmu
 
     /// <summary>
     /// Makes a write-protected leaf writable, or an old one accessible, without mmu_lock: under RCU, by compare-exchange of the very value that was judged.
-    /// Sound because the value says that W may be set again (MmuWritable), because it names the memory (same value, same page), and because whoever enables dirty logging waits for
-    /// a grace period between publishing the bitmap and write-protecting, so the page is either protected again afterwards or marked in the new bitmap.
+    /// Sound because the value says that W may be set again (MmuWritable), because it names the memory (same value, same page), and because whoever enables
+    /// dirty logging waits for a grace period between publishing the bitmap and write-protecting, so the page is either protected again afterwards or marked in
+    /// the new bitmap.
     /// In a table that has been unlinked meanwhile the change has no effect.
     /// </summary>
     /// <returns>True if the guest can be entered again.</returns>

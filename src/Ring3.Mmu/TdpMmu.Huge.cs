@@ -10,7 +10,8 @@ public sealed partial class TdpMmu
     private const int RecoverBatch = 64;
 
     /// <summary>
-    /// Replaces a huge leaf by a table of 512 leaves with the same rights and state. No flush: translations stay what they were, and a later change of a child flushes.
+    /// Replaces a huge leaf by a table of 512 leaves with the same rights and state. No flush: translations stay what they were, and a later change of a child
+    /// flushes.
     /// The page is returned to the cache (or freed) when the entry has changed.
     /// </summary>
     /// <param name="logged">The leaf's slot if it is dirty-logged.</param>
@@ -43,7 +44,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Splits every huge mapping of [start, end) down to 4 KiB. Best effort: stops without error when the host has no memory; the faults then split what is left.
+    /// Splits every huge mapping of [start, end) down to 4 KiB. Best effort: stops without error when the host has no memory; the faults then split what is
+    /// left.
     /// </summary>
     /// <param name="logged">The range's slot if it is dirty-logged.</param>
     public void SplitHugePages(ulong start, ulong end, int asId = 0, Memslot? logged = null)
@@ -91,8 +93,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Replaces tables of small mappings by huge leaves where the slot allows it again, while vCPUs run. In batches, each in three steps: freeze and unlink, flush once, install. The flush comes before the huge
-    /// leaf appears, so that no processor ever has translations of both sizes.
+    /// Replaces tables of small mappings by huge leaves where the slot allows it again, while vCPUs run. In batches, each in three steps: freeze and unlink,
+    /// flush once, install. The flush comes before the huge leaf appears, so that no processor ever has translations of both sizes.
     /// </summary>
     /// <returns>Number of huge mappings made.</returns>
     public int RecoverHugePages(Memslot slot)
@@ -155,7 +157,8 @@ public sealed partial class TdpMmu
         return n;
     }
 
-    /// <summary>Freezes the iterator's entry while it points to the table that was looked at; walks and aging change its A bit. False if somebody else has changed it.</summary>
+    /// <summary>Freezes the iterator's entry while it points to the table that was looked at; walks and aging change its A bit. False if somebody else has
+    /// changed it.</summary>
     private static unsafe bool TryFreezeTable(ref TdpIterator it)
     {
         ulong table = Spte.Address(it.OldSpte);

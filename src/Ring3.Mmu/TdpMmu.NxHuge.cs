@@ -5,7 +5,8 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// Huge mappings that cannot be executed: a processor with the iTLB multihit erratum (CVE-2018-12207) never sees a code page whose size changes. What is executed is mapped with 4 KiB; what is executed no more is made huge again, bit by bit.
+/// Huge mappings that cannot be executed: a processor with the iTLB multihit erratum (CVE-2018-12207) never sees a code page whose size changes. What is
+/// executed is mapped with 4 KiB; what is executed no more is made huge again, bit by bit.
 /// SPEC: Linux, Documentation/admin-guide/hw-vuln/multihit.rst.
 /// </summary>
 /// <remarks>SAFETY: (whole file) records of table pages are reached in RCU sections: a page that was live is freed after a grace period.</remarks>
@@ -17,7 +18,8 @@ public sealed partial class TdpMmu
     private bool _nxHugePages;
     private ulong _nxSplits;
 
-    /// <summary>Huge mappings are made without X, and split when they are executed. A change makes every mapping obsolete; without vCPUs it costs nothing.</summary>
+    /// <summary>Huge mappings are made without X, and split when they are executed. A change makes every mapping obsolete; without vCPUs it costs
+    /// nothing.</summary>
     public bool NxHugePages
     {
         get => Volatile.Read(ref _nxHugePages);
@@ -48,8 +50,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Zaps the oldest 1/<paramref name="ratio"/> (rounded up) of what <see cref="NxHugePages"/> has split: what is still executed is split again, the rest comes back huge. Splits in dirty-logged slots are forgotten instead: they get their huge
-    /// mappings back when logging ends. No locks held.
+    /// Zaps the oldest 1/<paramref name="ratio"/> (rounded up) of what <see cref="NxHugePages"/> has split: what is still executed is split again, the rest
+    /// comes back huge. Splits in dirty-logged slots are forgotten instead: they get their huge mappings back when logging ends. No locks held.
     /// </summary>
     /// <param name="ratio">0: nothing is zapped.</param>
     /// <returns>Number of splits zapped.</returns>

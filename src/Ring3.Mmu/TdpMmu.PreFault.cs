@@ -13,7 +13,8 @@ public sealed partial class TdpMmu
     /// <summary>
     /// Makes memory present as reads of the guest would, from <paramref name="gpa"/> on. Caller as for <see cref="Fault"/>.
     /// </summary>
-    /// <param name="limit">Nothing at or above this is wanted. What is mapped with small pages is mapped up to here, or to the end of its table, at once.</param>
+    /// <param name="limit">Nothing at or above this is wanted. What is mapped with small pages is mapped up to here, or to the end of its table, at
+    /// once.</param>
     /// <param name="end">With <see cref="MmuResult.Fixed"/>: first guest-physical address after what is mapped.</param>
     public unsafe MmuResult PreFault(VcpuMmu vcpu, ulong gpa, ulong limit, out ulong end)
     {
@@ -57,7 +58,8 @@ public sealed partial class TdpMmu
         if (end < gfn + 2 || !IsForSmallPages(backing, gfn) || !HostMemory.TryPopulateRead(hva, (nuint)(end - gfn) * (nuint)Page.Size))
             return false;
         Lock.EnterRead();
-        bool done = Slots.Notifier.InProgress == 0 && !IsStale(root, generation, seq, attributes, hva) && GoalLevel(backing, gfn) == PgLevel.Level4K && MapTable(vcpu, root, gfn, end, backing);
+        bool done = Slots.Notifier.InProgress == 0 && !IsStale(root, generation, seq, attributes, hva) && GoalLevel(backing, gfn) == PgLevel.Level4K
+            && MapTable(vcpu, root, gfn, end, backing);
         Lock.ExitRead();
         return done;
     }
@@ -121,7 +123,8 @@ public sealed partial class TdpMmu
         int i = 0;
         if (Vector256.IsHardwareAccelerated)
         {
-            Vector256<ulong> leaf = Vector256.Create(first) + Vector256.Create(0UL, Page.Size, 2 * Page.Size, 3 * Page.Size), step = Vector256.Create(4UL * Page.Size);
+            Vector256<ulong> leaf = Vector256.Create(first) + Vector256.Create(0UL, Page.Size, 2 * Page.Size, 3 * Page.Size),
+                step = Vector256.Create(4UL * Page.Size);
             for (; i <= count - 4; i += 4, leaf += step)
                 leaf.Store(entries + i);
         }

@@ -11,8 +11,8 @@ public sealed partial class TdpMmu
     private TinyLock _rootsLock = new(LockRank.MmuRoots);
 
     /// <summary>
-    /// All roots that have not been freed, invalid ones included. Readers: RCU alone (lockless aging), or RCU and mmu_lock (everything else). Replaced under <c>_rootsLock</c>; adding needs mmu_lock-read too, so that
-    /// a holder of mmu_lock-write sees a list to which nothing is added.
+    /// All roots that have not been freed, invalid ones included. Readers: RCU alone (lockless aging), or RCU and mmu_lock (everything else). Replaced under
+    /// <c>_rootsLock</c>; adding needs mmu_lock-read too, so that a holder of mmu_lock-write sees a list to which nothing is added.
     /// </summary>
     private TdpRoot[] _roots = [];
 
@@ -65,7 +65,8 @@ public sealed partial class TdpMmu
 
     /// <summary>
     /// Drops a reference, on any thread, without locks. Never zaps in place (unless the policy says so): the last reference of a root that still maps something
-    /// turns it invalid and queues its zap, with a new reference that the zapper drops. No flush: a processor runs with the root's ASID again only after <see cref="VcpuMmu.LoadRoot"/> has cleaned it.
+    /// turns it invalid and queues its zap, with a new reference that the zapper drops. No flush: a processor runs with the root's ASID again only after
+    /// <see cref="VcpuMmu.LoadRoot"/> has cleaned it.
     /// </summary>
     internal void PutRoot(TdpRoot root)
     {
@@ -102,7 +103,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Makes every valid root obsolete and queues its zap before mmu_lock is released. An already invalid root is skipped: whoever made it invalid has queued it, and a second queueing would lose a reference.
+    /// Makes every valid root obsolete and queues its zap before mmu_lock is released. An already invalid root is skipped: whoever made it invalid has queued
+    /// it, and a second queueing would lose a reference.
     /// The zapper inherits the MMU's own reference.
     /// </summary>
     private void InvalidateAllRoots()
@@ -134,7 +136,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Drops the MMU's own reference of roots, so that a root which no vCPU uses is zapped and freed instead of waiting for its next user (memory pressure, an SMM root after boot).
+    /// Drops the MMU's own reference of roots, so that a root which no vCPU uses is zapped and freed instead of waiting for its next user (memory pressure, an
+    /// SMM root after boot).
     /// </summary>
     public void TrimRoots()
     {

@@ -19,7 +19,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Removes [start, end) from all roots of an address space, invalid ones too while they still map something. Whole tables go in one step. Yields between steps if allowed, after paying what is owed.
+    /// Removes [start, end) from all roots of an address space, invalid ones too while they still map something. Whole tables go in one step. Yields between
+    /// steps if allowed, after paying what is owed.
     /// </summary>
     private void ZapRangeLocked(ulong start, ulong end, int asId, bool mayYield, ref FlushBatch batch)
     {

@@ -47,7 +47,8 @@ public sealed partial class TdpMmu
     internal Action? BeforeZapHold { get; set; }
 
     /// <summary>
-    /// Zaps all scheduled roots on the calling thread, and drops the reference that each zap owns. Several threads may do this at the same time: each root is taken by one.
+    /// Zaps all scheduled roots on the calling thread, and drops the reference that each zap owns. Several threads may do this at the same time: each root is
+    /// taken by one.
     /// </summary>
     private void ZapScheduledRoots(bool mayYield)
     {
@@ -105,8 +106,9 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Empties an invalid root. No flush: the FreeObsoleteRoots request has made every vCPU leave it before mmu_lock was released by the invalidator (or no vCPU had it), and no ASID
-    /// that has seen it is used again without a flush. Whole subtrees are unlinked; tables are freed after a grace period for the lockless walkers.
+    /// Empties an invalid root. No flush: the FreeObsoleteRoots request has made every vCPU leave it before mmu_lock was released by the invalidator (or no
+    /// vCPU had it), and no ASID that has seen it is used again without a flush. Whole subtrees are unlinked; tables are freed after a grace period for the
+    /// lockless walkers.
     /// </summary>
     /// <returns>True when nothing is left; false when the caller should let go of mmu_lock and call again.</returns>
     private bool ZapSome(ref ZapCursor cursor, bool mayYield)
@@ -151,8 +153,8 @@ public sealed partial class TdpMmu
     }
 
     /// <summary>
-    /// Makes every mapping obsolete at once. On return no vCPU can reach memory through a root that existed at the call, and every root that was invalid at or before the call has been zapped,
-    /// also those that this call has skipped because somebody else had scheduled them. Caller holds the slots lock.
+    /// Makes every mapping obsolete at once. On return no vCPU can reach memory through a root that existed at the call, and every root that was invalid at or
+    /// before the call has been zapped, also those that this call has skipped because somebody else had scheduled them. Caller holds the slots lock.
     /// </summary>
     public void ZapAllFast()
     {
@@ -212,6 +214,7 @@ public sealed partial class TdpMmu
         Allocator.Dispose();
     }
 
-    /// <summary>Gives back the tables, also those of which <see cref="Dispose"/> has lost count. After the end of the work queue, which may still have some.</summary>
+    /// <summary>Gives back the tables, also those of which <see cref="Dispose"/> has lost count. After the end of the work queue, which may still have
+    /// some.</summary>
     public void FreeTables() => Allocator.Dispose();
 }

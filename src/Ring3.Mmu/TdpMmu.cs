@@ -8,8 +8,10 @@ namespace Ring3.Mmu;
 /// The two-dimensional-paging MMU of one VM: nested page tables that map guest frames to host memory, shared between vCPUs.
 /// </summary>
 /// <remarks>
-/// Locks: mmu_lock (<see cref="MemorySlots.MmuLock"/>) for read plus compare-exchange to add mappings or take rights away, for write to invalidate roots and to remove ranges; walks are in RCU sections.
-/// Never wait for a grace period with mmu_lock held. Flushes are owed in a <see cref="FlushBatch"/> and paid before the lock is released (docs/tlb.md). See docs/tdp-mmu.md.
+/// Locks: mmu_lock (<see cref="MemorySlots.MmuLock"/>) for read plus compare-exchange to add mappings or take rights away, for write to invalidate roots and to
+/// remove ranges; walks are in RCU sections.
+/// Never wait for a grace period with mmu_lock held. Flushes are owed in a <see cref="FlushBatch"/> and paid before the lock is released (docs/tlb.md). See
+/// docs/tdp-mmu.md.
 /// SAFETY: table memory is reached in RCU sections only and freed after a flush (or unreachable) and a grace period.
 /// </remarks>
 public sealed partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDisposable
@@ -82,7 +84,8 @@ public sealed partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDis
 
     internal MmuLock Lock => Slots.MmuLock;
 
-    /// <summary>Pays what a batch owes: the flush, while mmu_lock is held, then the unlinked tables, which go to the reclaimer. The batch is empty afterwards.</summary>
+    /// <summary>Pays what a batch owes: the flush, while mmu_lock is held, then the unlinked tables, which go to the reclaimer. The batch is empty
+    /// afterwards.</summary>
     internal unsafe void Finish(ref FlushBatch batch)
     {
         Lock.AssertHeld();
@@ -103,7 +106,8 @@ public sealed partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDis
         batch = new FlushBatch(batch.Site);
     }
 
-    /// <summary>In a walk with mmu_lock held for write, in an RCU section: if others wait for the lock, pays what is owed and lets them in. True: it did, and what was known about tables and slots may be out of date.</summary>
+    /// <summary>In a walk with mmu_lock held for write, in an RCU section: if others wait for the lock, pays what is owed and lets them in. True: it did, and
+    /// what was known about tables and slots may be out of date.</summary>
     internal bool YieldWrite(ref TdpIterator it, ref FlushBatch batch)
     {
         if (!it.MayYield || !Lock.NeedsBreak)
@@ -129,7 +133,8 @@ public sealed partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDis
         Host.FlushRemoteTlbs(ranges[..batch.Ranges]);
     }
 
-    /// <summary>A change of [start, end), already visible in the tables, takes something from processors that have the old entry cached: the batch will flush it.</summary>
+    /// <summary>A change of [start, end), already visible in the tables, takes something from processors that have the old entry cached: the batch will flush
+    /// it.</summary>
     internal void Owe(ref FlushBatch batch, ulong start, ulong end, int asId, SpteLoss loss)
     {
         batch.Add(start, end);
@@ -147,7 +152,8 @@ public sealed partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDis
             Pages4K = leaves[PgLevel.Level4K], Pages2M = leaves[PgLevel.Level2M], Pages1G = leaves[PgLevel.Level1G],
             TablePages = (ulong)Allocator.Allocated, TableBytesReserved = Allocator.ReservedBytes,
             Roots = roots.Length, InvalidRoots = roots.Count(static r => r.Invalid),
-            RootsZapped = (ulong)Volatile.Read(ref _rootsZapped), ZapLockBreaks = (ulong)Volatile.Read(ref _zapLockBreaks), TablePagesFreed = (ulong)_pageReclaimer.Freed,
+            RootsZapped = (ulong)Volatile.Read(ref _rootsZapped), ZapLockBreaks = (ulong)Volatile.Read(ref _zapLockBreaks),
+            TablePagesFreed = (ulong)_pageReclaimer.Freed,
             RemoteTlbFlushRequests = (ulong)Volatile.Read(ref _flushRequests), TlbFlushesElided = (ulong)Volatile.Read(ref _flushesElided),
             HugeSplits = (ulong)Volatile.Read(ref _hugeSplits), HugeRecoveries = (ulong)Volatile.Read(ref _hugeRecoveries),
             WriteProtected = (ulong)Volatile.Read(ref _writeProtected), NxSplits = (ulong)CountNxSplits(),
@@ -172,7 +178,8 @@ public sealed partial class TdpMmu : IMemslotListener, IMmuNotifierHandler, IDis
         return n;
     }
 
-    /// <summary>Before a vCPU gets a root, so that none pays for the worker when it drops one; and not earlier, so that a VM that never runs has none.</summary>
+    /// <summary>Before a vCPU gets a root, so that none pays for the worker when it drops one; and not earlier, so that a VM that never runs has
+    /// none.</summary>
     internal void StartWorker() => _queue.Start();
 
     internal void RemoveVcpu(VcpuMmu vcpu)

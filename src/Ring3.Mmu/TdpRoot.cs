@@ -12,7 +12,8 @@ public readonly record struct TdpRole(int Level, int AsId)
 /// The top of one set of nested tables.
 /// </summary>
 /// <remarks>
-/// INVARIANT: references = one for each vCPU that has it loaded + one of the MMU until the root has been invalidated and zapped. It starts at two: the first vCPU's and the MMU's.
+/// INVARIANT: references = one for each vCPU that has it loaded + one of the MMU until the root has been invalidated and zapped. It starts at two: the first
+/// vCPU's and the MMU's.
 /// <see cref="Invalid"/> goes from false to true once, under mmu_lock-write, and the zap is queued before that lock is released.
 /// The root stays on the list, visible to notifiers, until it has been zapped and the last reference is gone.
 /// </remarks>
@@ -68,5 +69,6 @@ public sealed class TdpRoot : RcuDeferred
     // SAFETY: runs after a grace period with no reference left.
     protected override unsafe void Reclaim() => _allocator.Free(Page);
 
-    public override string ToString() => $"root 0x{Hva:x} level {Role.Level} as {Role.AsId} refs {References}{(Invalid ? " invalid" : "")}{(Zapped ? " zapped" : "")}";
+    public override string ToString() =>
+        $"root 0x{Hva:x} level {Role.Level} as {Role.AsId} refs {References}{(Invalid ? " invalid" : "")}{(Zapped ? " zapped" : "")}";
 }

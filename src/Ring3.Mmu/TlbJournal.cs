@@ -5,7 +5,8 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// Checked mode: what the MMU has taken away, and from when on no processor may use it. Every change gets a number after it is visible in the tables; when the flush that it owes has returned, the change is settled:
+/// Checked mode: what the MMU has taken away, and from when on no processor may use it. Every change gets a number after it is visible in the tables; when the
+/// flush that it owes has returned, the change is settled:
 /// from then on no translation older than the change may be used. Any thread.
 /// </summary>
 /// <remarks>SAFETY: table records are read through UserCopy, because a violation may have freed them.</remarks>
@@ -98,13 +99,16 @@ public sealed class TlbJournal
         if (asId < 0)
             return "";
         _lock.Enter();
-        ulong recorded = _recorded.Find(asId, gpa >> Page.Shift, out FlushSite site), settled = Math.Max(_mappings.Find(asId, gpa >> Page.Shift, out _), _writes.Find(asId, gpa >> Page.Shift, out _));
+        ulong recorded = _recorded.Find(asId, gpa >> Page.Shift, out FlushSite site),
+            settled = Math.Max(_mappings.Find(asId, gpa >> Page.Shift, out _), _writes.Find(asId, gpa >> Page.Shift, out _));
         _lock.Exit();
-        return recorded == 0 ? "No change of the page is known." : $"Last change of the page: {recorded} by {site}, {(settled >= recorded ? "its flush declared done" : "its flush not declared done")}.";
+        return recorded == 0 ? "No change of the page is known."
+            : $"Last change of the page: {recorded} by {site}, {(settled >= recorded ? "its flush declared done" : "its flush not declared done")}.";
     }
 
     /// <summary>Address space of a root, or -1 when it is freed.</summary>
-    private static unsafe int AsIdOf(ulong root) => root != 0 && IsLive(root, out TablePage* page) && UserCopy.TryRead4((ulong)&page->AsId, out uint asId) && asId < 2 ? (int)asId : -1;
+    private static unsafe int AsIdOf(ulong root) =>
+        root != 0 && IsLive(root, out TablePage* page) && UserCopy.TryRead4((ulong)&page->AsId, out uint asId) && asId < 2 ? (int)asId : -1;
 
     /// <summary>Whether a table that a processor reaches may be walked: linked, or unlinked by somebody who has not flushed yet.</summary>
     public static unsafe bool IsTable(ulong table) => IsLive(table, out _);

@@ -5,8 +5,8 @@ using Ring3.Sync;
 namespace Ring3.Mmu;
 
 /// <summary>
-/// The MMU context of one vCPU: its current roots (normal and SMM), their ASIDs, its slot cache, and a few table pages in reserve. For the vCPU's own thread, outside guest mode,
-/// except where noted.
+/// The MMU context of one vCPU: its current roots (normal and SMM), their ASIDs, its slot cache, and a few table pages in reserve. For the vCPU's own thread,
+/// outside guest mode, except where noted.
 /// </summary>
 /// <remarks>SAFETY: (whole type) cached pages are in state Cached and belong to this object.</remarks>
 public sealed class VcpuMmu : IDisposable
@@ -57,7 +57,8 @@ public sealed class VcpuMmu : IDisposable
     public uint Asid => _asids[AsId];
 
     /// <summary>
-    /// Makes sure that the current address space has a valid root. A newly loaded root gets an ASID without stale translations: freeing roots flushes nothing, this does.
+    /// Makes sure that the current address space has a valid root. A newly loaded root gets an ASID without stale translations: freeing roots flushes nothing,
+    /// this does.
     /// Call before every entry (cheap when nothing is to do), then use <see cref="RootHva"/> and <see cref="Asid"/>.
     /// </summary>
     /// <returns>False when the host has no memory for a root.</returns>
@@ -101,7 +102,8 @@ public sealed class VcpuMmu : IDisposable
     }
 
     /// <summary>
-    /// A fault has to be retried because another thread is in the middle of something. The first retries are immediate; a vCPU that keeps meeting the same obstacle lets the other thread run (it may have lost the processor to this very vCPU).
+    /// A fault has to be retried because another thread is in the middle of something. The first retries are immediate; a vCPU that keeps meeting the same
+    /// obstacle lets the other thread run (it may have lost the processor to this very vCPU).
     /// </summary>
     internal void WaitBeforeRetry()
     {

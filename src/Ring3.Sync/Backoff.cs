@@ -4,7 +4,8 @@ namespace Ring3.Sync;
 
 /// <summary>Waiting for another thread's few instructions: spins, then sleeps for tens of microseconds.</summary>
 /// <remarks>
-/// It never yields the processor: to Linux's scheduler each sched_yield is a whole time slice given away (EEVDF, since 6.6), so that a few in a row keep the thread out for hundreds of milliseconds on a busy host. Who sleeps loses nothing.
+/// It never yields the processor: to Linux's scheduler each sched_yield is a whole time slice given away (EEVDF, since 6.6), so that a few in a row keep the
+/// thread out for hundreds of milliseconds on a busy host. Who sleeps loses nothing.
 /// </remarks>
 public struct Backoff
 {

@@ -12,9 +12,10 @@ public interface IShareClock
 }
 
 /// <summary>
-/// The part of one processor that a thread may take for work that can wait. A bucket of processor time: it fills at the share's rate, holds at most <see cref="BurstNs"/>, and is emptied by what the thread really used
-/// (its own CPU clock, so time during which the host ran something else is not charged).
-/// INVARIANT: in any interval of t nanoseconds the thread gets at most share * t + burst + one step, a step being what it does between two calls of <see cref="MayGoOn"/>.
+/// The part of one processor that a thread may take for work that can wait. A bucket of processor time: it fills at the share's rate, holds at most
+/// <see cref="BurstNs"/>, and is emptied by what the thread really used (its own CPU clock, so time during which the host ran something else is not charged).
+/// INVARIANT: in any interval of t nanoseconds the thread gets at most share * t + burst + one step, a step being what it does between two calls of
+/// <see cref="MayGoOn"/>.
 /// </summary>
 /// <remarks>For the working thread only, except <see cref="Percent"/> and the counters.</remarks>
 public sealed class CpuShare
@@ -61,7 +62,8 @@ public sealed class CpuShare
     /// <summary>Work begins on the calling thread.</summary>
     public void Begin() => _chargedAt = _clock.ThreadCpuNs;
 
-    /// <summary>Charges what was used since <see cref="Begin"/> or the last call. False when the share is used up: stop, and wait for <see cref="WaitNs"/>.</summary>
+    /// <summary>Charges what was used since <see cref="Begin"/> or the last call. False when the share is used up: stop, and wait for
+    /// <see cref="WaitNs"/>.</summary>
     public bool MayGoOn()
     {
         long now = _clock.ThreadCpuNs, used = now - _chargedAt;

@@ -5,7 +5,8 @@ namespace Ring3.Sync;
 
 /// <summary>A sleeping mutex for long critical sections (slots lock). Not recursive. Allocates nothing.</summary>
 /// <remarks>
-/// Releasing is a plain store and a look at the number of waiters, without a fence: who is going to sleep pays for both with a process-wide barrier. A thread that loops over a system call's mutex, as KVM_RUN does, pays one locked instruction a round.
+/// Releasing is a plain store and a look at the number of waiters, without a fence: who is going to sleep pays for both with a process-wide barrier. A thread
+/// that loops over a system call's mutex, as KVM_RUN does, pays one locked instruction a round.
 /// </remarks>
 /// <param name="rank">Its place in the order of all locks.</param>
 /// <param name="anonymous">Does not note its owner: cheaper, and nobody can ask who holds it.</param>
@@ -42,7 +43,8 @@ public sealed class FutexMutex(LockRank rank, bool anonymous = false)
         if (!anonymous)
             _owner = 0;
         Volatile.Write(ref _state.Value, Free);
-        // PAIRS-WITH: FutexMutex.EnterSlow (waiter counted, process-wide barrier, state read): either this thread sees the waiter or the waiter sees the mutex free.
+        // PAIRS-WITH: FutexMutex.EnterSlow (waiter counted, process-wide barrier, state read): either this thread sees the waiter or the waiter sees the mutex
+        // free.
         if (Volatile.Read(ref _waiters) != 0)
             _state.Wake(1);
     }

@@ -6,7 +6,8 @@ namespace Ring3.Sync;
 
 /// <summary>A 32-bit word on a cache line of its own, on which threads can sleep.</summary>
 /// <remarks>
-/// SAFETY: _at is an index into the array. The word lies in a pinned array, so its address is fixed; a reference to it keeps the array alive, so a thread that is still inside an operation on it can never meet freed memory.
+/// SAFETY: _at is an index into the array. The word lies in a pinned array, so its address is fixed; a reference to it keeps the array alive, so a thread that
+/// is still inside an operation on it can never meet freed memory.
 /// </remarks>
 internal sealed class FutexWord
 {

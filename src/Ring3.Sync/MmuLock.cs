@@ -103,7 +103,8 @@ public sealed class MmuLock(LockRank rank)
         public void Dispose() => l.ExitWrite();
     }
 
-    /// <summary>Lets waiters through and takes the lock again in the same mode. Caller must have published its flushes, and must not rely on anything it saw before.</summary>
+    /// <summary>Lets waiters through and takes the lock again in the same mode. Caller must have published its flushes, and must not rely on anything it saw
+    /// before.</summary>
     public void BreakRead()
     {
         ExitRead();

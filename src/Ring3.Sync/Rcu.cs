@@ -9,13 +9,16 @@ namespace Ring3.Sync;
 /// Read-copy-update for the whole process. Readers pay two plain stores to a line of their own; writers pay a process-wide barrier.
 /// </summary>
 /// <remarks>
-/// <para>Usage. A reader brackets its loads of published pointers with <see cref="Enter"/> and <see cref="Exit"/> (sections nest). A writer unlinks an object, then calls
+/// <para>Usage. A reader brackets its loads of published pointers with <see cref="Enter"/> and <see cref="Exit"/> (sections nest). A writer unlinks an object,
+/// then calls
 /// <see cref="Synchronize"/>, or hands it to a reclaimer that does, and only then frees or reuses it.</para>
-/// <para>Rules. Never synchronize inside a section: it would wait for itself. Never take a lock inside a section that a thread holds across <see cref="Synchronize"/> (the slots lock).
-/// Threads outside a section are quiescent; in particular a vCPU is outside while it runs guest code, so page tables that the processor may be walking are protected
-/// by the waiting TLB flush, not by RCU. A table page is freed only after both.</para>
-/// <para>Implementation. <see cref="Enter"/> announces the current epoch; <see cref="Synchronize"/> advances the epoch, executes a barrier on every thread, and waits until no thread announces an
-/// older one. A reader whose announcement the scan did not see has not passed the barrier's point yet, so its loads come after it and see the unlinking.</para>
+/// <para>Rules. Never synchronize inside a section: it would wait for itself. Never take a lock inside a section that a thread holds across
+/// <see cref="Synchronize"/> (the slots lock).
+/// Threads outside a section are quiescent; in particular a vCPU is outside while it runs guest code, so page tables that the processor may be walking are
+/// protected by the waiting TLB flush, not by RCU. A table page is freed only after both.</para>
+/// <para>Implementation. <see cref="Enter"/> announces the current epoch; <see cref="Synchronize"/> advances the epoch, executes a barrier on every thread, and
+/// waits until no thread announces an older one. A reader whose announcement the scan did not see has not passed the barrier's point yet, so its loads come
+/// after it and see the unlinking.</para>
 /// </remarks>
 public static class Rcu
 {

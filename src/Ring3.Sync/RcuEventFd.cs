@@ -3,9 +3,11 @@ using Ring3.Host;
 namespace Ring3.Sync;
 
 /// <summary>
-/// A client's eventfd that any thread may signal while another gives it up. The descriptor is closed when nobody can be using its number any more: the next file of the process gets the same one.
+/// A client's eventfd that any thread may signal while another gives it up. The descriptor is closed when nobody can be using its number any more: the next
+/// file of the process gets the same one.
 /// </summary>
-/// <remarks><see cref="Signal"/> is for RCU read sections in which the caller has found the owner published. It never waits, whatever the client has done to the eventfd.</remarks>
+/// <remarks><see cref="Signal"/> is for RCU read sections in which the caller has found the owner published. It never waits, whatever the client has done to
+/// the eventfd.</remarks>
 public sealed class RcuEventFd
 {
     private readonly bool _mayBlock;

@@ -1,8 +1,8 @@
 namespace Ring3.Sync;
 
 /// <summary>
-/// Threads waiting for a condition that others make true. The waiter reads <see cref="Ticket"/>, checks its condition, then waits with that ticket; the waker makes the
-/// condition true, then calls <see cref="WakeAll"/>. A wake between check and wait is never lost, because it changes the ticket.
+/// Threads waiting for a condition that others make true. The waiter reads <see cref="Ticket"/>, checks its condition, then waits with that ticket; the waker
+/// makes the condition true, then calls <see cref="WakeAll"/>. A wake between check and wait is never lost, because it changes the ticket.
 /// </summary>
 public sealed class WaitQueue
 {

@@ -16,11 +16,13 @@ public abstract class WorkItem
 }
 
 /// <summary>
-/// Work that can wait and may be long. Runs in slices: between them the worker gives way to ordinary items and rests when its share of the processor is used up. The worker holds no lock and is in no RCU section between slices.
+/// Work that can wait and may be long. Runs in slices: between them the worker gives way to ordinary items and rests when its share of the processor is used
+/// up. The worker holds no lock and is in no RCU section between slices.
 /// </summary>
 public abstract class BulkWorkItem : WorkItem
 {
-    /// <summary>Does some work: returns when all is done, or soon after <see cref="WorkQueue.ShouldYield"/>. Steps between two looks at that take well below a millisecond.</summary>
+    /// <summary>Does some work: returns when all is done, or soon after <see cref="WorkQueue.ShouldYield"/>. Steps between two looks at that take well below a
+    /// millisecond.</summary>
     /// <returns>True when nothing is left.</returns>
     protected internal abstract bool RunSlice();
 
@@ -28,8 +30,9 @@ public abstract class BulkWorkItem : WorkItem
 }
 
 /// <summary>
-/// One worker thread per VM, started by <see cref="Start"/> or with the first item. Ordinary items run in the order in which they were queued, before bulk items, which do the same among themselves. Queueing allocates nothing,
-/// never blocks, and may be done under any lock; the queue is bounded because an item can be in it only once.
+/// One worker thread per VM, started by <see cref="Start"/> or with the first item. Ordinary items run in the order in which they were queued, before bulk
+/// items, which do the same among themselves. Queueing allocates nothing, never blocks, and may be done under any lock; the queue is bounded because an item
+/// can be in it only once.
 /// </summary>
 public sealed class WorkQueue(string name, IShareClock? clock = null) : IDisposable
 {

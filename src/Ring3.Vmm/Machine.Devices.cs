@@ -34,7 +34,8 @@ public sealed partial class Machine
         Ports.Add(ResetControl.Port, 1, new ResetControl(this));
         Ports.Add(PciHost.AddressPort, 1, Pci.Address);
         Ports.Add(PciHost.DataPort, PciHost.DataPorts, Pci.Data);
-        var clock = new CmosRtc(new GsiLine(this, CmosRtc.Irq), EventLoop.Shared, HostClock.RealtimeNs(), e => End(MachineEnd.Failure, detail: $"{e.GetType().Name}: {e.Message}"));
+        var clock = new CmosRtc(new GsiLine(this, CmosRtc.Irq), EventLoop.Shared, HostClock.RealtimeNs(),
+            e => End(MachineEnd.Failure, detail: $"{e.GetType().Name}: {e.Message}"));
         clock.SetMachine(Ram.LowRamEnd, Ram.HighRamEnd - MemoryLayout.FourGiB, _options.Cpus);
         Ports.Add(CmosRtc.Base, CmosRtc.Ports, clock);
         var firmwareConfig = new FwCfg(new DmaMemory(_vm.Memory));
@@ -62,7 +63,8 @@ public sealed partial class Machine
     }
 
     /// <summary>Gives the guest serial input; returns the bytes taken.</summary>
-    public int SerialInput(int index, ReadOnlySpan<byte> data) => index == 0 && _xen is not null ? _xen.ConsoleInput(data) : _serial[index]?.Receive(data) ?? data.Length;
+    public int SerialInput(int index, ReadOnlySpan<byte> data) =>
+        index == 0 && _xen is not null ? _xen.ConsoleInput(data) : _serial[index]?.Receive(data) ?? data.Length;
 
     /// <summary>BIOS services on COM1; <paramref name="disk"/> (may be empty) is drive 0x80.</summary>
     private Bios CreateBios(byte[] disk)

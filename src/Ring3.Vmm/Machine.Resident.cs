@@ -29,7 +29,8 @@ public sealed partial class Machine
         }
         var options = new ResidentOptions
         {
-            Directory = _options.ResidentDirectory, AgingIntervalMs = _history is null ? 1000 : HeatmapIntervalMs, Warning = line => _options.Messages.WriteLine($"ring3: {line}"), Aged = _history is null ? null : _history.Add,
+            Directory = _options.ResidentDirectory, AgingIntervalMs = _history is null ? 1000
+                : HeatmapIntervalMs, Warning = line => _options.Messages.WriteLine($"ring3: {line}"), Aged = _history is null ? null : _history.Add,
         };
         if (_options.ResidentBytes is { } bytes)
             CheckLimit(bytes);

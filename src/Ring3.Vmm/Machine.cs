@@ -8,8 +8,8 @@ namespace Ring3.Vmm;
 public readonly record struct MachineResult(MachineEnd End, int Value, string? Detail);
 
 /// <summary>
-/// A PC with one virtual machine of Ring3.Kvm: RAM, processors on threads of their own, and the devices of the VMM. It is a client of the hypervisor like any other: it sees exits
-/// through kvm_run and uses nothing behind the public interface.
+/// A PC with one virtual machine of Ring3.Kvm: RAM, processors on threads of their own, and the devices of the VMM. It is a client of the hypervisor like any
+/// other: it sees exits through kvm_run and uses nothing behind the public interface.
 /// </summary>
 public sealed partial class Machine : IMachineControl, IDisposable
 {

@@ -24,7 +24,8 @@ internal static class ProcessorSetup
     }
 
     /// <summary>
-    /// What firmware leaves in MSRs. AMD: the TSC ticks at the P0 frequency (HWCR.TscFreqSel); kernels complain otherwise. Intel: fast strings are on (IA32_MISC_ENABLE bit 0); else kernels do without ERMS, and some then take FSRM alone for both.
+    /// What firmware leaves in MSRs. AMD: the TSC ticks at the P0 frequency (HWCR.TscFreqSel); kernels complain otherwise. Intel: fast strings are on
+    /// (IA32_MISC_ENABLE bit 0); else kernels do without ERMS, and some then take FSRM alone for both.
     /// </summary>
     public static void SetFirmwareMsrs(Vcpu vcpu)
     {
@@ -66,7 +67,8 @@ internal static class ProcessorSetup
 
     private static void Flat(ref kvm_sregs s, EntryState e, bool longMode)
     {
-        s.cs = new kvm_segment { limit = uint.MaxValue, selector = e.Cs, type = TypeCode, present = 1, s = 1, g = 1, l = longMode ? (byte)1 : (byte)0, db = longMode ? (byte)0 : (byte)1 };
+        s.cs = new kvm_segment { limit = uint.MaxValue, selector = e.Cs, type = TypeCode, present = 1, s = 1, g = 1, l = longMode ? (byte)1
+            : (byte)0, db = longMode ? (byte)0 : (byte)1 };
         s.ds = s.es = s.fs = s.gs = s.ss = new kvm_segment { limit = uint.MaxValue, selector = e.Ds, type = TypeData, present = 1, s = 1, g = 1, db = 1 };
         s.tr = new kvm_segment { limit = 0x67, selector = BootTables.TaskSelector, type = TypeTask, present = 1 };
         s.ldt = new kvm_segment { unusable = 1, type = 2 };
@@ -74,5 +76,6 @@ internal static class ProcessorSetup
         s.idt = default;
     }
 
-    private static kvm_segment Real(ushort selector, byte type) => new() { @base = (ulong)selector << 4, limit = 0xffff, selector = selector, type = type, present = 1, s = 1 };
+    private static kvm_segment Real(ushort selector, byte type) =>
+        new() { @base = (ulong)selector << 4, limit = 0xffff, selector = selector, type = type, present = 1, s = 1 };
 }

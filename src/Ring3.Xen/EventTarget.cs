@@ -2,7 +2,8 @@ using Ring3.Sync;
 
 namespace Ring3.Xen;
 
-/// <summary>Where an event goes: a port, the KVM id of the vCPU that is notified, and a priority (KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL, or 0 to 15 with FIFO channels).</summary>
+/// <summary>Where an event goes: a port, the KVM id of the vCPU that is notified, and a priority (KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL, or 0 to 15 with FIFO
+/// channels).</summary>
 public readonly record struct EventTarget(uint Port, uint Vcpu, uint Priority);
 
 /// <summary>What the guest's EVTCHNOP_send on a port does. Immutable: a change publishes another object.</summary>

@@ -6,15 +6,18 @@ using Ring3.Sync;
 namespace Ring3.Xen;
 
 /// <summary>
-/// FIFO event channels: up to 131,072 ports, one 32-bit event word each, linked into 16 queues a vCPU by priority. An extension of Ring3; Linux's KVM has two levels only. SPEC: Xen's "Event Channel FIFO ABI".
+/// FIFO event channels: up to 131,072 ports, one 32-bit event word each, linked into 16 queues a vCPU by priority. An extension of Ring3; Linux's KVM has two
+/// levels only. SPEC: Xen's "Event Channel FIFO ABI".
 /// </summary>
 /// <remarks>
-/// A word is PENDING (has happened), MASKED (by the guest), LINKED (is in a queue) and names the next port of its queue. The hypervisor appends, the guest takes from the head; the head lives in the vCPU's control block
-/// and only changes here when the queue is empty. Queue tails are private to this side. One lock serialises appenders; the guest's concurrent changes are met with compare-exchange.
+/// A word is PENDING (has happened), MASKED (by the guest), LINKED (is in a queue) and names the next port of its queue. The hypervisor appends, the guest
+/// takes from the head; the head lives in the vCPU's control block and only changes here when the queue is empty. Queue tails are private to this side. One
+/// lock serialises appenders; the guest's concurrent changes are met with compare-exchange.
 /// </remarks>
 internal sealed class FifoChannels(MemorySlots slots)
 {
-    private const uint Pending = 1u << XenAbi.Fifo.PendingBit, Masked = 1u << XenAbi.Fifo.MaskedBit, Linked = 1u << XenAbi.Fifo.LinkedBit, Busy = 1u << XenAbi.Fifo.BusyBit;
+    private const uint Pending = 1u << XenAbi.Fifo.PendingBit, Masked = 1u << XenAbi.Fifo.MaskedBit, Linked = 1u << XenAbi.Fifo.LinkedBit,
+        Busy = 1u << XenAbi.Fifo.BusyBit;
     private const uint PageBytes = 4096, LinkMask = XenAbi.Fifo.LinkMask;
     /// <summary>A guest can disturb a link at most by masking, unmasking, taking and clearing; more often is a guest that plays with its own words.</summary>
     private const int LinkTries = 4;

@@ -3,7 +3,8 @@ using Ring3.Host;
 namespace Ring3.Xen;
 
 /// <summary>
-/// Atomic operations on words that are shared with the guest. Each is one or more locked host instructions with a fix-up: memory that has gone gives false, never a signal.
+/// Atomic operations on words that are shared with the guest. Each is one or more locked host instructions with a fix-up: memory that has gone gives false,
+/// never a signal.
 /// A word that the guest has placed across a cache line is changed byte by byte: bits do not depend on each other, and a split lock would stop the host.
 /// </summary>
 /// <remarks>A locked instruction is a full fence, as the protocols between hypervisor and guest expect.</remarks>

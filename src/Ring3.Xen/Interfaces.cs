@@ -42,12 +42,14 @@ public interface IXenProcessor
     /// <summary>This vCPU writes its clock pages again before it next enters the guest.</summary>
     void RequestClockUpdate();
 
-    /// <summary>One timer, absolute in kvmclock nanoseconds; calls <see cref="XenVcpu.TimerExpired"/> (possibly late, possibly after a cancellation). A deadline in the past fires at once.</summary>
+    /// <summary>One timer, absolute in kvmclock nanoseconds; calls <see cref="XenVcpu.TimerExpired"/> (possibly late, possibly after a cancellation). A
+    /// deadline in the past fires at once.</summary>
     void ArmTimer(ulong deadlineClockNs);
 
     void CancelTimer();
 
-    /// <summary>Time for which the host ran something else though this vCPU's thread was runnable, in nanoseconds, monotonic. Owner thread; 0 when unknown.</summary>
+    /// <summary>Time for which the host ran something else though this vCPU's thread was runnable, in nanoseconds, monotonic. Owner thread; 0 when
+    /// unknown.</summary>
     long RunDelayNs { get; }
 
     /// <summary>Sleeps until an event, an interrupt, a kick or the timeout (-1: none). Owner thread, outside the guest.</summary>

@@ -25,14 +25,16 @@ public sealed class Runstate(XenVm vm)
 
     internal kvm_xen_vcpu_attr.runstate_t Data => new()
     {
-        state = (ulong)State, state_entry_time = _entryTime, time_running = _times[0], time_runnable = _times[1], time_blocked = _times[2], time_offline = _times[3],
+        state = (ulong)State, state_entry_time = _entryTime, time_running = _times[0], time_runnable = _times[1], time_blocked = _times[2],
+        time_offline = _times[3],
     };
 
     /// <summary>The vCPU has moved to another host thread, whose waiting time starts elsewhere.</summary>
     public void ThreadChanged(long runDelayNs) => _lastRunDelay = runDelayNs;
 
     /// <summary>
-    /// Accounts the time up to <paramref name="now"/> (kvmclock) and enters a state. Time that the thread waited for a processor while "running" was "runnable".
+    /// Accounts the time up to <paramref name="now"/> (kvmclock) and enters a state. Time that the thread waited for a processor while "running" was
+    /// "runnable".
     /// A vCPU that becomes runnable is losing its processor: then the guest's copy is written only if that needs no waiting.
     /// </summary>
     internal void Update(int state, ulong now, long runDelayNs)
@@ -158,7 +160,8 @@ public sealed class Runstate(XenVm vm)
         // The flag is bit 7 of the entry time's last byte. It is written as that byte alone: the field may be unaligned, and the byte on the second page.
         uint flagAt = (uint)entryOffset + 7;
         ulong flagHva = flagAt < inFirst ? _first.Hva + flagAt : _second.Hva + (flagAt - inFirst);
-        // PAIRS-WITH: the guest's snapshot: entry time, contents, entry time again; equal and without the flag. x86 keeps stores in order; each call below is one.
+        // PAIRS-WITH: the guest's snapshot: entry time, contents, entry time again; equal and without the flag. x86 keeps stores in order; each call below is
+        // one.
         if (flag && !UserCopy.TryWrite1(flagHva, (byte)((_entryTime | XenAbi.XEN_RUNSTATE_UPDATE) >> 56)))
             return;
         if (inFirst == size)

@@ -47,7 +47,8 @@ public sealed partial class XenVcpu
                 Volatile.Write(ref _upcallVector, attr.vector);
                 return 0;
             case RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL:
-                return _vm.Fifo is null || (attr.gpa & 7) != 0 && attr.gpa != KVM_XEN_INVALID_GPA ? -Errno.EINVAL : Place(FifoControl, attr.gpa, XenAbi.Fifo.ControlSize);
+                return _vm.Fifo is null || (attr.gpa & 7) != 0 && attr.gpa != KVM_XEN_INVALID_GPA ? -Errno.EINVAL
+                    : Place(FifoControl, attr.gpa, XenAbi.Fifo.ControlSize);
             default:
                 return -Errno.ENOENT;
         }

@@ -14,7 +14,8 @@ public sealed partial class XenVcpu
     private int _pollCount;
     private Func<bool>? _pollReady;
 
-    /// <summary>Handles a hypercall here if it is one of ours and configured. False: it is the client's. Owner thread, outside the guest; may sleep (poll).</summary>
+    /// <summary>Handles a hypercall here if it is one of ours and configured. False: it is the client's. Owner thread, outside the guest; may sleep
+    /// (poll).</summary>
     public bool TryHypercall(in Hypercall call, out long result)
     {
         result = -Errno.ENOSYS;

@@ -5,7 +5,8 @@ using Ring3.Memory;
 namespace Ring3.Xen;
 
 /// <summary>
-/// The Xen side of a virtual processor. Members are for the thread that runs the vCPU, or any thread while it does not run; those that say so are for any thread.
+/// The Xen side of a virtual processor. Members are for the thread that runs the vCPU, or any thread while it does not run; those that say so are for any
+/// thread.
 /// </summary>
 public sealed partial class XenVcpu
 {
@@ -137,7 +138,8 @@ public sealed partial class XenVcpu
     private bool MergeIntoGuest(ulong bits, bool longMode)
     {
         ulong hva = VcpuInfo.Hva;
-        bool ok = longMode ? GuestBits.Or64(hva + XenAbi.VcpuInfo.PendingSel64, bits, out _) : GuestBits.Or32(hva + XenAbi.VcpuInfo.PendingSel32, (uint)bits, out _);
+        bool ok = longMode ? GuestBits.Or64(hva + XenAbi.VcpuInfo.PendingSel64, bits, out _)
+            : GuestBits.Or32(hva + XenAbi.VcpuInfo.PendingSel32, (uint)bits, out _);
         return ok && UserCopy.TryWrite1(hva + XenAbi.VcpuInfo.UpcallPending, 1);
     }
 

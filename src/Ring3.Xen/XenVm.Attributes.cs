@@ -123,7 +123,8 @@ public sealed partial class XenVm
         // PAIRS-WITH: the guest's read of version, contents, version. Stores of x86 become visible in their order.
         ok = ok && UserCopy.TryWrite4(clock, version);
         ulong seconds = (ulong)epoch / 1_000_000_000;
-        ok = ok && UserCopy.TryWrite4(clock + 8, (uint)((ulong)epoch % 1_000_000_000)) && UserCopy.TryWrite4(clock + 4, (uint)seconds) && UserCopy.TryWrite4(high, (uint)(seconds >> 32));
+        ok = ok && UserCopy.TryWrite4(clock + 8, (uint)((ulong)epoch % 1_000_000_000)) && UserCopy.TryWrite4(clock + 4, (uint)seconds)
+            && UserCopy.TryWrite4(high, (uint)(seconds >> 32));
         ok = ok && UserCopy.TryWrite4(clock, version + 1);
         gpc.Lock.ExitRead();
         _machine.RequestClockUpdate();

@@ -16,7 +16,8 @@ public sealed partial class XenVm
     /// <summary>
     /// Delivers an event without waiting. Any thread, any context that may take a futex.
     /// </summary>
-    /// <returns>1 delivered, 0 already pending, -ENOTCONN masked, -EINVAL no such vCPU or port, <see cref="WouldBlock"/> when a page has to be translated first and nothing has been done.</returns>
+    /// <returns>1 delivered, 0 already pending, -ENOTCONN masked, -EINVAL no such vCPU or port, <see cref="WouldBlock"/> when a page has to be translated first
+    /// and nothing has been done.</returns>
     public int TrySend(in EventTarget e)
     {
         if (_machine.FindVcpu(e.Vcpu) is not { } vcpu || e.Port >= MaxPorts)
@@ -47,7 +48,8 @@ public sealed partial class XenVm
         ulong word = port / 64 * 8, bit = 1UL << (int)(port & 63);
         bool ok = GuestBits.Or64(gpc.Hva + XenAbi.SharedInfo.Pending + word, bit, out ulong pending);
         ulong mask = 0;
-        // The locked instruction above orders this read after the pending bit. PAIRS-WITH: the guest's unmask, which clears the mask and then looks at the pending bit.
+        // The locked instruction above orders this read after the pending bit. PAIRS-WITH: the guest's unmask, which clears the mask and then looks at the
+        // pending bit.
         ok = ok && UserCopy.TryRead8(gpc.Hva + (ulong)(longMode ? XenAbi.SharedInfo.Mask64 : XenAbi.SharedInfo.Mask32) + word, out mask);
         gpc.Lock.ExitRead();
         if (!ok)
@@ -60,7 +62,8 @@ public sealed partial class XenVm
         return 1;
     }
 
-    /// <summary>Delivers an event, waiting for translations if it must. Caller holds no lock of the VM and is in no RCU section. As <see cref="TrySend"/>, but never <see cref="WouldBlock"/>.</summary>
+    /// <summary>Delivers an event, waiting for translations if it must. Caller holds no lock of the VM and is in no RCU section. As <see cref="TrySend"/>, but
+    /// never <see cref="WouldBlock"/>.</summary>
     public int Send(in EventTarget e)
     {
         while (true)
@@ -146,13 +149,15 @@ public sealed partial class XenVm
     }
 
     /// <summary>
-    /// The shared info page is another one: a vCPU that polls, and sleeps because nothing was pending in the old one, looks again. KVM lets it sleep until an event comes.
+    /// The shared info page is another one: a vCPU that polls, and sleeps because nothing was pending in the old one, looks again. KVM lets it sleep until an
+    /// event comes.
     /// </summary>
     private void RecheckPollers()
     {
         for (int word = 0; word < _pollMask.Length; word++)
         {
-            // PAIRS-WITH: BeginPoll, which is a full fence between the vCPU's bit and its look at the page: either that look finds the new page, or the bit is seen here.
+            // PAIRS-WITH: BeginPoll, which is a full fence between the vCPU's bit and its look at the page: either that look finds the new page, or the bit is
+            // seen here.
             for (ulong bits = Volatile.Read(ref _pollMask[word]); bits != 0; bits &= bits - 1)
             {
                 if (_machine.VcpuAt(word * 64 + BitOperations.TrailingZeroCount(bits)) is { } vcpu && vcpu.HasPolledEvent())

@@ -22,7 +22,8 @@ public sealed partial class XenVm
     }
 
     /// <summary>
-    /// Delivers a message whose destination is a bound PIRQ. SPEC: Xen takes vector 0 with delivery mode ExtINT for "this is a PIRQ": bits 7:0 of its number are the message's destination, the others bits 31:8 of the upper address.
+    /// Delivers a message whose destination is a bound PIRQ. SPEC: Xen takes vector 0 with delivery mode ExtINT for "this is a PIRQ": bits 7:0 of its number
+    /// are the message's destination, the others bits 31:8 of the upper address.
     /// Never waits. Any thread.
     /// </summary>
     /// <param name="result">As <see cref="SendOrDefer"/>.</param>

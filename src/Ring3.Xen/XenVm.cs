@@ -7,7 +7,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Xen;
 
 /// <summary>
-/// The Xen side of a virtual machine: shared info, event channels, what the client has configured. Lock order: <see cref="Lock"/>, then a cache's refresh lock, then a cache's lock; delivery takes caches' locks only.
+/// The Xen side of a virtual machine: shared info, event channels, what the client has configured. Lock order: <see cref="Lock"/>, then a cache's refresh lock,
+/// then a cache's lock; delivery takes caches' locks only.
 /// See docs/xen.md.
 /// </summary>
 public sealed partial class XenVm
@@ -72,7 +73,8 @@ public sealed partial class XenVm
         const uint Permitted = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL | KVM_XEN_HVM_CONFIG_EVTCHN_SEND | KVM_XEN_HVM_CONFIG_PVCLOCK_TSC_UNSTABLE;
         if ((config.flags & ~Permitted) != 0)
             return -Errno.EINVAL;
-        if ((config.flags & KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL) != 0 && (config.blob_addr_32 | config.blob_addr_64 | config.blob_size_32 | config.blob_size_64) != 0)
+        if ((config.flags & KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL) != 0
+            && (config.blob_addr_32 | config.blob_addr_64 | config.blob_size_32 | config.blob_size_64) != 0)
             return -Errno.EINVAL;
         uint old;
         using (Lock.Enter())

@@ -14,7 +14,8 @@ internal static class LongMode
         bool ok = memory.TryWrite(tables, tables + Page.Size | Pte.P | Pte.W | Pte.U);
         for (ulong i = 0; i < 512; i++)
             ok &= memory.TryWrite(tables + Page.Size + 8 * i, i << 30 | Pte.P | Pte.W | Pte.U | Pte.PS);
-        ok &= memory.TryWrite(tables + 2 * Page.Size, 0UL) && memory.TryWrite(tables + 2 * Page.Size + 8, CodeDescriptor) && memory.TryWrite(tables + 2 * Page.Size + 16, DataDescriptor);
+        ok &= memory.TryWrite(tables + 2 * Page.Size, 0UL) && memory.TryWrite(tables + 2 * Page.Size + 8, CodeDescriptor)
+            && memory.TryWrite(tables + 2 * Page.Size + 16, DataDescriptor);
         if (!ok)
             throw new Ring3Exception($"write page tables at 0x{tables:x}", Errno.EFAULT);
     }

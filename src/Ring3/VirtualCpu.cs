@@ -5,7 +5,8 @@ using Ring3.Kvm;
 // SAFETY: kvm_run is mapped until the vCPU is disposed, and locals are passed by address for the call only.
 namespace Ring3;
 
-/// <summary>A processor of a <see cref="VirtualMachine"/>. Members are for the thread that runs it, except <see cref="Stop"/> and <see cref="InjectNmi"/>. After the machine's end they throw <see cref="ObjectDisposedException"/>.</summary>
+/// <summary>A processor of a <see cref="VirtualMachine"/>. Members are for the thread that runs it, except <see cref="Stop"/> and <see cref="InjectNmi"/>.
+/// After the machine's end they throw <see cref="ObjectDisposedException"/>.</summary>
 public sealed class VirtualCpu
 {
     internal VirtualCpu(VirtualMachine machine, Vcpu vcpu)
@@ -83,7 +84,8 @@ public sealed class VirtualCpu
     /// <summary>Makes the current or the next <see cref="Run"/> return with <see cref="CpuExitKind.Interrupted"/>. Any thread.</summary>
     public void Stop() => Live.Kick();
 
-    /// <summary>Delivers an external interrupt as soon as the guest allows, on a machine without interrupt controllers. One that still waits is replaced.</summary>
+    /// <summary>Delivers an external interrupt as soon as the guest allows, on a machine without interrupt controllers. One that still waits is
+    /// replaced.</summary>
     /// <exception cref="Ring3Exception">The machine has interrupt controllers.</exception>
     public void Interrupt(byte vector) => Ring3Exception.ThrowIfFailed(Live.Interrupt(vector), "queue an interrupt");
 
@@ -103,7 +105,8 @@ public sealed class VirtualCpu
     }
 
     /// <summary>
-    /// Prepares 64-bit mode, ring 0, with the first 512 GiB identity-mapped by 1 GiB pages. Two pages of page tables and one of descriptors are written at <paramref name="tables"/>, which must be memory.
+    /// Prepares 64-bit mode, ring 0, with the first 512 GiB identity-mapped by 1 GiB pages. Two pages of page tables and one of descriptors are written at
+    /// <paramref name="tables"/>, which must be memory.
     /// </summary>
     /// <param name="entry">Address of the first instruction.</param>
     /// <param name="stack">Initial RSP.</param>

@@ -10,13 +10,15 @@ namespace Ring3;
 /// <summary>Choices made when a virtual machine is created.</summary>
 public sealed record VirtualMachineOptions
 {
-    /// <summary>Create the interrupt controllers of a PC (PIC pair, I/O APIC, a local APIC for each processor) and the PIT in the hypervisor. Without them HLT is an exit, and interrupts are injected by <see cref="VirtualCpu.Interrupt"/>.</summary>
+    /// <summary>Create the interrupt controllers of a PC (PIC pair, I/O APIC, a local APIC for each processor) and the PIT in the hypervisor. Without them HLT
+    /// is an exit, and interrupts are injected by <see cref="VirtualCpu.Interrupt"/>.</summary>
     public bool InterruptControllers { get; init; }
 
     /// <summary>Which processor the machine has (see <see cref="VmOptions.Processor"/>).</summary>
     public ProcessorModel Processor { get; init; } = ProcessorModel.Host;
 
-    /// <summary>Host threads write guest memory through pointers of their own, not through <see cref="VirtualMachine.Memory"/>: executed code is compared with memory again after each exit.</summary>
+    /// <summary>Host threads write guest memory through pointers of their own, not through <see cref="VirtualMachine.Memory"/>: executed code is compared with
+    /// memory again after each exit.</summary>
     public bool ExternalWriters { get; init; }
 
     /// <summary>Who zaps obsolete page tables (see <see cref="VmOptions.ZapPolicy"/>).</summary>
@@ -30,7 +32,8 @@ public sealed record VirtualMachineOptions
 }
 
 /// <summary>
-/// A virtual x86-64 machine on a software KVM: needs neither /dev/kvm nor privileges. Create it, map memory, create processors, and run each on a thread of its own.
+/// A virtual x86-64 machine on a software KVM: needs neither /dev/kvm nor privileges. Create it, map memory, create processors, and run each on a thread of its
+/// own.
 /// <code>
 /// using var vm = VirtualMachine.Create();
 /// vm.MapMemory(0x1000, 4096);
@@ -61,7 +64,8 @@ public sealed class VirtualMachine : IDisposable
 
     private VirtualMachine(VirtualMachineOptions options)
     {
-        Vm = Vm.Create(new VmOptions { Processor = options.Processor, ExternalWriters = options.ExternalWriters, CheckTlb = options.CheckTlb, ZapPolicy = options.ZapPolicy, ZapSharePercent = options.ZapSharePercent });
+        Vm = Vm.Create(new VmOptions { Processor = options.Processor, ExternalWriters = options.ExternalWriters, CheckTlb = options.CheckTlb,
+            ZapPolicy = options.ZapPolicy, ZapSharePercent = options.ZapSharePercent });
         if (!options.InterruptControllers)
             return;
         Ring3Exception.ThrowIfFailed(Vm.CreateIrqchip(), "create the interrupt controllers");
@@ -99,10 +103,12 @@ public sealed class VirtualMachine : IDisposable
     }
 
     /// <summary>
-    /// Keeps the memory of <see cref="MapMemory"/>, what there is and what is mapped later, inside a resident limit: pages that have been idle longest are written to a file and come back when guest or host touch them. Guest data is never lost;
-    /// a system call that stores directly into the memory may fail with EFAULT while its page is being written. Any thread; processors may run.
+    /// Keeps the memory of <see cref="MapMemory"/>, what there is and what is mapped later, inside a resident limit: pages that have been idle longest are
+    /// written to a file and come back when guest or host touch them. Guest data is never lost; a system call that stores directly into the memory may fail
+    /// with EFAULT while its page is being written. Any thread; processors may run.
     /// </summary>
-    /// <param name="bytes">The limit; it can be changed later (<see cref="ResidentLimit.Bytes"/>). <see cref="ulong.MaxValue"/>: only watch the working set.</param>
+    /// <param name="bytes">The limit; it can be changed later (<see cref="ResidentLimit.Bytes"/>). <see cref="ulong.MaxValue"/>: only watch the working
+    /// set.</param>
     /// <exception cref="ArgumentOutOfRangeException">The limit is too small for the number of processors, see <see cref="ResidentLimit.MinBytes"/>.</exception>
     /// <exception cref="IOException">The file cannot be made, or cannot take what the memory contains.</exception>
     /// <exception cref="InvalidOperationException">The machine has a limit already.</exception>
@@ -117,11 +123,13 @@ public sealed class VirtualMachine : IDisposable
     /// <exception cref="Ring3Exception">A range is unaligned or overlaps another.</exception>
     public void MapHostMemory(ulong guestAddress, ulong size, ulong hostAddress, bool readOnly = false)
     {
-        Ring3Exception.ThrowIfFailed(Vm.SetUserMemoryRegion(_nextSlot, readOnly ? KvmApi.KVM_MEM_READONLY : 0, guestAddress, size, hostAddress), $"map {size} bytes at 0x{guestAddress:x}");
+        Ring3Exception.ThrowIfFailed(Vm.SetUserMemoryRegion(_nextSlot, readOnly ? KvmApi.KVM_MEM_READONLY : 0, guestAddress, size, hostAddress),
+            $"map {size} bytes at 0x{guestAddress:x}");
         _nextSlot++;
     }
 
-    /// <summary>Creates the next processor, with every feature that the library implements in its CPUID. The first starts; with interrupt controllers the others wait for INIT and SIPI.</summary>
+    /// <summary>Creates the next processor, with every feature that the library implements in its CPUID. The first starts; with interrupt controllers the
+    /// others wait for INIT and SIPI.</summary>
     /// <exception cref="Ring3Exception">There are too many.</exception>
     public VirtualCpu CreateCpu()
     {
@@ -138,7 +146,8 @@ public sealed class VirtualMachine : IDisposable
     internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed, this);
 
     /// <summary>
-    /// Frees the machine. Processors that run on other threads are stopped and waited for: their <see cref="VirtualCpu.Run"/> throws <see cref="ObjectDisposedException"/>. Data of earlier exits is gone, and no other member may be in use.
+    /// Frees the machine. Processors that run on other threads are stopped and waited for: their <see cref="VirtualCpu.Run"/> throws
+    /// <see cref="ObjectDisposedException"/>. Data of earlier exits is gone, and no other member may be in use.
     /// </summary>
     /// <exception cref="InvalidOperationException">Called from inside a processor's Run.</exception>
     public void Dispose()

@@ -7,14 +7,16 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.DevKvm;
 
 /// <summary>
-/// What the environment asks to see: RING3_TRACE=ioctl[:FILE] prints each KVM call decoded, one line each, like strace; RING3_STATS=1 prints the counters of each VM when it is freed, and of the rest at the end.
+/// What the environment asks to see: RING3_TRACE=ioctl[:FILE] prints each KVM call decoded, one line each, like strace; RING3_STATS=1 prints the counters of
+/// each VM when it is freed, and of the rest at the end.
 /// Without a FILE both go to standard error.
 /// </summary>
 internal static class Tracer
 {
     private const uint DirectionRead = 2, DirectionWrite = 1;
     private static readonly LogFile? s_trace = OpenTrace(Environment.GetEnvironmentVariable("RING3_TRACE"));
-    private static readonly LogFile? s_stats = Environment.GetEnvironmentVariable("RING3_STATS") is null or "" or "0" ? null : s_trace ?? LogFile.StandardError();
+    private static readonly LogFile? s_stats = Environment.GetEnvironmentVariable("RING3_STATS") is null or "" or "0" ? null
+        : s_trace ?? LogFile.StandardError();
 
     /// <summary>Whether calls are traced.</summary>
     public static readonly bool IsOn = s_trace is not null;
@@ -26,7 +28,8 @@ internal static class Tracer
         return setting is not null && setting.StartsWith("ioctl:", StringComparison.Ordinal) ? LogFile.Open(setting[6..]) : null;
     }
 
-    public static void Open(long result, in NewFd fd) => s_trace!.Write($"{Prefix()} open(\"/dev/kvm\") = {(result < 0 ? KvmNames.Result(result) : $"{fd.Fd}")}\n");
+    public static void Open(long result, in NewFd fd) =>
+        s_trace!.Write($"{Prefix()} open(\"/dev/kvm\") = {(result < 0 ? KvmNames.Result(result) : $"{fd.Fd}")}\n");
 
     public static void Close(KvmObject o) => s_trace!.Write($"{Prefix()} release({o.Name})\n");
 

@@ -26,12 +26,14 @@ internal static class EntryScan
         for (int i = 0; i < count; i += 16)
         {
             // Four vectors a step: their tests are independent.
-            uint bits = Test(entries + i, wanted) | Test(entries + i + 4, wanted) << 4 | Test(entries + i + 8, wanted) << 8 | Test(entries + i + 12, wanted) << 12;
+            uint bits = Test(entries + i, wanted) | Test(entries + i + 4, wanted) << 4 | Test(entries + i + 8, wanted) << 8
+                | Test(entries + i + 12, wanted) << 12;
             found |= (ulong)bits << i;
         }
         return found;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static unsafe uint Test(ulong* entries, Vector256<ulong> wanted) => Vector256.Equals(Vector256.LoadAligned(entries) & wanted, wanted).ExtractMostSignificantBits();
+    private static unsafe uint Test(ulong* entries, Vector256<ulong> wanted) =>
+        Vector256.Equals(Vector256.LoadAligned(entries) & wanted, wanted).ExtractMostSignificantBits();
 }

@@ -4,7 +4,8 @@ namespace Ring3.Mmu;
 /// Format of a set of tables, as a policy: implemented by empty structs, so that code that is generic over it is compiled for each as if written for it.
 /// </summary>
 /// <remarks>
-/// Entries are 64-bit values as they lie in memory; a format whose processor reads them in another byte order has its masks in that order, so that tests and compare-exchanges need no conversion.
+/// Entries are 64-bit values as they lie in memory; a format whose processor reads them in another byte order has its masks in that order, so that tests and
+/// compare-exchanges need no conversion.
 /// Levels count from 1; a gfn counts pages of level 1.
 /// </remarks>
 internal interface ITableFormat

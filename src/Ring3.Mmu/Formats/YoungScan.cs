@@ -5,23 +5,27 @@ namespace Ring3.Mmu;
 
 /// <summary>One lockless aging pass over a range of one set of tables.</summary>
 /// <remarks>
-/// <para>Accessed bits go by compare-exchange of the value that was read, so a Dirty bit, a right or a mapping that somebody changes meanwhile stays as that somebody left it; young information may be lost with the exchange.</para>
-/// <para>Tables with Accessed bits. Where the processor sets the bit in every entry on its way, an entry of level 2 without it says that nobody has walked to the pages below since it was cleared: the table is skipped. It is cleared
-/// only when all pages below it are aged with it, and <i>before</i> they are looked at, so a walk that comes later sets it again:
+/// <para>Accessed bits go by compare-exchange of the value that was read, so a Dirty bit, a right or a mapping that somebody changes meanwhile stays as that
+/// somebody left it; young information may be lost with the exchange.</para>
+/// <para>Tables with Accessed bits. Where the processor sets the bit in every entry on its way, an entry of level 2 without it says that nobody has walked to
+/// the pages below since it was cleared: the table is skipped. It is cleared only when all pages below it are aged with it, and <i>before</i> they are looked
+/// at, so a walk that comes later sets it again:
 /// <code>
 /// pass                                   walk
 /// table entry: A = 0                     table entry: A is 1, nothing to do
 /// leaves: none has A
 ///                                        leaf: A = 1      -> seen by the first pass after the next walk through this table entry
 /// </code>
-/// That race is the price: an access can be reported late, or not at all if no walk follows. A processor that caches table entries has the same effect for as long as it keeps one, since nothing is flushed.</para>
+/// That race is the price: an access can be reported late, or not at all if no walk follows. A processor that caches table entries has the same effect for as
+/// long as it keeps one, since nothing is flushed.</para>
 /// SAFETY: (whole file) tables are reached through an iterator, inside the caller's RCU section.
 /// </remarks>
 internal static class YoungScan<TFormat> where TFormat : struct, ITableFormat
 {
     private const int TableLevel = 2;
 
-    /// <summary>Clears the Accessed bits of [start, end) and sets bit gfn - <paramref name="origin"/> in <paramref name="bitmap"/> for each page that was young. A huge leaf reports all its pages.</summary>
+    /// <summary>Clears the Accessed bits of [start, end) and sets bit gfn - <paramref name="origin"/> in <paramref name="bitmap"/> for each page that was
+    /// young. A huge leaf reports all its pages.</summary>
     /// <param name="table">Host address of the top table.</param>
     public static void TestClear(ulong table, int rootLevel, ulong start, ulong end, ulong origin, Span<ulong> bitmap)
     {
@@ -38,7 +42,8 @@ internal static class YoungScan<TFormat> where TFormat : struct, ITableFormat
         }
     }
 
-    /// <summary>True if the iterator's leaf was young. BENIGN-RACE: when the entry changes under the exchange the bit stays or is lost with the mapping; the page is reported young either way.</summary>
+    /// <summary>True if the iterator's leaf was young. BENIGN-RACE: when the entry changes under the exchange the bit stays or is lost with the mapping; the
+    /// page is reported young either way.</summary>
     public static unsafe bool TryClear(ref TdpIterator<TFormat> it)
     {
         ulong young = it.OldSpte;

@@ -7,10 +7,12 @@ internal static class BootParams
 {
     public const int Bytes = 4096, SetupHeader = 0x1f1, MaxE820 = 128;
     private const int AcpiRsdp = 0x70, ExtRamdiskImage = 0xc0, E820Entries = 0x1e8, E820Table = 0x2d0, AltMemK = 0x1e0, ScreenInfoMode = 0x06;
-    public const int TypeOfLoader = 0x210, LoadFlags = 0x211, Code32Start = 0x214, RamdiskImage = 0x218, RamdiskSize = 0x21c, HeapEndPtr = 0x224, CmdLinePtr = 0x228, SetupData = 0x250, VidMode = 0x1fa;
+    public const int TypeOfLoader = 0x210, LoadFlags = 0x211, Code32Start = 0x214, RamdiskImage = 0x218, RamdiskSize = 0x21c, HeapEndPtr = 0x224,
+        CmdLinePtr = 0x228, SetupData = 0x250, VidMode = 0x1fa;
 
     /// <summary>Fields of the setup header that the loader reads.</summary>
-    public const int SetupSects = 0x1f1, BootFlag = 0x1fe, JumpLength = 0x201, HeaderMagic = 0x202, Version = 0x206, KernelVersion = 0x20e, InitrdAddrMax = 0x22c, KernelAlignment = 0x230, RelocatableKernel = 0x234, XLoadFlags = 0x236, CmdlineSize = 0x238,
+    public const int SetupSects = 0x1f1, BootFlag = 0x1fe, JumpLength = 0x201, HeaderMagic = 0x202, Version = 0x206, KernelVersion = 0x20e,
+        InitrdAddrMax = 0x22c, KernelAlignment = 0x230, RelocatableKernel = 0x234, XLoadFlags = 0x236, CmdlineSize = 0x238,
         PayloadOffset = 0x248, PayloadLength = 0x24c, PrefAddress = 0x258, InitSize = 0x260;
 
     public const byte LoadedHigh = 1, CanUseHeap = 0x80;
@@ -31,7 +33,8 @@ internal static class BootParams
         BinaryPrimitives.WriteUInt32LittleEndian(page[CmdLinePtr..], (uint)MemoryLayout.CommandLine);
         BinaryPrimitives.WriteUInt64LittleEndian(page[AcpiRsdp..], request.Rsdp);
         BinaryPrimitives.WriteUInt64LittleEndian(page[SetupData..], WriteRandomSeed(ram, request));
-        BinaryPrimitives.WriteUInt32LittleEndian(page[AltMemK..], (uint)Math.Min((ram.LowRamEnd - Math.Min(ram.LowRamEnd, MemoryLayout.OneMiB)) >> 10, uint.MaxValue));
+        BinaryPrimitives.WriteUInt32LittleEndian(page[AltMemK..],
+            (uint)Math.Min((ram.LowRamEnd - Math.Min(ram.LowRamEnd, MemoryLayout.OneMiB)) >> 10, uint.MaxValue));
         page[ScreenInfoMode] = 3; // 80x25 text; there is no display behind it
         E820Entry[] map = E820.Build(ram);
         page[E820Entries] = (byte)map.Length;

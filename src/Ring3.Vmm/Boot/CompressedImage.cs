@@ -9,7 +9,8 @@ using ZstdSharp;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// Unpacks images on the host: gzip, bzip2, LZMA, xz, zstd and the legacy LZ4 frames of kernels, recognised by their first bytes. Host code does it some ten times faster than the guest's own unpacker.
+/// Unpacks images on the host: gzip, bzip2, LZMA, xz, zstd and the legacy LZ4 frames of kernels, recognised by their first bytes. Host code does it some ten
+/// times faster than the guest's own unpacker.
 /// </summary>
 internal static class CompressedImage
 {
@@ -24,7 +25,8 @@ internal static class CompressedImage
     public static bool IsKnown(ReadOnlySpan<byte> data) => FormatOf(data) != Format.None;
 
     /// <summary>
-    /// Unpacks <paramref name="data"/> until its end or until <paramref name="maxBytes"/> are there; what follows a finished stream is ignored. Null when the format is not known or the data is damaged.
+    /// Unpacks <paramref name="data"/> until its end or until <paramref name="maxBytes"/> are there; what follows a finished stream is ignored. Null when the
+    /// format is not known or the data is damaged.
     /// </summary>
     /// <param name="expectedBytes">The unpacked size where it is known: saves copies.</param>
     public static byte[]? TryUnpack(ReadOnlySpan<byte> data, int maxBytes, int expectedBytes = 0)
@@ -47,7 +49,8 @@ internal static class CompressedImage
                 image.Write(buffer, 0, n);
             }
         }
-        // The libraries name no closed set of exceptions for damaged data: invalid format, index, arithmetic, end of stream, a dictionary larger than any array.
+        // The libraries name no closed set of exceptions for damaged data: invalid format, index, arithmetic, end of stream, a dictionary larger than any
+        // array.
         catch (Exception)
         {
             return null;
@@ -72,7 +75,8 @@ internal static class CompressedImage
             _ when data.StartsWith("BZh"u8) => Format.Bzip2,
             _ when data.StartsWith(XzMagic) => Format.Xz,
             // The old format has no magic: the usual properties byte, and a dictionary of 64 KiB to 128 MiB that is a power of two.
-            _ when data[0] == 0x5d && BinaryPrimitives.ReadUInt32LittleEndian(data[1..]) is >= 1 << 16 and <= 1 << 27 and var d && (d & d - 1) == 0 => Format.Lzma,
+            _ when data[0] == 0x5d && BinaryPrimitives.ReadUInt32LittleEndian(data[1..]) is >= 1 << 16 and <= 1 << 27 and var d
+                && (d & d - 1) == 0 => Format.Lzma,
             _ => Format.None,
         };
     }

@@ -51,7 +51,8 @@ internal sealed class ElfImage
         }
         if (segments.Count == 0)
             throw BootException.BadImage($"{image.Name}: ELF file has nothing to load");
-        return new ElfImage { Is64 = is64, IsX64 = machine == MachineX64, Entry = is64 ? image.U64(24, Part) : image.U32(24, Part), Segments = segments, PvhEntry = pvh };
+        return new ElfImage { Is64 = is64, IsX64 = machine == MachineX64, Entry = is64 ? image.U64(24, Part)
+            : image.U32(24, Part), Segments = segments, PvhEntry = pvh };
     }
 
     private static ElfSegment ReadSegment(ImageView image, ulong at, bool is64)

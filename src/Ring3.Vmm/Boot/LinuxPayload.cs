@@ -2,7 +2,8 @@ using System.Buffers.Binary;
 
 namespace Ring3.Vmm;
 
-/// <summary>The compressed vmlinux inside a bzImage. Unpacking it on the host saves the guest hundreds of millions of instructions; what is not unpacked here the kernel unpacks itself.</summary>
+/// <summary>The compressed vmlinux inside a bzImage. Unpacking it on the host saves the guest hundreds of millions of instructions; what is not unpacked here
+/// the kernel unpacks itself.</summary>
 internal static class LinuxPayload
 {
     private const int MaxBytes = 512 << 20;

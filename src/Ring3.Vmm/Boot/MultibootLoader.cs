@@ -18,7 +18,8 @@ internal static class MultibootLoader
         for (int at = 0; at + 12 <= head.Length; at += 4)
         {
             uint magic = BinaryPrimitives.ReadUInt32LittleEndian(head[at..]);
-            if (magic == HeaderMagic && magic + BinaryPrimitives.ReadUInt32LittleEndian(head[(at + 4)..]) + BinaryPrimitives.ReadUInt32LittleEndian(head[(at + 8)..]) == 0)
+            if (magic == HeaderMagic
+                && magic + BinaryPrimitives.ReadUInt32LittleEndian(head[(at + 4)..]) + BinaryPrimitives.ReadUInt32LittleEndian(head[(at + 8)..]) == 0)
                 return at;
         }
         return -1;
@@ -32,7 +33,8 @@ internal static class MultibootLoader
             throw BootException.BadImage($"{image.Name}: Multiboot header requires features 0x{flags & 0xffff:x} that are not offered");
         var (entry, loaded) = (flags & HasAddresses) != 0 ? LoadByAddresses(image, ram, header) : LoadElf(image, ram);
         ulong commandLine = loaded.Reserve(MemoryLayout.CommandLineMax), info = loaded.Reserve(InfoBytes);
-        BootTables.WriteCommandLine(ram, Path.GetFileName(image.Name) + (request.CommandLine.Length == 0 ? "" : " " + request.CommandLine), MemoryLayout.CommandLineMax, commandLine);
+        BootTables.WriteCommandLine(ram, Path.GetFileName(image.Name) + (request.CommandLine.Length == 0 ? "" : " " + request.CommandLine),
+            MemoryLayout.CommandLineMax, commandLine);
         WriteInfo(ram, request, (uint)info, (uint)commandLine, loaded.End);
         BootTables.WriteGdt(ram, longMode: false);
         return new EntryState { Mode = EntryMode.Protected32, Rip = entry, Rax = LoaderMagic, Rbx = info, Protocol = "Multiboot 1" };
@@ -43,7 +45,8 @@ internal static class MultibootLoader
     {
         const string Part = "Multiboot header";
         ulong h = (ulong)header;
-        uint headerAddr = image.U32(h + 12, Part), load = image.U32(h + 16, Part), loadEnd = image.U32(h + 20, Part), bssEnd = image.U32(h + 24, Part), entry = image.U32(h + 28, Part);
+        uint headerAddr = image.U32(h + 12, Part), load = image.U32(h + 16, Part), loadEnd = image.U32(h + 20, Part), bssEnd = image.U32(h + 24, Part),
+            entry = image.U32(h + 28, Part);
         if (load > headerAddr || headerAddr - load > h)
             throw BootException.BadImage($"{image.Name}: Multiboot load address 0x{load:x} does not match header address 0x{headerAddr:x}");
         ulong offset = h - (headerAddr - load);
@@ -68,7 +71,8 @@ internal static class MultibootLoader
         return ((uint)elf.Entry, ElfLoader.LoadSegments(image, elf, ram));
     }
 
-    /// <summary>Boot information at <paramref name="info"/>: structure, memory map, module list and strings, in that order; the modules from <paramref name="floor"/> on.</summary>
+    /// <summary>Boot information at <paramref name="info"/>: structure, memory map, module list and strings, in that order; the modules from
+    /// <paramref name="floor"/> on.</summary>
     private static void WriteInfo(MachineRam ram, BootRequest request, uint info, uint commandLine, ulong floor)
     {
         uint mapAt = info + 0x80, mods = info + 0x200, strings = info + 0x400;

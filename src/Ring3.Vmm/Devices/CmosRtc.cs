@@ -5,8 +5,8 @@ using Ring3.Sync;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// CMOS memory and MC146818 real-time clock at ports 0x70 (index) and 0x71 (data): time in UTC, alarm, update-ended and periodic interrupts on IRQ 8, 128 bytes of NVRAM with the
-/// memory sizes that PC firmware leaves there. SPEC: Motorola MC146818A data sheet; the NVRAM layout is the AT's.
+/// CMOS memory and MC146818 real-time clock at ports 0x70 (index) and 0x71 (data): time in UTC, alarm, update-ended and periodic interrupts on IRQ 8, 128 bytes
+/// of NVRAM with the memory sizes that PC firmware leaves there. SPEC: Motorola MC146818A data sheet; the NVRAM layout is the AT's.
 /// </summary>
 public sealed class CmosRtc : IBusDevice, ITimerCallback
 {
@@ -53,7 +53,8 @@ public sealed class CmosRtc : IBusDevice, ITimerCallback
         _periodicBaseNs = timers.NowNs;
     }
 
-    /// <summary>Fills in the memory sizes as firmware would: base memory, extended memory in KiB, above 16 MiB and above 4 GiB in 64 KiB units; and the number of processors.</summary>
+    /// <summary>Fills in the memory sizes as firmware would: base memory, extended memory in KiB, above 16 MiB and above 4 GiB in 64 KiB units; and the number
+    /// of processors.</summary>
     public void SetMachine(ulong bytesBelow4G, ulong bytesAbove4G, int cpus)
     {
         using (_lock.Enter())

@@ -15,7 +15,8 @@ public sealed class FwCfg
     public const int SelectorPorts = 2, DmaPorts = 8;
 
     /// <summary>Well-known keys.</summary>
-    public const ushort KeySignature = 0, KeyId = 1, KeyUuid = 2, KeyRamSize = 3, KeyNoGraphic = 4, KeyCpuCount = 5, KeyMaxCpus = 0xf, KeyFileDirectory = 0x19, KeyFirstFile = 0x20;
+    public const ushort KeySignature = 0, KeyId = 1, KeyUuid = 2, KeyRamSize = 3, KeyNoGraphic = 4, KeyCpuCount = 5, KeyMaxCpus = 0xf, KeyFileDirectory = 0x19,
+        KeyFirstFile = 0x20;
 
     private const int MaxName = 55, DirectoryEntryBytes = 64;
     private const uint DmaError = 1, DmaRead = 2, DmaSkip = 4, DmaSelect = 8, DmaWrite = 16;
@@ -113,7 +114,8 @@ public sealed class FwCfg
         return item is not null && _position < item.Data.Length ? item.Data[_position++] : (byte)0;
     }
 
-    /// <summary>Runs the descriptor at <paramref name="gpa"/>: control, length, address, all big-endian. The control word becomes 0, or the error bit.</summary>
+    /// <summary>Runs the descriptor at <paramref name="gpa"/>: control, length, address, all big-endian. The control word becomes 0, or the error
+    /// bit.</summary>
     private void RunDma(ulong gpa)
     {
         Span<byte> descriptor = stackalloc byte[16];

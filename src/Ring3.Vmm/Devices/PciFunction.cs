@@ -4,7 +4,8 @@ using Ring3.Host;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// The 256-byte configuration space of one PCI function with a type 0 header. Each byte has a mask of the bits that the guest may write. SPEC: PCI Local Bus 3.0, "Configuration Space".
+/// The 256-byte configuration space of one PCI function with a type 0 header. Each byte has a mask of the bits that the guest may write. SPEC: PCI Local Bus
+/// 3.0, "Configuration Space".
 /// </summary>
 public class PciFunction
 {
@@ -50,7 +51,8 @@ public class PciFunction
     }
 
     /// <summary>
-    /// Declares base address register <paramref name="index"/> of a power-of-two size: its address bits are writable, the rest reads <paramref name="flags"/>, so that the guest can size it.
+    /// Declares base address register <paramref name="index"/> of a power-of-two size: its address bits are writable, the rest reads <paramref name="flags"/>,
+    /// so that the guest can size it.
     /// </summary>
     /// <param name="index">0 to 5; a 64-bit memory BAR (flags 4) also takes the next.</param>
     /// <param name="size">Bytes; at least 16 for memory, 4 for ports.</param>

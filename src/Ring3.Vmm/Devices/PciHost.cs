@@ -3,7 +3,8 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// PCI bus 0 behind configuration mechanism 1 (ports 0xcf8 and 0xcfc), with a host bridge and an ISA bridge as in an i440FX machine. Functions that are absent read as all ones.
+/// PCI bus 0 behind configuration mechanism 1 (ports 0xcf8 and 0xcfc), with a host bridge and an ISA bridge as in an i440FX machine. Functions that are absent
+/// read as all ones.
 /// SPEC: PCI Local Bus 3.0, "Software Generation of Configuration Transactions".
 /// </summary>
 public sealed class PciHost
@@ -42,7 +43,8 @@ public sealed class PciHost
     /// <summary>The data window, ports 0xcfc-0xcff.</summary>
     public IBusDevice Data => new DataWindow(this);
 
-    private PciFunction? Selected(uint address) => (address & Enable) != 0 && (address >> 16 & 0xff) == 0 ? Volatile.Read(ref _functions[address >> 8 & 0xff]) : null;
+    private PciFunction? Selected(uint address) =>
+        (address & Enable) != 0 && (address >> 16 & 0xff) == 0 ? Volatile.Read(ref _functions[address >> 8 & 0xff]) : null;
 
     private sealed class AddressRegister(PciHost host) : IBusDevice
     {

@@ -10,9 +10,10 @@ public interface ISerialSink
 }
 
 /// <summary>
-/// 16550A UART. Transmission takes no time: a written byte is in the sink when the write returns, and the transmitter is always empty. Received bytes wait in a backlog behind the
-/// 16-byte FIFO, so that a fast host cannot overrun a slow guest; they enter the FIFO only while the guest listens (receive interrupts on and let through by OUT2, or <see cref="PolledInput"/>), because
-/// drivers empty the FIFO when they probe and open a port. SPEC: National Semiconductor PC16550D data sheet.
+/// 16550A UART. Transmission takes no time: a written byte is in the sink when the write returns, and the transmitter is always empty. Received bytes wait in a
+/// backlog behind the 16-byte FIFO, so that a fast host cannot overrun a slow guest; they enter the FIFO only while the guest listens (receive interrupts on
+/// and let through by OUT2, or <see cref="PolledInput"/>), because drivers empty the FIFO when they probe and open a port. SPEC: National Semiconductor
+/// PC16550D data sheet.
 /// </summary>
 public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBusDevice
 {
@@ -54,7 +55,8 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
         }
     }
 
-    /// <summary>Byte of input that waits behind <paramref name="at"/> others, or -1. With <see cref="Discard"/> for firmware that reads the port on the guest's behalf.</summary>
+    /// <summary>Byte of input that waits behind <paramref name="at"/> others, or -1. With <see cref="Discard"/> for firmware that reads the port on the guest's
+    /// behalf.</summary>
     public int Peek(int at)
     {
         using (_lock.Enter())
@@ -156,7 +158,8 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
         }
     }
 
-    /// <summary>Empties the FIFO. Input of the host goes back to the backlog: drivers reset the FIFO while they open the port, and the sender cannot send again.</summary>
+    /// <summary>Empties the FIFO. Input of the host goes back to the backlog: drivers reset the FIFO while they open the port, and the sender cannot send
+    /// again.</summary>
     private void ClearReceived()
     {
         if ((_mcr & McrLoop) == 0)

@@ -20,7 +20,8 @@ public static class AcpiTables
     /// <summary>Offsets within the image, for tests and diagnosis.</summary>
     public readonly record struct Image(byte[] Bytes, IReadOnlyDictionary<string, int> Offsets);
 
-    /// <summary>Builds all tables for <paramref name="cpus"/> processors, to be placed at <paramref name="address"/> (16-byte aligned). The RSDP is first.</summary>
+    /// <summary>Builds all tables for <paramref name="cpus"/> processors, to be placed at <paramref name="address"/> (16-byte aligned). The RSDP is
+    /// first.</summary>
     public static Image Build(int cpus, ulong address)
     {
         var image = new List<byte>();
@@ -162,7 +163,8 @@ public static class AcpiTables
         system.Add(PciRoot());
         ReadOnlySpan<(ushort Port, int Irq)> serial = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
         for (int i = 0; i < serial.Length; i++)
-            system.Add(Aml.Device($"COM{i + 1}", Aml.Name("_HID", Aml.EisaId("PNP0501")), Aml.Name("_UID", Aml.Integer((ulong)i + 1)), Aml.Name("_CRS", Aml.Resources(Aml.Io(serial[i].Port, 8), Aml.Irq(serial[i].Irq)))));
+            system.Add(Aml.Device($"COM{i + 1}", Aml.Name("_HID", Aml.EisaId("PNP0501")), Aml.Name("_UID", Aml.Integer((ulong)i + 1)),
+                Aml.Name("_CRS", Aml.Resources(Aml.Io(serial[i].Port, 8), Aml.Irq(serial[i].Irq)))));
         system.Add(Aml.Device("RTC", Aml.Name("_HID", Aml.EisaId("PNP0B00")), Aml.Name("_CRS", Aml.Resources(Aml.Io(0x70, 2), Aml.Irq(8)))));
         byte[] s5 = Aml.Name("\\_S5_", Aml.Package(Aml.Integer(AcpiPm.S5Type), Aml.Integer(AcpiPm.S5Type), Aml.Integer(0), Aml.Integer(0)));
         return Table("DSDT", 2, [.. Aml.Scope("\\_SB_", [.. system]), .. s5]);
@@ -175,7 +177,8 @@ public static class AcpiTables
         for (int d = 0; d < Devices; d++)
         {
             for (int pin = 0; pin < Pins; pin++)
-                routes[d * Pins + pin] = Aml.Package(Aml.Integer((ulong)d << 16 | 0xffff), Aml.Integer((ulong)pin), Aml.Integer(0), Aml.Integer((ulong)(PciGsiBase + (d + pin) % PciGsis)));
+                routes[d * Pins + pin] = Aml.Package(Aml.Integer((ulong)d << 16 | 0xffff), Aml.Integer((ulong)pin), Aml.Integer(0),
+                    Aml.Integer((ulong)(PciGsiBase + (d + pin) % PciGsis)));
         }
         byte[] crs = Aml.Resources(
             Aml.WordSpace(2, 0, 0, 0xff),
@@ -183,7 +186,8 @@ public static class AcpiTables
             Aml.WordSpace(1, 3, 0, 0xcf7),
             Aml.WordSpace(1, 3, 0xd00, 0xffff),
             Aml.DwordMemory((uint)MemoryLayout.PciHole, (uint)MemoryLayout.Ioapic - 1));
-        return Aml.Device("PCI0", Aml.Name("_HID", Aml.EisaId("PNP0A03")), Aml.Name("_UID", Aml.Integer(0)), Aml.Name("_BBN", Aml.Integer(0)), Aml.Name("_CRS", crs), Aml.Name("_PRT", Aml.Package(routes)));
+        return Aml.Device("PCI0", Aml.Name("_HID", Aml.EisaId("PNP0A03")), Aml.Name("_UID", Aml.Integer(0)), Aml.Name("_BBN", Aml.Integer(0)),
+            Aml.Name("_CRS", crs), Aml.Name("_PRT", Aml.Package(routes)));
     }
 
     /// <summary>Adds the common header and its checksum.</summary>

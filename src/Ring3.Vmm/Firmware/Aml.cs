@@ -51,9 +51,11 @@ internal static class Aml
 
     /// <summary>Address space of a bridge. <paramref name="type"/>: 0 memory, 1 I/O, 2 bus numbers.</summary>
     public static byte[] WordSpace(byte type, byte specific, ushort first, ushort last) =>
-        [0x88, 13, 0, type, 0x0c, specific, 0, 0, (byte)first, (byte)(first >> 8), (byte)last, (byte)(last >> 8), 0, 0, .. Little16((ushort)(last - first + 1))];
+        [0x88, 13, 0, type, 0x0c, specific, 0, 0, (byte)first, (byte)(first >> 8), (byte)last, (byte)(last >> 8), 0, 0,
+        .. Little16((ushort)(last - first + 1))];
 
-    public static byte[] DwordMemory(uint first, uint last) => [0x87, 23, 0, 0, 0x0c, 1, .. Little(0), .. Little(first), .. Little(last), .. Little(0), .. Little(last - first + 1)];
+    public static byte[] DwordMemory(uint first, uint last) =>
+        [0x87, 23, 0, 0, 0x0c, 1, .. Little(0), .. Little(first), .. Little(last), .. Little(0), .. Little(last - first + 1)];
 
     private static byte[] Path(string name)
     {

@@ -5,8 +5,9 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// The few BIOS services that boot sectors, Linux's 16-bit setup code, and kernels that go back to real mode call. A stub of <see cref="BiosArea"/> writes to a port and returns; the port write is
-/// served here with the processor's registers at hand. SPEC: Ralf Brown's Interrupt List; the e820 interface: ACPI 6.4, "System Address Map Interfaces".
+/// The few BIOS services that boot sectors, Linux's 16-bit setup code, and kernels that go back to real mode call. A stub of <see cref="BiosArea"/> writes to a
+/// port and returns; the port write is served here with the processor's registers at hand. SPEC: Ralf Brown's Interrupt List; the e820 interface: ACPI 6.4,
+/// "System Address Map Interfaces".
 /// </summary>
 /// <param name="disk">The boot image: drive 0x80 of INT 13h, read-only. Empty: there is no drive.</param>
 /// <param name="screen">INT 10h.</param>
@@ -86,7 +87,8 @@ internal sealed class Bios(MachineRam ram, byte[] disk, BiosScreen screen, BiosK
             case 0x00: return Return(ref r, r.rax & 0xff, flags);
             case 0x02:
             {
-                int count = (byte)r.rax, sector = (int)(r.rcx & 0x3f), cylinder = (int)(r.rcx >> 8 & 0xff | (r.rcx & 0xc0) << 2), head = (int)(r.rdx >> 8 & 0xff);
+                int count = (byte)r.rax, sector = (int)(r.rcx & 0x3f), cylinder = (int)(r.rcx >> 8 & 0xff | (r.rcx & 0xc0) << 2),
+                    head = (int)(r.rdx >> 8 & 0xff);
                 if (sector == 0 || head >= Heads)
                     return Fail(ref r, NotFound, flags);
                 long lba = ((long)cylinder * Heads + head) * SectorsPerTrack + sector - 1;
@@ -170,7 +172,8 @@ internal sealed class Bios(MachineRam ram, byte[] disk, BiosScreen screen, BiosK
         };
     }
 
-    /// <summary>Copies CX words between the segments that the third and fourth descriptor at ES:SI describe: how 16-bit code reaches memory above 1 MiB.</summary>
+    /// <summary>Copies CX words between the segments that the third and fourth descriptor at ES:SI describe: how 16-bit code reaches memory above 1
+    /// MiB.</summary>
     private ulong MoveBlock(ref kvm_regs r, in kvm_sregs s, ulong flags)
     {
         const byte ParityError = 1;

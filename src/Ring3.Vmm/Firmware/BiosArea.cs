@@ -4,8 +4,9 @@ using Ring3.Host;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// What a PC's firmware leaves in low memory and in its ROM: interrupt vectors, BIOS data area, extended BIOS data area, service stubs and the reset entry. Every boot protocol gets it: kernels that are
-/// entered in protected mode size low memory by it (Xen places its real-mode code below the EBDA) or go back to real mode and call the services. SPEC: Ralf Brown's Interrupt List, MEMORY.LST.
+/// What a PC's firmware leaves in low memory and in its ROM: interrupt vectors, BIOS data area, extended BIOS data area, service stubs and the reset entry.
+/// Every boot protocol gets it: kernels that are entered in protected mode size low memory by it (Xen places its real-mode code below the EBDA) or go back to
+/// real mode and call the services. SPEC: Ralf Brown's Interrupt List, MEMORY.LST.
 /// </summary>
 internal static class BiosArea
 {

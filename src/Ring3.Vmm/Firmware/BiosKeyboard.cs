@@ -1,6 +1,7 @@
 namespace Ring3.Vmm;
 
-/// <summary>INT 16h's keys from a serial terminal: characters become the codes of a US keyboard, escape sequences of cursor keys those of the keys. SPEC: Ralf Brown's Interrupt List, INT 16h.</summary>
+/// <summary>INT 16h's keys from a serial terminal: characters become the codes of a US keyboard, escape sequences of cursor keys those of the keys. SPEC: Ralf
+/// Brown's Interrupt List, INT 16h.</summary>
 /// <param name="peek">Byte of input that waits at a place (0 = the next), or -1.</param>
 /// <param name="take">Removes bytes of input.</param>
 internal sealed class BiosKeyboard(Func<int, int> peek, Action<int> take)
@@ -9,7 +10,8 @@ internal sealed class BiosKeyboard(Func<int, int> peek, Action<int> take)
 
     // Characters by scan code from the first: without and with shift.
     private static readonly (int First, string Plain, string Shifted)[] s_rows =
-        [(0x02, "1234567890-=", "!@#$%^&*()_+"), (0x10, "qwertyuiop[]", "QWERTYUIOP{}"), (0x1e, "asdfghjkl;'`", "ASDFGHJKL:\"~"), (0x2b, "\\zxcvbnm,./", "|ZXCVBNM<>?"), (0x39, " ", " ")];
+        [(0x02, "1234567890-=", "!@#$%^&*()_+"), (0x10, "qwertyuiop[]", "QWERTYUIOP{}"), (0x1e, "asdfghjkl;'`", "ASDFGHJKL:\"~"),
+        (0x2b, "\\zxcvbnm,./", "|ZXCVBNM<>?"), (0x39, " ", " ")];
 
     /// <summary>The next key as AX of INT 16h (scan code, character), or -1 when none waits.</summary>
     /// <param name="remove">Takes it out of the queue.</param>

@@ -1,8 +1,8 @@
 namespace Ring3.Vmm;
 
 /// <summary>
-/// INT 10h's text screen on a serial terminal. The cursor follows the guest's; the terminal is told (ANSI) only when something is written elsewhere than behind the last character, so that plain output
-/// stays plain. Colours are dropped.
+/// INT 10h's text screen on a serial terminal. The cursor follows the guest's; the terminal is told (ANSI) only when something is written elsewhere than behind
+/// the last character, so that plain output stays plain. Colours are dropped.
 /// </summary>
 /// <param name="transmit">Bytes for the terminal.</param>
 internal sealed class BiosScreen(Action<byte> transmit)

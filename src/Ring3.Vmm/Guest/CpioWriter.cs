@@ -2,7 +2,8 @@ using System.Text;
 
 namespace Ring3.Vmm;
 
-/// <summary>Writes a cpio archive in the "newc" format that Linux unpacks as its initial root. Every entry belongs to root; times are zero, so equal inputs give equal archives.</summary>
+/// <summary>Writes a cpio archive in the "newc" format that Linux unpacks as its initial root. Every entry belongs to root; times are zero, so equal inputs
+/// give equal archives.</summary>
 public sealed class CpioWriter(Stream output)
 {
     private const int DirectoryMode = 0x4000, FileMode = 0x8000, SymlinkMode = 0xa000, CharDeviceMode = 0x2000;

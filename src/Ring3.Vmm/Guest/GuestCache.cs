@@ -1,8 +1,8 @@
 namespace Ring3.Vmm;
 
 /// <summary>
-/// The default guest's files in the user's cache: Debian's kernel of a flavour, and busybox. Each is fetched once into a temporary directory and renamed into place, so that an
-/// interrupted download leaves nothing behind and two processes do not disturb each other.
+/// The default guest's files in the user's cache: Debian's kernel of a flavour, and busybox. Each is fetched once into a temporary directory and renamed into
+/// place, so that an interrupted download leaves nothing behind and two processes do not disturb each other.
 /// </summary>
 public sealed class GuestCache
 {
@@ -19,12 +19,14 @@ public sealed class GuestCache
         _progress = progress;
         string? xdg = Environment.GetEnvironmentVariable("XDG_CACHE_HOME");
         string home = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile, Environment.SpecialFolderOption.DoNotVerify);
-        Root = root ?? Path.Combine(string.IsNullOrEmpty(xdg) || !Path.IsPathRooted(xdg) ? Path.Combine(home.Length == 0 ? "/tmp" : home, ".cache") : xdg, "ring3");
+        Root = root ?? Path.Combine(string.IsNullOrEmpty(xdg) || !Path.IsPathRooted(xdg) ? Path.Combine(home.Length == 0 ? "/tmp" : home, ".cache")
+            : xdg, "ring3");
         _packages = new DebianPackages(Root, null, progress);
         _i386Packages = new DebianPackages(Root, "i386", progress);
     }
 
-    /// <summary>Path of Debian's kernel image of a flavour ("cloud-amd64", "amd64", "686-pae"); downloaded when missing or when <paramref name="update"/>.</summary>
+    /// <summary>Path of Debian's kernel image of a flavour ("cloud-amd64", "amd64", "686-pae"); downloaded when missing or when
+    /// <paramref name="update"/>.</summary>
     public string Kernel(string flavour, bool update = false) => Get($"linux-{flavour}", "vmlinuz", IsI386(flavour), update, (packages, directory) =>
     {
         string deb = packages.Download(packages.ResolveKernel(flavour), directory);
@@ -33,15 +35,19 @@ public sealed class GuestCache
     });
 
     /// <summary>Whether a flavour's kernel is 32-bit.</summary>
-    public static bool IsI386(string flavour) => flavour.StartsWith("686", StringComparison.Ordinal) || flavour.EndsWith("-686", StringComparison.Ordinal) || flavour.EndsWith("-686-pae", StringComparison.Ordinal);
+    public static bool IsI386(string flavour) =>
+        flavour.StartsWith("686", StringComparison.Ordinal) || flavour.EndsWith("-686", StringComparison.Ordinal)
+        || flavour.EndsWith("-686-pae", StringComparison.Ordinal);
 
     /// <summary>Path of a static busybox, for the host's architecture or i386.</summary>
-    public string Busybox(bool i386 = false, bool update = false) => Get(i386 ? "busybox-static-i386" : "busybox-static", "busybox", i386, update, (packages, directory) =>
+    public string Busybox(bool i386 = false, bool update = false) =>
+        Get(i386 ? "busybox-static-i386" : "busybox-static", "busybox", i386, update, (packages, directory) =>
     {
         string deb = packages.Download("busybox-static", directory);
         string program = Path.Combine(directory, "busybox");
         DebianPackages.Extract(deb, p => p is "bin/busybox" or "usr/bin/busybox", program);
-        File.SetUnixFileMode(program, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute | UnixFileMode.GroupRead | UnixFileMode.OtherRead);
+        File.SetUnixFileMode(program,
+            UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute | UnixFileMode.GroupRead | UnixFileMode.OtherRead);
         HostCommand.Result list = HostCommand.Run(program, ["--list-full"]);
         // A host kernel may refuse 32-bit programs; Debian builds both with the same applets.
         if (!list.Ok && i386)
@@ -71,7 +77,8 @@ public sealed class GuestCache
         catch (FileNotFoundException) { throw new BootException(ExitStatus.NoInput, $"{path}: no such file"); }
         catch (DirectoryNotFoundException) { throw new BootException(ExitStatus.NoInput, $"{path}: no such file"); }
         catch (UnauthorizedAccessException) { throw new BootException(ExitStatus.NoInput, $"{path}: permission denied"); }
-        catch (Exception e) when (e is IOException or ArgumentException or NotSupportedException) { throw new BootException(ExitStatus.NoInput, $"{path}: {e.Message}"); }
+        catch (Exception e) when (e is IOException or ArgumentException
+            or NotSupportedException) { throw new BootException(ExitStatus.NoInput, $"{path}: {e.Message}"); }
     }
 
     private string Get(string name, string file, bool i386, bool update, Func<DebianPackages, string, string> fetch)
@@ -91,7 +98,8 @@ public sealed class GuestCache
             _progress($"cached {path}");
             return path;
         }
-        catch (UnauthorizedAccessException) { throw new BootException(ExitStatus.NoInput, $"cannot write to the cache directory {Root}: permission denied; set XDG_CACHE_HOME"); }
+        catch (UnauthorizedAccessException) { throw new BootException(ExitStatus.NoInput,
+            $"cannot write to the cache directory {Root}: permission denied; set XDG_CACHE_HOME"); }
         catch (IOException e) when (IsDiskFull(e)) { throw DebianPackages.DiskFull(Root); }
         catch (IOException e) { throw new BootException(ExitStatus.NoInput, $"cannot write to the cache directory {Root}: {e.Message}"); }
         finally { TryDelete(work); }

@@ -56,7 +56,8 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
 
     private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, HostTerminal terminal, bool i386)
     {
-        var init = new InitOptions { Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0", Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
+        var init = new InitOptions { Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns,
+            Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0", Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
         if (options.Initrd.Count == 0)
             return [new BootModule("initramfs", cache.BaseInitramfs(i386)), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
         var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();

@@ -26,7 +26,8 @@ internal static class HostCommand
     /// <summary>Runs a program and hands its standard output to <paramref name="consume"/>.</summary>
     public static Result Stream(string program, IEnumerable<string> arguments, string? directory, Action<Stream> consume)
     {
-        var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true, WorkingDirectory = directory ?? "" };
+        var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true,
+            WorkingDirectory = directory ?? "" };
         start.Environment["LC_ALL"] = "C";
         start.Environment["DEBIAN_FRONTEND"] = "noninteractive";
         Process process;

@@ -18,8 +18,8 @@ public sealed record InitOptions
 }
 
 /// <summary>
-/// The initial RAM disk of the default guest: a busybox userland with an init script, and a small second archive with this boot's settings. Linux unpacks archives one after the
-/// other, so the second also rides on a user's own initrd.
+/// The initial RAM disk of the default guest: a busybox userland with an init script, and a small second archive with this boot's settings. Linux unpacks
+/// archives one after the other, so the second also rides on a user's own initrd.
 /// </summary>
 public static class Initramfs
 {
@@ -29,7 +29,8 @@ public static class Initramfs
     /// <summary>Ports of the exec channel: standard output, standard error, and the status line. COM1 stays the console.</summary>
     public const string OutputDevice = "/dev/ttyS1", ErrorDevice = "/dev/ttyS2", StatusDevice = "/dev/ttyS3";
 
-    private static readonly string[] s_directories = ["bin", "sbin", "usr", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "root", "etc", "mnt", "var", "lib"];
+    private static readonly string[] s_directories =
+        ["bin", "sbin", "usr", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "root", "etc", "mnt", "var", "lib"];
 
     /// <summary>The userland: directories, busybox and its applet links (paths as <c>busybox --list-full</c> prints them).</summary>
     public static byte[] BuildBase(ReadOnlySpan<byte> busybox, IEnumerable<string> applets)
@@ -41,7 +42,8 @@ public static class Initramfs
         cpio.CharDevice("dev/console", 5, 1);
         cpio.CharDevice("dev/null", 1, 3, 0x1b6);
         cpio.File("bin/busybox", busybox, 0x1ed);
-        foreach (string applet in applets.Select(a => a.TrimStart('/')).Where(a => a.Length != 0 && a != "bin/busybox").Distinct().Order(StringComparer.Ordinal))
+        foreach (string applet in applets.Select(a => a.TrimStart('/')).Where(a => a.Length != 0
+            && a != "bin/busybox").Distinct().Order(StringComparer.Ordinal))
             cpio.Symlink(applet, "/bin/busybox");
         cpio.File("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"u8);
         cpio.File("etc/group", "root:x:0:\ntty:x:5:\n"u8);
@@ -99,7 +101,8 @@ public static class Initramfs
     private static string ShellScript(InitOptions options)
     {
         string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F {options.Console} rows {options.Rows} cols {options.Columns}\n" : "";
-        string shell = options.Interactive ? $"$b setsid $b cttyhack $b sh -l <{options.Console} >{options.Console} 2>&1" : $"$b stty -F {options.Console} -echo\n$b cat {options.Console} | $b sh >{options.Console} 2>&1";
+        string shell = options.Interactive ? $"$b setsid $b cttyhack $b sh -l <{options.Console} >{options.Console} 2>&1"
+            : $"$b stty -F {options.Console} -echo\n$b cat {options.Console} | $b sh >{options.Console} 2>&1";
         return $"""
             {size}{shell}
             $b sync
@@ -109,8 +112,8 @@ public static class Initramfs
     }
 
     /// <summary>
-    /// The command writes into pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to raw serial ports. Closing a port waits
-    /// until it has been sent, so the status line is last.
+    /// The command writes into pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to raw serial ports.
+    /// Closing a port waits until it has been sent, so the status line is last.
     /// </summary>
     private const string ExecScript = $"""
         out={OutputDevice} err={ErrorDevice} status={StatusDevice}

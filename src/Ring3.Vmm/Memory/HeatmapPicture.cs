@@ -3,12 +3,14 @@ using Ring3.Host;
 
 namespace Ring3.Vmm;
 
-/// <summary>Draws a <see cref="WorkingSetHistory"/>: time to the right; guest addresses upwards, coloured by heat; below, how much is resident and how much is in use.</summary>
+/// <summary>Draws a <see cref="WorkingSetHistory"/>: time to the right; guest addresses upwards, coloured by heat; below, how much is resident and how much is
+/// in use.</summary>
 public static class HeatmapPicture
 {
     private const int Width = 1120, Height = 800;
     private const double Left = 96, Right = 900, Top = 56, Bottom = 540, CurveTop = 590, CurveBottom = 730;
-    private const uint Frame = 0x404040, Grid = 0xd8d8d8, UntouchedColour = 0xf2f2f2, ResidentColour = 0x1f77b4, ActiveColour = 0xd62728, LimitColour = 0x202020;
+    private const uint Frame = 0x404040, Grid = 0xd8d8d8, UntouchedColour = 0xf2f2f2, ResidentColour = 0x1f77b4, ActiveColour = 0xd62728,
+        LimitColour = 0x202020;
 
     /// <summary>Cold to hot: dark violet, magenta, orange, light yellow.</summary>
     private static readonly uint[] s_stops = [0x1b0c41, 0x4a0c6b, 0x781c6d, 0xa52c60, 0xcf4446, 0xed6925, 0xfb9b06, 0xf7d13d, 0xfcffa4];
@@ -41,7 +43,8 @@ public static class HeatmapPicture
                 while (end < heat.Length && heat[end] == heat[row])
                     end++;
                 if (heat[row] != WorkingSetHistory.Untouched)
-                    canvas.Fill(Math.Floor(from), Math.Floor(Bottom - end * rowHeight), Math.Ceiling(to) - Math.Floor(from), Math.Ceiling((end - row) * rowHeight) + 1, Colour(heat[row]));
+                    canvas.Fill(Math.Floor(from), Math.Floor(Bottom - end * rowHeight), Math.Ceiling(to) - Math.Floor(from),
+                        Math.Ceiling((end - row) * rowHeight) + 1, Colour(heat[row]));
                 row = end;
             }
         }
@@ -104,7 +107,8 @@ public static class HeatmapPicture
         canvas.Line([(X0, BarBottom + 20), (X0 + Bar, BarBottom + 20), (X0 + Bar, BarBottom + 36), (X0, BarBottom + 36), (X0, BarBottom + 20)], Grid);
         canvas.Text(X0 + Bar + 8, BarBottom + 33, "never used", 12);
 
-        (uint Colour, string Text, bool Dashed)[] curves = [(ResidentColour, "resident", false), (ActiveColour, "used lately", false), (LimitColour, "resident limit", true)];
+        (uint Colour, string Text, bool Dashed)[] curves =
+            [(ResidentColour, "resident", false), (ActiveColour, "used lately", false), (LimitColour, "resident limit", true)];
         double y = CurveTop + 14;
         foreach ((uint colour, string text, bool dashed) in curves[..(history.Limit is null ? 2 : 3)])
         {
@@ -118,7 +122,8 @@ public static class HeatmapPicture
         canvas.Text(X0, y + 29, history.Moments[^1].Refaults.ToString("N0", CultureInfo.InvariantCulture), 12, bold: true);
     }
 
-    private static void Box(PngCanvas canvas, double top, double bottom) => canvas.Line([(Left, top), (Right, top), (Right, bottom), (Left, bottom), (Left, top)], Frame);
+    private static void Box(PngCanvas canvas, double top, double bottom) =>
+        canvas.Line([(Left, top), (Right, top), (Right, bottom), (Left, bottom), (Left, top)], Frame);
 
     private static double X(double t, double seconds) => Left + (Right - Left) * t / seconds;
 

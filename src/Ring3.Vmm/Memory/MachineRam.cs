@@ -12,7 +12,8 @@ public readonly unsafe struct RamRegion(ulong gpa, ulong bytes, byte* hva)
 }
 
 /// <summary>
-/// The guest's RAM as host memory, laid out by <see cref="MemoryLayout"/>. Loaders and tables write through bounds-checked accessors; a range that is not RAM is refused.
+/// The guest's RAM as host memory, laid out by <see cref="MemoryLayout"/>. Loaders and tables write through bounds-checked accessors; a range that is not RAM
+/// is refused.
 /// SAFETY: every pointer handed to a span comes from <see cref="TryGet"/>, which has checked the range against one region; the mapping lives until Dispose.
 /// </summary>
 public sealed class MachineRam : IDisposable

@@ -4,14 +4,16 @@ using Ring3.Reclaim;
 
 namespace Ring3.Vmm;
 
-/// <summary>How the working set of a machine developed: a column for each moment, a row for each piece of guest memory. When there are too many columns every other one is dropped and moments come half as often.</summary>
+/// <summary>How the working set of a machine developed: a column for each moment, a row for each piece of guest memory. When there are too many columns every
+/// other one is dropped and moments come half as often.</summary>
 /// <remarks>One thread adds; reading is for afterwards.</remarks>
 public sealed class WorkingSetHistory
 {
     /// <summary>Rows of a column, at most, and columns.</summary>
     public const int MaxRows = 256, MaxColumns = 800;
 
-    /// <summary>Heat of a row none of whose pages was ever used, and of one whose used pages are all evicted. From there up to <see cref="Hottest"/>: mean over its used pages.</summary>
+    /// <summary>Heat of a row none of whose pages was ever used, and of one whose used pages are all evicted. From there up to <see cref="Hottest"/>: mean over
+    /// its used pages.</summary>
     public const byte Untouched = 0, Coldest = 1, Hottest = 255;
 
     /// <summary>One moment. Sizes in bytes; Active: pages used since the last pass but one.</summary>

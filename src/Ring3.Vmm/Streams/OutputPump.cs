@@ -3,9 +3,9 @@ using Ring3.Host;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// Moves a serial port's output to a file descriptor on a thread of its own, so that the vCPU does not pay a system call per byte. The buffer is bounded: when the reader of the
-/// descriptor is slow, the vCPU waits. When the reader is gone or the device is full, output is dropped; so is what does not fit any more once the machine has ended, because a vCPU that waits for a reader who never reads again could not
-/// be stopped.
+/// Moves a serial port's output to a file descriptor on a thread of its own, so that the vCPU does not pay a system call per byte. The buffer is bounded: when
+/// the reader of the descriptor is slow, the vCPU waits. When the reader is gone or the device is full, output is dropped; so is what does not fit any more
+/// once the machine has ended, because a vCPU that waits for a reader who never reads again could not be stopped.
 /// </summary>
 public sealed class OutputPump : ISerialSink, IDisposable
 {

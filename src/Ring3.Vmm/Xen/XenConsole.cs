@@ -1,7 +1,8 @@
 // SAFETY: the page lives as long as the platform that owns it; every index is masked to its ring.
 namespace Ring3.Vmm;
 
-/// <summary>The back end of hvc0. SPEC: Xen public headers, io/console.h: in[1024], out[2048], in_cons, in_prod, out_cons, out_prod. Its owner serialises.</summary>
+/// <summary>The back end of hvc0. SPEC: Xen public headers, io/console.h: in[1024], out[2048], in_cons, in_prod, out_cons, out_prod. Its owner
+/// serialises.</summary>
 internal sealed unsafe class XenConsole(byte* page)
 {
     private const int InBytes = 1024, OutBytes = 2048, Indices = InBytes + OutBytes;

@@ -5,7 +5,8 @@ using static Ring3.Abi.KvmApi;
 // SAFETY: no pointer is followed here; the other parts of the type say why theirs are sound.
 namespace Ring3.Vmm;
 
-// PIRQs: interrupts of devices that arrive as event channels. A bound PIRQ's GSI is routed to the port (KVM_IRQ_ROUTING_XEN_EVTCHN), so that lines and irqfds are delivered by the hypervisor; without a port it is wired as in any PC.
+// PIRQs: interrupts of devices that arrive as event channels. A bound PIRQ's GSI is routed to the port (KVM_IRQ_ROUTING_XEN_EVTCHN), so that lines and irqfds
+// are delivered by the hypervisor; without a port it is wired as in any PC.
 // A PIRQ without a GSI is named by the messages of a device.
 internal sealed partial class XenPlatform
 {
@@ -27,7 +28,8 @@ internal sealed partial class XenPlatform
     /// <summary>A device drives a GSI. Any thread.</summary>
     public void SetGsi(int gsi, bool level)
     {
-        // An event is an edge: the line's level is kept here for the guest's EOI. PAIRS-WITH: Resend (the exchange orders the level before the look at the route).
+        // An event is an edge: the line's level is kept here for the guest's EOI. PAIRS-WITH: Resend (the exchange orders the level before the look at the
+        // route).
         if (Interlocked.Exchange(ref _levels[gsi], level ? 1 : 0) != (level ? 1 : 0) || !level)
             _ = _vm.IrqLine((uint)gsi, level);
     }
@@ -147,7 +149,8 @@ internal sealed partial class XenPlatform
     {
         if (_pirqs[pirq] is { Gsi: < 0, Port: var port })
         {
-            Check(_vm.XenSetAttr(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_PIRQ, pirq = new() { pirq = pirq, port = port, vcpu = _ports[port].Vcpu, priority = PriorityOf(port) } }), "bind a PIRQ");
+            Check(_vm.XenSetAttr(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_PIRQ,
+                pirq = new() { pirq = pirq, port = port, vcpu = _ports[port].Vcpu, priority = PriorityOf(port) } }), "bind a PIRQ");
             return;
         }
         var routes = new List<kvm_irq_routing_entry>();
@@ -156,7 +159,8 @@ internal sealed partial class XenPlatform
                 routes.Add(e);
         foreach (Pirq p in _pirqs)
             if (p.Port != 0 && p.Gsi >= 0)
-                routes.Add(new() { gsi = (uint)p.Gsi, type = KVM_IRQ_ROUTING_XEN_EVTCHN, xen_evtchn = new() { port = p.Port, vcpu = _ports[p.Port].Vcpu, priority = PriorityOf(p.Port) } });
+                routes.Add(new() { gsi = (uint)p.Gsi, type = KVM_IRQ_ROUTING_XEN_EVTCHN,
+                    xen_evtchn = new() { port = p.Port, vcpu = _ports[p.Port].Vcpu, priority = PriorityOf(p.Port) } });
         Check(_vm.SetGsiRouting(routes.ToArray()), "route a PIRQ");
     }
 }

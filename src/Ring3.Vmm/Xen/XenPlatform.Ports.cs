@@ -206,7 +206,8 @@ internal sealed partial class XenPlatform
 
     /// <summary>Guest-physical address of a port's event word, or 0 when its page has not been given.</summary>
     private ulong FifoWord(uint port) =>
-        _fifoPages.Count > port / XenAbi.Fifo.PortsPerPage ? _fifoPages[(int)(port / XenAbi.Fifo.PortsPerPage)] * PageBytes + port % XenAbi.Fifo.PortsPerPage * 4 : 0;
+        _fifoPages.Count > port / XenAbi.Fifo.PortsPerPage
+        ? _fifoPages[(int)(port / XenAbi.Fifo.PortsPerPage)] * PageBytes + port % XenAbi.Fifo.PortsPerPage * 4 : 0;
 
     private long Reset()
     {

@@ -7,7 +7,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// What a Xen HVM guest expects of its hypervisor and its toolstack beyond what KVM handles itself: HVM parameters, event-channel ports, memory and vCPU registrations, the console ring and the store.
+/// What a Xen HVM guest expects of its hypervisor and its toolstack beyond what KVM handles itself: HVM parameters, event-channel ports, memory and vCPU
+/// registrations, the console ring and the store.
 /// A client of KVM's Xen interface; one lock, taken by vCPU threads in their exits.
 /// </summary>
 internal sealed partial class XenPlatform : IDisposable
@@ -32,7 +33,8 @@ internal sealed partial class XenPlatform : IDisposable
         (_vm, _vcpus, _control, _ramBytes, _fifoOffered) = (vm, vcpus, control, ramBytes, fifo);
         _special = HostMemory.Map(2 * PageBytes);
         Check(vm.SetUserMemoryRegion(StoreSlot, 0, StoreGfn * PageBytes, 2 * PageBytes, (ulong)_special), "map Xen's special pages");
-        Check(vm.XenHvmConfig(new() { flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL | KVM_XEN_HVM_CONFIG_EVTCHN_SEND, msr = XenCpuid.HypercallMsr }), "configure Xen");
+        Check(vm.XenHvmConfig(new() { flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL | KVM_XEN_HVM_CONFIG_EVTCHN_SEND, msr = XenCpuid.HypercallMsr }),
+            "configure Xen");
         Check(vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_XEN_VERSION, xen_version = XenCpuid.Version }), "set Xen's version");
         Check(vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_LONG_MODE, long_mode = 1 }), "set the guest's mode");
         Check(vm.XenSetAttr(new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_RUNSTATE_UPDATE_FLAG, runstate_update_flag = 1 }), "set the run state's flag");
@@ -89,7 +91,8 @@ internal sealed partial class XenPlatform : IDisposable
 
     private static long Version(uint command, GuestArgument a)
     {
-        const uint Features = 1 << 0 /* writable page tables */ | 1 << 2 /* auto-translated */ | 1 << 8 /* hvm callback vector */ | 1 << 9 /* safe pvclock */ | 1 << 10 /* PIRQs */;
+        const uint Features = 1 << 0 /* writable page tables */ | 1 << 2 /* auto-translated */ | 1 << 8 /* hvm callback vector */ | 1 << 9 /* safe pvclock */
+            | 1 << 10 /* PIRQs */;
         switch (command)
         {
             case XenAbi.XENVER_version:
@@ -287,7 +290,8 @@ internal sealed partial class XenPlatform : IDisposable
         }
     }
 
-    /// <summary>The guest gives a page of its RAM for the shared info. The first 32 vCPUs' vcpu_info begin there, until they are registered elsewhere.</summary>
+    /// <summary>The guest gives a page of its RAM for the shared info. The first 32 vCPUs' vcpu_info begin there, until they are registered
+    /// elsewhere.</summary>
     private int MapSharedInfo(ulong gpfn)
     {
         if (!_vm.Memory.Fill(gpfn * PageBytes, 0, PageBytes))

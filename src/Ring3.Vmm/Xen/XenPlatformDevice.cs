@@ -3,7 +3,8 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// Xen's platform PCI device: by it a guest's drivers find that there is Xen, and a place in the address space for the grant table. SPEC: Xen's docs/misc/hvm-emulated-unplug.pandoc and pci-device-reservations.txt.
+/// Xen's platform PCI device: by it a guest's drivers find that there is Xen, and a place in the address space for the grant table. SPEC: Xen's
+/// docs/misc/hvm-emulated-unplug.pandoc and pci-device-reservations.txt.
 /// </summary>
 internal static class XenPlatformDevice
 {

@@ -5,7 +5,8 @@ using System.Text;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// A small xenstore for one guest: a tree of strings, watches, transactions that always succeed (there is one client). SPEC: Xen's docs/misc/xenstore.txt and io/xs_wire.h. Its owner serialises.
+/// A small xenstore for one guest: a tree of strings, watches, transactions that always succeed (there is one client). SPEC: Xen's docs/misc/xenstore.txt and
+/// io/xs_wire.h. Its owner serialises.
 /// </summary>
 internal sealed class XenStore
 {
@@ -14,7 +15,8 @@ internal sealed class XenStore
 
     private enum Op : uint
     {
-        Control, Directory, Read, GetPerms, Watch, Unwatch, TransactionStart, TransactionEnd, Introduce, Release, GetDomainPath, Write, Mkdir, Rm, SetPerms, WatchEvent, Error, IsDomainIntroduced, Resume,
+        Control, Directory, Read, GetPerms, Watch, Unwatch, TransactionStart, TransactionEnd, Introduce, Release, GetDomainPath, Write, Mkdir, Rm, SetPerms,
+        WatchEvent, Error, IsDomainIntroduced, Resume,
         SetTarget, ResetWatches = SetTarget + 2, DirectoryPart,
     }
 
