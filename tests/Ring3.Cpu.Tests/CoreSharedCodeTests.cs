@@ -3,6 +3,8 @@ using Iced.Intel;
 using Xunit;
 using static Iced.Intel.AssemblerRegisters;
 
+using Ring3.Host;
+
 namespace Ring3.Cpu.Tests;
 
 /// <summary>Decoded code that several processors share, that is overwritten, and that outgrows its arena.</summary>
@@ -216,7 +218,7 @@ public sealed unsafe class CoreSharedCodeTests
             {
                 // At least one lookup between two drops: arenas wait for who looks up, and would be more and more.
                 int before = Volatile.Read(ref found);
-                lock (DecodeLock(h.Machine))
+                using (DecodeLock(h.Machine).Enter())
                     DropAll(h.Machine);
                 while (Volatile.Read(ref found) == before && !Volatile.Read(ref ends))
                     Thread.SpinWait(drops & 63);
@@ -232,7 +234,7 @@ public sealed unsafe class CoreSharedCodeTests
                 if (Volatile.Read(ref Block.FirstOp(b)->Kind) != (ushort)OpKind.Stale)
                     continue;
                 // Dropped. If since it was found, then its arena waits for this processor: behind the lock the drop has ended, and with it the epoch.
-                lock (DecodeLock(h.Machine))
+                using (DecodeLock(h.Machine).Enter())
                     Assert.NotEqual(h.Machine.Epoch, JumpEpoch(h.Cpu));
             }
         }
@@ -248,9 +250,9 @@ public sealed unsafe class CoreSharedCodeTests
     private static extern nuint Bucket(Machine? type, byte* host, uint mode);
 
     [UnsafeAccessor(UnsafeAccessorKind.Field, Name = "_decodeLock")]
-    private static extern ref Lock DecodeLockField(Machine machine);
+    private static extern ref RankedLock DecodeLockField(Machine machine);
 
-    private static Lock DecodeLock(Machine machine) => DecodeLockField(machine);
+    private static RankedLock DecodeLock(Machine machine) => DecodeLockField(machine);
 
     [UnsafeAccessor(UnsafeAccessorKind.Method)]
     private static extern void DropAll(Machine machine);
