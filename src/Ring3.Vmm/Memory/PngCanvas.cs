@@ -5,7 +5,7 @@ namespace Ring3.Vmm;
 
 /// <summary>A picture that is drawn by libcairo and saved as PNG. Coordinates are pixels from the top left corner.</summary>
 /// <remarks>SAFETY: the two cairo objects are created by the constructor and destroyed once; strings are NUL-terminated copies.</remarks>
-internal sealed unsafe partial class PngCanvas : IDisposable
+internal sealed partial class PngCanvas : IDisposable
 {
     private const string C = "libcairo.so.2";
     private const int Argb32 = 0, AntialiasNone = 1, AntialiasDefault = 0, FontNormal = 0, FontBold = 1;
@@ -81,7 +81,7 @@ internal sealed unsafe partial class PngCanvas : IDisposable
     /// <summary>
     /// Writes a line of text with its baseline at y; <paramref name="align"/>: 0 = starts at x, 0.5 = centred, 1 = ends there. Vertical text reads upwards.
     /// </summary>
-    public void Text(double x, double y, string text, double size, double align = 0, bool bold = false, bool vertical = false, uint colour = 0x202020)
+    public unsafe void Text(double x, double y, string text, double size, double align = 0, bool bold = false, bool vertical = false, uint colour = 0x202020)
     {
         Source(colour);
         fixed (byte* family = "sans-serif\0"u8)
