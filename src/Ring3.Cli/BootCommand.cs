@@ -30,6 +30,11 @@ internal static class BootCommand
     private static readonly Option<int> s_zapShare = new("--zap-share") { Description = "percent of one processor that the worker may take for it", HelpName = "PERCENT", DefaultValueFactory = _ => BootOptions.DefaultZapShare, CustomParser = ParseZapShare };
     private static readonly Option<ulong?> s_resident = new("--resident") { Description = "keep at most SIZE of guest RAM in host memory; colder pages go to a file", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--resident") };
     private static readonly Option<string?> s_residentDir = new("--resident-dir") { Description = "where that file is made (default: /var/tmp)", HelpName = "DIR" };
+    private static readonly Option<DiskOption[]> s_disk = new("--disk")
+    {
+        Description = "a raw disk image or block device; repeatable", HelpName = "FILE[,ro][,serial=S]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
+        AllowMultipleArgumentsPerToken = false,
+    };
     private static readonly Option<string?> s_heatmap = new("--heatmap") { Description = "write a picture of the working set over time (PNG)", HelpName = "FILE" };
     private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
     private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
@@ -44,7 +49,7 @@ internal static class BootCommand
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -70,6 +75,7 @@ internal static class BootCommand
         CheckTlb = r.GetValue(s_check) is not null,
         Zap = r.GetValue(s_zap) ?? RootZapPolicy.Worker,
         ZapShare = r.GetValue(s_zapShare),
+        Disks = r.GetValue(s_disk) ?? [],
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
         Heatmap = r.GetValue(s_heatmap),
@@ -125,6 +131,19 @@ internal static class BootCommand
             return n;
         r.AddError($"--zap-share must be a number from 1 to 100, not '{text}'");
         return BootOptions.DefaultZapShare;
+    }
+
+    private static DiskOption[] ParseDisks(ArgumentResult r)
+    {
+        var disks = new List<DiskOption>();
+        foreach (Token token in r.Tokens)
+        {
+            if (DiskOption.Parse(token.Value, out string error) is { } disk)
+                disks.Add(disk);
+            else
+                r.AddError(error);
+        }
+        return [.. disks];
     }
 
     private static ulong? ParseSeed(ArgumentResult r)

@@ -38,6 +38,8 @@ public sealed record BootOptions
     public ulong? ResidentBytes { get; init; }
     /// <summary>Directory for evicted pages; null: one for temporary files.</summary>
     public string? ResidentDirectory { get; init; }
+    /// <summary>Disks, in the order in which the guest finds them.</summary>
+    public IReadOnlyList<DiskOption> Disks { get; init; } = [];
     /// <summary>File for a picture of the working set over time.</summary>
     public string? Heatmap { get; init; }
     public bool Stats { get; init; }

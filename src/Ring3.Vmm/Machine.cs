@@ -55,6 +55,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         for (int i = 0; i < options.Cpus; i++)
             _vcpus[i] = CreateVcpu(i);
         LimitResident();
+        AddVirtioDevices();
         if (options.Xen)
         {
             Ports.Add(XenPlatformDevice.UnplugPorts.Base, XenPlatformDevice.UnplugPorts.Ports, new XenPlatformDevice.UnplugPorts());
@@ -155,6 +156,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
 
     public void Dispose()
     {
+        foreach (Devices.VirtioPciFunction function in _virtio)
+            function.Dispose();
         _vm.Dispose();
         _xen?.Dispose();
         Ram.Dispose();

@@ -13,7 +13,7 @@ public class LayerTests
         ["Ring3.Cpu"] = 4, ["Ring3.Mmu"] = 4, ["Ring3.Irqchip"] = 4, ["Ring3.Xen"] = 4, ["Ring3.Reclaim"] = 4,
         ["Ring3.Mmu.Power"] = 5,
         ["Ring3.Kvm"] = 5,
-        ["Ring3"] = 6, ["Ring3.DevKvm"] = 6, ["Ring3.Vmm"] = 7,
+        ["Ring3"] = 6, ["Ring3.DevKvm"] = 6, ["Ring3.Virtio"] = 6, ["Ring3.Vmm"] = 7,
         ["Ring3.Cli"] = 8,
     };
 

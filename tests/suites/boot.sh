@@ -148,6 +148,38 @@ exercise exercise-686-pae i386 "$("$guest/fetch.sh" --kernel i386 linux-image-68
 . "$root/tests/guest/guests.sh"
 run_guests
 
+# A disk of both layouts, with two queues: what is written, flushed and read again after the caches are dropped is the same, in the guest and in the file; a discarded range is a hole.
+for ring in packed split; do
+    name=boot-disk-$ring disk=$results/boot-disk.img
+    rm -f "$disk"
+    head -c 48M /dev/urandom >"$disk"
+    head -c 16M "$disk" | md5sum | cut -d' ' -f1 >"$results/boot-disk.first"
+    # shellcheck disable=SC2016
+    boots $name 240 --cpus 2 --disk "$disk,serial=first,ring=$ring" --disk "$disk.ro,ro" --exec 'true' && verdict $name-missing 1 "a disk that is not there was taken"
+    boots $name 240 --cpus 2 --disk "$disk,serial=first,ring=$ring" --exec '
+cd /sys/block/vda; echo "serial $(cat serial) queues $(ls mq | wc -l) ro $(cat ro)"; cut -c35 /sys/bus/virtio/drivers/virtio_blk/virtio*/features | sed "s/^/packed /"
+dd if=/dev/vda bs=1M count=16 2>/dev/null | md5sum
+dd if=/dev/vda of=/tmp/a bs=1M count=8 2>/dev/null; dd if=/tmp/a of=/dev/vda bs=64k seek=256 conv=fsync 2>/dev/null & dd if=/dev/zero of=/dev/vda bs=64k seek=512 count=32 conv=fsync 2>/dev/null; wait
+echo 3 >/proc/sys/vm/drop_caches
+dd if=/dev/vda bs=64k skip=256 count=128 2>/dev/null | cmp - /tmp/a && echo "reread same"
+blkdiscard -o 41943040 -l 8388608 /dev/vda && echo discarded
+mkdir /m; dd if=/dev/vda bs=1M skip=40 count=8 2>/dev/null | tr -d "\\000" | wc -c | sed "s/^/nonzero /"'
+    status=$?
+    { head -c 8M "$disk" | cmp -s - <(dd if="$disk" bs=1M skip=16 count=8 status=none) && [ "$(($(stat -c '%b * %B' "$disk")))" -le $((41 << 20)) ]; } || status=${status/#0/1}
+    packed=0; [ $ring = packed ] && packed=1
+    expect $name $status '^serial first queues 2 ro 0' "^packed $packed" "^$(cat "$results/boot-disk.first") " '^reread same' '^discarded' '^nonzero 0'
+done
+# What cannot be a disk is refused in one line.
+head -c 1000 /dev/urandom >"$results/boot-cut.img"
+for case in "66 no such file:$results/none.img" "65 no multiple of 512:$results/boot-cut.img" "66 neither a file nor a block device:/dev/null" "64 --disk knows:$disk,rw"; do
+    boots boot-disk-bad 60 --disk "${case#*:}" --exec true
+    status=$?
+    want=${case%%:*}
+    [ $status -eq "${want%% *}" ] && [ "$(wc -l <"$results/boot-disk-bad.err")" -le 3 ] && grep -q -- "${want#* }" "$results/boot-disk-bad.err"
+    verdict "boot-disk-bad-${want%% *}-$(basename "${case#*:}")" $? "status $status; $(head -n 2 "$results/boot-disk-bad.err" | tr '\n' '|')"
+done
+rm -f "$disk"
+
 # A guest of 128 MiB in 32 MiB: files with a seeded pattern are written and verified twice; pages come back by the thousand, and none is wrong. The picture is a PNG.
 boots boot-resident 240 --cpus 2 --memory 128M --resident 32M --heatmap "$results/boot-resident.png" --stats --exec '
 mount -t tmpfs -o size=80M none /mnt

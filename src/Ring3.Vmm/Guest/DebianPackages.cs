@@ -83,6 +83,23 @@ internal sealed class DebianPackages(string cacheDirectory, string? architecture
         return found;
     }
 
+    /// <summary>Copies every regular file of a package for which <paramref name="nameOf"/> has a name (path without leading "./") into a directory, under that name.</summary>
+    public static void ExtractAll(string deb, Func<string, string?> nameOf, string directory)
+    {
+        HostCommand.Result r = HostCommand.Stream("dpkg-deb", ["--fsys-tarfile", deb], null, stream =>
+        {
+            using var tar = new TarReader(stream);
+            while (tar.GetNextEntry() is { } entry)
+            {
+                string path = entry.Name.StartsWith("./", StringComparison.Ordinal) ? entry.Name[2..] : entry.Name;
+                if (entry.EntryType is TarEntryType.RegularFile or TarEntryType.V7RegularFile && nameOf(path) is { } name)
+                    entry.ExtractToFile(Path.Combine(directory, name), overwrite: true);
+            }
+        });
+        if (!r.Ok)
+            throw new BootException(ExitStatus.NoInput, $"{Path.GetFileName(deb)}: {r.Error}");
+    }
+
     /// <summary>Chooses the system's package lists, or private ones when the system has none.</summary>
     private void EnsureLists(string package)
     {

@@ -7,7 +7,7 @@ namespace Ring3.Vmm;
 public sealed class GuestCache
 {
     private const long NeededBytes = 128L << 20;
-    private const string VersionFile = "package";
+    private const string VersionFile = "package", ModulesDirectory = "modules";
     private readonly Action<string> _progress;
     private readonly DebianPackages _packages, _i386Packages;
 
@@ -27,12 +27,32 @@ public sealed class GuestCache
 
     /// <summary>Path of Debian's kernel image of a flavour ("cloud-amd64", "amd64", "686-pae"); downloaded when missing or when
     /// <paramref name="update"/>.</summary>
-    public string Kernel(string flavour, bool update = false) => Get($"linux-{flavour}", "vmlinuz", IsI386(flavour), update, (packages, directory) =>
+    /// <param name="flavour">Which kernel.</param>
+    /// <param name="update">Also when it is there.</param>
+    /// <param name="modules">Also when it is there without its modules, as an older cache has it.</param>
+    public string Kernel(string flavour, bool update = false, bool modules = false) =>
+        GetKernel(flavour, update || modules && !Directory.Exists(Path.Combine(Root, $"linux-{flavour}", ModulesDirectory)));
+
+    private string GetKernel(string flavour, bool update) => Get($"linux-{flavour}", "vmlinuz", IsI386(flavour), update, (packages, directory) =>
     {
         string deb = packages.Download(packages.ResolveKernel(flavour), directory);
         DebianPackages.Extract(deb, p => p.StartsWith("boot/vmlinuz", StringComparison.Ordinal), Path.Combine(directory, "vmlinuz"));
+        string modules = Path.Combine(directory, ModulesDirectory);
+        Directory.CreateDirectory(modules);
+        DebianPackages.ExtractAll(deb, GuestModules.FileOf, modules);
         return deb;
     });
+
+    /// <summary>The modules of <paramref name="names"/> that lie beside a kernel of the cache, in that order.</summary>
+    public static IReadOnlyList<GuestModule> Modules(string kernel, IEnumerable<string> names)
+    {
+        string directory = Path.Combine(Path.GetDirectoryName(Path.GetFullPath(kernel))!, ModulesDirectory);
+        return [.. from name in names
+                   from file in new[] { $"{name}.ko", $"{name}.ko.xz", $"{name}.ko.zst" }
+                   let path = Path.Combine(directory, file)
+                   where File.Exists(path)
+                   select new GuestModule(name, Boot.KernelLoader.Unpack(ReadFile(path), file))];
+    }
 
     /// <summary>Whether a flavour's kernel is 32-bit.</summary>
     public static bool IsI386(string flavour) =>

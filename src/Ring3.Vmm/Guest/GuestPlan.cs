@@ -13,7 +13,8 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     /// <summary>Reads or fetches what the options ask for.</summary>
     public static GuestPlan Prepare(BootOptions options, GuestCache cache, HostTerminal terminal)
     {
-        string kernelPath = options.Kernel ?? cache.Kernel("cloud-amd64");
+        IReadOnlyList<string> names = GuestModules.For(options);
+        string kernelPath = options.Kernel ?? cache.Kernel("cloud-amd64", modules: names.Count != 0);
         string name = Path.GetFileName(kernelPath);
         byte[] kernel = KernelLoader.Unpack(GuestCache.ReadFile(kernelPath), name);
         bool linux = options.Protocol != BootProtocol.BootSector && KernelLoader.IsLinux(kernel, name);
@@ -23,7 +24,7 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
         {
             Protocol = options.Protocol,
             CommandLine = linux ? LinuxCommandLine(options) : options.Append,
-            Modules = linux ? LinuxModules(options, cache, terminal, i386: KernelLoader.IsI386(kernel, name)) : [.. options.Initrd.Select(ReadModule)],
+            Modules = linux ? LinuxModules(options, cache, terminal, GuestCache.Modules(kernelPath, names), i386: KernelLoader.IsI386(kernel, name)) : [.. options.Initrd.Select(ReadModule)],
             RandomSeed = linux ? Entropy(options) : default,
         };
         return new GuestPlan(kernel, name, request);
@@ -54,10 +55,14 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
         return string.Join(' ', words);
     }
 
-    private static IReadOnlyList<BootModule> LinuxModules(BootOptions options, GuestCache cache, HostTerminal terminal, bool i386)
+    private static IReadOnlyList<BootModule> LinuxModules(
+        BootOptions options, GuestCache cache, HostTerminal terminal, IReadOnlyList<GuestModule> modules, bool i386)
     {
-        var init = new InitOptions { Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns,
-            Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0", Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux" };
+        var init = new InitOptions
+        {
+            Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
+            Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
+        };
         if (options.Initrd.Count == 0)
             return [new BootModule("initramfs", cache.BaseInitramfs(i386)), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
         var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();

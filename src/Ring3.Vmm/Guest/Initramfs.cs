@@ -15,6 +15,8 @@ public sealed record InitOptions
     public int Columns { get; init; }
     public string Console { get; init; } = "/dev/ttyS0";
     public string Terminal { get; init; } = "linux";
+    /// <summary>Loaded before anything else runs, in this order.</summary>
+    public IReadOnlyList<GuestModule> Modules { get; init; } = [];
 }
 
 /// <summary>
@@ -65,6 +67,10 @@ public static class Initramfs
         cpio.File(InitPath, Encoding.UTF8.GetBytes(InitScript(shell, options)), 0x1ed);
         if (options.Exec is { } command)
             cpio.File(".ring3/command", Encoding.UTF8.GetBytes(command + "\n"));
+        if (options.Modules.Count != 0)
+            cpio.Directory(".ring3/modules");
+        foreach (GuestModule module in options.Modules)
+            cpio.File($".ring3/modules/{module.Name}.ko", module.Content);
         cpio.Finish();
         return bytes.ToArray();
     }
@@ -94,7 +100,7 @@ public static class Initramfs
             $b hostname ring3
             cd /root
 
-            """;
+            """ + string.Concat(options.Modules.Select(m => $"$b insmod /.ring3/modules/{m.Name}.ko\n"));
         return head + (options.Exec is null ? ShellScript(options) : ExecScript);
     }
 

@@ -1,0 +1,126 @@
+using System.Runtime.InteropServices;
+using System.Text;
+
+namespace Ring3.Host;
+
+/// <summary>
+/// A regular file or a block device as a disk: locked while it is open, and read and written at offsets. Results are bytes, 0, or -errno; nothing throws
+/// and nothing is allocated.
+/// </summary>
+/// <remarks>
+/// The lock is flock(2): exclusive, or shared by those who only read. It ends with the process.
+/// SAFETY: pointers passed to the C library are to locals of the right size, or the caller's buffers of the length that he says. Members may be called from
+/// any thread.
+/// </remarks>
+public sealed unsafe class DiskFile : IDisposable
+{
+    private const int EOPNOTSUPP = 95;
+    private const int KeepSize = 1, PunchHole = 2, ZeroRange = 0x10;
+    private readonly int _fd;
+    private int _closed;
+
+    private DiskFile(int fd, long bytes, bool isBlockDevice) => (_fd, Bytes, IsBlockDevice) = (fd, bytes, isBlockDevice);
+
+    /// <summary>Size when it was opened.</summary>
+    public long Bytes { get; }
+
+    public bool IsBlockDevice { get; }
+
+    /// <summary>Opens and locks. 0; -EAGAIN when another has locked it; -ENOTBLK when it is neither a file nor a block device; or what the host says.</summary>
+    public static int TryOpen(string path, bool readOnly, out DiskFile? file)
+    {
+        const int ReadWrite = 2, NonBlock = 0x800, Cloexec = 0x80000, ENOTBLK = 15;
+        const int LockShared = 1, LockExclusive = 2, LockNonBlock = 4, SeekEnd = 2;
+        const ushort TypeMask = 0xf000, Regular = 0x8000, Block = 0x6000;
+        file = null;
+        int fd;
+        fixed (byte* p = Encoding.UTF8.GetBytes(path + "\0"))
+            fd = (int)Libc.syscall(257 /* openat */, -100, (nint)p, (readOnly ? 0 : ReadWrite) | NonBlock | Cloexec, 0, 0, 0);
+        if (fd < 0)
+            return -Marshal.GetLastPInvokeError();
+        int error = 0;
+        long bytes = 0;
+        if (!TryMode(fd, out ushort mode))
+            error = -Marshal.GetLastPInvokeError();
+        else if ((mode & TypeMask) is not (Regular or Block))
+            error = -ENOTBLK;
+        else if (Libc.syscall(73 /* flock */, fd, (readOnly ? LockShared : LockExclusive) | LockNonBlock, 0, 0, 0, 0) != 0)
+            error = -Marshal.GetLastPInvokeError();
+        else if ((bytes = Libc.syscall(8 /* lseek */, fd, 0, SeekEnd, 0, 0, 0)) < 0)
+            error = -Marshal.GetLastPInvokeError();
+        if (error != 0)
+        {
+            _ = Libc.close(fd);
+            return error;
+        }
+        file = new DiskFile(fd, bytes, (mode & TypeMask) == Block);
+        return 0;
+    }
+
+    private static bool TryMode(int fd, out ushort mode)
+    {
+        const int StatxBytes = 256, ModeAt = 28, EmptyPath = 0x1000, Type = 1;
+        byte* statx = stackalloc byte[StatxBytes];
+        byte empty = 0;
+        bool ok = Libc.syscall(332 /* statx */, fd, (nint)(&empty), EmptyPath, Type, (nint)statx, 0) == 0;
+        mode = ok ? *(ushort*)(statx + ModeAt) : (ushort)0;
+        return ok;
+    }
+
+    /// <summary>Reads at an offset; fewer bytes than asked for at the end of the file only.</summary>
+    public int Read(long offset, byte* buffer, int length)
+    {
+        int done = 0;
+        while (done < length)
+        {
+            nint n = Libc.pread(_fd, buffer + done, (nuint)(length - done), offset + done);
+            if (n == 0)
+                break;
+            if (n < 0 && Marshal.GetLastPInvokeError() is var error)
+            {
+                if (error == Libc.EINTR)
+                    continue;
+                return -error;
+            }
+            done += (int)n;
+        }
+        return done;
+    }
+
+    /// <summary>Writes everything at an offset: 0 or -errno.</summary>
+    public int Write(long offset, byte* buffer, int length)
+    {
+        int done = 0;
+        while (done < length)
+        {
+            nint n = Libc.pwrite(_fd, buffer + done, (nuint)(length - done), offset + done);
+            if (n < 0 && Marshal.GetLastPInvokeError() is var error)
+            {
+                if (error == Libc.EINTR)
+                    continue;
+                return -error;
+            }
+            done += (int)n;
+        }
+        return 0;
+    }
+
+    /// <summary>What was written survives a loss of power: 0 or -errno.</summary>
+    public int Flush() => Libc.syscall(75 /* fdatasync */, _fd, 0, 0, 0, 0, 0) == 0 ? 0 : -Marshal.GetLastPInvokeError();
+
+    /// <summary>Gives space back; it reads as zeros. 0, -EOPNOTSUPP where the host's file system cannot, or another error.</summary>
+    public int Discard(long offset, long length) => HostMemory.Allocate(_fd, PunchHole | KeepSize, offset, length);
+
+    /// <summary>Makes bytes zero, with or without giving their space back. 0, -EOPNOTSUPP, or another error.</summary>
+    public int WriteZeroes(long offset, long length, bool mayUnmap)
+    {
+        int r = mayUnmap ? Discard(offset, length) : -EOPNOTSUPP;
+        return r == -EOPNOTSUPP ? HostMemory.Allocate(_fd, ZeroRange | KeepSize, offset, length) : r;
+    }
+
+    public void Dispose()
+    {
+        if (Interlocked.Exchange(ref _closed, 1) == 0)
+            _ = Libc.close(_fd);
+    }
+}

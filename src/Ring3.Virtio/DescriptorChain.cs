@@ -1,0 +1,114 @@
+using Ring3.Memory;
+
+namespace Ring3.Virtio;
+
+/// <summary>A piece of guest memory that a request names. It does not wrap; whether there is memory shows when it is used.</summary>
+public readonly record struct GuestRange(ulong Gpa, uint Length);
+
+/// <summary>
+/// One request of a driver: ranges that the device reads, then ranges that it writes. One object serves any number of requests, one after the other, and
+/// allocates nothing for them.
+/// </summary>
+public sealed class DescriptorChain
+{
+    /// <summary>Bytes of a chain. SPEC: virtio 1.2, "The Virtqueue Descriptor Table": a chain has at most 2^32 bytes.</summary>
+    private const ulong MaxBytes = 1UL << 32;
+
+    private readonly GuestMemory _memory;
+    private readonly GuestRange[] _ranges;
+    private int _count, _readable, _descriptors;
+
+    internal DescriptorChain(GuestMemory memory, int maxDescriptors) => (_memory, _ranges) = (memory, new GuestRange[maxDescriptors]);
+
+    /// <summary>What the device may read, in order.</summary>
+    public ReadOnlySpan<GuestRange> Readable => _ranges.AsSpan(0, _readable);
+
+    /// <summary>What the device may write, in order.</summary>
+    public ReadOnlySpan<GuestRange> Writable => _ranges.AsSpan(_readable, _count - _readable);
+
+    public ulong ReadableBytes { get; private set; }
+    public ulong WritableBytes { get; private set; }
+
+    /// <summary>The driver's name for the chain: its head, or the id of its buffer.</summary>
+    internal ushort Id { get; set; }
+
+    /// <summary>Slots of a packed ring that it takes.</summary>
+    internal ushort Slots { get; set; }
+
+    internal void Clear()
+    {
+        (_count, _readable, _descriptors) = (0, 0, 0);
+        (ReadableBytes, WritableBytes, Id, Slots) = (0, 0, 0, 0);
+    }
+
+    /// <summary>Adds a descriptor. Null, or why a driver must not make such a chain.</summary>
+    /// <param name="limit">Descriptors that the chain may have.</param>
+    internal string? Add(ulong gpa, uint length, bool writable, int limit)
+    {
+        if (++_descriptors > limit || _count == _ranges.Length)
+            return "a chain is longer than its queue, or a loop";
+        if (length > ulong.MaxValue - gpa)
+            return "a buffer wraps around the end of the address space";
+        if (!writable && WritableBytes != 0)
+            return "a buffer to read follows one to write";
+        if (ReadableBytes + WritableBytes + length > MaxBytes)
+            return "a chain has more than 4 GiB";
+        if (length == 0)
+            return null;
+        _ranges[_count++] = new GuestRange(gpa, length);
+        if (writable)
+        {
+            WritableBytes += length;
+            return null;
+        }
+        ReadableBytes += length;
+        _readable = _count;
+        return null;
+    }
+
+    /// <summary>Copies bytes of the readable part out. False: it is shorter, or some of it is no memory.</summary>
+    /// <param name="offset">First byte, counted from the begin of the part.</param>
+    /// <param name="data">Where they go.</param>
+    public bool TryRead(ulong offset, Span<byte> data)
+    {
+        foreach (ref readonly GuestRange r in Readable)
+        {
+            if (data.IsEmpty)
+                break;
+            if (offset >= r.Length)
+            {
+                offset -= r.Length;
+                continue;
+            }
+            int n = (int)Math.Min(r.Length - offset, (ulong)data.Length);
+            if (!_memory.Read(r.Gpa + offset, data[..n]))
+                return false;
+            data = data[n..];
+            offset = 0;
+        }
+        return data.IsEmpty;
+    }
+
+    /// <summary>Copies into the writable part. False: it is shorter, or some of it is no memory that the guest could write itself.</summary>
+    /// <param name="offset">First byte, counted from the begin of the part.</param>
+    /// <param name="data">What is written.</param>
+    public bool TryWrite(ulong offset, ReadOnlySpan<byte> data)
+    {
+        foreach (ref readonly GuestRange r in Writable)
+        {
+            if (data.IsEmpty)
+                break;
+            if (offset >= r.Length)
+            {
+                offset -= r.Length;
+                continue;
+            }
+            int n = (int)Math.Min(r.Length - offset, (ulong)data.Length);
+            if (!_memory.Write(r.Gpa + offset, data[..n]))
+                return false;
+            data = data[n..];
+            offset = 0;
+        }
+        return data.IsEmpty;
+    }
+}

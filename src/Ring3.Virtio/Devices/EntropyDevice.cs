@@ -1,0 +1,60 @@
+using System.Security.Cryptography;
+using Ring3.Memory;
+
+namespace Ring3.Virtio.Devices;
+
+/// <summary>The host's randomness for the guest, or a repeatable stream. SPEC: virtio 1.2, "Entropy Device".</summary>
+public sealed class EntropyDevice : VirtioDevice
+{
+    public const int DeviceType = 4;
+    private const ushort QueueSize = 64;
+    /// <summary>Bytes that one request gets at most: a driver that wants more asks again.</summary>
+    private const int MaxBytes = 4096;
+
+    private readonly byte[] _buffer = new byte[MaxBytes];
+    private readonly byte[]? _seed;
+
+    /// <param name="memory">The guest's.</param>
+    /// <param name="seed">Makes the bytes a function of this number and of how many were asked for before.</param>
+    public EntropyDevice(GuestMemory memory, ulong? seed)
+        : base(memory, DeviceType, "rng", [QueueSize])
+    {
+        if (seed is { } number)
+        {
+            _seed = new byte[16];
+            BitConverter.TryWriteBytes(_seed, number);
+        }
+    }
+
+    public override ulong Features => 0;
+    public override ReadOnlySpan<byte> Config => default;
+
+    protected internal override uint Serve(int queue, DescriptorChain chain)
+    {
+        int n = (int)Math.Min(MaxBytes, chain.WritableBytes);
+        Span<byte> bytes = _buffer.AsSpan(0, n);
+        if (_seed is null)
+            RandomNumberGenerator.Fill(bytes);
+        else
+            FillRepeatable(bytes);
+        if (chain.TryWrite(0, bytes))
+            return (uint)n;
+        Queues[queue].Break("a buffer for random bytes is no memory");
+        return 0;
+    }
+
+    /// <summary>SHA-256 of the seed and a counter.</summary>
+    private void FillRepeatable(Span<byte> bytes)
+    {
+        Span<byte> block = stackalloc byte[SHA256.HashSizeInBytes];
+        while (!bytes.IsEmpty)
+        {
+            ulong counter = BitConverter.ToUInt64(_seed!, 8);
+            BitConverter.TryWriteBytes(_seed.AsSpan(8), counter + 1);
+            SHA256.HashData(_seed!, block);
+            int n = Math.Min(block.Length, bytes.Length);
+            block[..n].CopyTo(bytes);
+            bytes = bytes[n..];
+        }
+    }
+}

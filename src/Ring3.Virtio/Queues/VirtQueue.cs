@@ -1,0 +1,115 @@
+using Ring3.Memory;
+using Ring3.Sync;
+using Ring3.Virtio.Queues;
+
+namespace Ring3.Virtio;
+
+/// <summary>
+/// A queue of a device: registers that the driver sets, the ring that it then has in guest memory, and its doorbell. Registers belong to the transport,
+/// under its lock; the ring belongs to whoever holds <see cref="Gate"/>.
+/// </summary>
+public sealed class VirtQueue
+{
+    private const ushort NoVector = 0xffff;
+
+    private readonly GuestMemory _memory;
+    private readonly DescriptorChain _chain;
+    private Ring? _ring;
+    private volatile bool _running, _stopping;
+
+    internal VirtQueue(GuestMemory memory, ushort maxSize)
+    {
+        (_memory, MaxSize) = (memory, maxSize);
+        _chain = new DescriptorChain(memory, maxSize);
+        Size = maxSize;
+    }
+
+    public ushort MaxSize { get; }
+
+    internal ushort Size { get; set; }
+    internal ushort Vector { get; set; } = NoVector;
+    internal ulong Descriptors { get; set; }
+    internal ulong DriverArea { get; set; }
+    internal ulong DeviceArea { get; set; }
+    internal bool IsEnabled { get; private set; }
+
+    /// <summary>Held while chains are taken, served and given back.</summary>
+    internal Lock Gate { get; } = new();
+
+    /// <summary>Rung by the driver, and by whoever wants the queue's thread to look around.</summary>
+    internal WaitQueue Doorbell { get; } = new();
+
+    /// <summary>Why the driver's ring cannot be used.</summary>
+    public string? Fault => _ring?.Fault;
+
+    /// <summary>The device may take chains. Changes under the gate.</summary>
+    internal bool IsRunning => _running && !_stopping;
+
+    /// <summary>Takes the driver's word for the ring; false when it must not be so.</summary>
+    internal bool TryEnable(ulong features)
+    {
+        bool packed = (features & VirtioFeature.PackedRing) != 0;
+        ulong driverAlign = packed ? 4u : 2u;
+        if (Size == 0 || Size > MaxSize || !packed && !ushort.IsPow2(Size))
+            return false;
+        if (Descriptors % Descriptor.Bytes != 0 || DriverArea % driverAlign != 0 || DeviceArea % 4 != 0)
+            return false;
+        var setup = new RingSetup(Size, Descriptors, DriverArea, DeviceArea, features);
+        _ring = packed ? new PackedRing(_memory, setup) : new SplitRing(_memory, setup);
+        IsEnabled = true;
+        return true;
+    }
+
+    /// <summary>The driver is ready.</summary>
+    internal void Start()
+    {
+        if (!IsEnabled)
+            return;
+        lock (Gate)
+            _running = true;
+        Doorbell.WakeAll();
+    }
+
+    /// <summary>Forgets the driver. On return nothing of it is being served.</summary>
+    internal void Reset()
+    {
+        _stopping = true;
+        lock (Gate)
+        {
+            _running = false;
+            _ring = null;
+            _stopping = false;
+        }
+        (Size, Vector, Descriptors, DriverArea, DeviceArea, IsEnabled) = (MaxSize, NoVector, 0, 0, 0, false);
+    }
+
+    /// <summary>Takes the next chain, which is good until the next call. False: none is there, or the queue does not run. Under the gate.</summary>
+    internal bool TryPop(out DescriptorChain chain)
+    {
+        chain = _chain;
+        return IsRunning && _ring!.TryPop(_chain);
+    }
+
+    /// <summary>Gives a chain back. Under the gate.</summary>
+    /// <param name="chain">The last that was taken.</param>
+    /// <param name="written">Bytes that were written, from the begin of its writable part.</param>
+    /// <returns>Whether the driver wants to be interrupted.</returns>
+    internal bool Push(DescriptorChain chain, uint written)
+    {
+        _ring!.Push(chain, written);
+        return _ring.ShouldInterrupt();
+    }
+
+    /// <summary>The driver may save its notifications. Under the gate.</summary>
+    internal void SuppressDoorbells()
+    {
+        if (IsRunning)
+            _ring!.SuppressDoorbells();
+    }
+
+    /// <summary>Asks for the next notification; false when there is something to do. Under the gate.</summary>
+    internal bool TryRest() => !IsRunning || _ring!.TryRest();
+
+    /// <summary>The driver has sent what it must not send: the queue is served no more, and the device asks to be reset.</summary>
+    internal void Break(string why) => _ring?.Break(why);
+}

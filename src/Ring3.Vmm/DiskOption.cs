@@ -1,0 +1,47 @@
+namespace Ring3.Vmm;
+
+/// <summary>What --disk says.</summary>
+public sealed record DiskOption
+{
+    public required string Path { get; init; }
+    public bool ReadOnly { get; init; }
+    /// <summary>What the guest is told; null: a name by the disk's number.</summary>
+    public string? Serial { get; init; }
+    /// <summary>Offer the packed ring too, not the split one alone.</summary>
+    public bool PackedRing { get; init; } = true;
+
+    /// <summary>Bytes of a serial number.</summary>
+    private const int MaxSerial = 20;
+
+    /// <summary>
+    /// Reads FILE[,ro][,serial=S][,format=raw][,ring=split|packed]; a comma of a file's name is doubled. Null and a message when it is something else.
+    /// </summary>
+    public static DiskOption? Parse(string text, out string error)
+    {
+        const string Comma = "\0";
+        string[] words = [.. text.Replace(",,", Comma, StringComparison.Ordinal).Split(',').Select(w => w.Replace(Comma, ",", StringComparison.Ordinal))];
+        var disk = new DiskOption { Path = words[0] };
+        error = "";
+        if (words[0].Length == 0)
+            error = $"--disk needs a file, not '{text}'";
+        foreach (string word in words.Skip(1))
+        {
+            switch (word.Split('=', 2))
+            {
+                case ["ro"]: disk = disk with { ReadOnly = true }; break;
+                case ["serial", var serial] when serial.Length is > 0 and <= MaxSerial && System.Text.Ascii.IsValid(serial):
+                    disk = disk with { Serial = serial };
+                    break;
+                case ["serial", _]: error = $"a serial number of --disk has 1 to {MaxSerial} ASCII characters"; break;
+                case ["format", "raw"]: break;
+                case ["format", var format]: error = $"--disk knows format=raw, not '{format}'"; break;
+                case ["ring", "split"]: disk = disk with { PackedRing = false }; break;
+                case ["ring", "packed"]: disk = disk with { PackedRing = true }; break;
+                default:
+                    error = $"--disk knows ro, serial=, format=raw and ring=split|packed, not '{word}' (a comma of a file's name is doubled)";
+                    break;
+            }
+        }
+        return error.Length == 0 ? disk : null;
+    }
+}

@@ -1,0 +1,23 @@
+namespace Ring3.Vmm.Guest;
+
+/// <summary>A kernel module for the guest's init to load.</summary>
+public sealed record GuestModule(string Name, byte[] Content);
+
+/// <summary>The modules of Debian's kernels that the machine's devices need, in the order in which they load.</summary>
+public static class GuestModules
+{
+    private static readonly string[] s_bus = ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"];
+    private static readonly string[] s_entropy = ["virtio-rng"], s_disk = ["virtio_blk"], s_net = ["failover", "net_failover", "virtio_net"];
+
+    /// <summary>What the options' devices need; nothing without one that the guest cannot do without.</summary>
+    public static IReadOnlyList<string> For(BootOptions options) =>
+        options.Disks.Count == 0 ? [] : [.. s_bus, .. s_entropy, .. s_disk];
+
+    /// <summary>Name in the cache of a file of a kernel package, or null when it is none of these modules. A module's file may be packed.</summary>
+    public static string? FileOf(string path)
+    {
+        string file = Path.GetFileName(path), name = file.Split('.')[0];
+        bool known = Array.IndexOf([.. s_bus, .. s_entropy, .. s_disk, .. s_net], name) >= 0;
+        return known && path.StartsWith("lib/modules/", StringComparison.Ordinal) && file[name.Length..] is ".ko" or ".ko.xz" or ".ko.zst" ? file : null;
+    }
+}

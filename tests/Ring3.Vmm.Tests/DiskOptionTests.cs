@@ -1,0 +1,39 @@
+using Ring3.Vmm.Guest;
+
+namespace Ring3.Vmm.Tests;
+
+public class DiskOptionTests
+{
+    [Fact]
+    public void Words_AreRead()
+    {
+        Assert.Equal(new DiskOption { Path = "a,b" }, DiskOption.Parse("a,,b", out _));
+        Assert.Equal(new DiskOption { Path = "a", ReadOnly = true, Serial = "x=y", PackedRing = false }, DiskOption.Parse("a,ro,serial=x=y,format=raw,ring=split", out _));
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData(",ro")]
+    [InlineData("a,")]
+    [InlineData("a,rw")]
+    [InlineData("a,serial=")]
+    [InlineData("a,serial=012345678901234567890")]
+    [InlineData("a,format=qcow2")]
+    [InlineData("a,ring=round")]
+    public void OtherWords_AreRefused(string text)
+    {
+        Assert.Null(DiskOption.Parse(text, out string error));
+        Assert.Contains("--disk", error);
+    }
+
+    [Fact]
+    public void Modules_AreTheDevices()
+    {
+        Assert.Empty(GuestModules.For(new BootOptions()));
+        Assert.Contains("virtio_blk", GuestModules.For(new BootOptions { Disks = [new DiskOption { Path = "a" }] }));
+        Assert.Equal("virtio_blk.ko.xz", GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.xz"));
+        Assert.Null(GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/loop.ko"));
+        Assert.Null(GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.sig"));
+        Assert.Null(GuestModules.FileOf("usr/virtio_blk.ko"));
+    }
+}
