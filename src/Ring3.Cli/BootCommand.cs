@@ -35,6 +35,11 @@ internal static class BootCommand
         Description = "a raw disk image or block device; repeatable", HelpName = "FILE[,ro][,serial=S]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
         AllowMultipleArgumentsPerToken = false,
     };
+    private static readonly Option<NetOption?> s_net = new("--net")
+    {
+        Description = "a network card: user (passt, no privileges; forwards of ports of 127.0.0.1), tap=NAME, none (default)",
+        HelpName = "user[,forward=HOST:GUEST]|tap=NAME|none", CustomParser = ParseNet,
+    };
     private static readonly Option<string?> s_heatmap = new("--heatmap") { Description = "write a picture of the working set over time (PNG)", HelpName = "FILE" };
     private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
     private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
@@ -44,12 +49,13 @@ internal static class BootCommand
         s_check.CompletionSources.Add("tlb");
         s_cpu.CompletionSources.Add("host", "intel", "amd");
         s_engine.CompletionSources.Add("interpreter", "translator");
+        s_net.CompletionSources.Add("user", "none");
         s_zap.CompletionSources.Add("inline", "sync", "worker");
         s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "translate", "all");
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_net, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -76,6 +82,7 @@ internal static class BootCommand
         Zap = r.GetValue(s_zap) ?? RootZapPolicy.Worker,
         ZapShare = r.GetValue(s_zapShare),
         Disks = r.GetValue(s_disk) ?? [],
+        Net = r.GetValue(s_net),
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
         Heatmap = r.GetValue(s_heatmap),
@@ -144,6 +151,14 @@ internal static class BootCommand
                 r.AddError(error);
         }
         return [.. disks];
+    }
+
+    private static NetOption? ParseNet(ArgumentResult r)
+    {
+        NetOption? net = NetOption.Parse(r.Tokens.Count == 1 ? r.Tokens[0].Value : "", out string error);
+        if (error.Length != 0)
+            r.AddError(error);
+        return net;
     }
 
     private static ulong? ParseSeed(ArgumentResult r)

@@ -13,6 +13,9 @@ public static class FileDescriptor
         catch (UnauthorizedAccessException) { return null; }
     }
 
+    /// <summary>Closes a descriptor that was made for another program, which has it now.</summary>
+    public static void Close(int fd) => _ = Libc.close(fd);
+
     /// <summary>The descriptor stays open in a program that this process executes.</summary>
     public static void KeepOnExec(int fd) => _ = Libc.fcntl(fd, 2 /* F_SETFD */, 0);
 }

@@ -5,6 +5,7 @@ using Ring3.Virtio.Devices;
 using Ring3.Vmm.Bus;
 using Ring3.Vmm.Devices;
 using Ring3.Vmm.Firmware;
+using Ring3.Vmm.Guest;
 
 namespace Ring3.Vmm;
 
@@ -15,13 +16,16 @@ public sealed partial class Machine
     private const int FirstVirtioSlot = 3, Slots = 32;
     private const ulong FirstVirtioBar = 0xfe00_0000;
     private const int MaxDiskQueues = 32;
-    private const uint StorageClass = 0x01_80_00, OtherClass = 0xff_00_00;
+    private const uint NetworkClass = 0x02_00_00, StorageClass = 0x01_80_00, OtherClass = 0xff_00_00;
 
     private readonly List<VirtioPciFunction> _virtio = [];
+    private Passt? _passt;
     private readonly SharedLine?[] _pciLines = new SharedLine?[AcpiTables.PciGsis];
 
     private void AddVirtioDevices()
     {
+        if (_options.Net is { } net)
+            AddNet(net);
         AddVirtio(new EntropyDevice(_vm.Memory, _options.Seed), OtherClass, VirtioFeature.OfTransport);
         foreach ((int i, DiskOption disk) in _options.Disks.Index())
         {
@@ -29,6 +33,40 @@ public sealed partial class Machine
             var device = new BlockDevice(_vm.Memory, file, disk.ReadOnly, disk.Serial ?? $"ring3-{i}", Math.Min(_options.Cpus, MaxDiskQueues), $"disk{i}");
             AddVirtio(device, StorageClass, disk.PackedRing ? VirtioFeature.OfTransport : VirtioFeature.OfTransport & ~VirtioFeature.PackedRing);
         }
+    }
+
+    private void AddNet(NetOption option)
+    {
+        if (option.Tap is { } name)
+        {
+            int error = TapDevice.TryOpen(name, out TapDevice? tap);
+            if (error != 0)
+                throw new BootException(ExitStatus.NoInput, $"--net tap={name}: {System.Runtime.InteropServices.Marshal.GetPInvokeErrorMessage(-error)}");
+            // Locally administered, and another one for each machine of a bridge.
+            Span<byte> mac = [0x52, 0x54, 0, 0, 0, 0];
+            System.Security.Cryptography.RandomNumberGenerator.Fill(mac[3..]);
+            AddNet(new NetDevice(_vm.Memory, new TapLink(tap!), mac, mtu: 0, NetEnded));
+            return;
+        }
+        _passt = Passt.Start(option);
+        AddNet(new NetDevice(_vm.Memory, new StreamLink(_passt.Socket), [0x52, 0x54, 0, 0x12, 0x34, 0x56], Passt.Mtu, NetEnded));
+    }
+
+    private void AddNet(NetDevice device) => AddVirtio(device, NetworkClass, VirtioFeature.OfTransport);
+
+    /// <summary>The guest goes on without: its card has no carrier to lose.</summary>
+    private void NetEnded(string what)
+    {
+        string why = _passt?.LastWords() ?? "";
+        _options.Messages.WriteLine($"ring3: {what}{(why.Length == 0 ? "" : $": {why}")}");
+    }
+
+    /// <summary>Stops the devices; the guest does not run any more.</summary>
+    private void StopVirtio()
+    {
+        foreach (VirtioPciFunction function in _virtio)
+            function.Dispose();
+        _passt?.Dispose();
     }
 
     private void AddVirtio(VirtioDevice device, uint classCode, ulong offered)

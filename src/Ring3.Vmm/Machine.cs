@@ -156,8 +156,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
 
     public void Dispose()
     {
-        foreach (Devices.VirtioPciFunction function in _virtio)
-            function.Dispose();
+        StopVirtio();
         _vm.Dispose();
         _xen?.Dispose();
         Ram.Dispose();

@@ -8,11 +8,11 @@ namespace Ring3.Fuzz;
 /// </summary>
 internal static class Program
 {
-    private const string Usage = "usage: Ring3.Fuzz streams|kernels|ioctls|xen [--runs N] [--seed S] [--only RUN] [--threads T]";
+    private const string Usage = "usage: Ring3.Fuzz streams|kernels|ioctls|xen|virtio [--runs N] [--seed S] [--only RUN] [--threads T]";
 
     private static int Main(string[] args)
     {
-        if (args.Length == 0 || args[0] is not ("streams" or "kernels" or "ioctls" or "xen"))
+        if (args.Length == 0 || args[0] is not ("streams" or "kernels" or "ioctls" or "xen" or "virtio"))
             return Fail(Usage);
         long runs = 1000, seed = 1, only = -1, threads = 1;
         for (int i = 1; i < args.Length; i += 2)
@@ -33,6 +33,7 @@ internal static class Program
             "streams" => new StreamRun(),
             "kernels" => new KernelRun(),
             "xen" => new XenRun(),
+            "virtio" => new VirtioRun(),
             _ => new IoctlRun((int)threads),
         };
         return new Campaign(target, args[0], seed).Execute(runs, only);

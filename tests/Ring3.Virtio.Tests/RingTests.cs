@@ -243,7 +243,7 @@ public class RingTests
         {
             using Bench bench = Inverting();
             bench.Negotiate(layout);
-            bench.Enable(0, 16, place, place, place);
+            bench.Enable(0, 16, place, place, Driver.DeviceArea);
             bench.Ready();
             // Where the ring begins in memory there is something to do.
             bench.Write(Bench.RamBytes - 14, (ushort)16);

@@ -37,3 +37,32 @@ public class DiskOptionTests
         Assert.Null(GuestModules.FileOf("usr/virtio_blk.ko"));
     }
 }
+
+public class NetOptionTests
+{
+    [Fact]
+    public void Words_AreRead()
+    {
+        NetOption? net = NetOption.Parse("user,forward=8080:80,forward=2222:22", out string error);
+        Assert.Equal("", error);
+        Assert.Equal([new NetOption.Forward(8080, 80), new NetOption.Forward(2222, 22)], net!.Forwards);
+        Assert.Equal("tap0", NetOption.Parse("tap=tap0", out _)!.Tap);
+        Assert.Null(NetOption.Parse("none", out error));
+        Assert.Equal("", error);
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("bridge")]
+    [InlineData("tap=")]
+    [InlineData("tap=a-name-that-is-too-long")]
+    [InlineData("user,forward=80")]
+    [InlineData("user,forward=0:80")]
+    [InlineData("user,forward=80:65536")]
+    [InlineData("user,mtu=9000")]
+    public void OtherWords_AreRefused(string text)
+    {
+        Assert.Null(NetOption.Parse(text, out string error));
+        Assert.Contains(error.Contains("TAP", StringComparison.Ordinal) ? "TAP" : "--net", error);
+    }
+}

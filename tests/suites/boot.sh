@@ -180,6 +180,41 @@ for case in "66 no such file:$results/none.img" "65 no multiple of 512:$results/
 done
 rm -f "$disk"
 
+# A network without privileges: the guest reads a file from a server on the host's loopback, and serves one that the host reads through a forward. Nothing of it is left afterwards.
+name=boot-net-user
+if ! install passt passt >"$results/$name.install" 2>&1 || ! install python3 python3 >>"$results/$name.install" 2>&1 || ! install curl curl >>"$results/$name.install" 2>&1; then
+    verdict $name 4 "$(tail -n 1 "$results/$name.install")"
+elif [ -z "$(ip route show default 2>/dev/null)" ]; then
+    verdict $name 4 "passt needs a default route of the host"
+else
+    served=$results/boot-net mine=$((20000 + $$ % 5000)) theirs=$((25000 + $$ % 5000))
+    rm -rf "$served"
+    mkdir -p "$served"
+    head -c 2M /dev/urandom >"$served/file"
+    (cd "$served" && exec python3 -m http.server --bind 127.0.0.1 $mine >/dev/null 2>&1) &
+    server=$!
+    # shellcheck disable=SC2016
+    boots $name 240 --cpus 2 --net "user,forward=$theirs:80" --exec '
+gw=$(ip route | sed -n "s/^default via \([^ ]*\).*/\1/p")
+wget -q -O /tmp/file http://$gw:'$mine'/file && md5sum </tmp/file
+mkdir /w && cp /tmp/file /w/back && httpd -h /w
+# Until the host has it.
+i=0; until wget -q -O /dev/null http://$gw:'$mine'/done || [ $i = 60 ]; do i=$((i+1)); sleep 1; done; echo served' &
+    guest_pid=$!
+    until curl -s -f -m 20 -o "$served/back.part" "http://127.0.0.1:$theirs/back" || ! kill -0 $guest_pid 2>/dev/null; do sleep 1; done
+    touch "$served/done"
+    wait $guest_pid
+    status=$?
+    kill $server
+    cmp -s "$served/file" "$served/back.part" || status=${status/#0/1}
+    expect $name $status "^$(md5sum <"$served/file" | cut -d' ' -f1)" '^served'
+    rm -rf "$served"
+fi
+boots boot-net-bad 60 --net user,forward=80 --exec true
+status=$?
+[ $status -eq 64 ] && grep -q -- '--net user knows forward=HOST:GUEST' "$results/boot-net-bad.err"
+verdict boot-net-bad $? "status $status; $(head -n 2 "$results/boot-net-bad.err" | tr '\n' '|')"
+
 # A guest of 128 MiB in 32 MiB: files with a seeded pattern are written and verified twice; pages come back by the thousand, and none is wrong. The picture is a PNG.
 boots boot-resident 240 --cpus 2 --memory 128M --resident 32M --heatmap "$results/boot-resident.png" --stats --exec '
 mount -t tmpfs -o size=80M none /mnt

@@ -18,6 +18,9 @@ internal sealed class PackedRing(GuestMemory memory, RingSetup setup) : Ring(mem
     private bool _nextWrap = true, _usedWrap = true;
     /// <summary>Slots that were given back since the driver was last considered for an interrupt.</summary>
     private int _unsignalled;
+    /// <summary>The flags of the first descriptor that was prepared and not published: where they are, or 0, and what they become.</summary>
+    private ulong _staged;
+    private ushort _stagedFlags;
 
     private ulong SlotAt(uint index) => Setup.Descriptors + (ulong)Descriptor.Bytes * index;
 
@@ -80,12 +83,15 @@ internal sealed class PackedRing(GuestMemory memory, RingSetup setup) : Ring(mem
         return true;
     }
 
-    public override void Push(DescriptorChain chain, uint written)
+    public override void Stage(DescriptorChain chain, uint written)
     {
         ulong at = SlotAt(_used);
         ushort flags = (ushort)((_usedWrap ? Available | Used : 0) | (written != 0 ? Descriptor.Write : 0));
-        // The flags publish the rest.
-        if (!Memory.TryWrite(at + LengthAt, written) || !Memory.TryWrite(at + IdAt, chain.Id) || !Memory.TryWrite(at + FlagsAt, flags))
+        if (!Memory.TryWrite(at + LengthAt, written) || !Memory.TryWrite(at + IdAt, chain.Id))
+            NoMemory();
+        if (_staged == 0)
+            (_staged, _stagedFlags) = (at + FlagsAt, flags);
+        else if (!Memory.TryWrite(at + FlagsAt, flags))
             NoMemory();
         int next = _used + chain.Slots;
         if (next >= Setup.Size)
@@ -95,6 +101,14 @@ internal sealed class PackedRing(GuestMemory memory, RingSetup setup) : Ring(mem
         }
         _used = (ushort)next;
         _unsignalled = Math.Min(_unsignalled + chain.Slots, Setup.Size);
+    }
+
+    /// <summary>The flags of the first come after everything else: the driver looks at the others then.</summary>
+    public override void Publish()
+    {
+        if (_staged != 0 && !Memory.TryWrite(_staged, _stagedFlags))
+            NoMemory();
+        _staged = 0;
     }
 
     public override bool ShouldInterrupt()

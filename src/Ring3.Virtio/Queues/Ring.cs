@@ -38,8 +38,11 @@ internal abstract class Ring(GuestMemory memory, RingSetup setup)
     /// <summary>Takes the next chain. False: there is none, or a fault.</summary>
     public abstract bool TryPop(DescriptorChain chain);
 
-    /// <summary>Gives a chain back.</summary>
-    public abstract void Push(DescriptorChain chain, uint written);
+    /// <summary>Prepares to give a chain back, behind those that were prepared before. The driver does not see it yet.</summary>
+    public abstract void Stage(DescriptorChain chain, uint written);
+
+    /// <summary>Gives everything back that was prepared, at once.</summary>
+    public abstract void Publish();
 
     /// <summary>Whether the driver wants to be interrupted for what has been pushed since the last call.</summary>
     public abstract bool ShouldInterrupt();

@@ -87,12 +87,18 @@ internal sealed class SplitRing(GuestMemory memory, RingSetup setup) : Ring(memo
         }
     }
 
-    public override void Push(DescriptorChain chain, uint written)
+    public override void Stage(DescriptorChain chain, uint written)
     {
         ulong at = Setup.DeviceArea + HeaderBytes + (ulong)UsedBytes * (uint)(_used & (Setup.Size - 1));
         _used++;
-        // The entry before the index that publishes it.
-        if (!Memory.TryWrite(at, (uint)chain.Id) || !Memory.TryWrite(at + 4, written) || !Memory.TryWrite(UsedIndex, _used))
+        if (!Memory.TryWrite(at, (uint)chain.Id) || !Memory.TryWrite(at + 4, written))
+            NoMemory();
+    }
+
+    /// <summary>The index comes after the entries.</summary>
+    public override void Publish()
+    {
+        if (!Memory.TryWrite(UsedIndex, _used))
             NoMemory();
     }
 

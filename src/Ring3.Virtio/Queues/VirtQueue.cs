@@ -78,8 +78,10 @@ public sealed class VirtQueue
         {
             _running = false;
             _ring = null;
+            Generation++;
             _stopping = false;
         }
+        Doorbell.WakeAll();
         (Size, Vector, Descriptors, DriverArea, DeviceArea, IsEnabled) = (MaxSize, NoVector, 0, 0, 0, false);
     }
 
@@ -90,13 +92,31 @@ public sealed class VirtQueue
         return IsRunning && _ring!.TryPop(_chain);
     }
 
+    /// <summary>As <see cref="TryPop(out DescriptorChain)"/>, for who keeps several chains, in those of <see cref="NewChain"/>.</summary>
+    internal bool TryPop(DescriptorChain chain) => IsRunning && _ring!.TryPop(chain);
+
+    internal DescriptorChain NewChain() => new(_memory, MaxSize);
+
+    /// <summary>Another number after each reset: chains of before are nobody's. Under the gate.</summary>
+    internal int Generation { get; private set; }
+
     /// <summary>Gives a chain back. Under the gate.</summary>
     /// <param name="chain">The last that was taken.</param>
     /// <param name="written">Bytes that were written, from the begin of its writable part.</param>
     /// <returns>Whether the driver wants to be interrupted.</returns>
     internal bool Push(DescriptorChain chain, uint written)
     {
-        _ring!.Push(chain, written);
+        _ring!.Stage(chain, written);
+        return Publish();
+    }
+
+    /// <summary>Prepares to give a chain back together with others. Under the gate.</summary>
+    internal void Stage(DescriptorChain chain, uint written) => _ring!.Stage(chain, written);
+
+    /// <summary>Gives back what was prepared; whether the driver wants to be interrupted. Under the gate.</summary>
+    internal bool Publish()
+    {
+        _ring!.Publish();
         return _ring.ShouldInterrupt();
     }
 

@@ -11,7 +11,8 @@ public static class GuestModules
 
     /// <summary>What the options' devices need; nothing without one that the guest cannot do without.</summary>
     public static IReadOnlyList<string> For(BootOptions options) =>
-        options.Disks.Count == 0 ? [] : [.. s_bus, .. s_entropy, .. s_disk];
+        options.Disks.Count == 0 && options.Net is null ? []
+            : [.. s_bus, .. s_entropy, .. options.Disks.Count == 0 ? [] : s_disk, .. options.Net is null ? [] : s_net];
 
     /// <summary>Name in the cache of a file of a kernel package, or null when it is none of these modules. A module's file may be packed.</summary>
     public static string? FileOf(string path)

@@ -62,6 +62,7 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
         {
             Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
             Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
+            Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
         };
         if (options.Initrd.Count == 0)
             return [new BootModule("initramfs", cache.BaseInitramfs(i386)), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];

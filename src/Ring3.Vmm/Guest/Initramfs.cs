@@ -15,6 +15,8 @@ public sealed record InitOptions
     public int Columns { get; init; }
     public string Console { get; init; } = "/dev/ttyS0";
     public string Terminal { get; init; } = "linux";
+    /// <summary>The first network card: its address comes by DHCP, or it is only switched on; null: there is none.</summary>
+    public bool? Dhcp { get; init; }
     /// <summary>Loaded before anything else runs, in this order.</summary>
     public IReadOnlyList<GuestModule> Modules { get; init; } = [];
 }
@@ -67,6 +69,8 @@ public static class Initramfs
         cpio.File(InitPath, Encoding.UTF8.GetBytes(InitScript(shell, options)), 0x1ed);
         if (options.Exec is { } command)
             cpio.File(".ring3/command", Encoding.UTF8.GetBytes(command + "\n"));
+        if (options.Dhcp == true)
+            cpio.File(".ring3/dhcp", Encoding.UTF8.GetBytes(DhcpScript(shell)), 0x1ed);
         if (options.Modules.Count != 0)
             cpio.Directory(".ring3/modules");
         foreach (GuestModule module in options.Modules)
@@ -101,6 +105,8 @@ public static class Initramfs
             cd /root
 
             """ + string.Concat(options.Modules.Select(m => $"$b insmod /.ring3/modules/{m.Name}.ko\n"));
+        if (options.Dhcp is { } dhcp)
+            head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n" : "$b ip link set lo up; $b ip link set eth0 up\n";
         return head + (options.Exec is null ? ShellScript(options) : ExecScript);
     }
 
@@ -134,6 +140,21 @@ public static class Initramfs
         wait $o $e
         echo "exit $s" >$status
         $b poweroff -f
+
+        """;
+
+    /// <summary>What udhcpc runs when it has an address.</summary>
+    private static string DhcpScript(string busybox) => $"""
+        #!{busybox} sh
+        b={busybox}
+        [ "$1" = bound ] || [ "$1" = renew ] || exit 0
+        [ -z "$mtu" ] || $b ip link set $interface mtu $mtu
+        $b ip addr add $ip/$mask dev $interface
+        for r in $router; do
+            $b ip route add $r dev $interface 2>/dev/null
+            $b ip route add default via $r dev $interface 2>/dev/null
+        done
+        for d in $dns; do echo nameserver $d; done >/etc/resolv.conf
 
         """;
 
