@@ -28,9 +28,12 @@ internal sealed class QueueWorker
     {
         try
         {
-            while (!Volatile.Read(ref _stop))
+            while (true)
             {
+                // Before the look at what to do: who rings afterwards changes it.
                 int ticket = _queue.Doorbell.Ticket;
+                if (Volatile.Read(ref _stop))
+                    return;
                 if (!_transport.TryServe(_index, ref _stop))
                     _queue.Doorbell.Wait(ticket);
             }

@@ -55,6 +55,9 @@ public abstract class VirtioDevice : IDisposable
         GC.SuppressFinalize(this);
     }
 
+    /// <summary>The machine has ended: requests that wait for something outside give up.</summary>
+    protected internal virtual void Stopping() { }
+
     /// <summary>After the last request.</summary>
     protected virtual void Dispose(bool disposing) { }
 }

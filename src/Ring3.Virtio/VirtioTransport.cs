@@ -229,6 +229,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
             if (_disposed)
                 return;
             _disposed = true;
+            _device.Stopping();
             foreach (QueueWorker worker in _workers)
                 worker.Stop();
         }

@@ -174,9 +174,9 @@ head -c 1000 /dev/urandom >"$results/boot-cut.img"
 for case in "66 no such file:$results/none.img" "65 no multiple of 512:$results/boot-cut.img" "66 neither a file nor a block device:/dev/null" "64 --disk knows:$disk,rw"; do
     boots boot-disk-bad 60 --disk "${case#*:}" --exec true
     status=$?
-    want=${case%%:*}
+    want=${case%%:*} name=boot-disk-bad-$(basename "${case#*:}")
     [ $status -eq "${want%% *}" ] && [ "$(wc -l <"$results/boot-disk-bad.err")" -le 3 ] && grep -q -- "${want#* }" "$results/boot-disk-bad.err"
-    verdict "boot-disk-bad-${want%% *}-$(basename "${case#*:}")" $? "status $status; $(head -n 2 "$results/boot-disk-bad.err" | tr '\n' '|')"
+    verdict "$name" $? ""status $status; $(head -n 2 "$results/boot-disk-bad.err" | tr '\n' '|')"
 done
 rm -f "$disk"
 

@@ -88,10 +88,11 @@ public sealed class NetDevice : VirtioDevice
     internal void Deliver(ReadOnlySpan<byte> frame)
     {
         VirtQueue queue = Queues[Receive];
-        while (!_stop)
+        while (true)
         {
+            // Before the look at what to do: who rings afterwards changes it.
             int ticket = queue.Doorbell.Ticket;
-            if (TryDeliver(queue, frame))
+            if (_stop || TryDeliver(queue, frame))
                 return;
             queue.Doorbell.Wait(ticket);
         }
@@ -189,11 +190,17 @@ public sealed class NetDevice : VirtioDevice
         _held -= used;
     }
 
-    protected override void Dispose(bool disposing)
+    /// <summary>A thread that sends may wait for room.</summary>
+    protected internal override void Stopping()
     {
         _stop = true;
         _link.Stop();
         Queues[Receive].Doorbell.WakeAll();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        Stopping();
         _receiver.Join();
         _link.Dispose();
     }
