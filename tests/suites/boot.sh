@@ -176,7 +176,7 @@ for case in "66 no such file:$results/none.img" "65 no multiple of 512:$results/
     status=$?
     want=${case%%:*} name=boot-disk-bad-$(basename "${case#*:}")
     [ $status -eq "${want%% *}" ] && [ "$(wc -l <"$results/boot-disk-bad.err")" -le 3 ] && grep -q -- "${want#* }" "$results/boot-disk-bad.err"
-    verdict "$name" $? ""status $status; $(head -n 2 "$results/boot-disk-bad.err" | tr '\n' '|')"
+    verdict "$name" $? "status $status; $(head -n 2 "$results/boot-disk-bad.err" | tr '\n' '|')"
 done
 rm -f "$disk"
 
