@@ -82,7 +82,9 @@ public sealed partial class Machine
         var interrupts = new PciInterrupts(this, shared.AddInput());
         var transport = new VirtioTransport(device, interrupts, offered, text => _options.Messages.WriteLine($"ring3: {text}"),
             e => End(MachineEnd.Failure, detail: $"{e.GetType().Name}: {e.Message}"));
-        var function = new VirtioPciFunction(transport, classCode, Mmio, FirstVirtioBar + (ulong)_virtio.Count * VirtioTransport.BarBytes);
+        // A Xen guest has messages as events of a PIRQ that it names in them, which the platform here has for pins alone.
+        ulong bar = FirstVirtioBar + (ulong)_virtio.Count * VirtioTransport.BarBytes;
+        var function = new VirtioPciFunction(transport, classCode, Mmio, bar, messages: !_options.Xen);
         _virtio.Add(function);
         Pci.Add(slot, 0, function);
     }

@@ -169,6 +169,8 @@ mkdir /m; dd if=/dev/vda bs=1M skip=40 count=8 2>/dev/null | tr -d "\\000" | wc 
     packed=0; [ $ring = packed ] && packed=1
     expect $name $status '^serial first queues 2 ro 0' "^packed $packed" "^$(cat "$results/boot-disk.first") " '^reread same' '^discarded' '^nonzero 0'
 done
+boots boot-disk-xen 240 --cpus 2 --xen --disk "$disk" --exec 'dd if=/dev/vda bs=1M count=16 2>/dev/null | md5sum; grep "xen-pirq.*virtio" /proc/interrupts'
+expect boot-disk-xen $? "^$(cat "$results/boot-disk.first") " 'virtio'
 # What cannot be a disk is refused in one line.
 head -c 1000 /dev/urandom >"$results/boot-cut.img"
 for case in "66 no such file:$results/none.img" "65 no multiple of 512:$results/boot-cut.img" "66 neither a file nor a block device:/dev/null" "64 --disk knows:$disk,rw"; do

@@ -20,6 +20,7 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
 
     private readonly IoBus _mmio;
     private readonly VirtioTransport _transport;
+    private readonly bool _messages;
     private readonly Lock _placing = new();
     private ulong _place = ulong.MaxValue;
 
@@ -27,26 +28,33 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
     /// <param name="classCode">Class, subclass and interface.</param>
     /// <param name="mmio">Where its BAR goes.</param>
     /// <param name="bar">Address that firmware has given it.</param>
-    public VirtioPciFunction(VirtioTransport transport, uint classCode, IoBus mmio, ulong bar)
+    /// <param name="messages">Has MSI-X, not the pin alone.</param>
+    public VirtioPciFunction(VirtioTransport transport, uint classCode, IoBus mmio, ulong bar, bool messages = true)
         : base(VirtioVendor, (ushort)(FirstModernDevice + transport.Device.Type), classCode, revision: 1)
     {
-        (_transport, _mmio) = (transport, mmio);
+        (_transport, _mmio, _messages) = (transport, mmio, messages);
         SetBytes(Status, [StatusCapabilities]);
         SetBytes(SubsystemVendor, [VirtioVendor & 0xff, VirtioVendor >> 8, SubsystemDevice & 0xff, SubsystemDevice >> 8]);
         SetBytes(InterruptPin, [1]);
-        SetBytes(CapabilityPointer, [MsixAt]);
+        SetBytes(CapabilityPointer, [messages ? (byte)MsixAt : (byte)CommonCapAt]);
         AddBar(0, VirtioTransport.BarBytes, Memory64);
         Span<byte> address = stackalloc byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(address, bar | Memory64);
         SetBytes(Bar0, address);
+        if (messages)
+            AddMsix();
         AddCapabilities();
     }
 
-    private void AddCapabilities()
+    private void AddMsix()
     {
         byte[] vectors = Little16((ushort)(_transport.Vectors - 1));
         SetBytes(MsixAt, [MsixId, CommonCapAt, .. vectors, .. Little(VirtioTransport.TableAt), .. Little(VirtioTransport.PendingAt)]);
         SetWritable(MsixControlAt, 0xc000, 2);
+    }
+
+    private void AddCapabilities()
+    {
         AddCapability(CommonCapAt, NotifyCapAt, CommonType, VirtioTransport.CommonAt, VirtioTransport.CommonBytes);
         uint doorbells = (uint)(_transport.Device.Queues.Length * VirtioTransport.DoorbellBytes);
         AddCapability(NotifyCapAt, IsrCapAt, NotifyType, VirtioTransport.DoorbellsAt, doorbells, Little(VirtioTransport.DoorbellBytes));
@@ -99,7 +107,7 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
             Place();
         if (Touches(Command, 2))
             _transport.DisableLine((Peek(Command) & CommandIntxDisable) != 0);
-        if (Touches(MsixControlAt, 2))
+        if (_messages && Touches(MsixControlAt, 2))
             _transport.SetMsixControl((ushort)(Peek(MsixAt) >> 16));
         if (Touches(AccessDataAt, 4) && TryAccess(out ulong at, out int bytes))
         {
