@@ -45,7 +45,8 @@ internal sealed class ExtendedState(VcpuCore core) : VcpuPart(core)
     private bool _pkruWasSet;
     private ulong _retiredAtSet;
 
-    private bool ShowsPkru => _s->Pkru != 0 || (Cpu.CpuidFeatures.Xcr0Mask & Xcr0.Pkru) != 0 && (_pkruWasSet || _s->InstructionsRetired != _retiredAtSet);
+    private unsafe bool ShowsPkru =>
+        _s->Pkru != 0 || (Cpu.CpuidFeatures.Xcr0Mask & Xcr0.Pkru) != 0 && (_pkruWasSet || _s->InstructionsRetired != _retiredAtSet);
 
     /// <summary>KVM_GET_XSAVE: the standard format, with the components in use as XSAVEC finds them.</summary>
     public unsafe void GetXsave(out kvm_xsave xsave)
