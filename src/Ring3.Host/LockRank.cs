@@ -71,6 +71,7 @@ public enum LockRank
     Decode,
     CodeMap,
     RegionArena,
+    PerfMap,
     VectorForms,
     ThunkMemory,
     FaultGuard,

@@ -70,7 +70,7 @@ public sealed unsafe partial class Machine
     public TranslationSummary SummarizeTranslation(int hottest)
     {
         List<HotRegion> hot = [];
-        lock (_decodeLock)
+        using (_decodeLock.Enter())
         {
             foreach (BlockArena a in _arenas)
                 for (Region* r = a.Regions is { } regions ? regions.First : null; r != null; r = r->Next)

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -9,6 +10,7 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: reads a region that its caller has just placed.</remarks>
 internal static unsafe class PerfMap
 {
+    private static readonly RankedLock s_lock = new(LockRank.PerfMap);
     private static readonly StreamWriter? s_file = Open();
 
     private static StreamWriter? Open()
@@ -33,7 +35,7 @@ internal static unsafe class PerfMap
         if (s_file is null)
             return;
         string line = string.Create(CultureInfo.InvariantCulture, $"{region->Code:x} {region->CodeBytes:x} guest_{region->Address:x}");
-        lock (s_file)
+        using (s_lock.Enter())
         {
             try { s_file.WriteLine(line); }
             catch (IOException) { /* A full disk costs names, not the guest. */ }

@@ -36,7 +36,7 @@ internal sealed unsafe class RegionArena
         catch (Exception e) when (e is IOException or OutOfMemoryException)
         {
             // The host gives no more executable memory: what is not translated by now is interpreted.
-            lock (s_lock)
+            using (s_lock.Enter())
                 s_count = MaxArenas;
             return null;
         }
