@@ -12,7 +12,7 @@ namespace Ring3.Host;
 /// SAFETY: pointers passed to the C library are to locals of the right size, or the caller's buffers of the length that he says. Members may be called from
 /// any thread.
 /// </remarks>
-public sealed unsafe class DiskFile : IDisposable
+public sealed class DiskFile : IDisposable
 {
     private const int EOPNOTSUPP = 95;
     private const int KeepSize = 1, PunchHole = 2, ZeroRange = 0x10;
@@ -27,7 +27,7 @@ public sealed unsafe class DiskFile : IDisposable
     public bool IsBlockDevice { get; }
 
     /// <summary>Opens and locks. 0; -EAGAIN when another has locked it; -ENOTBLK when it is neither a file nor a block device; or what the host says.</summary>
-    public static int TryOpen(string path, bool readOnly, out DiskFile? file)
+    public static unsafe int TryOpen(string path, bool readOnly, out DiskFile? file)
     {
         const int ReadWrite = 2, NonBlock = 0x800, Cloexec = 0x80000, ENOTBLK = 15;
         const int LockShared = 1, LockExclusive = 2, LockNonBlock = 4, SeekEnd = 2;
@@ -57,7 +57,7 @@ public sealed unsafe class DiskFile : IDisposable
         return 0;
     }
 
-    private static bool TryMode(int fd, out ushort mode)
+    private static unsafe bool TryMode(int fd, out ushort mode)
     {
         const int StatxBytes = 256, ModeAt = 28, EmptyPath = 0x1000, Type = 1;
         byte* statx = stackalloc byte[StatxBytes];
@@ -68,7 +68,7 @@ public sealed unsafe class DiskFile : IDisposable
     }
 
     /// <summary>Reads at an offset; fewer bytes than asked for at the end of the file only.</summary>
-    public int Read(long offset, byte* buffer, int length)
+    public unsafe int Read(long offset, byte* buffer, int length)
     {
         int done = 0;
         while (done < length)
@@ -88,7 +88,7 @@ public sealed unsafe class DiskFile : IDisposable
     }
 
     /// <summary>Writes everything at an offset: 0 or -errno.</summary>
-    public int Write(long offset, byte* buffer, int length)
+    public unsafe int Write(long offset, byte* buffer, int length)
     {
         int done = 0;
         while (done < length)

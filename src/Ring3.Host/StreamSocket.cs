@@ -5,7 +5,7 @@ namespace Ring3.Host;
 /// <summary>A connected pair of local stream sockets, one end of which is for another program. Results are bytes or -errno.</summary>
 /// <remarks>SAFETY: spans are pinned for the call. Sending and receiving may happen at once; <see cref="Shutdown"/> ends both before <see
 /// cref="Dispose"/>.</remarks>
-public sealed unsafe class StreamSocket : IDisposable
+public sealed class StreamSocket : IDisposable
 {
     private const int Local = 1, Stream = 1, Cloexec = 0x80000, NoSignal = 0x4000, BothWays = 2;
     private readonly int _fd;
@@ -15,7 +15,7 @@ public sealed unsafe class StreamSocket : IDisposable
 
     /// <summary>Makes a pair. The other end stays open in programs that are started, until <see cref="FileDescriptor.Close"/>.</summary>
     /// <exception cref="HostCallException">No descriptors are left.</exception>
-    public static StreamSocket CreatePair(out int otherEnd)
+    public static unsafe StreamSocket CreatePair(out int otherEnd)
     {
         int* fds = stackalloc int[2];
         if (Libc.syscall(53 /* socketpair */, Local, Stream | Cloexec, 0, (nint)fds, 0, 0) != 0)
@@ -26,7 +26,7 @@ public sealed unsafe class StreamSocket : IDisposable
     }
 
     /// <summary>Waits for bytes: how many; 0 when the other end is closed.</summary>
-    public int Receive(Span<byte> buffer)
+    public unsafe int Receive(Span<byte> buffer)
     {
         fixed (byte* p = buffer)
         {
@@ -43,7 +43,7 @@ public sealed unsafe class StreamSocket : IDisposable
     }
 
     /// <summary>Sends everything, waiting for room: 0 or -errno.</summary>
-    public int Send(ReadOnlySpan<byte> data)
+    public unsafe int Send(ReadOnlySpan<byte> data)
     {
         fixed (byte* p = data)
         {

@@ -5,7 +5,7 @@ namespace Ring3.Host;
 
 /// <summary>A TAP interface of the host: whole Ethernet frames. SPEC: Linux, "Universal TUN/TAP device driver".</summary>
 /// <remarks>SAFETY: pointers passed to the C library are to locals of the right size, or to pinned spans.</remarks>
-public sealed unsafe class TapDevice : IDisposable
+public sealed class TapDevice : IDisposable
 {
     private readonly int _fd, _stop;
     private int _closed;
@@ -13,7 +13,7 @@ public sealed unsafe class TapDevice : IDisposable
     private TapDevice(int fd) => (_fd, _stop) = (fd, EventFd.Create());
 
     /// <summary>Opens an interface, or makes it where that is allowed. 0 or -errno.</summary>
-    public static int TryOpen(string name, out TapDevice? tap)
+    public static unsafe int TryOpen(string name, out TapDevice? tap)
     {
         const int ReadWrite = 2, NonBlock = 0x800, Cloexec = 0x80000, EINVAL = 22;
         const int NameBytes = 16, RequestBytes = 40;
@@ -42,7 +42,7 @@ public sealed unsafe class TapDevice : IDisposable
     }
 
     /// <summary>Waits for a frame: its length; 0 after <see cref="Shutdown"/>; -errno.</summary>
-    public int Receive(Span<byte> buffer)
+    public unsafe int Receive(Span<byte> buffer)
     {
         const short PollIn = 1;
         long* polled = stackalloc long[2];
@@ -67,7 +67,7 @@ public sealed unsafe class TapDevice : IDisposable
     }
 
     /// <summary>Sends a frame, or drops it when the interface has no room.</summary>
-    public void Send(ReadOnlySpan<byte> frame)
+    public unsafe void Send(ReadOnlySpan<byte> frame)
     {
         fixed (byte* p = frame)
             _ = Libc.write(_fd, p, (nuint)frame.Length);

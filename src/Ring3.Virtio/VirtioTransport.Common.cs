@@ -14,7 +14,7 @@ public sealed partial class VirtioTransport
     private void ReadCommon(int at, Span<byte> data)
     {
         Span<byte> all = stackalloc byte[CommonBytes];
-        lock (_lock)
+        using (_lock.Enter())
             Snapshot(all);
         all[at..Math.Min(CommonBytes, at + data.Length)].CopyTo(data);
     }
@@ -71,7 +71,7 @@ public sealed partial class VirtioTransport
 
     private void SetConfigVector(ushort vector)
     {
-        lock (_interrupts)
+        using (_interrupts.Enter())
             _configVector = vector < _msix.Count ? vector : NoVector;
     }
 
@@ -150,7 +150,7 @@ public sealed partial class VirtioTransport
     {
         foreach (VirtQueue queue in _device.Queues)
             queue.Reset();
-        lock (_interrupts)
+        using (_interrupts.Enter())
         {
             _isr = 0;
             _configVector = NoVector;

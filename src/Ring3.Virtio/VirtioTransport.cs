@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.Virtio;
@@ -24,7 +25,8 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
     private readonly IPciInterrupts _output;
     private readonly Action<string> _message;
     private readonly Action<Exception> _failed;
-    private readonly Lock _lock = new(), _interrupts = new();
+    private readonly RankedLock _lock = new(LockRank.VirtioTransport);
+    private readonly RankedLock _interrupts = new(LockRank.VirtioInterrupts);
     private readonly MsixTable _msix;
     private readonly List<QueueWorker> _workers = [];
 
@@ -60,7 +62,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
     {
         get
         {
-            lock (_interrupts)
+            using (_interrupts.Enter())
                 return _isr != 0 && !_msix.IsEnabled;
         }
     }
@@ -68,7 +70,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
     /// <summary>The driver has written the MSI-X capability's message control.</summary>
     public void SetMsixControl(ushort control)
     {
-        lock (_interrupts)
+        using (_interrupts.Enter())
         {
             _msix.SetControl(control);
             UpdateLine();
@@ -78,7 +80,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
     /// <summary>The command register's INTx disable.</summary>
     public void DisableLine(bool disabled)
     {
-        lock (_interrupts)
+        using (_interrupts.Enter())
         {
             _lineDisabled = disabled;
             UpdateLine();
@@ -92,7 +94,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
 
     private void Raise(ushort vector, byte cause)
     {
-        lock (_interrupts)
+        using (_interrupts.Enter())
         {
             if (_msix.IsEnabled)
             {
@@ -128,7 +130,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
     internal bool TryServe(int index, ref bool stop)
     {
         VirtQueue queue = _device.Queues[index];
-        lock (queue.Gate)
+        using (queue.Gate.Enter())
         {
             queue.SuppressDoorbells();
             while (!Volatile.Read(ref stop) && !IsStopped && queue.TryPop(out DescriptorChain chain))
@@ -163,12 +165,12 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
                 break;
             case TableAt or TableAt + AreaBytes:
                 at += area - TableAt;
-                lock (_interrupts)
+                using (_interrupts.Enter())
                     if (at + data.Length <= _msix.TableBytes)
                         _msix.Read(at, data);
                 break;
             case PendingAt:
-                lock (_interrupts)
+                using (_interrupts.Enter())
                     if (at + data.Length <= _msix.PendingBytes)
                         _msix.ReadPending(at, data);
                 break;
@@ -181,11 +183,11 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
         switch (area)
         {
             case CommonAt when at < CommonBytes:
-                lock (_lock)
+                using (_lock.Enter())
                     WriteCommon(at, data);
                 break;
             case DeviceAt when at + data.Length <= _device.Config.Length:
-                lock (_lock)
+                using (_lock.Enter())
                     _device.WriteConfig(at, data);
                 break;
             case DoorbellsAt when at / DoorbellBytes < _device.Queues.Length:
@@ -193,7 +195,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
                 break;
             case TableAt or TableAt + AreaBytes:
                 at += area - TableAt;
-                lock (_interrupts)
+                using (_interrupts.Enter())
                     if (at + data.Length <= _msix.TableBytes)
                         _msix.Write(at, data);
                 break;
@@ -212,7 +214,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
     /// <summary>Reading clears it, and takes the line back.</summary>
     private byte TakeIsr()
     {
-        lock (_interrupts)
+        using (_interrupts.Enter())
         {
             int isr = _isr;
             _isr = 0;
@@ -224,7 +226,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
     /// <summary>Stops the threads; the guest does not run any more.</summary>
     public void Dispose()
     {
-        lock (_lock)
+        using (_lock.Enter())
         {
             if (_disposed)
                 return;

@@ -1,5 +1,3 @@
-using Ring3.Vmm.Guest;
-
 namespace Ring3.Vmm.Tests;
 
 public class DiskOptionTests

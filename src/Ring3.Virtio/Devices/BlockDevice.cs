@@ -13,7 +13,7 @@ namespace Ring3.Virtio.Devices;
 /// </summary>
 /// <remarks>SAFETY: a queue's buffer has <see cref="BufferBytes"/> bytes and belongs to its thread; every length is at most that. The threads have ended
 /// before it is freed.</remarks>
-public sealed unsafe class BlockDevice : VirtioDevice
+public sealed class BlockDevice : VirtioDevice
 {
     public const int DeviceType = 2, SectorBytes = 512;
 
@@ -32,7 +32,7 @@ public sealed unsafe class BlockDevice : VirtioDevice
     private readonly bool _readOnly;
     private readonly ulong _sectors;
     private readonly byte[] _id = new byte[IdBytes], _config = new byte[ConfigBytes];
-    private readonly byte*[] _buffers;
+    private readonly unsafe byte*[] _buffers;
 
     /// <param name="memory">The guest's.</param>
     /// <param name="file">Belongs to the device from now on. Its size is a multiple of <see cref="SectorBytes"/>.</param>
@@ -40,7 +40,7 @@ public sealed unsafe class BlockDevice : VirtioDevice
     /// <param name="serial">What the guest is told; at most 20 bytes of it.</param>
     /// <param name="queues">1 to <see cref="VirtioTransport.MaxQueues"/>.</param>
     /// <param name="name">For threads and messages.</param>
-    public BlockDevice(GuestMemory memory, DiskFile file, bool readOnly, string serial, int queues, string name)
+    public unsafe BlockDevice(GuestMemory memory, DiskFile file, bool readOnly, string serial, int queues, string name)
         : base(memory, DeviceType, name, Sizes(queues))
     {
         (_file, _readOnly, _sectors) = (file, readOnly, (ulong)file.Bytes / SectorBytes);
@@ -125,7 +125,7 @@ public sealed unsafe class BlockDevice : VirtioDevice
     private bool IsInside(ulong sector, ulong bytes) => bytes % SectorBytes == 0 && sector <= _sectors && bytes / SectorBytes <= _sectors - sector;
 
     /// <summary>Status, or null when the buffer is no memory.</summary>
-    private byte? Read(int queue, DescriptorChain chain, ulong sector, out ulong written)
+    private unsafe byte? Read(int queue, DescriptorChain chain, ulong sector, out ulong written)
     {
         ulong bytes = chain.WritableBytes - 1;
         written = 0;
@@ -144,7 +144,7 @@ public sealed unsafe class BlockDevice : VirtioDevice
     }
 
     /// <summary>Status, or null when the buffer is no memory.</summary>
-    private byte? Write(int queue, DescriptorChain chain, ulong sector)
+    private unsafe byte? Write(int queue, DescriptorChain chain, ulong sector)
     {
         ulong bytes = chain.ReadableBytes - HeaderBytes;
         if (!IsInside(sector, bytes))
@@ -202,7 +202,7 @@ public sealed unsafe class BlockDevice : VirtioDevice
     private static (ulong Sector, uint Count, uint Flags) Range(ReadOnlySpan<byte> at) =>
         (BinaryPrimitives.ReadUInt64LittleEndian(at), BinaryPrimitives.ReadUInt32LittleEndian(at[8..]), BinaryPrimitives.ReadUInt32LittleEndian(at[12..]));
 
-    protected override void Dispose(bool disposing)
+    protected override unsafe void Dispose(bool disposing)
     {
         foreach (byte* buffer in _buffers)
             NativeMemory.AlignedFree(buffer);

@@ -101,7 +101,7 @@ public sealed class NetDevice : VirtioDevice
     /// <summary>False: nothing was done, and the driver will ring when it has more buffers.</summary>
     internal bool TryDeliver(VirtQueue queue, ReadOnlySpan<byte> frame)
     {
-        lock (queue.Gate)
+        using (queue.Gate.Enter())
         {
             while (queue.IsRunning && Transport is { IsStopped: false } transport)
             {

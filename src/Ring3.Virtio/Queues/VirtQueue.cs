@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
 using Ring3.Virtio.Queues;
@@ -34,7 +35,7 @@ public sealed class VirtQueue
     internal bool IsEnabled { get; private set; }
 
     /// <summary>Held while chains are taken, served and given back.</summary>
-    internal Lock Gate { get; } = new();
+    internal RankedLock Gate { get; } = new(LockRank.VirtQueue);
 
     /// <summary>Rung by the driver, and by whoever wants the queue's thread to look around.</summary>
     internal WaitQueue Doorbell { get; } = new();
@@ -65,7 +66,7 @@ public sealed class VirtQueue
     {
         if (!IsEnabled)
             return;
-        lock (Gate)
+        using (Gate.Enter())
             _running = true;
         Doorbell.WakeAll();
     }
@@ -74,7 +75,7 @@ public sealed class VirtQueue
     internal void Reset()
     {
         _stopping = true;
-        lock (Gate)
+        using (Gate.Enter())
         {
             _running = false;
             _ring = null;

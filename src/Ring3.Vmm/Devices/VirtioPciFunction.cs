@@ -1,9 +1,9 @@
 using System.Buffers.Binary;
+using Ring3.Host;
 using Ring3.Kvm;
 using Ring3.Virtio;
 
-
-namespace Ring3.Vmm.Devices;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// A virtio device as a function on the PCI bus: identity, capabilities, and a BAR that the guest may put anywhere. SPEC: virtio 1.2, "PCI Device Layout".
@@ -21,7 +21,7 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
     private readonly IoBus _mmio;
     private readonly VirtioTransport _transport;
     private readonly bool _messages;
-    private readonly Lock _placing = new();
+    private readonly RankedLock _placing = new(LockRank.VirtioPlacing);
     private ulong _place = ulong.MaxValue;
 
     /// <param name="transport">Belongs to the function from now on.</param>
@@ -128,7 +128,7 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
     /// <summary>Puts the BAR where the guest wants it, if memory accesses are enabled; where another device is, it is nowhere.</summary>
     private void Place()
     {
-        lock (_placing)
+        using (_placing.Enter())
         {
             bool enabled = (Peek(Command) & CommandMemory) != 0;
             ulong place = enabled ? ((ulong)Peek(Bar0 + 4) << 32 | Peek(Bar0)) & ~0xfUL : ulong.MaxValue;

@@ -106,7 +106,8 @@ public static class Initramfs
 
             """ + string.Concat(options.Modules.Select(m => $"$b insmod /.ring3/modules/{m.Name}.ko\n"));
         if (options.Dhcp is { } dhcp)
-            head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n" : "$b ip link set lo up; $b ip link set eth0 up\n";
+            head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n"
+                : "$b ip link set lo up; $b ip link set eth0 up\n";
         return head + (options.Exec is null ? ShellScript(options) : ExecScript);
     }
 
