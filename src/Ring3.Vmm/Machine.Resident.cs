@@ -1,6 +1,5 @@
 using Ring3.Host;
 using Ring3.Reclaim;
-using Ring3.Vmm.Memory;
 
 namespace Ring3.Vmm;
 

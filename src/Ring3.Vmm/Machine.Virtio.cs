@@ -1,11 +1,6 @@
 using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Virtio;
-using Ring3.Virtio.Devices;
-using Ring3.Vmm.Bus;
-using Ring3.Vmm.Devices;
-using Ring3.Vmm.Firmware;
-using Ring3.Vmm.Guest;
 
 namespace Ring3.Vmm;
 

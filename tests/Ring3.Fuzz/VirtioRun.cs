@@ -3,8 +3,7 @@ using Ring3.Host;
 using Ring3.Kvm;
 using Ring3.Memory;
 using Ring3.Virtio;
-using Ring3.Virtio.Devices;
-using Ring3.Vmm.Devices;
+using Ring3.Vmm;
 
 namespace Ring3.Fuzz;
 

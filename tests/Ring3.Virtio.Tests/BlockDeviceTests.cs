@@ -1,6 +1,5 @@
 using System.Buffers.Binary;
 using Ring3.Host;
-using Ring3.Virtio.Devices;
 
 namespace Ring3.Virtio.Tests;
 

@@ -4,7 +4,7 @@ using System.Text;
 using Ring3.Host;
 using Ring3.Memory;
 
-namespace Ring3.Virtio.Devices;
+namespace Ring3.Virtio;
 
 /// <summary>
 /// A disk in a raw file or on a block device. Each queue has a thread, which does one request after the other through a buffer of its own: guest memory may

@@ -1,7 +1,7 @@
 using System.Security.Cryptography;
 using Ring3.Memory;
 
-namespace Ring3.Virtio.Devices;
+namespace Ring3.Virtio;
 
 /// <summary>The host's randomness for the guest, or a repeatable stream. SPEC: virtio 1.2, "Entropy Device".</summary>
 public sealed class EntropyDevice : VirtioDevice

@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using Ring3.Host;
 
-namespace Ring3.Virtio.Devices;
+namespace Ring3.Virtio;
 
 /// <summary>Where a network device's frames come from and go to. One thread sends, another receives.</summary>
 public interface IPacketLink : IDisposable

@@ -1,7 +1,7 @@
 using System.Buffers.Binary;
 using Ring3.Memory;
 
-namespace Ring3.Virtio.Devices;
+namespace Ring3.Virtio;
 
 /// <summary>A network card with one queue each way, without offloads. SPEC: virtio 1.2, "Network Device".</summary>
 /// <remarks>

@@ -1,6 +1,6 @@
 using Ring3.Memory;
 
-namespace Ring3.Virtio.Queues;
+namespace Ring3.Virtio;
 
 /// <summary>
 /// The packed layout: one ring of descriptors, which go back and forth in place, with two wrap counters that tell whose each is. SPEC: virtio 1.2, "Packed

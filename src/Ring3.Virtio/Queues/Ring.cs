@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
 using Ring3.Memory;
 
-namespace Ring3.Virtio.Queues;
+namespace Ring3.Virtio;
 
 /// <summary>Where a driver has put a queue, and how it is to be used.</summary>
 internal readonly record struct RingSetup(ushort Size, ulong Descriptors, ulong DriverArea, ulong DeviceArea, ulong Features)

@@ -1,6 +1,6 @@
 using Ring3.Memory;
 
-namespace Ring3.Virtio.Queues;
+namespace Ring3.Virtio;
 
 /// <summary>
 /// The split layout: a table of descriptors, a ring of heads from the driver, and a ring of used ones from the device. SPEC: virtio 1.2, "Split

@@ -1,7 +1,6 @@
 using Ring3.Host;
 using Ring3.Memory;
 using Ring3.Sync;
-using Ring3.Virtio.Queues;
 
 namespace Ring3.Virtio;
 

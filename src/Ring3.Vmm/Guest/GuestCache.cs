@@ -51,7 +51,7 @@ public sealed class GuestCache
                    from file in new[] { $"{name}.ko", $"{name}.ko.xz", $"{name}.ko.zst" }
                    let path = Path.Combine(directory, file)
                    where File.Exists(path)
-                   select new GuestModule(name, Boot.KernelLoader.Unpack(ReadFile(path), file))];
+                   select new GuestModule(name, KernelLoader.Unpack(ReadFile(path), file))];
     }
 
     /// <summary>Whether a flavour's kernel is 32-bit.</summary>

@@ -1,4 +1,4 @@
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>A kernel module for the guest's init to load.</summary>
 public sealed record GuestModule(string Name, byte[] Content);

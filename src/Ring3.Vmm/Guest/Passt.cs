@@ -4,7 +4,7 @@ using System.Net;
 using System.Net.Sockets;
 using Ring3.Host;
 
-namespace Ring3.Vmm.Guest;
+namespace Ring3.Vmm;
 
 /// <summary>
 /// A network without privileges: passt, which speaks for the guest through sockets of its own. It is started with one end of a pair of sockets, and ends

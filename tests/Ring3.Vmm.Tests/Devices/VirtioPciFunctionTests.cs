@@ -2,8 +2,6 @@ using System.Buffers.Binary;
 using Ring3.Kvm;
 using Ring3.Memory;
 using Ring3.Virtio;
-using Ring3.Virtio.Devices;
-using Ring3.Vmm.Devices;
 
 namespace Ring3.Vmm.Tests.Devices;
 
