@@ -24,7 +24,9 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
         {
             Protocol = options.Protocol,
             CommandLine = linux ? LinuxCommandLine(options) : options.Append,
-            Modules = linux ? LinuxModules(options, cache, terminal, GuestCache.Modules(kernelPath, names), i386: KernelLoader.IsI386(kernel, name)) : [.. options.Initrd.Select(ReadModule)],
+            Modules = linux
+                ? LinuxModules(options, cache, terminal, GuestCache.Modules(kernelPath, names), i386: KernelLoader.IsI386(kernel, name))
+                : [.. options.Initrd.Select(ReadModule)],
             RandomSeed = linux ? Entropy(options) : default,
         };
         return new GuestPlan(kernel, name, request);
@@ -60,7 +62,8 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     {
         var init = new InitOptions
         {
-            Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns, Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
+            Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns,
+            Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
             Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
             Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
         };
