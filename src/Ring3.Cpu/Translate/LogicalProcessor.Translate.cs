@@ -24,9 +24,17 @@ public sealed unsafe partial class LogicalProcessor
     {
         State->Self = GCHandle.ToIntPtr(GCHandle.Alloc(this, GCHandleType.Weak));
         State->SlowCallback = (nint)(delegate* unmanaged<CpuState*, Site*, byte*, nint>)&Slow;
-        State->SlowRoutine = RegionRoutines.Slow;
-        State->FlagRoutine = FlagRoutines.Load;
         State->HostMxcsr = MxcsrUnit.Default;
+        if (Machine.TranslationThreshold != int.MaxValue)
+            LoadRoutines();
+    }
+
+    /// <summary>Where translated code finds what it calls. Making it takes time and memory, which processors that only interpret do without.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private void LoadRoutines()
+    {
+        State->FlagRoutine = FlagRoutines.Load;
+        State->SlowRoutine = RegionRoutines.Slow;
     }
 
     private void FreeTranslator() => GCHandle.FromIntPtr(State->Self).Free();
@@ -77,6 +85,8 @@ public sealed unsafe partial class LogicalProcessor
             c->JumpKey += 0x1000;
         }
         ulong before = c->InstructionsRetired;
+        if (c->SlowRoutine == 0)
+            LoadRoutines();
         RegionRoutines.Enter((byte*)Level1, b->Code);
         c->Units = 0;
         Counters.Entries++;
