@@ -71,22 +71,14 @@ public sealed class DescriptorChain
     /// <param name="data">Where they go.</param>
     public bool TryRead(ulong offset, Span<byte> data)
     {
-        foreach (ref readonly GuestRange r in Readable)
+        for (ReadOnlySpan<GuestRange> part = Readable; !data.IsEmpty;)
         {
-            if (data.IsEmpty)
-                break;
-            if (offset >= r.Length)
-            {
-                offset -= r.Length;
-                continue;
-            }
-            int n = (int)Math.Min(r.Length - offset, (ulong)data.Length);
-            if (!_memory.Read(r.Gpa + offset, data[..n]))
+            int n = Next(ref part, ref offset, data.Length, out ulong gpa);
+            if (n == 0 || !_memory.Read(gpa, data[..n]))
                 return false;
             data = data[n..];
-            offset = 0;
         }
-        return data.IsEmpty;
+        return true;
     }
 
     /// <summary>Copies into the writable part. False: it is shorter, or some of it is no memory that the guest could write itself.</summary>
@@ -94,21 +86,27 @@ public sealed class DescriptorChain
     /// <param name="data">What is written.</param>
     public bool TryWrite(ulong offset, ReadOnlySpan<byte> data)
     {
-        foreach (ref readonly GuestRange r in Writable)
+        for (ReadOnlySpan<GuestRange> part = Writable; !data.IsEmpty;)
         {
-            if (data.IsEmpty)
-                break;
-            if (offset >= r.Length)
-            {
-                offset -= r.Length;
-                continue;
-            }
-            int n = (int)Math.Min(r.Length - offset, (ulong)data.Length);
-            if (!_memory.Write(r.Gpa + offset, data[..n]))
+            int n = Next(ref part, ref offset, data.Length, out ulong gpa);
+            if (n == 0 || !_memory.Write(gpa, data[..n]))
                 return false;
             data = data[n..];
-            offset = 0;
         }
-        return data.IsEmpty;
+        return true;
+    }
+
+    /// <summary>Takes the next piece of a part, from a byte of it on, which is the first of what is left afterwards. 0: the part ends before.</summary>
+    private static int Next(ref ReadOnlySpan<GuestRange> part, ref ulong offset, int most, out ulong gpa)
+    {
+        while (!part.IsEmpty && offset >= part[0].Length)
+        {
+            offset -= part[0].Length;
+            part = part[1..];
+        }
+        gpa = part.IsEmpty ? 0 : part[0].Gpa + offset;
+        int n = part.IsEmpty ? 0 : (int)Math.Min(part[0].Length - offset, (ulong)most);
+        offset += (ulong)n;
+        return n;
     }
 }

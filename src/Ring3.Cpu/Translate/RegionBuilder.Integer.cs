@@ -117,12 +117,7 @@ internal sealed unsafe partial class RegionBuilder
         {
             _a.Load(spare, StateLayout.Between);
             code.SetOpRegister(1, HostRegisters.Sized(spare, size));
-            code.MemoryBase = HostRegisters.Address;
-            code.MemoryIndex = Register.None;
-            code.MemoryIndexScale = 1;
-            code.MemoryDisplacement64 = 0;
-            code.MemoryDisplSize = 0;
-            code.SegmentPrefix = Register.None;
+            AtCheckedAddress(ref code);
             FaultsTo(site);
         }
         else

@@ -199,14 +199,18 @@ internal sealed unsafe partial class RegionBuilder
             code.SetOpRegister(n, HostRegisters.Sized(home, r.GetSize()));
         }
         if (memory)
-        {
-            code.MemoryBase = HostRegisters.Address;
-            code.MemoryIndex = Register.None;
-            code.MemoryIndexScale = 1;
-            code.MemoryDisplacement64 = 0;
-            code.MemoryDisplSize = 0;
-            code.SegmentPrefix = Register.None;
-        }
+            AtCheckedAddress(ref code);
         return true;
+    }
+
+    /// <summary>The instruction's memory operand is the one whose address has been checked.</summary>
+    private static void AtCheckedAddress(ref Instruction code)
+    {
+        code.MemoryBase = HostRegisters.Address;
+        code.MemoryIndex = Register.None;
+        code.MemoryIndexScale = 1;
+        code.MemoryDisplacement64 = 0;
+        code.MemoryDisplSize = 0;
+        code.SegmentPrefix = Register.None;
     }
 }
