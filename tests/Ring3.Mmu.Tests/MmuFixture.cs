@@ -19,6 +19,9 @@ internal sealed unsafe class MmuFixture : IDisposable
     public MmuFixture(int vcpus = 1, RootZapPolicy policy = RootZapPolicy.Worker, bool accessedBits = true)
     {
         Queue.Failed = e => _workerFailure = e;
+        // As KVM does: what a processor does not mark as dirty is tracked by write protection.
+        if (!accessedBits)
+            Slots.DirtyTracking = DirtyTracking.WriteProtect;
         Tdp = new TdpMmu(Slots, Host, Queue) { ZapPolicy = policy, AccessedBits = accessedBits };
         for (int i = 0; i < vcpus; i++)
             Vcpus.Add(new FakeVcpu(Tdp, Host) { AccessedAndDirty = accessedBits });

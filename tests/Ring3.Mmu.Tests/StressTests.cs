@@ -25,7 +25,8 @@ public unsafe class StressTests
         private GuestRam _logged = null!, _huge = null!, _moved = null!, _balloon = null!;
         private GuestRam _replaced = null!, _spare = null!;
         private volatile string? _failure;
-        private volatile bool _stop;
+        private volatile bool _stop, _pause;
+        private int _running, _parked;
         private long _accesses;
 
         public (string? Failure, long Accesses, MmuStats Stats) Execute()
@@ -82,8 +83,11 @@ public unsafe class StressTests
 
         private void VcpuLoop(FakeVcpu v, Random random)
         {
+            Interlocked.Increment(ref _running);
             while (!_stop)
             {
+                if (_pause)
+                    Park();
                 v.Mmu.AsId = random.Next(50) == 0 ? 1 : 0;
                 bool write = random.Next(2) == 0;
                 // A small working set, so that cached translations are used.
@@ -185,13 +189,46 @@ public unsafe class StressTests
             (_replaced, _spare) = (_spare, Tag(_replaced, ReplacedSize, 3, 0));
         }
 
+        private void Park()
+        {
+            Interlocked.Increment(ref _parked);
+            while (_pause && !_stop)
+                Thread.Sleep(0);
+            Interlocked.Decrement(ref _parked);
+        }
+
         private void DirtyLogLoop()
         {
-            while (!_stop)
+            for (int n = 1; !_stop; n++)
             {
                 CopyDirtyPages();
+                if (n % 4 == 0)
+                    CheckLogBetweenAccesses();
                 Thread.Sleep(1);
             }
+        }
+
+        /// <summary>With the processors between two accesses the log is complete, whatever else goes on.</summary>
+        private void CheckLogBetweenAccesses()
+        {
+            _pause = true;
+            while (!_stop && (Volatile.Read(ref _running) != 2 || Volatile.Read(ref _parked) != 2))
+                Thread.Sleep(0);
+            if (!_stop)
+            {
+                CopyDirtyPages();
+                CompareLog();
+            }
+            _pause = false;
+            while (!_stop && Volatile.Read(ref _parked) != 0)
+                Thread.Sleep(0);
+        }
+
+        private void CompareLog()
+        {
+            for (int i = 0; i < _shadow.Length; i++)
+                if (Counter(i) != _shadow[i])
+                    Fail($"page {i}: {Counter(i)} writes, {_shadow[i]} logged");
         }
 
         private void CopyDirtyPages()
@@ -221,9 +258,7 @@ public unsafe class StressTests
         private void FinalChecks()
         {
             CopyDirtyPages();
-            for (int i = 0; i < _shadow.Length; i++)
-                if (Counter(i) != _shadow[i])
-                    Fail($"page {i}: {Counter(i)} writes, {_shadow[i]} logged");
+            CompareLog();
             _f.Tdp.CheckInvariants();
         }
 

@@ -22,7 +22,7 @@ public sealed partial class Vcpu
     private unsafe int HandleRequests()
     {
         VcpuRequests q = Requests;
-        if (q.Check(VcpuRequest.VmDead) || Vm.IsDead)
+        if (q.Check(VcpuRequest.VmDead) || _health.IsDead)
             return -Errno.EIO;
         if (Cpu.IsInstructionInProgress)
             HoldRequests();
@@ -64,7 +64,7 @@ public sealed partial class Vcpu
     private unsafe int Block()
     {
         _halting.Wait();
-        if (Requests.Check(VcpuRequest.VmDead) || Vm.IsDead)
+        if (Requests.Check(VcpuRequest.VmDead) || _health.IsDead)
             return -Errno.EIO;
         if (Requests.Check(VcpuRequest.UserKick) || KvmRun->immediate_exit != 0 || IsSignalled)
             return ExitIntr();

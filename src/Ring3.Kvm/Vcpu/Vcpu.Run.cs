@@ -18,9 +18,7 @@ public sealed partial class Vcpu
     private int _running;
     private int _lastThread;
 
-    /// <summary>
-    /// KVM_RUN. Finishes the exit that the client has handled (data of IN, MMIO read, RDMSR), then runs the guest until the next exit.
-    /// </summary>
+    /// <summary>KVM_RUN. Finishes the exit that the client has handled (data of IN, MMIO read, RDMSR), then runs the guest until the next exit.</summary>
     /// <returns>
     /// 0 with an exit in <see cref="KvmRun"/>; -EINTR after a kick or with immediate_exit set; -EIO when the VM is dead or disposed of; -EFAULT when guest
     /// memory is not usable; -EBUSY when another thread runs the vCPU.
@@ -63,7 +61,7 @@ public sealed partial class Vcpu
     /// <summary><see cref="RunExclusive()"/> for callers that have a number for the calling thread at hand: not 0, and never given to two threads.</summary>
     public int RunExclusive(int thread)
     {
-        if (Vm.IsDead)
+        if (_health.IsDead)
             return -Errno.EIO;
         if (DirtyRing is not null)
             Memory.DirtyRing.Current = DirtyRing;
@@ -137,7 +135,7 @@ public sealed partial class Vcpu
         run->if_flag = (_s->Rflags & Arch.Rflags.IF) != 0 ? (byte)1 : (byte)0;
         run->cr8 = _apic.Cr8;
         run->apic_base = _apic.Base;
-        run->ready_for_interrupt_injection = Vm.Irqchip is { Split: false } || _events.IsReadyForInjection() ? (byte)1 : (byte)0;
+        run->ready_for_interrupt_injection = _events.IsReadyForClient ? (byte)1 : (byte)0;
         if ((_s->InSmm | _s->BusLockSeen) != 0)
             _policies.AddRunFlags();
         _finishOnly = false;

@@ -56,6 +56,7 @@ public sealed partial class Vcpu
 
     // The core, and what the run loop needs of it at every turn.
     private readonly VcpuCore _core;
+    private readonly VmHealth _health;
     private readonly unsafe CpuState* _s;
     private readonly unsafe ExitInfo* _exit;
     private readonly VcpuMmu _mmu;
@@ -99,7 +100,7 @@ public sealed partial class Vcpu
         _core = new VcpuCore(vm, id, index, runArea);
         _s = _core.State;
         _exit = _core.Exit;
-        (Vm, Cpu, Requests, Stats) = (vm, _core.Cpu, _core.Requests, _core.Stats);
+        (Vm, Cpu, Requests, Stats, _health) = (vm, _core.Cpu, _core.Requests, _core.Stats, vm.Health);
         KvmRun = _core.Run;
         // The local APIC, which belongs to the core, needs somebody to tell of its interrupts, and the TSC.
         _tsc = new VcpuTsc(_core);

@@ -74,6 +74,7 @@ public sealed partial class Vm : IDisposable
     // ---- For vCPUs ----
 
     internal Machine Machine => _core.Machine;
+    internal VmHealth Health => _core.Health;
 
     /// <inheritdoc cref="VmMemory.TlbReference"/>
     internal TlbReference? TlbReference => _memory.TlbReference;

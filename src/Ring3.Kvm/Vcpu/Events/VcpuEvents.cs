@@ -23,6 +23,9 @@ internal sealed partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, Sy
     /// <summary>Vector that the client has given and the guest has not been able to take; -1: none.</summary>
     private int _externalInterrupt = -1;
 
+    /// <summary>Interrupts come from the kernel's controllers. They are made before the first vCPU, or never.</summary>
+    private readonly bool _hasChip = core.Vm.Irqchip is { Split: false };
+
     /// <summary>Injection has to be evaluated before the next entry.</summary>
     public bool IsDirty { get => _core.Work.Events; set => _core.Work.Events = value; }
 
@@ -50,6 +53,9 @@ internal sealed partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, Sy
         (_s->Rflags & Rflags.IF) != 0 && _s->InterruptShadow == 0 && (_injected.Valid | _pendingException.Valid) == 0 && _s->PendingDebug == 0
         && _externalInterrupt < 0;
 
+    /// <summary>kvm_run.ready_for_interrupt_injection.</summary>
+    public bool IsReadyForClient => _hasChip || IsReadyForInjection();
+
     /// <summary>A halted vCPU has an event to take.</summary>
     public unsafe bool EndsHalt => _injected.Valid != 0 || _pendingException.Valid != 0 || _s->PendingDebug != 0
         || !smm.IsActive && (smm.IsPending || Requests.Test(VcpuRequest.Smi))
@@ -69,7 +75,7 @@ internal sealed partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, Sy
     {
         if (vector >= 256)
             return -Errno.EINVAL;
-        if (Vm.Irqchip is { Split: false })
+        if (_hasChip)
             return -Errno.ENXIO;
         if (_externalInterrupt >= 0 && Lapic is not null)
             return -Errno.EEXIST;
