@@ -22,6 +22,8 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
 
     /// <summary>FUZZ_TRACE=1 prints each run's number, to find one that ends the process.</summary>
     private readonly bool _trace = Environment.GetEnvironmentVariable("FUZZ_TRACE") is not null;
+    /// <summary>FUZZ_WAIT=1 keeps a process that hangs, for a debugger.</summary>
+    private readonly bool _wait = Environment.GetEnvironmentVariable("FUZZ_WAIT") is not null;
     private readonly Dictionary<string, long> _endings = [];
     private long _run;
     private long _startedAt;
@@ -62,7 +64,7 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
             if (_trace)
                 Console.WriteLine($"run {_run}");
             Volatile.Write(ref _startedAt, Stopwatch.GetTimestamp());
-            string ending = target.Once(new Random(HashCode.Combine(unchecked((int)seed), (int)_run)));
+            string ending = target.Once(new Random(SeedOf(_run)));
             Volatile.Write(ref _startedAt, 0);
             _endings[ending] = _endings.GetValueOrDefault(ending) + 1;
             return true;
@@ -74,6 +76,9 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
             return false;
         }
     }
+
+    /// <summary>Not HashCode, which is another in each process: a run comes again by its number.</summary>
+    private int SeedOf(long run) => unchecked((int)((ulong)((seed * 0x1_0000_0001) ^ run) * 0x9e37_79b9_7f4a_7c15 >> 32));
 
     /// <summary>Kicks a run that takes its time, as a user who quits would; one that does not react is a hang.</summary>
     private void Watch()
@@ -91,6 +96,8 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
                 continue;
             Console.WriteLine($"fuzz {name}: hang in run {_run} with seed {seed}; again: Ring3.Fuzz {name} --seed {seed} --only {_run}");
             Console.WriteLine($"in: {target}");
+            if (_wait)
+                Thread.Sleep(Timeout.Infinite);
             Environment.Exit(1);
         }
     }

@@ -100,6 +100,27 @@ public sealed unsafe class SmmTests
     }
 
     [Fact]
+    public void SmiWhileAnMmioReadIsAnswered_IsTakenBehindTheInstruction()
+    {
+        // in al, 0xe; rsm
+        using SmmGuest g = new(0xe4, 0x0e, 0x0f, 0xaa);
+        // mov eax, [0x1800000]; out 0xf4, al
+        g.Guest.Load(0x8b, 0x04, 0x25, 0x00, 0x00, 0x80, 0x01, 0xe6, 0xf4);
+        Assert.Equal(KVM_EXIT_MMIO, g.Guest.Run());
+        g.Cpu.KvmRun->mmio.data[0] = 0x29;
+        g.Cpu.InjectSmi();
+        Assert.Equal(1, Events(g.Cpu).smi.pending);
+        uint exit = 0;
+        Thread run = new(() => exit = g.Guest.Run()) { IsBackground = true };
+        run.Start();
+        Assert.True(run.Join(20_000), "KVM_RUN does not come back");
+        Assert.Equal(KVM_EXIT_IO, exit);
+        Assert.Equal((0x0e, 1, 0), (g.Cpu.KvmRun->io.port, Events(g.Cpu).smi.smm, Events(g.Cpu).smi.pending));
+        Assert.Equal(0x29UL, g.Saved<ulong>(0xfff8));
+        Assert.Equal(0x29, g.Guest.RunToEnd());
+    }
+
+    [Fact]
     public void NmiInSmm_WaitsForRsm()
     {
         using SmmGuest g = new(0xe4, 0x0e, 0x0f, 0xaa);

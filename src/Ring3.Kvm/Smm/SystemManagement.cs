@@ -26,10 +26,13 @@ internal sealed partial class SystemManagement(VcpuCore core, VcpuCpuid cpuid, G
     /// <summary>The processor is in system management mode.</summary>
     public unsafe bool IsActive => _s->InSmm != 0;
 
+    /// <summary>Takes what was raised, by KVM_GET_VCPU_EVENTS as well: the next entry has to look at it.</summary>
     public void Collect()
     {
-        if (Requests.Check(VcpuRequest.Smi))
-            IsPending = true;
+        if (!Requests.Check(VcpuRequest.Smi))
+            return;
+        IsPending = true;
+        Requests.MakeSelf(VcpuRequest.Event);
     }
 
     /// <summary>Switches between the two address spaces. A latched INIT or SMI is looked at again after RSM.</summary>

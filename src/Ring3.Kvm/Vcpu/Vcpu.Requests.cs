@@ -51,7 +51,8 @@ public sealed partial class Vcpu
         }
         _ = q.Check(VcpuRequest.Unblock) | q.Check(VcpuRequest.ScanIoapic) | q.Check(VcpuRequest.McClockInProgress);
         _smm.Collect();
-        if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | _smm.IsPending)
+        // An SMI that waits for the end of an instruction needs no look at the events before: they would ask for this again, and the instruction would not run.
+        if (q.Check(VcpuRequest.Event) | q.Check(VcpuRequest.Nmi) | (_smm.IsPending && !Cpu.IsInstructionInProgress))
         {
             Stats.req_event++;
             _events.IsDirty = true;
