@@ -15,7 +15,7 @@ internal static class BootCommand
     private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
     private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
     private static readonly Option<ProcessorModel> s_cpu = new("--cpu") { Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)", HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu };
-    private static readonly Option<int> s_engine = new("--engine") { Description = "how guest code runs: interpreter, or translator (hot 64-bit code becomes host code; experimental)", HelpName = "interpreter|translator", DefaultValueFactory = _ => Engine.Threshold, CustomParser = ParseEngine };
+    private static readonly Option<int> s_engine = new("--engine") { Description = "how guest code runs: translator (hot 64-bit code becomes host code) or interpreter", HelpName = "translator|interpreter", DefaultValueFactory = _ => Engine.Threshold, CustomParser = ParseEngine };
     private static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory") };
     private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
     private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
@@ -48,7 +48,7 @@ internal static class BootCommand
     {
         s_check.CompletionSources.Add("tlb");
         s_cpu.CompletionSources.Add("host", "intel", "amd");
-        s_engine.CompletionSources.Add("interpreter", "translator");
+        s_engine.CompletionSources.Add("translator", "interpreter");
         s_net.CompletionSources.Add("user", "none");
         s_zap.CompletionSources.Add("inline", "sync", "worker");
         s_trace.CompletionSources.Add("exits", "io", "mmio", "interrupts", "exceptions", "blocks", "translate", "all");
@@ -114,7 +114,7 @@ internal static class BootCommand
         string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
         if (Engine.TryParse(text, out int threshold))
             return threshold;
-        r.AddError($"--engine knows interpreter and translator, not '{text}'");
+        r.AddError($"--engine knows translator and interpreter, not '{text}'");
         return 0;
     }
 

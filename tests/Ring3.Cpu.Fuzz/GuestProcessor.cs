@@ -23,8 +23,7 @@ internal sealed unsafe class GuestProcessor : IDisposable
     internal GuestProcessor(CaseMemory memory, int bits, ProcessorModel model, bool translate = false)
     {
         _machine = new Machine(model);
-        if (translate)
-            _machine.TranslationThreshold = 0;
+        _machine.TranslationThreshold = translate ? 0 : int.MaxValue;
         _cases = memory;
         _memory = HostMemory.Map(MemoryPages * 4096);
         _data = _memory + TablePages * 4096;

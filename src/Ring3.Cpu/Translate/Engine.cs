@@ -1,7 +1,8 @@
 namespace Ring3.Cpu;
 
 /// <summary>
-/// How guest code is executed: every instruction by the interpreter, or hot 64-bit code translated to host code and the rest by the interpreter.
+/// How guest code is executed: hot 64-bit code translated to host code and the rest by the interpreter, which is the default, or every instruction by the
+/// interpreter.
 /// </summary>
 public static class Engine
 {
@@ -18,7 +19,7 @@ public static class Engine
     private const int DefaultThreshold = 128;
 
     /// <summary>Executions of a block by the interpreter before it is translated; <see cref="int.MaxValue"/>: never.</summary>
-    public static int Threshold { get; } = TryParse(Environment.GetEnvironmentVariable(Variable), out int threshold) ? threshold : int.MaxValue;
+    public static int Threshold { get; } = TryParse(Environment.GetEnvironmentVariable(Variable), out int threshold) ? threshold : DefaultThreshold;
 
     private const string Summary = "summary:";
 
