@@ -9,18 +9,8 @@ out=$results/selftests
 mode=full
 [ -z "${all:-}" ] || mode=quick
 
-# away COMMAND...: runs it where /dev/kvm is /dev/null.
-away() {
-    if [ ! -e /dev/kvm ]; then
-        "$@"
-    elif [ "$(id -u)" = 0 ]; then
-        unshare -m sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' sh "$@"
-    elif [ ! -r /dev/kvm ] && [ ! -w /dev/kvm ]; then
-        "$@"
-    else
-        unshare -rm sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' sh "$@"
-    fi
-}
+# shellcheck source=/dev/null
+. "$tests/away.sh"
 
 # One test wants 2 GiB of huge pages: they are reserved for the time of the run where root can, and the memory is there.
 pages=/proc/sys/vm/nr_hugepages huge=1100
