@@ -93,12 +93,27 @@ internal sealed partial class VmObject : KvmObject
             r = Descriptors.Publish(new VcpuObject(this, vcpu!), memfd, out fd);
             if (r < 0)
                 Put();
+            CollectStart();
             return r;
         }
         if (area != null)
             HostMemory.Unmap(area, VcpuObject.FileBytes);
         MemFd.Close(memfd);
         return r;
+    }
+
+    private static int s_startIsCollected;
+
+    /// <summary>
+    /// The first vCPU leaves the garbage of everything that is made once, the translator's routines above all. Collecting it takes system calls that a filter
+    /// which nobody was told of may refuse in the client's first runs; here they come before.
+    /// </summary>
+    private static void CollectStart()
+    {
+#pragma warning disable RS0030 // The core's heap is the core's own.
+        if (Interlocked.Exchange(ref s_startIsCollected, 1) == 0)
+            GC.Collect();
+#pragma warning restore RS0030
     }
 
     /// <summary>A descriptor for an object that keeps the VM alive: 0 or -errno.</summary>

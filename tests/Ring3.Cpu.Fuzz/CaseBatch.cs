@@ -177,6 +177,8 @@ internal sealed unsafe class CaseBatch
     /// <summary>No memory operand, explicit or implicit.</summary>
     private bool IsRegisterOnly(in Instruction i)
     {
+        if (i.Mnemonic == Mnemonic.Clzero)
+            return false;
         foreach (UsedMemory _ in _infoFactory.GetInfo(i, InstructionInfoOptions.NoRegisterUsage).GetUsedMemory())
             return false;
         return true;

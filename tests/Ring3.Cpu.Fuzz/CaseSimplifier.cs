@@ -99,6 +99,11 @@ internal sealed unsafe class CaseSimplifier
         if (image)
             _vectors = uint.MaxValue;
         _x87 |= image || i.Code.CpuidFeatures().Any(f => f is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387 or CpuidFeature.MMX) || UsesMmx(i);
+        if (i.Mnemonic == Mnemonic.Clzero)
+        {
+            _gpr |= 1;
+            Keep(Placement.ClzeroAddress(i, s), 64);
+        }
         foreach (UsedMemory m in info.GetUsedMemory())
         {
             ulong at = Linear(m, s);

@@ -128,6 +128,12 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
             case Mnemonic.Maskmovq or Mnemonic.Maskmovdqu or Mnemonic.Vmaskmovdqu:
                 s->Gpr[Rdi] = Resolve(ref r, i.Mnemonic == Mnemonic.Maskmovq ? 8 : 16, narrow, i.MemorySegment, s) | high;
                 return true;
+            case Mnemonic.Clzero:
+                narrow |= i.Code == Code.Clzerod;
+                s->Gpr[Rax] = i.Code == Code.Clzerow && bits == 32 ? (ushort)r.Next() : Resolve(ref r, 64, narrow, i.SegmentPrefix, s);
+                if (narrow || bits == 16)
+                    s->Gpr[Rax] |= r.Next() << (bits == 16 && !narrow ? 16 : 32);
+                return IsClzeroContained(i, s);
             case Mnemonic.Popf or Mnemonic.Popfd or Mnemonic.Popfq:
                 return PatchStack(s, r.Next() & ~Rflags.TF, 8);
         }
@@ -237,6 +243,21 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
                 return false;
         }
         return true;
+    }
+
+    /// <summary>The line is in the window, or no processor has it. The decoder's tables do not know CLZERO's operand.</summary>
+    private bool IsClzeroContained(in Instruction i, CaseInput* s)
+    {
+        ulong at = ClzeroAddress(i, s);
+        return bits == 16 || (bits == 32 ? IsInWindow(at) || at < 0x10000 : IsInWindow(at) || !IsCanonical(at));
+    }
+
+    /// <summary>First linear address of what CLZERO zeros.</summary>
+    internal static ulong ClzeroAddress(in Instruction i, CaseInput* s)
+    {
+        ulong offset = i.Code switch { Code.Clzerow => (ushort)s->Gpr[Rax], Code.Clzerod => (uint)s->Gpr[Rax], _ => s->Gpr[Rax] };
+        ulong at = offset + i.SegmentPrefix switch { Register.FS => s->FsBase, Register.GS => s->GsBase, _ => s->Bits == 16 ? Sandbox.WordDataBase : 0 };
+        return (s->Bits == 64 ? at : (uint)at) & ~63UL;
     }
 
     /// <summary>Linear address of the instruction's explicit memory operand in the state of <paramref name="s"/>.</summary>

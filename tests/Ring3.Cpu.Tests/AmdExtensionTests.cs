@@ -382,6 +382,11 @@ public sealed unsafe class AmdExtensionTests
         Assert.Equal(Vector.BP, run([0x67], 0xabcd_0000_0000_0000 | (Data + 64), zeroed: Data + 64));
         Assert.Equal(Vector.GP, run([], 0x8000_0000_0000));
         Assert.Equal(Vector.BP, run([0x64], 0x120, h => h.State->Fs.Base = Data + 0x31, zeroed: Data + 0x140));
+        // The line begins below the segment's base.
+        Assert.Equal(Vector.BP, run([0x64, 0x67], 0xabcd_0000_0000_0007, h => h.State->Fs.Base = Data + 0x60, zeroed: Data + 0x40));
+        Assert.Equal(Vector.UD, run([0xf2], Data));
+        Assert.Equal(Vector.UD, run([0xf3], Data));
+        Assert.Equal(Vector.BP, run([0x66], Data + 64, zeroed: Data + 64));
         Assert.Equal(Vector.BP, run([0x3e], Data + 128, h => h.State->Ds.Base = 64, zeroed: Data + 128));
         Assert.Equal(Vector.BP, run([], Data + 64, h => h.State->Ds.Base = 64, bits: 32, zeroed: Data + 128));
         Assert.Equal(Vector.BP, run([0x64], 64, h => h.State->Fs.Base = Data, bits: 32, zeroed: Data + 64));

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Memory;
@@ -170,7 +171,7 @@ public sealed unsafe class ReclaimTests
     [InlineData(Way.CopyBeforeZap)]
     public void GuestWrites_SurviveEviction(Way way)
     {
-        const ulong Pages = 64, Rounds = 60_000;
+        const ulong Pages = 64, Rounds = 600_000;
         using var g = new Guest(1, s_count);
         ResidentLimit? limit = way == Way.Limit ? g.Limit() : null;
         g.SetRegisters(0, Extra, Pages, Rounds);
@@ -186,7 +187,7 @@ public sealed unsafe class ReclaimTests
             if (limit is not null)
                 limit.EvictTo(0);
             else
-                EvictWrongly(g, copy);
+                EvictWrongly(g, copy, ref running);
         }
         vcpu.Join();
         ulong sum = 0;
@@ -202,10 +203,13 @@ public sealed unsafe class ReclaimTests
     }
 
     /// <summary>The frozen defect: the contents are copied out while the guest can still write, and the copy is what comes back.</summary>
-    private static void EvictWrongly(Guest g, byte[] copy)
+    private static void EvictWrongly(Guest g, byte[] copy, ref int running)
     {
         ulong begin = g.Memory.Hva, end = begin + (ulong)copy.Length;
         new Span<byte>((byte*)begin, copy.Length).CopyTo(copy);
+        // What it writes now is lost.
+        while (Volatile.Read(ref running) != 0 && Volatile.Read(ref *(ulong*)begin) == MemoryMarshal.Read<ulong>(copy))
+        { }
         Assert.True(g.Vm.Slots.Notifier.InvalidateRangeStart(begin, end));
         HostMemory.Discard((byte*)begin, (nuint)copy.Length);
         copy.CopyTo(new Span<byte>((byte*)begin, copy.Length));

@@ -1,5 +1,6 @@
 using Ring3.Abi;
 using Ring3.Arch;
+using Ring3.Cpu;
 using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm.Tests;
@@ -109,6 +110,31 @@ public sealed unsafe class StateTests
         Assert.Equal(0, g.Cpu.SetSregs2(c));
         c.flags = 2;
         Assert.Equal(-Errno.EINVAL, g.Cpu.SetSregs2(c));
+    }
+
+    /// <summary>FCS and FDS of the x87 unit exist on AMD's model; the state that a client gives has none.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void SetFpuAndSetXsave_LeaveNoSelectorsOfX87(bool xsave)
+    {
+        using TestGuest g = new(options: new() { Processor = ProcessorModel.Zen4 });
+        // fldenv [0x20000]; out 0x10, al; fnstenv [0x20000]; out 0xf4, al
+        g.Load(0xd9, 0x24, 0x25, 0, 0, 2, 0, 0xe6, 0x10, 0xd9, 0x34, 0x25, 0, 0, 2, 0, 0xe6, 0xf4);
+        uint[] environment = [0xffff037f, 0xffff0000, 0xffffffff, 0x1234, 0x23, 0x5678, 0xffff002b];
+        for (int i = 0; i < environment.Length; i++)
+            Assert.True(g.Vm.Memory.TryWrite(0x20000 + 4 * (ulong)i, environment[i]));
+        Assert.Equal(KVM_EXIT_IO, g.Run());
+        g.Cpu.GetFpu(out kvm_fpu f);
+        g.Cpu.GetXsave(out kvm_xsave x);
+        Assert.Equal((0x1234UL, 0x5678UL), (f.last_ip, f.last_dp));
+        if (xsave)
+            Assert.Equal(0, g.Cpu.SetXsave(x));
+        else
+            g.Cpu.SetFpu(f);
+        g.RunToEnd();
+        uint read(ulong at) => g.Vm.Memory.TryRead(0x20000 + at, out uint v) ? v : uint.MaxValue;
+        Assert.Equal((0x1234u, 0u, 0x5678u, 0xffff0000u), (read(12), read(16) & 0xffff, read(20), read(24)));
     }
 
     [Fact]

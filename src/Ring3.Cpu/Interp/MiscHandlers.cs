@@ -65,19 +65,21 @@ internal static unsafe class MiscHandlers
         => p.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
 
     /// <summary>
-    /// Zeros the line of the logical address in (E/R)AX, with the checks of a store of the whole line. That it bypasses the caches shows nowhere: it is
-    /// ordered as any store here. SPEC: APM volume 3, "CLZERO".
+    /// Zeros the line around the linear address of (E/R)AX. That it bypasses the caches shows nowhere: it is ordered as any store here. What the manual leaves
+    /// out is Zen 5's: F2 and F3 make it undefined, and where segments have limits the whole line must be inside. SPEC: APM volume 3, "CLZERO".
     /// </summary>
     private static OpResult Clzero(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.CpuidFeatures.Clzero)
+        if (!p.CpuidFeatures.Clzero || (op->Flags & (OpFlags.Rep | OpFlags.Repne)) != 0)
             return p.Raise(c, Vector.UD);
         const int Line = 64;
         ulong mask = LogicalProcessor.AddressMask(op->AddressSize), offset = c->Gpr[0] & mask;
-        bool flat = c->BlockMode == BlockMode.Code64 && op->Seg < SegmentIndex.FS;
-        ulong into = (offset + (flat ? 0 : CpuState.SegmentAt(c, op->Seg)->Base)) & (Line - 1);
-        if (!p.SegmentLinear(c, op->Seg, offset - into & mask, Line, AccessKind.Write, out ulong linear))
+        bool hasLimits = c->BlockMode != BlockMode.Code64;
+        if (hasLimits)
+            offset = offset - (offset + CpuState.SegmentAt(c, op->Seg)->Base & Line - 1) & mask;
+        if (!p.SegmentLinear(c, op->Seg, offset, hasLimits ? Line : 1, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
+        linear &= ~(Line - 1UL);
         byte* line = p.WritePtr(c, linear, Line);
         if (line == null)
             return OpResult.Fault;

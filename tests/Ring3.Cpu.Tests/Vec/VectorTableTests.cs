@@ -160,8 +160,13 @@ public unsafe class VectorTableTests
             }
             if (name == "imm8")
             {
-                instruction.SetOpKind(i, Iced.Intel.OpKind.Immediate8);
-                instruction.Immediate8 = (byte)_random.Next(_random.Next(2) == 0 ? 8 : 256);
+                byte immediate = (byte)_random.Next(_random.Next(2) == 0 ? 8 : 256);
+                bool second = i > 0 && instruction.GetOpKind(i - 1) == Iced.Intel.OpKind.Immediate8;
+                instruction.SetOpKind(i, second ? Iced.Intel.OpKind.Immediate8_2nd : Iced.Intel.OpKind.Immediate8);
+                if (second)
+                    instruction.Immediate8_2nd = immediate;
+                else
+                    instruction.Immediate8 = immediate;
                 continue;
             }
             if (name == "mem" || (name.EndsWith("_or_mem", StringComparison.Ordinal) && memory))

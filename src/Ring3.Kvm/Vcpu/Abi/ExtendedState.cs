@@ -30,6 +30,7 @@ internal sealed class ExtendedState(VcpuCore core) : VcpuPart(core)
     public unsafe void SetFpu(in kvm_fpu fpu)
     {
         CpuState* c = _s;
+        ForgetSelectors(c);
         (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (fpu.fcw, fpu.fsw, fpu.ftwx, fpu.last_opcode, fpu.last_ip, fpu.last_dp);
         fixed (kvm_fpu* f = &fpu)
         {
@@ -124,9 +125,13 @@ internal sealed class ExtendedState(VcpuCore core) : VcpuPart(core)
             new Span<byte>(to, 16).Clear();
     }
 
+    /// <summary>FCS and FDS are zero after the XRSTOR64 with which KVM loads what a client gives.</summary>
+    private static unsafe void ForgetSelectors(CpuState* c) => (c->FipSelector, c->FdpSelector) = (0, 0);
+
     private unsafe void LoadX87(byte* p, bool present)
     {
         CpuState* c = _s;
+        ForgetSelectors(c);
         if (present)
         {
             (c->Fcw, c->Fsw, c->Ftw, c->Fop, c->Fip, c->Fdp) = (*(ushort*)p, *(ushort*)(p + 2), p[4], *(ushort*)(p + 6), *(ulong*)(p + 8), *(ulong*)(p + 16));
