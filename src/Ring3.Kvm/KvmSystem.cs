@@ -22,10 +22,10 @@ public static class KvmSystem
     public static ReadOnlySpan<kvm_cpuid_entry2> SupportedHvCpuid => HypervCpuid.Entries;
 
     /// <summary>KVM_GET_MSR_INDEX_LIST.</summary>
-    public static ReadOnlySpan<uint> MsrIndexList => MsrIndexListOf(ProcessorModel.Host);
+    internal static ReadOnlySpan<uint> MsrIndexList => MsrIndexListOf(ProcessorModel.Host);
 
     /// <summary>KVM_GET_MSR_FEATURE_INDEX_LIST.</summary>
-    public static ReadOnlySpan<uint> MsrFeatureIndexList => MsrFeatureIndexListOf(ProcessorModel.Host);
+    internal static ReadOnlySpan<uint> MsrFeatureIndexList => MsrFeatureIndexListOf(ProcessorModel.Host);
 
     /// <summary><see cref="MsrIndexList"/> of another processor than the host's.</summary>
     public static ReadOnlySpan<uint> MsrIndexListOf(ProcessorModel model) => MsrTable.Listed(model);

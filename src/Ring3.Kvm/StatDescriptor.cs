@@ -22,7 +22,7 @@ public sealed record StatDescriptor<T>(string Name, uint Flags, short Exponent, 
 }
 
 /// <summary>Counts values by their number of significant bits: bucket 0 has the zeros, bucket n the values from 2^(n-1), the last also all above. One writer.</summary>
-public sealed class LogHistogram
+internal sealed class LogHistogram
 {
     /// <summary>KVM's HALT_POLL_HIST_COUNT.</summary>
     public const int Buckets = 32;

@@ -32,7 +32,7 @@ public sealed class VmClock
     public uint DefaultTscKhz { get; private set; }
 
     /// <summary>Whether pages carry PVCLOCK_TSC_STABLE_BIT.</summary>
-    public static bool IsStable => HostTsc.IsInvariant;
+    internal static bool IsStable => HostTsc.IsInvariant;
 
     /// <summary>KVM_SET_TSC_KHZ on the VM: 0 or -EINVAL. For vCPUs created later.</summary>
     public int SetTscKhz(uint khz)
@@ -48,7 +48,7 @@ public sealed class VmClock
     internal static bool IsPossible(uint khz) => khz is >= 1000 and < 1u << 31 && khz / (double)HostTsc.Khz is < 4096 and > 1e-6;
 
     /// <summary>kvmclock now, in nanoseconds.</summary>
-    public long NowNs
+    internal long NowNs
     {
         get
         {

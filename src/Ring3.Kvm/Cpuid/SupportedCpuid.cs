@@ -22,12 +22,12 @@ public static class SupportedCpuid
     public static ulong SupportedXcr0 { get; } = Arch.Xcr0.X87 | Arch.Xcr0.Sse | (s_avx ? Arch.Xcr0.Avx : 0) | Arch.Xcr0.Pkru;
 
     /// <summary>The host's model.</summary>
-    public static ReadOnlySpan<kvm_cpuid_entry2> Entries => Of(ProcessorModel.Host);
+    internal static ReadOnlySpan<kvm_cpuid_entry2> Entries => Of(ProcessorModel.Host);
 
-    public static ReadOnlySpan<kvm_cpuid_entry2> Of(ProcessorModel model) => s_entries.GetOrAdd(model, Build);
+    internal static ReadOnlySpan<kvm_cpuid_entry2> Of(ProcessorModel model) => s_entries.GetOrAdd(model, Build);
 
     /// <summary>KVM_GET_SUPPORTED_CPUID: the number of entries stored, or -E2BIG when <paramref name="entries"/> is too short.</summary>
-    public static int Get(Span<kvm_cpuid_entry2> entries, ProcessorModel? model = null)
+    internal static int Get(Span<kvm_cpuid_entry2> entries, ProcessorModel? model = null)
     {
         ReadOnlySpan<kvm_cpuid_entry2> all = Of(model ?? ProcessorModel.Host);
         if (entries.Length < all.Length)
@@ -181,7 +181,7 @@ public static class SupportedCpuid
 }
 
 /// <summary>Geometry of the XSAVE area for the supported components.</summary>
-public static class XsaveArea
+internal static class XsaveArea
 {
     public const uint LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256, PkruSize = 8;
 

@@ -135,7 +135,7 @@ public sealed class IoBus
     internal bool MayClaim(ushort port) => (Volatile.Read(ref _claimed[port >> 6]) >> (port & 63) & 1) != 0;
 
     /// <summary>Device and offset for an address, or null.</summary>
-    public IBusDevice? Find(ulong address, out ulong offset) => Volatile.Read(ref _map).FindDevice(address, out offset);
+    internal IBusDevice? Find(ulong address, out ulong offset) => Volatile.Read(ref _map).FindDevice(address, out offset);
 
     /// <summary>Reads; false, and <paramref name="data"/> untouched, when nobody answers.</summary>
     public bool Read(ulong address, Span<byte> data)

@@ -12,7 +12,7 @@ namespace Ring3.Kvm;
 /// either seen before the entry or followed by a kick. The same shape covers sleeping (Blocked against the condition) and acknowledging (ExitSequence against Waiters).
 /// </summary>
 /// <remarks>SAFETY: the block lies in a pinned array that lives as long as this object, so a late kick by a client that has disposed of its VM touches nothing else.</remarks>
-public sealed class VcpuRequests
+internal sealed class VcpuRequests
 {
     [StructLayout(LayoutKind.Explicit, Size = 192)]
     private struct Block

@@ -5,14 +5,16 @@ namespace Ring3.Kvm;
 /// <summary>Counters of one vCPU, with KVM's names (see Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD). Written by the vCPU's thread; a reader may see them one update late.</summary>
 public sealed class VcpuStats
 {
-    public ulong exits, io_exits, mmio_exits, signal_exits, irq_window_exits, nmi_window_exits, halt_exits, request_irq_exits, irq_exits, irq_injections, nmi_injections, hypercalls, insn_emulation, insn_emulation_fail;
-    public ulong halt_successful_poll, halt_attempted_poll, halt_poll_invalid, halt_wakeup, halt_poll_success_ns, halt_poll_fail_ns, halt_wait_ns;
-    public ulong tlb_flush, invlpg, req_event, directed_yield_attempted, directed_yield_successful, preemption_reported, guest_mode, notify_window_exits;
+    internal VcpuStats() { }
+
+    internal ulong exits, io_exits, mmio_exits, signal_exits, irq_window_exits, nmi_window_exits, halt_exits, request_irq_exits, irq_exits, irq_injections, nmi_injections, hypercalls, insn_emulation, insn_emulation_fail;
+    internal ulong halt_successful_poll, halt_attempted_poll, halt_poll_invalid, halt_wakeup, halt_poll_success_ns, halt_poll_fail_ns, halt_wait_ns;
+    internal ulong tlb_flush, invlpg, req_event, directed_yield_attempted, directed_yield_successful, preemption_reported, guest_mode, notify_window_exits;
     /// <summary>Flushes of a few ranges (not in tlb_flush); of tlb_flush, those because a root was loaded, and those that another vCPU of the guest asked for (KVM_VCPU_FLUSH_TLB).</summary>
-    public ulong tlb_flush_range, tlb_flush_root, tlb_flush_paravirt;
+    internal ulong tlb_flush_range, tlb_flush_root, tlb_flush_paravirt;
     /// <summary>Exits that KVM does not count apart.</summary>
-    public ulong cpuid_exits, msr_exits, user_exits, request_exits, pause_exits;
-    public readonly LogHistogram halt_poll_success_hist = new(), halt_poll_fail_hist = new(), halt_wait_hist = new();
+    internal ulong cpuid_exits, msr_exits, user_exits, request_exits, pause_exits;
+    internal readonly LogHistogram halt_poll_success_hist = new(), halt_poll_fail_hist = new(), halt_wait_hist = new();
 
     /// <summary>KVM's statistics of a vCPU, in KVM's order. Zero for what a software processor has not: shadow paging, nested guests, host state to reload.</summary>
     public static IReadOnlyList<StatDescriptor<Vcpu>> Descriptors { get; } =
@@ -43,7 +45,7 @@ public sealed class VcpuStats
     ];
 
     /// <summary>Counters of Ring3 beyond KVM's.</summary>
-    public static IReadOnlyList<StatDescriptor<Vcpu>> Own { get; } =
+    internal static IReadOnlyList<StatDescriptor<Vcpu>> Own { get; } =
     [
         Counter("tlb_flush_range", v => v.Stats.tlb_flush_range), Counter("tlb_flush_root", v => v.Stats.tlb_flush_root), Counter("tlb_flush_paravirt", v => v.Stats.tlb_flush_paravirt),
         Counter("cpuid_exits", v => v.Stats.cpuid_exits), Counter("msr_exits", v => v.Stats.msr_exits), Counter("user_exits", v => v.Stats.user_exits),

@@ -54,5 +54,5 @@ public sealed record VmOptions
     public bool CheckTlb { get; init; }
 
     /// <summary>Pages are aged by the Accessed bits that the processor sets. False: by taking their permissions, as KVM does with kvm_intel.eptad=N; for comparison, and for tests of that way.</summary>
-    public bool AccessedBits { get; init; } = true;
+    internal bool AccessedBits { get; init; } = true;
 }

@@ -8,17 +8,19 @@ namespace Ring3.Kvm;
 /// <summary>Counters of a VM, with KVM's names; those of <see cref="VcpuRequests"/> and the page gauges are filled when they are asked for.</summary>
 public sealed class VmStats
 {
+    internal VmStats() { }
+
     /// <summary>Flushes of all vCPUs' translations asked for, and those that met a running vCPU.</summary>
-    public long remote_tlb_flush_requests, remote_tlb_flush;
+    internal long remote_tlb_flush_requests, remote_tlb_flush;
     /// <summary>Of the flushes asked for: those of a few ranges; those that a vCPU did together with an earlier one. And flushes that were not needed: roots freed, entries removed that no processor caches.</summary>
-    public long remote_tlb_flush_ranges, tlb_flush_coalesced, tlb_flush_elided;
+    internal long remote_tlb_flush_ranges, tlb_flush_coalesced, tlb_flush_elided;
     /// <summary>Sums of <see cref="RequestCounters"/>: requests made, kicks sent, requests that needed neither kick nor wake-up, requests that waited, those that slept meanwhile, wake-ups.</summary>
-    public long requests, kicks, kicks_elided, request_waits, request_sleeps, wakeups;
+    internal long requests, kicks, kicks_elided, request_waits, request_sleeps, wakeups;
     /// <summary>Mapped pages by size; table pages in use; roots zapped; tables that are there because huge mappings may not be executed; huge mappings split for any reason.</summary>
-    public long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits, huge_splits;
+    internal long pages_4k, pages_2m, pages_1g, mmu_table_pages, mmu_roots_zapped, nx_lpage_splits, huge_splits;
 
     /// <summary>The working set when the gauges were last brought up to date; null without a resident limit.</summary>
-    public WorkingSet? WorkingSet { get; internal set; }
+    internal WorkingSet? WorkingSet { get; set; }
 
     /// <summary>What KVM_GET_STATS_FD shows: KVM's statistics, then Ring3's.</summary>
     public static IReadOnlyList<StatDescriptor<Vm>> All => s_all ??= [.. Descriptors, .. Own, .. WorkingSetStats.Descriptors];
@@ -27,7 +29,7 @@ public sealed class VmStats
 
     /// <summary>Roots zapped by policy (a VM has one); the worker's share of a processor in percent, processor time that it took for bulk work, times that it rested because the share was used up, slices that ended early; holds of mmu_lock that
     /// a zap gave up because somebody waited.</summary>
-    public long roots_zapped_inline, roots_zapped_sync, roots_zapped_worker, zap_share_percent, zap_worker_ns, zap_worker_pauses, zap_worker_yields, zap_lock_breaks;
+    internal long roots_zapped_inline, roots_zapped_sync, roots_zapped_worker, zap_share_percent, zap_worker_ns, zap_worker_pauses, zap_worker_yields, zap_lock_breaks;
 
     /// <summary><see cref="RequestCounters"/> of all vCPUs.</summary>
     internal RequestCounters Requests { get; private set; }
@@ -58,7 +60,7 @@ public sealed class VmStats
     }
 
     /// <summary>KVM's statistics of a VM, in KVM's order. Shadow paging's are zero: there is none. Read after <see cref="Vm.Stats"/> has brought the gauges up to date.</summary>
-    public static IReadOnlyList<StatDescriptor<Vm>> Descriptors { get; } =
+    internal static IReadOnlyList<StatDescriptor<Vm>> Descriptors { get; } =
     [
         Counter("remote_tlb_flush", v => (ulong)v.RawStats.remote_tlb_flush), Counter("remote_tlb_flush_requests", v => (ulong)v.RawStats.remote_tlb_flush_requests),
         Counter("mmu_shadow_zapped", _ => 0), Counter("mmu_pte_write", _ => 0), Counter("mmu_pde_zapped", _ => 0), Counter("mmu_flooded", _ => 0), Counter("mmu_recycled", _ => 0), Counter("mmu_cache_miss", _ => 0),
@@ -67,7 +69,7 @@ public sealed class VmStats
     ];
 
     /// <summary>Counters of Ring3 beyond KVM's.</summary>
-    public static IReadOnlyList<StatDescriptor<Vm>> Own { get; } =
+    internal static IReadOnlyList<StatDescriptor<Vm>> Own { get; } =
     [
         Counter("remote_tlb_flush_ranges", v => (ulong)v.RawStats.remote_tlb_flush_ranges), Counter("tlb_flush_coalesced", v => (ulong)v.RawStats.tlb_flush_coalesced),
         Counter("tlb_flush_elided", v => (ulong)v.RawStats.tlb_flush_elided),
