@@ -152,7 +152,8 @@ public sealed partial class Vcpu
     /// <summary>Sees each exception and interrupt that the guest is given, on the vCPU's thread; for traces. Set it while the vCPU is not running.</summary>
     public Action<DeliveredEvent>? EventObserver { set => Cpu.EventObserver = value; }
 
-    /// <summary>Makes the current or the next <see cref="Run"/> return -EINTR, once. Any thread. Unlike the signal that KVM needs, it cannot come too early.</summary>
+    /// <summary>Makes the current or the next <see cref="Run"/> return -EINTR, once. Any thread.
+    /// Unlike the signal that KVM needs, it cannot come too early.</summary>
     public void Kick() => Requests.Make(VcpuRequest.UserKick);
 
     /// <summary>Disconnects the vCPU. Its VM frees it.</summary>
