@@ -14,15 +14,16 @@ public static class Rflags
 /// <summary>CR0 bits. SPEC: SDM volume 3, "Control Registers".</summary>
 public static class Cr0
 {
-    public const ulong PE = 1 << 0, MP = 1 << 1, EM = 1 << 2, TS = 1 << 3, ET = 1 << 4, NE = 1 << 5, WP = 1 << 16, AM = 1 << 18, NW = 1 << 29, CD = 1 << 30, PG = 1UL << 31;
+    public const ulong PE = 1 << 0, MP = 1 << 1, EM = 1 << 2, TS = 1 << 3, ET = 1 << 4, NE = 1 << 5;
+    public const ulong WP = 1 << 16, AM = 1 << 18, NW = 1 << 29, CD = 1 << 30, PG = 1UL << 31;
 }
 
 /// <summary>CR4 bits. SPEC: SDM volume 3, "Control Registers".</summary>
 public static class Cr4
 {
-    public const ulong VME = 1 << 0, PVI = 1 << 1, TSD = 1 << 2, DE = 1 << 3, PSE = 1 << 4, PAE = 1 << 5, MCE = 1 << 6, PGE = 1 << 7, PCE = 1 << 8, OSFXSR = 1 << 9;
-    public const ulong OSXMMEXCPT = 1 << 10, UMIP = 1 << 11, LA57 = 1 << 12, VMXE = 1 << 13, SMXE = 1 << 14, FSGSBASE = 1 << 16, PCIDE = 1 << 17, OSXSAVE = 1 << 18;
-    public const ulong SMEP = 1 << 20, SMAP = 1 << 21, PKE = 1 << 22, CET = 1 << 23, PKS = 1 << 24;
+    public const ulong VME = 1 << 0, PVI = 1 << 1, TSD = 1 << 2, DE = 1 << 3, PSE = 1 << 4, PAE = 1 << 5, MCE = 1 << 6, PGE = 1 << 7, PCE = 1 << 8;
+    public const ulong OSFXSR = 1 << 9, OSXMMEXCPT = 1 << 10, UMIP = 1 << 11, LA57 = 1 << 12, VMXE = 1 << 13, SMXE = 1 << 14, FSGSBASE = 1 << 16;
+    public const ulong PCIDE = 1 << 17, OSXSAVE = 1 << 18, SMEP = 1 << 20, SMAP = 1 << 21, PKE = 1 << 22, CET = 1 << 23, PKS = 1 << 24;
 }
 
 /// <summary>IA32_EFER bits.</summary>
@@ -34,7 +35,8 @@ public static class Efer
 /// <summary>Exception vectors. SPEC: SDM volume 3, "Exception and Interrupt Reference".</summary>
 public static class Vector
 {
-    public const byte DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11, SS = 12, GP = 13, PF = 14, MF = 16, AC = 17, MC = 18, XM = 19;
+    public const byte DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8;
+    public const byte TS = 10, NP = 11, SS = 12, GP = 13, PF = 14, MF = 16, AC = 17, MC = 18, XM = 19;
 }
 
 /// <summary>Page-fault error-code bits. SPEC: SDM volume 3, "Page-Fault Exceptions".</summary>
@@ -62,14 +64,16 @@ public static class NestedPte
     public const ulong R = 1 << 0, W = 1 << 1, X = 1 << 2, RWX = R | W | X, MemType = 7 << 3, PS = 1 << 7, A = 1 << 8, D = 1 << 9;
     public const ulong Address = 0x000f_ffff_ffff_f000;
 
-    /// <summary>Writable but not readable: a misconfiguration by definition. The processor leaves with <c>NestedMisconfig</c>; KVM marks MMIO with it.</summary>
+    /// <summary>Writable but not readable: a misconfiguration by definition.
+    /// The processor leaves with <c>NestedMisconfig</c>; KVM marks MMIO with it.</summary>
     public const ulong MmioValue = W | X;
     public const ulong MmioMask = RWX;
 
     /// <summary>Leaf of a read-only slot (the bit is ignored by EPT): a write is an MMIO access to its address, not a nested fault.</summary>
     public const ulong WriteIsMmio = 1 << 10;
 
-    /// <summary>Leaf whose writes are logged (the bit is ignored by EPT): when the processor sets D, it appends the page to its dirty log. PML does so for every leaf; here the leaf says whether anybody wants to know.</summary>
+    /// <summary>Leaf whose writes are logged (the bit is ignored by EPT): when the processor sets D, it appends the page to its dirty log. PML does so for
+    /// every leaf; here the leaf says whether anybody wants to know.</summary>
     public const ulong LogDirty = 1UL << 56;
 }
 

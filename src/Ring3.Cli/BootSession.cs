@@ -18,14 +18,16 @@ internal static class BootSession
         bool interactive = stdio && options.Exec is null && Terminal.IsTerminal(Stdin);
         using FileStream? serialFile = stdio ? null : OpenSerialFile(options.Serial);
         using var machine = new Machine(options);
-        using var console = new OutputPump(stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle(), "ring3-com1", machine.Ended);
+        int com1 = stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle();
+        using var console = new OutputPump(com1, "ring3-com1", machine.Ended);
         using var output = new OutputPump(Stdout, "ring3-out", machine.Ended);
         using var error = new OutputPump(Stderr, "ring3-err", machine.Ended);
         bool showConsole = options.Exec is null || options.Verbose || !stdio;
         var tail = new TailSink(showConsole ? console : null);
 
         // Nobody can see what a guest without output does. Messages on standard error are not its output.
-        (OutputPump pump, string name) = options.Exec is not null ? (output, "standard output") : (console, stdio ? "standard output" : $"--serial {options.Serial}");
+        (OutputPump pump, string name) = options.Exec is not null ? (output, "standard output")
+            : (console, stdio ? "standard output" : $"--serial {options.Serial}");
         pump.Failed = () => machine.End(MachineEnd.Quit, ExitStatus.NoOutput);
         machine.AttachSerial(0, tail);
         if (options.Exec is not null)
@@ -40,7 +42,9 @@ internal static class BootSession
         using (var terminal = interactive ? RawTerminal.Enter(Stdin) : null)
         {
             using var signals = new EndOnSignal(machine);
-            using var input = stdio && options.Exec is null ? new InputPump(Stdin, machine, quitKey: interactive, endOfInput: options.Initrd.Count == 0 && options.Kernel is null) : null;
+            using var input = stdio && options.Exec is null
+                ? new InputPump(Stdin, machine, quitKey: interactive, endOfInput: options.Initrd.Count == 0 && options.Kernel is null)
+                : null;
             result = machine.Run();
             console.Dispose();
         }
@@ -59,7 +63,8 @@ internal static class BootSession
         return Status(result, options);
     }
 
-    /// <summary>Runs <paramref name="write"/>, which writes to standard error, but waits at most two seconds: whoever reads it may never read again, and the machine has ended.</summary>
+    /// <summary>Runs <paramref name="write"/>, which writes to standard error, but waits at most two seconds:
+    /// whoever reads it may never read again, and the machine has ended.</summary>
     private static void Tell(Action write)
     {
         ExceptionDispatchInfo? failure = null;
@@ -74,8 +79,8 @@ internal static class BootSession
     }
 
     /// <summary>
-    /// Reads or fetches the guest's files and loads them. The images, and what the loader unpacked, are garbage afterwards: a hundred megabytes that are given back before the guest
-    /// runs. Not inlined, so that no reference outlives the call.
+    /// Reads or fetches the guest's files and loads them. The images, and what the loader unpacked, are garbage afterwards: a hundred megabytes that are given
+    /// back before the guest runs. Not inlined, so that no reference outlives the call.
     /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void LoadFiles(Machine machine, BootOptions options, bool interactive)
@@ -84,7 +89,8 @@ internal static class BootSession
         GuestPlan plan = GuestPlan.Prepare(options, new GuestCache(Errors.Line), new HostTerminal(interactive, rows, columns));
         machine.Load(plan);
         if (options.Verbose)
-            Errors.Line($"{plan.KernelName}: {machine.EntryProtocol}; {options.Cpus} processors, {options.MemoryBytes >> 20} MiB; command line: {plan.Request.CommandLine}");
+            Errors.Line($"{plan.KernelName}: {machine.EntryProtocol}; {options.Cpus} processors, {options.MemoryBytes >> 20} MiB;"
+                + $" command line: {plan.Request.CommandLine}");
     }
 
     private static void Load(Machine machine, BootOptions options, bool interactive)
@@ -130,7 +136,10 @@ internal static class BootSession
     private static FileStream OpenSerialFile(string path)
     {
         try { return new FileStream(path, FileMode.Create, FileAccess.Write, FileShare.ReadWrite, 1); }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException) { throw new BootException(ExitStatus.NoInput, $"cannot open --serial {path}: {e.Message}"); }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
+        {
+            throw new BootException(ExitStatus.NoInput, $"cannot open --serial {path}: {e.Message}");
+        }
     }
 
     /// <summary>SIGINT, SIGTERM and SIGHUP end the machine; the process then exits with 128 + signal on its ordinary path, terminal restored.</summary>

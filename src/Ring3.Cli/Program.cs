@@ -10,7 +10,8 @@ RootCommand root = CommandTree.Build();
 ParseResult parsed = root.Parse(args);
 if (parsed.Errors.Count > 0 && parsed.Action is System.CommandLine.Invocation.ParseErrorAction)
 {
-    Errors.Line($"{parsed.Errors[0].Message} (see 'ring3 {(parsed.CommandResult.Command is RootCommand ? "" : parsed.CommandResult.Command.Name + " ")}--help')");
+    Command command = parsed.CommandResult.Command;
+    Errors.Line($"{parsed.Errors[0].Message} (see 'ring3 {(command is RootCommand ? "" : command.Name + " ")}--help')");
     return ExitStatus.Usage;
 }
 

@@ -4,8 +4,8 @@ using Ring3.Host;
 namespace Ring3.Cli;
 
 /// <summary>
-/// The user's terminal in raw mode. Restored by Dispose, at process exit, on an unhandled exception, and — when the process is killed or crashes natively — by a small shell that
-/// waits for the end of a pipe which only this process holds open.
+/// The user's terminal in raw mode. Restored by Dispose, at process exit, on an unhandled exception, and — when the process is killed or crashes natively — by
+/// a small shell that waits for the end of a pipe which only this process holds open.
 /// </summary>
 internal sealed class RawTerminal : IDisposable
 {
@@ -57,7 +57,8 @@ internal sealed class RawTerminal : IDisposable
     /// <summary>Remembers the terminal's settings, and puts them back if its input ends without the word "done".</summary>
     private static Process? StartGuard()
     {
-        const string Script = "trap '' TTOU TTIN INT QUIT TSTP TERM HUP; s=$(stty -g <&2) || exit 0; echo ready; read -r word; [ \"$word\" = done ] || stty \"$s\" <&2";
+        const string Script = "trap '' TTOU TTIN INT QUIT TSTP TERM HUP; s=$(stty -g <&2) || exit 0; echo ready;"
+            + " read -r word; [ \"$word\" = done ] || stty \"$s\" <&2";
         try
         {
             var start = new ProcessStartInfo("/bin/sh", ["-c", Script]) { RedirectStandardInput = true, RedirectStandardOutput = true };

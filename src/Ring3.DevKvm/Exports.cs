@@ -10,7 +10,7 @@ namespace Ring3.DevKvm;
 /// No exception crosses into C: what escapes the front door is an invariant that broke, reported as EIO.
 /// SAFETY: the interposer passes valid pointers of its own; client addresses are numbers that only the checked copy routine follows.
 /// </remarks>
-public static class Exports
+internal static class Exports
 {
     /// <summary>struct r3_host.</summary>
     public struct HostCalls

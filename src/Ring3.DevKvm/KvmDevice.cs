@@ -108,7 +108,7 @@ public static class KvmDevice
     public static void InvalidateEnd(ulong lo, ulong hi) => ClientMemory.InvalidateEnd(lo, hi);
 
     /// <summary>Whether any byte of [lo, hi) belongs to a memory slot.</summary>
-    public static bool IsClientMemory(ulong lo, ulong hi) => ClientMemory.Contains(lo, hi);
+    internal static bool IsClientMemory(ulong lo, ulong hi) => ClientMemory.Contains(lo, hi);
 
     /// <summary>Two 64-bit words, [lo, hi): an interval that contains the client memory of all slots of all VMs; lo >= hi when there is none. Read by the
     /// interposer without a call.</summary>
@@ -118,7 +118,7 @@ public static class KvmDevice
     public static void ProcessEnds() => Tracer.ProcessEnds();
 
     /// <summary>What broke the VM of an object, or null: since then its calls give -EIO.</summary>
-    public static string? BugMessage(ulong handle) => ObjectTable.Find(handle) switch
+    internal static string? BugMessage(ulong handle) => ObjectTable.Find(handle) switch
     {
         VmObject v => v.Vm.BugMessage,
         VcpuObject v => v.Vcpu.Vm.BugMessage,
@@ -126,5 +126,5 @@ public static class KvmDevice
     };
 
     /// <summary>Objects that exist: the client's open descriptors without duplicates.</summary>
-    public static int OpenObjects => ObjectTable.Count;
+    internal static int OpenObjects => ObjectTable.Count;
 }

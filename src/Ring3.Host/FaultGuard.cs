@@ -6,22 +6,25 @@ namespace Ring3.Host;
 /// <summary>What a registered range of emitted code does when a guest access in it faults.</summary>
 public enum ThunkKind
 {
-    /// <summary>A leaf without a stack frame, called from managed code directly or through the trampoline: it is left, and its caller meets a null reference.</summary>
+    /// <summary>A leaf without a stack frame, called from managed code directly or through the trampoline:
+    /// it is left, and its caller meets a null reference.</summary>
     Leaf = 1,
     /// <summary>
-    /// Code in which every guest access is directly behind <c>jne rel32; add rax, [rsi+rcx+disp8]</c>: it continues at the target of that jump; or directly behind
-    /// <c>nop [rax+rax+disp32]</c>: it continues that far from the access.
+    /// Code in which every guest access is directly behind <c>jne rel32; add rax, [rsi+rcx+disp8]</c>: it continues at the target of that jump; or directly
+    /// behind <c>nop [rax+rax+disp32]</c>: it continues that far from the access.
     /// </summary>
     Run = 2,
 }
 
 /// <summary>
-/// The process's first handler of SIGSEGV and SIGBUS: machine code in front of the .NET runtime's handler. A fault in a registered routine continues at the routine's fix-up; a fault of a thread that is
-/// inside the guest on registered guest memory becomes a <see cref="NullReferenceException"/> at the access; a write to paged memory that is being written to its store waits; everything else reaches the handler that was there before, unchanged.
+/// The process's first handler of SIGSEGV and SIGBUS: machine code in front of the .NET runtime's handler. A fault in a registered routine continues at the
+/// routine's fix-up; a fault of a thread that is inside the guest on registered guest memory becomes a <see cref="NullReferenceException"/> at the access; a
+/// write to paged memory that is being written to its store waits; everything else reaches the handler that was there before, unchanged.
 /// </summary>
 /// <remarks>
 /// Installed by the first use, with the system call itself, so that neither the C library nor an interposer of sigaction takes part. It is never removed.
-/// SAFETY: the table of routines only grows; an entry's begin is stored last, and the handler stops at the first zero begin. All that the handler reads is unmanaged and never freed.
+/// SAFETY: the table of routines only grows; an entry's begin is stored last, and the handler stops at the first zero begin.
+/// All that the handler reads is unmanaged and never freed.
 /// </remarks>
 public static partial class FaultGuard
 {
@@ -33,7 +36,8 @@ public static partial class FaultGuard
     private static readonly ExecutableMemory s_code = new(8192);
     private static readonly unsafe FaultControl* s_control = (FaultControl*)HostMemory.Map(4096);
     private static readonly nint s_failed = s_code.Add(AccessorCode.Failed());
-    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_threadPointer = (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(FaultHandlerCode.ThreadPointer());
+    private static readonly unsafe delegate* unmanaged[SuppressGCTransition]<ulong> s_threadPointer =
+        (delegate* unmanaged[SuppressGCTransition]<ulong>)s_code.Add(FaultHandlerCode.ThreadPointer());
     private static int s_count;
 
     static FaultGuard() => Install();

@@ -6,8 +6,9 @@ namespace Ring3.Host;
 
 /// <summary>Machine code of the process's handler of SIGSEGV and SIGBUS: <see cref="FaultGuard"/>.</summary>
 /// <remarks>
-/// The handler calls nothing and has no stack frame. RCX has the control block throughout; R9 goes through its tables, R11 has the thread's record. What it does not know goes to the previous action with the registers and the stack as they came, so that a previous handler cannot tell the
-/// difference: RDI, RSI and RDX change only where the signal is this handler's, or was made one of the runtime's.
+/// The handler calls nothing and has no stack frame. RCX has the control block throughout; R9 goes through its tables, R11 has the thread's record. What it
+/// does not know goes to the previous action with the registers and the stack as they came, so that a previous handler cannot tell the difference: RDI, RSI and
+/// RDX change only where the signal is this handler's, or was made one of the runtime's.
 /// SAFETY: addresses of members are taken, as offsets, of the tables that the handler will read; nothing is read through them here.
 /// </remarks>
 internal sealed unsafe class FaultHandlerCode(FaultControl* control)
@@ -92,7 +93,8 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
         a.ret();
     }
 
-    /// <summary>RAX = RIP of the fault. In a registered routine it goes on at the fix-up; in emitted code R10 becomes 1 for a leaf. No routine ends the table with a begin of 0.</summary>
+    /// <summary>RAX = RIP of the fault. In a registered routine it goes on at the fix-up; in emitted code R10 becomes 1 for a leaf.
+    /// No routine ends the table with a begin of 0.</summary>
     private unsafe void FixUpRoutine(Assembler a)
     {
         Label next = a.CreateLabel(), skip = a.CreateLabel(), resume = a.CreateLabel(), jump = a.CreateLabel();
@@ -111,7 +113,8 @@ internal sealed unsafe class FaultHandlerCode(FaultControl* control)
         a.ja(resume);
         a.mov(r10d, 1);
         a.jb(_guest);
-        // A run: the jump to this instruction's exit is in front of it, or a NOP that names it. The ADD of the former cannot be taken for the end of the latter's opcode.
+        // A run: the jump to this instruction's exit is in front of it, or a NOP that names it.
+        // The ADD of the former cannot be taken for the end of the latter's opcode.
         a.cmp(__dword_ptr[rax - NopBytes], NopOpcode);
         a.jne(jump);
         a.movsxd(r8, __dword_ptr[rax - 4]);

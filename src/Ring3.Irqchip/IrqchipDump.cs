@@ -25,8 +25,10 @@ public static class IrqchipDump
 
     private static void DumpLapic(Lapic apic, TextWriter to)
     {
-        to.WriteLine($"lapic {apic.Index}: id={apic.Id} mode={apic.Mode} base=0x{apic.Base:x} svr=0x{apic.ReadRegister(ApicRegister.SVR):x} tpr=0x{apic.Tpr:x} ppr=0x{apic.Ppr:x} ldr=0x{apic.ReadRegister(ApicRegister.LDR):x}"
-            + $" irr={Vectors(apic, ApicRegister.IRR)} isr={Vectors(apic, ApicRegister.ISR)} lvtt=0x{apic.ReadRegister(ApicRegister.LVT_TIMER):x} lint0=0x{apic.ReadRegister(ApicRegister.LVT_LINT0):x}"
+        to.WriteLine($"lapic {apic.Index}: id={apic.Id} mode={apic.Mode} base=0x{apic.Base:x} svr=0x{apic.ReadRegister(ApicRegister.SVR):x}"
+            + $" tpr=0x{apic.Tpr:x} ppr=0x{apic.Ppr:x} ldr=0x{apic.ReadRegister(ApicRegister.LDR):x}"
+            + $" irr={Vectors(apic, ApicRegister.IRR)} isr={Vectors(apic, ApicRegister.ISR)}"
+            + $" lvtt=0x{apic.ReadRegister(ApicRegister.LVT_TIMER):x} lint0=0x{apic.ReadRegister(ApicRegister.LVT_LINT0):x}"
             + $" tmict={apic.ReadRegister(ApicRegister.TMICT)} deadline={(apic.TimerDeadlineNs == long.MaxValue ? "none" : apic.TimerDeadlineNs)}");
     }
 
@@ -45,10 +47,13 @@ public static class IrqchipDump
         for (int pin = 0; pin < Ioapic.PinCount; pin++)
         {
             var entry = new RedirectionEntry { Value = ioapic.Entry(pin) };
-            if (entry.Masked && (pending >> pin & 1) == 0)
+            bool isPending = (pending >> pin & 1) != 0;
+            if (entry.Masked && !isPending)
                 continue;
-            to.WriteLine($"ioapic pin {pin}: vector=0x{entry.Vector:x2} {entry.Mode} {(entry.Level ? "level" : "edge")}{(entry.Masked ? " masked" : "")}{(entry.RemoteIrr ? " remote-irr" : "")}"
-                + $"{((pending >> pin & 1) != 0 ? " pending" : "")} dest=0x{entry.ToMessage(false).Dest:x} {(entry.ToMessage(false).Logical ? "logical" : "physical")}");
+            var message = entry.ToMessage(false);
+            to.WriteLine($"ioapic pin {pin}: vector=0x{entry.Vector:x2} {entry.Mode} {(entry.Level ? "level" : "edge")}"
+                + $"{(entry.Masked ? " masked" : "")}{(entry.RemoteIrr ? " remote-irr" : "")}{(isPending ? " pending" : "")}"
+                + $" dest=0x{message.Dest:x} {(message.Logical ? "logical" : "physical")}");
         }
     }
 

@@ -22,10 +22,10 @@ public static class KvmSystem
     public static ReadOnlySpan<kvm_cpuid_entry2> SupportedHvCpuid => HypervCpuid.Entries;
 
     /// <summary>KVM_GET_MSR_INDEX_LIST.</summary>
-    public static ReadOnlySpan<uint> MsrIndexList => MsrIndexListOf(ProcessorModel.Host);
+    internal static ReadOnlySpan<uint> MsrIndexList => MsrIndexListOf(ProcessorModel.Host);
 
     /// <summary>KVM_GET_MSR_FEATURE_INDEX_LIST.</summary>
-    public static ReadOnlySpan<uint> MsrFeatureIndexList => MsrFeatureIndexListOf(ProcessorModel.Host);
+    internal static ReadOnlySpan<uint> MsrFeatureIndexList => MsrFeatureIndexListOf(ProcessorModel.Host);
 
     /// <summary><see cref="MsrIndexList"/> of another processor than the host's.</summary>
     public static ReadOnlySpan<uint> MsrIndexListOf(ProcessorModel model) => MsrTable.Listed(model);
@@ -34,7 +34,8 @@ public static class KvmSystem
     public static ReadOnlySpan<uint> MsrFeatureIndexListOf(ProcessorModel model) => MsrTable.Features(model);
 
     /// <summary>KVM_GET_MSRS on /dev/kvm: what the host offers to guests. False for a register that is not in <see cref="MsrFeatureIndexList"/>.</summary>
-    public static bool TryGetFeatureMsr(uint msr, out ulong value, ProcessorModel? model = null) => MsrTable.TryGetFeature(model ?? ProcessorModel.Host, msr, out value);
+    public static bool TryGetFeatureMsr(uint msr, out ulong value, ProcessorModel? model = null) =>
+        MsrTable.TryGetFeature(model ?? ProcessorModel.Host, msr, out value);
 
     /// <summary>KVM_X86_GET_MCE_CAP_SUPPORTED.</summary>
     public const ulong MceCapability = MachineCheckMsrs.SupportedCapability;

@@ -16,13 +16,17 @@ public sealed record StatDescriptor<T>(string Name, uint Flags, short Exponent, 
     internal static StatDescriptor<T> Counter(string name, Func<T, ulong> read) => new(name, KvmApi.KVM_STATS_TYPE_CUMULATIVE, 0, 1, (o, _) => read(o));
     internal static StatDescriptor<T> Instant(string name, Func<T, ulong> read) => new(name, KvmApi.KVM_STATS_TYPE_INSTANT, 0, 1, (o, _) => read(o));
     internal static StatDescriptor<T> Peak(string name, Func<T, ulong> read) => new(name, KvmApi.KVM_STATS_TYPE_PEAK, 0, 1, (o, _) => read(o));
-    internal static StatDescriptor<T> Boolean(string name, Func<T, bool> read) => new(name, KvmApi.KVM_STATS_TYPE_INSTANT | KvmApi.KVM_STATS_UNIT_BOOLEAN, 0, 1, (o, _) => read(o) ? 1ul : 0);
-    internal static StatDescriptor<T> Nanoseconds(string name, Func<T, ulong> read) => new(name, KvmApi.KVM_STATS_TYPE_CUMULATIVE | Seconds, -9, 1, (o, _) => read(o));
-    internal static StatDescriptor<T> LogHistogram(string name, Func<T, LogHistogram> read) => new(name, KvmApi.KVM_STATS_TYPE_LOG_HIST | Seconds, -9, Kvm.LogHistogram.Buckets, (o, i) => read(o)[i]);
+    internal static StatDescriptor<T> Boolean(string name, Func<T, bool> read) =>
+        new(name, KvmApi.KVM_STATS_TYPE_INSTANT | KvmApi.KVM_STATS_UNIT_BOOLEAN, 0, 1, (o, _) => read(o) ? 1ul : 0);
+    internal static StatDescriptor<T> Nanoseconds(string name, Func<T, ulong> read) =>
+        new(name, KvmApi.KVM_STATS_TYPE_CUMULATIVE | Seconds, -9, 1, (o, _) => read(o));
+    internal static StatDescriptor<T> LogHistogram(string name, Func<T, LogHistogram> read) =>
+        new(name, KvmApi.KVM_STATS_TYPE_LOG_HIST | Seconds, -9, Kvm.LogHistogram.Buckets, (o, i) => read(o)[i]);
 }
 
-/// <summary>Counts values by their number of significant bits: bucket 0 has the zeros, bucket n the values from 2^(n-1), the last also all above. One writer.</summary>
-public sealed class LogHistogram
+/// <summary>Counts values by their number of significant bits: bucket 0 has the zeros, bucket n the values from 2^(n-1), the last also all above.
+/// One writer.</summary>
+internal sealed class LogHistogram
 {
     /// <summary>KVM's HALT_POLL_HIST_COUNT.</summary>
     public const int Buckets = 32;

@@ -24,10 +24,11 @@ namespace Ring3.Mmu;
 /// bit  57     HW  software   host-writable: the slot allows writes
 /// bit  58     MW  software   MMU-writable: W may be set again without mmu_lock (see TdpMmu.FastPageFault)
 /// </code>
-/// MMIO entry: bits 0-2 = <see cref="NestedPte.MmioValue"/> (a misconfiguration for the processor, which leaves with an MMIO exit), P = 0, bits 3-10 and 52-62 = low and high part of the slots' generation at
-/// installation, bits 12-51 = gfn.
+/// MMIO entry: bits 0-2 = <see cref="NestedPte.MmioValue"/> (a misconfiguration for the processor, which leaves with an MMIO exit), P = 0, bits 3-10 and 52-62
+/// = low and high part of the slots' generation at installation, bits 12-51 = gfn.
 /// Frozen entry: <see cref="Frozen"/>: not present for everybody; only the thread that wrote it may replace it.
-/// INVARIANT: W implies HW, MW and P. MW implies HW. A leaf has either HW or WM. A leaf of level 1 has no PS. A present leaf without R, W and X is old: it has no A, and R is given back by the next access. Every other value without R, W and X bits that is not <see cref="Frozen"/> is 0.
+/// INVARIANT: W implies HW, MW and P. MW implies HW. A leaf has either HW or WM. A leaf of level 1 has no PS. A present leaf without R, W and X is old: it has
+/// no A, and R is given back by the next access. Every other value without R, W and X bits that is not <see cref="Frozen"/> is 0.
 /// </remarks>
 public static class Spte
 {
@@ -95,7 +96,8 @@ public static class Spte
         return spte;
     }
 
-    /// <summary>A leaf without permissions and without A, from which <see cref="RestoreAccess"/> makes a readable one. W is not kept: a write has to ask for it again.</summary>
+    /// <summary>A leaf without permissions and without A, from which <see cref="RestoreAccess"/> makes a readable one.
+    /// W is not kept: a write has to ask for it again.</summary>
     public static ulong MakeAged(ulong leaf) => leaf & ~(RWX | A) | (leaf & X) << SavedXShift;
 
     /// <summary>The leaf with the permissions that <see cref="MakeAged"/> has taken, W excepted; any other leaf unchanged.</summary>
@@ -113,8 +115,9 @@ public static class Spte
         => spte >> MmioGenLowShift & ((1UL << MmioGenLowBits) - 1) | (spte >> MmioGenHighShift & ((1UL << MmioGenHighBits) - 1)) << MmioGenLowBits;
 
     /// <summary>
-    /// What a leaf has to be for the next write to its page to be seen. By D bits: a 4 KiB leaf is clean, and logs if asked to; a larger one, whose D would stand for 512 pages, is write-protected, and the write splits it.
-    /// Otherwise write-protected. What the processor has cached of the old value must be flushed if <see cref="MayBeWrittenUnseen"/>.
+    /// What a leaf has to be for the next write to its page to be seen. By D bits: a 4 KiB leaf is clean, and logs if asked to; a larger one, whose D would
+    /// stand for 512 pages, is write-protected, and the write splits it. Otherwise write-protected. What the processor has cached of the old value must be
+    /// flushed if <see cref="MayBeWrittenUnseen"/>.
     /// </summary>
     public static ulong MakeTracked(ulong spte, int level, DirtyTracking tracking) => tracking switch
     {
@@ -124,11 +127,13 @@ public static class Spte
         _ => (spte | LogDirty) & ~D,
     };
 
-    /// <summary>Whether a processor may have the leaf cached as one that it can write without looking: <paramref name="oldSpte"/> was writable and <paramref name="newSpte"/> is not, or was dirty.</summary>
+    /// <summary>Whether a processor may have the leaf cached as one that it can write without looking: <paramref name="oldSpte"/> was writable and
+    /// <paramref name="newSpte"/> is not, or was dirty.</summary>
     public static bool MayBeWrittenUnseen(ulong oldSpte, ulong newSpte) => (oldSpte & W) != 0 && ((oldSpte & ~newSpte & (W | D)) != 0);
 
     /// <summary>Leaf one level down that maps part <paramref name="index"/> of a huge leaf with the same rights and state.</summary>
-    /// <param name="logged">Slot of the mapping if it is dirty-logged: a child of 4 KiB tracked by D bits is writable even if the huge leaf was protected.</param>
+    /// <param name="logged">Slot of the mapping if it is dirty-logged: a child of 4 KiB tracked by D bits
+    /// is writable even if the huge leaf was protected.</param>
     public static ulong MakeSplitChild(ulong hugeSpte, int hugeLevel, int index, Memslot? logged = null)
     {
         int childLevel = hugeLevel - 1;
@@ -162,7 +167,8 @@ public static class Spte
             return spte == 0 || IsFrozen(spte) || IsMmio(spte) && level == PgLevel.Level4K;
         if (!IsLeaf(spte, level))
             return (spte & RWX) == RWX && (spte & PS) == 0 && level > PgLevel.Level4K;
-        if ((spte & R) == 0 && (spte & (RWX | A)) != 0 || (spte & W) != 0 && (spte & MmuWritable) == 0 || (spte & MmuWritable) != 0 && (spte & HostWritable) == 0)
+        if ((spte & R) == 0 && (spte & (RWX | A)) != 0 || (spte & W) != 0 && (spte & MmuWritable) == 0
+            || (spte & MmuWritable) != 0 && (spte & HostWritable) == 0)
             return false;
         if ((spte & WriteIsMmio) != 0 == ((spte & HostWritable) != 0))
             return false;
@@ -181,6 +187,7 @@ public static class Spte
             return $"mmio gen {MmioGeneration(spte)}";
         if (IsTable(spte, level))
             return $"table 0x{Address(spte):x}";
-        return $"leaf 0x{Address(spte):x} {((spte & R) != 0 ? 'r' : '-')}{((spte & W) != 0 ? 'w' : '-')}{((spte & X) != 0 ? 'x' : '-')}{((spte & A) != 0 ? 'a' : '-')}{((spte & D) != 0 ? 'd' : '-')}";
+        return $"leaf 0x{Address(spte):x} {((spte & R) != 0 ? 'r' : '-')}{((spte & W) != 0 ? 'w' : '-')}{((spte & X) != 0 ? 'x' : '-')}"
+            + $"{((spte & A) != 0 ? 'a' : '-')}{((spte & D) != 0 ? 'd' : '-')}";
     }
 }

@@ -3,8 +3,8 @@ using Ring3.Host;
 namespace Ring3.Reclaim;
 
 /// <summary>
-/// The generations of a VM's resident pages, as in the multi-generational LRU: numbered upwards, the youngest has the pages that were used since the last aging pass, and pages are evicted from the oldest. Members that advance or
-/// retire are for the holder of the reclaim lock.
+/// The generations of a VM's resident pages, as in the multi-generational LRU: numbered upwards, the youngest has the pages that were used since the last aging
+/// pass, and pages are evicted from the oldest. Members that advance or retire are for the holder of the reclaim lock.
 /// </summary>
 internal sealed class Generations
 {

@@ -13,7 +13,8 @@ internal sealed class PagedRange(HvaRange memory)
     public HvaRange Memory { get; } = memory;
 
     /// <summary>
-    /// Label of each page's generation, see <see cref="Generations.LabelOf"/>; 0 or <see cref="Generations.Out"/>: not resident. Changed by atomic exchanges; whoever changes one moves the counts.
+    /// Label of each page's generation, see <see cref="Generations.LabelOf"/>; 0 or <see cref="Generations.Out"/>: not resident. Changed by atomic exchanges;
+    /// whoever changes one moves the counts.
     /// </summary>
     public byte[] Labels { get; } = new byte[memory.Bytes >> Page.Shift];
 

@@ -1,8 +1,9 @@
 namespace Ring3.Reclaim;
 
 /// <summary>
-/// Learns from pages that came back soon after their eviction. A page's tier is how often that has happened, up to 3. When the pages of a tier come back more often than those of tier 0, they are passed over once at
-/// eviction and stay a generation longer. Counts are halved at each aging pass, so that the judgement follows the guest.
+/// Learns from pages that came back soon after their eviction. A page's tier is how often that has happened, up to 3. When the pages of a tier come back more
+/// often than those of tier 0, they are passed over once at eviction and stay a generation longer.
+/// Counts are halved at each aging pass, so that the judgement follows the guest.
 /// </summary>
 /// <remarks>BENIGN-RACE: shadows and counts are updated without atomics; a lost update is a slightly different judgement.</remarks>
 internal sealed class RefaultFeedback

@@ -10,7 +10,8 @@ public sealed partial class ResidentLimit
 {
     private const int BlockWords = PagedRange.BlockPages / 64;
 
-    /// <summary>One aging pass now: opens a new generation and moves into it every page that has been used since the last pass. Any thread; not under a lock of the VM.</summary>
+    /// <summary>One aging pass now: opens a new generation and moves into it every page that has been used since the last pass.
+    /// Any thread; not under a lock of the VM.</summary>
     public void Age()
     {
         using var _ = _lock.Enter();
@@ -116,7 +117,8 @@ public sealed partial class ResidentLimit
         _generations.RetireOldest();
     }
 
-    /// <summary>Asks the kernel which pages are resident: someone may have touched memory without telling (a system call, a pointer of the client's), and the host may have taken pages away.</summary>
+    /// <summary>Asks the kernel which pages are resident: someone may have touched memory without telling (a system call, a pointer of the client's), and the
+    /// host may have taken pages away.</summary>
     private void Resync(PagedRange range)
     {
         _lock.AssertHeld();
@@ -139,7 +141,8 @@ public sealed partial class ResidentLimit
                         Count(range, first + i);
                 }
                 // Dropped although it had been marked as in again meanwhile, or taken by the host.
-                else if (!present && Generations.IsResident(old) && _generations.TryMove(ref range.Labels[first + i], old, range.Shadows[first + i] != 0 ? Generations.Out : (byte)0))
+                else if (!present && Generations.IsResident(old)
+                    && _generations.TryMove(ref range.Labels[first + i], old, range.Shadows[first + i] != 0 ? Generations.Out : (byte)0))
                     Interlocked.Decrement(ref _resident);
             }
         }

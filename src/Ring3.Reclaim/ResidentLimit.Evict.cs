@@ -16,7 +16,8 @@ public sealed partial class ResidentLimit
     private int _rangeCursor, _pageCursor;
     private long _pauseUntilNs;
 
-    /// <summary>Evicts until no more than so many bytes are resident, or nothing more can be. Any thread; not under a lock of the VM, and not on a vCPU's thread while it is in the guest.</summary>
+    /// <summary>Evicts until no more than so many bytes are resident, or nothing more can be. Any thread; not under a lock of the VM, and not on a vCPU's
+    /// thread while it is in the guest.</summary>
     /// <returns>Whether it got there.</returns>
     public bool EvictTo(ulong bytes)
     {
@@ -171,8 +172,9 @@ public sealed partial class ResidentLimit
     }
 
     /// <summary>
-    /// Start of the invalidation: translations and caches are gone, processors have left. Then the pages are marked as out, before they are: whoever touches one in between, or afterwards, marks it as in again. Then they are written and
-    /// dropped, while writers wait. End of the invalidation: faults that met it start again.
+    /// Start of the invalidation: translations and caches are gone, processors have left. Then the pages are marked as out, before they are: whoever touches
+    /// one in between, or afterwards, marks it as in again. Then they are written and dropped, while writers wait.
+    /// End of the invalidation: faults that met it start again.
     /// </summary>
     private void EvictPages(PagedRange range, int first, ReadOnlySpan<ulong> pages, Span<ulong> evicted)
     {
@@ -214,7 +216,8 @@ public sealed partial class ResidentLimit
         _failures++;
         _pauseUntilNs = HostClock.MonotonicNs() + FailurePauseNs;
         if (Interlocked.Exchange(ref _warned, 1) == 0)
-            _options.Warning?.Invoke($"cannot write guest memory to {_store!.Directory}: {Marshal.GetPInvokeErrorMessage(_store.LastError)}; the resident limit is exceeded");
+            _options.Warning?.Invoke($"cannot write guest memory to {_store!.Directory}: {Marshal.GetPInvokeErrorMessage(_store.LastError)};"
+                + " the resident limit is exceeded");
     }
 
     /// <summary>The host ranges of runs of set bits.</summary>

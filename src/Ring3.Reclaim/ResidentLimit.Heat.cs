@@ -8,7 +8,8 @@ public sealed partial class ResidentLimit
     /// <summary>In <see cref="ReadAges"/>: the page is in the store; the page has not been used yet.</summary>
     public const byte Evicted = 254, Untouched = 255;
 
-    /// <summary>For each page from a host address on: how many generations ago it was used (0 = youngest), <see cref="Evicted"/> or <see cref="Untouched"/>. A snapshot page by page. False: not memory that is limited here.</summary>
+    /// <summary>For each page from a host address on: how many generations ago it was used (0 = youngest), <see cref="Evicted"/> or <see cref="Untouched"/>. A
+    /// snapshot page by page. False: not memory that is limited here.</summary>
     public bool ReadAges(ulong hva, Span<byte> ages)
     {
         if (!TryFind(hva, out PagedRange? range) || (ulong)ages.Length > (range.Memory.End - hva) >> Page.Shift)
@@ -25,7 +26,8 @@ public sealed partial class ResidentLimit
     }
 
     /// <summary>
-    /// Counts what has been made resident without telling, by a loader's pointers for example, and evicts what is too much; the peak is counted from here. Any thread; not under a lock of the VM.
+    /// Counts what has been made resident without telling, by a loader's pointers for example, and evicts what is too much; the peak is counted from here. Any
+    /// thread; not under a lock of the VM.
     /// </summary>
     public void CatchUp()
     {

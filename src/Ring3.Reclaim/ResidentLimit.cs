@@ -7,12 +7,14 @@ using Ring3.Sync;
 namespace Ring3.Reclaim;
 
 /// <summary>
-/// Keeps a VM's memory inside a resident limit. Pages carry generations, which aging passes over the Accessed bits keep up to date; a thread evicts the oldest to a file before the limit is reached, and a processor that faults at the limit makes
-/// room first. Whoever touches an evicted page, guest or host, gets it back from the kernel. See docs/reclaim.md.
+/// Keeps a VM's memory inside a resident limit. Pages carry generations, which aging passes over the Accessed bits keep up to date; a thread evicts the oldest
+/// to a file before the limit is reached, and a processor that faults at the limit makes room first. Whoever touches an evicted page, guest or host, gets it
+/// back from the kernel. See docs/reclaim.md.
 /// </summary>
 /// <remarks>
 /// Lock order: the reclaim lock is outside mmu_lock and RCU, and inside nothing: it is not taken under any lock of the VM, nor in an RCU section.
-/// The limit is on resident pages of the given memory. Faults of processors are held back exactly; a copy into guest memory by a device is counted at once but not held back, and the thread makes up for it.
+/// The limit is on resident pages of the given memory. Faults of processors are held back exactly; a copy into guest memory by a device is counted at once but
+/// not held back, and the thread makes up for it.
 /// </remarks>
 public sealed partial class ResidentLimit : IResidency
 {
@@ -40,7 +42,8 @@ public sealed partial class ResidentLimit : IResidency
 
     /// <summary>Starts to limit a VM's memory, or to watch it. The VM has no other limit.</summary>
     /// <param name="host">The VM, which may be running.</param>
-    /// <param name="memory">Anonymous, page-aligned host memory behind the guest, which stays mapped until the VM is disposed of. It becomes a mapping of the store's file with the same contents.</param>
+    /// <param name="memory">Anonymous, page-aligned host memory behind the guest, which stays mapped until the VM is disposed of. It becomes a mapping of the
+    /// store's file with the same contents.</param>
     /// <param name="bytes">The limit; <see cref="ulong.MaxValue"/>: watch only, without a store.</param>
     /// <exception cref="ArgumentOutOfRangeException">The limit is below <see cref="MinBytes"/>, or an interval is not positive.</exception>
     /// <exception cref="IOException">The store cannot be made.</exception>
@@ -50,7 +53,9 @@ public sealed partial class ResidentLimit : IResidency
         options ??= new();
         CheckBytes(host, bytes);
         ArgumentOutOfRangeException.ThrowIfLessThan(options.AgingIntervalMs, 1, nameof(options));
-        PageStore? store = bytes == ulong.MaxValue ? null : options.Directory is null ? PageStore.CreateInDefaultDirectory() : PageStore.Create(options.Directory);
+        PageStore? store = bytes == ulong.MaxValue ? null
+            : options.Directory is null ? PageStore.CreateInDefaultDirectory()
+            : PageStore.Create(options.Directory);
         var limit = new ResidentLimit(host, bytes, options, store);
         if (!host.TryAttach(limit))
         {
@@ -113,7 +118,8 @@ public sealed partial class ResidentLimit : IResidency
         int processors = host.Processors;
         ulong least = MinBytes(processors);
         if (bytes < least)
-            throw new ArgumentOutOfRangeException(nameof(bytes), $"a resident limit must be at least {least >> 10} KiB for {processors} processors, not {bytes >> 10} KiB");
+            throw new ArgumentOutOfRangeException(nameof(bytes),
+                $"a resident limit must be at least {least >> 10} KiB for {processors} processors, not {bytes >> 10} KiB");
     }
 
     private void SetWatermarks(ulong bytes)
@@ -252,8 +258,9 @@ public sealed partial class ResidentLimit : IResidency
         var generations = new List<GenerationSize>();
         for (long g = _generations.Youngest; g >= oldest; g--)
             generations.Add(new GenerationSize(g, _generations.PagesOf(g), (now - _generations.BornNs(g)) / 1_000_000));
-        return new WorkingSet(generations, _bytes, Volatile.Read(ref _resident), _generations.Evicted, Volatile.Read(ref _peak), Volatile.Read(ref _evictions), Volatile.Read(ref _writes),
-            Volatile.Read(ref _refaults), Volatile.Read(ref _recentRefaults), Volatile.Read(ref _direct), Volatile.Read(ref _passes), Volatile.Read(ref _failures));
+        return new WorkingSet(generations, _bytes, Volatile.Read(ref _resident), _generations.Evicted, Volatile.Read(ref _peak),
+            Volatile.Read(ref _evictions), Volatile.Read(ref _writes), Volatile.Read(ref _refaults), Volatile.Read(ref _recentRefaults),
+            Volatile.Read(ref _direct), Volatile.Read(ref _passes), Volatile.Read(ref _failures));
     }
 
     /// <summary>Stops limiting. The memory keeps its contents; what is evicted still comes back.</summary>

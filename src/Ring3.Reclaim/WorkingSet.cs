@@ -21,8 +21,8 @@ public readonly record struct GenerationSize(long Generation, long Pages, long A
 /// <param name="DirectReclaims">Times that a processor had to make room itself.</param>
 /// <param name="AgingPasses">Aging passes.</param>
 /// <param name="Failures">Batches that could not be written.</param>
-public sealed record WorkingSet(IReadOnlyList<GenerationSize> Generations, ulong Limit, long ResidentPages, long EvictedPages, long PeakPages, long Evictions, long Writes, long Refaults, long RecentRefaults,
-    long DirectReclaims, long AgingPasses, long Failures)
+public sealed record WorkingSet(IReadOnlyList<GenerationSize> Generations, ulong Limit, long ResidentPages, long EvictedPages, long PeakPages,
+    long Evictions, long Writes, long Refaults, long RecentRefaults, long DirectReclaims, long AgingPasses, long Failures)
 {
     /// <summary>Most generations that are told apart.</summary>
     public const int MostGenerations = 8;

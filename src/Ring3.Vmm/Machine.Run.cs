@@ -56,10 +56,12 @@ public sealed partial class Machine
                 End(MachineEnd.TripleFault, detail: Where(vcpu));
                 break;
             case KVM_EXIT_INTERNAL_ERROR when run->@internal.suberror == KVM_INTERNAL_ERROR_EMULATION:
-                End(MachineEnd.Failure, detail: $"the processor cannot execute {Convert.ToHexString(new ReadOnlySpan<byte>(run->emulation_failure.insn_bytes, Math.Min((int)run->emulation_failure.insn_size, 15)))} at {Where(vcpu)}");
+                var bytes = new ReadOnlySpan<byte>(run->emulation_failure.insn_bytes, Math.Min((int)run->emulation_failure.insn_size, 15));
+                End(MachineEnd.Failure, detail: $"the processor cannot execute {Convert.ToHexString(bytes)} at {Where(vcpu)}");
                 break;
             default:
-                End(MachineEnd.Failure, detail: $"KVM exit {run->exit_reason} (suberror {run->@internal.suberror}, data {run->@internal.data[0]}) at {Where(vcpu)}");
+                End(MachineEnd.Failure,
+                    detail: $"KVM exit {run->exit_reason} (suberror {run->@internal.suberror}, data {run->@internal.data[0]}) at {Where(vcpu)}");
                 break;
         }
     }

@@ -22,7 +22,8 @@ internal sealed class MachineTrace(TraceCategories categories, TextWriter messag
             return;
         vcpu.GetRegs(out kvm_regs r);
         vcpu.GetSregs(out kvm_sregs s);
-        messages.WriteLine($"sample: cpu {vcpu.Id} rip {s.cs.selector:x}:{r.rip:x} rsp {r.rsp:x} rflags {r.rflags:x} rax {r.rax:x} rbx {r.rbx:x} rcx {r.rcx:x} rdx {r.rdx:x} rsi {r.rsi:x} rdi {r.rdi:x} cr3 {s.cr3:x} instructions {vcpu.InstructionsRetired}");
+        messages.WriteLine($"sample: cpu {vcpu.Id} rip {s.cs.selector:x}:{r.rip:x} rsp {r.rsp:x} rflags {r.rflags:x}"
+            + $" rax {r.rax:x} rbx {r.rbx:x} rcx {r.rcx:x} rdx {r.rdx:x} rsi {r.rsi:x} rdi {r.rdi:x} cr3 {s.cr3:x} instructions {vcpu.InstructionsRetired}");
     }
 
     /// <summary>Hooks a processor when exceptions or interrupts are wanted.</summary>
@@ -34,7 +35,8 @@ internal sealed class MachineTrace(TraceCategories categories, TextWriter messag
         {
             bool interrupt = e.Type is EventType.External or EventType.Nmi;
             if ((categories & (interrupt ? TraceCategories.Interrupts : TraceCategories.Exceptions)) != 0)
-                Print(vcpu, e.Rip, $"{(interrupt ? "interrupt" : "exception")} {e.Vector}{(e.HasErrorCode ? $" error {e.ErrorCode:x}" : "")}{(e.Payload != 0 ? $" address {e.Payload:x}" : "")}");
+                Print(vcpu, e.Rip, $"{(interrupt ? "interrupt" : "exception")} {e.Vector}"
+                    + $"{(e.HasErrorCode ? $" error {e.ErrorCode:x}" : "")}{(e.Payload != 0 ? $" address {e.Payload:x}" : "")}");
         };
     }
 

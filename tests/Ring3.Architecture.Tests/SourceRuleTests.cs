@@ -106,6 +106,15 @@ public partial class SourceRuleTests
     [GeneratedRegex(@"\b(verdict|expect)\b[^;]*""[^""]*\$\(.*"" \$\?")]
     private static partial Regex StatusBehindSubstitution();
 
+    /// <summary>The build compares what a project shows with its baseline, where there is one.</summary>
+    [Fact]
+    public void Surfaces_HaveABaseline() => Assert.Equal(
+        ["src/Ring3", "src/Ring3.DevKvm", "src/Ring3.Kvm"],
+        from file in Directory.EnumerateFiles(Path.Combine(Repository.Root, "src"), "PublicAPI.Shipped.txt", SearchOption.AllDirectories)
+        let project = Path.GetDirectoryName(Repository.Relative(file))
+        orderby project
+        select project);
+
     /// <summary>Columns of a line of product code.</summary>
     private const int MaxColumns = 160;
 

@@ -34,16 +34,17 @@ public sealed unsafe class RequestTests : IDisposable
     }
 
     [Theory]
-    [InlineData(0u, VcpuMode.OutsideGuestMode, false)]
-    [InlineData(0u, VcpuMode.InGuestMode, true)]
-    [InlineData(0u, VcpuMode.ExitingGuestMode, false)]
-    [InlineData(0u, VcpuMode.ReadingShadowPageTables, false)]
-    [InlineData(VcpuRequest.Wait, VcpuMode.ExitingGuestMode, true)]
-    [InlineData(VcpuRequest.Wait, VcpuMode.ReadingShadowPageTables, true)]
-    [InlineData(VcpuRequest.Wait, VcpuMode.OutsideGuestMode, false)]
-    [InlineData(VcpuRequest.Wait | VcpuRequest.WhenInGuest | VcpuRequest.WhenExiting, VcpuMode.ReadingShadowPageTables, false)]
-    [InlineData(VcpuRequest.Wait | VcpuRequest.WhenInGuest | VcpuRequest.WhenExiting, VcpuMode.ExitingGuestMode, true)]
-    public void ModeMask_SaysWhenTheVcpuIsConcerned(uint request, VcpuMode mode, bool concerned) => Assert.Equal(concerned, new VcpuRequest(request).Concerns(mode));
+    [InlineData(0u, (int)VcpuMode.OutsideGuestMode, false)]
+    [InlineData(0u, (int)VcpuMode.InGuestMode, true)]
+    [InlineData(0u, (int)VcpuMode.ExitingGuestMode, false)]
+    [InlineData(0u, (int)VcpuMode.ReadingShadowPageTables, false)]
+    [InlineData(VcpuRequest.Wait, (int)VcpuMode.ExitingGuestMode, true)]
+    [InlineData(VcpuRequest.Wait, (int)VcpuMode.ReadingShadowPageTables, true)]
+    [InlineData(VcpuRequest.Wait, (int)VcpuMode.OutsideGuestMode, false)]
+    [InlineData(VcpuRequest.Wait | VcpuRequest.WhenInGuest | VcpuRequest.WhenExiting, (int)VcpuMode.ReadingShadowPageTables, false)]
+    [InlineData(VcpuRequest.Wait | VcpuRequest.WhenInGuest | VcpuRequest.WhenExiting, (int)VcpuMode.ExitingGuestMode, true)]
+    public void ModeMask_SaysWhenTheVcpuIsConcerned(uint request, int mode, bool concerned) =>
+        Assert.Equal(concerned, new VcpuRequest(request).Concerns((VcpuMode)mode));
 
     [Fact]
     public void RequestBeforeEntry_IsSeenAndNotKicked()

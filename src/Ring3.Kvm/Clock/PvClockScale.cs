@@ -4,8 +4,8 @@ namespace Ring3.Kvm;
 internal static class PvClockScale
 {
     /// <summary>
-    /// Multiplier and shift with which a guest turns TSC ticks of <paramref name="khz"/> into nanoseconds: ns = (ticks shifted left by Shift, or right when it is negative) * Mul >> 32.
-    /// Mul has its top bit set, so that the error is below 2^-31.
+    /// Multiplier and shift with which a guest turns TSC ticks of <paramref name="khz"/> into nanoseconds: ns = (ticks shifted left by Shift, or right when it
+    /// is negative) * Mul >> 32. Mul has its top bit set, so that the error is below 2^-31.
     /// </summary>
     public static (uint Mul, sbyte Shift) ForTscKhz(uint khz)
     {

@@ -6,7 +6,8 @@ namespace Ring3.Kvm;
 
 /// <summary>
 /// The VM's clocks: kvmclock (nanoseconds since the VM was created, unless set), and the common base of the vCPUs' TSCs.
-/// When the host's TSC is invariant, all vCPUs publish one pair (host TSC, time) — the master clock — so that their pages agree and guests may read any of them.
+/// When the host's TSC is invariant, all vCPUs publish one pair (host TSC, time) — the master clock — so that their pages agree
+/// and guests may read any of them.
 /// </summary>
 public sealed class VmClock
 {
@@ -32,7 +33,7 @@ public sealed class VmClock
     public uint DefaultTscKhz { get; private set; }
 
     /// <summary>Whether pages carry PVCLOCK_TSC_STABLE_BIT.</summary>
-    public static bool IsStable => HostTsc.IsInvariant;
+    internal static bool IsStable => HostTsc.IsInvariant;
 
     /// <summary>KVM_SET_TSC_KHZ on the VM: 0 or -EINVAL. For vCPUs created later.</summary>
     public int SetTscKhz(uint khz)
@@ -48,7 +49,7 @@ public sealed class VmClock
     internal static bool IsPossible(uint khz) => khz is >= 1000 and < 1u << 31 && khz / (double)HostTsc.Khz is < 4096 and > 1e-6;
 
     /// <summary>kvmclock now, in nanoseconds.</summary>
-    public long NowNs
+    internal long NowNs
     {
         get
         {
@@ -84,10 +85,17 @@ public sealed class VmClock
         using (_lock.Enter())
         {
             if (!IsStable)
-                return new() { clock = (ulong)(HostClock.BootNs() + _offsetNs), flags = KVM_CLOCK_REALTIME, realtime = (ulong)HostClock.RealtimeNs(), host_tsc = HostClock.Tsc() };
+                return new()
+                {
+                    clock = (ulong)(HostClock.BootNs() + _offsetNs),
+                    flags = KVM_CLOCK_REALTIME,
+                    realtime = (ulong)HostClock.RealtimeNs(),
+                    host_tsc = HostClock.Tsc(),
+                };
             (ulong tsc, long realtime) = HostClock.RealtimeWithTsc();
             long now = _masterNs + HostTicksToNs(tsc - _masterTsc);
-            return new() { clock = (ulong)now, flags = KVM_CLOCK_REALTIME | KVM_CLOCK_TSC_STABLE | KVM_CLOCK_HOST_TSC, realtime = (ulong)realtime, host_tsc = tsc };
+            const uint Stable = KVM_CLOCK_REALTIME | KVM_CLOCK_TSC_STABLE | KVM_CLOCK_HOST_TSC;
+            return new() { clock = (ulong)now, flags = Stable, realtime = (ulong)realtime, host_tsc = tsc };
         }
     }
 
@@ -122,8 +130,9 @@ public sealed class VmClock
     }
 
     /// <summary>
-    /// Offset for a vCPU that is created (<paramref name="value"/> is null: its TSC starts at 0) or whose TSC the client sets. Clients set the TSCs of all vCPUs one after the other, which would leave them apart by the time in
-    /// between: a value within a second of what the last one set would be by now joins it, and so does 0. The first value that a client sets joins nothing: it is not compared with what the creation of a vCPU left.
+    /// Offset for a vCPU that is created (<paramref name="value"/> is null: its TSC starts at 0) or whose TSC the client sets. Clients set the TSCs of all
+    /// vCPUs one after the other, which would leave them apart by the time in between: a value within a second of what the last one set would be by now joins
+    /// it, and so does 0. The first value that a client sets joins nothing: it is not compared with what the creation of a vCPU left.
     /// </summary>
     internal ulong SynchronizeTsc(ulong? value, uint khz, ulong multiplier)
     {

@@ -7,7 +7,8 @@ namespace Ring3.Kvm;
 /// <summary>Fills the leaves that say which processor this is and how many there are.</summary>
 public static class CpuidTopology
 {
-    /// <summary>Describes one package of <paramref name="cpus"/> single-threaded cores, as seen from the processor with <paramref name="apicId"/>. The vendor is the entries' own.</summary>
+    /// <summary>Describes one package of <paramref name="cpus"/> single-threaded cores, as seen from the processor with <paramref name="apicId"/>.
+    /// The vendor is the entries' own.</summary>
     public static void Apply(Span<kvm_cpuid_entry2> entries, uint apicId, uint cpus)
     {
         int coreBits = BitOperations.Log2(BitOperations.RoundUpToPowerOf2(Math.Max(cpus, 1)));

@@ -4,17 +4,20 @@ using Ring3.Host;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Frequency of the host's time-stamp counter. Leaf 0x15 and the hypervisor leaf 0x40000010 say it; where neither does, it is measured against CLOCK_MONOTONIC_RAW.
+/// Frequency of the host's time-stamp counter. Leaf 0x15 and the hypervisor leaf 0x40000010 say it;
+/// where neither does, it is measured against CLOCK_MONOTONIC_RAW.
 /// </summary>
 internal static class HostTsc
 {
-    private static readonly Lazy<uint> s_khz = new(() => FromCpuid() is uint khz and not 0 ? khz : HostTimeScale.TscKhz() is uint scale and not 0 ? scale : Measure());
+    private static readonly Lazy<uint> s_khz = new(() =>
+        FromCpuid() is uint khz and not 0 ? khz : HostTimeScale.TscKhz() is uint scale and not 0 ? scale : Measure());
 
     /// <summary>In kHz.</summary>
     public static uint Khz => s_khz.Value;
 
     /// <summary>Whether the counter ticks at one rate whatever the host does: then guests may use it as a stable clock.</summary>
-    public static bool IsInvariant { get; } = (uint)X86Base.CpuId(unchecked((int)0x8000_0000), 0).Eax >= 0x8000_0007 && ((uint)X86Base.CpuId(unchecked((int)0x8000_0007), 0).Edx & 1 << 8) != 0;
+    public static bool IsInvariant { get; } = (uint)X86Base.CpuId(unchecked((int)0x8000_0000), 0).Eax >= 0x8000_0007
+        && ((uint)X86Base.CpuId(unchecked((int)0x8000_0007), 0).Edx & 1 << 8) != 0;
 
     private static uint FromCpuid()
     {

@@ -5,7 +5,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Coalesced I/O: writes to registered zones are queued in a ring instead of leaving for the client, which drains it at its next exit. There is one ring a VM, in the shared area of its first vCPU.
+/// Coalesced I/O: writes to registered zones are queued in a ring instead of leaving for the client, which drains it at its next exit. There is one ring a VM,
+/// in the shared area of its first vCPU.
 /// </summary>
 /// <remarks>SAFETY: the ring is the third page of the vCPU's run area; indices from the client are reduced before use.</remarks>
 internal sealed class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus mmio)
@@ -24,7 +25,8 @@ internal sealed class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus mmio)
 
         internal bool Contains(in kvm_coalesced_mmio_zone o) => At.pio == o.pio && o.addr >= At.addr && o.addr + o.size <= At.addr + At.size;
 
-        public bool TryTake(ulong address, ReadOnlySpan<byte> data) => address + (uint)data.Length <= At.addr + At.size && data.Length <= 8 && owner.Enqueue(address, data, At.pio);
+        public bool TryTake(ulong address, ReadOnlySpan<byte> data) =>
+            address + (uint)data.Length <= At.addr + At.size && data.Length <= 8 && owner.Enqueue(address, data, At.pio);
     }
 
     private IoBus BusOf(in kvm_coalesced_mmio_zone zone) => zone.pio != 0 ? ports : mmio;
@@ -47,7 +49,8 @@ internal sealed class CoalescedZones(VcpuList vcpus, IoBus ports, IoBus mmio)
         return 0;
     }
 
-    /// <summary>KVM_UNREGISTER_COALESCED_MMIO: removes the zones that contain the given one. On return none of their writes is added to the ring. 0 or -EINVAL.</summary>
+    /// <summary>KVM_UNREGISTER_COALESCED_MMIO: removes the zones that contain the given one. On return none of their writes is added to the ring.
+    /// 0 or -EINVAL.</summary>
     public int Unregister(kvm_coalesced_mmio_zone zone)
     {
         if (zone.pio > 1)

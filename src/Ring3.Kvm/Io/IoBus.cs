@@ -5,12 +5,13 @@ using Ring3.Sync;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// One address space of devices: ports, or MMIO. Devices have disjoint ranges; ioeventfds and coalesced zones lie over them and over each other, and are asked about writes in the order in which they came, zones last.
-/// An access belongs to who has its first address.
+/// One address space of devices: ports, or MMIO. Devices have disjoint ranges; ioeventfds and coalesced zones lie over them and over each other, and are asked
+/// about writes in the order in which they came, zones last. An access belongs to who has its first address.
 /// </summary>
 /// <remarks>
-/// What is on the bus is published as an immutable map, so lookups take no lock. A tap is asked inside the RCU section that found it, and its removal waits for a grace period: on return nobody is, or will be, in its code, and what
-/// it signals may be closed. A device is called outside the section, since it may do what waits for grace periods itself; a call that has begun when it is removed goes on.
+/// What is on the bus is published as an immutable map, so lookups take no lock. A tap is asked inside the RCU section that found it, and its removal waits for
+/// a grace period: on return nobody is, or will be, in its code, and what it signals may be closed. A device is called outside the section, since it may do
+/// what waits for grace periods itself; a call that has begun when it is removed goes on.
 /// </remarks>
 public sealed class IoBus
 {
@@ -135,7 +136,7 @@ public sealed class IoBus
     internal bool MayClaim(ushort port) => (Volatile.Read(ref _claimed[port >> 6]) >> (port & 63) & 1) != 0;
 
     /// <summary>Device and offset for an address, or null.</summary>
-    public IBusDevice? Find(ulong address, out ulong offset) => Volatile.Read(ref _map).FindDevice(address, out offset);
+    internal IBusDevice? Find(ulong address, out ulong offset) => Volatile.Read(ref _map).FindDevice(address, out offset);
 
     /// <summary>Reads; false, and <paramref name="data"/> untouched, when nobody answers.</summary>
     public bool Read(ulong address, Span<byte> data)

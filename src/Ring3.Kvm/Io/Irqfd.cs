@@ -42,8 +42,8 @@ internal sealed class Irqfd : IPolled
     public void Failed(Exception e) => _health.Bug(e.ToString());
 
     /// <summary>
-    /// Does what a write of 1 to the client's descriptor <paramref name="fd"/> would do, in the caller's thread and without the write: the counter would be taken at once. False, with nothing done, when the
-    /// descriptor is not this eventfd.
+    /// Does what a write of 1 to the client's descriptor <paramref name="fd"/> would do, in the caller's thread and without the write: the counter would be
+    /// taken at once. False, with nothing done, when the descriptor is not this eventfd.
     /// </summary>
     public bool TryDeliver(int fd)
     {

@@ -5,11 +5,13 @@ using Ring3.Host;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Writes of the process's own threads to eventfds that are irqfds. KVM injects in the thread that writes; a host that sees the client's writes first can have the same from here, and the event loop need not
-/// wake up. Everything else (other processes, duplicates, other values) reaches the irqfd through the event loop.
+/// Writes of the process's own threads to eventfds that are irqfds. KVM injects in the thread that writes; a host that sees the client's writes first can have
+/// the same from here, and the event loop need not wake up.
+/// Everything else (other processes, duplicates, other values) reaches the irqfd through the event loop.
 /// </summary>
 /// <remarks>
-/// The table is a hint by the client's descriptor number. A number may mean something else since: <see cref="Irqfd.TryDeliver"/> asks the kernel each time, and a hint that was wrong is dropped.
+/// The table is a hint by the client's descriptor number. A number may mean something else since:
+/// <see cref="Irqfd.TryDeliver"/> asks the kernel each time, and a hint that was wrong is dropped.
 /// SAFETY: Hints has <see cref="Slots"/> bytes and is never freed; every index is checked against Slots.
 /// </remarks>
 public static class IrqfdWrites
@@ -21,7 +23,8 @@ public static class IrqfdWrites
     private static Irqfd?[] s_irqfds = [];
     private static unsafe byte* s_hints;
 
-    /// <summary>From now on irqfds are entered here. Returns <see cref="Slots"/> bytes by descriptor number, not 0 where a write is worth a call; valid until the process ends.</summary>
+    /// <summary>From now on irqfds are entered here. Returns <see cref="Slots"/> bytes by descriptor number, not 0 where a write is worth a call;
+    /// valid until the process ends.</summary>
     public static unsafe byte* Enable()
     {
         using (s_lock.Enter())
@@ -35,7 +38,8 @@ public static class IrqfdWrites
         }
     }
 
-    /// <summary>Stands for write(<paramref name="fd"/>, <paramref name="buffer"/>, 8). True: done, all 8 bytes are written. False: nothing was done, the write itself is to be made.</summary>
+    /// <summary>Stands for write(<paramref name="fd"/>, <paramref name="buffer"/>, 8). True: done, all 8 bytes are written.
+    /// False: nothing was done, the write itself is to be made.</summary>
     /// <param name="buffer">The client's address, which may be wrong.</param>
     public static bool TryWrite(int fd, ulong buffer)
     {

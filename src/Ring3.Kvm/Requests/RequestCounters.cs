@@ -1,9 +1,11 @@
 namespace Ring3.Kvm;
 
-/// <summary>What was asked of a vCPU. Every request (and every bare kick) ends in exactly one of three: a kick, a wake-up, or neither because the vCPU was outside, on its way out already, or in a mode that the request does not concern.</summary>
-public struct RequestCounters
+/// <summary>What was asked of a vCPU. Every request (and every bare kick) ends in exactly one of three: a kick, a wake-up, or neither because the vCPU was
+/// outside, on its way out already, or in a mode that the request does not concern.</summary>
+internal struct RequestCounters
 {
-    /// <summary>Stores to the poll word of a running vCPU: at most one for each stay in the guest, as waiting requesters that find another's kick under way are not counted here.</summary>
+    /// <summary>Stores to the poll word of a running vCPU: at most one for each stay in the guest,
+    /// as waiting requesters that find another's kick under way are not counted here.</summary>
     public long Kicks;
     /// <summary>Requests that needed neither kick nor wake-up.</summary>
     public long KicksElided;

@@ -1,7 +1,7 @@
 namespace Ring3.Kvm;
 
 /// <summary>Where a vCPU's thread is, as other threads need to know it. KVM: vcpu-requests.rst, "VCPU Mode".</summary>
-public enum VcpuMode
+internal enum VcpuMode
 {
     /// <summary>Not in the guest: it will look at its requests before it enters.</summary>
     OutsideGuestMode = 0,

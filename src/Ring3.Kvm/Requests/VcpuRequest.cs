@@ -1,10 +1,11 @@
 namespace Ring3.Kvm;
 
 /// <summary>
-/// A request to a vCPU. Bits 0-7: number, the bit in the vCPU's request word. Bits 8-10: flags. Bits 11-13: the modes in which the vCPU must be kicked (and, with <see cref="Wait"/>, waited for).
-/// KVM: flags as in Linux. The mode mask is the extension that the list discussed when the flags were introduced; a request without mask bits behaves as in Linux.
+/// A request to a vCPU. Bits 0-7: number, the bit in the vCPU's request word. Bits 8-10: flags. Bits 11-13: the modes in which the vCPU must be kicked (and,
+/// with <see cref="Wait"/>, waited for).
+/// KVM: flags as in Linux. The mode mask is an extension: a request without mask bits behaves as in Linux.
 /// </summary>
-public readonly record struct VcpuRequest(uint Value)
+internal readonly record struct VcpuRequest(uint Value)
 {
     public const uint NumberMask = 0xff;
 

@@ -8,11 +8,13 @@ namespace Ring3.Kvm;
 /// <summary>
 /// Mode, request word and sleep state of one vCPU, and both sides of the protocol between it and the threads that want something of it. See docs/requests.md.
 ///
-/// The core is a Dekker pair: a requester sets a bit, fences, reads the mode; the vCPU sets its mode, fences, reads the bits. At least one of them sees the other's store, so a request is
-/// either seen before the entry or followed by a kick. The same shape covers sleeping (Blocked against the condition) and acknowledging (ExitSequence against Waiters).
+/// The core is a Dekker pair: a requester sets a bit, fences, reads the mode; the vCPU sets its mode, fences, reads the bits. At least one of them sees the
+/// other's store, so a request is either seen before the entry or followed by a kick. The same shape covers sleeping (Blocked against the condition) and
+/// acknowledging (ExitSequence against Waiters).
 /// </summary>
-/// <remarks>SAFETY: the block lies in a pinned array that lives as long as this object, so a late kick by a client that has disposed of its VM touches nothing else.</remarks>
-public sealed class VcpuRequests
+/// <remarks>SAFETY: the block lies in a pinned array that lives as long as this object, so a late kick by a client that has disposed
+/// of its VM touches nothing else.</remarks>
+internal sealed class VcpuRequests
 {
     [StructLayout(LayoutKind.Explicit, Size = 192)]
     private struct Block
@@ -20,7 +22,8 @@ public sealed class VcpuRequests
         // Line 1: written by the vCPU at every entry and exit, by requesters when they want something.
         [FieldOffset(0)] public ulong Requests;
         [FieldOffset(8)] public int Mode;
-        /// <summary>Counts departures from guest mode (and from reading). Waiters sleep on it; it wraps after 2^32 exits within one wait, which the kick makes impossible.</summary>
+        /// <summary>Counts departures from guest mode (and from reading).
+        /// Waiters sleep on it; it wraps after 2^32 exits within one wait, which the kick makes impossible.</summary>
         [FieldOffset(12)] public int ExitSequence;
         [FieldOffset(16)] public int Waiters;
         // Line 2: sleeping.
@@ -62,7 +65,8 @@ public sealed class VcpuRequests
 
     // ---- The vCPU's side -------------------------------------------------------------------------------------------
 
-    /// <summary>Declares the vCPU to be in the guest. False when a request or a kick came first: then the mode is OutsideGuestMode again and the caller handles requests.</summary>
+    /// <summary>Declares the vCPU to be in the guest. False when a request or a kick came first:
+    /// then the mode is OutsideGuestMode again and the caller handles requests.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal unsafe bool TryEnterGuestMode()
     {
@@ -82,7 +86,8 @@ public sealed class VcpuRequests
     internal unsafe void LeaveGuestMode()
     {
         Volatile.Write(ref _b->Mode, (int)VcpuMode.OutsideGuestMode);
-        // PAIRS-WITH: VcpuRequests.WaitForExit (Waiters, process-wide barrier, then ExitSequence): the waiter pays for the fence between these two lines, so that an exit nobody waits for costs two stores. Only this thread writes the sequence.
+        // PAIRS-WITH: VcpuRequests.WaitForExit (Waiters, process-wide barrier, then ExitSequence): the waiter pays for the fence between these two lines, so
+        // that an exit nobody waits for costs two stores. Only this thread writes the sequence.
         Volatile.Write(ref _b->ExitSequence, _b->ExitSequence + 1);
         if (Volatile.Read(ref _b->Waiters) != 0)
             Futex.Wake(&_b->ExitSequence);
@@ -113,7 +118,8 @@ public sealed class VcpuRequests
     /// <summary>Sets a bit from the vCPU's own thread, outside the guest: no kick can be needed.</summary>
     internal unsafe void MakeSelf(VcpuRequest request) => Interlocked.Or(ref _b->Requests, request.Bit);
 
-    /// <summary>First half of sleeping: after this call the caller tests its condition, then calls <see cref="Sleep"/> or <see cref="EndBlock"/>. Returns the token for Sleep.</summary>
+    /// <summary>First half of sleeping: after this call the caller tests its condition, then calls <see cref="Sleep"/> or <see cref="EndBlock"/>.
+    /// Returns the token for Sleep.</summary>
     internal unsafe int BeginBlock()
     {
         int token = Volatile.Read(ref _b->WakeSequence);
@@ -146,7 +152,8 @@ public sealed class VcpuRequests
         return true;
     }
 
-    /// <summary>Makes a request to this vCPU, kicks or wakes it as the request says, and waits if it says so. True when the vCPU was kicked. Callable from any thread, also the vCPU's own outside the guest.</summary>
+    /// <summary>Makes a request to this vCPU, kicks or wakes it as the request says, and waits if it says so. True when the vCPU was kicked. Callable from any
+    /// thread, also the vCPU's own outside the guest.</summary>
     public bool Make(VcpuRequest request)
     {
         bool kicked = Post(request, out bool mustWait, out int sequence);
@@ -155,7 +162,8 @@ public sealed class VcpuRequests
         return kicked;
     }
 
-    /// <summary>Makes a request to many vCPUs, except those that <paramref name="include"/> leaves out (null: all), and waits once for all. True when any was kicked.</summary>
+    /// <summary>Makes a request to many vCPUs, except those that <paramref name="include"/> leaves out (null: all), and waits once for all.
+    /// True when any was kicked.</summary>
     /// <remarks>A vCPU that makes requests is itself OutsideGuestMode, so two vCPUs that wait for all vCPUs never wait for each other.</remarks>
     internal static bool MakeAll(ReadOnlySpan<VcpuRequests> vcpus, VcpuRequest request, ReadOnlySpan<ulong> include = default)
     {
@@ -234,7 +242,8 @@ public sealed class VcpuRequests
     /// <summary>Returns when the vCPU has left the mode it was in when the exit sequence was <paramref name="sequence"/>.</summary>
     private unsafe void WaitForExit(int sequence)
     {
-        // The usual acknowledgement comes within a block of guest code: look for a while before the system calls. With one host processor the vCPU cannot run meanwhile.
+        // The usual acknowledgement comes within a block of guest code: look for a while before the system calls.
+        // With one host processor the vCPU cannot run meanwhile.
         for (int look = s_looks; look > 0; look--)
         {
             if (Volatile.Read(ref _b->ExitSequence) != sequence)

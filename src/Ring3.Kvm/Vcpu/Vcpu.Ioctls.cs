@@ -146,7 +146,7 @@ public sealed partial class Vcpu
     public int SetTscKhz(uint khz) => _tsc.SetKhz(khz);
 
     /// <summary>The guest's TSC now. Any thread.</summary>
-    public ulong GuestTsc() => _tsc.Now();
+    internal ulong GuestTsc() => _tsc.Now();
 
     /// <summary>KVM_VCPU_TSC_OFFSET: guest TSC minus the (scaled) host TSC.</summary>
     public ulong TscOffset { get => _tsc.Offset; set => _tsc.Offset = value; }
@@ -157,7 +157,7 @@ public sealed partial class Vcpu
     // ---- Xen ----
 
     /// <summary>The Xen side, made on first use. Any thread.</summary>
-    public XenVcpu Xen => _xenProcessor.Side;
+    internal XenVcpu Xen => _xenProcessor.Side;
 
     /// <summary>KVM_XEN_VCPU_SET_ATTR. See <see cref="XenVcpu.SetAttribute"/>.</summary>
     public int XenSetAttr(in kvm_xen_vcpu_attr attr) => Xen.SetAttribute(attr);

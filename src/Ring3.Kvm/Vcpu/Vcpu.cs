@@ -15,7 +15,7 @@ namespace Ring3.Kvm;
 public sealed partial class Vcpu
 {
     /// <summary>KVM_GET_VCPU_MMAP_SIZE: kvm_run, the port I/O data page, the ring of coalesced writes.</summary>
-    public const int RunAreaBytes = 3 * 4096;
+    internal const int RunAreaBytes = 3 * 4096;
 
     public Vm Vm { get; }
 
@@ -23,13 +23,13 @@ public sealed partial class Vcpu
     public uint Id => _core.Id;
 
     /// <summary>Position in <see cref="Vm.Vcpus"/>.</summary>
-    public int Index => _core.Index;
+    internal int Index => _core.Index;
     internal bool IsBootProcessor => _core.IsBootProcessor;
-    public VcpuStats Stats { get; }
+    internal VcpuStats Stats { get; }
     internal VcpuMmuStats MmuStats => _mmu.Stats;
 
     /// <summary>Requests and kicks: the protocol of docs/requests.md.</summary>
-    public VcpuRequests Requests { get; }
+    internal VcpuRequests Requests { get; }
 
     /// <summary>In-kernel local APIC, or null.</summary>
     public Lapic? Lapic { get; }
@@ -152,7 +152,8 @@ public sealed partial class Vcpu
     /// <summary>Sees each exception and interrupt that the guest is given, on the vCPU's thread; for traces. Set it while the vCPU is not running.</summary>
     public Action<DeliveredEvent>? EventObserver { set => Cpu.EventObserver = value; }
 
-    /// <summary>Makes the current or the next <see cref="Run"/> return -EINTR, once. Any thread. Unlike the signal that KVM needs, it cannot come too early.</summary>
+    /// <summary>Makes the current or the next <see cref="Run"/> return -EINTR, once. Any thread.
+    /// Unlike the signal that KVM needs, it cannot come too early.</summary>
     public void Kick() => Requests.Make(VcpuRequest.UserKick);
 
     /// <summary>Disconnects the vCPU. Its VM frees it.</summary>

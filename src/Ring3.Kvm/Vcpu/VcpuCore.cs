@@ -65,8 +65,8 @@ internal sealed class VcpuCore
     public bool HasStealTime { get; set; }
 
     /// <summary>
-    /// The client moves RIP: the instruction of the last exit never ends, also when the client comes back to it. Of a write that has retired the rest still goes
-    /// to the device.
+    /// The client moves RIP: the instruction of the last exit never ends, also when the client comes back to it.
+    /// Of a write that has retired the rest still goes to the device.
     /// </summary>
     /// <remarks>KVM: it looks at RIP at the next KVM_RUN only, and for ports and Xen's hypercalls only; others end in whatever the client has loaded.</remarks>
     public void AbandonExit()

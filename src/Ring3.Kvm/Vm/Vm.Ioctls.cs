@@ -58,7 +58,7 @@ public sealed partial class Vm
     /// KVM_CAP_SPLIT_IRQCHIP: local APICs only; <paramref name="reservedRoutes"/> GSIs stand for the pins of the client's I/O APIC. 0, -EEXIST after another
     /// controller or a vCPU, -EINVAL.
     /// </summary>
-    public int CreateSplitIrqchip(uint reservedRoutes) => _interrupts.CreateSplit(reservedRoutes);
+    internal int CreateSplitIrqchip(uint reservedRoutes) => _interrupts.CreateSplit(reservedRoutes);
 
     /// <summary>KVM_CREATE_PIT2. 0, -EEXIST, or -ENOENT without a full in-kernel irqchip.</summary>
     public int CreatePit2(uint flags = 0) => _interrupts.CreatePit(flags);

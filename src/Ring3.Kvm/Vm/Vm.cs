@@ -52,7 +52,7 @@ public sealed partial class Vm : IDisposable
     /// <summary>Guest memory by guest-physical address, for the client's devices.</summary>
     public GuestMemory Memory { get; }
     public MemorySlots Slots { get; }
-    public TdpMmu Mmu { get; }
+    internal TdpMmu Mmu { get; }
     public VmClock Clock { get; }
 
     /// <summary>In-kernel controllers, or null until <see cref="CreateIrqchip"/> (or the split irqchip) made them.</summary>
@@ -98,7 +98,7 @@ public sealed partial class Vm : IDisposable
     public ReadOnlySpan<Vcpu> Vcpus => _core.Vcpus.All;
 
     /// <summary>KVM_SET_BOOT_CPU_ID: the vCPU that starts without INIT and SIPI.</summary>
-    public uint BootCpuId => _core.Vcpus.BootId;
+    internal uint BootCpuId => _core.Vcpus.BootId;
 
     /// <summary>KVM_CREATE_VCPU: 0, -EINVAL for an id out of range, -EEXIST.</summary>
     public unsafe int CreateVcpu(uint id, out Vcpu? vcpu) => CreateVcpu(id, null, out vcpu);
@@ -109,7 +109,7 @@ public sealed partial class Vm : IDisposable
         CreateVcpu(id, out Vcpu? vcpu) is 0 ? vcpu! : throw new InvalidOperationException($"vCPU id {id} is taken or out of range");
 
     /// <summary>
-    /// KVM_CREATE_VCPU with the memory of kvm_run given: <see cref="Vcpu.RunAreaBytes"/> zeroed bytes that the caller keeps until the VM is disposed of.
+    /// KVM_CREATE_VCPU with the memory of kvm_run given: <see cref="KvmSystem.VcpuMmapSize"/> zeroed bytes that the caller keeps until the VM is disposed of.
     /// </summary>
     public unsafe int CreateVcpu(uint id, byte* runArea, out Vcpu? vcpu)
     {
@@ -134,19 +134,19 @@ public sealed partial class Vm : IDisposable
     internal Vcpu? FindByApicId(uint id) => _core.Vcpus.Find(id);
 
     /// <summary>Makes a request to every vCPU. Returns whether any was kicked.</summary>
-    public bool MakeAllRequest(VcpuRequest request) => _core.Vcpus.Make(request);
+    internal bool MakeAllRequest(VcpuRequest request) => _core.Vcpus.Make(request);
 
     /// <summary>Makes a request to some vCPUs: bit n of <paramref name="include"/> is the vCPU with index n. Returns whether any was kicked.</summary>
-    public bool MakeRequest(VcpuRequest request, ReadOnlySpan<ulong> include) => _core.Vcpus.Make(request, include);
+    internal bool MakeRequest(VcpuRequest request, ReadOnlySpan<ulong> include) => _core.Vcpus.Make(request, include);
 
     /// <summary>
     /// Returns when every vCPU has been outside guest mode at some time since the call. It may be in again: what the caller changed before the call is what it
     /// sees there.
     /// </summary>
-    public void EnsureOutsideGuestMode() => MakeAllRequest(VcpuRequest.OutsideGuestMode);
+    internal void EnsureOutsideGuestMode() => MakeAllRequest(VcpuRequest.OutsideGuestMode);
 
     /// <summary>Uses of cached translations that were checked, with <see cref="VmOptions.CheckTlb"/>.</summary>
-    public ulong TranslationChecks
+    internal ulong TranslationChecks
     {
         get
         {

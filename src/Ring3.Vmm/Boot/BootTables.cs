@@ -45,7 +45,8 @@ public static class BootTables
     {
         byte[] bytes = Encoding.UTF8.GetBytes(commandLine);
         if (bytes.Length >= Math.Min(max, MemoryLayout.CommandLineMax))
-            throw new BootException(ExitStatus.Usage, $"kernel command line is too long: {bytes.Length} bytes, this kernel takes {Math.Min(max, MemoryLayout.CommandLineMax) - 1}");
+            throw new BootException(ExitStatus.Usage,
+                $"kernel command line is too long: {bytes.Length} bytes, this kernel takes {Math.Min(max, MemoryLayout.CommandLineMax) - 1}");
         if (Array.IndexOf(bytes, (byte)0) >= 0)
             throw new BootException(ExitStatus.Usage, "kernel command line contains a NUL character");
         ram.Clear(at, (ulong)bytes.Length + 1, "command line");
@@ -54,8 +55,8 @@ public static class BootTables
     }
 
     /// <summary>
-    /// Copies the RAM disk to the highest page-aligned place that is above <paramref name="floor"/> and does not exceed <paramref name="maxAddress"/> (last usable byte).
-    /// Returns address and length; (0, 0) when there are no modules.
+    /// Copies the RAM disk to the highest page-aligned place that is above <paramref name="floor"/> and does not exceed <paramref name="maxAddress"/> (last
+    /// usable byte). Returns address and length; (0, 0) when there are no modules.
     /// </summary>
     public static (ulong Address, uint Bytes) PlaceInitrd(MachineRam ram, IReadOnlyList<BootModule> modules, ulong floor, ulong maxAddress)
     {
@@ -66,7 +67,9 @@ public static class BootTables
             return (0, 0);
         ulong top = Math.Min(ram.LowRamEnd, maxAddress + 1);
         if (bytes > top || bytes > int.MaxValue || (top - bytes & Page.Mask) < floor)
-            throw new BootException(ExitStatus.Resources, $"too little memory: the initrd of {MiB(bytes)} MiB does not fit between the kernel's end at {MiB(floor)} MiB and {MiB(top)} MiB; use --memory {MiB(floor + bytes) + 16}M or more");
+            throw new BootException(ExitStatus.Resources,
+                $"too little memory: the initrd of {MiB(bytes)} MiB does not fit between the kernel's end at {MiB(floor)} MiB and {MiB(top)} MiB;"
+                + $" use --memory {MiB(floor + bytes) + 16}M or more");
         ulong address = top - bytes & Page.Mask, at = address;
         foreach (BootModule m in modules)
         {

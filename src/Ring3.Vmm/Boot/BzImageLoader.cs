@@ -18,7 +18,8 @@ internal static class BzImageLoader
         BootProtocol p = request.Protocol != BootProtocol.Auto ? request.Protocol : h.Preferred;
         if (p == BootProtocol.Linux64 && !h.Is64Bit)
             throw BootException.BadImage($"{image.Name}: this kernel has no 64-bit entry");
-        if (request.Protocol == BootProtocol.Auto && p != BootProtocol.Linux16 && LinuxPayload.TryUnpack(image.Slice(h.SetupBytes + h.PayloadOffset, h.PayloadBytes, "kernel")) is { } unpacked)
+        if (request.Protocol == BootProtocol.Auto && p != BootProtocol.Linux16
+            && LinuxPayload.TryUnpack(image.Slice(h.SetupBytes + h.PayloadOffset, h.PayloadBytes, "kernel")) is { } unpacked)
             return EnterUnpacked(image, unpacked, ram, request, h);
         CheckMemory(image, ram, h);
         ReadOnlySpan<byte> code = image.Slice(h.SetupBytes, (ulong)image.Length - h.SetupBytes, "protected-mode kernel");
@@ -52,7 +53,8 @@ internal static class BzImageLoader
         return unpacked is null || !ElfImage.Parse(new ImageView(unpacked, image.Name)).IsX64;
     }
 
-    /// <summary>Whether the image's version string is of Linux's form, "RELEASE (USER@HOST) #BUILD ...". Linux has one in every protocol; an image without one is taken for Linux when it names a payload.</summary>
+    /// <summary>Whether the image's version string is of Linux's form, "RELEASE (USER@HOST) #BUILD ...". Linux has one in every protocol; an image without one
+    /// is taken for Linux when it names a payload.</summary>
     public static bool IsLinux(ImageView image)
     {
         const int VersionMax = 512;
@@ -92,7 +94,8 @@ internal static class BzImageLoader
         const ulong Base = MemoryLayout.RealModeKernel;
         const ushort Segment = (ushort)(Base >> 4);
         if (h.Version < FirstWithCommandLinePointer)
-            throw BootException.BadImage($"{image.Name}: boot protocol {h.Version >> 8}.{h.Version & 0xff:d2} is too old for a 16-bit entry; 2.02 is the first");
+            throw BootException.BadImage(
+                $"{image.Name}: boot protocol {h.Version >> 8}.{h.Version & 0xff:d2} is too old for a 16-bit entry; 2.02 is the first");
         if (h.SetupBytes > RealModeHeapEnd - 0x1000)
             throw BootException.BadImage($"{image.Name}: setup part of {h.SetupBytes} bytes is too large for a real-mode entry");
         ram.Clear(Base, 0x1_0000, "real-mode kernel");
@@ -121,17 +124,22 @@ internal static class BzImageLoader
     {
         ulong end = Math.Max(h.RuntimeEnd, h.LoadAddress + (ulong)image.Length - h.SetupBytes);
         if (end > ram.LowRamEnd)
-            throw new BootException(ExitStatus.Resources, $"too little memory: {image.Name} needs {BootTables.MiB(end)} MiB to start; use --memory {BootTables.MiB(end) + 32}M or more");
+            throw new BootException(ExitStatus.Resources,
+                $"too little memory: {image.Name} needs {BootTables.MiB(end)} MiB to start; use --memory {BootTables.MiB(end) + 32}M or more");
     }
 
     /// <summary>The setup header's fields, validated.</summary>
-    private readonly record struct Header(ushort Version, ulong SetupBytes, int HeaderLength, bool Is64Bit, ulong LoadAddress, ulong RuntimeEnd, ulong InitrdMax, int CommandLineMax, ulong PayloadOffset, ulong PayloadBytes)
+    private readonly record struct Header(ushort Version, ulong SetupBytes, int HeaderLength, bool Is64Bit, ulong LoadAddress, ulong RuntimeEnd,
+        ulong InitrdMax, int CommandLineMax, ulong PayloadOffset, ulong PayloadBytes)
     {
         /// <summary>
-        /// The entry that this image is sure to have. Images of boot protocol 2.02 to 2.07 are loaded by their real-mode part: of those only Linux has a 32-bit entry at the start of its protected-mode
-        /// part, and others that borrow the format to be loaded like Linux (iPXE, memdisk, GRUB's lnxboot) have something else there. 2.08 names the payload, and with it what that part is.
+        /// The entry that this image is sure to have. Images of boot protocol 2.02 to 2.07 are loaded by their real-mode part: of those only Linux has a 32-bit
+        /// entry at the start of its protected-mode part, and others that borrow the format to be loaded like Linux (iPXE, memdisk, GRUB's lnxboot) have
+        /// something else there. 2.08 names the payload, and with it what that part is.
         /// </summary>
-        public BootProtocol Preferred => Is64Bit ? BootProtocol.Linux64 : Version is >= FirstWithCommandLinePointer and < FirstWithPayload ? BootProtocol.Linux16 : BootProtocol.Linux32;
+        public BootProtocol Preferred => Is64Bit ? BootProtocol.Linux64
+            : Version is >= FirstWithCommandLinePointer and < FirstWithPayload ? BootProtocol.Linux16
+            : BootProtocol.Linux32;
 
         public static Header Read(ImageView image)
         {
@@ -150,7 +158,8 @@ internal static class BzImageLoader
             uint initrdMax = version >= 0x203 ? image.U32(BootParams.InitrdAddrMax, "setup header") : 0x37ff_ffff;
             uint cmdline = version >= 0x206 ? image.U32(BootParams.CmdlineSize, "setup header") : 255;
             (ulong payload, ulong payloadBytes) = Payload(image, version, setup);
-            return new Header(version, setup, length, is64, MemoryLayout.OneMiB, End(image, version, setup), initrdMax == 0 ? 0x37ff_ffff : initrdMax, (int)Math.Min(cmdline, MemoryLayout.CommandLineMax - 1), payload, payloadBytes);
+            return new Header(version, setup, length, is64, MemoryLayout.OneMiB, End(image, version, setup),
+                initrdMax == 0 ? 0x37ff_ffff : initrdMax, (int)Math.Min(cmdline, MemoryLayout.CommandLineMax - 1), payload, payloadBytes);
         }
 
         /// <summary>First byte that the kernel does not use before it knows the memory map.</summary>
@@ -165,14 +174,16 @@ internal static class BzImageLoader
             return Math.Max(loadedEnd, Math.Max(preferred, MemoryLayout.OneMiB) + size);
         }
 
-        /// <summary>Where the compressed kernel is, from the start of the protected-mode part. A file that ends before it does would fail late and obscurely.</summary>
+        /// <summary>Where the compressed kernel is, from the start of the protected-mode part.
+        /// A file that ends before it does would fail late and obscurely.</summary>
         private static (ulong Offset, ulong Bytes) Payload(ImageView image, ushort version, ulong setup)
         {
             if (version < FirstWithPayload)
                 return default;
             ulong offset = image.U32(BootParams.PayloadOffset, "setup header"), length = image.U32(BootParams.PayloadLength, "setup header");
             if (!image.Has(setup + offset, length))
-                throw BootException.BadImage($"{image.Name}: truncated bzImage: the kernel ends at byte {setup + offset + length}, the file has {image.Length}");
+                throw BootException.BadImage(
+                    $"{image.Name}: truncated bzImage: the kernel ends at byte {setup + offset + length}, the file has {image.Length}");
             return (offset, length);
         }
     }

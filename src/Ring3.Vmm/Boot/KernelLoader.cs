@@ -33,7 +33,8 @@ public static class KernelLoader
         if (Sniff(file) != ImageKind.Unknown || !CompressedImage.IsKnown(file))
             return file;
         byte[] image = CompressedImage.TryUnpack(file, MaxUnpackedBytes) ?? throw BootException.BadImage($"{name}: damaged: {Describe(file)}");
-        return image.Length < MaxUnpackedBytes ? image : throw BootException.BadImage($"{name}: unpacks to more than {MaxUnpackedBytes >> 20} MiB: no kernel is that large");
+        return image.Length < MaxUnpackedBytes ? image
+            : throw BootException.BadImage($"{name}: unpacks to more than {MaxUnpackedBytes >> 20} MiB: no kernel is that large");
     }
 
     /// <summary>Whether the kernel is for i386: its programs have to be, too.</summary>
@@ -53,8 +54,8 @@ public static class KernelLoader
     };
 
     /// <summary>
-    /// Loads a kernel into RAM, with its command line, RAM disk and memory map, and returns the entry state. Every defect of the image, and a machine too small for it, is a
-    /// <see cref="BootException"/>.
+    /// Loads a kernel into RAM, with its command line, RAM disk and memory map, and returns the entry state. Every defect of the image, and a machine too small
+    /// for it, is a <see cref="BootException"/>.
     /// </summary>
     /// <param name="image">The file's bytes.</param>
     /// <param name="name">File name for messages.</param>
@@ -65,15 +66,26 @@ public static class KernelLoader
         BootProtocol p = request.Protocol;
         return (kind, p) switch
         {
-            (ImageKind.BzImage, BootProtocol.Auto or BootProtocol.Linux64 or BootProtocol.Linux32 or BootProtocol.Linux16) => BzImageLoader.Load(view, ram, request),
+            (ImageKind.BzImage, BootProtocol.Auto or BootProtocol.Linux64 or BootProtocol.Linux32 or BootProtocol.Linux16) =>
+                BzImageLoader.Load(view, ram, request),
             (ImageKind.Multiboot, BootProtocol.Auto or BootProtocol.Multiboot) => MultibootLoader.Load(view, ram, request),
             (ImageKind.BootSector, BootProtocol.Multiboot) when MultibootLoader.FindHeader(image) >= 0 => MultibootLoader.Load(view, ram, request),
-            (ImageKind.Elf or ImageKind.Multiboot, BootProtocol.Auto or BootProtocol.Pvh or BootProtocol.Linux64) when image.StartsWith(ElfImage.Magic) => ElfLoader.Load(view, ram, request),
+            (ImageKind.Elf or ImageKind.Multiboot, BootProtocol.Auto or BootProtocol.Pvh or BootProtocol.Linux64) when image.StartsWith(ElfImage.Magic) =>
+                ElfLoader.Load(view, ram, request),
             (ImageKind.BootSector or ImageKind.BzImage, BootProtocol.Auto or BootProtocol.BootSector) => BootSectorLoader.Load(view, ram),
-            (ImageKind.Unknown, _) => throw BootException.BadImage(image.Length == 0 ? $"{name}: the file is empty" : $"{name}: not a kernel: neither bzImage, ELF, Multiboot nor boot sector ({Describe(image)})"),
-            _ => throw BootException.BadImage($"{name}: a {kind switch { ImageKind.BzImage => "bzImage", ImageKind.Elf => "ELF image", ImageKind.Multiboot => "Multiboot image", _ => "boot sector" }} cannot be entered by protocol {p.ToString().ToLowerInvariant()}"),
+            (ImageKind.Unknown, _) => throw BootException.BadImage(image.Length == 0 ? $"{name}: the file is empty"
+                : $"{name}: not a kernel: neither bzImage, ELF, Multiboot nor boot sector ({Describe(image)})"),
+            _ => throw BootException.BadImage($"{name}: a {NameOf(kind)} cannot be entered by protocol {p.ToString().ToLowerInvariant()}"),
         };
     }
+
+    private static string NameOf(ImageKind kind) => kind switch
+    {
+        ImageKind.BzImage => "bzImage",
+        ImageKind.Elf => "ELF image",
+        ImageKind.Multiboot => "Multiboot image",
+        _ => "boot sector",
+    };
 
     /// <summary>What an unknown file looks like, to help the user.</summary>
     private static string Describe(ReadOnlySpan<byte> image) => image switch

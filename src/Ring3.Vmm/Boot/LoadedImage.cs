@@ -1,6 +1,7 @@
 namespace Ring3.Vmm;
 
-/// <summary>Where the parts of a kernel lie in memory, for images that may lie anywhere: checks that they leave the firmware's memory alone, and finds room for what the loader adds.</summary>
+/// <summary>Where the parts of a kernel lie in memory, for images that may lie anywhere:
+/// checks that they leave the firmware's memory alone, and finds room for what the loader adds.</summary>
 /// <param name="name">File name for messages.</param>
 internal sealed class LoadedImage(string name, MachineRam ram)
 {
@@ -17,7 +18,9 @@ internal sealed class LoadedImage(string name, MachineRam ram)
             return;
         ulong end = start + Math.Min(bytes, ulong.MaxValue - start);
         if (start < BiosArea.DataEnd || start < MemoryLayout.OneMiB && end > MemoryLayout.Ebda)
-            throw BootException.BadImage($"{name}: loads at 0x{start:x} to 0x{end:x}, where the firmware's memory is (free below 1 MiB: 0x{BiosArea.DataEnd:x} to 0x{MemoryLayout.Ebda:x})");
+            throw BootException.BadImage(
+                $"{name}: loads at 0x{start:x} to 0x{end:x}, where the firmware's memory is"
+                + $" (free below 1 MiB: 0x{BiosArea.DataEnd:x} to 0x{MemoryLayout.Ebda:x})");
         if (!ram.Contains(start, bytes))
             throw new BootException(ExitStatus.Resources, $"too little memory: {name} loads at 0x{start:x} to 0x{end:x}, and RAM is {ram.Bytes >> 20} MiB");
         _taken.Add((start, end));

@@ -5,16 +5,18 @@ using System.Text.RegularExpressions;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// Fetches files out of Debian packages with apt-get download and dpkg-deb: nothing is installed, no root is needed. The system's package lists are used when they know the
-/// package; else lists are fetched into the cache directory.
+/// Fetches files out of Debian packages with apt-get download and dpkg-deb: nothing is installed, no root is needed. The system's package lists are used when
+/// they know the package; else lists are fetched into the cache directory.
 /// </summary>
-/// <param name="architecture">Debian's name of an architecture that is not the system's; null: the system's own. The system is not told of it: an apt configuration beside its own serves.</param>
+/// <param name="architecture">Debian's name of an architecture that is not the system's; null: the system's own. The system is not told of it: an apt
+/// configuration beside its own serves.</param>
 internal sealed class DebianPackages(string cacheDirectory, string? architecture, Action<string> progress)
 {
     private string[]? _options;
 
     /// <summary>
-    /// The kernel package of a flavour: what the meta package depends on, or, when that build is not published yet, the newest of the flavour that is, signed or not.
+    /// The kernel package of a flavour: what the meta package depends on, or, when that build is not published yet, the newest of the flavour that is,
+    /// signed or not.
     /// </summary>
     public string ResolveKernel(string flavour)
     {
@@ -28,11 +30,14 @@ internal sealed class DebianPackages(string cacheDirectory, string? architecture
             if (parts is ["Depends", var name] && name.StartsWith(Prefix, StringComparison.Ordinal) && IsPublished(name))
                 return name;
         }
-        HostCommand.Result names = HostCommand.Run("apt-cache", [.. _options!, "search", "--names-only", $"^{Prefix}[0-9.]+-[0-9]+-{Regex.Escape(flavour)}(-unsigned)?$"]);
-        return names.Output.Split('\n').Select(l => l.Split(' ')[0]).Where(n => n.Length != 0).MaxBy(BuildNumber) ?? throw Unavailable(metaPackage, r.Ok ? "it names no kernel" : r.Error);
+        HostCommand.Result names = HostCommand.Run("apt-cache",
+            [.. _options!, "search", "--names-only", $"^{Prefix}[0-9.]+-[0-9]+-{Regex.Escape(flavour)}(-unsigned)?$"]);
+        return names.Output.Split('\n').Select(l => l.Split(' ')[0]).Where(n => n.Length != 0).MaxBy(BuildNumber)
+            ?? throw Unavailable(metaPackage, r.Ok ? "it names no kernel" : r.Error);
     }
 
-    private bool IsPublished(string package) => HostCommand.Run("apt-cache", [.. _options!, "show", "--no-all-versions", package]).Output.Contains("Filename:", StringComparison.Ordinal);
+    private bool IsPublished(string package) =>
+        HostCommand.Run("apt-cache", [.. _options!, "show", "--no-all-versions", package]).Output.Contains("Filename:", StringComparison.Ordinal);
 
     /// <summary>Version and build of a kernel package's name as one comparable number: linux-image-6.1.0-50-amd64 is 6, 1, 0, 50.</summary>
     private static long BuildNumber(string package)
@@ -48,8 +53,11 @@ internal sealed class DebianPackages(string cacheDirectory, string? architecture
     {
         EnsureLists(package);
         progress($"downloading Debian package {package}");
-        HostCommand.Result r = HostCommand.Run("apt-get", [.. _options!, "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-q", "download", package], directory);
-        string? file = Directory.EnumerateFiles(directory, "*.deb").FirstOrDefault(f => Path.GetFileName(f).StartsWith(package + "_", StringComparison.Ordinal));
+        HostCommand.Result r = HostCommand.Run("apt-get",
+            [.. _options!, "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1", "-q", "download", package],
+            directory);
+        string? file = Directory.EnumerateFiles(directory, "*.deb")
+            .FirstOrDefault(f => Path.GetFileName(f).StartsWith(package + "_", StringComparison.Ordinal));
         if (!r.Ok || file is null)
         {
             if (r.Error.Contains("No space left", StringComparison.Ordinal))
@@ -59,7 +67,8 @@ internal sealed class DebianPackages(string cacheDirectory, string? architecture
         return file;
     }
 
-    /// <summary>Copies the first regular file of a package that <paramref name="wanted"/> accepts (path without leading "./") to <paramref name="destination"/>; returns its path in the package.</summary>
+    /// <summary>Copies the first regular file of a package that <paramref name="wanted"/> accepts (path without leading "./") to
+    /// <paramref name="destination"/>; returns its path in the package.</summary>
     public static string Extract(string deb, Func<string, bool> wanted, string destination)
     {
         string? found = null;
@@ -83,7 +92,8 @@ internal sealed class DebianPackages(string cacheDirectory, string? architecture
         return found;
     }
 
-    /// <summary>Copies every regular file of a package for which <paramref name="nameOf"/> has a name (path without leading "./") into a directory, under that name.</summary>
+    /// <summary>Copies every regular file of a package for which <paramref name="nameOf"/> has a name (path without leading "./") into a directory,
+    /// under that name.</summary>
     public static void ExtractAll(string deb, Func<string, string?> nameOf, string directory)
     {
         HostCommand.Result r = HostCommand.Stream("dpkg-deb", ["--fsys-tarfile", deb], null, stream =>
@@ -126,10 +136,13 @@ internal sealed class DebianPackages(string cacheDirectory, string? architecture
     }
 
     /// <summary>Makes the foreign architecture the only one, on a system where nothing is installed.</summary>
-    private string[] ForeignOptions() => architecture is null ? [] : ["-o", $"APT::Architecture={architecture}", "-o", $"APT::Architectures::={architecture}", "-o", "Dir::State::status=/dev/null"];
+    private string[] ForeignOptions() => architecture is null ? []
+        : ["-o", $"APT::Architecture={architecture}", "-o", $"APT::Architectures::={architecture}", "-o", "Dir::State::status=/dev/null"];
 
-    internal static BootException DiskFull(string directory) => new(ExitStatus.Resources, $"no space left on the disk of {directory}; set XDG_CACHE_HOME to a place with 128 MiB free");
+    internal static BootException DiskFull(string directory) =>
+        new(ExitStatus.Resources, $"no space left on the disk of {directory}; set XDG_CACHE_HOME to a place with 128 MiB free");
 
     private BootException Unavailable(string package, string why) =>
-        new(ExitStatus.NoInput, $"cannot download Debian package {package}{(architecture is null ? "" : $" for {architecture}")} ({(why.Length == 0 ? "no network?" : why.TrimEnd('.'))}); pass --kernel FILE and --initrd FILE");
+        new(ExitStatus.NoInput, $"cannot download Debian package {package}{(architecture is null ? "" : $" for {architecture}")}"
+            + $" ({(why.Length == 0 ? "no network?" : why.TrimEnd('.'))}); pass --kernel FILE and --initrd FILE");
 }

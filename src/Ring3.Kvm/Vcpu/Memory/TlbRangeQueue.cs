@@ -5,8 +5,9 @@ using Ring3.Sync;
 namespace Ring3.Kvm;
 
 /// <summary>
-/// Ranges of guest frames that a vCPU has to flush before it next enters the guest. Requesters add, then make the request TlbFlushRange; the vCPU takes the request, then everything that is here. So a range is flushed by the time its own
-/// request is answered, perhaps on behalf of an earlier one. When it is full it stands for everything.
+/// Ranges of guest frames that a vCPU has to flush before it next enters the guest. Requesters add, then make the request TlbFlushRange; the vCPU takes the
+/// request, then everything that is here. So a range is flushed by the time its own request is answered, perhaps on behalf of an earlier one.
+/// When it is full it stands for everything.
 /// </summary>
 internal sealed class TlbRangeQueue
 {
