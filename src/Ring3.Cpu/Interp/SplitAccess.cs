@@ -65,8 +65,20 @@ internal readonly unsafe ref struct SplitAccess(byte* low, byte* high, int lowBy
                 continue;
             if (Interlocked.CompareExchange(ref *_high, WithHigh(high, value), high) == high)
                 return old;
-            // A thread of the owner has written to the upper half meanwhile: the comparison is made again. If one has built on the lower half as well, that stays.
-            Interlocked.CompareExchange(ref *_low, low, written);
+            // A thread of the owner has written to the upper half meanwhile: the comparison is made again.
+            TakeBack(written, old);
+        }
+    }
+
+    /// <summary>Makes the lower half that of <paramref name="old"/> again, whatever has been written beside it. If a thread of the owner has built on it, that stays.</summary>
+    private void TakeBack(ulong written, ulong old)
+    {
+        for (ulong word = written; word >> 64 - _lowBits == written >> 64 - _lowBits;)
+        {
+            ulong seen = Interlocked.CompareExchange(ref *_low, WithLow(word, old), word);
+            if (seen == word)
+                return;
+            word = seen;
         }
     }
 }
