@@ -137,7 +137,7 @@ public sealed unsafe partial class LogicalProcessor
                 CodeMayHaveChanged(address, 4096);
                 return s->Resume;
             case SiteKind.Overwritten:
-                CodeMayHaveChanged(address, s->Size);
+                CodeMayHaveChanged(address + s->WindowOffset, s->Size);
                 if (s->Region->Stale == 0)
                     return s->Resume;
                 SyncFlags(c, s);

@@ -65,6 +65,8 @@ internal unsafe struct Site
     public ushort Popped;
     /// <summary>Miss: what RSP has moved by when it is left here, which the register does not show.</summary>
     public short StackMoves;
+    /// <summary>Overwritten: bytes from the address register to the store.</summary>
+    public short WindowOffset;
 }
 
 /// <summary>A piece of translated code: blocks of one host page that were hot together.</summary>

@@ -34,6 +34,8 @@ public sealed unsafe class FlagTrapTests
         (a, x, y) => a.xadd(s_r32[x], s_r32[y]), (a, x, y) => a.cmpxchg(s_r64[x], s_r64[y]), (a, x, y) => a.popcnt(s_r32[x], s_r32[y]), (a, x, y) => { a.mov(s_r64[x], s_r64[y]); a.stc(); },
     ];
 
+    private const int LeftShift = 15;
+
     /// <summary>The instruction behind the producer of the flags faults; with what overwrites the producer's operands in between, and without.</summary>
     [Fact]
     public void ProducerBeforeAFault()
@@ -56,6 +58,9 @@ public sealed unsafe class FlagTrapTests
                         a.mov(__[0x12_0000], eax);
                         a.hlt();
                     }, h => { Values(h, producer * 100 + x); h.NestedEntry(Gone) = 0; });
+                    // AF of a shift is what the host's processor makes of it.
+                    if (producer == LeftShift)
+                        m.FlagMask = ~Rflags.AF;
                     Assert.Equal(ExitReason.NestedFault, m.Run($"producer {producer}, {s_r64[x]}, {s_r64[y]}, {between}"));
                     Assert.True(m.Translated > 0);
                 }

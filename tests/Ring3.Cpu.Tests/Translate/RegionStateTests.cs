@@ -79,7 +79,7 @@ public sealed unsafe class RegionStateTests
                 break;
             case 27: a.setb(__byte_ptr[memory()]); break;
             case 28: a.cmovle(x, __qword_ptr[memory()]); break;
-            case 29: a.shl(x, 1); break;
+            case 29: a.rol(x, 1); break;
             case 30: a.rcr(u, 1); break;
             case 31: a.xadd(__qword_ptr[memory()], x); break;
             case 32: a.@lock.sub(__dword_ptr[memory()], v); break;
