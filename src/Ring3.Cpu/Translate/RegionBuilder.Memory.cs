@@ -110,10 +110,10 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>A site before an access, which is repeated from here.</summary>
-    private int MissSite(Trace t, int i, AccessForm form, int size, bool write)
+    private int MissSite(Trace t, int i, AccessForm form, int size, bool write, int alignment = 0)
     {
         Site site = SiteAt(SiteKind.Miss, t, i);
-        (site.Form, site.Size, site.Write) = (form, (byte)size, write);
+        (site.Form, site.Size, site.Write, site.Alignment) = (form, (byte)size, write, (byte)alignment);
         int number = AddSite(site);
         if (EndsWindows(t.Instructions[i].Lowering))
             _resumes.Add((number, _a.Position));

@@ -69,7 +69,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool needsFlags)
     {
         int size = code.MemorySize.GetSize();
-        int site = MissSite(t, i, AccessForm.Operand, size, store);
+        int site = MissSite(t, i, AccessForm.Operand, size, store, Alignment(code));
         EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
         if (code.HasLockPrefix || code.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b)
             EmitSplitCheck(t, i, size);

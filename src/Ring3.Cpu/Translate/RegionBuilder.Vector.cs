@@ -64,14 +64,15 @@ internal sealed unsafe partial class RegionBuilder
         {
             int size = code.MemorySize.GetSize();
             _atHand = null;
-            int site = MissSite(t, i, AccessForm.Operand, size, store);
+            int alignment = VectorRules.MustBeAligned(g.Code) ? size : 0;
+            int site = MissSite(t, i, AccessForm.Operand, size, store, alignment);
             if (p.NotesEveryX87 && VectorRules.IsNoted(code.Code))
             {
                 EmitAddress(g.Code, HostRegisters.Address, false);
                 _a.Store(StateLayout.X87Operand, HostRegisters.Address);
             }
             EmitAddress(g.Code, HostRegisters.Address, true);
-            BeginCheck(size, store, VectorRules.MustBeAligned(g.Code) ? size : 0);
+            BeginCheck(size, store, alignment);
             LoadPassing();
             EndCheck(site);
         }

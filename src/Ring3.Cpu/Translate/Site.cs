@@ -54,6 +54,8 @@ internal unsafe struct Site
     public AccessForm Form;
     /// <summary>Bytes of an access.</summary>
     public byte Size;
+    /// <summary>Miss: multiple at which the operand must be, or 0.</summary>
+    public byte Alignment;
     /// <summary>The access writes.</summary>
     public bool Write;
     /// <summary>Where the flags are: <see cref="FlagKind.Words"/> means CpuState's CcKind.</summary>
