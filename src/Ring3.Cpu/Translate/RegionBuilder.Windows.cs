@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Iced.Intel;
 
@@ -89,7 +90,8 @@ internal sealed unsafe partial class RegionBuilder
     {
         Instruction i = g.Code;
         (key, offset) = (default, 0);
-        if (g.Lowering is not (Lowering.Plain or Lowering.Vector) || !g.SiteBefore || i.HasLockPrefix || i.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b or Mnemonic.Cmpxchg16b)
+        if (g.Lowering is not (Lowering.Plain or Lowering.Vector) || !g.SiteBefore || i.HasLockPrefix
+            || i.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b or Mnemonic.Cmpxchg16b)
             return false;
         if (g.Lowering == Lowering.Vector && p.NotesEveryX87 && VectorRules.IsNoted(i.Code))
             return false;
@@ -100,7 +102,8 @@ internal sealed unsafe partial class RegionBuilder
             offset = (long)i.MemoryDisplacement64;
             return true;
         }
-        if (i.MemoryBase == Register.None || i.MemoryBase.GetSize() != 8 || i.MemoryIndex != Register.None && (!i.MemoryIndex.IsGPR() || i.MemoryIndex.GetSize() != 8))
+        if (i.MemoryBase == Register.None || i.MemoryBase.GetSize() != 8
+            || i.MemoryIndex != Register.None && (!i.MemoryIndex.IsGPR() || i.MemoryIndex.GetSize() != 8))
             return false;
         (int b, offset) = _values[Guest(i.MemoryBase)];
         int x = -1, scale = 1;
@@ -236,7 +239,7 @@ internal sealed unsafe partial class RegionBuilder
         {
             if (!_wide && _narrowStarts.TryGetValue(i, out Recipe flags))
             {
-                System.Diagnostics.Debug.Assert(flags == _flags);
+                Debug.Assert(flags == _flags);
                 _hostFlags = false;
                 StartNarrow(i);
             }
