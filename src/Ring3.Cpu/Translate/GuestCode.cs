@@ -49,6 +49,14 @@ internal unsafe struct GuestInstruction
     /// <summary>The trace that a direct branch leads to, or null.</summary>
     public Trace? Target;
 
+    /// <summary>A branch that the trace follows: it is left when the branch is not taken.</summary>
+    public bool Inverted;
+    /// <summary>Number of the window that its access belongs to, or -1, and the constant in its address there.</summary>
+    public int Window;
+    public long WindowOffset;
+
+    /// <summary>Page offset to which a direct branch leaves the trace.</summary>
+    public readonly long LeavesFor => Inverted ? Next : (long)Code.NearBranchTarget;
     public readonly int Offset => (int)Code.IP;
     public readonly int Next => (int)Code.NextIP;
 }

@@ -129,7 +129,9 @@ public sealed unsafe partial class LogicalProcessor
                     AccessForm.Pop => c->Gpr[4],
                     _ => c->Gpr[5],
                 };
-                if (TryFill(c, linear, s->Size, s->Write) && CanGoOn())
+                // A misaligned operand faults before its page is looked at.
+                bool aligned = s->Alignment == 0 || (linear & (s->Alignment - 1u)) == 0;
+                if (aligned && TryFill(c, linear, s->Size, s->Write) && CanGoOn())
                     return s->Resume;
                 return LeaveBefore(c, s);
             case SiteKind.Overwritten when s->Size == 0:
@@ -137,7 +139,7 @@ public sealed unsafe partial class LogicalProcessor
                 CodeMayHaveChanged(address, 4096);
                 return s->Resume;
             case SiteKind.Overwritten:
-                CodeMayHaveChanged(address, s->Size);
+                CodeMayHaveChanged(address + s->WindowOffset, s->Size);
                 if (s->Region->Stale == 0)
                     return s->Resume;
                 SyncFlags(c, s);
@@ -245,7 +247,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Nothing has happened that makes code pointers of this stay invalid.</summary>
-    private bool CanGoOn() => _jumpGeneration == Tlb.FetchGeneration;
+    private bool CanGoOn() => _jumpGeneration == Tlb.FetchGeneration && _jumpEpoch == Machine.Epoch;
 
     /// <summary>Goes on at RIP in translated code if the jump cache knows some.</summary>
     private nint GoTo(CpuState* c)

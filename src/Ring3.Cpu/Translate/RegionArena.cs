@@ -9,7 +9,7 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: offsets stay below the mappings' sizes.</remarks>
 internal sealed unsafe class RegionArena
 {
-    private const int CodeSize = 16 << 20, DataSize = 16 << 20, MaxArenas = 128;
+    private const int CodeSize = 32 << 20, DataSize = 64 << 20, MaxArenas = 128;
 
     private static readonly RankedLock s_lock = new(LockRank.RegionArena);
     private static readonly Stack<RegionArena> s_free = new();

@@ -45,6 +45,23 @@ internal sealed class RegionAssembler : HostAssembler
             Put(field);
     }
 
+    /// <summary>register = a slot of the frame that translated code runs in. See <see cref="RegionRoutines"/>.</summary>
+    public void LoadSlot(Register register, int slot) => OnSlot((byte)HostOperation.Move, register, slot);
+
+    public void StoreSlot(int slot, Register register) => OnSlot(0x89, register, slot);
+
+    private void OnSlot(byte opcode, Register register, int slot)
+    {
+        Room();
+        int r = Number(register);
+        Debug.Assert(slot < 16);
+        Put(WideRex | r >> 3 << 2);
+        Put(opcode);
+        Put(0x44 | (r & 7) << 3);
+        Put(0x24);
+        Put(sizeof(long) * slot);
+    }
+
     public void Move(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from);
 
     public void OnRegisters(HostOperation operation, Register register, Register other) => OnRegisters((byte)operation, register, other);

@@ -17,21 +17,11 @@ internal sealed unsafe partial class RegionBuilder
         _hostFlags = false;
         _flags = s_state;
         EmitUnits(t);
-        int count = t.Instructions.Count;
-        _a.AddToState(StateLayout.Retired, count);
-        for (int i = 0; i < count; i++)
-        {
-            if (RunAt(t, i) is > 1 and var run)
-            {
-                _marks.Add((_a.Position, t.Instructions[i].Code));
-                EmitRun(t, i, run);
-                i += run - 1;
-                continue;
-            }
-            EmitInstruction(t, i);
-        }
-        if (t.FallOffset >= 0)
-            EmitEdge(t, t.FallOffset, t.Fall, count);
+        _a.AddToState(StateLayout.Retired, t.Instructions.Count);
+        _wide = PlanWindows(t);
+        EmitInstructions(t, 0);
+        if (_wide)
+            EmitNarrow(t);
     }
 
     /// <summary>The checks before a trace that is entered from outside the region.</summary>
@@ -155,6 +145,8 @@ internal sealed unsafe partial class RegionBuilder
         ref readonly GuestInstruction g = ref CollectionsMarshal.AsSpan(t.Instructions)[i];
         _marks.Add((_a.Position, g.Code));
         bool inShadow = _inShadow;
+        if (g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Branch or Lowering.Nothing))
+            _atHand = null;
         EmitLowered(t, i, g);
         if (inShadow)
             EndShadow();
@@ -224,9 +216,9 @@ internal sealed unsafe partial class RegionBuilder
     {
         NeedHostFlags(HostRegisters.Spare);
         byte condition = (byte)(g.Code.ConditionCode - ConditionCode.o);
-        int skip = _a.Jump((byte)(condition ^ 1));
+        int skip = _a.Jump((byte)(g.Inverted ? condition : condition ^ 1));
         (bool host, Recipe flags) = (_hostFlags, _flags);
-        EmitEdge(t, (long)g.Code.NearBranchTarget, g.Target, i + 1);
+        EmitEdge(t, g.LeavesFor, g.Target, i + 1);
         _a.Bind(skip);
         (_hostFlags, _flags) = (host, flags);
     }
@@ -236,9 +228,12 @@ internal sealed unsafe partial class RegionBuilder
     {
         int site = AddSite(SiteAt(SiteKind.Call, t, i));
         CallSite(site);
-        _resumes.Add((site, _a.Position));
         _hostFlags = false;
         _flags = s_state;
+        if (EndsWindows(t.Instructions[i].Lowering))
+            _resumes.Add((site, _a.Position));
+        else
+            Resume(site, i + 1, t);
     }
 
     /// <summary>A site at an instruction that has not retired.</summary>

@@ -80,21 +80,22 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>
-    /// Compares the linear address in <see cref="HostRegisters.Address"/> with level 1. With <paramref name="aligned"/>, addresses that are no multiple of the
-    /// size do not pass. Until <see cref="EndCheck"/>, moves may load <see cref="HostRegisters.Spare"/>.
+    /// Compares the linear address in <see cref="HostRegisters.Address"/> with level 1. With <paramref name="alignment"/>, of which the size is a multiple,
+    /// other addresses do not pass. Until <see cref="EndCheck"/>, moves may load <see cref="HostRegisters.Spare"/>.
     /// </summary>
-    private void BeginCheck(int size, bool write, bool aligned = false)
+    private void BeginCheck(int size, bool write, int alignment = 0)
     {
         const Register Address = HostRegisters.Address, Entry = HostRegisters.Entry, Tag = HostRegisters.Spare;
         _a.RotateRight(Entry, Address, 12 - EntryShift);
         _a.And32(Entry, (Tlb.Level1Entries - 1) << EntryShift);
-        if (size == 1 || aligned)
+        int beyond = size - Math.Max(alignment, 1);
+        if (beyond == 0)
             _a.Move(Tag, Address);
         else
-            _a.Lea(Tag, Address, size - 1);
+            _a.Lea(Tag, Address, beyond);
         // With the sum, the low bits of a misaligned address spoil it. See Tlb.LastContext.
-        _a.And64(Tag, aligned ? -4096 + size - 1 : -4096);
-        _a.WithState(aligned ? HostOperation.Add : HostOperation.Or, Tag, StateLayout.Context);
+        _a.And64(Tag, alignment != 0 ? -4096 + alignment - 1 : -4096);
+        _a.WithState(alignment != 0 ? HostOperation.Add : HostOperation.Or, Tag, StateLayout.Context);
         _a.WithEntry(HostOperation.Compare, Tag, write ? TagWriteOffset : TagReadOffset);
     }
 
@@ -109,11 +110,16 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>A site before an access, which is repeated from here.</summary>
-    private int MissSite(Trace t, int i, AccessForm form, int size, bool write)
+    private int MissSite(Trace t, int i, AccessForm form, int size, bool write, int alignment = 0)
     {
         Site site = SiteAt(SiteKind.Miss, t, i);
-        (site.Form, site.Size, site.Write) = (form, (byte)size, write);
-        return AddSite(site, _a.Position);
+        (site.Form, site.Size, site.Write, site.Alignment) = (form, (byte)size, write, (byte)alignment);
+        int number = AddSite(site);
+        if (EndsWindows(t.Instructions[i].Lowering))
+            _resumes.Add((number, _a.Position));
+        else
+            Resume(number, i, t);
+        return number;
     }
 
     /// <summary>
@@ -134,6 +140,9 @@ internal sealed unsafe partial class RegionBuilder
         site.Uncount--;
         int number = AddSite(site);
         _stubs.Add((_a.Jump(Below), number));
-        _resumes.Add((number, _a.Position));
+        if (EndsWindows(t.Instructions[i].Lowering))
+            _resumes.Add((number, _a.Position));
+        else
+            Resume(number, i + 1, t);
     }
 }

@@ -18,13 +18,26 @@ internal sealed unsafe partial class RegionBuilder
         // The check of an access costs the flags: an operand that is only read is loaded before they are brought back.
         bool loadFirst = memory && needsFlags && !store;
         _passing.Clear();
-        if (!Assign(ref code, memory, store, loadFirst))
+        Window? window = memory ? WindowOf(g) : null;
+        if (window is not null && !Assign(ref code, true, true, false))
+            (window, code) = (null, g.Code);
+        if (window is null && !Assign(ref code, memory, store, loadFirst))
         {
             EmitHandler(t, i);
             return;
         }
-        if (!memory)
+        if (window is not null)
         {
+            EnterWindow(i, g, window);
+            if (needsFlags)
+                NeedHostFlags(HostRegisters.Spare);
+            LoadPassing();
+            AddInWindow(i, g, window, ref code);
+        }
+        else if (!memory)
+        {
+            if (needsFlags || code.Mnemonic == Mnemonic.Lea || _passing.Count > 2)
+                _atHand = null;
             if (needsFlags)
                 NeedHostFlags(HostRegisters.Address);
             if (code.Mnemonic == Mnemonic.Lea)
@@ -39,27 +52,30 @@ internal sealed unsafe partial class RegionBuilder
         }
         else
         {
+            _atHand = null;
             EmitAccess(t, i, ref code, store, needsFlags);
         }
         StorePassing();
         if (g.WritesFlags)
             Produced(g);
-        if (store)
+        if (store && window is not null)
+            EmitWindowCodeCheck(t, i, window, g.Code.MemorySize.GetSize());
+        else if (store)
             EmitCodeCheck(t, i, code.MemorySize.GetSize(), g.Next);
-        else if (memory && !g.WritesFlags && !loadFirst)
+        else if (memory && window is null && !g.WritesFlags && !loadFirst)
             _hostFlags = false;
     }
 
     private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool needsFlags)
     {
         int size = code.MemorySize.GetSize();
-        int site = MissSite(t, i, AccessForm.Operand, size, store);
+        int site = MissSite(t, i, AccessForm.Operand, size, store, Alignment(code));
         EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
         if (code.HasLockPrefix || code.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b)
             EmitSplitCheck(t, i, size);
         if (needsFlags && store)
         {
-            BeginCheck(size, store, code.Mnemonic == Mnemonic.Cmpxchg16b);
+            BeginCheck(size, store, Alignment(code));
             EndCheck(site);
             _hostFlags = false;
             NeedHostFlags(HostRegisters.Spare);
@@ -87,11 +103,13 @@ internal sealed unsafe partial class RegionBuilder
             _a.Add(code);
             return;
         }
-        BeginCheck(size, store, code.Mnemonic == Mnemonic.Cmpxchg16b);
+        BeginCheck(size, store, Alignment(code));
         LoadPassing();
         EndCheck(site);
         _a.Add(code);
     }
+
+    private static int Alignment(in Instruction code) => code.Mnemonic == Mnemonic.Cmpxchg16b ? 16 : 0;
 
     /// <summary>The checked operand into the spare register. Changes no flag.</summary>
     private void EmitLoad(int size)

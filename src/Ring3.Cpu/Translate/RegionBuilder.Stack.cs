@@ -42,7 +42,11 @@ internal sealed unsafe partial class RegionBuilder
         Site site = SiteAt(SiteKind.Miss, t, i + n);
         (site.Form, site.Size, site.Write) = (form, (byte)(8 * count), form == AccessForm.Push);
         site.StackMoves = (short)(form == AccessForm.Push ? -8 * n : 8 * n);
-        return AddSite(site, _a.Position);
+        if (n != 0)
+            return AddSite(site, _a.Position);
+        int number = AddSite(site);
+        Resume(number, i, t);
+        return number;
     }
 
     private void EmitPushes(Trace t, int i, int count)
@@ -85,7 +89,7 @@ internal sealed unsafe partial class RegionBuilder
         site.Uncount--;
         int number = AddSite(site);
         _stubs.Add((_a.Jump(NotEqual), number));
-        _resumes.Add((number, _a.Position));
+        Resume(number, i + count, t);
     }
 
     private void EmitPops(Trace t, int i, int count)

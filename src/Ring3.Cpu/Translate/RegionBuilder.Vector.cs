@@ -42,38 +42,52 @@ internal sealed unsafe partial class RegionBuilder
         code.Code = VectorRules.Emitted(code.Code);
         bool memory = InstructionRules.HasMemory(code), store = g.SiteAfter;
         _passing.Clear();
+        Window? window = memory ? WindowOf(g) : null;
         // At most one general-purpose register beside memory, and three without.
         if (!Assign(ref code, memory, store, false))
             throw new InvalidOperationException($"no registers for {code}");
-        if (!memory)
+        if (window is not null)
+        {
+            EnterWindow(i, g, window);
+            LoadPassing();
+            AddInWindow(i, g, window, ref code);
+        }
+        else if (!memory)
         {
             if (g.ReadsFlags)
                 NeedHostFlags(HostRegisters.Address);
             LoadPassing();
+            if (g.ReadsFlags || _passing.Count > 2)
+                _atHand = null;
         }
         else
         {
             int size = code.MemorySize.GetSize();
-            int site = MissSite(t, i, AccessForm.Operand, size, store);
+            _atHand = null;
+            int alignment = VectorRules.MustBeAligned(g.Code) ? size : 0;
+            int site = MissSite(t, i, AccessForm.Operand, size, store, alignment);
             if (p.NotesEveryX87 && VectorRules.IsNoted(code.Code))
             {
                 EmitAddress(g.Code, HostRegisters.Address, false);
                 _a.Store(StateLayout.X87Operand, HostRegisters.Address);
             }
             EmitAddress(g.Code, HostRegisters.Address, true);
-            BeginCheck(size, store, VectorRules.MustBeAligned(g.Code));
+            BeginCheck(size, store, alignment);
             LoadPassing();
             EndCheck(site);
         }
-        _a.Add(code);
+        if (window is null)
+            _a.Add(code);
         StorePassing();
         if (VectorRules.IsNoted(code.Code))
             EmitPointers(t, i, memory);
         if (g.WritesFlags)
             Produced(g);
-        if (store)
+        if (store && window is not null)
+            EmitWindowCodeCheck(t, i, window, code.MemorySize.GetSize());
+        else if (store)
             EmitCodeCheck(t, i, code.MemorySize.GetSize(), g.Next);
-        else if (memory && !g.WritesFlags)
+        else if (memory && window is null && !g.WritesFlags)
             _hostFlags = false;
     }
 

@@ -11,7 +11,7 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: blocks are read inside the epoch; guest bytes are copied by UserCopy into a buffer of a block's largest size.</remarks>
 internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 {
-    private const int MaxInstructions = 256, MaxTraces = 16, MaxSites = 1024, BlockBytes = Block.MaxInstructions * 15 + 16;
+    private const int MaxInstructions = 256, MaxTraces = 16, MaxRounds = 8, MaxRepeated = 64, MaxSites = 4096, BlockBytes = Block.MaxInstructions * 15 + 16;
 
     private readonly RegionAssembler _a = new();
     private readonly InstructionInfoFactory _info = new();
@@ -108,7 +108,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             t.Fall = HeadAt(t.FallOffset);
             foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
                 if (g.Lowering is Lowering.Branch or Lowering.Jump or Lowering.Call)
-                    g.Target = HeadAt((long)g.Code.NearBranchTarget);
+                    g.Target = HeadAt(g.LeavesFor);
         }
     }
 
@@ -142,9 +142,16 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             switch (last.Lowering)
             {
                 case Lowering.Branch:
-                    AddHead(BlockAt((int)last.Code.NearBranchTarget));
+                    if (last.LeavesFor == HeadOffset(t) && Repeat(t, ref left))
+                        AddHead(BlockAt(last.Next));
+                    else
+                        AddHead(BlockAt((int)last.LeavesFor));
                     fall = last.Next;
                     break;
+                case Lowering.Jump when last.LeavesFor == HeadOffset(t):
+                    Repeat(t, ref left);
+                    t.FallOffset = -1;
+                    return true;
                 case Lowering.Jump or Lowering.Call:
                     AddHead(BlockAt((int)last.Code.NearBranchTarget));
                     t.FallOffset = -1;
@@ -168,6 +175,32 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
                 return true;
             b = next;
         }
+    }
+
+    private static int HeadOffset(Trace t) => (int)((nuint)t.Head->Host & 0xfff);
+
+    /// <summary>
+    /// The trace is a loop: repeats its instructions, so that polls and checks of memory are made once for several rounds. False: it is too long, or has
+    /// something in it that takes longer.
+    /// </summary>
+    private static bool Repeat(Trace t, ref int left)
+    {
+        List<GuestInstruction> all = t.Instructions;
+        int body = all.Count, rounds = Math.Min(Math.Min(MaxRounds, MaxRepeated / body), 1 + left / body);
+        if (rounds < 2 || all.Exists(static g => g.Inverted || EndsWindows(g.Lowering)))
+            return false;
+        for (int round = 1; round < rounds; round++)
+        {
+            int last = all.Count - 1;
+            all.AddRange(all.GetRange(last + 1 - body, body));
+            ref GuestInstruction branch = ref CollectionsMarshal.AsSpan(all)[last];
+            if (branch.Lowering == Lowering.Jump)
+                branch.Lowering = Lowering.Nothing;
+            else
+                branch.Inverted = true;
+        }
+        left -= body * (rounds - 1);
+        return true;
     }
 
     /// <summary>The decoded block at an offset of the page, or null.</summary>
@@ -311,7 +344,16 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     public IReadOnlyCollection<nint> Sources => _sources;
 
     /// <summary>Guest instructions in the region.</summary>
-    public int Instructions => _marks.Count;
+    public int Instructions
+    {
+        get
+        {
+            int count = 0;
+            foreach (nint b in _sources)
+                count += ((Block*)b)->Instructions;
+            return count;
+        }
+    }
 
     /// <summary>Where a head is entered.</summary>
     public int EntryOf(int trace) => _traces[trace].Entry;

@@ -18,6 +18,9 @@ internal static unsafe class RegionRoutines
     /// </summary>
     public static readonly nint Slow;
 
+    /// <summary>Slots for windows, and what keeps the stack aligned for calls.</summary>
+    private const int FrameBytes = RegionBuilder.MaxWindows * 2 * sizeof(long) + 8;
+
     private static readonly Register[] s_saved = [Register.RBX, Register.RBP, Register.R12, Register.R13, Register.R14, Register.R15];
 
     static RegionRoutines()
@@ -25,7 +28,7 @@ internal static unsafe class RegionRoutines
         RegionAssembler a = new();
         foreach (Register r in s_saved)
             a.Add(Instruction.Create(Code.Push_r64, r));
-        a.Lea(Register.RSP, Register.RSP, -8);
+        a.Lea(Register.RSP, Register.RSP, -FrameBytes);
         a.Move(HostRegisters.Base, Register.RDI);
         a.Move(HostRegisters.Entry, Register.RSI);
         LoadGuest(a);
@@ -47,7 +50,7 @@ internal static unsafe class RegionRoutines
         LoadGuest(a);
         a.Add(Instruction.Create(Code.Jmp_rm64, HostRegisters.Entry));
         a.Bind(leave);
-        a.Lea(Register.RSP, Register.RSP, 8);
+        a.Lea(Register.RSP, Register.RSP, FrameBytes);
         for (int i = s_saved.Length - 1; i >= 0; i--)
             a.Add(Instruction.Create(Code.Pop_r64, s_saved[i]));
         a.Add(Instruction.Create(Code.Retnq));

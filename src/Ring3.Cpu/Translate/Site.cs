@@ -54,6 +54,8 @@ internal unsafe struct Site
     public AccessForm Form;
     /// <summary>Bytes of an access.</summary>
     public byte Size;
+    /// <summary>Miss: multiple at which the operand must be, or 0.</summary>
+    public byte Alignment;
     /// <summary>The access writes.</summary>
     public bool Write;
     /// <summary>Where the flags are: <see cref="FlagKind.Words"/> means CpuState's CcKind.</summary>
@@ -65,6 +67,8 @@ internal unsafe struct Site
     public ushort Popped;
     /// <summary>Miss: what RSP has moved by when it is left here, which the register does not show.</summary>
     public short StackMoves;
+    /// <summary>Overwritten: bytes from the address register to the store.</summary>
+    public short WindowOffset;
 }
 
 /// <summary>A piece of translated code: blocks of one host page that were hot together.</summary>

@@ -25,9 +25,6 @@ public sealed unsafe class FlagTrapTests
         h.State->Gpr[4] = CpuHarness.StackTop;
     }
 
-    /// <summary>The producer that leaves AF undefined.</summary>
-    private const int LeavesNoAf = 15;
-
     private static readonly Action<Assembler, int, int>[] s_producers =
     [
         (a, x, y) => a.add(s_r64[x], s_r64[y]), (a, x, y) => a.sub(s_r32[x], s_r32[y]), (a, x, y) => a.cmp(s_r16[x], s_r16[y]), (a, x, y) => a.and(s_r8[x], s_r8[y]),
@@ -36,6 +33,8 @@ public sealed unsafe class FlagTrapTests
         (a, x, y) => a.shl(s_r32[x], 1), (a, x, y) => a.rcl(s_r64[x], 1), (a, x, y) => a.add(s_r64[x], __qword_ptr[rsi + 8]), (a, x, y) => a.sub(__dword_ptr[rsi + 16], s_r32[y]), (a, x, y) => a.cmp(__byte_ptr[rsi + 24], 3),
         (a, x, y) => a.xadd(s_r32[x], s_r32[y]), (a, x, y) => a.cmpxchg(s_r64[x], s_r64[y]), (a, x, y) => a.popcnt(s_r32[x], s_r32[y]), (a, x, y) => { a.mov(s_r64[x], s_r64[y]); a.stc(); },
     ];
+
+    private const int LeftShift = 15;
 
     /// <summary>The instruction behind the producer of the flags faults; with what overwrites the producer's operands in between, and without.</summary>
     [Fact]
@@ -59,7 +58,8 @@ public sealed unsafe class FlagTrapTests
                         a.mov(__[0x12_0000], eax);
                         a.hlt();
                     }, h => { Values(h, producer * 100 + x); h.NestedEntry(Gone) = 0; });
-                    if (producer == LeavesNoAf)
+                    // AF of a shift is what the host's processor makes of it.
+                    if (producer == LeftShift)
                         m.FlagMask = ~Rflags.AF;
                     Assert.Equal(ExitReason.NestedFault, m.Run($"producer {producer}, {s_r64[x]}, {s_r64[y]}, {between}"));
                     Assert.True(m.Translated > 0);

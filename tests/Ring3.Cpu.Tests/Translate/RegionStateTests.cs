@@ -79,7 +79,6 @@ public sealed unsafe class RegionStateTests
                 break;
             case 27: a.setb(__byte_ptr[memory()]); break;
             case 28: a.cmovle(x, __qword_ptr[memory()]); break;
-            // Not a shift: its AF is the host's here and the interpreter's there, and LAHF and PUSHF would see it.
             case 29: a.rol(x, 1); break;
             case 30: a.rcr(u, 1); break;
             case 31: a.xadd(__qword_ptr[memory()], x); break;

@@ -40,4 +40,36 @@ public sealed unsafe class RenewedRegionTests
             Assert.InRange(h.Cpu.Counters.Entries - before, 1, 20);
         }
     }
+
+    /// <summary>Everything is dropped while a processor is in translated code: it does not look for what takes the place of its region in what was dropped.</summary>
+    [Fact]
+    public void EverythingIsDropped_WhileALoopRuns()
+    {
+        byte[] code = CoreSmokeTests.Assemble(64, a =>
+        {
+            Label again = a.CreateLabel();
+            a.Label(ref again);
+            a.mov(__qword_ptr[rdi], rcx);
+            a.inc(rcx);
+            a.cmp(__dword_ptr[rsi], 0);
+            a.je(again);
+            a.hlt();
+        });
+        using CpuHarness h = CpuHarness.Long(code, translate: true);
+        h.State->Gpr[6] = CpuHarness.DataAddress;
+        h.State->Gpr[7] = CpuHarness.DataAddress + 64;
+        ExitReason reason = default;
+        Thread thread = new(() => reason = h.Run());
+        thread.Start();
+        for (int round = 0; round < 8; round++)
+        {
+            ulong seen = Volatile.Read(ref h.Word(CpuHarness.DataAddress + 64));
+            while (Volatile.Read(ref h.Word(CpuHarness.DataAddress + 64)) < seen + 1000)
+                Thread.Yield();
+            h.Machine.ExternalWriters = round % 2 == 0;
+        }
+        Volatile.Write(ref h.Word(CpuHarness.DataAddress), 1);
+        thread.Join();
+        Assert.Equal(ExitReason.Hlt, reason);
+    }
 }

@@ -1,0 +1,368 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+// Windows: accesses of a trace whose addresses differ by constants are checked once, by the first of them.
+// SAFETY: the check covers every byte of the window, in one page, with the strongest permission that any of its accesses needs; nothing that calls back lies
+// between it and them, because whoever calls back goes on in the narrow copy of the trace, which checks each access.
+internal sealed unsafe partial class RegionBuilder
+{
+    /// <summary>Windows that are open at the same time: each has two slots on the host's stack (<see cref="RegionRoutines"/>).</summary>
+    public const int MaxWindows = 8;
+
+    private const int MaxWindowBytes = 256;
+    private const long MaxOffset = 1 << 24;
+
+    /// <summary>What an address is made of besides a constant: values that registers had, by number.</summary>
+    private readonly record struct WindowKey(int Base, int Index, int Scale, Register Segment);
+
+    private sealed class Window(WindowKey key, int slot, int number, long offset, int size, int alignment)
+    {
+        public readonly WindowKey Key = key;
+        public readonly int Slot = slot, Number = number;
+        /// <summary>The bytes, as constants to be added to what the key stands for.</summary>
+        public long Min = offset, End = offset + size;
+        /// <summary>Multiple at which the byte <see cref="Aligned"/> must be when executed; 0: any.</summary>
+        public int Alignment = alignment;
+        public long Aligned = offset;
+        public bool Writes;
+        public int Accesses = 1;
+        /// <summary>Emission: its check has been emitted.</summary>
+        public bool IsOpen;
+    }
+
+    /// <summary>Of the trace at hand.</summary>
+    private readonly List<Window> _windows = [];
+    private readonly Window?[] _openWindows = new Window?[MaxWindows];
+    private readonly (int Root, long Offset)[] _values = new (int, long)[16];
+    private int _nextRoot;
+
+    /// <summary>The copy of the trace with windows is being emitted.</summary>
+    private bool _wide;
+    /// <summary>The window whose host address is in <see cref="HostRegisters.Address"/>.</summary>
+    private Window? _atHand;
+    /// <summary>Jumps of the wide copy, and sites that go on, to instructions of the narrow one.</summary>
+    private readonly List<(int Jump, int Instruction)> _narrowJumps = [];
+    private readonly List<(int Site, int Instruction)> _narrowResumes = [];
+    /// <summary>Instructions of the narrow copy that these lead to, and where the flags are by the wide one's account.</summary>
+    private readonly Dictionary<int, Recipe> _narrowStarts = [];
+
+    // ---- Which accesses belong together ----
+
+    /// <summary>Finds the windows of a trace. False: there are none.</summary>
+    private bool PlanWindows(Trace t)
+    {
+        _windows.Clear();
+        Array.Clear(_openWindows);
+        for (int n = 0; n < 16; n++)
+            _values[n] = (n, 0);
+        _nextRoot = 16;
+        Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
+        for (int i = 0; i < all.Length; i++)
+        {
+            ref GuestInstruction g = ref all[i];
+            g.Window = -1;
+            if (EndsWindows(g.Lowering))
+                Array.Clear(_openWindows);
+            else if (KeyOf(g, out WindowKey key, out long offset))
+                Join(i, ref g, key, offset);
+            Track(g);
+        }
+        bool any = false;
+        foreach (ref GuestInstruction g in all)
+        {
+            if (g.Window >= 0 && _windows[g.Window].Accesses == 1)
+                g.Window = -1;
+            any |= g.Window >= 0;
+        }
+        foreach (Window w in _windows)
+            Align(w);
+        return any;
+    }
+
+    /// <summary>Handlers may change what addresses lead to.</summary>
+    private static bool EndsWindows(Lowering lowering) => lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Push or Lowering.Pop or Lowering.Leave
+        or Lowering.Branch or Lowering.Jump or Lowering.Nothing);
+
+    private bool KeyOf(in GuestInstruction g, out WindowKey key, out long offset)
+    {
+        Instruction i = g.Code;
+        (key, offset) = (default, 0);
+        if (g.Lowering is not (Lowering.Plain or Lowering.Vector) || !g.SiteBefore || i.HasLockPrefix
+            || i.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b or Mnemonic.Cmpxchg16b)
+            return false;
+        if (g.Lowering == Lowering.Vector && p.NotesEveryX87 && VectorRules.IsNoted(i.Code))
+            return false;
+        Register segment = i.MemorySegment is Register.FS or Register.GS ? i.MemorySegment : Register.None;
+        if (i.MemoryBase == Register.RIP)
+        {
+            key = new WindowKey(-2, -1, 1, segment);
+            offset = (long)i.MemoryDisplacement64;
+            return true;
+        }
+        if (i.MemoryBase == Register.None || i.MemoryBase.GetSize() != 8
+            || i.MemoryIndex != Register.None && (!i.MemoryIndex.IsGPR() || i.MemoryIndex.GetSize() != 8))
+            return false;
+        (int b, offset) = _values[Guest(i.MemoryBase)];
+        int x = -1, scale = 1;
+        if (i.MemoryIndex != Register.None)
+        {
+            (x, long index) = _values[Guest(i.MemoryIndex)];
+            scale = i.MemoryIndexScale;
+            offset += index * scale;
+        }
+        offset += (int)i.MemoryDisplacement64;
+        key = new WindowKey(b, x, scale, segment);
+        return Math.Abs(offset) < 16 * MaxOffset + int.MaxValue;
+    }
+
+    private void Join(int i, ref GuestInstruction g, in WindowKey key, long offset)
+    {
+        int size = g.Code.MemorySize.GetSize();
+        int alignment = g.Lowering == Lowering.Vector && VectorRules.MustBeAligned(g.Code) ? size : 0;
+        g.WindowOffset = offset;
+        int slot = -1, oldest = 0;
+        for (int n = 0; n < MaxWindows; n++)
+        {
+            if (_openWindows[n] is not { } w)
+            {
+                slot = n;
+                continue;
+            }
+            if (w.Key == key)
+            {
+                long min = Math.Min(w.Min, offset), end = Math.Max(w.End, offset + size);
+                bool fits = alignment == 0 || w.Alignment == 0 || w.Alignment == alignment && (offset - w.Aligned) % alignment == 0;
+                if (end - min <= MaxWindowBytes && fits)
+                {
+                    if (alignment != 0)
+                        (w.Alignment, w.Aligned) = (alignment, offset);
+                    (w.Min, w.End) = (min, end);
+                    w.Writes |= g.SiteAfter;
+                    w.Accesses++;
+                    g.Window = w.Number;
+                    return;
+                }
+                slot = n;
+                break;
+            }
+            if (_openWindows[oldest] is { } o && o.Number > w.Number)
+                oldest = n;
+        }
+        if (slot < 0)
+            slot = oldest;
+        Window made = new(key, slot, _windows.Count, offset, size, alignment) { Writes = g.SiteAfter };
+        _windows.Add(made);
+        _openWindows[slot] = made;
+        g.Window = made.Number;
+    }
+
+    /// <summary>Makes room so that <see cref="Window.Min"/> is what has to be aligned, and the end too.</summary>
+    private static void Align(Window w)
+    {
+        if (w.Alignment == 0)
+            return;
+        w.Min -= Modulo(w.Min - w.Aligned, w.Alignment);
+        w.End += Modulo(w.Min - w.End, w.Alignment);
+    }
+
+    private static long Modulo(long x, int n) => (x % n + n) % n;
+
+    /// <summary>What is known of the registers behind an instruction.</summary>
+    private void Track(in GuestInstruction g)
+    {
+        Instruction i = g.Code;
+        const int Rbp = 5;
+        switch (g.Lowering)
+        {
+            case Lowering.Push:
+                Move(Rsp, Rsp, -8);
+                return;
+            case Lowering.Pop:
+                Move(Rsp, Rsp, 8);
+                Forget(Guest(i.Op0Register));
+                return;
+            case Lowering.Leave:
+                Move(Rsp, Rbp, 8);
+                Forget(Rbp);
+                return;
+            case Lowering.Plain:
+                switch (i.Code)
+                {
+                    case Code.Add_rm64_imm8 or Code.Add_rm64_imm32 or Code.Add_RAX_imm32 when !g.SiteBefore:
+                        Move(Guest(i.Op0Register), Guest(i.Op0Register), (long)i.GetImmediate(1));
+                        return;
+                    case Code.Sub_rm64_imm8 or Code.Sub_rm64_imm32 or Code.Sub_RAX_imm32 when !g.SiteBefore:
+                        Move(Guest(i.Op0Register), Guest(i.Op0Register), -(long)i.GetImmediate(1));
+                        return;
+                    case Code.Inc_rm64 when !g.SiteBefore:
+                        Move(Guest(i.Op0Register), Guest(i.Op0Register), 1);
+                        return;
+                    case Code.Dec_rm64 when !g.SiteBefore:
+                        Move(Guest(i.Op0Register), Guest(i.Op0Register), -1);
+                        return;
+                    case Code.Mov_r64_rm64 or Code.Mov_rm64_r64 when !g.SiteBefore:
+                        Move(Guest(i.Op0Register), Guest(i.Op1Register), 0);
+                        return;
+                    case Code.Lea_r64_m when i.MemoryIndex == Register.None && i.MemoryBase.IsGPR() && i.MemoryBase.GetSize() == 8:
+                        Move(Guest(i.Op0Register), Guest(i.MemoryBase), (int)i.MemoryDisplacement64);
+                        return;
+                }
+                break;
+        }
+        for (int n = 0; n < 16; n++)
+            if ((g.Writes >> n & 1) != 0 || EndsWindows(g.Lowering))
+                Forget(n);
+    }
+
+    private void Move(int to, int from, long by)
+    {
+        (int root, long offset) = _values[from];
+        if (Math.Abs(offset + by) < MaxOffset)
+            _values[to] = (root, offset + by);
+        else
+            Forget(to);
+    }
+
+    private void Forget(int register) => _values[register] = (_nextRoot++, 0);
+
+    // ---- Emission ----
+
+    /// <summary>The instructions from <paramref name="first"/> on, and the edge behind them.</summary>
+    private void EmitInstructions(Trace t, int first)
+    {
+        int count = t.Instructions.Count;
+        _atHand = null;
+        for (int i = first; i < count; i++)
+        {
+            if (!_wide && _narrowStarts.TryGetValue(i, out Recipe flags))
+            {
+                Debug.Assert(flags == _flags);
+                _hostFlags = false;
+                StartNarrow(i);
+            }
+            if (RunAt(t, i) is > 1 and var run)
+            {
+                _marks.Add((_a.Position, t.Instructions[i].Code));
+                _atHand = null;
+                EmitRun(t, i, run);
+                i += run - 1;
+                continue;
+            }
+            EmitInstruction(t, i);
+        }
+        if (t.FallOffset >= 0)
+            EmitEdge(t, t.FallOffset, t.Fall, count);
+    }
+
+    /// <summary>Behind the wide copy: the narrow one, from the first instruction that something leads to.</summary>
+    private void EmitNarrow(Trace t)
+    {
+        _wide = false;
+        if (_narrowStarts.Count != 0)
+        {
+            int first = _narrowStarts.Keys.Min();
+            _flags = _narrowStarts[first];
+            EmitInstructions(t, first);
+        }
+        _narrowStarts.Clear();
+        _narrowJumps.Clear();
+        _narrowResumes.Clear();
+    }
+
+    private void StartNarrow(int i)
+    {
+        foreach ((int jump, int instruction) in _narrowJumps)
+            if (instruction == i)
+                _a.Bind(jump);
+        foreach ((int site, int instruction) in _narrowResumes)
+            if (instruction == i)
+                _resumes.Add((site, _a.Position));
+    }
+
+    /// <summary>
+    /// The window of the instruction's access if that is checked by it. The host's address of its first byte is in <see cref="HostRegisters.Address"/> then.
+    /// </summary>
+    private Window? WindowOf(in GuestInstruction g) => _wide && !_inShadow && g.Window >= 0 ? _windows[g.Window] : null;
+
+    /// <summary>Brings the window's host address into <see cref="HostRegisters.Address"/>; the first access makes the check, which costs the flags.</summary>
+    private void EnterWindow(int i, in GuestInstruction g, Window w)
+    {
+        if (!w.IsOpen)
+        {
+            OpenWindow(i, g, w);
+        }
+        else if (_atHand != w)
+        {
+            _a.LoadSlot(HostRegisters.Address, 2 * w.Slot);
+        }
+        _atHand = w;
+    }
+
+    private void OpenWindow(int i, in GuestInstruction g, Window w)
+    {
+        const Register Address = HostRegisters.Address, Spare = HostRegisters.Spare;
+        w.IsOpen = true;
+        Instruction code = g.Code;
+        code.MemoryDisplacement64 = (ulong)((long)code.MemoryDisplacement64 + w.Min - g.WindowOffset);
+        EmitAddress(code, Address, true);
+        BeginCheck((int)(w.End - w.Min), w.Writes, w.Alignment);
+        ToNarrow(_a.Jump(NotEqual), i);
+        if (w.Writes)
+        {
+            _a.WithEntry(HostOperation.Move, Spare, CodeBitsOffset);
+            _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(Spare), 0));
+            ToNarrow(_a.Jump(NotEqual), i);
+            _a.StoreSlot(2 * w.Slot + 1, Spare);
+        }
+        _a.WithEntry(HostOperation.Add, Address, AddendOffset);
+        _a.StoreSlot(2 * w.Slot, Address);
+        _hostFlags = false;
+    }
+
+    /// <summary>The instruction accesses its place in the window. A fault continues at the narrow copy's instruction.</summary>
+    private void AddInWindow(int i, in GuestInstruction g, Window w, ref Instruction code)
+    {
+        long displacement = g.WindowOffset - w.Min;
+        code.MemoryDisplacement64 = (ulong)displacement;
+        code.MemoryDisplSize = displacement == 0 ? 0 : displacement < 128 ? 1 : 8;
+        ToNarrow(_a.Nop(), i);
+        _a.Add(code);
+    }
+
+    private void ToNarrow(int jump, int i)
+    {
+        _narrowJumps.Add((jump, i));
+        _narrowStarts[i] = _flags;
+    }
+
+    /// <summary>Where a call back at a site goes on that says so: where windows may be open, behind it they are not.</summary>
+    private void Resume(int site, int instruction, Trace t)
+    {
+        if (_wide && !_inShadow && instruction < t.Instructions.Count)
+        {
+            _narrowResumes.Add((site, instruction));
+            _narrowStarts[instruction] = _flags;
+        }
+        else
+        {
+            _resumes.Add((site, _a.Position));
+        }
+    }
+
+    /// <summary>Behind a store into a window, whose page held no code when the window was opened: as <see cref="EmitCodeCheck"/>.</summary>
+    private void EmitWindowCodeCheck(Trace t, int i, Window w, int size)
+    {
+        _a.LoadSlot(HostRegisters.Spare, 2 * w.Slot + 1);
+        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        _hostFlags = false;
+        Site site = SiteAt(SiteKind.Overwritten, t, i);
+        (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, t.Instructions[i].Next, (short)(t.Instructions[i].WindowOffset - w.Min));
+        site.Uncount--;
+        int number = AddSite(site);
+        _stubs.Add((_a.Jump(NotEqual), number));
+        Resume(number, i + 1, t);
+    }
+}
