@@ -122,10 +122,17 @@ public unsafe struct CpuState
     public byte BetweenIterations;
     /// <summary>Not 0: the loop runs one instruction at a time and calls the debug hooks around it. See StepReason.</summary>
     public byte StepMode;
+    /// <summary>Enabled breakpoints by number, of data, code and ports. See Breakpoints.</summary>
+    internal byte DataBreakpoints, CodeBreakpoints, PortBreakpoints;
+    /// <summary>Set by an instruction whose single-step trap follows the TF that it leaves, not the one that it found (SYSCALL, SYSRET).</summary>
+    internal byte TrapDecided;
     /// <summary>Software events: length of the instruction, added to RIP when the event is delivered.</summary>
     public byte PendingLength;
     /// <summary>The pending #GP(0) is for a non-canonical address (PendingAddress): it is #SS(0) when the operand's segment is SS or the access was to the stack.</summary>
     public byte PendingNonCanonical;
+
+    /// <summary>Details of the last exit. Set once, with the processor.</summary>
+    internal ExitInfo* Exit;
 
     // Virtualisation controls, set by the hypervisor before Enter.
     /// <summary>Host address of the top (level 4) nested page table; 0 when guest-physical access is not possible at all.</summary>

@@ -10,4 +10,7 @@ public sealed unsafe partial class LogicalProcessor
         get => Flags.Get(State);
         set => Flags.Set(State, value);
     }
+
+    /// <summary>Whether DR6 bits can all come from traps: an instruction breakpoint is a fault.</summary>
+    public bool AreTraps(ulong bits) => DebugTraps.AreTraps(State, bits);
 }

@@ -34,6 +34,7 @@ public sealed unsafe partial class LogicalProcessor
         State = ProcessorMemory.Map();
         Tlb = new Tlb(ProcessorMemory.TlbOf(State));
         Exit = (ExitInfo*)HostMemory.Map((nuint)sizeof(ExitInfo));
+        State->Exit = Exit;
         InitializeTranslation();
         InitializeSystem();
         InitializeVector();
@@ -67,41 +68,4 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Makes the processor leave the guest at the next block end, or refuse to enter. Any thread.</summary>
     public void RequestExit() => Volatile.Write(ref State->ExitRequest, 1);
-
-    /// <summary>Marks an exception pending. Handlers: <c>return p.Raise(c, Vector.GP, 0);</c></summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    internal OpResult Raise(CpuState* c, byte vector, uint errorCode)
-    {
-        c->PendingVector = vector;
-        c->PendingErrorCode = errorCode;
-        c->PendingHasErrorCode = 1;
-        c->PendingType = (byte)EventType.HardwareException;
-        c->ExitPending = 0;
-        return OpResult.Fault;
-    }
-
-    /// <summary>Marks an exception without error code pending.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    internal OpResult Raise(CpuState* c, byte vector)
-    {
-        Raise(c, vector, 0);
-        c->PendingHasErrorCode = 0;
-        return OpResult.Fault;
-    }
-
-    /// <summary>Marks a page fault pending; the loop writes CR2 when it delivers it.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    internal OpResult RaisePageFault(CpuState* c, ulong linear, uint errorCode)
-    {
-        c->PendingAddress = linear;
-        return Raise(c, Vector.PF, errorCode);
-    }
-
-    /// <summary>Marks an exit pending. The caller fills <see cref="Exit"/> fields besides the reason.</summary>
-    internal OpResult LeaveWith(CpuState* c, ExitReason reason)
-    {
-        Exit->Reason = reason;
-        c->ExitPending = 1;
-        return OpResult.Fault;
-    }
 }

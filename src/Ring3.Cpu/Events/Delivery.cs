@@ -70,7 +70,7 @@ public sealed unsafe partial class LogicalProcessor
         Exit->IdtVectoring.Valid = 0;
         for (; ; )
         {
-            if (!KeepsDebugTraps(e))
+            if (!DebugTraps.KeepsDebugTraps(e))
                 c->PendingDebug = 0;
             if (interceptable && (Intercepted(c, e) || (!nested && InterceptsReservedFault(c, e))))
             {
@@ -120,7 +120,7 @@ public sealed unsafe partial class LogicalProcessor
         FaultClass a = ClassOf(e), b = ClassOf(second);
         if (a == FaultClass.DoubleFault && b != FaultClass.Benign)
         {
-            LeaveWith(c, ExitReason.Shutdown);
+            Outcome.Leave(c, ExitReason.Shutdown);
             return false;
         }
         bool doubleFault = (a == FaultClass.Contributory && b == FaultClass.Contributory) || (a == FaultClass.PageFault && b is FaultClass.PageFault or FaultClass.Contributory);
@@ -157,7 +157,7 @@ public sealed unsafe partial class LogicalProcessor
         Exit->InstructionLength = e.InstructionLength;
         Exit->IdtVectoring.Valid = 0;
         Replay.Retire();
-        LeaveWith(c, ExitReason.Exception);
+        Outcome.Leave(c, ExitReason.Exception);
     }
 
     private void ReportVectoring(in PendingEvent e) => Exit->IdtVectoring = new EventInjection
@@ -187,7 +187,7 @@ public sealed unsafe partial class LogicalProcessor
         if (e.Type == EventType.Nmi)
             c->NmiBlocked = 1;
         Replay.Retire();
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         ModeChanged(c);
     }
 
@@ -195,11 +195,11 @@ public sealed unsafe partial class LogicalProcessor
     {
         if ((c->Cr0 & Cr0.PE) == 0)
             return DeliverReal(c, e);
-        return LongMode(c) ? DeliverLong(c, e) : DeliverProtected(c, e);
+        return CpuMode.LongMode(c) ? DeliverLong(c, e) : DeliverProtected(c, e);
     }
 
     /// <summary>RIP that the frame saves: the instruction, or for software events the one after it.</summary>
-    private static ulong ReturnRip(CpuState* c, in PendingEvent e) => e.IsSoftware ? WrapRip(c, c->Rip + e.InstructionLength) : c->Rip;
+    private static ulong ReturnRip(CpuState* c, in PendingEvent e) => e.IsSoftware ? CpuMode.WrapRip(c, c->Rip + e.InstructionLength) : c->Rip;
 
     /// <summary>RFLAGS image of the frame: RF is set for faults and between iterations, so that an instruction breakpoint does not trigger again on return.</summary>
     private static ulong FlagsImage(CpuState* c, in PendingEvent e)
@@ -214,7 +214,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Error code of a fault about an IDT entry. EXT follows the event being delivered.</summary>
     private bool IdtFault(CpuState* c, byte vector, byte entry)
     {
-        Raise(c, vector, (uint)entry << 3 | 2 | _externalEvent);
+        Outcome.Raise(c, vector, (uint)entry << 3 | 2 | _externalEvent);
         return false;
     }
 

@@ -23,7 +23,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (Volatile.Read(ref c->ExitRequest) != 0)
         {
-            LeaveWith(c, ExitReason.Request);
+            Outcome.Leave(c, ExitReason.Request);
             return true;
         }
         if (c->NotifyExits == 0)
@@ -37,7 +37,7 @@ public sealed unsafe partial class LogicalProcessor
         if (now - _chainSince < c->NotifyWindow + NotifyThreshold)
             return false;
         _chainSince = 0;
-        LeaveWith(c, ExitReason.Notify);
+        Outcome.Leave(c, ExitReason.Notify);
         return true;
     }
 }

@@ -25,9 +25,9 @@ public sealed unsafe partial class LogicalProcessor
         ulong rip = Descriptor.GateOffset(gate) | high << 32;
         if (!FindLongStack(c, (int)(gate >> 32) & 7, cpl, out ulong rsp) || !PushLongFrame(c, e, rsp & ~0xfUL, cpl, out StackCursor stack))
             return false;
-        if (!IsCanonical(c, rip))
+        if (!CpuMode.IsCanonical(c, rip))
         {
-            Raise(c, Vector.GP, _externalEvent);
+            Outcome.Raise(c, Vector.GP, _externalEvent);
             return false;
         }
         if (cpl != (int)c->Cpl)
@@ -62,7 +62,7 @@ public sealed unsafe partial class LogicalProcessor
         bool bad = !Descriptor.IsCode(raw) || dpl > cpl || (needLong && (!Descriptor.IsLong(raw) || Descriptor.IsBig(raw)));
         if (!bad && !Descriptor.IsConforming(raw))
             cpl = dpl;
-        if (Virtual8086(c) && cpl != 0)
+        if (CpuMode.Virtual8086(c) && cpl != 0)
             bad = true;
         if (bad)
         {
@@ -94,9 +94,9 @@ public sealed unsafe partial class LogicalProcessor
         }
         if (!LoadSystem64(c, c->Tr.Base + offset, out rsp))
             return false;
-        if (IsCanonical(c, rsp))
+        if (CpuMode.IsCanonical(c, rsp))
             return true;
-        Raise(c, Vector.SS, _externalEvent);
+        Outcome.Raise(c, Vector.SS, _externalEvent);
         return false;
     }
 

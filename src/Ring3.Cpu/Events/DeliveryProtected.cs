@@ -26,7 +26,7 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         int size = type is Descriptor.InterruptGate16 or Descriptor.TrapGate16 ? 2 : 4;
         ulong eip = size == 2 ? Descriptor.GateOffset(gate) & 0xffff : Descriptor.GateOffset(gate);
-        bool inner = cpl != (int)c->Cpl || Virtual8086(c);
+        bool inner = cpl != (int)c->Cpl || CpuMode.Virtual8086(c);
         Segment ss = c->Ss;
         StackCursor stack = StackCursor.Current(c);
         if (inner && !FindInnerStack(c, cpl, out ss, out stack))
@@ -35,10 +35,10 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         if (eip > cs.Limit)
         {
-            Raise(c, Vector.GP, _externalEvent);
+            Outcome.Raise(c, Vector.GP, _externalEvent);
             return false;
         }
-        if (Virtual8086(c))
+        if (CpuMode.Virtual8086(c))
         {
             NullSelector(&c->Ds);
             NullSelector(&c->Es);
@@ -78,7 +78,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool PushProtectedFrame(CpuState* c, in PendingEvent e, int size, bool inner, ref StackCursor stack)
     {
-        if (Virtual8086(c) && !(stack.Push(this, c, size, c->Gs.Selector) && stack.Push(this, c, size, c->Fs.Selector)
+        if (CpuMode.Virtual8086(c) && !(stack.Push(this, c, size, c->Gs.Selector) && stack.Push(this, c, size, c->Fs.Selector)
             && stack.Push(this, c, size, c->Ds.Selector) && stack.Push(this, c, size, c->Es.Selector)))
             return false;
         if (inner && !(stack.Push(this, c, size, c->Ss.Selector) && stack.Push(this, c, size, c->Gpr[4])))

@@ -67,8 +67,8 @@ internal static unsafe class BitString
     public static bool Address<W>(LogicalProcessor p, CpuState* c, Op* op, ulong index, AccessKind access, out ulong linear) where W : IWidth
     {
         long words = (long)W.SignExtend(index) >> (W.Bytes == 8 ? 6 : W.Bytes == 4 ? 5 : 4);
-        ulong offset = (LogicalProcessor.EffectiveAddress(c, op) + (ulong)(words * W.Bytes)) & LogicalProcessor.AddressMask(op->AddressSize);
-        return p.SegmentLinear(c, op->Seg, offset, W.Bytes, access, out linear);
+        ulong offset = (Addressing.EffectiveAddress(c, op) + (ulong)(words * W.Bytes)) & Addressing.AddressMask(op->AddressSize);
+        return Addressing.SegmentLinear(c, op->Seg, offset, W.Bytes, access, out linear);
     }
 }
 

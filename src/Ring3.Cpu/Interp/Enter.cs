@@ -22,7 +22,7 @@ public sealed unsafe partial class LogicalProcessor
         c->ExitPending = 0;
         c->PendingNonCanonical = 0;
         UpdateContext(c);
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         EnterEpoch();
         // PAIRS-WITH: Machine.StopOthers (the word, a process-wide barrier, then the epoch).
         if (Machine.IsBusTaken)
@@ -70,7 +70,7 @@ public sealed unsafe partial class LogicalProcessor
         {
             if (Volatile.Read(ref c->ExitRequest) != 0)
                 return Exit->Reason = ExitReason.Request;
-            if (c->InstructionsRetired >= c->TimerLook && TimerHasCome(c))
+            if (c->InstructionsRetired >= c->TimerLook && DeadlineTimer.HasCome(c))
                 return Exit->Reason = ExitReason.Timer;
             if (NeedsAttention(c) || Replay.InProgress)
             {
@@ -81,7 +81,7 @@ public sealed unsafe partial class LogicalProcessor
             // The loop reads it together with ExitRequest: a store to one of the two would delay that.
             if (c->Attention != 0)
                 c->Attention = 0;
-            Block* b = stale ? FindBlock(c, CodeMode(c)) : Lookup(c, CodeMode(c));
+            Block* b = stale ? FindBlock(c, CpuMode.CodeMode(c)) : Lookup(c, CpuMode.CodeMode(c));
             if (b == null)
             {
                 if (!Faulted(c))
@@ -123,7 +123,7 @@ public sealed unsafe partial class LogicalProcessor
         if (c->HostSingleStep == 0)
             return false;
         Exit->Reason = ExitReason.SingleStep;
-        Exit->Payload = TakeDebugTraps(State);
+        Exit->Payload = DebugTraps.Take(State);
         return true;
     }
 
@@ -132,11 +132,11 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (!Replay.InProgress)
         {
-            int breakpoints = c->StepMode == 0 ? 0 : CodeBreakpointsAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
+            int breakpoints = c->StepMode == 0 ? 0 : Breakpoints.CodeAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
             switch (FirstEvent(AwaitedEvents(c) | (breakpoints != 0 ? BoundaryEvents.CodeBreakpoint : 0)))
             {
                 case BoundaryEvents.TaskTrap or BoundaryEvents.DebugTrap:
-                    return RaiseDebug(c, TakeDebugTraps(c));
+                    return RaiseDebug(c, DebugTraps.Take(c));
                 case BoundaryEvents.Nmi:
                     Exit->Reason = ExitReason.NmiWindow;
                     return false;
@@ -145,25 +145,25 @@ public sealed unsafe partial class LogicalProcessor
                     return false;
                 case BoundaryEvents.CodeBreakpoint:
                     // With traps that MOV SS has kept back it is one #DB.
-                    return RaiseDebug(c, TakeDebugTraps(c) | (uint)breakpoints);
+                    return RaiseDebug(c, DebugTraps.Take(c) | (uint)breakpoints);
             }
-            if (IsVirtualInterruptDue(c))
+            if (VirtualInterrupts.IsDue(c))
             {
-                Raise(c, Vector.GP, 0);
+                Outcome.Raise(c, Vector.GP, 0);
                 return Faulted(c);
             }
         }
         byte shadow = c->InterruptShadow;
         ushort heldTraps = c->PendingDebug;
         ulong kept = c->Rflags & (Rflags.TF | Rflags.RF);
-        uint mode = CodeMode(c) | BlockMode.Single;
+        uint mode = CpuMode.CodeMode(c) | BlockMode.Single;
         _link = null;
         Block* b = Lookup(c, mode);
         if (b == null)
             return Faulted(c);
         c->InterruptShadow = 0;
         c->Rflags &= ~Rflags.RF;
-        TrapDecided = false;
+        c->TrapDecided = 0;
         c->Attention = 1;
         c->BlockRip = c->Rip;
         LoopExit how = LoopGuarded(c, b);
@@ -186,8 +186,8 @@ public sealed unsafe partial class LogicalProcessor
             return FindBlock(c, mode) != null || Faulted(c);
         }
         Replay.Retire();
-        if (!TrapDecided)
-            NoteSingleStep(c, kept);
+        if (c->TrapDecided == 0)
+            DebugTraps.NoteStep(c, kept);
         if (how == LoopExit.RetiredExit)
         {
             // A task switch can have committed the new task and still have something to load.
@@ -204,7 +204,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Delivers #DB with the given DR6 bits. False: leave the guest.</summary>
     private bool RaiseDebug(CpuState* c, ulong bits)
     {
-        Raise(c, Vector.DB);
+        Outcome.Raise(c, Vector.DB);
         c->PendingAddress = bits;
         return DeliverPending(c) && !HostStepped(c);
     }
@@ -255,7 +255,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>The debug traps that wait for delivery, for an owner that reports them itself; none wait after it.</summary>
-    public ulong TakePendingDebug() => TakeDebugTraps(State);
+    public ulong TakePendingDebug() => DebugTraps.Take(State);
 
     /// <summary>An iteration of a repeated instruction has ended, and others follow.</summary>
     private static void RetireIteration(CpuState* c)
@@ -263,18 +263,18 @@ public sealed unsafe partial class LogicalProcessor
         c->BetweenIterations = 1;
         c->InterruptShadow = 0;
         c->HostStepDone = c->HostSingleStep;
-        NoteSingleStep(c, c->Rflags);
+        DebugTraps.NoteStep(c, c->Rflags);
     }
 
     private static void Retire(CpuState* c, int length)
     {
         c->BetweenIterations = 0;
         ulong rip = c->Rip + (ulong)length;
-        c->Rip = WrapRip(c, rip);
+        c->Rip = CpuMode.WrapRip(c, rip);
         c->InterruptShadow = 0;
         c->InstructionsRetired++;
         c->HostStepDone = c->HostSingleStep;
-        NoteSingleStep(c, c->Rflags);
+        DebugTraps.NoteStep(c, c->Rflags);
         c->Rflags &= ~Rflags.RF;
     }
 }

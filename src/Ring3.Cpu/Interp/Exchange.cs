@@ -21,9 +21,9 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Mem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        return (op->Flags & OpFlags.Lock) != 0 && LogicalProcessor.IsSplit(linear, W.Bytes) ? Split<W>(p, c, op, linear) : At<W>(p, c, op, linear);
+        return (op->Flags & OpFlags.Lock) != 0 && BusLock.IsSplit(linear, W.Bytes) ? Split<W>(p, c, op, linear) : At<W>(p, c, op, linear);
     }
 
     private static OpResult Split<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
@@ -33,7 +33,7 @@ internal static unsafe class ExchangeHandlers
         OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             Finish<W>(c, accumulator, old);
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     private struct SplitCompare : ISplitChange
@@ -78,9 +78,9 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Pair8(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.LinearAddress(c, op, 8, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, 8, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        return LogicalProcessor.IsSplit(linear, 8) ? Pair8Split(p, c, op, linear) : Pair8At(p, c, linear);
+        return BusLock.IsSplit(linear, 8) ? Pair8Split(p, c, op, linear) : Pair8At(p, c, linear);
     }
 
     private static OpResult Pair8Split(LogicalProcessor p, CpuState* c, Op* op, ulong linear)
@@ -92,7 +92,7 @@ internal static unsafe class ExchangeHandlers
         OpResult end = p.ChangeSplit(c, linear, 8, ref change, out ulong old);
         if (end == OpResult.Next)
             Finish8(c, expected, old);
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     /// <summary>Not locked: a read and a write, between which others may write.</summary>
@@ -136,16 +136,16 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Pair16(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.LinearAddress(c, op, 16, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, 16, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         if ((linear & 15) != 0)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         byte* ptr = p.ModifyPtr(c, linear, 16);
         if (ptr == null)
             return OpResult.Fault;
         UInt128 expected = new(c->Gpr[2], c->Gpr[0]), desired = new(c->Gpr[1], c->Gpr[3]);
         if (!UserCopy.CompareExchange((ulong)ptr, desired, expected, out UInt128 old))
-            return p.FailMemory(c, (ulong)ptr, AccessKind.Write);
+            return Outcome.LeaveForMemory(c, (ulong)ptr, AccessKind.Write);
         bool equal = old == expected;
         OpResult end = p.EndWrite(c, ptr, linear, 16);
         if (end != OpResult.Next)

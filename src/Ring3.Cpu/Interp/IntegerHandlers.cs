@@ -29,39 +29,39 @@ internal static unsafe class IntegerHandlers
 
     private static OpResult Cli(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.InterruptFlagOf(c, out ulong flag))
+        if (!VirtualInterrupts.InterruptFlagOf(c, out ulong flag))
             return OpResult.Fault;
         c->Rflags &= ~flag;
-        return LogicalProcessor.EndBlock(c, op);
+        return Outcome.EndBlock(c, op);
     }
 
     private static OpResult Sti(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.InterruptFlagOf(c, out ulong flag))
+        if (!VirtualInterrupts.InterruptFlagOf(c, out ulong flag))
             return OpResult.Fault;
         if (flag == Rflags.VIF && (c->Rflags & Rflags.VIP) != 0)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         if (flag == Rflags.IF && (c->Rflags & Rflags.IF) == 0)
             c->InterruptShadow = 1;
         c->Rflags |= flag;
-        return LogicalProcessor.EndBlock(c, op);
+        return Outcome.EndBlock(c, op);
     }
 
     private static OpResult Hlt(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (c->Cpl != 0)
-            return p.Raise(c, Vector.GP, 0);
-        p.LeaveWith(c, ExitReason.Hlt);
-        c->Rip = LogicalProcessor.NextRip(c, op);
+            return Outcome.Raise(c, Vector.GP, 0);
+        Outcome.Leave(c, ExitReason.Hlt);
+        c->Rip = Addressing.NextRip(c, op);
         return OpResult.RetiredExit;
     }
 
     private static OpResult Pause(LogicalProcessor p, CpuState* c, Op* op)
     {
-        c->Rip = LogicalProcessor.NextRip(c, op);
+        c->Rip = Addressing.NextRip(c, op);
         if (!p.SpinsTooLong(c))
             return OpResult.EndBlock;
-        p.LeaveWith(c, ExitReason.Pause);
+        Outcome.Leave(c, ExitReason.Pause);
         return OpResult.RetiredExit;
     }
 }

@@ -82,17 +82,6 @@ public sealed unsafe partial class LogicalProcessor
         _link = null;
     }
 
-    /// <summary>Decode mode of the next block: <see cref="CpuState.BlockMode"/>, with <see cref="BlockMode.Flat"/> when it applies.</summary>
-    private static uint CodeMode(CpuState* c) => c->BlockMode == BlockMode.Code32 && HasFlatSegments(c) ? BlockMode.Code32 | BlockMode.Flat : c->BlockMode;
-
-    private static bool HasFlatSegments(CpuState* c)
-    {
-        const uint code = Segment.P | Segment.S | 8, data = Segment.P | Segment.S | 2, dataMask = Segment.P | Segment.S | Segment.Unusable | 0xe;
-        return (c->Cs.Base | c->Ss.Base | c->Ds.Base | c->Es.Base) == 0
-            && (c->Cs.Limit & c->Ss.Limit & c->Ds.Limit & c->Es.Limit) == uint.MaxValue
-            && (c->Cs.Access & code) == code && (c->Ss.Access & (dataMask | Segment.DB)) == (data | Segment.DB) && (c->Ds.Access & dataMask) == data && (c->Es.Access & dataMask) == data;
-    }
-
     private static uint JumpIndex(ulong linear) => (uint)(linear ^ linear >> 13) & (JumpEntries - 1);
 
     /// <summary>Block at CS:RIP for a mode, through the jump cache. Null: an exception or exit is pending.</summary>
@@ -137,7 +126,7 @@ public sealed unsafe partial class LogicalProcessor
             linear = (uint)(c->Cs.Base + rip);
             if (rip > c->Cs.Limit)
             {
-                Raise(c, Arch.Vector.GP, 0);
+                Outcome.Raise(c, Arch.Vector.GP, 0);
                 return null;
             }
         }
@@ -200,7 +189,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         if (_decoder.Unreadable != null)
         {
-            FailMemory(c, (ulong)_decoder.Unreadable, AccessKind.Execute);
+            Outcome.LeaveForMemory(c, (ulong)_decoder.Unreadable, AccessKind.Execute);
             _fetchFailed = true;
             return null;
         }
@@ -214,7 +203,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!wide && c->Rip + (0xfff - (linear & 0xfff)) >= c->Cs.Limit)
         {
             // The code segment ends before the next page begins.
-            Raise(c, Arch.Vector.GP, 0);
+            Outcome.Raise(c, Arch.Vector.GP, 0);
             return null;
         }
         ulong page = (linear & ~0xfffUL) + 0x1000;
@@ -228,7 +217,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (b->Instructions > 1)
             return FindBlock(c, mode | BlockMode.Single);
-        Raise(c, Arch.Vector.GP, 0);
+        Outcome.Raise(c, Arch.Vector.GP, 0);
         return null;
     }
 

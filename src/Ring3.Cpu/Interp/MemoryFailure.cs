@@ -94,7 +94,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Only a block's first op has offset 0.</summary>
-    private static Block* BlockOf(Op* op)
+    internal static Block* BlockOf(Op* op)
     {
         while (op->Offset != 0)
             op--;
@@ -108,14 +108,6 @@ public sealed unsafe partial class LogicalProcessor
         faults->Pending = 0;
         MxcsrUnit.ParkFrom(c, *(uint*)(faults->Units + ImageMxcsr));
         X87Unit.ParkFrom(c, faults->Units);
-        FailMemory(c, faults->Address, (faults->Error & 2) != 0 ? AccessKind.Write : AccessKind.Read);
-    }
-
-    /// <summary>Leaves with <see cref="ExitReason.MemoryFailure"/>.</summary>
-    internal OpResult FailMemory(CpuState* c, ulong host, AccessKind access)
-    {
-        Exit->Host = host;
-        Exit->Access = access;
-        return LeaveWith(c, ExitReason.MemoryFailure);
+        Outcome.LeaveForMemory(c, faults->Address, (faults->Error & 2) != 0 ? AccessKind.Write : AccessKind.Read);
     }
 }

@@ -62,7 +62,7 @@ internal static unsafe class MiscHandlers
 
     /// <summary>The host keeps its caches coherent; the address is checked as a read of one byte.</summary>
     private static OpResult CacheLine(LogicalProcessor p, CpuState* c, Op* op)
-        => p.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
+        => Addressing.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
 
     /// <summary>
     /// Zeros the line of the logical address in (E/R)AX, with the checks of a store of the whole line. That it bypasses the caches shows nowhere: it is
@@ -71,12 +71,12 @@ internal static unsafe class MiscHandlers
     private static OpResult Clzero(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.CpuidFeatures.Clzero)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         const int Line = 64;
-        ulong mask = LogicalProcessor.AddressMask(op->AddressSize), offset = c->Gpr[0] & mask;
+        ulong mask = Addressing.AddressMask(op->AddressSize), offset = c->Gpr[0] & mask;
         bool flat = c->BlockMode == BlockMode.Code64 && op->Seg < SegmentIndex.FS;
         ulong into = (offset + (flat ? 0 : CpuState.SegmentAt(c, op->Seg)->Base)) & (Line - 1);
-        if (!p.SegmentLinear(c, op->Seg, offset - into & mask, Line, AccessKind.Write, out ulong linear))
+        if (!Addressing.SegmentLinear(c, op->Seg, offset - into & mask, Line, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         byte* line = p.WritePtr(c, linear, Line);
         if (line == null)
@@ -91,7 +91,7 @@ internal static unsafe class MiscHandlers
     private static OpResult Rdtsc(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (TscDenied(c))
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         ulong tsc = p.Observer is null ? GuestTsc.Read(c) : p.Observer.Input(p, GuestTsc.Read(c));
         c->Gpr[0] = (uint)tsc;
         c->Gpr[2] = tsc >> 32;
@@ -101,7 +101,7 @@ internal static unsafe class MiscHandlers
     private static OpResult Rdtscp(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.CpuidFeatures.Rdtscp)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if (Rdtsc(p, c, op) != OpResult.Next)
             return OpResult.Fault;
         c->Gpr[1] = (uint)c->TscAux;
@@ -111,7 +111,7 @@ internal static unsafe class MiscHandlers
     private static OpResult Rdpid(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.CpuidFeatures.Rdpid)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         *(ulong*)((byte*)c + op->Reg0) = (uint)c->TscAux;
         return OpResult.Next;
     }
@@ -174,8 +174,8 @@ internal static unsafe class MiscHandlers
 
     private static OpResult Xlat(LogicalProcessor p, CpuState* c, Op* op)
     {
-        ulong offset = (c->Gpr[3] + (byte)c->Gpr[0]) & LogicalProcessor.AddressMask(op->AddressSize);
-        if (!p.SegmentLinear(c, op->Seg, offset, 1, AccessKind.Read, out ulong linear) || !p.Load8(c, linear, out byte value))
+        ulong offset = (c->Gpr[3] + (byte)c->Gpr[0]) & Addressing.AddressMask(op->AddressSize);
+        if (!Addressing.SegmentLinear(c, op->Seg, offset, 1, AccessKind.Read, out ulong linear) || !p.Load8(c, linear, out byte value))
             return OpResult.Fault;
         *(byte*)c->Gpr = value;
         return OpResult.Next;

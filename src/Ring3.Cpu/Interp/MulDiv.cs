@@ -112,8 +112,8 @@ internal static unsafe class MulDivHandlers
 
     private static OpResult MulReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth { MulCore<W>(c, Shape.Reg0<W>(c, op)); return OpResult.Next; }
     private static OpResult ImulReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth { ImulCore<W>(c, Shape.Reg0<W>(c, op)); return OpResult.Next; }
-    private static OpResult DivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => DivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : p.Raise(c, Vector.DE);
-    private static OpResult IdivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => IdivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : p.Raise(c, Vector.DE);
+    private static OpResult DivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => DivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
+    private static OpResult IdivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => IdivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
 
     private static OpResult MulMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -132,10 +132,10 @@ internal static unsafe class MulDivHandlers
     }
 
     private static OpResult DivMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
-        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : DivCore<W>(c, b) ? OpResult.Next : p.Raise(c, Vector.DE);
+        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : DivCore<W>(c, b) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
 
     private static OpResult IdivMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
-        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : IdivCore<W>(c, b) ? OpResult.Next : p.Raise(c, Vector.DE);
+        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : IdivCore<W>(c, b) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
 
     private static OpResult ImulRegReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {

@@ -20,7 +20,7 @@ internal static unsafe class Shape
     public static bool Load<W>(LogicalProcessor p, CpuState* c, Op* op, out ulong value) where W : IWidth
     {
         value = 0;
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Read, out ulong linear))
             return false;
         byte* ptr = p.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
@@ -33,7 +33,7 @@ internal static unsafe class Shape
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static OpResult Store<W>(LogicalProcessor p, CpuState* c, Op* op, ulong value) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         byte* ptr = p.WritePtr(c, linear, W.Bytes);
         if (ptr == null)
@@ -49,7 +49,7 @@ internal static unsafe class Shape
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static OpResult Modify<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong source) where W : IWidth where O : struct, IModify
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         return ModifyAt<W, O>(p, c, op, linear, source);
     }
@@ -57,7 +57,7 @@ internal static unsafe class Shape
     public static OpResult ModifyAt<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
     {
         bool locked = (op->Flags & OpFlags.Lock) != 0;
-        if (locked && LogicalProcessor.IsSplit(linear, W.Bytes))
+        if (locked && BusLock.IsSplit(linear, W.Bytes))
             return ModifySplit<W, O>(p, c, op, linear, source);
         return ModifyWhole<W, O>(p, c, op, linear, source, locked);
     }
@@ -96,7 +96,7 @@ internal static unsafe class Shape
         OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             O.Finish<W>(c, op, old, source, change.Result & Width.Mask<W>());
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     private struct SplitModify<W, O> : ISplitChange where W : IWidth where O : struct, IModify

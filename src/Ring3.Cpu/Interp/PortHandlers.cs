@@ -65,7 +65,7 @@ internal static unsafe class PortHandlers
                     return true;
             }
         }
-        p.Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
@@ -78,7 +78,7 @@ internal static unsafe class PortHandlers
         exit->IsString = isString ? (byte)1 : (byte)0;
         exit->Count = count;
         exit->InstructionLength = op->Length;
-        p.LeaveWith(c, ExitReason.Io);
+        Outcome.Leave(c, ExitReason.Io);
     }
 
     private static OpResult Out8(LogicalProcessor p, CpuState* c, Op* op) => Out(p, c, op, 1);
@@ -93,7 +93,7 @@ internal static unsafe class PortHandlers
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)c->Gpr[0];
         Describe(p, c, op, port, size, true, false, 1);
-        p.NotePort(c, port, size);
+        Breakpoints.NotePort(c, port, size);
         return OpResult.Fault;
     }
 
@@ -112,7 +112,7 @@ internal static unsafe class PortHandlers
 
     private static OpResult Nothing(CpuState* c, Op* op)
     {
-        c->Rip = LogicalProcessor.NextRip(c, op);
+        c->Rip = Addressing.NextRip(c, op);
         c->BetweenIterations = 0;
         return OpResult.EndBlock;
     }
@@ -136,8 +136,8 @@ internal static unsafe class PortHandlers
         run.Advance(c, Rsi, 1);
         count = run.CountDown(p, c, op, count, 1);
         Describe(p, c, op, port, size, true, true, 1);
-        p.NotePort(c, port, size);
-        c->Rip = count == 0 ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        Breakpoints.NotePort(c, port, size);
+        c->Rip = count == 0 ? Addressing.NextRip(c, op) : Addressing.RipOf(c, op);
         c->BetweenIterations = count == 0 ? (byte)0 : (byte)1;
         return OpResult.RetiredExit;
     }
@@ -153,7 +153,7 @@ internal static unsafe class PortHandlers
         if (count == 0)
             return Nothing(c, op);
         // A breakpoint on the port traps behind each iteration.
-        ulong batch = p.WatchesPorts(c) ? 1 : Math.Min(count, MaxBatch / (uint)size);
+        ulong batch = Breakpoints.WatchesPorts(c) ? 1 : Math.Min(count, MaxBatch / (uint)size);
         // The destination is checked before the device is read, so that no input is lost to a page fault.
         if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, batch, ref n) == null
             && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.WritePtr(c, to, size) == null))
@@ -193,7 +193,7 @@ public sealed unsafe partial class LogicalProcessor
             data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
             SlowOperands.Set(c, 0, size, value);
             SkipInstruction();
-            NotePort(c, Exit->Port, size);
+            Breakpoints.NotePort(c, Exit->Port, size);
             return InputResult.Done;
         }
         FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
@@ -253,7 +253,7 @@ public sealed unsafe partial class LogicalProcessor
             Retire(c, length);
         else
             RetireIteration(c);
-        NotePort(c, Exit->Port, size);
+        Breakpoints.NotePort(c, Exit->Port, size);
         return InputResult.Done;
     }
 }

@@ -431,7 +431,7 @@ public sealed unsafe partial class LogicalProcessor
             case OpKind.CallR32: rip = *(uint*)(g + op->Reg0); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; linear = (uint)c->Gpr[4] - 4U; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; c->CurrentOp = op; *(uint*)(linear + (ulong)e->Addend) = (uint)(c->BlockRip + op->Offset + op->Length); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto jump;
             case OpKind.CallM32: linear = (*(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux)) & mask; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; c->CurrentOp = op; rip = *(uint*)(linear + (ulong)e->Addend); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; linear = (uint)c->Gpr[4] - 4U; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(uint*)(linear + (ulong)e->Addend) = (uint)(c->BlockRip + op->Offset + op->Length); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto jump;
             case OpKind.FallThrough: goto fall;
-            case OpKind.FallThroughNarrow: c->Rip = NextRip(c, op); return LoopExit.Lookup;
+            case OpKind.FallThroughNarrow: c->Rip = Addressing.NextRip(c, op); return LoopExit.Lookup;
             case OpKind.Stale: return Abandon(c, block, op);
             default: goto generic;
         }
@@ -450,7 +450,7 @@ public sealed unsafe partial class LogicalProcessor
                 op += c->SkipOps - 1;
                 goto next;
             case OpResult.EndBlock:
-                if (NeedsAttention(c) || _jumpGeneration != Tlb.FetchGeneration || CodeMode(c) != mode)
+                if (NeedsAttention(c) || _jumpGeneration != Tlb.FetchGeneration || CpuMode.CodeMode(c) != mode)
                     return LoopExit.Poll;
                 key = JumpKey(c, mode);
                 rip = c->Rip;
@@ -540,7 +540,7 @@ public sealed unsafe partial class LogicalProcessor
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static LoopExit Abandon(CpuState* c, Block* block, Op* op)
     {
-        c->Rip = RipOf(c, op);
+        c->Rip = Addressing.RipOf(c, op);
         Uncount(c, block, op);
         return LoopExit.Stale;
     }
@@ -549,7 +549,7 @@ public sealed unsafe partial class LogicalProcessor
     [MethodImpl(MethodImplOptions.NoInlining)]
     private LoopExit Interrupt(CpuState* c, Block* block, Op* op)
     {
-        c->Rip = RipOf(c, op);
+        c->Rip = Addressing.RipOf(c, op);
         Uncount(c, block, op);
         if (c->ExitPending != 0 && Exit->Reason == ExitReason.Mmio)
             NoteLastAccess(c, op);
@@ -562,7 +562,7 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Takes back the instructions of the block from <paramref name="op"/> on, which were counted at its entry. Ops before the last execute one instruction each.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Uncount(CpuState* c, Block* block, Op* op) => c->InstructionsRetired -= (ulong)(block->Instructions - (op - Block.FirstOp(block)));
+    internal static void Uncount(CpuState* c, Block* block, Op* op) => c->InstructionsRetired -= (ulong)(block->Instructions - (op - Block.FirstOp(block)));
 
     /// <summary>Links the successor slot in <see cref="_link"/>, if there is one, to its block when both lie in one page, so that the next transfer needs no lookup.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]

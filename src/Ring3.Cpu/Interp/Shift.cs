@@ -188,7 +188,7 @@ internal static unsafe class DoubleShift
 
     private static OpResult OnMemory<W>(LogicalProcessor p, CpuState* c, Op* op, bool left, int n) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)

@@ -58,7 +58,7 @@ internal static unsafe class SlowOperands
             return true;
         }
         value = 0;
-        if (!p.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
             return false;
         byte* ptr = p.ReadPtr(c, linear, size);
         if (ptr == null)
@@ -75,7 +75,7 @@ internal static unsafe class SlowOperands
             Set(c, op->Reg0, size, value);
             return OpResult.Next;
         }
-        if (!p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         byte* ptr = p.WritePtr(c, linear, size);
         if (ptr == null)
@@ -95,19 +95,19 @@ internal static unsafe class SlowOperands
             Flags.SetStatus(c, status);
             return OpResult.Next;
         }
-        return p.LinearAddress(c, op, size, AccessKind.Read | AccessKind.Write, out ulong linear) ? ModifyAt<T>(p, c, op, linear, size) : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, size, AccessKind.Read | AccessKind.Write, out ulong linear) ? ModifyAt<T>(p, c, op, linear, size) : OpResult.Fault;
     }
 
     /// <summary>Runs <typeparamref name="T"/> on memory at <paramref name="linear"/>.</summary>
     public static OpResult ModifyAt<T>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size) where T : IReadModifyWrite
     {
-        if ((op->Flags & OpFlags.Lock) == 0 || !LogicalProcessor.IsSplit(linear, size))
+        if ((op->Flags & OpFlags.Lock) == 0 || !BusLock.IsSplit(linear, size))
             return ModifyWhole<T>(p, c, op, linear, size);
         SplitModify<T> change = new() { State = c, Op = op, Size = size };
         OpResult end = p.ChangeSplit(c, linear, size, ref change, out _);
         if (end == OpResult.Next)
             Flags.SetStatus(c, change.Status);
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     private struct SplitModify<T> : ISplitChange where T : IReadModifyWrite

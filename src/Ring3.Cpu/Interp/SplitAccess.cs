@@ -103,7 +103,7 @@ public sealed unsafe partial class LogicalProcessor
         byte* ptr = ModifyPtr(c, linear, size);
         if (ptr == null)
             return OpResult.Fault;
-        int lowBytes = (int)(CacheLine - (linear & CacheLine - 1));
+        int lowBytes = (int)(BusLock.CacheLine - (linear & BusLock.CacheLine - 1));
         byte* low = HostByte(ptr, 0), high = HostByte(ptr, lowBytes);
         if (low == null || high == null)
         {
@@ -114,7 +114,7 @@ public sealed unsafe partial class LogicalProcessor
             return EndWrite(c, ptr, linear, size);
         }
         if (!Machine.TakeBus(this))
-            return LeaveWith(c, ExitReason.Request);
+            return Outcome.Leave(c, ExitReason.Request);
         try
         {
             old = new SplitAccess(low, high, lowBytes, size).Change(ref change);

@@ -44,7 +44,7 @@ internal static unsafe class StringHandlers
     /// <summary>Ends the instruction, or leaves RIP at it when iterations remain.</summary>
     private static OpResult End(CpuState* c, Op* op, bool finished)
     {
-        c->Rip = finished ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        c->Rip = finished ? Addressing.NextRip(c, op) : Addressing.RipOf(c, op);
         c->BetweenIterations = finished ? (byte)0 : (byte)1;
         // The block counted it, and will again: an instruction retires once.
         if (!finished)
@@ -83,7 +83,7 @@ internal static unsafe class StringHandlers
     /// <summary>Whether the loop has to stop at this iteration boundary: a kick, or a trap after each iteration.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool MustStop(CpuState* c) =>
-        Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0 && LogicalProcessor.MustLookAtTimer(c);
+        Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0 && DeadlineTimer.MustLook(c);
 
     private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {

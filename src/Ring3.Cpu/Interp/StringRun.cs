@@ -21,14 +21,14 @@ internal readonly unsafe struct StringRun
     {
         Size = size;
         Step = (c->Rflags & Rflags.DF) != 0 ? -size : size;
-        Mask = LogicalProcessor.AddressMask(op->AddressSize);
+        Mask = Addressing.AddressMask(op->AddressSize);
         // Traps after an iteration, data breakpoints and alignment checks belong to single accesses.
-        _elementwise = (op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || (c->Dr7 & 0xff) != 0 || LogicalProcessor.AlignmentChecked(c);
+        _elementwise = (op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || (c->Dr7 & 0xff) != 0 || CpuMode.AlignmentChecked(c);
     }
 
     /// <summary>Linear address of the current element.</summary>
     public bool Linear(LogicalProcessor p, CpuState* c, int register, int segment, AccessKind access, out ulong linear)
-        => p.SegmentLinear(c, segment, c->Gpr[register] & Mask, Size, access, out linear);
+        => Addressing.SegmentLinear(c, segment, c->Gpr[register] & Mask, Size, access, out linear);
 
     /// <summary>
     /// Host pointer to the current element when a run of elements can be done at once, else null with nothing pending. <paramref name="n"/> is 1 or the limit of the other
@@ -50,7 +50,7 @@ internal readonly unsafe struct StringRun
         ulong bytes = limit * (uint)Size, lowest = Step > 0 ? offset : offset - (bytes - (uint)Size);
         if (Mask != ulong.MaxValue && (lowest > offset + bytes || lowest + bytes - 1 > Mask))
             return null;
-        if (c->BlockMode != BlockMode.Code64 && !p.SegmentCovers(c, segment, lowest, (int)bytes, access))
+        if (c->BlockMode != BlockMode.Code64 && !Addressing.SegmentCovers(c, segment, lowest, (int)bytes, access))
             return null;
         byte* host = p.DirectPtr(c, linear, write);
         if (host != null)
@@ -104,11 +104,4 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     internal void DirectWritten(byte* host, int size) => CodeMayHaveChanged(host, size);
-
-    /// <summary>Whether a range of a segment can be accessed; raises nothing.</summary>
-    internal bool SegmentCovers(CpuState* c, int segment, ulong offset, int size, AccessKind access)
-    {
-        Segment* s = CpuState.SegmentAt(c, segment);
-        return (uint)(s->Base + offset) <= uint.MaxValue - (uint)size && SegmentAllows(c, s, access) && InLimit(s, offset, (ulong)size - 1);
-    }
 }

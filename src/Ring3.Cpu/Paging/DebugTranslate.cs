@@ -15,7 +15,7 @@ public sealed unsafe partial class LogicalProcessor
         writable = user = true;
         if ((c->Cr0 & Cr0.PG) == 0)
             return true;
-        if ((Is64(c) && !IsCanonical(c, gva)) || ReadTables(c, gva, &w, false) != WalkResult.Ok)
+        if ((CpuMode.Is64(c) && !CpuMode.IsCanonical(c, gva)) || ReadTables(c, gva, &w, false) != WalkResult.Ok)
             return false;
         gpa = w.LeafGpa | (gva & 0xfff);
         writable = (w.Flags & PageFlags.Writable) != 0;

@@ -25,15 +25,6 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Access bit: a supervisor access that the processor makes by itself (descriptor tables, TSS, IDT): RFLAGS.AC does not lift SMAP.</summary>
     internal const AccessKind ImplicitAccess = (AccessKind)0x100;
 
-    internal static PagingMode PagingModeOf(CpuState* c)
-    {
-        if ((c->Cr0 & Cr0.PG) == 0)
-            return PagingMode.None;
-        if ((c->Efer & Efer.LMA) != 0)
-            return (c->Cr4 & Cr4.LA57) != 0 ? PagingMode.FiveLevel : PagingMode.FourLevel;
-        return (c->Cr4 & Cr4.PAE) != 0 ? PagingMode.Pae : PagingMode.Legacy;
-    }
-
     /// <summary>An entry on the way down, kept until the access is known to be allowed and its A and D bits are set.</summary>
     private struct WalkEntry
     {
@@ -77,7 +68,7 @@ public sealed unsafe partial class LogicalProcessor
             return nested;
         t.Flags = w.Flags | nestedFlags;
         TlbLevel2.Entry* e = Tlb.Level2.Insert(linear >> 12, w.Global ? Tlb.GlobalId : Tlb.SpaceId, t.Host, t.Gpa, t.Flags);
-        Sanitizer?.Level2Filled(c, Tlb.Level2.IndexOf(e), w.Global, CurrentPcid(c));
+        Sanitizer?.Level2Filled(c, Tlb.Level2.IndexOf(e), w.Global, CpuMode.CurrentPcid(c));
         if (w.LeafShift > 12)
             Tlb.MarkLarge(linear, w.LeafShift);
         return TranslateResult.Ok;
@@ -90,7 +81,7 @@ public sealed unsafe partial class LogicalProcessor
             WalkResult r = ReadTables(c, linear, w, true);
             if (r == WalkResult.Ok && !Permits(c, w->Flags, access))
             {
-                RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | (KeyForbids(c, w->Flags, access) ? PageFaultError.PK : 0));
+                Outcome.RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | (KeyForbids(c, w->Flags, access) ? PageFaultError.PK : 0));
                 return TranslateResult.Fault;
             }
             if (r == WalkResult.Ok)
@@ -101,14 +92,14 @@ public sealed unsafe partial class LogicalProcessor
                     if (w->LeafShift == 12 && !w->FromCache)
                     {
                         Tlb.Level2.InsertStructure(linear >> 21, Tlb.SpaceId, w->TableGpa, StructureFlags(w));
-                        Sanitizer?.StructureFilled(c, TlbLevel2.StructureIndex(linear >> 21), CurrentPcid(c));
+                        Sanitizer?.StructureFilled(c, TlbLevel2.StructureIndex(linear >> 21), CpuMode.CurrentPcid(c));
                     }
                     return TranslateResult.Ok;
                 case WalkResult.NotPresent:
-                    RaisePageFault(c, linear, FaultCode(c, access));
+                    Outcome.RaisePageFault(c, linear, FaultCode(c, access));
                     return TranslateResult.Fault;
                 case WalkResult.Reserved:
-                    RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | PageFaultError.RSVD);
+                    Outcome.RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | PageFaultError.RSVD);
                     return TranslateResult.Fault;
                 case WalkResult.Exit:
                     return TranslateResult.Exit;
@@ -139,7 +130,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Follows the tables down to the leaf without checking permissions. With <paramref name="fill"/> off nothing is cached, nothing nested is marked and no exit is raised.</summary>
     private WalkResult ReadTables(CpuState* c, ulong linear, WalkState* w, bool fill)
     {
-        PagingMode mode = PagingModeOf(c);
+        PagingMode mode = CpuMode.PagingModeOf(c);
         *w = new WalkState { Linear = linear };
         w->Flags = PageFlags.Writable | PageFlags.User;
         w->EntrySize = mode == PagingMode.Legacy ? 4 : 8;
@@ -258,7 +249,7 @@ public sealed unsafe partial class LogicalProcessor
                 Exit->Gpa = gpa;
                 Exit->Gva = linear;
                 Exit->InstructionLength = 0;
-                LeaveWith(c, ExitReason.EmulationFailure);
+                Outcome.Leave(c, ExitReason.EmulationFailure);
                 return false;
             }
             if (r != TranslateResult.Ok)

@@ -6,7 +6,7 @@ public sealed unsafe partial class LogicalProcessor
 {
     internal void InvalidatePage(CpuState* c, ulong linear)
     {
-        if (IsCanonical(c, linear) || !Is64(c))
+        if (CpuMode.IsCanonical(c, linear) || !CpuMode.Is64(c))
             FlushPage(GuestFlush.Invlpg, linear);
     }
 

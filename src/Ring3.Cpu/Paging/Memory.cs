@@ -20,7 +20,7 @@ public sealed unsafe partial class LogicalProcessor
         TlbEntry* e = Level1 + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagRead)
             return (byte*)(linear + (ulong)e->Addend);
-        return ReadPtrSlow(c, linear, size, ExplicitAccess(c));
+        return ReadPtrSlow(c, linear, size, CpuMode.ExplicitAccess(c));
     }
 
     /// <summary>Host pointer for a write of all <paramref name="size"/> bytes (1..64). Its old content is not valid; finish with <see cref="EndWrite"/>.</summary>
@@ -30,7 +30,7 @@ public sealed unsafe partial class LogicalProcessor
         TlbEntry* e = Level1 + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite)
             return (byte*)(linear + (ulong)e->Addend);
-        return WritePtrSlow(c, linear, size, ExplicitAccess(c), false);
+        return WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), false);
     }
 
     /// <summary>Host pointer for a read-modify-write or a partial write within <paramref name="size"/> bytes (1..64): the old content is valid. Finish with <see cref="EndWrite"/>.</summary>
@@ -40,7 +40,7 @@ public sealed unsafe partial class LogicalProcessor
         TlbEntry* e = Level1 + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite)
             return (byte*)(linear + (ulong)e->Addend);
-        return WritePtrSlow(c, linear, size, ExplicitAccess(c), true);
+        return WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), true);
     }
 
     /// <summary>Completes a write through <see cref="WritePtr"/> or <see cref="ModifyPtr"/>: commits a bounce buffer, drops decoded code that was overwritten. Fault only when an MMIO write leaves.</summary>
@@ -52,9 +52,6 @@ public sealed unsafe partial class LogicalProcessor
             return OpResult.Next;
         return EndWriteSlow(c, ptr, linear, size);
     }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static AccessKind ExplicitAccess(CpuState* c) => c->Cpl == 3 ? AccessKind.User : 0;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal bool Load8(CpuState* c, ulong linear, out byte value)

@@ -45,12 +45,12 @@ public sealed unsafe partial class LogicalProcessor
         if (!CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !Translate(c, linear, access, out Translation t))
             return null;
         if (first == size && t.Host != null)
-            return Observed(c, linear, size, false, t.Host + (linear & 0xfff));
+            return Breakpoints.Observed(c, linear, size, false, t.Host + (linear & 0xfff));
         Translation second = default;
         if (first != size && !Translate(c, NextPage(c, linear), access, out second))
             return null;
         Bounce* b = Prepare(linear, size, first, t, second);
-        return FillBounce(c, b) ? Observed(c, linear, size, false, b->Data) : null;
+        return FillBounce(c, b) ? Breakpoints.Observed(c, linear, size, false, b->Data) : null;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -61,7 +61,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !Translate(c, linear, access, out Translation t))
             return null;
         if (first == size && t.Host != null)
-            return Observed(c, linear, size, true, t.Host + (linear & 0xfff));
+            return Breakpoints.Observed(c, linear, size, true, t.Host + (linear & 0xfff));
         Translation second = default;
         if (first != size && !Translate(c, NextPage(c, linear), access, out second))
             return null;
@@ -69,7 +69,7 @@ public sealed unsafe partial class LogicalProcessor
         b->IsModify = modify;
         if (modify && !FillBounce(c, b))
             return null;
-        return Observed(c, linear, size, true, b->Data);
+        return Breakpoints.Observed(c, linear, size, true, b->Data);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -147,17 +147,7 @@ public sealed unsafe partial class LogicalProcessor
     private static ulong NextPage(CpuState* c, ulong linear)
     {
         ulong next = (linear & ~0xfffUL) + 0x1000;
-        return Is64(c) ? next : next & 0xffff_ffff;
-    }
-
-    /// <summary>CS.L in long mode: 64-bit code.</summary>
-    internal static bool Is64(CpuState* c) => (c->Efer & Efer.LMA) != 0 && (c->Cs.Access & Segment.L) != 0;
-
-    /// <summary>Whether an address is canonical for the current number of linear-address bits.</summary>
-    internal static bool IsCanonical(CpuState* c, ulong linear)
-    {
-        int unused = (c->Cr4 & Cr4.LA57) != 0 ? 64 - 57 : 64 - 48;
-        return (ulong)((long)(linear << unused) >> unused) == linear;
+        return CpuMode.Is64(c) ? next : next & 0xffff_ffff;
     }
 
     /// <summary>
@@ -172,15 +162,15 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool CheckLinear(CpuState* c, ulong linear, int size)
     {
-        if (!Is64(c))
+        if (!CpuMode.Is64(c))
         {
             // The address has been formed by segmentation, or it is a base in a 64-bit table used from compatibility mode.
-            if (linear >> 32 == 0 || ((c->Efer & Efer.LMA) != 0 && IsCanonical(c, linear)))
+            if (linear >> 32 == 0 || ((c->Efer & Efer.LMA) != 0 && CpuMode.IsCanonical(c, linear)))
                 return true;
         }
-        else if (IsCanonical(c, linear) && IsCanonical(c, linear + (ulong)size - 1))
+        else if (CpuMode.IsCanonical(c, linear) && CpuMode.IsCanonical(c, linear + (ulong)size - 1))
             return true;
-        Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         c->PendingAddress = linear;
         c->PendingNonCanonical = 1;
         return false;
@@ -192,9 +182,9 @@ public sealed unsafe partial class LogicalProcessor
         if (size >= 16 && Model.SparesVectorAlignment)
             return true;
         int alignment = size == 10 ? 8 : !int.IsPow2(size) ? 1 : Math.Min(size, 16);
-        if ((linear & (ulong)(alignment - 1)) == 0 || !AlignmentChecked(c) || (privilege & AccessKind.User) == 0)
+        if ((linear & (ulong)(alignment - 1)) == 0 || !CpuMode.AlignmentChecked(c) || (privilege & AccessKind.User) == 0)
             return true;
-        Raise(c, Vector.AC, 0);
+        Outcome.Raise(c, Vector.AC, 0);
         return false;
     }
 
@@ -248,7 +238,7 @@ public sealed unsafe partial class LogicalProcessor
             return;
         }
         PrivilegeClass privilege = PrivilegeOf(c, access);
-        if (privilege == PrivilegeClass.UserAligned || HasDataBreakpoint(c, page))
+        if (privilege == PrivilegeClass.UserAligned || Breakpoints.HasData(c, page))
             return;
         TlbEntry* e = Level1 + Tlb.Index(linear);
         ulong tag = page | Tlb.Context(privilege);
@@ -267,13 +257,13 @@ public sealed unsafe partial class LogicalProcessor
         TlbEntry* f = Tlb.Fetch + Tlb.FetchIndex(linear);
         if (f->TagRead == ((linear & ~0xfffUL) | c->TlbContext))
             return (byte*)(linear + (ulong)f->Addend);
-        if (!CheckLinear(c, linear, 1) || !Translate(c, linear, AccessKind.Execute | ExplicitAccess(c), out Translation t))
+        if (!CheckLinear(c, linear, 1) || !Translate(c, linear, AccessKind.Execute | CpuMode.ExplicitAccess(c), out Translation t))
             return null;
         if (t.Host != null)
             return t.Host + (linear & 0xfff);
         Exit->Gpa = t.Gpa | (linear & 0xfff);
         Exit->Gva = linear;
-        LeaveWith(c, ExitReason.EmulationFailure);
+        Outcome.Leave(c, ExitReason.EmulationFailure);
         return null;
     }
 }

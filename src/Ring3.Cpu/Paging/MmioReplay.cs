@@ -92,7 +92,7 @@ internal sealed unsafe class MmioReplay
     {
         if (_count == Capacity)
         {
-            p.LeaveWith(c, ExitReason.EmulationFailure);
+            Outcome.Leave(c, ExitReason.EmulationFailure);
             return false;
         }
         _log[_count] = new Entry { Gpa = gpa, Size = (byte)size, IsWrite = source != null ? (byte)1 : (byte)0 };
@@ -106,7 +106,7 @@ internal sealed unsafe class MmioReplay
         exit->Access = source != null ? AccessKind.Write : AccessKind.Read;
         if (source != null)
             Buffer.MemoryCopy(source, exit->Data, size, size);
-        p.LeaveWith(c, ExitReason.Mmio);
+        Outcome.Leave(c, ExitReason.Mmio);
         return false;
     }
 }

@@ -77,7 +77,7 @@ public sealed unsafe partial class LogicalProcessor
             bool logs = (set & NestedPte.D) != 0 && (entry & (NestedPte.LogDirty | NestedPte.D)) == NestedPte.LogDirty;
             if (logs && c->DirtyLogCount >= c->DirtyLogLimit)
             {
-                LeaveWith(c, ExitReason.DirtyLogFull);
+                Outcome.Leave(c, ExitReason.DirtyLogFull);
                 return TranslateResult.Exit;
             }
             if ((entry & set) != set && !TrySet(slot, entry, set))
@@ -124,7 +124,7 @@ public sealed unsafe partial class LogicalProcessor
         Exit->Gpa = gpa;
         Exit->Gva = gva;
         Exit->Access = access & ~ImplicitAccess;
-        LeaveWith(State, ExitReason.NestedFault);
+        Outcome.Leave(State, ExitReason.NestedFault);
         return TranslateResult.Exit;
     }
 }

@@ -24,31 +24,26 @@ public sealed unsafe partial class LogicalProcessor
         UpdateContext(State);
     }
 
-    internal static bool AlignmentChecked(CpuState* c) => c->Cpl == 3 && (c->Rflags & Rflags.AC) != 0 && (c->Cr0 & Cr0.AM) != 0;
-
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static PrivilegeClass PrivilegeOf(CpuState* c, AccessKind access)
     {
         if ((access & AccessKind.User) != 0)
-            return AlignmentChecked(c) ? PrivilegeClass.UserAligned : PrivilegeClass.User;
+            return CpuMode.AlignmentChecked(c) ? PrivilegeClass.UserAligned : PrivilegeClass.User;
         bool lifted = (c->Rflags & Rflags.AC) != 0 && (access & ImplicitAccess) == 0;
         return lifted && (c->Cr4 & Cr4.SMAP) != 0 ? PrivilegeClass.SupervisorUserAccess : PrivilegeClass.Supervisor;
     }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static uint CurrentPcid(CpuState* c) => (c->Cr4 & Cr4.PCIDE) != 0 ? (uint)(c->Cr3 & Cr3.Pcid) : 0;
 
     /// <summary>Recomputes the level-1 context. Call after CPL, RFLAGS.AC, the ASID or a control register changed.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void UpdateContext(CpuState* c)
     {
-        Tlb.Select(c->Asid, CurrentPcid(c));
-        c->TlbContext = Tlb.Context(PrivilegeOf(c, ExplicitAccess(c)));
+        Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
+        c->TlbContext = Tlb.Context(PrivilegeOf(c, CpuMode.ExplicitAccess(c)));
     }
 
     /// <summary>Recomputes the level-1 context after CPL or RFLAGS.AC changed, and nothing else.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void UpdatePrivilege(CpuState* c) => c->TlbContext = Tlb.Context(PrivilegeOf(c, ExplicitAccess(c)));
+    internal void UpdatePrivilege(CpuState* c) => c->TlbContext = Tlb.Context(PrivilegeOf(c, CpuMode.ExplicitAccess(c)));
 
     /// <summary>
     /// Drops what the difference between the control registers and those of the cached translations makes invalid, and recomputes the context.
@@ -57,7 +52,7 @@ public sealed unsafe partial class LogicalProcessor
     private void ControlsChanged(CpuState* c)
     {
         ulong cr0 = c->Cr0 ^ _cachedCr0, cr4 = c->Cr4 ^ _cachedCr4, efer = c->Efer ^ _cachedEfer;
-        Tlb.Select(c->Asid, CurrentPcid(c));
+        Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
         if ((cr0 & Cr0Structure) != 0 || (cr4 & Cr4Structure) != 0 || (efer & EferStructure) != 0)
             FlushAllPcids(GuestFlush.Controls, true);
         else if ((cr0 & Cr0Permission) != 0 || (cr4 & Cr4Permission) != 0)
@@ -66,7 +61,7 @@ public sealed unsafe partial class LogicalProcessor
         _cachedCr4 = c->Cr4;
         _cachedEfer = c->Efer;
         if ((cr4 & (Cr4.VME | Cr4.PVI)) != 0)
-            UpdateStepMode(c);
+            Breakpoints.UpdateStep(c);
         UpdateContext(c);
     }
 

@@ -47,15 +47,11 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>EXT bit of error codes: 1 while an event that is not a software interrupt is being delivered.</summary>
     private uint _externalEvent;
 
-    internal static bool ProtectedMode(CpuState* c) => (c->Cr0 & Cr0.PE) != 0 && (c->Rflags & Rflags.VM) == 0;
-    internal static bool LongMode(CpuState* c) => (c->Efer & Efer.LMA) != 0;
-    internal static bool Virtual8086(CpuState* c) => (c->Rflags & Rflags.VM) != 0;
-
     /// <summary>Raises an exception whose error code is a selector.</summary>
-    internal OpResult RaiseSelector(CpuState* c, byte vector, ushort selector) => Raise(c, vector, (uint)(selector & 0xfffc) | _externalEvent);
+    internal OpResult RaiseSelector(CpuState* c, byte vector, ushort selector) => Outcome.Raise(c, vector, (uint)(selector & 0xfffc) | _externalEvent);
 
     /// <summary>Address of a table entry: 64 bits in long mode, else 32.</summary>
-    private static ulong TableAddress(CpuState* c, ulong tableBase, ulong offset) => LongMode(c) ? tableBase + offset : (uint)(tableBase + offset);
+    private static ulong TableAddress(CpuState* c, ulong tableBase, ulong offset) => CpuMode.LongMode(c) ? tableBase + offset : (uint)(tableBase + offset);
 
     /// <summary>Linear address of a descriptor; false, without raising anything, when it lies beyond its table or there is no LDT.</summary>
     private static bool FindDescriptor(CpuState* c, ushort selector, int size, out ulong address)
@@ -89,12 +85,12 @@ public sealed unsafe partial class LogicalProcessor
     internal bool ReadSystemDescriptor(CpuState* c, ushort selector, byte vector, out ulong raw, out ulong high, out ulong address)
     {
         raw = high = 0;
-        if (!FindDescriptor(c, selector, LongMode(c) ? 16 : 8, out address))
+        if (!FindDescriptor(c, selector, CpuMode.LongMode(c) ? 16 : 8, out address))
         {
             RaiseSelector(c, vector, selector);
             return false;
         }
-        return LoadSystem64(c, address, out raw) && (!LongMode(c) || LoadSystem64(c, address + 8, out high));
+        return LoadSystem64(c, address, out raw) && (!CpuMode.LongMode(c) || LoadSystem64(c, address + 8, out high));
     }
 
     /// <summary>Sets bits in the high half of a descriptor (accessed, busy) with a locked write.</summary>
@@ -110,7 +106,7 @@ public sealed unsafe partial class LogicalProcessor
         byte* p = WritePtrSlow(c, address + 4, 4, ImplicitAccess, true);
         if (p == null)
             return false;
-        NoteBusLock(c, address);
+        BusLock.Note(c, address);
         byte* first = HostByte(p, 0), type = HostByte(p, 1), last = HostByte(p, 3);
         if (first == null || last == null)
         {
@@ -133,7 +129,7 @@ public sealed unsafe partial class LogicalProcessor
         Segment* s = CpuState.SegmentAt(c, index);
         s->Selector = selector;
         s->Base = (ulong)selector << 4;
-        if (Virtual8086(c))
+        if (CpuMode.Virtual8086(c))
         {
             s->Limit = 0xffff;
             s->Access = 0xf3;

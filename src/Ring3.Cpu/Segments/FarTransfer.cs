@@ -13,7 +13,7 @@ public sealed unsafe partial class LogicalProcessor
             offset = (ushort)offset;
         else if (size == 4)
             offset = (uint)offset;
-        if (!ProtectedMode(c))
+        if (!CpuMode.ProtectedMode(c))
             return FarTransferReal(c, selector, offset, size, call, next);
         if (Descriptor.IsNull(selector))
             return RaiseSelector(c, Vector.GP, 0);
@@ -22,7 +22,7 @@ public sealed unsafe partial class LogicalProcessor
         if (Descriptor.IsCode(raw))
             return FarToCode(c, selector, raw, address, offset, size, call, next);
         uint type = Descriptor.Type(raw);
-        bool longMode = LongMode(c);
+        bool longMode = CpuMode.LongMode(c);
         bool known = type == Descriptor.CallGate32 || (!longMode && type is Descriptor.CallGate16 or Descriptor.TaskGate or Descriptor.Tss16Available or Descriptor.Tss32Available);
         if (!known || Descriptor.Dpl(raw) < (int)c->Cpl || Descriptor.Dpl(raw) < (selector & 3))
             return RaiseSelector(c, Vector.GP, selector);
@@ -40,7 +40,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!switched && !_switched)
             return OpResult.Fault;
         ModeChanged(c);
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         return switched ? OpResult.EndBlock : OpResult.RetiredExit;
     }
 
@@ -52,11 +52,11 @@ public sealed unsafe partial class LogicalProcessor
             if (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next))
                 return OpResult.Fault;
             if (offset > 0xffff)
-                return Raise(c, Vector.GP, 0);
+                return Outcome.Raise(c, Vector.GP, 0);
             CommitStack(c, stack);
         }
         else if (offset > c->Cs.Limit)
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         LoadRealSegment(c, SegmentIndex.CS, selector);
         c->Rip = offset;
         return OpResult.EndBlock;
@@ -66,7 +66,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         int cpl = (int)c->Cpl, dpl = Descriptor.Dpl(raw);
         bool allowed = Descriptor.IsConforming(raw) ? dpl <= cpl : (selector & 3) <= cpl && dpl == cpl;
-        if (!allowed || (LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
+        if (!allowed || (CpuMode.LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
             return RaiseSelector(c, Vector.GP, selector);
         if (!FinishLoad(c, selector, Vector.NP, raw, address, out Segment cs))
             return OpResult.Fault;
@@ -74,7 +74,7 @@ public sealed unsafe partial class LogicalProcessor
         if (call && (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next)))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         if (call)
             CommitStack(c, stack);
         cs.Selector = (ushort)((selector & ~3) | cpl);
@@ -83,7 +83,7 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Whether an offset lies in a code segment: canonical for a 64-bit one, within the limit otherwise.</summary>
     private static bool ValidTarget(CpuState* c, in Segment cs, ulong offset) =>
-        LongMode(c) && (cs.Access & Segment.L) != 0 ? IsCanonical(c, offset) : offset <= cs.Limit;
+        CpuMode.LongMode(c) && (cs.Access & Segment.L) != 0 ? CpuMode.IsCanonical(c, offset) : offset <= cs.Limit;
 
     private OpResult JumpTo(CpuState* c, in Segment cs, ulong offset)
     {
@@ -95,7 +95,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private OpResult FarThroughGate(CpuState* c, ushort gateSelector, ulong gate, ulong gateAddress, bool call, ulong next)
     {
-        bool longMode = LongMode(c);
+        bool longMode = CpuMode.LongMode(c);
         ulong offset = Descriptor.GateOffset(gate);
         if (longMode)
         {
@@ -131,7 +131,7 @@ public sealed unsafe partial class LogicalProcessor
         if (call && (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next)))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         if (call)
             CommitStack(c, stack);
         return JumpTo(c, cs, offset);
@@ -161,7 +161,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         c->Ss = ss;
         CommitStack(c, stack);
         c->Cpl = (uint)cpl;
@@ -175,10 +175,10 @@ public sealed unsafe partial class LogicalProcessor
         if (!stack.Pop(this, c, size, out ulong offset) || !stack.Pop(this, c, size, out ulong word))
             return OpResult.Fault;
         ushort selector = (ushort)word;
-        if (!ProtectedMode(c))
+        if (!CpuMode.ProtectedMode(c))
         {
             if (offset > c->Cs.Limit)
-                return Raise(c, Vector.GP, 0);
+                return Outcome.Raise(c, Vector.GP, 0);
             stack.Skip(release);
             CommitStack(c, stack);
             LoadRealSegment(c, SegmentIndex.CS, selector);
@@ -188,7 +188,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!CheckReturnCode(c, selector, out Segment cs))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         int target = selector & 3;
         stack.Skip(release);
         if (target == (int)c->Cpl)
@@ -199,7 +199,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!stack.Pop(this, c, size, out ulong sp) || !stack.Pop(this, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out Segment ss))
             return OpResult.Fault;
         CommitOuter(c, cs, ss, sp, target);
-        SetStackPointer(c, c->Gpr[4] + release, StackMask(c));
+        Addressing.SetStackPointer(c, c->Gpr[4] + release, Addressing.StackMask(c));
         c->Rip = offset;
         return OpResult.EndBlock;
     }
@@ -217,7 +217,7 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         int rpl = selector & 3, dpl = Descriptor.Dpl(raw);
         bool bad = !Descriptor.IsCode(raw) || rpl < (int)c->Cpl || (Descriptor.IsConforming(raw) ? dpl > rpl : dpl != rpl);
-        if (bad || (LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
+        if (bad || (CpuMode.LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
         {
             RaiseSelector(c, Vector.GP, selector);
             return false;
@@ -228,7 +228,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Checks SS of a return to an outer level. A null selector is allowed for 64-bit code outside ring 3.</summary>
     private bool CheckReturnStack(CpuState* c, ushort selector, int target, in Segment cs, out Segment ss)
     {
-        if (Descriptor.IsNull(selector) && LongMode(c) && (cs.Access & Segment.L) != 0 && target != 3 && (selector & 3) == target)
+        if (Descriptor.IsNull(selector) && CpuMode.LongMode(c) && (cs.Access & Segment.L) != 0 && target != 3 && (selector & 3) == target)
         {
             ss = NullSegment(selector, target);
             return true;
@@ -243,7 +243,7 @@ public sealed unsafe partial class LogicalProcessor
         c->Ss = ss;
         c->Cpl = (uint)target;
         ModeChanged(c);
-        SetStackPointer(c, sp, StackMask(c));
+        Addressing.SetStackPointer(c, sp, Addressing.StackMask(c));
         DropSegment(&c->Es, target);
         DropSegment(&c->Ds, target);
         DropSegment(&c->Fs, target);

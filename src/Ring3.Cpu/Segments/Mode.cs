@@ -17,7 +17,7 @@ public sealed unsafe partial class LogicalProcessor
         if ((c->Cr0 & Cr0.PE) == 0)
             c->Cpl = 0;
         else
-            c->Cpl = Virtual8086(c) ? 3 : (uint)c->Ss.Dpl;
+            c->Cpl = CpuMode.Virtual8086(c) ? 3 : (uint)c->Ss.Dpl;
         ControlsChanged(c);
         if (c->Cr3 != _cachedCr3)
             FlushCurrentPcid(GuestFlush.StateWrite);
@@ -29,32 +29,18 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Recomputes the decode mode and the privilege part of the translation context after CS, CPL or RFLAGS changed.</summary>
     internal void ModeChanged(CpuState* c)
     {
-        c->BlockMode = Is64(c) ? BlockMode.Code64 : (c->Cs.Access & Segment.DB) != 0 ? BlockMode.Code32 : BlockMode.Code16;
+        c->BlockMode = CpuMode.Is64(c) ? BlockMode.Code64 : (c->Cs.Access & Segment.DB) != 0 ? BlockMode.Code32 : BlockMode.Code16;
         UpdatePrivilege(c);
     }
 
     /// <summary>Replaces RFLAGS and recomputes what depends on TF, RF, AC, VIF and VIP. The caller has masked the value.</summary>
     internal void SetRflags(CpuState* c, ulong value)
     {
-        ulong changed = (Flags.Get(c) ^ value) & (Rflags.TF | Rflags.RF | Rflags.AC | Rflags.VM | VirtualPending);
+        ulong changed = (Flags.Get(c) ^ value) & (Rflags.TF | Rflags.RF | Rflags.AC | Rflags.VM | VirtualInterrupts.Pending);
         Flags.Set(c, value);
         if (changed == 0)
             return;
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         UpdatePrivilege(c);
-    }
-
-    /// <summary>Cuts an instruction pointer to the code size.</summary>
-    internal static ulong WrapRip(CpuState* c, ulong rip) => c->BlockMode switch
-    {
-        BlockMode.Code64 => rip,
-        _ => (uint)rip,
-    };
-
-    /// <summary>Retires a handler that ends its block.</summary>
-    internal static OpResult EndBlock(CpuState* c, Op* op)
-    {
-        c->Rip = NextRip(c, op);
-        return OpResult.EndBlock;
     }
 }

@@ -9,7 +9,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>MOV/POP/Lxx to DS, ES, FS, GS or SS. Commits the register last, so a fault changes nothing.</summary>
     internal bool LoadSegment(CpuState* c, int index, ushort selector)
     {
-        if (!ProtectedMode(c))
+        if (!CpuMode.ProtectedMode(c))
         {
             LoadRealSegment(c, index, selector);
             return true;
@@ -46,7 +46,7 @@ public sealed unsafe partial class LogicalProcessor
         value = NullSegment(selector, cpl);
         if (Descriptor.IsNull(selector))
         {
-            if (allowNull && Is64(c) && cpl < 3 && (selector & 3) == cpl)
+            if (allowNull && CpuMode.Is64(c) && cpl < 3 && (selector & 3) == cpl)
                 return true;
             RaiseSelector(c, vector, 0);
             return false;
@@ -111,7 +111,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         value = Descriptor.ToSegment(selector, raw);
         value.Access = Descriptor.Access(raw);
-        if (!LongMode(c))
+        if (!CpuMode.LongMode(c))
             return true;
         value.Base |= high << 32;
         if (IsCanonicalForMsr(value.Base) && (high >> 40 & 0x1f) == 0)
@@ -131,7 +131,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!ReadSystemDescriptor(c, selector, Vector.GP, out ulong raw, out ulong high, out ulong address))
             return false;
         uint type = Descriptor.Type(raw);
-        if (type != Descriptor.Tss32Available && (type != Descriptor.Tss16Available || LongMode(c)))
+        if (type != Descriptor.Tss32Available && (type != Descriptor.Tss16Available || CpuMode.LongMode(c)))
         {
             RaiseSelector(c, Vector.GP, selector);
             return false;

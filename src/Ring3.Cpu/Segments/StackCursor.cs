@@ -29,7 +29,7 @@ internal unsafe struct StackCursor
     }
 
     /// <summary>The current stack.</summary>
-    public static StackCursor Current(CpuState* c) => new(c, c->Ss, c->Gpr[4], (int)c->Cpl, LogicalProcessor.Is64(c), 0);
+    public static StackCursor Current(CpuState* c) => new(c, c->Ss, c->Gpr[4], (int)c->Cpl, CpuMode.Is64(c), 0);
 
     public bool Push(LogicalProcessor p, CpuState* c, int size, ulong value) => Push(p, c, size, value, size);
 
@@ -102,7 +102,7 @@ internal unsafe struct StackCursor
         linear = (uint)(Ss.Base + at);
         if (LogicalProcessor.WithinLimit(Ss, at, size))
             return true;
-        p.Raise(c, Vector.SS, _errorCode);
+        Outcome.Raise(c, Vector.SS, _errorCode);
         return false;
     }
 }
@@ -121,5 +121,5 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Makes a cursor's position the architectural stack pointer.</summary>
-    internal static void CommitStack(CpuState* c, in StackCursor stack) => SetStackPointer(c, stack.Pointer, stack.Mask);
+    internal static void CommitStack(CpuState* c, in StackCursor stack) => Addressing.SetStackPointer(c, stack.Pointer, stack.Mask);
 }

@@ -135,7 +135,7 @@ public sealed unsafe partial class LogicalProcessor
         for (int i = 0; i < 6; i++)
             *CpuState.SegmentAt(c, i) = NullSegment(t->Selectors[i]);
         c->Ldtr = NullSegment(t->Ldt);
-        c->Cpl = Virtual8086(c) ? 3u : (uint)(t->Selectors[SegmentIndex.CS] & 3);
+        c->Cpl = CpuMode.Virtual8086(c) ? 3u : (uint)(t->Selectors[SegmentIndex.CS] & 3);
         c->Ss.Access |= c->Cpl << 5;
         c->Dr7 &= ~0x155UL;
         DebugRegistersChanged(c);
@@ -147,7 +147,7 @@ public sealed unsafe partial class LogicalProcessor
         c->Cr3 = cr3;
         _cachedCr3 = cr3;
         FlushCurrentPcid(GuestFlush.Cr3);
-        if (PagingModeOf(c) == PagingMode.Pae && ReadPdptrs(c, cr3, out Pdptrs pdptrs) == TranslateResult.Ok)
+        if (CpuMode.PagingModeOf(c) == PagingMode.Pae && ReadPdptrs(c, cr3, out Pdptrs pdptrs) == TranslateResult.Ok)
             SetPdptrs(c, pdptrs);
     }
 
@@ -173,7 +173,7 @@ public sealed unsafe partial class LogicalProcessor
         bool done = FinishTask(c, u.Wide, &u.Image, u.HasErrorCode, u.ErrorCode);
         _externalEvent = 0;
         ModeChanged(c);
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         return done;
     }
 
@@ -203,7 +203,7 @@ public sealed unsafe partial class LogicalProcessor
         ModeChanged(c);
         if (ok && c->Rip > c->Cs.Limit)
         {
-            Raise(c, Vector.GP, _externalEvent);
+            Outcome.Raise(c, Vector.GP, _externalEvent);
             ok = false;
         }
         if (ok && hasErrorCode)
@@ -220,7 +220,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (!Descriptor.IsNull(t->Ldt) && !LoadLdt(c, t->Ldt, Vector.TS))
             return false;
-        if (Virtual8086(c))
+        if (CpuMode.Virtual8086(c))
         {
             for (int i = 0; i < 6; i++)
                 LoadRealSegment(c, i, t->Selectors[i]);

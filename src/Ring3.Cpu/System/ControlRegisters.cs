@@ -21,10 +21,10 @@ public sealed unsafe partial class LogicalProcessor
         if (enable && (c->Efer & Efer.LME) != 0)
             invalid |= (c->Cr4 & Cr4.PAE) == 0 || (c->Cs.Access & Segment.L) != 0 || (c->Tr.Access & 0x9f) == 0x83;
         if (disable)
-            invalid |= Is64(c) || (c->Cr4 & Cr4.PCIDE) != 0;
+            invalid |= CpuMode.Is64(c) || (c->Cr4 & Cr4.PCIDE) != 0;
         if (invalid)
         {
-            Raise(c, Vector.GP, 0);
+            Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
         bool pae = (value & Cr0.PG) != 0 && (c->Cr4 & Cr4.PAE) != 0 && (c->Efer & Efer.LME) == 0;
@@ -50,7 +50,7 @@ public sealed unsafe partial class LogicalProcessor
     internal bool WriteCr3(CpuState* c, ulong value)
     {
         bool keep = false;
-        if (LongMode(c))
+        if (CpuMode.LongMode(c))
         {
             if ((c->Cr4 & Cr4.PCIDE) != 0)
             {
@@ -59,19 +59,19 @@ public sealed unsafe partial class LogicalProcessor
             }
             if (value >> CpuidFeatures.PhysicalAddressBits != 0)
             {
-                Raise(c, Vector.GP, 0);
+                Outcome.Raise(c, Vector.GP, 0);
                 return false;
             }
         }
         else
         {
             value = (uint)value;
-            if (PagingModeOf(c) == PagingMode.Pae && !LoadPdptrs(c, value))
+            if (CpuMode.PagingModeOf(c) == PagingMode.Pae && !LoadPdptrs(c, value))
                 return false;
         }
         c->Cr3 = value;
         _cachedCr3 = value;
-        Tlb.Select(c->Asid, CurrentPcid(c));
+        Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
         if (!keep)
             FlushCurrentPcid(GuestFlush.Cr3);
         UpdateContext(c);
@@ -110,16 +110,16 @@ public sealed unsafe partial class LogicalProcessor
     {
         ulong set = value & ~c->Cr4, changed = value ^ c->Cr4;
         bool invalid = (value & ~Cr4Defined()) != 0;
-        if (LongMode(c))
+        if (CpuMode.LongMode(c))
             invalid |= (value & Cr4.PAE) == 0 || (changed & Cr4.LA57) != 0;
         if ((set & Cr4.PCIDE) != 0)
-            invalid |= !LongMode(c) || (c->Cr3 & Cr3.Pcid) != 0;
+            invalid |= !CpuMode.LongMode(c) || (c->Cr3 & Cr3.Pcid) != 0;
         if (invalid)
         {
-            Raise(c, Vector.GP, 0);
+            Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
-        bool pae = (c->Cr0 & Cr0.PG) != 0 && !LongMode(c) && (value & Cr4.PAE) != 0;
+        bool pae = (c->Cr0 & Cr0.PG) != 0 && !CpuMode.LongMode(c) && (value & Cr4.PAE) != 0;
         if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !LoadPdptrs(c, c->Cr3))
             return false;
         c->Cr4 = value;
@@ -163,7 +163,7 @@ public sealed unsafe partial class LogicalProcessor
                 SetPdptrs(c, pdptrs);
                 return true;
             case TranslateResult.Fault:
-                Raise(c, Vector.GP, 0);
+                Outcome.Raise(c, Vector.GP, 0);
                 return false;
             default:
                 return false;
@@ -180,7 +180,7 @@ public sealed unsafe partial class LogicalProcessor
         ulong table = (ulong)host + (gpa & 0xfff);
         if (!UserCopy.TryRead8(table, out pdptrs.P0) || !UserCopy.TryRead8(table + 8, out pdptrs.P1) || !UserCopy.TryRead8(table + 16, out pdptrs.P2) || !UserCopy.TryRead8(table + 24, out pdptrs.P3))
         {
-            FailMemory(c, table, AccessKind.Read);
+            Outcome.LeaveForMemory(c, table, AccessKind.Read);
             return TranslateResult.Exit;
         }
         return Valid(pdptrs.P0) && Valid(pdptrs.P1) && Valid(pdptrs.P2) && Valid(pdptrs.P3) ? TranslateResult.Ok : TranslateResult.Fault;

@@ -79,7 +79,7 @@ public sealed unsafe partial class LogicalProcessor
         if (slot == null || c->InterceptMsrs == MsrIntercepts.All)
             return Operands.Leave(p, c, op, ExitReason.MsrRead);
         if (!p.MsrExists(index))
-            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrRead) : p.Raise(c, Vector.GP, 0);
+            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrRead) : Outcome.Raise(c, Vector.GP, 0);
         SetEdxEax(c, *slot);
         return OpResult.Next;
     }
@@ -92,9 +92,9 @@ public sealed unsafe partial class LogicalProcessor
         ulong value = (uint)c->Gpr[0] | c->Gpr[2] << 32;
         if (MsrSlot(c, index) == null || c->InterceptMsrs == MsrIntercepts.All)
             return Operands.Leave(p, c, op, ExitReason.MsrWrite);
-        ulong next = NextRip(c, op);
+        ulong next = Addressing.NextRip(c, op);
         if (!p.TryWriteGuestMsr(index, value))
-            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrWrite) : p.Raise(c, Vector.GP, 0);
+            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrWrite) : Outcome.Raise(c, Vector.GP, 0);
         c->Rip = next;
         return OpResult.EndBlock;
     }

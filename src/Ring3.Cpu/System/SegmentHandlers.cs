@@ -12,7 +12,7 @@ internal static unsafe class SegmentHandlers
     public static OpResult MovToSegment(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (op->Reg0 == SegmentIndex.CS)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if (!Operands.Read16(p, c, op, op->Reg1, out ushort selector) || !p.LoadSegment(c, op->Reg0, selector))
             return OpResult.Fault;
         if (op->Reg0 == SegmentIndex.SS)
@@ -63,9 +63,9 @@ internal static unsafe class SegmentHandlers
     {
         offset = 0;
         selector = 0;
-        if (!p.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear))
             return false;
-        ulong high = LogicalProcessor.Is64(c) ? linear + (ulong)size : (uint)(linear + (ulong)size);
+        ulong high = CpuMode.Is64(c) ? linear + (ulong)size : (uint)(linear + (ulong)size);
         switch (size)
         {
             case 2:

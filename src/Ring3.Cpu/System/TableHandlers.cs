@@ -11,7 +11,7 @@ internal static unsafe class TableHandlers
         if (!Operands.Privileged(p, c))
             return OpResult.Fault;
         int size = baseBits == 64 ? 8 : 4;
-        if (!p.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort limit))
+        if (!Addressing.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort limit))
             return OpResult.Fault;
         ulong address = 0;
         ulong at = size == 8 ? linear + 2 : (uint)(linear + 2);
@@ -20,7 +20,7 @@ internal static unsafe class TableHandlers
         if (baseBits == 24)
             address &= 0xff_ffff;
         if (size == 8 && !p.IsCanonicalForMsr(address))
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         target->Base = address;
         target->Limit = limit;
         return OpResult.Next;
@@ -42,7 +42,7 @@ internal static unsafe class TableHandlers
 
     private static OpResult StoreTable(LogicalProcessor p, CpuState* c, Op* op, TableRegister* source, int size)
     {
-        if (!Operands.UmipAllows(p, c) || !p.LinearAddress(c, op, size + 2, AccessKind.Write, out ulong linear))
+        if (!Operands.UmipAllows(p, c) || !Addressing.LinearAddress(c, op, size + 2, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         byte* at = p.WritePtr(c, linear, size + 2);
         if (at == null)
@@ -98,7 +98,7 @@ internal static unsafe class TableHandlers
 
     public static OpResult Lar(LogicalProcessor p, CpuState* c, Op* op)
     {
-        uint types = LogicalProcessor.LongMode(c) ? 0x1a04u : 0x1a3eu;
+        uint types = CpuMode.LongMode(c) ? 0x1a04u : 0x1a3eu;
         if (!Inspect(p, c, op, op->Reg1, types, out ulong raw, out bool visible))
             return OpResult.Fault;
         if (visible)
@@ -109,7 +109,7 @@ internal static unsafe class TableHandlers
 
     public static OpResult Lsl(LogicalProcessor p, CpuState* c, Op* op)
     {
-        uint types = LogicalProcessor.LongMode(c) ? 0x0a04u : 0x0a0eu;
+        uint types = CpuMode.LongMode(c) ? 0x0a04u : 0x0a0eu;
         if (!Inspect(p, c, op, op->Reg1, types, out ulong raw, out bool visible))
             return OpResult.Fault;
         if (visible)
@@ -149,10 +149,10 @@ internal static unsafe class TableHandlers
             return OpResult.Next;
         }
         // A read; the write follows only when the selector changes.
-        if (!p.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort selector))
+        if (!Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort selector))
             return OpResult.Fault;
         bool lower = (selector & 3) < wanted;
-        if (lower && (!p.LinearAddress(c, op, 2, AccessKind.Write, out linear) || !p.Store16(c, linear, (ushort)((selector & ~3u) | wanted))))
+        if (lower && (!Addressing.LinearAddress(c, op, 2, AccessKind.Write, out linear) || !p.Store16(c, linear, (ushort)((selector & ~3u) | wanted))))
             return OpResult.Fault;
         Flags.SetZF(c, lower);
         return OpResult.Next;

@@ -152,7 +152,7 @@ public sealed unsafe partial class LogicalProcessor
                 return LeaveBefore(c, s);
             case SiteKind.Poll:
                 // Mostly it is time to look at the clock, and nothing else.
-                bool goesOn = *(ulong*)&c->ExitRequest == 0 && (c->InstructionsRetired < c->TimerLook || !TimerHasCome(c));
+                bool goesOn = *(ulong*)&c->ExitRequest == 0 && (c->InstructionsRetired < c->TimerLook || !DeadlineTimer.HasCome(c));
                 if (s->Region->Stale == 0 && goesOn)
                 {
                     s->Region->Samples++;
@@ -233,7 +233,7 @@ public sealed unsafe partial class LogicalProcessor
             case OpResult.EndBlock:
                 c->InstructionsRetired -= s->Uncount - 1u;
                 c->Units = 0;
-                if (NeedsAttention(c) || !CanGoOn() || CodeMode(c) != BlockMode.Code64)
+                if (NeedsAttention(c) || !CanGoOn() || CpuMode.CodeMode(c) != BlockMode.Code64)
                     return Leave(LoopExit.Poll);
                 return GoTo(c);
             case OpResult.RetiredExit:
@@ -310,7 +310,7 @@ public sealed unsafe partial class LogicalProcessor
     private nint JumpTo(CpuState* c, Site* s)
     {
         ulong rip = c->Rip;
-        if (!IsCanonical(c, rip))
+        if (!CpuMode.IsCanonical(c, rip))
         {
             c->Gpr[4] -= s->Popped;
             return LeaveBefore(c, s);
@@ -335,7 +335,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
         Op* op = s->Op;
-        ulong offset = (EffectiveAddress(c, op) + beyond) & AddressMask(op->AddressSize);
+        ulong offset = (Addressing.EffectiveAddress(c, op) + beyond) & Addressing.AddressMask(op->AddressSize);
         return op->Seg >= SegmentIndex.FS ? offset + CpuState.SegmentAt(c, op->Seg)->Base : offset;
     }
 
@@ -345,13 +345,13 @@ public sealed unsafe partial class LogicalProcessor
     /// </summary>
     private bool TryFill(CpuState* c, ulong linear, int size, bool write)
     {
-        if ((linear & 0xfff) + (ulong)size > 0x1000 || !IsCanonical(c, linear) || AlignmentChecked(c))
+        if ((linear & 0xfff) + (ulong)size > 0x1000 || !CpuMode.IsCanonical(c, linear) || CpuMode.AlignmentChecked(c))
             return false;
         TlbEntry* e = Level1 + Tlb.Index(linear);
         ulong tag = linear & ~0xfffUL | c->TlbContext;
         if (tag == (write ? e->TagWrite : e->TagRead))
             return false;
-        bool ok = Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | ExplicitAccess(c), out _);
+        bool ok = Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | CpuMode.ExplicitAccess(c), out _);
         if (!ok)
         {
             // The interpreter meets the fault or the exit again, and reports it.

@@ -11,14 +11,14 @@ internal static unsafe class GuestArea
     /// <summary>Linear address of the operand, after the alignment check.</summary>
     public static bool Open(LogicalProcessor p, CpuState* c, Op* op, int size, uint alignMask, AccessKind access, out ulong linear)
     {
-        if (!p.LinearAddress(c, op, size, access, out linear))
+        if (!Addressing.LinearAddress(c, op, size, access, out linear))
             return false;
         if ((linear & alignMask) == 0)
             return true;
         // A non-canonical address is the access's own fault, which may be #SS.
-        if (LogicalProcessor.Is64(c) && !LogicalProcessor.IsCanonical(c, linear))
+        if (CpuMode.Is64(c) && !CpuMode.IsCanonical(c, linear))
             return p.ReadPtr(c, linear, 1) != null;
-        p.Raise(c, Arch.Vector.GP, 0);
+        Outcome.Raise(c, Arch.Vector.GP, 0);
         return false;
     }
 

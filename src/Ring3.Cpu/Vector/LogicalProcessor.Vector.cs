@@ -30,7 +30,7 @@ public sealed unsafe partial class LogicalProcessor
     [MethodImpl(MethodImplOptions.NoInlining)]
     private OpResult StoreVectorSlow(CpuState* c, ulong linear, void* value, int size)
     {
-        byte* m = WritePtrSlow(c, linear, size, ExplicitAccess(c), false);
+        byte* m = WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), false);
         if (m == null)
             return OpResult.Fault;
         Buffer.MemoryCopy(value, m, size, size);

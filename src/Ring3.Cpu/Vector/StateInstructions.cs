@@ -35,10 +35,10 @@ internal static unsafe class StateInstructions
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        if (!p.LinearAddress(c, op, 4, AccessKind.Read, out ulong linear) || !p.Load32(c, linear, out uint value))
+        if (!Addressing.LinearAddress(c, op, 4, AccessKind.Read, out ulong linear) || !p.Load32(c, linear, out uint value))
             return OpResult.Fault;
         if ((value & ~MxcsrUnit.Writable(p)) != 0)
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         MxcsrUnit.Park(c);
         c->Mxcsr = value;
         return OpResult.Next;
@@ -49,23 +49,23 @@ internal static unsafe class StateInstructions
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         MxcsrUnit.Park(c);
-        return p.LinearAddress(c, op, 4, AccessKind.Write, out ulong linear) && p.Store32(c, linear, c->Mxcsr) ? OpResult.Next : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, 4, AccessKind.Write, out ulong linear) && p.Store32(c, linear, c->Mxcsr) ? OpResult.Next : OpResult.Fault;
     }
 
-    private static int RegisterCount(CpuState* c) => LogicalProcessor.Is64(c) ? 16 : 8;
+    private static int RegisterCount(CpuState* c) => CpuMode.Is64(c) ? 16 : 8;
 
     private static bool IsWide(Op* op)
         => (Code)op->Code is Code.Fxsave64_m512byte or Code.Fxrstor64_m512byte or Code.Xsave64_mem or Code.Xsaveopt64_mem or Code.Xsavec64_mem or Code.Xsaves64_mem
             or Code.Xrstor64_mem or Code.Xrstors64_mem;
 
     /// <summary>With EFER.FFXSR the kernel's FXSAVE leaves the vector registers out.</summary>
-    private static bool SkipsXmm(CpuState* c) => (c->Efer & Efer.FFXSR) != 0 && c->Cpl == 0 && LogicalProcessor.Is64(c);
+    private static bool SkipsXmm(CpuState* c) => (c->Efer & Efer.FFXSR) != 0 && c->Cpl == 0 && CpuMode.Is64(c);
 
     private static OpResult CheckFxsr(LogicalProcessor p, CpuState* c)
     {
         if ((c->Cr0 & Cr0.EM) != 0)
-            return p.Raise(c, Arch.Vector.UD);
-        return (c->Cr0 & Cr0.TS) != 0 ? p.Raise(c, Arch.Vector.NM) : OpResult.Next;
+            return Outcome.Raise(c, Arch.Vector.UD);
+        return (c->Cr0 & Cr0.TS) != 0 ? Outcome.Raise(c, Arch.Vector.NM) : OpResult.Next;
     }
 
     private static OpResult Fxsave(LogicalProcessor p, CpuState* c, Op* op)
@@ -95,7 +95,7 @@ internal static unsafe class StateInstructions
             return OpResult.Fault;
         uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
         if ((mxcsr & ~MxcsrUnit.Writable(p)) != 0)
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         VectorUnit.Park(c);
         c->Mxcsr = mxcsr;
         StateImage.LoadX87(c, image, IsWide(op));
@@ -107,8 +107,8 @@ internal static unsafe class StateInstructions
     private static OpResult CheckXsave(LogicalProcessor p, CpuState* c)
     {
         if ((c->Cr4 & Cr4.OSXSAVE) == 0)
-            return p.Raise(c, Arch.Vector.UD);
-        return (c->Cr0 & Cr0.TS) != 0 ? p.Raise(c, Arch.Vector.NM) : OpResult.Next;
+            return Outcome.Raise(c, Arch.Vector.UD);
+        return (c->Cr0 & Cr0.TS) != 0 ? Outcome.Raise(c, Arch.Vector.NM) : OpResult.Next;
     }
 
     /// <summary>EDX:EAX.</summary>
@@ -142,7 +142,7 @@ internal static unsafe class StateInstructions
     {
         if (CheckXsave(p, c) != OpResult.Next)
             return OpResult.Fault;
-        return c->Cpl != 0 ? p.Raise(c, Arch.Vector.GP, 0) : SaveCompacted(p, c, op, c->Xcr0 | c->Xss);
+        return c->Cpl != 0 ? Outcome.Raise(c, Arch.Vector.GP, 0) : SaveCompacted(p, c, op, c->Xcr0 | c->Xss);
     }
 
     private static OpResult SaveCompacted(LogicalProcessor p, CpuState* c, Op* op, ulong enabled)
@@ -202,7 +202,7 @@ internal static unsafe class StateInstructions
     {
         if (CheckXsave(p, c) != OpResult.Next)
             return OpResult.Fault;
-        return c->Cpl != 0 ? p.Raise(c, Arch.Vector.GP, 0) : Restore(p, c, op, c->Xcr0 | c->Xss, true);
+        return c->Cpl != 0 ? Outcome.Raise(c, Arch.Vector.GP, 0) : Restore(p, c, op, c->Xcr0 | c->Xss, true);
     }
 
     private static OpResult Restore(LogicalProcessor p, CpuState* c, Op* op, ulong enabled, bool compactedOnly)
@@ -215,7 +215,7 @@ internal static unsafe class StateInstructions
         ulong stateBv = *(ulong*)(image + StateImage.StateBvOffset), compBv = *(ulong*)(image + StateImage.CompBvOffset);
         bool compacted = (compBv & StateImage.Compacted) != 0;
         if (!HeaderIsValid(image, stateBv, compBv, enabled, compactedOnly))
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         ulong requested = Requested(c) & enabled;
         // A component that the compacted image does not hold is initialised.
         ulong load = requested & stateBv;
@@ -231,7 +231,7 @@ internal static unsafe class StateInstructions
         bool mxcsr = compacted ? (load & Xcr0.Sse) != 0 : (requested & (Xcr0.Sse | Xcr0.Avx)) != 0;
         uint value = *(uint*)(image + StateImage.MxcsrOffset);
         if (mxcsr && (value & ~MxcsrUnit.Writable(p)) != 0)
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         VectorUnit.Park(c);
         if (mxcsr)
             c->Mxcsr = value;

@@ -10,7 +10,7 @@ internal static unsafe class VectorMemory
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static byte* Read(LogicalProcessor p, CpuState* c, Op* op, int size, uint alignMask)
     {
-        if (!p.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
             return null;
         return (linear & alignMask) == 0 ? p.ReadPtr(c, linear, size) : ReadMisaligned(p, c, op, linear, size);
     }
@@ -18,7 +18,7 @@ internal static unsafe class VectorMemory
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static byte* Write(LogicalProcessor p, CpuState* c, Op* op, int size, uint alignMask, out ulong linear)
     {
-        if (!p.LinearAddress(c, op, size, AccessKind.Write, out linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Write, out linear))
             return null;
         return (linear & alignMask) == 0 ? p.WritePtr(c, linear, size) : Misaligned(p, c);
     }
@@ -72,7 +72,7 @@ internal static unsafe class VectorMemory
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static byte* Misaligned(LogicalProcessor p, CpuState* c)
     {
-        p.Raise(c, Arch.Vector.GP, 0);
+        Outcome.Raise(c, Arch.Vector.GP, 0);
         return null;
     }
 }

@@ -35,12 +35,12 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
     /// <summary>As <see cref="Load1"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is read by bytes.</summary>
     public static OpResult LoadSpared(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.Model.SparesVectorAlignment || !LogicalProcessor.AlignmentChecked(c))
+        if (!p.Model.SparesVectorAlignment || !CpuMode.AlignmentChecked(c))
             return Load1(p, c, op);
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         VectorForm* f = p.Forms + op->Aux;
-        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
         byte* bytes = stackalloc byte[16];
         for (int i = 0; i < f->MemorySize; i++)
@@ -100,12 +100,12 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
     /// <summary>As <see cref="Store"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is written by bytes, once all of them can be.</summary>
     public static OpResult StoreSpared(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.Model.SparesVectorAlignment || !LogicalProcessor.AlignmentChecked(c))
+        if (!p.Model.SparesVectorAlignment || !CpuMode.AlignmentChecked(c))
             return Store(p, c, op);
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         VectorForm* f = p.Forms + op->Aux;
-        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Write, out ulong linear) || !VectorMemory.CanWrite(p, c, linear, f->MemorySize))
+        if (!Addressing.LinearAddress(c, op, f->MemorySize, AccessKind.Write, out ulong linear) || !VectorMemory.CanWrite(p, c, linear, f->MemorySize))
             return TFp.Value ? ConvertForFault(p, c, op, f) : OpResult.Fault;
         byte* bytes = stackalloc byte[16];
         byte* y = c->Ymm;

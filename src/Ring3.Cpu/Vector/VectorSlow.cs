@@ -135,6 +135,6 @@ internal static unsafe class VectorSlow
         if ((raised & unmasked & Operands) != 0)
             raised &= Operands;
         c->Mxcsr |= raised;
-        return p.Raise(c, (c->Cr4 & Cr4.OSXMMEXCPT) != 0 ? Arch.Vector.XM : Arch.Vector.UD);
+        return Outcome.Raise(c, (c->Cr4 & Cr4.OSXMMEXCPT) != 0 ? Arch.Vector.XM : Arch.Vector.UD);
     }
 }

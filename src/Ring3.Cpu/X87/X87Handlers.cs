@@ -60,8 +60,8 @@ internal static unsafe class X87Handlers
     public static OpResult Refuse(LogicalProcessor p, CpuState* c)
     {
         if ((c->Cr0 & (Cr0.EM | Cr0.TS)) != 0)
-            return p.Raise(c, Arch.Vector.NM);
-        return (c->Cr0 & Cr0.NE) != 0 ? p.Raise(c, Arch.Vector.MF) : OpResult.Next;
+            return Outcome.Raise(c, Arch.Vector.NM);
+        return (c->Cr0 & Cr0.NE) != 0 ? Outcome.Raise(c, Arch.Vector.MF) : OpResult.Next;
     }
 
     private static OpResult First(LogicalProcessor p, CpuState* c, Op* op)
@@ -112,7 +112,7 @@ internal static unsafe class X87Handlers
         if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
         VectorForm* f = p.Forms + op->Aux;
-        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
         byte* m = p.ReadPtr(c, linear, f->MemorySize);
         if (m == null)
@@ -132,7 +132,7 @@ internal static unsafe class X87Handlers
         int size = f->MemorySize;
         // An unmasked exception suppresses the store, so the old bytes must be there to be written back.
         bool unmasked = (c->Fcw & X87Status.Exceptions) != X87Status.Exceptions;
-        byte* m = !p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear) ? null : unmasked ? p.ModifyPtr(c, linear, size) : p.WritePtr(c, linear, size);
+        byte* m = !Addressing.LinearAddress(c, op, size, AccessKind.Write, out ulong linear) ? null : unmasked ? p.ModifyPtr(c, linear, size) : p.WritePtr(c, linear, size);
         if (m == null)
             return c->ExitPending == 0 && p.Model.ConvertsBeforeStore ? ConvertForFault(p, c, op, f, linear) : OpResult.Fault;
         if (c->X87Live == X87Unit.Parked)
@@ -182,7 +182,7 @@ internal static unsafe class X87Handlers
         if (m == null)
             return OpResult.Fault;
         *(ulong*)m = *(ulong*)from;
-        return p.EndWrite(c, m, linear, 8) == OpResult.Next ? p.RaisePageFault(c, address, error) : OpResult.Fault;
+        return p.EndWrite(c, m, linear, 8) == OpResult.Next ? Outcome.RaisePageFault(c, address, error) : OpResult.Fault;
     }
 
     /// <summary>The store has left for a device and will be restarted: put the popped register back.</summary>

@@ -131,10 +131,10 @@ internal static unsafe class X87Unit
         bool memory = (op->Flags & OpFlags.HasMemory) != 0;
         c->Fop = op->Imm2;
         if (memory)
-            c->Fdp = LogicalProcessor.EffectiveAddress(c, op) & LogicalProcessor.AddressMask(op->AddressSize);
+            c->Fdp = Addressing.EffectiveAddress(c, op) & Addressing.AddressMask(op->AddressSize);
         if (!p.Model.HasX87Selectors)
             return;
-        bool flat = LogicalProcessor.Is64(c);
+        bool flat = CpuMode.Is64(c);
         c->FipSelector = flat ? (ushort)0 : c->Cs.Selector;
         if (memory)
             c->FdpSelector = flat ? (ushort)0 : CpuState.SegmentAt(c, op->Seg)->Selector;

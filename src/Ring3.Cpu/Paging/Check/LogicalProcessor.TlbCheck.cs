@@ -24,7 +24,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private void FlushCurrentPcid(GuestFlush by)
     {
-        Sanitizer?.FlushedPcid(by, State->Asid, CurrentPcid(State));
+        Sanitizer?.FlushedPcid(by, State->Asid, CpuMode.CurrentPcid(State));
         Tlb.FlushCurrentPcid();
     }
 
