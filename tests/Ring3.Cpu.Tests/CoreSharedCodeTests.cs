@@ -161,10 +161,10 @@ public sealed unsafe class CoreSharedCodeTests
             h.State->Rip = CpuHarness.CodeAddress;
             h.RunToHlt();
             Assert.Equal(0x01010101UL * (uint)(0x20 + round), h.Rax);
-            ulong decoded = h.Machine.BlocksDecoded;
+            ulong decoded = h.Machine.Blocks.BlocksDecoded;
             h.State->Rip = CpuHarness.CodeAddress;
             h.RunToHlt();
-            Assert.Equal(decoded, h.Machine.BlocksDecoded);
+            Assert.Equal(decoded, h.Machine.Blocks.BlocksDecoded);
         }
     }
 
@@ -190,7 +190,7 @@ public sealed unsafe class CoreSharedCodeTests
         h.Write(function, [0x90, 0xb8, 0, 0, 0, 0, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3]);
         h.RunToHlt();
         Assert.Equal(300_000UL * 300_001 / 2, h.Rbx);
-        Assert.True(h.Machine.CodeFlushes > 2);
+        Assert.True(h.Machine.Blocks.CodeFlushes > 2);
     }
 
     /// <summary>
@@ -235,7 +235,7 @@ public sealed unsafe class CoreSharedCodeTests
                     continue;
                 // Dropped. If since it was found, then its arena waits for this processor: behind the lock the drop has ended, and with it the epoch.
                 using (DecodeLock(h.Machine).Enter())
-                    Assert.NotEqual(h.Machine.Epoch, JumpEpoch(h.Cpu));
+                    Assert.NotEqual(h.Machine.Blocks.Epoch, JumpEpoch(h.Cpu));
             }
         }
         finally

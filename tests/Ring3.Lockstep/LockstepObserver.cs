@@ -354,7 +354,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     private void WriteRegion(StringWriter text)
     {
         byte* host = HostOf(_start->Rip);
-        Block* block = host == null ? null : _leader.Machine.Find(host, BlockMode.Code64, null);
+        Block* block = host == null ? null : _leader.Machine.Blocks.Find(host, BlockMode.Code64, null);
         if (block == null)
             return;
         RegionBuilder builder = new(_leader);

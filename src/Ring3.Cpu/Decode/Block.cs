@@ -33,7 +33,7 @@ internal unsafe struct Block
     public byte* HostNext;
     /// <summary>Chain of the block table.</summary>
     public Block* HashNext;
-    /// <summary>With external writers: the machine's entry stamp (<see cref="Machine.EntryStamp"/>) before the bytes were last compared with <see cref="Copy"/>; else 0.</summary>
+    /// <summary>With external writers: the machine's entry stamp (<see cref="BlockCache.EntryStamp"/>) before the bytes were last compared with <see cref="Copy"/>; else 0.</summary>
     public ulong VerifiedAt;
     /// <summary>Chains of the pages, see <see cref="PageCode.First"/>; a page-crossing block is in two.</summary>
     public Block* PageNext, PageNext2;

@@ -5,7 +5,7 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Turns guest bytes into blocks. One per processor; scratch memory only, the result is published by <see cref="Machine.Publish"/>.
+/// Turns guest bytes into blocks. One per processor; scratch memory only, the result is published by <see cref="BlockCache.Publish"/>.
 /// A block ends after a control transfer or an instruction whose handler is registered as block-ending, at the page end, and at <see cref="Block.MaxInstructions"/>.
 /// An instruction that crosses a page is a block of its own.
 /// </summary>

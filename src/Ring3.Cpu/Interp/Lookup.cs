@@ -52,13 +52,13 @@ public sealed unsafe partial class LogicalProcessor
         long epoch;
         do
         {
-            epoch = Machine.Epoch;
+            epoch = Machine.Blocks.Epoch;
             Volatile.Write(ref ActiveEpoch, epoch);
-            // PAIRS-WITH: Machine.DropAll (new epoch, process-wide barrier, ActiveEpoch read). That barrier orders this store before the next load on this processor, too, so no fence is paid here;
+            // PAIRS-WITH: BlockCache.DropAll (new epoch, process-wide barrier, ActiveEpoch read). That barrier orders this store before the next load on this processor, too, so no fence is paid here;
             // the compiler keeps the order of volatile accesses.
         }
-        while (Machine.Epoch != epoch);
-        State->EntryStamp = Machine.NextEntryStamp();
+        while (Machine.Blocks.Epoch != epoch);
+        State->EntryStamp = Machine.Blocks.NextEntryStamp();
         if (_jumpEpoch != epoch || _jumpGeneration != Tlb.FetchGeneration)
             ForgetJumps(epoch);
     }
@@ -138,13 +138,13 @@ public sealed unsafe partial class LogicalProcessor
         // and one that is found in an epoch that is still the last lies in an arena that this processor keeps.
         do
         {
-            if (Machine.Epoch != _jumpEpoch)
+            if (Machine.Blocks.Epoch != _jumpEpoch)
                 EnterEpoch();
             b = FindOrDecode(c, rip, linear, host, mode);
             if (b == null && _fetchFailed)
                 return null;
         }
-        while (b == null || Machine.Epoch != _jumpEpoch);
+        while (b == null || Machine.Blocks.Epoch != _jumpEpoch);
         if (!wide && rip + b->Bytes - 1 > c->Cs.Limit)
             return BeyondLimit(c, rip, b, mode);
         if (Sanitizer is not null)
@@ -166,19 +166,19 @@ public sealed unsafe partial class LogicalProcessor
     {
         _fetchFailed = false;
         byte* next = null;
-        Block* b = Machine.Find(host, mode, null);
-        if (b == null && Machine.HasCrossing(host, mode))
+        Block* b = Machine.Blocks.Find(host, mode, null);
+        if (b == null && Machine.Blocks.HasCrossing(host, mode))
         {
             next = NextCodePage(c, linear);
             if (next == null)
                 return null;
-            b = Machine.Find(host, mode, next);
+            b = Machine.Blocks.Find(host, mode, next);
         }
         if (b != null)
         {
-            if (Machine.Verify(b, Machine.EntryStamp))
+            if (BlockCache.Verify(b, Machine.Blocks.EntryStamp))
                 return b;
-            Machine.InvalidateBlock(b);
+            Machine.Blocks.InvalidateBlock(b);
         }
         if (!_decoder.Decode(rip, host, next, mode, out Block header) && _decoder.Unreadable == null)
         {
@@ -193,7 +193,7 @@ public sealed unsafe partial class LogicalProcessor
             _fetchFailed = true;
             return null;
         }
-        return Machine.Publish(&header, _decoder.Ops, _decoder.Snapshot);
+        return Machine.Blocks.Publish(&header, _decoder.Ops, _decoder.Snapshot);
     }
 
     private byte* NextCodePage(CpuState* c, ulong linear)
@@ -221,5 +221,5 @@ public sealed unsafe partial class LogicalProcessor
         return null;
     }
 
-    partial void CodeOverwritten(byte* host, int size) => Machine.CodeWritten(host, (nuint)size);
+    partial void CodeOverwritten(byte* host, int size) => Machine.Blocks.CodeWritten(host, (nuint)size);
 }

@@ -42,7 +42,7 @@ public sealed unsafe partial class LogicalProcessor
         uint u, v, w;
         int n;
     enter:
-        if (block->VerifiedAt < c->EntryStamp && !Machine.Verify(block, c->EntryStamp))
+        if (block->VerifiedAt < c->EntryStamp && !BlockCache.Verify(block, c->EntryStamp))
         {
             c->Rip = c->BlockRip;
             return LoopExit.Stale;
@@ -574,7 +574,7 @@ public sealed unsafe partial class LogicalProcessor
         if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Sanitizer is not null)
             return;
         *slot = target;
-        // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: Machine.MakeStale (ops, then links).
+        // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: BlockCache.MakeStale (ops, then links).
         Interlocked.MemoryBarrier();
         if (Block.FirstOp(target)->Kind == (ushort)OpKind.Stale)
             *slot = null;

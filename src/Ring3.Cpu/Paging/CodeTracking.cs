@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>Code bitmap of a host page, for level-1 entries.</summary>
-    private ulong* CodeBitsOf(byte* hostPage) => Machine.CodeMap.BitsFor(hostPage);
+    private ulong* CodeBitsOf(byte* hostPage) => Machine.Blocks.CodeMap.BitsFor(hostPage);
 
     /// <summary>After a write that did not go through a level-1 hit: drops decoded code in the range, which lies in one page.</summary>
     private void CodeMayHaveChanged(byte* host, int size)

@@ -25,7 +25,7 @@ public sealed unsafe partial class LogicalProcessor
         State->Self = GCHandle.ToIntPtr(GCHandle.Alloc(this, GCHandleType.Weak));
         State->SlowCallback = (nint)(delegate* unmanaged<CpuState*, Site*, byte*, nint>)&Slow;
         State->HostMxcsr = MxcsrUnit.Default;
-        if (Machine.TranslationThreshold != int.MaxValue)
+        if (Machine.Blocks.TranslationThreshold != int.MaxValue)
             LoadRoutines();
     }
 
@@ -54,15 +54,15 @@ public sealed unsafe partial class LogicalProcessor
             b->Heat = 0;
             return CanTranslate(c);
         }
-        if (b->Mode != BlockMode.Code64 || b->HostNext != null || !Machine.TranslatesAt(b) || !CanTranslate(c))
+        if (b->Mode != BlockMode.Code64 || b->HostNext != null || !Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
         {
             b->Heat = int.MaxValue;
             return false;
         }
         _builder ??= new RegionBuilder(this);
-        b->Heat = Machine.Retry;
+        b->Heat = BlockCache.Retry;
         long start = Stopwatch.GetTimestamp();
-        bool built = _builder.Build(b, Machine.ExternalWriters) && Machine.PublishRegion(_builder, _jumpEpoch);
+        bool built = _builder.Build(b, Machine.Blocks.ExternalWriters) && Machine.Blocks.PublishRegion(_builder, _jumpEpoch);
         Counters.BuildTicks += Stopwatch.GetTimestamp() - start;
         Counters.BuiltInstructions += built ? _builder.Instructions : 0;
         return built && b->Code != 0;
@@ -173,7 +173,7 @@ public sealed unsafe partial class LogicalProcessor
                 return MakeLive(c, (Units)s->Size) ? s->Resume : LeaveBefore(c, s);
             default:
                 c->Rip = c->CodeBase + (ulong)s->PageOffset;
-                if (Machine.Verify(s->Region))
+                if (Machine.Blocks.Verify(s->Region))
                     return s->Resume;
                 SyncFlags(c, s);
                 return Leave(LoopExit.Stale);
@@ -297,7 +297,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         // The entry's address may be taken back at once; the code stays readable, and says so.
         nint code = b->Code;
-        Machine.Link(s, b);
+        Machine.Blocks.Link(s, b);
         return code != 0 ? code : LeaveSynced(c, s);
     }
 

@@ -3,8 +3,15 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>The block table, invalidation, and the arenas' life. SAFETY: see the type.</summary>
-public sealed unsafe partial class Machine
+/// <summary>
+/// Decoded blocks of guest code by host address, and the map of the memory that they came from: shared by the processors of a machine, which are its readers. One per machine.
+/// </summary>
+/// <remarks>
+/// Locks: the decode lock protects insertion and invalidation of blocks, the page chains and the arenas. Lookups in the block table take no lock: chains are published by release stores, and the memory
+/// of a removed block stays readable until every processor has been seen outside the epoch in which it was reachable.
+/// SAFETY: block pointers come from the cache's own arenas.
+/// </remarks>
+internal sealed unsafe partial class BlockCache
 {
     private const nuint TableSize = 1 << 16, ArenaBytes = 32 << 20;
     /// <summary>Retired arenas that may wait for slow processors before these are made to leave the guest.</summary>
@@ -12,10 +19,36 @@ public sealed unsafe partial class Machine
 
     private readonly RankedLock _decodeLock = new(LockRank.Decode);
     private readonly Block** _table = (Block**)HostMemory.Map(TableSize * (nuint)sizeof(Block*));
-    private readonly List<BlockArena> _arenas = [];
-    private BlockArena _arena = new(ArenaBytes);
+    private readonly List<BlockArena> _arenas;
+    private BlockArena _arena;
+    /// <summary>Which host memory holds decoded code.</summary>
+    public readonly CodeMap CodeMap = new();
+    private LogicalProcessor[] _readers = [];
     private long _epoch = 1;
     private bool _externalWriters;
+
+    public BlockCache() => _arenas = [_arena = new BlockArena(ArenaBytes)];
+
+    /// <summary>A processor is to read blocks. Any thread.</summary>
+    public void Join(LogicalProcessor p)
+    {
+        using (_decodeLock.Enter())
+        {
+            if (_readers.Length != 0)
+                Volatile.Write(ref _stampsShared, true);
+            Volatile.Write(ref _readers, [.. _readers, p]);
+        }
+    }
+
+    /// <summary>Releases everything. No processor reads blocks any more.</summary>
+    public void Free()
+    {
+        foreach (BlockArena a in _arenas)
+            a.Free();
+        _arenas.Clear();
+        HostMemory.Unmap(_table, TableSize * (nuint)sizeof(Block*));
+        CodeMap.Dispose();
+    }
 
     /// <summary>Number of the current generation of blocks: it changes when everything decoded is dropped.</summary>
     internal long Epoch => Volatile.Read(ref _epoch);
@@ -106,7 +139,7 @@ public sealed unsafe partial class Machine
                 return present;
             bool marked = Mark(header, header->Host) | (header->HostNext != null && Mark(header, header->HostNext));
             // PAIRS-WITH: the store and the later read of the code bitmap in every store path.
-            if (marked && _processors.Length > 1)
+            if (marked && _readers.Length > 1)
                 Interlocked.MemoryBarrierProcessWide();
             if (!SameBytes(header, snapshot))
                 return null;
@@ -124,7 +157,7 @@ public sealed unsafe partial class Machine
         if ((page->Bits & bits) == bits)
             return false;
         // With several processors a mark costs a barrier in all of them, so the whole page is marked at once. The first store to it brings the bitmap back to what is decoded.
-        Volatile.Write(ref page->Bits, _processors.Length > 1 ? ulong.MaxValue : page->Bits | bits);
+        Volatile.Write(ref page->Bits, _readers.Length > 1 ? ulong.MaxValue : page->Bits | bits);
         return true;
     }
 
@@ -279,7 +312,7 @@ public sealed unsafe partial class Machine
         Interlocked.MemoryBarrierProcessWide();
         long oldest = long.MaxValue;
         int retired = 0;
-        foreach (LogicalProcessor p in _processors)
+        foreach (LogicalProcessor p in _readers)
             oldest = Math.Min(oldest, Volatile.Read(ref p.ActiveEpoch));
         BlockArena? free = null;
         foreach (BlockArena a in _arenas)
@@ -289,7 +322,7 @@ public sealed unsafe partial class Machine
                 free = a;
         }
         if (retired > PatientArenas)
-            foreach (LogicalProcessor p in _processors)
+            foreach (LogicalProcessor p in _readers)
                 if (Volatile.Read(ref p.ActiveEpoch) != long.MaxValue)
                     p.RequestExit();
         if (free == null)
