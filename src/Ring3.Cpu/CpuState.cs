@@ -91,7 +91,7 @@ public unsafe struct CpuState
     public Segment Es, Cs, Ss, Ds, Fs, Gs, Ldtr, Tr;
     public TableRegister Gdtr, Idtr;
     public ulong Cr0, Cr2, Cr3, Cr4, Cr8, Efer, Xcr0, Xss;
-    /// <summary>Rights of protection keys. Outside the guest the owner writes it through <see cref="LogicalProcessor.Pkru"/>.</summary>
+    /// <summary>Rights of protection keys. Outside the guest the owner writes it through <see cref="PagingUnit.Pkru"/>.</summary>
     public uint Pkru;
     /// <summary>PAE page-directory pointers, loaded with CR3 as the hardware does.</summary>
     public fixed ulong Pdptr[4];

@@ -18,49 +18,53 @@ public sealed unsafe partial class LogicalProcessor
     internal readonly ProcessorModel Model;
     /// <summary>The model's, for the end of every x87 instruction.</summary>
     internal readonly bool NotesEveryX87;
+    /// <summary>The process-wide table of vector forms, here so that the fast path needs no static field.</summary>
+    internal readonly VectorForm* Forms;
     /// <summary>Architectural state and controls.</summary>
     public readonly CpuState* State;
     /// <summary>Details of the last exit.</summary>
     public readonly ExitInfo* Exit;
+
+    /// <summary>What kind of processor it is for its guest.</summary>
+    internal readonly Identity Identity;
+    /// <summary>Linear address to host page.</summary>
+    internal readonly PagingUnit Paging;
+    /// <summary>Reads and writes of guest memory.</summary>
+    internal readonly GuestAccess Access;
+    /// <summary>Host memory that is gone.</summary>
+    internal readonly MemoryGuard Guard = new();
 
     internal LogicalProcessor(Machine machine)
     {
         Machine = machine;
         Model = machine.Model;
         NotesEveryX87 = Model.NotesEveryX87;
-        CpuidFeatures.Sse4a = CpuidFeatures.MisalignedSse = CpuidFeatures.Clzero = Model.IsAmd;
+        Identity = new Identity(Model);
         _decoder = new BlockDecoder(Model);
         CpuState.CheckLayout();
         State = ProcessorMemory.Map();
-        Tlb = new Tlb(ProcessorMemory.TlbOf(State));
         Exit = (ExitInfo*)HostMemory.Map((nuint)sizeof(ExitInfo));
         State->Exit = Exit;
-        InitializeTranslation();
-        InitializeSystem();
-        InitializeVector();
+        Paging = new PagingUnit(State, Identity, machine.Blocks);
+        Access = new GuestAccess(Paging, Model);
+        Forms = VectorForms.At(0);
+        Reset(false);
         InitializeTranslator();
-        Observer = ExecutionObserver.Make?.Invoke(this);
+        Observer = Paging.Observer = ExecutionObserver.Make?.Invoke(this);
     }
 
     /// <summary>Null unless a test looks on.</summary>
-    internal ExecutionObserver? Observer;
+    internal readonly ExecutionObserver? Observer;
 
     /// <summary>With a deadline: the count of instructions at which an entry first looks at the clock.</summary>
     internal ulong FirstTimerLook;
 
-    /// <summary>Hook of the TLB: runs once at construction.</summary>
-    partial void InitializeTranslation();
-    /// <summary>Hook of the system part: runs once at construction.</summary>
-    partial void InitializeSystem();
-    /// <summary>Hook of the vector part: runs once at construction.</summary>
-    partial void InitializeVector();
-
     /// <summary>Releases the processor's memory. It never runs again.</summary>
     internal void Free()
     {
-        Tlb.Free();
+        Paging.Free();
         FreeLookup();
-        FreeBounces();
+        Access.Free();
         FreeTranslator();
         HostMemory.Unmap(Exit, (nuint)sizeof(ExitInfo));
         ProcessorMemory.Unmap(State);

@@ -219,7 +219,7 @@ public sealed unsafe class CoreSharedCodeTests
                 // At least one lookup between two drops: arenas wait for who looks up, and would be more and more.
                 int before = Volatile.Read(ref found);
                 using (DecodeLock(h.Machine).Enter())
-                    DropAll(h.Machine);
+                    DropAll(h.Machine.Blocks);
                 while (Volatile.Read(ref found) == before && !Volatile.Read(ref ends))
                     Thread.SpinWait(drops & 63);
             }
@@ -247,15 +247,15 @@ public sealed unsafe class CoreSharedCodeTests
     }
 
     [UnsafeAccessor(UnsafeAccessorKind.StaticMethod)]
-    private static extern nuint Bucket(Machine? type, byte* host, uint mode);
+    private static extern nuint Bucket(BlockCache? type, byte* host, uint mode);
 
     [UnsafeAccessor(UnsafeAccessorKind.Field, Name = "_decodeLock")]
-    private static extern ref RankedLock DecodeLockField(Machine machine);
+    private static extern ref RankedLock DecodeLockField(BlockCache blocks);
 
-    private static RankedLock DecodeLock(Machine machine) => DecodeLockField(machine);
+    private static RankedLock DecodeLock(Machine machine) => DecodeLockField(machine.Blocks);
 
     [UnsafeAccessor(UnsafeAccessorKind.Method)]
-    private static extern void DropAll(Machine machine);
+    private static extern void DropAll(BlockCache blocks);
 
     [UnsafeAccessor(UnsafeAccessorKind.Method)]
     private static extern Block* FindBlock(LogicalProcessor cpu, CpuState* c, uint mode);

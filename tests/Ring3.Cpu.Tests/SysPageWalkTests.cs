@@ -208,7 +208,7 @@ public sealed unsafe class SysPageWalkTests
         }
         m.P.RecomputeMode();
         m.P.FlushAll();
-        m.P.Replay.Retire();
+        m.P.Access.Replay.Retire();
         return linear;
     }
 
@@ -253,12 +253,12 @@ public sealed unsafe class SysPageWalkTests
         c->PendingVector = 0;
         c->ExitPending = 0;
         m.P.Exit->Reason = ExitReason.None;
-        AccessKind privilege = t.Implicit ? LogicalProcessor.ImplicitAccess : t.Cpl == 3 ? AccessKind.User : 0;
+        AccessKind privilege = t.Implicit ? PagingUnit.ImplicitAccess : t.Cpl == 3 ? AccessKind.User : 0;
         ok = t.Access switch
         {
-            Kind.Read => m.P.ReadPtrSlow(c, linear, 1, privilege) != null,
-            Kind.Write => m.P.WritePtrSlow(c, linear, 1, privilege, false) != null,
-            _ => m.P.TranslateExecute(c, linear) != null,
+            Kind.Read => m.P.Access.ReadPtrSlow(c, linear, 1, privilege) != null,
+            Kind.Write => m.P.Access.WritePtrSlow(c, linear, 1, privilege, false) != null,
+            _ => m.P.Paging.TranslateExecute(c, linear) != null,
         };
     }
 

@@ -51,7 +51,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     /// <summary>Told of the first difference; does not return.</summary>
     public required Action<string> Report { get; init; }
 
-    public override void MayWrite(LogicalProcessor p, byte* page) => _journal.Note(page);
+    public override void MayWrite(byte* page) => _journal.Note(page);
 
     public override ulong Input(LogicalProcessor p, ulong value)
     {
@@ -346,7 +346,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
 
     private byte* HostOf(ulong linear)
     {
-        byte* page = _follower.TranslateGva(linear, out ulong gpa, out _, out _) ? _follower.PeekNested(_follower.State, gpa) : null;
+        byte* page = _follower.TranslateGva(linear, out ulong gpa, out _, out _) ? _follower.Paging.PeekNested(_follower.State, gpa) : null;
         return page == null ? null : page + (gpa & 0xfff);
     }
 

@@ -46,9 +46,9 @@ public sealed unsafe partial class LogicalProcessor
         int n = 0;
         while (n < MaxInstruction)
         {
-            if (!TranslateGva(linear + (ulong)n, out ulong gpa, out _, out _))
+            if (!Paging.TranslateGva(linear + (ulong)n, out ulong gpa, out _, out _))
                 break;
-            byte* page = PeekNested(c, gpa);
+            byte* page = Paging.PeekNested(c, gpa);
             int run = Math.Min(MaxInstruction - n, 0x1000 - (int)(gpa & 0xfff));
             if (page == null || !UserCopy.TryRead((ulong)page + (gpa & 0xfff), destination + n, (nuint)run))
                 break;

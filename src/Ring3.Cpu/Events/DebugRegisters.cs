@@ -45,6 +45,27 @@ internal static unsafe class Breakpoints
         c->StepMode = (byte)reason;
     }
 
+    /// <summary>Finds the breakpoints in force after DR0-DR3 or DR7, the guest's or the owner's, changed. Whether there are or were some on data.</summary>
+    internal static bool Recompute(CpuState* c)
+    {
+        int data = 0, code = 0, port = 0;
+        for (int n = 0; n < 4; n++)
+        {
+            if ((EffectiveDr7(c) >> (2 * n) & 3) == 0)
+                continue;
+            int type = BreakpointType(c, n);
+            if (type == TypeExecute)
+                code |= 1 << n;
+            else if (type == TypeIo)
+                port |= 1 << n;
+            else
+                data |= 1 << n;
+        }
+        bool watched = (data | c->DataBreakpoints) != 0;
+        (c->DataBreakpoints, c->CodeBreakpoints, c->PortBreakpoints) = ((byte)data, (byte)code, (byte)port);
+        return watched;
+    }
+
     internal static bool HasData(CpuState* c, ulong page)
     {
         for (int n = 0; c->DataBreakpoints >> n != 0; n++)

@@ -156,7 +156,7 @@ public sealed unsafe partial class LogicalProcessor
         Exit->Payload = e.Payload;
         Exit->InstructionLength = e.InstructionLength;
         Exit->IdtVectoring.Valid = 0;
-        Replay.Retire();
+        Access.Replay.Retire();
         Outcome.Leave(c, ExitReason.Exception);
     }
 
@@ -186,7 +186,7 @@ public sealed unsafe partial class LogicalProcessor
         c->BetweenIterations = 0;
         if (e.Type == EventType.Nmi)
             c->NmiBlocked = 1;
-        Replay.Retire();
+        Access.Replay.Retire();
         Breakpoints.UpdateStep(c);
         ModeChanged(c);
     }
@@ -223,7 +223,7 @@ public sealed unsafe partial class LogicalProcessor
         uint entry = (uint)e.Vector * 4;
         if (entry + 3 > c->Idtr.Limit)
             return IdtFault(c, Vector.GP, e.Vector);
-        if (!LoadSystem32(c, (uint)(c->Idtr.Base + entry), out uint target))
+        if (!Access.LoadSystem32(c, (uint)(c->Idtr.Base + entry), out uint target))
             return false;
         StackCursor stack = StackCursor.Current(c);
         if (!stack.Push(this, c, 2, FlagsImage(c, e)) || !stack.Push(this, c, 2, c->Cs.Selector) || !stack.Push(this, c, 2, ReturnRip(c, e)))

@@ -11,7 +11,7 @@ public sealed unsafe partial class LogicalProcessor
         uint entry = (uint)e.Vector * 16;
         if (entry + 15 > c->Idtr.Limit)
             return IdtFault(c, Vector.GP, e.Vector);
-        if (!LoadSystem64(c, c->Idtr.Base + entry, out ulong gate) || !LoadSystem64(c, c->Idtr.Base + entry + 8, out ulong high))
+        if (!Access.LoadSystem64(c, c->Idtr.Base + entry, out ulong gate) || !Access.LoadSystem64(c, c->Idtr.Base + entry + 8, out ulong high))
             return false;
         uint type = Descriptor.Type(gate);
         if (type is not (Descriptor.InterruptGate32 or Descriptor.TrapGate32) || (high >> 40 & 0x1f) != 0)
@@ -92,7 +92,7 @@ public sealed unsafe partial class LogicalProcessor
             RaiseSelector(c, Vector.TS, c->Tr.Selector);
             return false;
         }
-        if (!LoadSystem64(c, c->Tr.Base + offset, out rsp))
+        if (!Access.LoadSystem64(c, c->Tr.Base + offset, out rsp))
             return false;
         if (CpuMode.IsCanonical(c, rsp))
             return true;

@@ -11,7 +11,7 @@ public sealed unsafe partial class LogicalProcessor
         uint entry = (uint)e.Vector * 8;
         if (entry + 7 > c->Idtr.Limit)
             return IdtFault(c, Vector.GP, e.Vector);
-        if (!LoadSystem64(c, (uint)(c->Idtr.Base + entry), out ulong gate))
+        if (!Access.LoadSystem64(c, (uint)(c->Idtr.Base + entry), out ulong gate))
             return false;
         uint type = Descriptor.Type(gate);
         if (type is not (Descriptor.TaskGate or Descriptor.InterruptGate16 or Descriptor.TrapGate16 or Descriptor.InterruptGate32 or Descriptor.TrapGate32))
@@ -68,7 +68,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         int size = wide ? 4 : 2;
         ulong at = (uint)(c->Tr.Base + offset);
-        if (!LoadSystem(c, at, size, out ulong esp) || !LoadSystem16(c, at + (ulong)size, out ushort selector))
+        if (!Access.LoadSystem(c, at, size, out ulong esp) || !Access.LoadSystem16(c, at + (ulong)size, out ushort selector))
             return false;
         if (!CheckStackSegment(c, selector, cpl, Vector.TS, false, out ss))
             return false;

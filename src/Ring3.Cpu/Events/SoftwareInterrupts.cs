@@ -6,32 +6,6 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: fills the three fields of the state that describe a pending event.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
-    /// <summary>Call after DR0-DR3 or DR7, the guest's or the owner's, changed.</summary>
-    internal void DebugRegistersChanged(CpuState* c)
-    {
-        int data = 0, code = 0, port = 0;
-        for (int n = 0; n < 4; n++)
-        {
-            if ((Breakpoints.EffectiveDr7(c) >> (2 * n) & 3) == 0)
-                continue;
-            int type = Breakpoints.BreakpointType(c, n);
-            if (type == Breakpoints.TypeExecute)
-                code |= 1 << n;
-            else if (type == Breakpoints.TypeIo)
-                port |= 1 << n;
-            else
-                data |= 1 << n;
-        }
-        if (data != 0 || c->DataBreakpoints != 0)
-        {
-            Tlb.DropContexts(); // Pages with data breakpoints are kept out of level 1.
-            UpdateContext(c);
-        }
-        c->DataBreakpoints = (byte)data;
-        c->CodeBreakpoints = (byte)code;
-        c->PortBreakpoints = (byte)port;
-        Breakpoints.UpdateStep(c);
-    }
 
     /// <summary>The event at this instruction boundary that comes first: of <paramref name="waiting"/>, what the owner or the processor knows of, and the pending debug traps.</summary>
     public BoundaryEvents FirstEvent(BoundaryEvents waiting, EventBlocking blocking = 0)
@@ -91,7 +65,7 @@ public sealed unsafe partial class LogicalProcessor
             Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
-        if (!LoadSystem16(c, (uint)(c->Tr.Base + 0x66), out ushort map))
+        if (!Access.LoadSystem16(c, (uint)(c->Tr.Base + 0x66), out ushort map))
             return false;
         uint at = map - 32u + (uint)(vector >> 3);
         if (at > c->Tr.Limit)
@@ -99,7 +73,7 @@ public sealed unsafe partial class LogicalProcessor
             Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
-        if (!LoadSystem(c, (uint)(c->Tr.Base + at), 1, out ulong bits))
+        if (!Access.LoadSystem(c, (uint)(c->Tr.Base + at), 1, out ulong bits))
             return false;
         toProgram = (bits >> (vector & 7) & 1) == 0;
         return true;
@@ -109,7 +83,7 @@ public sealed unsafe partial class LogicalProcessor
     private OpResult InterruptProgram8086(CpuState* c, byte vector, ulong next)
     {
         bool isVirtual = VirtualInterrupts.BelowIopl3(c);
-        if (!LoadSystem32(c, (uint)vector * 4, out uint target))
+        if (!Access.LoadSystem32(c, (uint)vector * 4, out uint target))
             return OpResult.Fault;
         StackCursor stack = StackCursor.Current(c);
         if (!stack.Push(this, c, 2, isVirtual ? VirtualInterrupts.FlagsOf(c) : Flags.Get(c)) || !stack.Push(this, c, 2, c->Cs.Selector) || !stack.Push(this, c, 2, next))

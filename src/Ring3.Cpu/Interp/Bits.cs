@@ -91,7 +91,7 @@ internal static unsafe class BitHandlers
         ulong index = Shape.Reg1<W>(c, op);
         if (!BitString.Address<W>(p, c, op, index, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         return ptr != null ? Bt<W>(c, W.Get(ptr), index) : OpResult.Fault;
     }
 

@@ -21,24 +21,21 @@ public sealed unsafe partial class LogicalProcessor
         Exit->IdtVectoring.Valid = 0;
         c->ExitPending = 0;
         c->PendingNonCanonical = 0;
-        UpdateContext(c);
+        Paging.UpdateContext(c);
         Breakpoints.UpdateStep(c);
         EnterEpoch();
         // PAIRS-WITH: Machine.StopOthers (the word, a process-wide barrier, then the epoch).
         if (Machine.IsBusTaken)
             AwaitBus();
-        Replay.Begin();
+        Access.Replay.Begin();
         _pauses = 0;
         c->TimerLook = ulong.MaxValue;
         ExitReason reason = RunGuarded(c);
         LeaveEpoch();
         AtBus = 0;
-        ParkVector(c);
+        VectorUnit.Park(c);
         return reason;
     }
-
-    /// <summary>Hook of the vector part: host units that hold guest state are emptied into CpuState before the owner sees it.</summary>
-    partial void ParkVector(CpuState* c);
 
     private ExitReason Run(CpuState* c)
     {
@@ -52,13 +49,13 @@ public sealed unsafe partial class LogicalProcessor
         }
         while (c->FinishInstruction != 0)
         {
-            if (!Replay.InProgress)
+            if (!Access.Replay.InProgress)
                 return Exit->Reason = ExitReason.Request;
             if (!Step(c))
                 return Exit->Reason;
         }
         // An instruction whose MMIO access is done retires before any event: executed again after a handler, it would touch the device twice.
-        while (c->Inject.Valid != 0 && Replay.InProgress)
+        while (c->Inject.Valid != 0 && Access.Replay.InProgress)
             if (!Step(c))
                 return Exit->Reason;
         if (c->Inject.Valid != 0 && (!DeliverInjected(c) || HostStepped(c)))
@@ -72,7 +69,7 @@ public sealed unsafe partial class LogicalProcessor
                 return Exit->Reason = ExitReason.Request;
             if (c->InstructionsRetired >= c->TimerLook && DeadlineTimer.HasCome(c))
                 return Exit->Reason = ExitReason.Timer;
-            if (NeedsAttention(c) || Replay.InProgress)
+            if (NeedsAttention(c) || Access.Replay.InProgress)
             {
                 if (!Step(c))
                     return Exit->Reason;
@@ -113,7 +110,7 @@ public sealed unsafe partial class LogicalProcessor
         _link = null;
         if (c->ExitPending != 0)
             return false;
-        Replay.Retire();
+        Access.Replay.Retire();
         return DeliverPending(c) && !HostStepped(c);
     }
 
@@ -130,7 +127,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Events that wait for an instruction boundary, or else exactly one instruction. False: leave the guest.</summary>
     private bool Step(CpuState* c)
     {
-        if (!Replay.InProgress)
+        if (!Access.Replay.InProgress)
         {
             int breakpoints = c->StepMode == 0 ? 0 : Breakpoints.CodeAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
             switch (FirstEvent(AwaitedEvents(c) | (breakpoints != 0 ? BoundaryEvents.CodeBreakpoint : 0)))
@@ -185,7 +182,7 @@ public sealed unsafe partial class LogicalProcessor
             c->Rflags |= kept & Rflags.RF;
             return FindBlock(c, mode) != null || Faulted(c);
         }
-        Replay.Retire();
+        Access.Replay.Retire();
         if (c->TrapDecided == 0)
             DebugTraps.NoteStep(c, kept);
         if (how == LoopExit.RetiredExit)
@@ -225,32 +222,32 @@ public sealed unsafe partial class LogicalProcessor
             Code.Mov_rm64_r64 or Code.Mov_rm64_imm32 or Code.Mov_moffs64_RAX => 8,
             _ => 0,
         };
-        if (size == Exit->Size && Exit->IsWrite != 0 && Replay.IsFirst && (c->Dr7 & Dr7Enables) == 0 && c->HostBreakpoints == 0)
+        if (size == Exit->Size && Exit->IsWrite != 0 && Access.Replay.IsFirst && (c->Dr7 & Dr7Enables) == 0 && c->HostBreakpoints == 0)
             Exit->InstructionLength = op->Length;
     }
 
     /// <summary>Retires the store of the last <see cref="ExitReason.Mmio"/> exit, whose InstructionLength says that nothing else is left of it; the owner makes the access.</summary>
     public void SkipStore()
     {
-        Replay.Retire();
+        Access.Replay.Retire();
         SkipInstruction();
     }
 
     /// <summary>An instruction that replaces the whole state (RSM) has been carried out by the owner.</summary>
     public void InstructionCompleted()
     {
-        Replay.Retire();
+        Access.Replay.Retire();
         State->InstructionsRetired++;
         State->HostStepDone = State->HostSingleStep;
     }
 
     /// <summary>An instruction has made an MMIO access that the owner completed, or half of a task switch, and has not retired. Until it has, the state is between two instructions: see <see cref="CpuState.FinishInstruction"/>.</summary>
-    public bool IsInstructionInProgress => Replay.InProgress || _unfinishedTask.Valid;
+    public bool IsInstructionInProgress => Access.Replay.InProgress || _unfinishedTask.Valid;
 
     /// <summary>The owner moves RIP away from an instruction in progress: what it has done to devices is done, the rest of it never happens.</summary>
     public void AbandonInstruction()
     {
-        Replay.Retire();
+        Access.Replay.Retire();
         _unfinishedTask.Valid = false;
     }
 

@@ -45,7 +45,7 @@ internal static unsafe class FlowHandlers
         if (!Check(p, c, target))
         {
             // Any fault of the push comes before that of the target.
-            ulong sp = LogicalProcessor.Keep(c, p.State->CurrentOp);
+            ulong sp = MemoryGuard.Keep(c, p.State->CurrentOp);
             if (p.Model.PushesBeforeTarget && c->BlockMode == BlockMode.Code64 ? StackHandlers.Push<W>(p, c, next) == OpResult.Next : StackHandlers.CanPush<W>(p, c))
                 Outcome.Raise(c, Vector.GP, 0);
             c->Gpr[4] = sp;
@@ -92,13 +92,13 @@ internal static unsafe class FlowHandlers
         if (!Addressing.LinearAddress(c, op, 2 * W.Bytes, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
         // Two accesses: each bound is aligned by itself.
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         long low = (long)W.SignExtend(W.Get(ptr)), index = (long)W.SignExtend(Shape.Reg0<W>(c, op));
         if (index < low && p.Model.BoundsInTurn)
             return Outcome.Raise(c, Vector.BR);
-        ptr = p.ReadPtr(c, (uint)(linear + (ulong)W.Bytes), W.Bytes);
+        ptr = p.Access.ReadPtr(c, (uint)(linear + (ulong)W.Bytes), W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         long high = (long)W.SignExtend(W.Get(ptr));

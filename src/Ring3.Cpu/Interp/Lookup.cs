@@ -59,7 +59,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         while (Machine.Blocks.Epoch != epoch);
         State->EntryStamp = Machine.Blocks.NextEntryStamp();
-        if (_jumpEpoch != epoch || _jumpGeneration != Tlb.FetchGeneration)
+        if (_jumpEpoch != epoch || _jumpGeneration != Paging.Tlb.FetchGeneration)
             ForgetJumps(epoch);
     }
 
@@ -78,7 +78,7 @@ public sealed unsafe partial class LogicalProcessor
                 _jumps[WrittenJumps[i]] = default;
         _jumpsWritten = 0;
         _jumpEpoch = epoch;
-        _jumpGeneration = Tlb.FetchGeneration;
+        _jumpGeneration = Paging.Tlb.FetchGeneration;
         _link = null;
     }
 
@@ -88,7 +88,7 @@ public sealed unsafe partial class LogicalProcessor
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private Block* Lookup(CpuState* c, uint mode)
     {
-        if (_jumpGeneration != Tlb.FetchGeneration)
+        if (_jumpGeneration != Paging.Tlb.FetchGeneration)
             ForgetJumps(_jumpEpoch);
         bool wide = (mode & BlockMode.SizeMask) == BlockMode.Code64;
         ulong linear = wide ? c->Rip : (uint)(c->Cs.Base + c->Rip);
@@ -130,7 +130,7 @@ public sealed unsafe partial class LogicalProcessor
                 return null;
             }
         }
-        byte* host = TranslateExecute(c, linear);
+        byte* host = Paging.TranslateExecute(c, linear);
         if (host == null)
             return null;
         Block* b;
@@ -147,7 +147,7 @@ public sealed unsafe partial class LogicalProcessor
         while (b == null || Machine.Blocks.Epoch != _jumpEpoch);
         if (!wide && rip + b->Bytes - 1 > c->Cs.Limit)
             return BeyondLimit(c, rip, b, mode);
-        if (Sanitizer is not null)
+        if (Paging.Sanitizer is not null)
             return b;
         uint index = JumpIndex(linear);
         if (_jumpsWritten < RememberedJumps)
@@ -207,7 +207,7 @@ public sealed unsafe partial class LogicalProcessor
             return null;
         }
         ulong page = (linear & ~0xfffUL) + 0x1000;
-        byte* host = TranslateExecute(c, wide ? page : (uint)page);
+        byte* host = Paging.TranslateExecute(c, wide ? page : (uint)page);
         _fetchFailed = host == null;
         return host;
     }
@@ -220,6 +220,4 @@ public sealed unsafe partial class LogicalProcessor
         Outcome.Raise(c, Arch.Vector.GP, 0);
         return null;
     }
-
-    partial void CodeOverwritten(byte* host, int size) => Machine.Blocks.CodeWritten(host, (nuint)size);
 }

@@ -7,19 +7,16 @@ namespace Ring3.Cpu;
 /// of before the instruction.
 /// </summary>
 /// <remarks>
-/// What makes the state exact: <see cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an instruction changes registers only after its last access, keeps the old stack pointer with <see cref="Keep"/>, or can be
+/// What makes the state exact: <see cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an instruction changes registers only after its last access, keeps the old stack pointer with <see cref="MemoryGuard.Keep"/>, or can be
 /// executed again from what it has left (REP, gathers, task switches), as page faults demand anyway.
 /// SAFETY: the op lies in a block of the running epoch; the record belongs to this thread.
 /// </remarks>
 public sealed unsafe partial class LogicalProcessor
 {
-    private const int ImageMxcsr = 24;
-
-    private FaultRecord* _faults;
 
     private ExitReason RunGuarded(CpuState* c)
     {
-        FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
+        FaultRecord* faults = Guard.Record = FaultGuard.RecordOfThread(Guard.Record);
         faults->Inside = 1;
         ExitReason reason;
         // Not a finally: it would be a call on each exit.
@@ -30,7 +27,7 @@ public sealed unsafe partial class LogicalProcessor
         catch (NullReferenceException) when (faults->Pending != 0)
         {
             // Between instructions, or fetching one: RIP is exact.
-            MemoryFailed(c);
+            Guard.Failed(c);
             reason = Exit->Reason;
         }
         catch
@@ -48,9 +45,9 @@ public sealed unsafe partial class LogicalProcessor
         {
             return RunLoop(c, block);
         }
-        catch (NullReferenceException) when (_faults->Pending != 0)
+        catch (NullReferenceException) when (Guard.Record->Pending != 0)
         {
-            MemoryFailed(c);
+            Guard.Failed(c);
             if (c->KeptBy == c->CurrentOp)
                 c->Gpr[4] = c->KeptRsp;
             return Interrupt(c, BlockOf(c->CurrentOp), c->CurrentOp);
@@ -63,9 +60,9 @@ public sealed unsafe partial class LogicalProcessor
         {
             return DeliverOnce(c, e);
         }
-        catch (NullReferenceException) when (_faults->Pending != 0)
+        catch (NullReferenceException) when (Guard.Record->Pending != 0)
         {
-            MemoryFailed(c);
+            Guard.Failed(c);
             return false;
         }
     }
@@ -77,20 +74,12 @@ public sealed unsafe partial class LogicalProcessor
         {
             return LoadTask(c, wide, t, hasErrorCode, errorCode);
         }
-        catch (NullReferenceException) when (_faults->Pending != 0)
+        catch (NullReferenceException) when (Guard.Record->Pending != 0)
         {
-            MemoryFailed(c);
+            Guard.Failed(c);
             ModeChanged(c);
             return false;
         }
-    }
-
-    /// <summary>Called by a handler before anything else when it moves the stack pointer early.</summary>
-    internal static ulong Keep(CpuState* c, Op* op)
-    {
-        c->KeptRsp = c->Gpr[4];
-        c->KeptBy = op;
-        return c->Gpr[4];
     }
 
     /// <summary>Only a block's first op has offset 0.</summary>
@@ -99,15 +88,5 @@ public sealed unsafe partial class LogicalProcessor
         while (op->Offset != 0)
             op--;
         return (Block*)op - 1;
-    }
-
-    /// <summary>Turns the fault that is pending into an exit.</summary>
-    private void MemoryFailed(CpuState* c)
-    {
-        FaultRecord* faults = _faults;
-        faults->Pending = 0;
-        MxcsrUnit.ParkFrom(c, *(uint*)(faults->Units + ImageMxcsr));
-        X87Unit.ParkFrom(c, faults->Units);
-        Outcome.LeaveForMemory(c, faults->Address, (faults->Error & 2) != 0 ? AccessKind.Write : AccessKind.Read);
     }
 }

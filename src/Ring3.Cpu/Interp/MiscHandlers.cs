@@ -62,7 +62,7 @@ internal static unsafe class MiscHandlers
 
     /// <summary>The host keeps its caches coherent; the address is checked as a read of one byte.</summary>
     private static OpResult CacheLine(LogicalProcessor p, CpuState* c, Op* op)
-        => Addressing.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
+        => Addressing.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.Access.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
 
     /// <summary>
     /// Zeros the line of the logical address in (E/R)AX, with the checks of a store of the whole line. That it bypasses the caches shows nowhere: it is
@@ -78,11 +78,11 @@ internal static unsafe class MiscHandlers
         ulong into = (offset + (flat ? 0 : CpuState.SegmentAt(c, op->Seg)->Base)) & (Line - 1);
         if (!Addressing.SegmentLinear(c, op->Seg, offset - into & mask, Line, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* line = p.WritePtr(c, linear, Line);
+        byte* line = p.Access.WritePtr(c, linear, Line);
         if (line == null)
             return OpResult.Fault;
         new Span<byte>(line, Line).Clear();
-        return p.EndWrite(c, line, linear, Line);
+        return p.Access.EndWrite(c, line, linear, Line);
     }
 
     /// <summary>CR4.TSD restricts the time-stamp counter to ring 0.</summary>
@@ -175,7 +175,7 @@ internal static unsafe class MiscHandlers
     private static OpResult Xlat(LogicalProcessor p, CpuState* c, Op* op)
     {
         ulong offset = (c->Gpr[3] + (byte)c->Gpr[0]) & Addressing.AddressMask(op->AddressSize);
-        if (!Addressing.SegmentLinear(c, op->Seg, offset, 1, AccessKind.Read, out ulong linear) || !p.Load8(c, linear, out byte value))
+        if (!Addressing.SegmentLinear(c, op->Seg, offset, 1, AccessKind.Read, out ulong linear) || !p.Access.Load8(c, linear, out byte value))
             return OpResult.Fault;
         *(byte*)c->Gpr = value;
         return OpResult.Next;

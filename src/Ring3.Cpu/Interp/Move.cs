@@ -83,7 +83,7 @@ internal static unsafe class MoveHandlers
     private static OpResult ExchangeSplit<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
     {
         SplitExchange change = new() { Value = Shape.Reg1<W>(c, op) };
-        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
+        OpResult end = p.Change(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             W.Set((byte*)c + op->Reg1, old);
         return BusLock.BusLocked(c, op, end);
@@ -104,11 +104,11 @@ internal static unsafe class MoveHandlers
 
     private static OpResult Exchange<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
     {
-        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         ulong old = W.Exchange(ptr, Shape.Reg1<W>(c, op));
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next)
             W.Set((byte*)c + op->Reg1, old);
         return end;

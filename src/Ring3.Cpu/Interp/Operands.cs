@@ -22,7 +22,7 @@ internal static unsafe class Shape
         value = 0;
         if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
             return false;
         value = W.Get(ptr);
@@ -35,11 +35,11 @@ internal static unsafe class Shape
     {
         if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.WritePtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.WritePtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         W.Put(ptr, value);
-        return p.EndWrite(c, ptr, linear, W.Bytes);
+        return p.Access.EndWrite(c, ptr, linear, W.Bytes);
     }
 
     /// <summary>
@@ -65,7 +65,7 @@ internal static unsafe class Shape
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static OpResult ModifyWhole<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source, bool locked) where W : IWidth where O : struct, IModify
     {
-        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         ulong old, result;
@@ -82,7 +82,7 @@ internal static unsafe class Shape
             result = O.Compute<W>(c, old, source);
             W.Put(ptr, result);
         }
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next)
             O.Finish<W>(c, op, old, source, result & Width.Mask<W>());
         return end;
@@ -93,7 +93,7 @@ internal static unsafe class Shape
     private static OpResult ModifySplit<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
     {
         SplitModify<W, O> change = new() { State = c, Source = source };
-        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
+        OpResult end = p.Change(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             O.Finish<W>(c, op, old, source, change.Result & Width.Mask<W>());
         return BusLock.BusLocked(c, op, end);

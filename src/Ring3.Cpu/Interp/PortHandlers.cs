@@ -54,12 +54,12 @@ internal static unsafe class PortHandlers
         // Types 9 and 11: available and busy 32- or 64-bit TSS.
         if ((c->Tr.Access & (Segment.P | Segment.Unusable)) == Segment.P && (c->Tr.Access & 0xd) == 9 && c->Tr.Limit >= 0x67)
         {
-            if (!p.LoadSystem16(c, c->Tr.Base + 0x66, out ushort map))
+            if (!p.Access.LoadSystem16(c, c->Tr.Base + 0x66, out ushort map))
                 return false;
             uint at = map + (uint)(port >> 3);
             if (at + 1 <= c->Tr.Limit)
             {
-                if (!p.LoadSystem16(c, c->Tr.Base + at, out ushort bits))
+                if (!p.Access.LoadSystem16(c, c->Tr.Base + at, out ushort bits))
                     return false;
                 if ((bits >> (port & 7) & ((1 << size) - 1)) == 0)
                     return true;
@@ -129,7 +129,7 @@ internal static unsafe class PortHandlers
             return Nothing(c, op);
         if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
             return OpResult.Fault;
-        byte* source = p.ReadPtr(c, from, size);
+        byte* source = p.Access.ReadPtr(c, from, size);
         if (source == null)
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)SlowOperands.Load(source, size);
@@ -156,7 +156,7 @@ internal static unsafe class PortHandlers
         ulong batch = Breakpoints.WatchesPorts(c) ? 1 : Math.Min(count, MaxBatch / (uint)size);
         // The destination is checked before the device is read, so that no input is lost to a page fault.
         if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, batch, ref n) == null
-            && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.WritePtr(c, to, size) == null))
+            && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.Access.WritePtr(c, to, size) == null))
             return OpResult.Fault;
         p.BeginStringInput(op, size, (uint)n);
         Describe(p, c, op, port, size, false, true, (uint)n);
@@ -196,7 +196,7 @@ public sealed unsafe partial class LogicalProcessor
             Breakpoints.NotePort(c, Exit->Port, size);
             return InputResult.Done;
         }
-        FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
+        FaultRecord* faults = Guard.Record = FaultGuard.RecordOfThread(Guard.Record);
         faults->Inside = 1;
         try
         {
@@ -212,8 +212,8 @@ public sealed unsafe partial class LogicalProcessor
 
     private InputResult StoreInput(CpuState* c, ReadOnlySpan<byte> data, int size)
     {
-        UpdateContext(c);
-        Replay.Begin();
+        Paging.UpdateContext(c);
+        Access.Replay.Begin();
         byte length = InputOp.Length;
         Exit->Reason = ExitReason.Io;
         Op op = InputOp;
@@ -225,12 +225,12 @@ public sealed unsafe partial class LogicalProcessor
             ulong value = 0;
             ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];
             rest[..Math.Min(rest.Length, size)].CopyTo(new Span<byte>(&value, 8));
-            byte* target = run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to) ? WritePtr(c, to, size) : null;
+            byte* target = run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to) ? Access.WritePtr(c, to, size) : null;
             bool stored = false;
             if (target != null)
             {
                 SlowOperands.Store(target, size, value);
-                stored = EndWrite(c, target, to, size) == OpResult.Next;
+                stored = Access.EndWrite(c, target, to, size) == OpResult.Next;
             }
             if (!stored)
             {

@@ -33,7 +33,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         // Every case works on these few locals: a temporary of its own for each would be more than the compiler tracks in registers, and helpers more than it inlines.
         byte* g = (byte*)c;
-        TlbEntry* tlb = Level1;
+        TlbEntry* tlb = ProcessorMemory.Level1Of(c);
         Op* op;
         TlbEntry* e;
         JumpEntry* j;
@@ -437,7 +437,7 @@ public sealed unsafe partial class LogicalProcessor
         }
 
     overwritten:
-        EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, op->Size);
+        Access.EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, op->Size);
         goto next;
 
     generic:
@@ -450,7 +450,7 @@ public sealed unsafe partial class LogicalProcessor
                 op += c->SkipOps - 1;
                 goto next;
             case OpResult.EndBlock:
-                if (NeedsAttention(c) || _jumpGeneration != Tlb.FetchGeneration || CpuMode.CodeMode(c) != mode)
+                if (NeedsAttention(c) || _jumpGeneration != Paging.Tlb.FetchGeneration || CpuMode.CodeMode(c) != mode)
                     return LoopExit.Poll;
                 key = JumpKey(c, mode);
                 rip = c->Rip;
@@ -534,7 +534,7 @@ public sealed unsafe partial class LogicalProcessor
     private static bool JumpMiss(JumpEntry* j, ulong rip, ulong key) => j->Linear != rip || (j->Packed ^ key) >> 48 != 0;
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private void CallOverwritten(CpuState* c, ulong linear, TlbEntry* e) => EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, 8);
+    private void CallOverwritten(CpuState* c, ulong linear, TlbEntry* e) => Access.EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, 8);
 
     /// <summary>The block went stale under the processor.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -571,7 +571,7 @@ public sealed unsafe partial class LogicalProcessor
         Block** slot = _link;
         _link = null;
         bool samePage = ((c->BlockRip ^ c->Rip) & ~0xfffUL) == 0;
-        if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Sanitizer is not null)
+        if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Paging.Sanitizer is not null)
             return;
         *slot = target;
         // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: BlockCache.MakeStale (ops, then links).

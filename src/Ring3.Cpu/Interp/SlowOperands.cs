@@ -60,7 +60,7 @@ internal static unsafe class SlowOperands
         value = 0;
         if (!Addressing.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, size);
+        byte* ptr = p.Access.ReadPtr(c, linear, size);
         if (ptr == null)
             return false;
         value = Load(ptr, size);
@@ -77,11 +77,11 @@ internal static unsafe class SlowOperands
         }
         if (!Addressing.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.WritePtr(c, linear, size);
+        byte* ptr = p.Access.WritePtr(c, linear, size);
         if (ptr == null)
             return OpResult.Fault;
         Store(ptr, size, value);
-        return p.EndWrite(c, ptr, linear, size);
+        return p.Access.EndWrite(c, ptr, linear, size);
     }
 
     /// <summary>Runs <typeparamref name="T"/> on the r/m operand in position 0, atomically with LOCK.</summary>
@@ -104,7 +104,7 @@ internal static unsafe class SlowOperands
         if ((op->Flags & OpFlags.Lock) == 0 || !BusLock.IsSplit(linear, size))
             return ModifyWhole<T>(p, c, op, linear, size);
         SplitModify<T> change = new() { State = c, Op = op, Size = size };
-        OpResult end = p.ChangeSplit(c, linear, size, ref change, out _);
+        OpResult end = p.Change(c, linear, size, ref change, out _);
         if (end == OpResult.Next)
             Flags.SetStatus(c, change.Status);
         return BusLock.BusLocked(c, op, end);
@@ -129,7 +129,7 @@ internal static unsafe class SlowOperands
 
     private static OpResult ModifyWhole<T>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size) where T : IReadModifyWrite
     {
-        byte* ptr = p.ModifyPtr(c, linear, size);
+        byte* ptr = p.Access.ModifyPtr(c, linear, size);
         if (ptr == null)
             return OpResult.Fault;
         ulong status;
@@ -149,7 +149,7 @@ internal static unsafe class SlowOperands
             status = Flags.GetStatus(c);
             Store(ptr, size, T.Apply(c, op, size, Load(ptr, size), ref status));
         }
-        if (p.EndWrite(c, ptr, linear, size) != OpResult.Next)
+        if (p.Access.EndWrite(c, ptr, linear, size) != OpResult.Next)
             return OpResult.Fault;
         Flags.SetStatus(c, status);
         return OpResult.Next;

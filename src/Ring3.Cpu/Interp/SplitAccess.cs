@@ -97,21 +97,21 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>A locked change of an operand that crosses a cache line. <paramref name="old"/> is what it was.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    internal OpResult ChangeSplit<F>(CpuState* c, ulong linear, int size, ref F change, out ulong old) where F : struct, ISplitChange
+    internal OpResult Change<F>(CpuState* c, ulong linear, int size, ref F change, out ulong old) where F : struct, ISplitChange
     {
         old = 0;
-        byte* ptr = ModifyPtr(c, linear, size);
+        byte* ptr = Access.ModifyPtr(c, linear, size);
         if (ptr == null)
             return OpResult.Fault;
         int lowBytes = (int)(BusLock.CacheLine - (linear & BusLock.CacheLine - 1));
-        byte* low = HostByte(ptr, 0), high = HostByte(ptr, lowBytes);
+        byte* low = Access.HostByte(ptr, 0), high = Access.HostByte(ptr, lowBytes);
         if (low == null || high == null)
         {
             // One half is a device's. No processor makes that one access, and KVM's emulator does not either.
             old = SlowOperands.Load(ptr, size);
             if (change.Apply(old, out ulong value))
                 SlowOperands.Store(ptr, size, value);
-            return EndWrite(c, ptr, linear, size);
+            return Access.EndWrite(c, ptr, linear, size);
         }
         if (!Machine.TakeBus(this))
             return Outcome.Leave(c, ExitReason.Request);
@@ -123,8 +123,8 @@ public sealed unsafe partial class LogicalProcessor
         {
             Machine.ReleaseBus();
         }
-        CodeMayHaveChanged(low, lowBytes);
-        CodeMayHaveChanged(high, size - lowBytes);
+        Paging.CodeMayHaveChanged(low, lowBytes);
+        Paging.CodeMayHaveChanged(high, size - lowBytes);
         return OpResult.Next;
     }
 }

@@ -31,11 +31,11 @@ internal static unsafe class StackHandlers
         ulong mask = Addressing.StackMask(c), sp = (c->Gpr[4] - (ulong)W.Bytes) & mask;
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.WritePtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.WritePtr(c, linear, W.Bytes);
         if (ptr == null)
             return Failed(c);
         W.Put(ptr, value);
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next)
             Addressing.SetStackPointer(c, sp, mask);
         return end;
@@ -47,7 +47,7 @@ internal static unsafe class StackHandlers
         ulong sp = (c->Gpr[4] - (ulong)W.Bytes) & Addressing.StackMask(c);
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
             return false;
-        if (p.ModifyPtr(c, linear, W.Bytes) != null)
+        if (p.Access.ModifyPtr(c, linear, W.Bytes) != null)
             return true;
         Failed(c);
         return false;
@@ -60,7 +60,7 @@ internal static unsafe class StackHandlers
         ulong sp = (c->Gpr[4] + offset) & Addressing.StackMask(c);
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
         {
             Failed(c);
@@ -91,7 +91,7 @@ internal static unsafe class StackHandlers
     /// <summary>The stack pointer is incremented before the operand's address is computed from it.</summary>
     private static OpResult PopMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong old = LogicalProcessor.Keep(c, op);
+        ulong old = MemoryGuard.Keep(c, op);
         if (!Peek<W>(p, c, 0, out ulong value))
             return OpResult.Fault;
         Drop(c, (ulong)W.Bytes);
@@ -103,7 +103,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult PushAll<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong old = LogicalProcessor.Keep(c, op);
+        ulong old = MemoryGuard.Keep(c, op);
         for (int i = 0; i < 8; i++)
         {
             OpResult end = Push<W>(p, c, i == 4 ? old : c->Gpr[i]);
@@ -163,7 +163,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult Leave<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong mask = Addressing.StackMask(c), old = LogicalProcessor.Keep(c, op);
+        ulong mask = Addressing.StackMask(c), old = MemoryGuard.Keep(c, op);
         Addressing.SetStackPointer(c, c->Gpr[5], mask);
         if (!Peek<W>(p, c, 0, out ulong value))
         {
@@ -177,7 +177,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult Enter<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong mask = Addressing.StackMask(c), old = LogicalProcessor.Keep(c, op), frameBase = c->Gpr[5];
+        ulong mask = Addressing.StackMask(c), old = MemoryGuard.Keep(c, op), frameBase = c->Gpr[5];
         int level = op->Imm2 & 31;
         OpResult end = Push<W>(p, c, frameBase);
         ulong frame = c->Gpr[4];
@@ -194,7 +194,7 @@ internal static unsafe class StackHandlers
                 end = OpResult.Fault;
             else
             {
-                byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+                byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
                 if (ptr == null)
                     end = Failed(c);
                 else
@@ -220,7 +220,7 @@ internal static unsafe class StackHandlers
         ulong sp = (c->Gpr[4] - (ushort)op->Imm) & mask;
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        if (p.ModifyPtr(c, linear, W.Bytes) == null)
+        if (p.Access.ModifyPtr(c, linear, W.Bytes) == null)
             return Failed(c);
         Addressing.SetStackPointer(c, sp, mask);
         return OpResult.Next;

@@ -125,11 +125,11 @@ internal static unsafe class StringHandlers
 
     private static bool StoreOne(LogicalProcessor p, CpuState* c, ulong to, int size, ulong value)
     {
-        byte* target = p.WritePtr(c, to, size);
+        byte* target = p.Access.WritePtr(c, to, size);
         if (target == null)
             return false;
         SlowOperands.Store(target, size, value);
-        return p.EndWrite(c, target, to, size) == OpResult.Next;
+        return p.Access.EndWrite(c, target, to, size) == OpResult.Next;
     }
 
     /// <summary>
@@ -194,7 +194,7 @@ internal static unsafe class StringHandlers
         {
             if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
                 return OpResult.Fault;
-            byte* source = p.ReadPtr(c, from, T.Size);
+            byte* source = p.Access.ReadPtr(c, from, T.Size);
             if (source == null)
                 return OpResult.Fault;
             SlowOperands.Set(c, 0, T.Size, SlowOperands.Load(source, T.Size));
@@ -271,7 +271,7 @@ internal static unsafe class StringHandlers
         value = 0;
         if (!run.Linear(p, c, register, segment, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, run.Size);
+        byte* ptr = p.Access.ReadPtr(c, linear, run.Size);
         if (ptr == null)
             return false;
         value = SlowOperands.Load(ptr, run.Size);

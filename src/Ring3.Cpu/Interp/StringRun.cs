@@ -52,7 +52,7 @@ internal readonly unsafe struct StringRun
             return null;
         if (c->BlockMode != BlockMode.Code64 && !Addressing.SegmentCovers(c, segment, lowest, (int)bytes, access))
             return null;
-        byte* host = p.DirectPtr(c, linear, write);
+        byte* host = p.Access.DirectPtr(c, linear, write);
         if (host != null)
             n = limit;
         return host;
@@ -81,8 +81,8 @@ internal readonly unsafe struct StringRun
         if ((op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0)
             return count;
         c->Gpr[1] = Mask == 0xffff ? c->Gpr[1] & ~0xffffUL | count : count;
-        if (p.Replay.InProgress)
-            p.Replay.Retire();
+        if (p.Access.Replay.InProgress)
+            p.Access.Replay.Retire();
         return count;
     }
 
@@ -90,18 +90,10 @@ internal readonly unsafe struct StringRun
     public void Written(LogicalProcessor p, CpuState* c, byte* first, ulong n)
     {
         int bytes = (int)n * Size;
-        p.DirectWritten(Step > 0 ? first : first - (bytes - Size), bytes);
+        p.Access.DirectWritten(Step > 0 ? first : first - (bytes - Size), bytes);
     }
 }
 
 public sealed unsafe partial class LogicalProcessor
 {
-    /// <summary>Host pointer for bulk access inside the page of <paramref name="linear"/>, or null with nothing pending when it is not a plain, present page.</summary>
-    internal byte* DirectPtr(CpuState* c, ulong linear, bool write)
-    {
-        TlbEntry* e = Level1 + Tlb.Index(linear);
-        return ((linear & ~0xfffUL) | c->TlbContext) == (write ? e->TagWrite : e->TagRead) ? (byte*)(linear + (ulong)e->Addend) : null;
-    }
-
-    internal void DirectWritten(byte* host, int size) => CodeMayHaveChanged(host, size);
 }

@@ -16,7 +16,7 @@ internal unsafe interface IWidth
     /// <summary>Writes a register: 32 bits zero-extend, 8 and 16 bits leave the rest alone.</summary>
     static abstract void Set(byte* p, ulong value);
     static abstract ulong SignExtend(ulong value);
-    /// <summary>Locked compare-exchange; returns the old value. Never across a cache line: see <see cref="LogicalProcessor.ChangeSplit"/>.</summary>
+    /// <summary>Locked compare-exchange; returns the old value. Never across a cache line: see <see cref="LogicalProcessor.Change"/>.</summary>
     static abstract ulong CompareExchange(byte* p, ulong value, ulong comparand);
     static abstract ulong Exchange(byte* p, ulong value);
 }

@@ -4,12 +4,12 @@ namespace Ring3.Cpu;
 
 /// <summary>Translation without side effects, for debuggers and KVM_TRANSLATE.</summary>
 /// <remarks>SAFETY: reads tables with Volatile; writes nothing.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class PagingUnit
 {
     /// <summary>Guest-physical address of a linear address under the current paging mode. False when it is not mapped.</summary>
     public bool TranslateGva(ulong gva, out ulong gpa, out bool writable, out bool user)
     {
-        CpuState* c = State;
+        CpuState* c = _state;
         WalkState w;
         gpa = gva;
         writable = user = true;

@@ -20,7 +20,7 @@ internal unsafe struct Translation
 
 /// <summary>The first dimension: linear to guest-physical through the guest's tables. SPEC: SDM volume 3, "Paging".</summary>
 /// <remarks>SAFETY: guest tables are reached only through nested translations, read with Volatile, and written with compare-exchange.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class PagingUnit
 {
     /// <summary>Access bit: a supervisor access that the processor makes by itself (descriptor tables, TSS, IDT): RFLAGS.AC does not lift SMAP.</summary>
     internal const AccessKind ImplicitAccess = (AccessKind)0x100;
@@ -201,7 +201,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         get
         {
-            int wide = CpuidFeatures.Pse36 ? Math.Min(CpuidFeatures.PhysicalAddressBits, 40) - 32 : 0;
+            int wide = _identity.Features.Pse36 ? Math.Min(_identity.Features.PhysicalAddressBits, 40) - 32 : 0;
             return (1UL << 21) | ((0xffUL << (13 + wide)) & 0x1f_e000);
         }
     }
@@ -211,13 +211,13 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (mode == PagingMode.Legacy)
             return large ? ReservedLargePage32 : 0;
-        ulong reserved = Pte.Address & ~((1UL << CpuidFeatures.PhysicalAddressBits) - 1);
+        ulong reserved = Pte.Address & ~((1UL << _identity.Features.PhysicalAddressBits) - 1);
         if ((c->Efer & Efer.NXE) == 0)
             reserved |= Pte.NX;
         if (mode == PagingMode.Pae)
             reserved |= 0x7ff0_0000_0000_0000;
-        if (level >= 4 || (level == 3 && !CpuidFeatures.Pages1G))
-            reserved |= level >= 4 && Model.ReservesTopGlobal ? Pte.PS | Pte.G : Pte.PS;
+        if (level >= 4 || (level == 3 && !_identity.Features.Pages1G))
+            reserved |= level >= 4 && _identity.Model.ReservesTopGlobal ? Pte.PS | Pte.G : Pte.PS;
         else if (large)
             reserved |= ((1UL << (12 + 9 * (level - 1))) - 1) & ~0x1fffUL;
         return reserved;
@@ -246,9 +246,9 @@ public sealed unsafe partial class LogicalProcessor
             if (r == TranslateResult.Mmio)
             {
                 // KVM: page tables are read from memory slots only; without one there is nothing to continue with.
-                Exit->Gpa = gpa;
-                Exit->Gva = linear;
-                Exit->InstructionLength = 0;
+                c->Exit->Gpa = gpa;
+                c->Exit->Gva = linear;
+                c->Exit->InstructionLength = 0;
                 Outcome.Leave(c, ExitReason.EmulationFailure);
                 return false;
             }
@@ -274,10 +274,10 @@ public sealed unsafe partial class LogicalProcessor
                 continue;
             if (r != TranslateResult.Ok)
             {
-                Exit->Gva = w->Linear;
+                c->Exit->Gva = w->Linear;
                 return WalkResult.Exit;
             }
-            Observer?.MayWrite(this, host);
+            Observer?.MayWrite(host);
             host += e->Gpa & 0xfff;
             if (w->EntrySize == 8)
             {

@@ -44,20 +44,20 @@ internal sealed unsafe class MmioReplay
     }
 
     /// <summary>Reads <paramref name="size"/> bytes. False: an exit is pending.</summary>
-    public bool Read(LogicalProcessor p, CpuState* c, ulong gpa, ulong gva, byte* destination, int size)
+    public bool Read(CpuState* c, ulong gpa, ulong gva, byte* destination, int size)
     {
         if (!Completed(gpa, size, 0))
-            return Leave(p, c, gpa, gva, null, size);
+            return Leave(c, gpa, gva, null, size);
         fixed (byte* data = _log[_next++].Data)
             Buffer.MemoryCopy(data, destination, size, size);
         return true;
     }
 
     /// <summary>Writes <paramref name="size"/> bytes. False: an exit is pending.</summary>
-    public bool Write(LogicalProcessor p, CpuState* c, ulong gpa, ulong gva, byte* source, int size)
+    public bool Write(CpuState* c, ulong gpa, ulong gva, byte* source, int size)
     {
         if (!Completed(gpa, size, 1))
-            return Leave(p, c, gpa, gva, source, size);
+            return Leave(c, gpa, gva, source, size);
         _next++;
         return true;
     }
@@ -88,7 +88,7 @@ internal sealed unsafe class MmioReplay
     /// <summary>The access that the owner is asked for is the first of its instruction.</summary>
     public bool IsFirst => _waiting && _count == 0;
 
-    private bool Leave(LogicalProcessor p, CpuState* c, ulong gpa, ulong gva, byte* source, int size)
+    private bool Leave(CpuState* c, ulong gpa, ulong gva, byte* source, int size)
     {
         if (_count == Capacity)
         {
@@ -97,7 +97,7 @@ internal sealed unsafe class MmioReplay
         }
         _log[_count] = new Entry { Gpa = gpa, Size = (byte)size, IsWrite = source != null ? (byte)1 : (byte)0 };
         _waiting = true;
-        ExitInfo* exit = p.Exit;
+        ExitInfo* exit = c->Exit;
         exit->Gpa = gpa;
         exit->Gva = gva;
         exit->Size = (byte)size;

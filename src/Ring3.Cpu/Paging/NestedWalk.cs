@@ -16,7 +16,7 @@ internal enum TranslateResult
 
 /// <summary>The second dimension: guest-physical to host. SPEC: SDM volume 3, "EPT Translation Mechanism" with accessed and dirty flags; guest page-table reads count as reads.</summary>
 /// <remarks>SAFETY: table pages are read with Volatile and written with compare-exchange only; their addresses come from entries that the owner made present. The dirty log is written below its limit.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class PagingUnit
 {
     private const int NestedLevels = 4;
 
@@ -121,10 +121,10 @@ public sealed unsafe partial class LogicalProcessor
 
     private TranslateResult NestedFault(ulong gpa, AccessKind access, ulong gva)
     {
-        Exit->Gpa = gpa;
-        Exit->Gva = gva;
-        Exit->Access = access & ~ImplicitAccess;
-        Outcome.Leave(State, ExitReason.NestedFault);
+        _state->Exit->Gpa = gpa;
+        _state->Exit->Gva = gva;
+        _state->Exit->Access = access & ~ImplicitAccess;
+        Outcome.Leave(_state, ExitReason.NestedFault);
         return TranslateResult.Exit;
     }
 }

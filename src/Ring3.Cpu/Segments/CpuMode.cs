@@ -57,4 +57,13 @@ internal static unsafe class CpuMode
         BlockMode.Code64 => rip,
         _ => (uint)rip,
     };
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static PrivilegeClass PrivilegeOf(CpuState* c, AccessKind access)
+    {
+        if ((access & AccessKind.User) != 0)
+            return CpuMode.AlignmentChecked(c) ? PrivilegeClass.UserAligned : PrivilegeClass.User;
+        bool lifted = (c->Rflags & Rflags.AC) != 0 && (access & PagingUnit.ImplicitAccess) == 0;
+        return lifted && (c->Cr4 & Cr4.SMAP) != 0 ? PrivilegeClass.SupervisorUserAccess : PrivilegeClass.Supervisor;
+    }
 }

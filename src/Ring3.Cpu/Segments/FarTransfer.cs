@@ -101,7 +101,7 @@ public sealed unsafe partial class LogicalProcessor
         {
             if (!FindDescriptor(c, gateSelector, 16, out _))
                 return RaiseSelector(c, Vector.GP, gateSelector);
-            if (!LoadSystem64(c, gateAddress + 8, out ulong high))
+            if (!Access.LoadSystem64(c, gateAddress + 8, out ulong high))
                 return OpResult.Fault;
             if ((high >> 40 & 0x1f) != 0)
                 return RaiseSelector(c, Vector.GP, gateSelector);

@@ -144,7 +144,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>IRET with NT set: back to the task in the link field.</summary>
     private OpResult ReturnTask(CpuState* c, ulong next)
     {
-        if (!LoadSystem16(c, (uint)c->Tr.Base, out ushort link))
+        if (!Access.LoadSystem16(c, (uint)c->Tr.Base, out ushort link))
             return OpResult.Fault;
         bool switched = SwitchTask(c, link, TaskSwitchKind.Return, next, Flags.Get(c), false, 0);
         if (switched)

@@ -6,7 +6,6 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: derives fields of the state from other fields of it.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
-    private ulong _cachedCr3;
 
     /// <summary>Recomputes everything derived after the owner wrote segments, control registers, EFER, RFLAGS or debug registers directly. Drops translations that the difference makes invalid.</summary>
     public void RecomputeMode()
@@ -18,11 +17,11 @@ public sealed unsafe partial class LogicalProcessor
             c->Cpl = 0;
         else
             c->Cpl = CpuMode.Virtual8086(c) ? 3 : (uint)c->Ss.Dpl;
-        ControlsChanged(c);
-        if (c->Cr3 != _cachedCr3)
-            FlushCurrentPcid(GuestFlush.StateWrite);
-        _cachedCr3 = c->Cr3;
-        DebugRegistersChanged(c);
+        Paging.ControlsChanged(c);
+        if (c->Cr3 != Paging.CachedCr3)
+            Paging.FlushCurrentPcid(GuestFlush.StateWrite);
+        Paging.CachedCr3 = c->Cr3;
+        Paging.DebugRegistersChanged(c);
         ModeChanged(c);
     }
 
@@ -30,7 +29,7 @@ public sealed unsafe partial class LogicalProcessor
     internal void ModeChanged(CpuState* c)
     {
         c->BlockMode = CpuMode.Is64(c) ? BlockMode.Code64 : (c->Cs.Access & Segment.DB) != 0 ? BlockMode.Code32 : BlockMode.Code16;
-        UpdatePrivilege(c);
+        Paging.UpdatePrivilege(c);
     }
 
     /// <summary>Replaces RFLAGS and recomputes what depends on TF, RF, AC, VIF and VIP. The caller has masked the value.</summary>
@@ -41,6 +40,6 @@ public sealed unsafe partial class LogicalProcessor
         if (changed == 0)
             return;
         Breakpoints.UpdateStep(c);
-        UpdatePrivilege(c);
+        Paging.UpdatePrivilege(c);
     }
 }

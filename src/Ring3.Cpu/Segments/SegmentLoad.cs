@@ -114,7 +114,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!CpuMode.LongMode(c))
             return true;
         value.Base |= high << 32;
-        if (IsCanonicalForMsr(value.Base) && (high >> 40 & 0x1f) == 0)
+        if (Paging.IsCanonicalForMsr(value.Base) && (high >> 40 & 0x1f) == 0)
             return true;
         RaiseSelector(c, Vector.GP, selector);
         return false;

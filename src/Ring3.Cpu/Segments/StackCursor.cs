@@ -39,7 +39,7 @@ internal unsafe struct StackCursor
         ulong at = (Pointer - (ulong)slot) & Mask;
         if (!Check(p, c, at, size, out ulong linear))
             return false;
-        byte* ptr = p.WritePtrAs(c, linear, size, _privilege, out TlbEntry* e);
+        byte* ptr = p.Access.WritePtrAs(c, linear, size, _privilege, out TlbEntry* e);
         if (ptr == null)
             return StackFault(c);
         switch (size)
@@ -48,7 +48,7 @@ internal unsafe struct StackCursor
             case 4: *(uint*)ptr = (uint)value; break;
             default: *(ulong*)ptr = value; break;
         }
-        if (!p.EndWriteAs(c, ptr, linear, size, e))
+        if (!p.Access.EndWriteAs(c, ptr, linear, size, e))
             return false;
         Pointer = (Pointer & ~Mask) | at;
         return true;
@@ -70,7 +70,7 @@ internal unsafe struct StackCursor
         ulong at = (Pointer + offset) & Mask;
         if (!Check(p, c, at, size, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtrAs(c, linear, size, _privilege);
+        byte* ptr = p.Access.ReadPtrAs(c, linear, size, _privilege);
         if (ptr == null)
             return StackFault(c);
         value = size switch { 2 => *(ushort*)ptr, 4 => *(uint*)ptr, _ => *(ulong*)ptr };

@@ -38,7 +38,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!ReadTask(c, tr.Base, wide, &next) || !SaveTask(c, kind, resume, flags))
             return false;
         bool nested = kind is TaskSwitchKind.Call or TaskSwitchKind.Gate;
-        if (nested && !StoreSystem16(c, (uint)tr.Base, c->Tr.Selector))
+        if (nested && !Access.StoreSystem16(c, (uint)tr.Base, c->Tr.Selector))
             return false;
         if (kind != TaskSwitchKind.Return && !MarkDescriptor(c, address, raw, Descriptor.Busy))
             return false;
@@ -85,7 +85,7 @@ public sealed unsafe partial class LogicalProcessor
         uint* words = stackalloc uint[TssSize32 / 4];
         int size = wide ? TssSize32 : TssSize16;
         for (int i = 0; i < size / 4; i++)
-            if (!LoadSystem32(c, (uint)(tss + (ulong)(4 * i)), out words[i]))
+            if (!Access.LoadSystem32(c, (uint)(tss + (ulong)(4 * i)), out words[i]))
                 return false;
         ushort* half = (ushort*)words;
         for (int i = 0; i < 8; i++)
@@ -109,14 +109,14 @@ public sealed unsafe partial class LogicalProcessor
         int size = wide ? 4 : 2;
         uint at = wide ? 0x20u : 0x0eu;
         // Both ends first: a fault must come before the first byte is written.
-        if (WritePtrSlow(c, (uint)(tss + at), size, ImplicitAccess, false) == null || WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, ImplicitAccess, false) == null)
+        if (Access.WritePtrSlow(c, (uint)(tss + at), size, PagingUnit.ImplicitAccess, false) == null || Access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, PagingUnit.ImplicitAccess, false) == null)
             return false;
-        bool ok = StoreSystem(c, (uint)(tss + at), size, resume) && StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
+        bool ok = Access.StoreSystem(c, (uint)(tss + at), size, resume) && Access.StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
         at += 2 * (uint)size;
         for (int i = 0; ok && i < 8; i++, at += (uint)size)
-            ok = StoreSystem(c, (uint)(tss + at), size, c->Gpr[i]);
+            ok = Access.StoreSystem(c, (uint)(tss + at), size, c->Gpr[i]);
         for (int i = 0; ok && i < (wide ? 6 : 4); i++, at += (uint)size)
-            ok = StoreSystem16(c, (uint)(tss + at), CpuState.SegmentAt(c, i)->Selector);
+            ok = Access.StoreSystem16(c, (uint)(tss + at), CpuState.SegmentAt(c, i)->Selector);
         return ok;
     }
 
@@ -138,17 +138,17 @@ public sealed unsafe partial class LogicalProcessor
         c->Cpl = CpuMode.Virtual8086(c) ? 3u : (uint)(t->Selectors[SegmentIndex.CS] & 3);
         c->Ss.Access |= c->Cpl << 5;
         c->Dr7 &= ~0x155UL;
-        DebugRegistersChanged(c);
-        UpdateContext(c);
+        Paging.DebugRegistersChanged(c);
+        Paging.UpdateContext(c);
     }
 
     private void LoadTaskCr3(CpuState* c, uint cr3)
     {
         c->Cr3 = cr3;
-        _cachedCr3 = cr3;
-        FlushCurrentPcid(GuestFlush.Cr3);
-        if (CpuMode.PagingModeOf(c) == PagingMode.Pae && ReadPdptrs(c, cr3, out Pdptrs pdptrs) == TranslateResult.Ok)
-            SetPdptrs(c, pdptrs);
+        Paging.CachedCr3 = cr3;
+        Paging.FlushCurrentPcid(GuestFlush.Cr3);
+        if (CpuMode.PagingModeOf(c) == PagingMode.Pae && Paging.ReadPdptrs(c, cr3, out PagingUnit.Pdptrs pdptrs) == TranslateResult.Ok)
+            PagingUnit.SetPdptrs(c, pdptrs);
     }
 
     /// <summary>A switch whose new task is committed but whose segments are not loaded, because an exit came in between. The next entry goes on with it.</summary>

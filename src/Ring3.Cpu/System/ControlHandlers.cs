@@ -115,7 +115,7 @@ internal static unsafe class ControlHandlers
             case 7: c->Dr7 = (value & 0xffff_23ff) | Dr.Dr7Fixed1; break;
             default: (&c->Dr0)[n] = value; break;
         }
-        p.DebugRegistersChanged(c);
+        p.Paging.DebugRegistersChanged(c);
         return Operands.EndBlock(c, op);
     }
 
@@ -127,7 +127,7 @@ internal static unsafe class ControlHandlers
         bool wide = CpuMode.Is64(c);
         if (!wide || op->Seg >= SegmentIndex.FS)
             linear += CpuState.SegmentAt(c, op->Seg)->Base;
-        p.InvalidatePage(c, wide ? linear : (uint)linear);
+        p.Paging.InvalidatePage(c, wide ? linear : (uint)linear);
         return Operands.EndBlock(c, op);
     }
 
@@ -137,14 +137,14 @@ internal static unsafe class ControlHandlers
             return Outcome.Raise(c, Vector.UD);
         if (!Operands.Privileged(p, c) || !Addressing.LinearAddress(c, op, 16, AccessKind.Read, out ulong at))
             return OpResult.Fault;
-        byte* descriptor = p.ReadPtr(c, at, 16);
+        byte* descriptor = p.Access.ReadPtr(c, at, 16);
         if (descriptor == null)
             return OpResult.Fault;
         ulong type = Operands.Register(c, op->Reg0, CpuMode.Is64(c) ? 8 : 4), pcid = *(ulong*)descriptor, linear = *(ulong*)(descriptor + 8);
-        bool invalid = type > 3 || pcid > 0xfff || (type <= 1 && pcid != 0 && (c->Cr4 & Cr4.PCIDE) == 0) || (type == 0 && !p.IsCanonicalForMsr(linear));
+        bool invalid = type > 3 || pcid > 0xfff || (type <= 1 && pcid != 0 && (c->Cr4 & Cr4.PCIDE) == 0) || (type == 0 && !p.Paging.IsCanonicalForMsr(linear));
         if (invalid)
             return Outcome.Raise(c, Vector.GP, 0);
-        p.InvalidatePcid(c, (int)type, (uint)pcid, linear);
+        p.Paging.InvalidatePcid(c, (int)type, (uint)pcid, linear);
         return Operands.EndBlock(c, op);
     }
 
@@ -187,7 +187,7 @@ internal static unsafe class ControlHandlers
             return Outcome.Raise(c, Vector.UD);
         if ((uint)c->Gpr[1] != 0 || (uint)c->Gpr[2] != 0)
             return Outcome.Raise(c, Vector.GP, 0);
-        p.SetPkru(c, (uint)c->Gpr[0]);
+        p.Paging.SetPkru(c, (uint)c->Gpr[0]);
         return OpResult.Next;
     }
 
@@ -196,7 +196,7 @@ internal static unsafe class ControlHandlers
         if (!p.CpuidFeatures.Smap || c->Cpl != 0)
             return Outcome.Raise(c, Vector.UD);
         c->Rflags = on ? c->Rflags | Rflags.AC : c->Rflags & ~Rflags.AC;
-        p.UpdatePrivilege(c);
+        p.Paging.UpdatePrivilege(c);
         return OpResult.Next;
     }
 

@@ -9,9 +9,6 @@ public sealed unsafe partial class LogicalProcessor
 {
     private const ulong Cr0Defined = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
 
-    /// <summary>Four PAE page-directory pointers.</summary>
-    private struct Pdptrs { public ulong P0, P1, P2, P3; }
-
     /// <summary>MOV to CR0, LMSW, CLTS. False: #GP(0) or an exit is pending and nothing has changed.</summary>
     internal bool WriteCr0(CpuState* c, ulong value)
     {
@@ -28,7 +25,7 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         }
         bool pae = (value & Cr0.PG) != 0 && (c->Cr4 & Cr4.PAE) != 0 && (c->Efer & Efer.LME) == 0;
-        if (pae && ((value ^ c->Cr0) & (Cr0.PG | Cr0.CD | Cr0.NW)) != 0 && !LoadPdptrs(c, c->Cr3))
+        if (pae && ((value ^ c->Cr0) & (Cr0.PG | Cr0.CD | Cr0.NW)) != 0 && !Paging.LoadPdptrs(c, c->Cr3))
             return false;
         if (enable && (c->Efer & Efer.LME) != 0)
             c->Efer |= Efer.LMA;
@@ -41,7 +38,7 @@ public sealed unsafe partial class LogicalProcessor
             c->Cpl = 0;
             c->Ss.Access &= ~Segment.DplMask;
         }
-        ControlsChanged(c);
+        Paging.ControlsChanged(c);
         ModeChanged(c);
         return true;
     }
@@ -66,15 +63,15 @@ public sealed unsafe partial class LogicalProcessor
         else
         {
             value = (uint)value;
-            if (CpuMode.PagingModeOf(c) == PagingMode.Pae && !LoadPdptrs(c, value))
+            if (CpuMode.PagingModeOf(c) == PagingMode.Pae && !Paging.LoadPdptrs(c, value))
                 return false;
         }
         c->Cr3 = value;
-        _cachedCr3 = value;
-        Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
+        Paging.CachedCr3 = value;
+        Paging.Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
         if (!keep)
-            FlushCurrentPcid(GuestFlush.Cr3);
-        UpdateContext(c);
+            Paging.FlushCurrentPcid(GuestFlush.Cr3);
+        Paging.UpdateContext(c);
         return true;
     }
 
@@ -120,14 +117,14 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         }
         bool pae = (c->Cr0 & Cr0.PG) != 0 && !CpuMode.LongMode(c) && (value & Cr4.PAE) != 0;
-        if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !LoadPdptrs(c, c->Cr3))
+        if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !Paging.LoadPdptrs(c, c->Cr3))
             return false;
         c->Cr4 = value;
-        ControlsChanged(c);
+        Paging.ControlsChanged(c);
         if ((set & Cr4.SMEP) != 0)
         {
-            FlushAllPcids(GuestFlush.Controls, true);
-            UpdateContext(c);
+            Paging.FlushAllPcids(GuestFlush.Controls, true);
+            Paging.UpdateContext(c);
         }
         return true;
     }
@@ -150,49 +147,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!IsValidEfer(value) || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
             return false;
         c->Efer = (value & ~Efer.LMA) | (c->Efer & Efer.LMA);
-        ControlsChanged(c);
+        Paging.ControlsChanged(c);
         return true;
-    }
-
-    /// <summary>Loads and checks the PAE pointers; false: #GP(0) or an exit is pending.</summary>
-    private bool LoadPdptrs(CpuState* c, ulong cr3)
-    {
-        switch (ReadPdptrs(c, cr3, out Pdptrs pdptrs))
-        {
-            case TranslateResult.Ok:
-                SetPdptrs(c, pdptrs);
-                return true;
-            case TranslateResult.Fault:
-                Outcome.Raise(c, Vector.GP, 0);
-                return false;
-            default:
-                return false;
-        }
-    }
-
-    private TranslateResult ReadPdptrs(CpuState* c, ulong cr3, out Pdptrs pdptrs)
-    {
-        pdptrs = default;
-        ulong gpa = cr3 & 0xffff_ffe0;
-        TranslateResult r = NestedTranslate(c, gpa, AccessKind.Read | AccessKind.GuestPageWalk, gpa, out byte* host, out _);
-        if (r != TranslateResult.Ok)
-            return r == TranslateResult.Mmio ? TranslateResult.Fault : r;
-        ulong table = (ulong)host + (gpa & 0xfff);
-        if (!UserCopy.TryRead8(table, out pdptrs.P0) || !UserCopy.TryRead8(table + 8, out pdptrs.P1) || !UserCopy.TryRead8(table + 16, out pdptrs.P2) || !UserCopy.TryRead8(table + 24, out pdptrs.P3))
-        {
-            Outcome.LeaveForMemory(c, table, AccessKind.Read);
-            return TranslateResult.Exit;
-        }
-        return Valid(pdptrs.P0) && Valid(pdptrs.P1) && Valid(pdptrs.P2) && Valid(pdptrs.P3) ? TranslateResult.Ok : TranslateResult.Fault;
-    }
-
-    private bool Valid(ulong pdpte) => (pdpte & Pte.P) == 0 || (pdpte & (0x1e6 | ~((1UL << CpuidFeatures.PhysicalAddressBits) - 1))) == 0;
-
-    private static void SetPdptrs(CpuState* c, in Pdptrs pdptrs)
-    {
-        c->Pdptr[0] = pdptrs.P0;
-        c->Pdptr[1] = pdptrs.P1;
-        c->Pdptr[2] = pdptrs.P2;
-        c->Pdptr[3] = pdptrs.P3;
     }
 }

@@ -37,7 +37,7 @@ internal static unsafe class FastCalls
         Flags.Set(c, masked);
         if (((flags ^ masked) & Rflags.TF) != 0)
             DebugTraps.DecideStep(c);
-        p.UpdatePrivilege(c);
+        p.Paging.UpdatePrivilege(c);
         return OpResult.EndBlock;
     }
 

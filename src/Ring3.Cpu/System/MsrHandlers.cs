@@ -101,8 +101,8 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool MsrValueValid(uint index, ulong value) => index switch
     {
-        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => IsCanonicalForMsr(value),
-        Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => !HasWideSysenter || IsCanonicalForMsr(value),
+        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => Paging.IsCanonicalForMsr(value),
+        Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => !HasWideSysenter || Paging.IsCanonicalForMsr(value),
         Msr.TSC_AUX => value >> 32 == 0,
         Msr.PAT => PatValid(value),
         _ => true,

@@ -28,7 +28,7 @@ internal static unsafe class Operands
         value = *(ushort*)((byte*)c + register);
         if ((op->Flags & OpFlags.HasMemory) == 0)
             return true;
-        return Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) && p.Load16(c, linear, out value);
+        return Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) && p.Access.Load16(c, linear, out value);
     }
 
     /// <summary>Writes a destination that is a register of op->Size bytes or 16 bits of memory.</summary>
@@ -39,7 +39,7 @@ internal static unsafe class Operands
             SetRegister(c, op->Reg0, op->Size, value);
             return OpResult.Next;
         }
-        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Store16(c, linear, (ushort)value) ? OpResult.Next : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Access.Store16(c, linear, (ushort)value) ? OpResult.Next : OpResult.Fault;
     }
 
     /// <summary>CPL 0 or #GP(0).</summary>

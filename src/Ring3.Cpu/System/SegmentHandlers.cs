@@ -69,15 +69,15 @@ internal static unsafe class SegmentHandlers
         switch (size)
         {
             case 2:
-                bool ok16 = p.Load16(c, linear, out ushort v16);
+                bool ok16 = p.Access.Load16(c, linear, out ushort v16);
                 offset = v16;
-                return ok16 && p.Load16(c, high, out selector);
+                return ok16 && p.Access.Load16(c, high, out selector);
             case 4:
-                bool ok32 = p.Load32(c, linear, out uint v32);
+                bool ok32 = p.Access.Load32(c, linear, out uint v32);
                 offset = v32;
-                return ok32 && p.Load16(c, high, out selector);
+                return ok32 && p.Access.Load16(c, high, out selector);
             default:
-                return p.Load64(c, linear, out offset) && p.Load16(c, high, out selector);
+                return p.Access.Load64(c, linear, out offset) && p.Access.Load16(c, high, out selector);
         }
     }
 

@@ -11,15 +11,15 @@ internal static unsafe class TableHandlers
         if (!Operands.Privileged(p, c))
             return OpResult.Fault;
         int size = baseBits == 64 ? 8 : 4;
-        if (!Addressing.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort limit))
+        if (!Addressing.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear) || !p.Access.Load16(c, linear, out ushort limit))
             return OpResult.Fault;
         ulong address = 0;
         ulong at = size == 8 ? linear + 2 : (uint)(linear + 2);
-        if (size == 8 ? !p.Load64(c, at, out address) : !Load32(p, c, at, out address))
+        if (size == 8 ? !p.Access.Load64(c, at, out address) : !Load32(p, c, at, out address))
             return OpResult.Fault;
         if (baseBits == 24)
             address &= 0xff_ffff;
-        if (size == 8 && !p.IsCanonicalForMsr(address))
+        if (size == 8 && !p.Paging.IsCanonicalForMsr(address))
             return Outcome.Raise(c, Vector.GP, 0);
         target->Base = address;
         target->Limit = limit;
@@ -28,7 +28,7 @@ internal static unsafe class TableHandlers
 
     private static bool Load32(LogicalProcessor p, CpuState* c, ulong linear, out ulong value)
     {
-        bool ok = p.Load32(c, linear, out uint v);
+        bool ok = p.Access.Load32(c, linear, out uint v);
         value = v;
         return ok;
     }
@@ -44,7 +44,7 @@ internal static unsafe class TableHandlers
     {
         if (!Operands.UmipAllows(p, c) || !Addressing.LinearAddress(c, op, size + 2, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* at = p.WritePtr(c, linear, size + 2);
+        byte* at = p.Access.WritePtr(c, linear, size + 2);
         if (at == null)
             return OpResult.Fault;
         *(ushort*)at = (ushort)source->Limit;
@@ -52,7 +52,7 @@ internal static unsafe class TableHandlers
             *(ulong*)(at + 2) = source->Base;
         else
             *(uint*)(at + 2) = (uint)source->Base;
-        return p.EndWrite(c, at, linear, size + 2);
+        return p.Access.EndWrite(c, at, linear, size + 2);
     }
 
     public static OpResult Sgdt32(LogicalProcessor p, CpuState* c, Op* op) => StoreTable(p, c, op, &c->Gdtr, 4);
@@ -149,10 +149,10 @@ internal static unsafe class TableHandlers
             return OpResult.Next;
         }
         // A read; the write follows only when the selector changes.
-        if (!Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort selector))
+        if (!Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Access.Load16(c, linear, out ushort selector))
             return OpResult.Fault;
         bool lower = (selector & 3) < wanted;
-        if (lower && (!Addressing.LinearAddress(c, op, 2, AccessKind.Write, out linear) || !p.Store16(c, linear, (ushort)((selector & ~3u) | wanted))))
+        if (lower && (!Addressing.LinearAddress(c, op, 2, AccessKind.Write, out linear) || !p.Access.Store16(c, linear, (ushort)((selector & ~3u) | wanted))))
             return OpResult.Fault;
         Flags.SetZF(c, lower);
         return OpResult.Next;
@@ -166,6 +166,6 @@ public sealed unsafe partial class LogicalProcessor
     {
         raw = 0;
         found = FindDescriptor(c, selector, 8, out ulong address);
-        return !found || LoadSystem64(c, address, out raw);
+        return !found || Access.LoadSystem64(c, address, out raw);
     }
 }

@@ -68,7 +68,7 @@ public sealed unsafe partial class LogicalProcessor
         return built && b->Code != 0;
     }
 
-    private bool CanTranslate(CpuState* c) => Sanitizer is null && IsFarFromEdge(c->BlockRip);
+    private bool CanTranslate(CpuState* c) => Paging.Sanitizer is null && IsFarFromEdge(c->BlockRip);
 
     /// <summary>Relative branches and the next page cannot leave the canonical addresses from here: 2 GiB and some away from both ends of the hole.</summary>
     private static bool IsFarFromEdge(ulong rip) => rip < 0x7fff_7fff_0000 || rip >= 0xffff_8000_8001_0000;
@@ -87,7 +87,7 @@ public sealed unsafe partial class LogicalProcessor
         ulong before = c->InstructionsRetired;
         if (c->SlowRoutine == 0)
             LoadRoutines();
-        RegionRoutines.Enter((byte*)Level1, b->Code);
+        RegionRoutines.Enter((byte*)Paging.Level1, b->Code);
         c->Units = 0;
         Counters.Entries++;
         Counters.Translated += c->InstructionsRetired - before;
@@ -106,9 +106,9 @@ public sealed unsafe partial class LogicalProcessor
                 p.Counters.Leaves[(int)s->Kind]++;
             return code;
         }
-        catch (NullReferenceException) when (p._faults->Pending != 0)
+        catch (NullReferenceException) when (p.Guard.Record->Pending != 0)
         {
-            p.MemoryFailed(c);
+            p.Guard.Failed(c);
             if (c->KeptBy == c->CurrentOp)
                 c->Gpr[4] = c->KeptRsp;
             return p.FaultAt(c, s);
@@ -134,10 +134,10 @@ public sealed unsafe partial class LogicalProcessor
                 return LeaveBefore(c, s);
             case SiteKind.Overwritten when s->Size == 0:
                 // Some of a page, by a string instruction, which goes on in its handler.
-                CodeMayHaveChanged(address, 4096);
+                Paging.CodeMayHaveChanged(address, 4096);
                 return s->Resume;
             case SiteKind.Overwritten:
-                CodeMayHaveChanged(address, s->Size);
+                Paging.CodeMayHaveChanged(address, s->Size);
                 if (s->Region->Stale == 0)
                     return s->Resume;
                 SyncFlags(c, s);
@@ -245,7 +245,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Nothing has happened that makes code pointers of this stay invalid.</summary>
-    private bool CanGoOn() => _jumpGeneration == Tlb.FetchGeneration;
+    private bool CanGoOn() => _jumpGeneration == Paging.Tlb.FetchGeneration;
 
     /// <summary>Goes on at RIP in translated code if the jump cache knows some.</summary>
     private nint GoTo(CpuState* c)
@@ -347,11 +347,11 @@ public sealed unsafe partial class LogicalProcessor
     {
         if ((linear & 0xfff) + (ulong)size > 0x1000 || !CpuMode.IsCanonical(c, linear) || CpuMode.AlignmentChecked(c))
             return false;
-        TlbEntry* e = Level1 + Tlb.Index(linear);
+        TlbEntry* e = Paging.Level1 + Tlb.Index(linear);
         ulong tag = linear & ~0xfffUL | c->TlbContext;
         if (tag == (write ? e->TagWrite : e->TagRead))
             return false;
-        bool ok = Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | CpuMode.ExplicitAccess(c), out _);
+        bool ok = Paging.Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | CpuMode.ExplicitAccess(c), out _);
         if (!ok)
         {
             // The interpreter meets the fault or the exit again, and reports it.

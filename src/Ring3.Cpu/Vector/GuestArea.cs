@@ -17,7 +17,7 @@ internal static unsafe class GuestArea
             return true;
         // A non-canonical address is the access's own fault, which may be #SS.
         if (CpuMode.Is64(c) && !CpuMode.IsCanonical(c, linear))
-            return p.ReadPtr(c, linear, 1) != null;
+            return p.Access.ReadPtr(c, linear, 1) != null;
         Outcome.Raise(c, Arch.Vector.GP, 0);
         return false;
     }
@@ -27,7 +27,7 @@ internal static unsafe class GuestArea
         for (int n; size > 0; size -= n, to += n, linear += (ulong)n)
         {
             n = Length(linear, size);
-            byte* from = p.ReadPtr(c, linear, n);
+            byte* from = p.Access.ReadPtr(c, linear, n);
             if (from == null)
                 return false;
             Buffer.MemoryCopy(from, to, n, n);
@@ -45,7 +45,7 @@ internal static unsafe class GuestArea
         ulong last = linear + (ulong)size - 1;
         for (ulong at = linear; ; at = (at & ~0xfffUL) + 0x1000)
         {
-            if (p.WritePtr(c, at, 1) == null)
+            if (p.Access.WritePtr(c, at, 1) == null)
                 return false;
             if ((at | 0xfff) >= last)
                 return true;
@@ -58,11 +58,11 @@ internal static unsafe class GuestArea
         for (int n; size > 0; size -= n, from += n, linear += (ulong)n)
         {
             n = Length(linear, size);
-            byte* to = p.WritePtr(c, linear, n);
+            byte* to = p.Access.WritePtr(c, linear, n);
             if (to == null)
                 return false;
             Buffer.MemoryCopy(from, to, n, n);
-            if (p.EndWrite(c, to, linear, n) != OpResult.Next)
+            if (p.Access.EndWrite(c, to, linear, n) != OpResult.Next)
                 return false;
         }
         return true;

@@ -35,7 +35,7 @@ internal static unsafe class StateInstructions
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        if (!Addressing.LinearAddress(c, op, 4, AccessKind.Read, out ulong linear) || !p.Load32(c, linear, out uint value))
+        if (!Addressing.LinearAddress(c, op, 4, AccessKind.Read, out ulong linear) || !p.Access.Load32(c, linear, out uint value))
             return OpResult.Fault;
         if ((value & ~MxcsrUnit.Writable(p)) != 0)
             return Outcome.Raise(c, Arch.Vector.GP, 0);
@@ -49,7 +49,7 @@ internal static unsafe class StateInstructions
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         MxcsrUnit.Park(c);
-        return Addressing.LinearAddress(c, op, 4, AccessKind.Write, out ulong linear) && p.Store32(c, linear, c->Mxcsr) ? OpResult.Next : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, 4, AccessKind.Write, out ulong linear) && p.Access.Store32(c, linear, c->Mxcsr) ? OpResult.Next : OpResult.Fault;
     }
 
     private static int RegisterCount(CpuState* c) => CpuMode.Is64(c) ? 16 : 8;
@@ -81,7 +81,7 @@ internal static unsafe class StateInstructions
         if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         // The whole area must be writable, and processors look at its end first; but bytes after the last register are not written.
-        if (p.WritePtr(c, linear + StateImage.LegacySize - 1, 1) == null)
+        if (p.Access.WritePtr(c, linear + StateImage.LegacySize - 1, 1) == null)
             return OpResult.Fault;
         return GuestArea.Write(p, c, linear, image, StateImage.XmmOffset + 16 * count) ? OpResult.Next : OpResult.Fault;
     }
@@ -91,7 +91,7 @@ internal static unsafe class StateInstructions
         if (CheckFxsr(p, c) != OpResult.Next)
             return OpResult.Fault;
         byte* image = stackalloc byte[StateImage.LegacySize];
-        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear) || p.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
+        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear) || p.Access.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
             return OpResult.Fault;
         uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
         if ((mxcsr & ~MxcsrUnit.Writable(p)) != 0)
@@ -126,7 +126,7 @@ internal static unsafe class StateInstructions
             return OpResult.Fault;
         VectorUnit.Park(c);
         ulong inUse = StateImage.InUse(c);
-        if (!p.Load64(c, linear + StateImage.StateBvOffset, out ulong stateBv))
+        if (!p.Access.Load64(c, linear + StateImage.StateBvOffset, out ulong stateBv))
             return OpResult.Fault;
         byte* image = stackalloc byte[StateImage.Size];
         ulong stored = skipUnused ? components & inUse : components;
@@ -239,7 +239,7 @@ internal static unsafe class StateInstructions
             c->Mxcsr = MxcsrUnit.Default;
         Apply(c, image, requested, load, count, IsWide(op));
         if ((requested & Xcr0.Pkru) != 0)
-            p.SetPkru(c, (uint)pkru);
+            p.Paging.SetPkru(c, (uint)pkru);
         if ((load & Xcr0.X87) != 0)
             X87Unit.TrimPointers(p, c);
         return OpResult.Next;

@@ -106,7 +106,7 @@ internal static unsafe class VectorMoves
                 return OpResult.Fault;
             if ((linear & AlignMask) != 0)
                 return Outcome.Raise(c, Arch.Vector.GP, 0);
-            return p.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32));
+            return p.Access.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32));
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -142,7 +142,7 @@ internal static unsafe class VectorMoves
                 return TGate.Refuse(p, c);
             if ((op->Flags & OpFlags.HasMemory) == 0)
                 return Copy(c, op);
-            return Addressing.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32)) : OpResult.Fault;
+            return Addressing.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.Access.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32)) : OpResult.Fault;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -181,7 +181,7 @@ internal static unsafe class VectorMoves
                 *(ulong*)((byte*)c + op->Reg0) = sizeof(TValue) == 4 ? *(uint*)from : *(ulong*)from;
                 return OpResult.Next;
             }
-            return Addressing.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.StoreVector(c, linear, *(TValue*)from) : OpResult.Fault;
+            return Addressing.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.Access.StoreVector(c, linear, *(TValue*)from) : OpResult.Fault;
         }
     }
 }

@@ -45,7 +45,7 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         byte* bytes = stackalloc byte[16];
         for (int i = 0; i < f->MemorySize; i++)
         {
-            byte* m = p.ReadPtr(c, VectorMemory.At(c, linear, i), 1);
+            byte* m = p.Access.ReadPtr(c, VectorMemory.At(c, linear, i), 1);
             if (m == null)
                 return OpResult.Fault;
             bytes[i] = *m;
@@ -94,7 +94,7 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
             return TFp.Value ? ConvertForFault(p, c, op, f) : OpResult.Fault;
         byte* y = c->Ymm;
         OpResult r = Execute(p, c, f, m, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32);
-        return r == OpResult.Next ? p.EndWrite(c, m, linear, f->MemorySize) : r;
+        return r == OpResult.Next ? p.Access.EndWrite(c, m, linear, f->MemorySize) : r;
     }
 
     /// <summary>As <see cref="Store"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is written by bytes, once all of them can be.</summary>
@@ -162,7 +162,7 @@ internal static unsafe class MixedShapes<TGate, TFp> where TGate : struct, IVect
             if (w == null)
                 return OpResult.Fault;
             OpResult r = Execute(p, c, f, w, a1, null, null);
-            return r == OpResult.Next ? p.EndWrite(c, w, linear, f->MemorySize) : r;
+            return r == OpResult.Next ? p.Access.EndWrite(c, w, linear, f->MemorySize) : r;
         }
         byte* m = VectorMemory.Read(p, c, op, f->MemorySize, f->AlignMask);
         if (m == null)

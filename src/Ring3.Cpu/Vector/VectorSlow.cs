@@ -55,7 +55,7 @@ internal static unsafe class VectorSlow
         frame.Control = c->Mxcsr & ~(MxcsrUnit.StatusMask | MxcsrUnit.Misaligned);
         frame.Host = MxcsrUnit.Default;
         frame.Entry = (nint)run->Entry;
-        int done = (int)s_trampoline((byte*)c, (byte*)p.Level1, null, null, null, &frame);
+        int done = (int)s_trampoline((byte*)c, (byte*)p.Paging.Level1, null, null, null, &frame);
         c->Mxcsr |= frame.Raised & MxcsrUnit.StatusMask;
         return done;
     }

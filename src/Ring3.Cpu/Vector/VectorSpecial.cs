@@ -100,7 +100,7 @@ internal static unsafe class VectorSpecial
             return OpResult.Fault;
         bool fromAbove = p.Model.MaskedStoresFromAbove;
         for (int at = 0; at < count; at += 8)
-            if (p.WritePtr(c, linear + (ulong)(fromAbove ? count - 8 - at : at), 8) == null)
+            if (p.Access.WritePtr(c, linear + (ulong)(fromAbove ? count - 8 - at : at), 8) == null)
                 return OpResult.Fault;
         return StoreElements(p, c, op, offset, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
     }
@@ -160,13 +160,13 @@ internal static unsafe class VectorSpecial
         int piece = Piece(c, linear, size);
         for (int at = 0; at < size; at += piece)
         {
-            byte* m = p.WritePtr(c, linear + (ulong)at, piece);
+            byte* m = p.Access.WritePtr(c, linear + (ulong)at, piece);
             if (m == null)
                 return false;
             if (from == null)
                 continue;
             CopyElement(m, from + at, piece);
-            if (p.EndWrite(c, m, linear + (ulong)at, piece) != OpResult.Next)
+            if (p.Access.EndWrite(c, m, linear + (ulong)at, piece) != OpResult.Next)
                 return false;
         }
         return true;
@@ -179,7 +179,7 @@ internal static unsafe class VectorSpecial
         int piece = Piece(c, linear, size);
         for (int at = 0; at < size; at += piece)
         {
-            byte* m = p.ReadPtr(c, linear + (ulong)at, piece);
+            byte* m = p.Access.ReadPtr(c, linear + (ulong)at, piece);
             if (m == null)
                 return false;
             CopyElement(to + at, m, piece);

@@ -65,7 +65,7 @@ internal static unsafe class X87Control
     {
         if (!X87Handlers.IsOpen(c) && X87Handlers.Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
-        if (!Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort value))
+        if (!Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Access.Load16(c, linear, out ushort value))
             return OpResult.Fault;
         // Bit 6 reads as one, the other reserved bits as zero.
         value = (ushort)(value & 0x1f3f | 0x40);
@@ -86,7 +86,7 @@ internal static unsafe class X87Control
     {
         if (!IsAvailable(c))
             return Outcome.Raise(c, Arch.Vector.NM);
-        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Store16(c, linear, value) ? OpResult.Next : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Access.Store16(c, linear, value) ? OpResult.Next : OpResult.Fault;
     }
 
     private static OpResult StatusToAx(LogicalProcessor p, CpuState* c, Op* op)

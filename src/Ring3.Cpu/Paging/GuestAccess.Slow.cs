@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 
 /// <summary>Everything that misses level 1: translation, page-crossing accesses, MMIO, alignment checks, data breakpoints.</summary>
 /// <remarks>SAFETY: host pointers come from translations; bounce buffers hold <see cref="MmioReplay.MaxSize"/> bytes and the sizes of the two fragments add up to at most that.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class GuestAccess
 {
     internal readonly MmioReplay Replay = new();
     private const int BounceSlots = 4;
@@ -25,6 +25,15 @@ public sealed unsafe partial class LogicalProcessor
         public bool IsModify;
     }
 
+    private readonly PagingUnit _paging;
+    private readonly ProcessorModel _model;
+
+    public GuestAccess(PagingUnit paging, ProcessorModel model)
+    {
+        _paging = paging;
+        _model = model;
+    }
+
     private readonly Bounce* _bounces = (Bounce*)HostMemory.Map(BounceSlots * 128 + AlignedOperandSize);
     private int _nextBounce;
 
@@ -32,7 +41,7 @@ public sealed unsafe partial class LogicalProcessor
     internal byte* AlignedOperand => (byte*)(_bounces + BounceSlots);
     internal const int AlignedOperandSize = 64;
 
-    private void FreeBounces() => HostMemory.Unmap(_bounces, BounceSlots * 128 + AlignedOperandSize);
+    public void Free() => HostMemory.Unmap(_bounces, BounceSlots * 128 + AlignedOperandSize);
 
     /// <summary>Finishes the access of the last <see cref="ExitReason.Mmio"/> exit: the data read, or anything for a write.</summary>
     public void CompleteMmio(ReadOnlySpan<byte> data) => Replay.Complete(data);
@@ -42,12 +51,12 @@ public sealed unsafe partial class LogicalProcessor
     {
         AccessKind access = AccessKind.Read | privilege;
         int first = FirstFragment(linear, size);
-        if (!CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !Translate(c, linear, access, out Translation t))
+        if (!_paging.CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !_paging.Translate(c, linear, access, out Translation t))
             return null;
         if (first == size && t.Host != null)
             return Breakpoints.Observed(c, linear, size, false, t.Host + (linear & 0xfff));
         Translation second = default;
-        if (first != size && !Translate(c, NextPage(c, linear), access, out second))
+        if (first != size && !_paging.Translate(c, NextPage(c, linear), access, out second))
             return null;
         Bounce* b = Prepare(linear, size, first, t, second);
         return FillBounce(c, b) ? Breakpoints.Observed(c, linear, size, false, b->Data) : null;
@@ -58,12 +67,12 @@ public sealed unsafe partial class LogicalProcessor
     {
         AccessKind access = AccessKind.Write | privilege;
         int first = FirstFragment(linear, size);
-        if (!CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !Translate(c, linear, access, out Translation t))
+        if (!_paging.CheckLinear(c, linear, size) || !CheckAligned(c, linear, size, privilege) || !_paging.Translate(c, linear, access, out Translation t))
             return null;
         if (first == size && t.Host != null)
             return Breakpoints.Observed(c, linear, size, true, t.Host + (linear & 0xfff));
         Translation second = default;
-        if (first != size && !Translate(c, NextPage(c, linear), access, out second))
+        if (first != size && !_paging.Translate(c, NextPage(c, linear), access, out second))
             return null;
         Bounce* b = Prepare(linear, size, first, t, second);
         b->IsModify = modify;
@@ -78,7 +87,7 @@ public sealed unsafe partial class LogicalProcessor
         long offset = ptr - (byte*)_bounces;
         if ((ulong)offset >= BounceSlots * 128)
         {
-            CodeMayHaveChanged(ptr, size);
+            _paging.CodeMayHaveChanged(ptr, size);
             return OpResult.Next;
         }
         Bounce* b = _bounces + offset / 128;
@@ -97,14 +106,14 @@ public sealed unsafe partial class LogicalProcessor
         if (size == 0)
             return true;
         if (host == null)
-            return Replay.Write(this, c, gpa, linear, data, size);
+            return Replay.Write(c, gpa, linear, data, size);
         Buffer.MemoryCopy(data, host, size, size);
-        CodeMayHaveChanged(host, size);
+        _paging.CodeMayHaveChanged(host, size);
         return true;
     }
 
     /// <summary>Where byte <paramref name="index"/> of the access at <paramref name="ptr"/> lies in host memory; null: it is a device's.</summary>
-    private byte* HostByte(byte* ptr, int index)
+    internal byte* HostByte(byte* ptr, int index)
     {
         long offset = ptr - (byte*)_bounces;
         if ((ulong)offset >= BounceSlots * 128)
@@ -123,7 +132,7 @@ public sealed unsafe partial class LogicalProcessor
         if (size == 0)
             return true;
         if (host == null)
-            return Replay.Read(this, c, gpa, linear, data, size);
+            return Replay.Read(c, gpa, linear, data, size);
         Buffer.MemoryCopy(host, data, size, size);
         return true;
     }
@@ -150,120 +159,15 @@ public sealed unsafe partial class LogicalProcessor
         return CpuMode.Is64(c) ? next : next & 0xffff_ffff;
     }
 
-    /// <summary>
-    /// Whether an address is canonical for the widest linear addresses that this guest's CPUID has, whatever CR4.LA57 says: the check of MSRs, descriptor-table registers, the bases of LDTR and TR, and INVPCID.
-    /// SPEC: SDM volume 1, "Canonical Addressing", "5-Level Paging and 5-Level EPT" white paper.
-    /// </summary>
-    internal bool IsCanonicalForMsr(ulong linear)
-    {
-        int unused = CpuidFeatures.La57 ? 64 - 57 : 64 - 48;
-        return (ulong)((long)(linear << unused) >> unused) == linear;
-    }
-
-    private bool CheckLinear(CpuState* c, ulong linear, int size)
-    {
-        if (!CpuMode.Is64(c))
-        {
-            // The address has been formed by segmentation, or it is a base in a 64-bit table used from compatibility mode.
-            if (linear >> 32 == 0 || ((c->Efer & Efer.LMA) != 0 && CpuMode.IsCanonical(c, linear)))
-                return true;
-        }
-        else if (CpuMode.IsCanonical(c, linear) && CpuMode.IsCanonical(c, linear + (ulong)size - 1))
-            return true;
-        Outcome.Raise(c, Vector.GP, 0);
-        c->PendingAddress = linear;
-        c->PendingNonCanonical = 1;
-        return false;
-    }
-
     /// <summary>#AC has priority over page faults of the same access, as processors do it. Vectors need 16-byte alignment whatever their size, or none by the model; 80-bit numbers 8 (measured).</summary>
     private bool CheckAligned(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
-        if (size >= 16 && Model.SparesVectorAlignment)
+        if (size >= 16 && _model.SparesVectorAlignment)
             return true;
         int alignment = size == 10 ? 8 : !int.IsPow2(size) ? 1 : Math.Min(size, 16);
         if ((linear & (ulong)(alignment - 1)) == 0 || !CpuMode.AlignmentChecked(c) || (privilege & AccessKind.User) == 0)
             return true;
         Outcome.Raise(c, Vector.AC, 0);
         return false;
-    }
-
-    /// <summary>Translates one page for an access; MMIO gives a null host pointer.</summary>
-    private bool Translate(CpuState* c, ulong linear, AccessKind access, out Translation t)
-    {
-        Tlb.Misses++;
-        TlbLevel2.Entry* e = Tlb.Level2.Find(linear >> 12, Tlb.SpaceId, Tlb.GlobalId);
-        if (e != null && Permits(c, e->Flags, access) && Cached(e->Flags, access) && (Sanitizer is null || UseLevel2(c, e, linear, access)))
-        {
-            t = new Translation { Host = e->Host, Gpa = e->Gpa, Flags = e->Flags };
-            FillLevel1(c, linear, access, t);
-            return true;
-        }
-        switch (WalkAndFill(c, linear, access, out t))
-        {
-            case TranslateResult.Ok:
-                FillLevel1(c, linear, access, t);
-                return true;
-            case TranslateResult.Mmio:
-                t.Host = null;
-                return true;
-            default:
-                return false;
-        }
-    }
-
-    /// <summary>Whether a level-2 entry can serve the access without a walk: nested permission, and both D bits for a write.</summary>
-    private static bool Cached(PageFlags flags, AccessKind access)
-    {
-        const PageFlags write = PageFlags.Dirty | PageFlags.NestedDirty | PageFlags.NestedWrite;
-        if ((access & AccessKind.Execute) != 0)
-            return (flags & PageFlags.NestedExecute) != 0;
-        return (access & AccessKind.Write) != 0 ? (flags & write) == write : (flags & PageFlags.NestedRead) != 0;
-    }
-
-    private void FillLevel1(CpuState* c, ulong linear, AccessKind access, in Translation t)
-    {
-        if (Observer is not null && ((access & AccessKind.Write) != 0 || Cached(t.Flags, AccessKind.Write)))
-            Observer.MayWrite(this, t.Host);
-        // Checked: level 1 stays empty, so that every access comes by.
-        if (Sanitizer is not null)
-            return;
-        ulong page = linear & ~0xfffUL;
-        if ((access & AccessKind.Execute) != 0)
-        {
-            TlbEntry* f = Tlb.Fetch + Tlb.FetchIndex(linear);
-            f->TagRead = page | c->TlbContext;
-            f->Addend = (long)t.Host - (long)page;
-            Tlb.MarkExecuted(linear);
-            return;
-        }
-        PrivilegeClass privilege = PrivilegeOf(c, access);
-        if (privilege == PrivilegeClass.UserAligned || Breakpoints.HasData(c, page))
-            return;
-        TlbEntry* e = Level1 + Tlb.Index(linear);
-        ulong tag = page | Tlb.Context(privilege);
-        e->Addend = (long)t.Host - (long)page;
-        e->CodeBits = CodeBitsOf(t.Host);
-        e->TagRead = (t.Flags & PageFlags.NestedRead) != 0 ? tag : Tlb.Invalid;
-        if ((t.Flags & PageFlags.Key) != 0 && (c->Cr4 & Cr4.PKE) != 0)
-            Tlb.NoteKeyed(linear, KeyOf(t.Flags));
-        AccessKind write = AccessKind.Write | (access & (AccessKind.User | ImplicitAccess));
-        e->TagWrite = Cached(t.Flags, write) && Permits(c, t.Flags, write) ? tag : Tlb.Invalid;
-    }
-
-    /// <summary>Host address of the instruction byte at <paramref name="linear"/>, or null with an exception or exit pending.</summary>
-    internal byte* TranslateExecute(CpuState* c, ulong linear)
-    {
-        TlbEntry* f = Tlb.Fetch + Tlb.FetchIndex(linear);
-        if (f->TagRead == ((linear & ~0xfffUL) | c->TlbContext))
-            return (byte*)(linear + (ulong)f->Addend);
-        if (!CheckLinear(c, linear, 1) || !Translate(c, linear, AccessKind.Execute | CpuMode.ExplicitAccess(c), out Translation t))
-            return null;
-        if (t.Host != null)
-            return t.Host + (linear & 0xfff);
-        Exit->Gpa = t.Gpa | (linear & 0xfff);
-        Exit->Gva = linear;
-        Outcome.Leave(c, ExitReason.EmulationFailure);
-        return null;
     }
 }
