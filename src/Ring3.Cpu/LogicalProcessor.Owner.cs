@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 // What the owner asks of the parts, in one line each.
 public sealed unsafe partial class LogicalProcessor
 {
-    /// <summary>RFLAGS with every bit, outside the guest. After a write the owner calls <see cref="RecomputeMode"/>.</summary>
+    /// <summary>RFLAGS with every bit, outside the guest. After a write the owner calls <see cref="EventUnit.RecomputeMode"/>.</summary>
     public ulong RflagsValue
     {
         get => Flags.Get(State);
@@ -53,4 +53,47 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <inheritdoc cref="GuestAccess.CompleteMmio"/>
     public void CompleteMmio(ReadOnlySpan<byte> data) => Access.CompleteMmio(data);
+
+    /// <inheritdoc cref="EventUnit.EventObserver"/>
+    public Action<DeliveredEvent>? EventObserver
+    {
+        get => Events.EventObserver;
+        set => Events.EventObserver = value;
+    }
+
+    /// <inheritdoc cref="EventUnit.FirstEvent"/>
+    public BoundaryEvents FirstEvent(BoundaryEvents waiting, EventBlocking blocking = 0) => Events.FirstEvent(waiting, blocking);
+
+    /// <inheritdoc cref="EventUnit.RecomputeMode"/>
+    public void RecomputeMode() => Events.RecomputeMode();
+
+    /// <inheritdoc cref="EventUnit.IsInstructionInProgress"/>
+    public bool IsInstructionInProgress => Events.IsInstructionInProgress;
+
+    /// <inheritdoc cref="ControlUnit.ReadMsr"/>
+    public bool ReadMsr(uint index, out ulong value) => Control.ReadMsr(index, out value);
+
+    /// <inheritdoc cref="ControlUnit.OwnsMsr"/>
+    public bool OwnsMsr(uint index) => Control.OwnsMsr(index);
+
+    /// <inheritdoc cref="ControlUnit.MsrExists"/>
+    public bool MsrExists(uint index) => Control.MsrExists(index);
+
+    /// <inheritdoc cref="ControlUnit.TryReadGuestMsr"/>
+    public bool TryReadGuestMsr(uint index, out ulong value) => Control.TryReadGuestMsr(index, out value);
+
+    /// <inheritdoc cref="ControlUnit.TryWriteGuestMsr"/>
+    public bool TryWriteGuestMsr(uint index, ulong value) => Control.TryWriteGuestMsr(index, value);
+
+    /// <inheritdoc cref="ControlUnit.HasWideSysenter"/>
+    public bool HasWideSysenter => Control.HasWideSysenter;
+
+    /// <inheritdoc cref="ControlUnit.IsValidCr4"/>
+    public bool IsValidCr4(ulong value) => Control.IsValidCr4(value);
+
+    /// <inheritdoc cref="ControlUnit.IsValidEfer"/>
+    public bool IsValidEfer(ulong value) => Control.IsValidEfer(value);
+
+    /// <inheritdoc cref="ControlUnit.CompleteMsr"/>
+    public void CompleteMsr(bool ok, ulong value) => Control.CompleteMsr(ok, value);
 }

@@ -31,6 +31,10 @@ public sealed unsafe partial class LogicalProcessor
     internal readonly PagingUnit Paging;
     /// <summary>Reads and writes of guest memory.</summary>
     internal readonly GuestAccess Access;
+    /// <summary>Exceptions, interrupts and every other way through descriptors.</summary>
+    internal readonly EventUnit Events;
+    /// <summary>Control registers and MSRs.</summary>
+    internal readonly ControlUnit Control;
     /// <summary>Host memory that is gone.</summary>
     internal readonly MemoryGuard Guard = new();
 
@@ -47,6 +51,8 @@ public sealed unsafe partial class LogicalProcessor
         State->Exit = Exit;
         Paging = new PagingUnit(State, Identity, machine.Blocks);
         Access = new GuestAccess(Paging, Model);
+        Events = new EventUnit(State, Identity, Paging, Access, Guard);
+        Control = new ControlUnit(State, Identity, Paging, Events);
         Forms = VectorForms.At(0);
         Reset(false);
         InitializeTranslator();

@@ -31,11 +31,11 @@ public sealed unsafe partial class LogicalProcessor
         c->Cpl = 0;
         if (!init)
             ResetMsrsAndVectors(c);
-        _unfinishedTask.Valid = false;
+        Events.ForgetTask();
         Access.Replay.Retire();
         Paging.Sanitizer?.FlushedAsid(GuestFlush.Reset, c->Asid);
         Paging.Tlb.FlushAsid(c->Asid);
-        RecomputeMode();
+        Events.RecomputeMode();
     }
 
     private static void ResetSegments(CpuState* c)

@@ -73,10 +73,10 @@ public sealed unsafe class SysTlbTests
         Assert.Equal(0xaaaaUL, Read(m, 0x6000));
         Remap(m);
         m.At64(Pt + 8 * 6) = PageB | Rwu;
-        Assert.True(m.P.WriteCr3(m.C, Root));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root));
         Assert.Equal(0xaaaaUL, Read(m));
         Assert.Equal(0xbbbbUL, Read(m, 0x6000));
-        Assert.True(m.P.WriteCr4(m.C, m.C->Cr4 & ~Cr4.PGE));
+        Assert.True(m.P.Control.WriteCr4(m.C, m.C->Cr4 & ~Cr4.PGE));
         Assert.Equal(0xbbbbUL, Read(m));
     }
 
@@ -84,20 +84,20 @@ public sealed unsafe class SysTlbTests
     public void PcidsKeepTheirTranslationsApart()
     {
         using SysMachine m = Create();
-        Assert.True(m.P.WriteCr4(m.C, m.C->Cr4 | Cr4.PCIDE));
+        Assert.True(m.P.Control.WriteCr4(m.C, m.C->Cr4 | Cr4.PCIDE));
         Assert.Equal(0xaaaaUL, Read(m));
-        Assert.True(m.P.WriteCr3(m.C, Root2 | 7));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root2 | 7));
         Remap(m);
         Assert.Equal(0xbbbbUL, Read(m));
-        Assert.True(m.P.WriteCr3(m.C, Root | Cr3.NoFlush));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root | Cr3.NoFlush));
         Assert.Equal(0xaaaaUL, Read(m));
         Assert.Equal(Root, m.C->Cr3);
-        Assert.True(m.P.WriteCr3(m.C, Root2 | 7 | Cr3.NoFlush));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root2 | 7 | Cr3.NoFlush));
         m.At64(Pt + 8 * 5) = PageA | Rwu;
         Assert.Equal(0xbbbbUL, Read(m));
         m.P.Paging.InvalidatePcid(m.C, 1, 7, 0);
         Assert.Equal(0xaaaaUL, Read(m));
-        Assert.True(m.P.WriteCr3(m.C, Root));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root));
         Assert.Equal(0xaaaaUL, Read(m));
     }
 
@@ -122,10 +122,10 @@ public sealed unsafe class SysTlbTests
         m.C->Cr0 &= ~Cr0.WP;
         m.P.RecomputeMode();
         Assert.True(m.P.Access.Store64(m.C, Linear, 1));
-        Assert.True(m.P.WriteCr0(m.C, m.C->Cr0 | Cr0.WP));
+        Assert.True(m.P.Control.WriteCr0(m.C, m.C->Cr0 | Cr0.WP));
         Assert.False(m.P.Access.Store64(m.C, Linear, 2));
         Assert.Equal(Vector.PF, m.C->PendingVector);
-        Assert.True(m.P.WriteCr4(m.C, m.C->Cr4 | Cr4.SMAP));
+        Assert.True(m.P.Control.WriteCr4(m.C, m.C->Cr4 | Cr4.SMAP));
         Assert.False(m.P.Access.Load64(m.C, Linear, out _));
     }
 
@@ -136,7 +136,7 @@ public sealed unsafe class SysTlbTests
         m.At64(Pt + 8 * 5) = PageA | Pte.P | Pte.W;
         Assert.Equal(0xaaaaUL, Read(m));
         m.C->Cpl = 3;
-        m.P.ModeChanged(m.C);
+        m.P.Events.ModeChanged(m.C);
         Assert.False(m.P.Access.Load64(m.C, Linear, out _));
         Assert.Equal(PageFaultError.P | PageFaultError.U, (uint)m.C->PendingErrorCode);
         Assert.True(m.P.Access.LoadSystem64(m.C, Linear, out ulong value));
@@ -180,7 +180,7 @@ public sealed unsafe class SysTlbTests
         for (int i = 0; i < 20_000; i++)
         {
             m.At64(Pt + 8 * 5) = ((i & 1) == 0 ? PageA : PageB) | Rwu;
-            Assert.True(m.P.WriteCr3(m.C, Root));
+            Assert.True(m.P.Control.WriteCr3(m.C, Root));
             Assert.Equal((i & 1) == 0 ? 0xaaaaUL : 0xbbbbUL, Read(m));
         }
     }

@@ -19,7 +19,7 @@ internal struct PendingEvent
 
 /// <summary>Delivery of exceptions and interrupts: priorities of faults inside faults, intercepts, and the common part of all modes. SPEC: SDM volume 3, "Interrupt and Exception Handling".</summary>
 /// <remarks>SAFETY: vectors index tables by linear addresses, which are translated; what is pushed goes through a <see cref="StackCursor"/>.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>
     /// Delivers the exception that a handler left in CpuState.Pending*. RIP is at the instruction. True: the guest's handler is next. False: an exit is pending
@@ -67,7 +67,7 @@ public sealed unsafe partial class LogicalProcessor
         bool nested = false;
         int depth = 0;
         PendingEvent original = default;
-        Exit->IdtVectoring.Valid = 0;
+        c->Exit->IdtVectoring.Valid = 0;
         for (; ; )
         {
             if (!DebugTraps.KeepsDebugTraps(e))
@@ -101,7 +101,7 @@ public sealed unsafe partial class LogicalProcessor
             {
                 if (_switched)
                     EventDelivered(c, e);
-                else if (Exit->Reason is not (ExitReason.Shutdown or ExitReason.Exception))
+                else if (c->Exit->Reason is not (ExitReason.Shutdown or ExitReason.Exception))
                     ReportVectoring(e);
                 return false;
             }
@@ -150,17 +150,17 @@ public sealed unsafe partial class LogicalProcessor
 
     private void LeaveWithException(CpuState* c, in PendingEvent e)
     {
-        Exit->Vector = e.Vector;
-        Exit->HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0;
-        Exit->ErrorCode = e.ErrorCode;
-        Exit->Payload = e.Payload;
-        Exit->InstructionLength = e.InstructionLength;
-        Exit->IdtVectoring.Valid = 0;
-        Access.Replay.Retire();
+        c->Exit->Vector = e.Vector;
+        c->Exit->HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0;
+        c->Exit->ErrorCode = e.ErrorCode;
+        c->Exit->Payload = e.Payload;
+        c->Exit->InstructionLength = e.InstructionLength;
+        c->Exit->IdtVectoring.Valid = 0;
+        _access.Replay.Retire();
         Outcome.Leave(c, ExitReason.Exception);
     }
 
-    private void ReportVectoring(in PendingEvent e) => Exit->IdtVectoring = new EventInjection
+    private void ReportVectoring(in PendingEvent e) => _state->Exit->IdtVectoring = new EventInjection
     {
         Valid = 1, Vector = e.Vector, Type = e.Type, HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0, ErrorCode = e.ErrorCode, InstructionLength = e.InstructionLength, Payload = e.Payload,
     };
@@ -186,7 +186,7 @@ public sealed unsafe partial class LogicalProcessor
         c->BetweenIterations = 0;
         if (e.Type == EventType.Nmi)
             c->NmiBlocked = 1;
-        Access.Replay.Retire();
+        _access.Replay.Retire();
         Breakpoints.UpdateStep(c);
         ModeChanged(c);
     }
@@ -223,10 +223,10 @@ public sealed unsafe partial class LogicalProcessor
         uint entry = (uint)e.Vector * 4;
         if (entry + 3 > c->Idtr.Limit)
             return IdtFault(c, Vector.GP, e.Vector);
-        if (!Access.LoadSystem32(c, (uint)(c->Idtr.Base + entry), out uint target))
+        if (!_access.LoadSystem32(c, (uint)(c->Idtr.Base + entry), out uint target))
             return false;
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Push(this, c, 2, FlagsImage(c, e)) || !stack.Push(this, c, 2, c->Cs.Selector) || !stack.Push(this, c, 2, ReturnRip(c, e)))
+        if (!stack.Push(_access, c, 2, FlagsImage(c, e)) || !stack.Push(_access, c, 2, c->Cs.Selector) || !stack.Push(_access, c, 2, ReturnRip(c, e)))
             return false;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)(target >> 16));

@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 /// nor NMIs can be taken. SPEC: SDM volume 3, "Notify VM exit".
 /// </summary>
 /// <remarks>SAFETY: two counters of the state are compared with fields of this object.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Deliveries after which a chain cannot be one that ends (an event, its exception, #DF, triple fault).</summary>
     private const int LongestChain = 8;

@@ -4,13 +4,13 @@ namespace Ring3.Cpu;
 
 /// <summary>INT n, INT3, INTO, INT1. In virtual-8086 mode INT n has rules of its own (VirtualInterrupts.cs).</summary>
 /// <remarks>SAFETY: fills the three fields of the state that describe a pending event.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
 
     /// <summary>The event at this instruction boundary that comes first: of <paramref name="waiting"/>, what the owner or the processor knows of, and the pending debug traps.</summary>
     public BoundaryEvents FirstEvent(BoundaryEvents waiting, EventBlocking blocking = 0)
     {
-        CpuState* c = State;
+        CpuState* c = _state;
         if (c->PendingDebug != 0)
             waiting |= (c->PendingDebug & Dr.Dr6BT) != 0 ? BoundaryEvents.TaskTrap : BoundaryEvents.DebugTrap;
         return waiting == 0 ? 0 : EventPriority.First(waiting, blocking | Blocking(c));
@@ -19,7 +19,7 @@ public sealed unsafe partial class LogicalProcessor
     private EventBlocking Blocking(CpuState* c)
     {
         // Resume is what keeps an instruction breakpoint from hitting.
-        EventBlocking b = (c->InterruptShadow & 2) == 0 ? 0 : Model.MovSsHidesBreakpoint ? EventBlocking.MovSs | EventBlocking.Resume : EventBlocking.MovSs;
+        EventBlocking b = (c->InterruptShadow & 2) == 0 ? 0 : _identity.Model.MovSsHidesBreakpoint ? EventBlocking.MovSs | EventBlocking.Resume : EventBlocking.MovSs;
         if ((c->InterruptShadow & 1) != 0)
             b |= EventBlocking.Sti;
         if (c->NmiBlocked != 0)
@@ -65,7 +65,7 @@ public sealed unsafe partial class LogicalProcessor
             Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
-        if (!Access.LoadSystem16(c, (uint)(c->Tr.Base + 0x66), out ushort map))
+        if (!_access.LoadSystem16(c, (uint)(c->Tr.Base + 0x66), out ushort map))
             return false;
         uint at = map - 32u + (uint)(vector >> 3);
         if (at > c->Tr.Limit)
@@ -73,7 +73,7 @@ public sealed unsafe partial class LogicalProcessor
             Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
-        if (!Access.LoadSystem(c, (uint)(c->Tr.Base + at), 1, out ulong bits))
+        if (!_access.LoadSystem(c, (uint)(c->Tr.Base + at), 1, out ulong bits))
             return false;
         toProgram = (bits >> (vector & 7) & 1) == 0;
         return true;
@@ -83,10 +83,10 @@ public sealed unsafe partial class LogicalProcessor
     private OpResult InterruptProgram8086(CpuState* c, byte vector, ulong next)
     {
         bool isVirtual = VirtualInterrupts.BelowIopl3(c);
-        if (!Access.LoadSystem32(c, (uint)vector * 4, out uint target))
+        if (!_access.LoadSystem32(c, (uint)vector * 4, out uint target))
             return OpResult.Fault;
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Push(this, c, 2, isVirtual ? VirtualInterrupts.FlagsOf(c) : Flags.Get(c)) || !stack.Push(this, c, 2, c->Cs.Selector) || !stack.Push(this, c, 2, next))
+        if (!stack.Push(_access, c, 2, isVirtual ? VirtualInterrupts.FlagsOf(c) : Flags.Get(c)) || !stack.Push(_access, c, 2, c->Cs.Selector) || !stack.Push(_access, c, 2, next))
             return OpResult.Fault;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)(target >> 16));

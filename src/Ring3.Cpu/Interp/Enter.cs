@@ -39,7 +39,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private ExitReason Run(CpuState* c)
     {
-        if (_unfinishedTask.Valid && !ResumeTask(c))
+        if (Events.HasUnfinishedTask && !Events.ResumeTask(c))
             return Exit->Reason;
         if (c->HostStepDone != 0 && c->HostSingleStep != 0)
         {
@@ -58,7 +58,7 @@ public sealed unsafe partial class LogicalProcessor
         while (c->Inject.Valid != 0 && Access.Replay.InProgress)
             if (!Step(c))
                 return Exit->Reason;
-        if (c->Inject.Valid != 0 && (!DeliverInjected(c) || HostStepped(c)))
+        if (c->Inject.Valid != 0 && (!Events.DeliverInjected(c) || HostStepped(c)))
             return Exit->Reason;
         bool stale = false;
         if (c->TimerDeadline != 0)
@@ -111,7 +111,7 @@ public sealed unsafe partial class LogicalProcessor
         if (c->ExitPending != 0)
             return false;
         Access.Replay.Retire();
-        return DeliverPending(c) && !HostStepped(c);
+        return Events.DeliverPending(c) && !HostStepped(c);
     }
 
     /// <summary>A host-requested step ends at the first instruction of a handler too: an endless chain of exceptions must not keep the owner out.</summary>
@@ -130,7 +130,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!Access.Replay.InProgress)
         {
             int breakpoints = c->StepMode == 0 ? 0 : Breakpoints.CodeAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
-            switch (FirstEvent(AwaitedEvents(c) | (breakpoints != 0 ? BoundaryEvents.CodeBreakpoint : 0)))
+            switch (Events.FirstEvent(AwaitedEvents(c) | (breakpoints != 0 ? BoundaryEvents.CodeBreakpoint : 0)))
             {
                 case BoundaryEvents.TaskTrap or BoundaryEvents.DebugTrap:
                     return RaiseDebug(c, DebugTraps.Take(c));
@@ -203,11 +203,11 @@ public sealed unsafe partial class LogicalProcessor
     {
         Outcome.Raise(c, Vector.DB);
         c->PendingAddress = bits;
-        return DeliverPending(c) && !HostStepped(c);
+        return Events.DeliverPending(c) && !HostStepped(c);
     }
 
     /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>
-    public void SkipInstruction() => Retire(State, Exit->InstructionLength);
+    public void SkipInstruction() => Outcome.Retire(State, Exit->InstructionLength);
 
     private const ulong Dr7Enables = 0xff;
 
@@ -241,37 +241,13 @@ public sealed unsafe partial class LogicalProcessor
         State->HostStepDone = State->HostSingleStep;
     }
 
-    /// <summary>An instruction has made an MMIO access that the owner completed, or half of a task switch, and has not retired. Until it has, the state is between two instructions: see <see cref="CpuState.FinishInstruction"/>.</summary>
-    public bool IsInstructionInProgress => Access.Replay.InProgress || _unfinishedTask.Valid;
-
     /// <summary>The owner moves RIP away from an instruction in progress: what it has done to devices is done, the rest of it never happens.</summary>
     public void AbandonInstruction()
     {
         Access.Replay.Retire();
-        _unfinishedTask.Valid = false;
+        Events.ForgetTask();
     }
 
     /// <summary>The debug traps that wait for delivery, for an owner that reports them itself; none wait after it.</summary>
     public ulong TakePendingDebug() => DebugTraps.Take(State);
-
-    /// <summary>An iteration of a repeated instruction has ended, and others follow.</summary>
-    private static void RetireIteration(CpuState* c)
-    {
-        c->BetweenIterations = 1;
-        c->InterruptShadow = 0;
-        c->HostStepDone = c->HostSingleStep;
-        DebugTraps.NoteStep(c, c->Rflags);
-    }
-
-    private static void Retire(CpuState* c, int length)
-    {
-        c->BetweenIterations = 0;
-        ulong rip = c->Rip + (ulong)length;
-        c->Rip = CpuMode.WrapRip(c, rip);
-        c->InterruptShadow = 0;
-        c->InstructionsRetired++;
-        c->HostStepDone = c->HostSingleStep;
-        DebugTraps.NoteStep(c, c->Rflags);
-        c->Rflags &= ~Rflags.RF;
-    }
 }

@@ -54,34 +54,6 @@ public sealed unsafe partial class LogicalProcessor
         }
     }
 
-    private bool DeliverGuarded(CpuState* c, in PendingEvent e)
-    {
-        try
-        {
-            return DeliverOnce(c, e);
-        }
-        catch (NullReferenceException) when (Guard.Record->Pending != 0)
-        {
-            Guard.Failed(c);
-            return false;
-        }
-    }
-
-    /// <summary>The part of a task switch that belongs to the new task, which is current already.</summary>
-    private bool LoadTaskGuarded(CpuState* c, bool wide, TaskImage* t, bool hasErrorCode, uint errorCode)
-    {
-        try
-        {
-            return LoadTask(c, wide, t, hasErrorCode, errorCode);
-        }
-        catch (NullReferenceException) when (Guard.Record->Pending != 0)
-        {
-            Guard.Failed(c);
-            ModeChanged(c);
-            return false;
-        }
-    }
-
     /// <summary>Only a block's first op has offset 0.</summary>
     internal static Block* BlockOf(Op* op)
     {

@@ -67,4 +67,25 @@ internal static unsafe class Outcome
         c->Rip = Addressing.NextRip(c, op);
         return OpResult.EndBlock;
     }
+
+    /// <summary>An iteration of a repeated instruction has ended, and others follow.</summary>
+    internal static void RetireIteration(CpuState* c)
+    {
+        c->BetweenIterations = 1;
+        c->InterruptShadow = 0;
+        c->HostStepDone = c->HostSingleStep;
+        DebugTraps.NoteStep(c, c->Rflags);
+    }
+
+    internal static void Retire(CpuState* c, int length)
+    {
+        c->BetweenIterations = 0;
+        ulong rip = c->Rip + (ulong)length;
+        c->Rip = CpuMode.WrapRip(c, rip);
+        c->InterruptShadow = 0;
+        c->InstructionsRetired++;
+        c->HostStepDone = c->HostSingleStep;
+        DebugTraps.NoteStep(c, c->Rflags);
+        c->Rflags &= ~Rflags.RF;
+    }
 }

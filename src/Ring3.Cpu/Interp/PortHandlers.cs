@@ -250,9 +250,9 @@ public sealed unsafe partial class LogicalProcessor
         _inputDone = 0;
         c->ExitPending = 0;
         if (count == 0)
-            Retire(c, length);
+            Outcome.Retire(c, length);
         else
-            RetireIteration(c);
+            Outcome.RetireIteration(c);
         Breakpoints.NotePort(c, Exit->Port, size);
         return InputResult.Done;
     }

@@ -146,7 +146,7 @@ internal static unsafe class StackHandlers
         Drop(c, (ulong)W.Bytes);
         if (access == FlagsAccess.Virtual)
         {
-            p.LoadVirtualFlags(c, value);
+            p.Events.LoadVirtualFlags(c, value);
             return Outcome.EndBlock(c, op);
         }
         ulong change = Rflags.Status | Rflags.TF | Rflags.DF | Rflags.NT;
@@ -157,7 +157,7 @@ internal static unsafe class StackHandlers
         if (c->Cpl <= (c->Rflags & Rflags.IOPL) >> Rflags.IoplShift)
             change |= Rflags.IF;
         ulong kept = Flags.Get(c) & ~(change | Rflags.RF);
-        p.SetRflags(c, kept | value & change);
+        p.Events.SetRflags(c, kept | value & change);
         return Outcome.EndBlock(c, op);
     }
 

@@ -29,7 +29,7 @@ internal sealed unsafe partial class PagingUnit
 
     /// <summary>
     /// Drops what the difference between the control registers and those of the cached translations makes invalid, and recomputes the context.
-    /// The instructions that change control registers call it, and so does <see cref="LogicalProcessor.RecomputeMode"/>.
+    /// The instructions that change control registers call it, and so does <see cref="EventUnit.RecomputeMode"/>.
     /// </summary>
     internal void ControlsChanged(CpuState* c)
     {

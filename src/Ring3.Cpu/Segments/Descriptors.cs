@@ -42,7 +42,7 @@ internal static class Descriptor
 
 /// <summary>Reading and marking descriptors in the GDT and LDT.</summary>
 /// <remarks>SAFETY: memory is reached through the system accessors only.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>EXT bit of error codes: 1 while an event that is not a software interrupt is being delivered.</summary>
     private uint _externalEvent;
@@ -76,7 +76,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         raw = 0;
         if (FindDescriptor(c, selector, 8, out address))
-            return Access.LoadSystem64(c, address, out raw);
+            return _access.LoadSystem64(c, address, out raw);
         RaiseSelector(c, vector, selector);
         return false;
     }
@@ -90,7 +90,7 @@ public sealed unsafe partial class LogicalProcessor
             RaiseSelector(c, vector, selector);
             return false;
         }
-        return Access.LoadSystem64(c, address, out raw) && (!CpuMode.LongMode(c) || Access.LoadSystem64(c, address + 8, out high));
+        return _access.LoadSystem64(c, address, out raw) && (!CpuMode.LongMode(c) || _access.LoadSystem64(c, address + 8, out high));
     }
 
     /// <summary>Sets bits in the high half of a descriptor (accessed, busy) with a locked write.</summary>
@@ -103,15 +103,15 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>A locked change of bits 40-47 of a descriptor. It has the faults of a write of the whole upper half, but changes one byte: an access to that is never split, wherever the descriptor lies.</summary>
     private bool ChangeTypeByte(CpuState* c, ulong address, byte set, byte clear)
     {
-        byte* p = Access.WritePtrSlow(c, address + 4, 4, PagingUnit.ImplicitAccess, true);
+        byte* p = _access.WritePtrSlow(c, address + 4, 4, PagingUnit.ImplicitAccess, true);
         if (p == null)
             return false;
         BusLock.Note(c, address);
-        byte* first = Access.HostByte(p, 0), type = Access.HostByte(p, 1), last = Access.HostByte(p, 3);
+        byte* first = _access.HostByte(p, 0), type = _access.HostByte(p, 1), last = _access.HostByte(p, 3);
         if (first == null || last == null)
         {
             p[1] = (byte)(p[1] & ~clear | set);
-            return Access.EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
+            return _access.EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
         }
         int shift = 8 * (int)((nuint)type & 3);
         uint* word = (uint*)(type - shift / 8);
@@ -119,7 +119,7 @@ public sealed unsafe partial class LogicalProcessor
             Interlocked.Or(ref *word, (uint)set << shift);
         if (clear != 0)
             Interlocked.And(ref *word, ~((uint)clear << shift));
-        Paging.CodeMayHaveChanged(type, 1);
+        _paging.CodeMayHaveChanged(type, 1);
         return true;
     }
 

@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>Far CALL, JMP and RET. SPEC: SDM volume 2, CALL, JMP, RET.</summary>
 /// <remarks>SAFETY: the words that a call gate copies are popped and pushed by <see cref="StackCursor"/>s of the two stacks.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Far JMP or CALL. <paramref name="size"/>: operand size in bytes; <paramref name="next"/>: return address of a CALL.</summary>
     internal OpResult FarTransfer(CpuState* c, ushort selector, ulong offset, int size, bool call, ulong next)
@@ -49,7 +49,7 @@ public sealed unsafe partial class LogicalProcessor
         if (call)
         {
             StackCursor stack = StackCursor.Current(c);
-            if (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next))
+            if (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next))
                 return OpResult.Fault;
             if (offset > 0xffff)
                 return Outcome.Raise(c, Vector.GP, 0);
@@ -71,7 +71,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!FinishLoad(c, selector, Vector.NP, raw, address, out Segment cs))
             return OpResult.Fault;
         StackCursor stack = StackCursor.Current(c);
-        if (call && (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next)))
+        if (call && (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next)))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
             return Outcome.Raise(c, Vector.GP, 0);
@@ -101,7 +101,7 @@ public sealed unsafe partial class LogicalProcessor
         {
             if (!FindDescriptor(c, gateSelector, 16, out _))
                 return RaiseSelector(c, Vector.GP, gateSelector);
-            if (!Access.LoadSystem64(c, gateAddress + 8, out ulong high))
+            if (!_access.LoadSystem64(c, gateAddress + 8, out ulong high))
                 return OpResult.Fault;
             if ((high >> 40 & 0x1f) != 0)
                 return RaiseSelector(c, Vector.GP, gateSelector);
@@ -128,7 +128,7 @@ public sealed unsafe partial class LogicalProcessor
         if (call && target < cpl)
             return CallInner(c, cs, offset, size, (int)(gate >> 32) & 0x1f, target, next);
         StackCursor stack = StackCursor.Current(c);
-        if (call && (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next)))
+        if (call && (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next)))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
             return Outcome.Raise(c, Vector.GP, 0);
@@ -153,12 +153,12 @@ public sealed unsafe partial class LogicalProcessor
         else if (!FindInnerStack(c, cpl, out ss, out stack))
             return OpResult.Fault;
         StackCursor old = StackCursor.Current(c);
-        if (!stack.Push(this, c, size, c->Ss.Selector) || !stack.Push(this, c, size, c->Gpr[4]))
+        if (!stack.Push(_access, c, size, c->Ss.Selector) || !stack.Push(_access, c, size, c->Gpr[4]))
             return OpResult.Fault;
         for (int i = parameters - 1; i >= 0; i--)
-            if (!old.Peek(this, c, size, (ulong)(i * size), out ulong value) || !stack.Push(this, c, size, value))
+            if (!old.Peek(_access, c, size, (ulong)(i * size), out ulong value) || !stack.Push(_access, c, size, value))
                 return OpResult.Fault;
-        if (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next))
+        if (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
             return Outcome.Raise(c, Vector.GP, 0);
@@ -172,7 +172,7 @@ public sealed unsafe partial class LogicalProcessor
     internal OpResult FarReturn(CpuState* c, int size, uint release)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, size, out ulong offset) || !stack.Pop(this, c, size, out ulong word))
+        if (!stack.Pop(_access, c, size, out ulong offset) || !stack.Pop(_access, c, size, out ulong word))
             return OpResult.Fault;
         ushort selector = (ushort)word;
         if (!CpuMode.ProtectedMode(c))
@@ -196,7 +196,7 @@ public sealed unsafe partial class LogicalProcessor
             CommitStack(c, stack);
             return JumpTo(c, cs, offset);
         }
-        if (!stack.Pop(this, c, size, out ulong sp) || !stack.Pop(this, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out Segment ss))
+        if (!stack.Pop(_access, c, size, out ulong sp) || !stack.Pop(_access, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out Segment ss))
             return OpResult.Fault;
         CommitOuter(c, cs, ss, sp, target);
         Addressing.SetStackPointer(c, c->Gpr[4] + release, Addressing.StackMask(c));

@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>IRET in every mode. SPEC: SDM volume 2, IRET.</summary>
 /// <remarks>SAFETY: the words of the frame are popped into an array of as many.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Flags that any IRET or POPF may load.</summary>
     private const ulong ReturnFlags = Rflags.Status | Rflags.TF | Rflags.DF | Rflags.NT | Rflags.RF | Rflags.AC | Rflags.ID;
@@ -24,7 +24,7 @@ public sealed unsafe partial class LogicalProcessor
         if ((c->Rflags & Rflags.NT) != 0)
             return CpuMode.LongMode(c) ? Outcome.Raise(c, Vector.GP, 0) : ReturnTask(c, next);
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, size, out ulong rip) || !stack.Pop(this, c, size, out ulong csWord) || !stack.Pop(this, c, size, out ulong flags))
+        if (!stack.Pop(_access, c, size, out ulong rip) || !stack.Pop(_access, c, size, out ulong csWord) || !stack.Pop(_access, c, size, out ulong flags))
             return OpResult.Fault;
         if (!CpuMode.LongMode(c) && size == 4 && (flags & Rflags.VM) != 0 && c->Cpl == 0)
             return ReturnToVirtual8086(c, ref stack, rip, (ushort)csWord, flags);
@@ -41,7 +41,7 @@ public sealed unsafe partial class LogicalProcessor
         ulong sp = 0;
         if (popStack)
         {
-            if (!stack.Pop(this, c, size, out sp) || !stack.Pop(this, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out ss))
+            if (!stack.Pop(_access, c, size, out sp) || !stack.Pop(_access, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out ss))
                 return OpResult.Fault;
         }
         if (!ValidTarget(c, cs, rip))
@@ -88,7 +88,7 @@ public sealed unsafe partial class LogicalProcessor
     private OpResult ReturnReal(CpuState* c, int size)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, size, out ulong rip) || !stack.Pop(this, c, size, out ulong selector) || !stack.Pop(this, c, size, out ulong flags))
+        if (!stack.Pop(_access, c, size, out ulong rip) || !stack.Pop(_access, c, size, out ulong selector) || !stack.Pop(_access, c, size, out ulong flags))
             return OpResult.Fault;
         if (rip > (CpuMode.Virtual8086(c) ? 0xffffu : c->Cs.Limit))
             return Outcome.Raise(c, Vector.GP, 0);
@@ -108,7 +108,7 @@ public sealed unsafe partial class LogicalProcessor
     private OpResult ReturnVirtual(CpuState* c)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, 2, out ulong rip) || !stack.Pop(this, c, 2, out ulong selector) || !stack.Pop(this, c, 2, out ulong flags) || !VirtualInterrupts.MayLoad(c, flags))
+        if (!stack.Pop(_access, c, 2, out ulong rip) || !stack.Pop(_access, c, 2, out ulong selector) || !stack.Pop(_access, c, 2, out ulong flags) || !VirtualInterrupts.MayLoad(c, flags))
             return OpResult.Fault;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)selector);
@@ -121,7 +121,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         ulong* words = stackalloc ulong[6]; // ESP, SS, ES, DS, FS, GS
         for (int i = 0; i < 6; i++)
-            if (!stack.Pop(this, c, 4, out words[i]))
+            if (!stack.Pop(_access, c, 4, out words[i]))
                 return OpResult.Fault;
         if (eip > 0xffff)
             return Outcome.Raise(c, Vector.GP, 0);
@@ -144,7 +144,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>IRET with NT set: back to the task in the link field.</summary>
     private OpResult ReturnTask(CpuState* c, ulong next)
     {
-        if (!Access.LoadSystem16(c, (uint)c->Tr.Base, out ushort link))
+        if (!_access.LoadSystem16(c, (uint)c->Tr.Base, out ushort link))
             return OpResult.Fault;
         bool switched = SwitchTask(c, link, TaskSwitchKind.Return, next, Flags.Get(c), false, 0);
         if (switched)

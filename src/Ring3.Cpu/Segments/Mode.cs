@@ -4,24 +4,24 @@ namespace Ring3.Cpu;
 
 /// <summary>What follows from segments and control registers: decode mode, CPL, translation context.</summary>
 /// <remarks>SAFETY: derives fields of the state from other fields of it.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
 
     /// <summary>Recomputes everything derived after the owner wrote segments, control registers, EFER, RFLAGS or debug registers directly. Drops translations that the difference makes invalid.</summary>
     public void RecomputeMode()
     {
-        CpuState* c = State;
+        CpuState* c = _state;
         _unfinishedTask.Valid = false;
         c->HostStepDone = 0;
         if ((c->Cr0 & Cr0.PE) == 0)
             c->Cpl = 0;
         else
             c->Cpl = CpuMode.Virtual8086(c) ? 3 : (uint)c->Ss.Dpl;
-        Paging.ControlsChanged(c);
-        if (c->Cr3 != Paging.CachedCr3)
-            Paging.FlushCurrentPcid(GuestFlush.StateWrite);
-        Paging.CachedCr3 = c->Cr3;
-        Paging.DebugRegistersChanged(c);
+        _paging.ControlsChanged(c);
+        if (c->Cr3 != _paging.CachedCr3)
+            _paging.FlushCurrentPcid(GuestFlush.StateWrite);
+        _paging.CachedCr3 = c->Cr3;
+        _paging.DebugRegistersChanged(c);
         ModeChanged(c);
     }
 
@@ -29,7 +29,7 @@ public sealed unsafe partial class LogicalProcessor
     internal void ModeChanged(CpuState* c)
     {
         c->BlockMode = CpuMode.Is64(c) ? BlockMode.Code64 : (c->Cs.Access & Segment.DB) != 0 ? BlockMode.Code32 : BlockMode.Code16;
-        Paging.UpdatePrivilege(c);
+        _paging.UpdatePrivilege(c);
     }
 
     /// <summary>Replaces RFLAGS and recomputes what depends on TF, RF, AC, VIF and VIP. The caller has masked the value.</summary>
@@ -40,6 +40,6 @@ public sealed unsafe partial class LogicalProcessor
         if (changed == 0)
             return;
         Breakpoints.UpdateStep(c);
-        Paging.UpdatePrivilege(c);
+        _paging.UpdatePrivilege(c);
     }
 }

@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>Loads of data, stack and system segment registers with their checks. SPEC: SDM volume 2, MOV, LLDT, LTR.</summary>
 /// <remarks>SAFETY: <c>SegmentAt</c> is asked for one of the six registers by a number that the decoder or this file wrote.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>MOV/POP/Lxx to DS, ES, FS, GS or SS. Commits the register last, so a fault changes nothing.</summary>
     internal bool LoadSegment(CpuState* c, int index, ushort selector)
@@ -114,7 +114,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!CpuMode.LongMode(c))
             return true;
         value.Base |= high << 32;
-        if (Paging.IsCanonicalForMsr(value.Base) && (high >> 40 & 0x1f) == 0)
+        if (_paging.IsCanonicalForMsr(value.Base) && (high >> 40 & 0x1f) == 0)
             return true;
         RaiseSelector(c, Vector.GP, selector);
         return false;

@@ -7,7 +7,7 @@ internal enum TaskSwitchKind { Jump, Call, Gate, Return }
 
 /// <summary>Hardware task switch between 16- and 32-bit TSSs. SPEC: SDM volume 3, "Task Switching".</summary>
 /// <remarks>SAFETY: the image is a stack buffer of fixed size that the TSS limits were checked against.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     private const int TssSize32 = 0x68, TssSize16 = 0x2c;
 
@@ -38,7 +38,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!ReadTask(c, tr.Base, wide, &next) || !SaveTask(c, kind, resume, flags))
             return false;
         bool nested = kind is TaskSwitchKind.Call or TaskSwitchKind.Gate;
-        if (nested && !Access.StoreSystem16(c, (uint)tr.Base, c->Tr.Selector))
+        if (nested && !_access.StoreSystem16(c, (uint)tr.Base, c->Tr.Selector))
             return false;
         if (kind != TaskSwitchKind.Return && !MarkDescriptor(c, address, raw, Descriptor.Busy))
             return false;
@@ -85,7 +85,7 @@ public sealed unsafe partial class LogicalProcessor
         uint* words = stackalloc uint[TssSize32 / 4];
         int size = wide ? TssSize32 : TssSize16;
         for (int i = 0; i < size / 4; i++)
-            if (!Access.LoadSystem32(c, (uint)(tss + (ulong)(4 * i)), out words[i]))
+            if (!_access.LoadSystem32(c, (uint)(tss + (ulong)(4 * i)), out words[i]))
                 return false;
         ushort* half = (ushort*)words;
         for (int i = 0; i < 8; i++)
@@ -109,14 +109,14 @@ public sealed unsafe partial class LogicalProcessor
         int size = wide ? 4 : 2;
         uint at = wide ? 0x20u : 0x0eu;
         // Both ends first: a fault must come before the first byte is written.
-        if (Access.WritePtrSlow(c, (uint)(tss + at), size, PagingUnit.ImplicitAccess, false) == null || Access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, PagingUnit.ImplicitAccess, false) == null)
+        if (_access.WritePtrSlow(c, (uint)(tss + at), size, PagingUnit.ImplicitAccess, false) == null || _access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, PagingUnit.ImplicitAccess, false) == null)
             return false;
-        bool ok = Access.StoreSystem(c, (uint)(tss + at), size, resume) && Access.StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
+        bool ok = _access.StoreSystem(c, (uint)(tss + at), size, resume) && _access.StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
         at += 2 * (uint)size;
         for (int i = 0; ok && i < 8; i++, at += (uint)size)
-            ok = Access.StoreSystem(c, (uint)(tss + at), size, c->Gpr[i]);
+            ok = _access.StoreSystem(c, (uint)(tss + at), size, c->Gpr[i]);
         for (int i = 0; ok && i < (wide ? 6 : 4); i++, at += (uint)size)
-            ok = Access.StoreSystem16(c, (uint)(tss + at), CpuState.SegmentAt(c, i)->Selector);
+            ok = _access.StoreSystem16(c, (uint)(tss + at), CpuState.SegmentAt(c, i)->Selector);
         return ok;
     }
 
@@ -138,16 +138,16 @@ public sealed unsafe partial class LogicalProcessor
         c->Cpl = CpuMode.Virtual8086(c) ? 3u : (uint)(t->Selectors[SegmentIndex.CS] & 3);
         c->Ss.Access |= c->Cpl << 5;
         c->Dr7 &= ~0x155UL;
-        Paging.DebugRegistersChanged(c);
-        Paging.UpdateContext(c);
+        _paging.DebugRegistersChanged(c);
+        _paging.UpdateContext(c);
     }
 
     private void LoadTaskCr3(CpuState* c, uint cr3)
     {
         c->Cr3 = cr3;
-        Paging.CachedCr3 = cr3;
-        Paging.FlushCurrentPcid(GuestFlush.Cr3);
-        if (CpuMode.PagingModeOf(c) == PagingMode.Pae && Paging.ReadPdptrs(c, cr3, out PagingUnit.Pdptrs pdptrs) == TranslateResult.Ok)
+        _paging.CachedCr3 = cr3;
+        _paging.FlushCurrentPcid(GuestFlush.Cr3);
+        if (CpuMode.PagingModeOf(c) == PagingMode.Pae && _paging.ReadPdptrs(c, cr3, out PagingUnit.Pdptrs pdptrs) == TranslateResult.Ok)
             PagingUnit.SetPdptrs(c, pdptrs);
     }
 
@@ -161,11 +161,17 @@ public sealed unsafe partial class LogicalProcessor
 
     private UnfinishedTask _unfinishedTask;
 
+    /// <summary>A new task is committed, and its segments are not loaded.</summary>
+    internal bool HasUnfinishedTask => _unfinishedTask.Valid;
+
+    /// <summary>The owner has written another state: there is nothing to go on with.</summary>
+    internal void ForgetTask() => _unfinishedTask.Valid = false;
+
     /// <summary>The last event delivery or far transfer has committed a new task: what failed after that belongs to the new task.</summary>
     private bool _switched;
 
     /// <summary>Goes on with a switch that an exit interrupted. False: an exit is pending.</summary>
-    private bool ResumeTask(CpuState* c)
+    internal bool ResumeTask(CpuState* c)
     {
         UnfinishedTask u = _unfinishedTask;
         _unfinishedTask.Valid = false;
@@ -209,7 +215,7 @@ public sealed unsafe partial class LogicalProcessor
         if (ok && hasErrorCode)
         {
             StackCursor stack = StackCursor.Current(c);
-            ok = stack.Push(this, c, wide ? 4 : 2, errorCode);
+            ok = stack.Push(_access, c, wide ? 4 : 2, errorCode);
             if (ok)
                 CommitStack(c, stack);
         }

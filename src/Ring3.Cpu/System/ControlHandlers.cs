@@ -28,10 +28,10 @@ internal static unsafe class ControlHandlers
         bool done = true;
         switch (op->Reg0)
         {
-            case 0: done = p.WriteCr0(c, value); break;
+            case 0: done = p.Control.WriteCr0(c, value); break;
             case 2: c->Cr2 = value; break;
-            case 3: done = p.WriteCr3(c, value); break;
-            case 4: done = p.WriteCr4(c, value); break;
+            case 3: done = p.Control.WriteCr3(c, value); break;
+            case 4: done = p.Control.WriteCr4(c, value); break;
             default: return WriteCr8(p, c, op, value);
         }
         if (!done)
@@ -55,7 +55,7 @@ internal static unsafe class ControlHandlers
         ulong next = Addressing.NextRip(c, op);
         const ulong loaded = Cr0.MP | Cr0.EM | Cr0.TS;
         ulong cr0 = (c->Cr0 & ~loaded) | (value & (loaded | Cr0.PE));
-        if (!p.WriteCr0(c, cr0))
+        if (!p.Control.WriteCr0(c, cr0))
             return OpResult.Fault;
         c->Rip = next;
         return OpResult.EndBlock;

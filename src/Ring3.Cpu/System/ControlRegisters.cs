@@ -3,10 +3,23 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".</summary>
+/// <summary>Control registers and the MSRs that the processor itself uses. Here: writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".</summary>
 /// <remarks>SAFETY: control registers are fields of the state; the four PAE pointers are loaded through the checked walk.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class ControlUnit
 {
+    private readonly CpuState* _state;
+    private readonly Identity _identity;
+    private readonly PagingUnit _paging;
+    private readonly EventUnit _events;
+
+    public ControlUnit(CpuState* state, Identity identity, PagingUnit paging, EventUnit events)
+    {
+        _state = state;
+        _identity = identity;
+        _paging = paging;
+        _events = events;
+    }
+
     private const ulong Cr0Defined = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
 
     /// <summary>MOV to CR0, LMSW, CLTS. False: #GP(0) or an exit is pending and nothing has changed.</summary>
@@ -25,7 +38,7 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         }
         bool pae = (value & Cr0.PG) != 0 && (c->Cr4 & Cr4.PAE) != 0 && (c->Efer & Efer.LME) == 0;
-        if (pae && ((value ^ c->Cr0) & (Cr0.PG | Cr0.CD | Cr0.NW)) != 0 && !Paging.LoadPdptrs(c, c->Cr3))
+        if (pae && ((value ^ c->Cr0) & (Cr0.PG | Cr0.CD | Cr0.NW)) != 0 && !_paging.LoadPdptrs(c, c->Cr3))
             return false;
         if (enable && (c->Efer & Efer.LME) != 0)
             c->Efer |= Efer.LMA;
@@ -38,8 +51,8 @@ public sealed unsafe partial class LogicalProcessor
             c->Cpl = 0;
             c->Ss.Access &= ~Segment.DplMask;
         }
-        Paging.ControlsChanged(c);
-        ModeChanged(c);
+        _paging.ControlsChanged(c);
+        _events.ModeChanged(c);
         return true;
     }
 
@@ -54,7 +67,7 @@ public sealed unsafe partial class LogicalProcessor
                 keep = (value & Cr3.NoFlush) != 0;
                 value &= ~Cr3.NoFlush;
             }
-            if (value >> CpuidFeatures.PhysicalAddressBits != 0)
+            if (value >> _identity.Features.PhysicalAddressBits != 0)
             {
                 Outcome.Raise(c, Vector.GP, 0);
                 return false;
@@ -63,15 +76,15 @@ public sealed unsafe partial class LogicalProcessor
         else
         {
             value = (uint)value;
-            if (CpuMode.PagingModeOf(c) == PagingMode.Pae && !Paging.LoadPdptrs(c, value))
+            if (CpuMode.PagingModeOf(c) == PagingMode.Pae && !_paging.LoadPdptrs(c, value))
                 return false;
         }
         c->Cr3 = value;
-        Paging.CachedCr3 = value;
-        Paging.Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
+        _paging.CachedCr3 = value;
+        _paging.Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
         if (!keep)
-            Paging.FlushCurrentPcid(GuestFlush.Cr3);
-        Paging.UpdateContext(c);
+            _paging.FlushCurrentPcid(GuestFlush.Cr3);
+        _paging.UpdateContext(c);
         return true;
     }
 
@@ -83,7 +96,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private ulong Cr4Defined()
     {
-        ref readonly CpuidFeatures f = ref CpuidFeatures;
+        ref readonly CpuidFeatures f = ref _identity.Features;
         ulong defined = Cr4.TSD | Cr4.DE | Cr4.PCE;
         if (f.Vme) defined |= Cr4.VME | Cr4.PVI;
         if (f.Pse) defined |= Cr4.PSE;
@@ -117,21 +130,21 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         }
         bool pae = (c->Cr0 & Cr0.PG) != 0 && !CpuMode.LongMode(c) && (value & Cr4.PAE) != 0;
-        if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !Paging.LoadPdptrs(c, c->Cr3))
+        if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !_paging.LoadPdptrs(c, c->Cr3))
             return false;
         c->Cr4 = value;
-        Paging.ControlsChanged(c);
+        _paging.ControlsChanged(c);
         if ((set & Cr4.SMEP) != 0)
         {
-            Paging.FlushAllPcids(GuestFlush.Controls, true);
-            Paging.UpdateContext(c);
+            _paging.FlushAllPcids(GuestFlush.Controls, true);
+            _paging.UpdateContext(c);
         }
         return true;
     }
 
     private ulong EferDefined()
     {
-        ref readonly CpuidFeatures f = ref CpuidFeatures;
+        ref readonly CpuidFeatures f = ref _identity.Features;
         ulong defined = Efer.LMA;
         if (f.Syscall) defined |= Efer.SCE;
         if (f.LongMode) defined |= Efer.LME;
@@ -147,7 +160,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!IsValidEfer(value) || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
             return false;
         c->Efer = (value & ~Efer.LMA) | (c->Efer & Efer.LMA);
-        Paging.ControlsChanged(c);
+        _paging.ControlsChanged(c);
         return true;
     }
 }

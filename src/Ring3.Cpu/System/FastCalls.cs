@@ -13,7 +13,7 @@ internal static unsafe class FastCalls
     private static bool HasNarrowSyscall(LogicalProcessor p) => p.Model.IsAmd || p.CpuidFeatures.Vendor == ProcessorVendor.Amd;
 
     /// <summary>SYSENTER and SYSEXIT in long mode are Intel's alone; KVM emulates them for a guest that sees Intel.</summary>
-    private static bool HasSysenter(LogicalProcessor p, CpuState* c) => p.HasWideSysenter || !CpuMode.LongMode(c);
+    private static bool HasSysenter(LogicalProcessor p, CpuState* c) => p.Control.HasWideSysenter || !CpuMode.LongMode(c);
 
     private static Segment Flat(uint selector, uint access) => new() { Selector = (ushort)selector, Access = access, Limit = uint.MaxValue };
 
@@ -56,10 +56,10 @@ internal static unsafe class FastCalls
         c->Cpl = 3;
         ulong image = CpuMode.LongMode(c) ? c->Gpr[11] : Flags.Get(c) | Rflags.IF;
         bool stepped = (c->Rflags & Rflags.TF) != 0;
-        p.SetRflags(c, (image & SysretFlags & (c->CodeBreakpoints != 0 ? ulong.MaxValue : ~Rflags.RF)) | Rflags.Fixed1);
+        p.Events.SetRflags(c, (image & SysretFlags & (c->CodeBreakpoints != 0 ? ulong.MaxValue : ~Rflags.RF)) | Rflags.Fixed1);
         if ((c->Rflags & Rflags.TF) != 0 != stepped)
             DebugTraps.DecideStep(c);
-        p.ModeChanged(c);
+        p.Events.ModeChanged(c);
         return OpResult.EndBlock;
     }
 
@@ -80,7 +80,7 @@ internal static unsafe class FastCalls
         c->Cpl = 0;
         c->Gpr[4] = wide ? c->SysenterEsp : (uint)c->SysenterEsp;
         c->Rip = wide ? c->SysenterEip : (uint)c->SysenterEip;
-        p.ModeChanged(c);
+        p.Events.ModeChanged(c);
         return OpResult.EndBlock;
     }
 
@@ -99,7 +99,7 @@ internal static unsafe class FastCalls
         c->Gpr[4] = size == 8 ? c->Gpr[1] : (uint)c->Gpr[1];
         c->Rip = size == 8 ? c->Gpr[2] : (uint)c->Gpr[2];
         c->Cpl = 3;
-        p.ModeChanged(c);
+        p.Events.ModeChanged(c);
         return OpResult.EndBlock;
     }
 

@@ -61,11 +61,11 @@ internal static unsafe class TableHandlers
     public static OpResult Sidt64(LogicalProcessor p, CpuState* c, Op* op) => StoreTable(p, c, op, &c->Idtr, 8);
 
     public static OpResult Lldt(LogicalProcessor p, CpuState* c, Op* op) =>
-        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.LoadLdt(c, selector, Vector.GP)
+        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.Events.LoadLdt(c, selector, Vector.GP)
             ? OpResult.Next : OpResult.Fault;
 
     public static OpResult Ltr(LogicalProcessor p, CpuState* c, Op* op) =>
-        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.LoadTaskRegister(c, selector)
+        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.Events.LoadTaskRegister(c, selector)
             ? OpResult.Next : OpResult.Fault;
 
     public static OpResult Sldt(LogicalProcessor p, CpuState* c, Op* op) =>
@@ -83,7 +83,7 @@ internal static unsafe class TableHandlers
             return false;
         if (Descriptor.IsNull(selector))
             return true;
-        if (!p.TryReadDescriptor(c, selector, out raw, out bool found))
+        if (!p.Events.TryReadDescriptor(c, selector, out raw, out bool found))
             return false;
         if (!found)
             return true;
@@ -159,13 +159,13 @@ internal static unsafe class TableHandlers
     }
 }
 
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Reads a descriptor without raising anything when it lies beyond its table. False: the read faulted.</summary>
     internal bool TryReadDescriptor(CpuState* c, ushort selector, out ulong raw, out bool found)
     {
         raw = 0;
         found = FindDescriptor(c, selector, 8, out ulong address);
-        return !found || Access.LoadSystem64(c, address, out raw);
+        return !found || _access.LoadSystem64(c, address, out raw);
     }
 }

@@ -7,7 +7,7 @@ namespace Ring3.Cpu;
 internal static unsafe class TransferHandlers
 {
     private static OpResult FarDirect(LogicalProcessor p, CpuState* c, Op* op, int size, bool call) =>
-        p.FarTransfer(c, op->Imm2, op->Imm, size, call, Addressing.NextRip(c, op));
+        p.Events.FarTransfer(c, op->Imm2, op->Imm, size, call, Addressing.NextRip(c, op));
 
     public static OpResult CallPtr16(LogicalProcessor p, CpuState* c, Op* op) => FarDirect(p, c, op, 2, true);
     public static OpResult CallPtr32(LogicalProcessor p, CpuState* c, Op* op) => FarDirect(p, c, op, 4, true);
@@ -16,7 +16,7 @@ internal static unsafe class TransferHandlers
 
     private static OpResult FarIndirect(LogicalProcessor p, CpuState* c, Op* op, int size, bool call) =>
         SegmentHandlers.LoadFarPointer(p, c, op, size, out ulong offset, out ushort selector)
-            ? p.FarTransfer(c, selector, offset, size, call, Addressing.NextRip(c, op)) : OpResult.Fault;
+            ? p.Events.FarTransfer(c, selector, offset, size, call, Addressing.NextRip(c, op)) : OpResult.Fault;
 
     public static OpResult CallM16(LogicalProcessor p, CpuState* c, Op* op) => FarIndirect(p, c, op, 2, true);
     public static OpResult CallM32(LogicalProcessor p, CpuState* c, Op* op) => FarIndirect(p, c, op, 4, true);
@@ -25,18 +25,18 @@ internal static unsafe class TransferHandlers
     public static OpResult JmpM32(LogicalProcessor p, CpuState* c, Op* op) => FarIndirect(p, c, op, 4, false);
     public static OpResult JmpM64(LogicalProcessor p, CpuState* c, Op* op) => FarIndirect(p, c, op, 8, false);
 
-    public static OpResult Retf16(LogicalProcessor p, CpuState* c, Op* op) => p.FarReturn(c, 2, (ushort)op->Imm);
-    public static OpResult Retf32(LogicalProcessor p, CpuState* c, Op* op) => p.FarReturn(c, 4, (ushort)op->Imm);
-    public static OpResult Retf64(LogicalProcessor p, CpuState* c, Op* op) => p.FarReturn(c, 8, (ushort)op->Imm);
+    public static OpResult Retf16(LogicalProcessor p, CpuState* c, Op* op) => p.Events.FarReturn(c, 2, (ushort)op->Imm);
+    public static OpResult Retf32(LogicalProcessor p, CpuState* c, Op* op) => p.Events.FarReturn(c, 4, (ushort)op->Imm);
+    public static OpResult Retf64(LogicalProcessor p, CpuState* c, Op* op) => p.Events.FarReturn(c, 8, (ushort)op->Imm);
 
-    public static OpResult Iret16(LogicalProcessor p, CpuState* c, Op* op) => p.InterruptReturn(c, 2, Addressing.NextRip(c, op));
-    public static OpResult Iret32(LogicalProcessor p, CpuState* c, Op* op) => p.InterruptReturn(c, 4, Addressing.NextRip(c, op));
-    public static OpResult Iret64(LogicalProcessor p, CpuState* c, Op* op) => p.InterruptReturn(c, 8, Addressing.NextRip(c, op));
+    public static OpResult Iret16(LogicalProcessor p, CpuState* c, Op* op) => p.Events.InterruptReturn(c, 2, Addressing.NextRip(c, op));
+    public static OpResult Iret32(LogicalProcessor p, CpuState* c, Op* op) => p.Events.InterruptReturn(c, 4, Addressing.NextRip(c, op));
+    public static OpResult Iret64(LogicalProcessor p, CpuState* c, Op* op) => p.Events.InterruptReturn(c, 8, Addressing.NextRip(c, op));
 
     public static OpResult Int(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (CpuMode.Virtual8086(c))
-            return p.SoftwareInterrupt8086(c, (byte)op->Imm, op->Length, Addressing.NextRip(c, op));
+            return p.Events.SoftwareInterrupt8086(c, (byte)op->Imm, op->Length, Addressing.NextRip(c, op));
         return Outcome.RaiseSoftware(c, (byte)op->Imm, EventType.SoftwareInterrupt, op->Length);
     }
 
