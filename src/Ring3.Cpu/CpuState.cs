@@ -203,7 +203,7 @@ public unsafe struct CpuState
     internal ulong X87Operand;
     /// <summary>The host's MXCSR outside translated code.</summary>
     internal uint HostMxcsr;
-    /// <summary>GCHandle of the processor.</summary>
+    /// <summary>GCHandle of the processor's translator.</summary>
     internal nint Self;
     /// <summary>Joined to the context in the keys of translated jumps: changes when targets may have changed. Low 12 bits 0.</summary>
     internal ulong JumpKey;

@@ -96,4 +96,16 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <inheritdoc cref="ControlUnit.CompleteMsr"/>
     public void CompleteMsr(bool ok, ulong value) => Control.CompleteMsr(ok, value);
+
+    /// <inheritdoc cref="PortInput.InputBytes"/>
+    public int InputBytes => Input.InputBytes;
+
+    /// <inheritdoc cref="PortInput.InputGoesToMemory"/>
+    public bool InputGoesToMemory => Input.InputGoesToMemory;
+
+    /// <inheritdoc cref="PortInput.CompleteIo"/>
+    public InputResult CompleteIo(ReadOnlySpan<byte> data) => Input.CompleteIo(data);
+
+    /// <inheritdoc cref="RandomSource.Seed"/>
+    public void SeedRandom(ulong seed) => Random.Seed(seed);
 }

@@ -35,6 +35,13 @@ public sealed unsafe partial class LogicalProcessor
     internal readonly EventUnit Events;
     /// <summary>Control registers and MSRs.</summary>
     internal readonly ControlUnit Control;
+    /// <summary>Input that the owner is asked for.</summary>
+    internal readonly PortInput Input;
+    /// <summary>RIP to block.</summary>
+    internal readonly CodeFetch Fetch;
+    internal readonly Interpreter Interpreter;
+    internal readonly Translator Translator;
+    internal readonly RandomSource Random = new();
     /// <summary>Host memory that is gone.</summary>
     internal readonly MemoryGuard Guard = new();
 
@@ -44,7 +51,6 @@ public sealed unsafe partial class LogicalProcessor
         Model = machine.Model;
         NotesEveryX87 = Model.NotesEveryX87;
         Identity = new Identity(Model);
-        _decoder = new BlockDecoder(Model);
         CpuState.CheckLayout();
         State = ProcessorMemory.Map();
         Exit = (ExitInfo*)HostMemory.Map((nuint)sizeof(ExitInfo));
@@ -53,9 +59,12 @@ public sealed unsafe partial class LogicalProcessor
         Access = new GuestAccess(Paging, Model);
         Events = new EventUnit(State, Identity, Paging, Access, Guard);
         Control = new ControlUnit(State, Identity, Paging, Events);
+        Input = new PortInput(State, Paging, Access, Guard);
         Forms = VectorForms.At(0);
         Reset(false);
-        InitializeTranslator();
+        Fetch = new CodeFetch(State, Paging, machine.Blocks, Model);
+        Interpreter = new Interpreter(this, Fetch);
+        Translator = new Translator(this, Fetch);
         Observer = Paging.Observer = ExecutionObserver.Make?.Invoke(this);
     }
 
@@ -69,9 +78,9 @@ public sealed unsafe partial class LogicalProcessor
     internal void Free()
     {
         Paging.Free();
-        FreeLookup();
+        Fetch.Free();
         Access.Free();
-        FreeTranslator();
+        Translator.Free();
         HostMemory.Unmap(Exit, (nuint)sizeof(ExitInfo));
         ProcessorMemory.Unmap(State);
     }

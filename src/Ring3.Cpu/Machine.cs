@@ -22,7 +22,7 @@ public sealed unsafe partial class Machine : IDisposable
     public LogicalProcessor CreateProcessor()
     {
         LogicalProcessor p = new(this);
-        Blocks.Join(p);
+        Blocks.Join(p.Fetch);
         LogicalProcessor[] others;
         do
             others = Volatile.Read(ref _processors);
@@ -72,7 +72,7 @@ public sealed unsafe partial class Machine : IDisposable
     {
         ulong translated = 0;
         foreach (LogicalProcessor p in Processors)
-            translated += p.Counters.Translated;
+            translated += p.Translator.Counters.Translated;
         return Blocks.Summarize(hottest, translated);
     }
 }

@@ -230,12 +230,12 @@ public sealed unsafe class CoreSharedCodeTests
         {
             for (; !Volatile.Read(ref ends); Volatile.Write(ref found, found + 1))
             {
-                Block* b = FindBlock(h.Cpu, h.State, h.State->BlockMode);
+                Block* b = h.Cpu.Fetch.FindBlock(h.State, h.State->BlockMode);
                 if (Volatile.Read(ref Block.FirstOp(b)->Kind) != (ushort)OpKind.Stale)
                     continue;
                 // Dropped. If since it was found, then its arena waits for this processor: behind the lock the drop has ended, and with it the epoch.
                 using (DecodeLock(h.Machine).Enter())
-                    Assert.NotEqual(h.Machine.Blocks.Epoch, JumpEpoch(h.Cpu));
+                    Assert.NotEqual(h.Machine.Blocks.Epoch, h.Cpu.Fetch.JumpEpoch);
             }
         }
         finally
@@ -256,14 +256,6 @@ public sealed unsafe class CoreSharedCodeTests
 
     [UnsafeAccessor(UnsafeAccessorKind.Method)]
     private static extern void DropAll(BlockCache blocks);
-
-    [UnsafeAccessor(UnsafeAccessorKind.Method)]
-    private static extern Block* FindBlock(LogicalProcessor cpu, CpuState* c, uint mode);
-
-    [UnsafeAccessor(UnsafeAccessorKind.Field, Name = "_jumpEpoch")]
-    private static extern ref long JumpEpochField(LogicalProcessor cpu);
-
-    private static long JumpEpoch(LogicalProcessor cpu) => JumpEpochField(cpu);
 
     [Fact]
     public void AKickIsSeenInATightLoop()

@@ -23,20 +23,20 @@ internal sealed unsafe partial class BlockCache
     private BlockArena _arena;
     /// <summary>Which host memory holds decoded code.</summary>
     public readonly CodeMap CodeMap = new();
-    private LogicalProcessor[] _readers = [];
+    private CodeFetch[] _readers = [];
     private long _epoch = 1;
     private bool _externalWriters;
 
     public BlockCache() => _arenas = [_arena = new BlockArena(ArenaBytes)];
 
-    /// <summary>A processor is to read blocks. Any thread.</summary>
-    public void Join(LogicalProcessor p)
+    /// <summary>A processor is to read blocks through its fetch unit. Any thread.</summary>
+    public void Join(CodeFetch reader)
     {
         using (_decodeLock.Enter())
         {
             if (_readers.Length != 0)
                 Volatile.Write(ref _stampsShared, true);
-            Volatile.Write(ref _readers, [.. _readers, p]);
+            Volatile.Write(ref _readers, [.. _readers, reader]);
         }
     }
 
@@ -312,7 +312,7 @@ internal sealed unsafe partial class BlockCache
         Interlocked.MemoryBarrierProcessWide();
         long oldest = long.MaxValue;
         int retired = 0;
-        foreach (LogicalProcessor p in _readers)
+        foreach (CodeFetch p in _readers)
             oldest = Math.Min(oldest, Volatile.Read(ref p.ActiveEpoch));
         BlockArena? free = null;
         foreach (BlockArena a in _arenas)
@@ -322,7 +322,7 @@ internal sealed unsafe partial class BlockCache
                 free = a;
         }
         if (retired > PatientArenas)
-            foreach (LogicalProcessor p in _readers)
+            foreach (CodeFetch p in _readers)
                 if (Volatile.Read(ref p.ActiveEpoch) != long.MaxValue)
                     p.RequestExit();
         if (free == null)

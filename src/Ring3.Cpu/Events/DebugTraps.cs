@@ -10,7 +10,6 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: pending traps are bits of one field of the state.</remarks>
 internal static unsafe class DebugTraps
 {
-
     /// <summary>Whether an event of this kind leaves pending traps for its handler's first instruction.</summary>
     internal static bool KeepsDebugTraps(in PendingEvent e) => e.Type is EventType.SoftwareInterrupt or EventType.SoftwareException;
 

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Ring3.Arch;
 
 namespace Ring3.Cpu;
@@ -57,4 +58,11 @@ internal sealed unsafe partial class EventUnit
             return false;
         }
     }
+
+    /// <summary>Whether something must happen at this instruction boundary before the fast loop goes on.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static bool NeedsAttention(CpuState* c)
+        => (c->InterruptShadow | c->StepMode | c->PendingDebug) != 0
+        || (c->RequestInterruptWindow != 0 && (c->Rflags & Arch.Rflags.IF) != 0)
+        || (c->RequestNmiWindow != 0 && c->NmiBlocked == 0);
 }

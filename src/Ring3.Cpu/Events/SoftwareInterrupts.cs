@@ -6,7 +6,6 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: fills the three fields of the state that describe a pending event.</remarks>
 internal sealed unsafe partial class EventUnit
 {
-
     /// <summary>The event at this instruction boundary that comes first: of <paramref name="waiting"/>, what the owner or the processor knows of, and the pending debug traps.</summary>
     public BoundaryEvents FirstEvent(BoundaryEvents waiting, EventBlocking blocking = 0)
     {

@@ -18,7 +18,7 @@ internal static unsafe class BusLock
     {
         if (c->BusLockExits == 0 || end != OpResult.Next)
             return end;
-        LogicalProcessor.Uncount(c, LogicalProcessor.BlockOf(op), op + 1);
+        Interpreter.Uncount(c, Interpreter.BlockOf(op), op + 1);
         c->Rip = Addressing.NextRip(c, op);
         c->Exit->Reason = ExitReason.BusLock;
         return OpResult.RetiredExit;

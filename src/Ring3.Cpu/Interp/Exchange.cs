@@ -30,7 +30,7 @@ internal static unsafe class ExchangeHandlers
     {
         ulong accumulator = W.Get((byte*)c);
         SplitCompare change = new() { Expected = accumulator, Desired = Shape.Reg1<W>(c, op) };
-        OpResult end = p.Change(c, linear, W.Bytes, ref change, out ulong old);
+        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             Finish<W>(c, accumulator, old);
         return BusLock.BusLocked(c, op, end);
@@ -89,7 +89,7 @@ internal static unsafe class ExchangeHandlers
             return Pair8Apart(p, c, linear);
         ulong expected = Expected8(c);
         SplitCompare change = new() { Expected = expected, Desired = Desired8(c) };
-        OpResult end = p.Change(c, linear, 8, ref change, out ulong old);
+        OpResult end = p.ChangeSplit(c, linear, 8, ref change, out ulong old);
         if (end == OpResult.Next)
             Finish8(c, expected, old);
         return BusLock.BusLocked(c, op, end);

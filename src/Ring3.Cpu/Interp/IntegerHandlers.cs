@@ -59,19 +59,19 @@ internal static unsafe class IntegerHandlers
     private static OpResult Pause(LogicalProcessor p, CpuState* c, Op* op)
     {
         c->Rip = Addressing.NextRip(c, op);
-        if (!p.SpinsTooLong(c))
+        if (!p.Interpreter.SpinsTooLong(c))
             return OpResult.EndBlock;
         Outcome.Leave(c, ExitReason.Pause);
         return OpResult.RetiredExit;
     }
 }
 
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class Interpreter
 {
     /// <summary>PAUSEs that are farther apart than this many instructions belong to different loops.</summary>
     private const ulong PauseGap = 128;
 
-    private uint _pauses;
+    internal uint Pauses;
     private ulong _lastPause;
 
     /// <summary>Counts a PAUSE; true when the loop that it belongs to has reached <see cref="CpuState.PauseLoopWindow"/>.</summary>
@@ -79,11 +79,11 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (c->PauseLoopWindow == 0)
             return false;
-        _pauses = c->InstructionsRetired - _lastPause > PauseGap ? 1 : _pauses + 1;
+        Pauses = c->InstructionsRetired - _lastPause > PauseGap ? 1 : Pauses + 1;
         _lastPause = c->InstructionsRetired;
-        if (_pauses < c->PauseLoopWindow)
+        if (Pauses < c->PauseLoopWindow)
             return false;
-        _pauses = 0;
+        Pauses = 0;
         return true;
     }
 }

@@ -118,7 +118,7 @@ internal static unsafe class MiscHandlers
 
     private static OpResult RandomNumber(LogicalProcessor p, CpuState* c, Op* op)
     {
-        SlowOperands.Set(c, op->Reg0, op->Size, p.Observer is null ? p.NextRandom() : p.Observer.Input(p, p.NextRandom()));
+        SlowOperands.Set(c, op->Reg0, op->Size, p.Observer is null ? p.Random.Next() : p.Observer.Input(p, p.Random.Next()));
         Flags.SetStatus(c, Rflags.CF);
         return OpResult.Next;
     }
@@ -203,28 +203,4 @@ public static unsafe class GuestTsc
 
 public sealed unsafe partial class LogicalProcessor
 {
-    private ulong _randomState;
-    private bool _randomSeeded;
-
-    /// <summary>Makes RDRAND and RDSEED repeatable.</summary>
-    public void SeedRandom(ulong seed)
-    {
-        _randomState = seed;
-        _randomSeeded = true;
-    }
-
-    /// <summary>Next value of RDRAND: the host's generator, or a SplitMix64 sequence when seeded.</summary>
-    internal ulong NextRandom()
-    {
-        ulong value;
-        if (!_randomSeeded)
-        {
-            RandomNumberGenerator.Fill(new Span<byte>(&value, sizeof(ulong)));
-            return value;
-        }
-        value = _randomState += 0x9e3779b97f4a7c15;
-        value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
-        value = (value ^ value >> 27) * 0x94d049bb133111eb;
-        return value ^ value >> 31;
-    }
 }

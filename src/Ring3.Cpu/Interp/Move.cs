@@ -83,7 +83,7 @@ internal static unsafe class MoveHandlers
     private static OpResult ExchangeSplit<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
     {
         SplitExchange change = new() { Value = Shape.Reg1<W>(c, op) };
-        OpResult end = p.Change(c, linear, W.Bytes, ref change, out ulong old);
+        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             W.Set((byte*)c + op->Reg1, old);
         return BusLock.BusLocked(c, op, end);

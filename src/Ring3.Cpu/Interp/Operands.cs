@@ -93,7 +93,7 @@ internal static unsafe class Shape
     private static OpResult ModifySplit<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
     {
         SplitModify<W, O> change = new() { State = c, Source = source };
-        OpResult end = p.Change(c, linear, W.Bytes, ref change, out ulong old);
+        OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             O.Finish<W>(c, op, old, source, change.Result & Width.Mask<W>());
         return BusLock.BusLocked(c, op, end);

@@ -103,7 +103,7 @@ internal static unsafe class PortHandlers
         int size = SizeOf(op);
         if (!Allowed(p, c, port, size))
             return OpResult.Fault;
-        p.InputOp = default;
+        p.Input.Pending = default;
         Describe(p, c, op, port, size, false, false, 1);
         return OpResult.Fault;
     }
@@ -127,14 +127,14 @@ internal static unsafe class PortHandlers
         ulong count = Repeats(op) ? c->Gpr[Rcx] & run.Mask : 1;
         if (count == 0)
             return Nothing(c, op);
-        if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
+        if (!run.Linear(c, Rsi, op->Seg, AccessKind.Read, out ulong from))
             return OpResult.Fault;
         byte* source = p.Access.ReadPtr(c, from, size);
         if (source == null)
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)SlowOperands.Load(source, size);
         run.Advance(c, Rsi, 1);
-        count = run.CountDown(p, c, op, count, 1);
+        count = run.CountDown(p.Access, c, op, count, 1);
         Describe(p, c, op, port, size, true, true, 1);
         Breakpoints.NotePort(c, port, size);
         c->Rip = count == 0 ? Addressing.NextRip(c, op) : Addressing.RipOf(c, op);
@@ -155,10 +155,10 @@ internal static unsafe class PortHandlers
         // A breakpoint on the port traps behind each iteration.
         ulong batch = Breakpoints.WatchesPorts(c) ? 1 : Math.Min(count, MaxBatch / (uint)size);
         // The destination is checked before the device is read, so that no input is lost to a page fault.
-        if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, batch, ref n) == null
-            && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.Access.WritePtr(c, to, size) == null))
+        if (run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, batch, ref n) == null
+            && (!run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.Access.WritePtr(c, to, size) == null))
             return OpResult.Fault;
-        p.BeginStringInput(op, size, (uint)n);
+        p.Input.Begin(op, size, (uint)n);
         Describe(p, c, op, port, size, false, true, (uint)n);
         return OpResult.Fault;
     }
@@ -166,99 +166,9 @@ internal static unsafe class PortHandlers
 
 public sealed unsafe partial class LogicalProcessor
 {
-    /// <summary>The INS of the last input exit; Length 0 for IN.</summary>
-    internal Op InputOp;
-
-    /// <summary>Elements of the input, those that CompleteIo has stored before it met an obstacle, and bytes of one: <see cref="Exit"/> may describe an access to where they go.</summary>
-    private uint _inputCount, _inputDone;
-    private int _inputSize;
-
-    internal void BeginStringInput(Op* op, int size, uint count) => (InputOp, _inputSize, _inputCount, _inputDone) = (*op, size, count, 0);
-
-    /// <summary>Bytes that <see cref="CompleteIo"/> wants for the INS of the last input exit.</summary>
-    public int InputBytes => _inputSize * (int)_inputCount;
-
-    /// <summary>Whether the input of the last <see cref="ExitReason.Io"/> exit goes to guest memory: <see cref="CompleteIo"/> then follows translations and nested tables as the guest does.</summary>
-    public bool InputGoesToMemory => InputOp.Length != 0;
-
-    /// <summary>Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as zero.</summary>
-    /// <returns>Anything but Done: to be called again with the same data, before the next entry. After Mmio the owner has first made the access that <see cref="Exit"/> describes, and called CompleteMmio.</returns>
-    public InputResult CompleteIo(ReadOnlySpan<byte> data)
-    {
-        CpuState* c = State;
-        if (InputOp.Length == 0)
-        {
-            int size = Exit->Size;
-            ulong value = 0;
-            data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
-            SlowOperands.Set(c, 0, size, value);
-            SkipInstruction();
-            Breakpoints.NotePort(c, Exit->Port, size);
-            return InputResult.Done;
-        }
-        FaultRecord* faults = Guard.Record = FaultGuard.RecordOfThread(Guard.Record);
-        faults->Inside = 1;
-        try
-        {
-            return StoreInput(c, data, _inputSize);
-        }
-        catch (NullReferenceException) when (faults->Pending != 0)
-        {
-            faults->Pending = 0;
-            return InputResult.HostMemoryGone;
-        }
-        finally { faults->Inside = 0; }
-    }
-
-    private InputResult StoreInput(CpuState* c, ReadOnlySpan<byte> data, int size)
-    {
-        Paging.UpdateContext(c);
-        Access.Replay.Begin();
-        byte length = InputOp.Length;
-        Exit->Reason = ExitReason.Io;
-        Op op = InputOp;
-        StringRun run = new(c, &op, size);
-        ulong count = (op.Flags & (OpFlags.Rep | OpFlags.Repne)) != 0 ? c->Gpr[1] & run.Mask : 1;
-        // The owner may have changed the count register: it decides how many elements are still wanted.
-        for (uint i = _inputDone; i < _inputCount && count != 0; _inputDone = ++i)
-        {
-            ulong value = 0;
-            ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];
-            rest[..Math.Min(rest.Length, size)].CopyTo(new Span<byte>(&value, 8));
-            byte* target = run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to) ? Access.WritePtr(c, to, size) : null;
-            bool stored = false;
-            if (target != null)
-            {
-                SlowOperands.Store(target, size, value);
-                stored = Access.EndWrite(c, target, to, size) == OpResult.Next;
-            }
-            if (!stored)
-            {
-                c->ExitPending = 0;
-                switch (Exit->Reason)
-                {
-                    case ExitReason.NestedFault: return InputResult.NestedFault;
-                    case ExitReason.DirtyLogFull: return InputResult.DirtyLogFull;
-                    case ExitReason.Mmio: return InputResult.Mmio;
-                }
-                // Ins checked the destination; the guest or the owner has taken it away meanwhile, and then the input has nowhere to go.
-                break;
-            }
-            run.Advance(c, 7, 1);
-            count = run.CountDown(this, c, &op, count, 1);
-        }
-        _inputDone = 0;
-        c->ExitPending = 0;
-        if (count == 0)
-            Outcome.Retire(c, length);
-        else
-            Outcome.RetireIteration(c);
-        Breakpoints.NotePort(c, Exit->Port, size);
-        return InputResult.Done;
-    }
 }
 
-/// <summary>How far <see cref="LogicalProcessor.CompleteIo"/> came.</summary>
+/// <summary>How far <see cref="PortInput.CompleteIo"/> came.</summary>
 public enum InputResult
 {
     Done,

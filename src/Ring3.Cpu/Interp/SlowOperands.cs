@@ -104,7 +104,7 @@ internal static unsafe class SlowOperands
         if ((op->Flags & OpFlags.Lock) == 0 || !BusLock.IsSplit(linear, size))
             return ModifyWhole<T>(p, c, op, linear, size);
         SplitModify<T> change = new() { State = c, Op = op, Size = size };
-        OpResult end = p.Change(c, linear, size, ref change, out _);
+        OpResult end = p.ChangeSplit(c, linear, size, ref change, out _);
         if (end == OpResult.Next)
             Flags.SetStatus(c, change.Status);
         return BusLock.BusLocked(c, op, end);

@@ -92,12 +92,12 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1;
-            byte* source = run.Direct(p, c, Rsi, op->Seg, false, count, ref n), target = source != null ? run.Direct(p, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
+            byte* source = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), target = source != null ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
             ulong moved = 0;
             if (target != null)
             {
                 moved = CopyRun(source, target, n, T.Size, run.Step);
-                run.Written(p, c, target, n);
+                run.Written(p.Access, c, target, n);
             }
             if (moved != 0)
                 n = moved;
@@ -110,7 +110,7 @@ internal static unsafe class StringHandlers
             }
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (count != 0 && MustStop(c))
                 return End(c, op, false);
         }
@@ -120,7 +120,7 @@ internal static unsafe class StringHandlers
     private static bool MoveOne<T>(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run) where T : IElement
     {
         // The load is complete, with the faults of its page, before the store begins.
-        return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) && StoreOne(p, c, to, T.Size, value);
+        return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) && StoreOne(p, c, to, T.Size, value);
     }
 
     private static bool StoreOne(LogicalProcessor p, CpuState* c, ulong to, int size, ulong value)
@@ -159,16 +159,16 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1;
-            byte* target = run.Direct(p, c, Rdi, SegmentIndex.ES, true, count, ref n);
+            byte* target = run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, count, ref n);
             if (target != null)
             {
                 FillRun(run.Step > 0 ? target : target - ((long)n - 1) * T.Size, (int)n, T.Size, c->Gpr[0]);
-                run.Written(p, c, target, n);
+                run.Written(p.Access, c, target, n);
             }
-            else if (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || !StoreOne(p, c, to, T.Size, c->Gpr[0]))
+            else if (!run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || !StoreOne(p, c, to, T.Size, c->Gpr[0]))
                 return OpResult.Fault;
             run.Advance(c, Rdi, n);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (count != 0 && MustStop(c))
                 return End(c, op, false);
         }
@@ -192,14 +192,14 @@ internal static unsafe class StringHandlers
         ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
-            if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
+            if (!run.Linear(c, Rsi, op->Seg, AccessKind.Read, out ulong from))
                 return OpResult.Fault;
             byte* source = p.Access.ReadPtr(c, from, T.Size);
             if (source == null)
                 return OpResult.Fault;
             SlowOperands.Set(c, 0, T.Size, SlowOperands.Load(source, T.Size));
             run.Advance(c, Rsi, 1);
-            count = run.CountDown(p, c, op, count, 1);
+            count = run.CountDown(p.Access, c, op, count, 1);
             if (count != 0 && MustStop(c))
                 return End(c, op, false);
         }
@@ -218,7 +218,7 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1, a, b;
-            byte* first = run.Direct(p, c, Rsi, op->Seg, false, count, ref n), second = first != null ? run.Direct(p, c, Rdi, SegmentIndex.ES, false, count, ref n) : null;
+            byte* first = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), second = first != null ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, false, count, ref n) : null;
             if (second != null)
             {
                 ulong done = 0;
@@ -242,7 +242,7 @@ internal static unsafe class StringHandlers
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
             SubtractStatus(c, a, b, T.Size);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (repeats && Ends(op, a == b))
                 break;
             if (count != 0 && MustStop(c))
@@ -269,7 +269,7 @@ internal static unsafe class StringHandlers
     private static bool LoadElement(LogicalProcessor p, CpuState* c, ref StringRun run, int register, int segment, out ulong value)
     {
         value = 0;
-        if (!run.Linear(p, c, register, segment, AccessKind.Read, out ulong linear))
+        if (!run.Linear(c, register, segment, AccessKind.Read, out ulong linear))
             return false;
         byte* ptr = p.Access.ReadPtr(c, linear, run.Size);
         if (ptr == null)
@@ -288,7 +288,7 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1, b;
-            byte* source = run.Direct(p, c, Rdi, SegmentIndex.ES, false, count, ref n);
+            byte* source = run.Direct(p.Access, c, Rdi, SegmentIndex.ES, false, count, ref n);
             if (source != null)
                 b = ScanRun<T>(op, source, a, run.Step, ref n);
             else
@@ -298,7 +298,7 @@ internal static unsafe class StringHandlers
             }
             run.Advance(c, Rdi, n);
             SubtractStatus(c, a, b, T.Size);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (repeats && Ends(op, a == b))
                 break;
             if (count != 0 && MustStop(c))

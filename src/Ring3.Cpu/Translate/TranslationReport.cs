@@ -37,7 +37,7 @@ internal static unsafe class TranslationReport
         StringBuilder text = new("-- summary\n");
         foreach (LogicalProcessor p in machine.Processors)
         {
-            TranslationCounters n = p.Counters;
+            TranslationCounters n = p.Translator.Counters;
             ulong retired = p.State->InstructionsRetired;
             string share = Percent(n.Translated, retired);
             text.Append($"processor: {retired} instructions, {n.Translated} in translated code ({share}), {n.Entries} entries\n");

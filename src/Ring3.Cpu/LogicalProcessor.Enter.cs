@@ -1,5 +1,6 @@
 using Iced.Intel;
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -23,15 +24,15 @@ public sealed unsafe partial class LogicalProcessor
         c->PendingNonCanonical = 0;
         Paging.UpdateContext(c);
         Breakpoints.UpdateStep(c);
-        EnterEpoch();
+        Fetch.EnterEpoch();
         // PAIRS-WITH: Machine.StopOthers (the word, a process-wide barrier, then the epoch).
         if (Machine.IsBusTaken)
             AwaitBus();
         Access.Replay.Begin();
-        _pauses = 0;
+        Interpreter.Pauses = 0;
         c->TimerLook = ulong.MaxValue;
         ExitReason reason = RunGuarded(c);
-        LeaveEpoch();
+        Fetch.LeaveEpoch();
         AtBus = 0;
         VectorUnit.Park(c);
         return reason;
@@ -69,7 +70,7 @@ public sealed unsafe partial class LogicalProcessor
                 return Exit->Reason = ExitReason.Request;
             if (c->InstructionsRetired >= c->TimerLook && DeadlineTimer.HasCome(c))
                 return Exit->Reason = ExitReason.Timer;
-            if (NeedsAttention(c) || Access.Replay.InProgress)
+            if (EventUnit.NeedsAttention(c) || Access.Replay.InProgress)
             {
                 if (!Step(c))
                     return Exit->Reason;
@@ -78,25 +79,25 @@ public sealed unsafe partial class LogicalProcessor
             // The loop reads it together with ExitRequest: a store to one of the two would delay that.
             if (c->Attention != 0)
                 c->Attention = 0;
-            Block* b = stale ? FindBlock(c, CpuMode.CodeMode(c)) : Lookup(c, CpuMode.CodeMode(c));
+            Block* b = stale ? Fetch.FindBlock(c, CpuMode.CodeMode(c)) : Fetch.Lookup(c, CpuMode.CodeMode(c));
             if (b == null)
             {
                 if (!Faulted(c))
                     return Exit->Reason;
                 continue;
             }
-            if (_link != null)
-                Connect(c, b);
+            if (Fetch.Link != null)
+                Fetch.Connect(c, b);
             c->BlockRip = c->Rip;
             LoopExit how;
-            if (b->Code != 0 && !_interpretOnce && CanTranslate(c))
+            if (b->Code != 0 && !Translator.InterpretOnce && Translator.CanTranslate(c))
             {
-                how = RunTranslated(c, b);
+                how = Translator.RunTranslated(c, b);
             }
             else
             {
-                how = LoopGuarded(c, b);
-                _interpretOnce = false;
+                how = Interpreter.LoopGuarded(c, b);
+                Translator.InterpretOnce = false;
             }
             stale = how == LoopExit.Stale;
             if (how == LoopExit.RetiredExit || (how == LoopExit.Fault && !Faulted(c)))
@@ -107,7 +108,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>An instruction did not retire. False: leave the guest.</summary>
     private bool Faulted(CpuState* c)
     {
-        _link = null;
+        Fetch.Link = null;
         if (c->ExitPending != 0)
             return false;
         Access.Replay.Retire();
@@ -154,8 +155,8 @@ public sealed unsafe partial class LogicalProcessor
         ushort heldTraps = c->PendingDebug;
         ulong kept = c->Rflags & (Rflags.TF | Rflags.RF);
         uint mode = CpuMode.CodeMode(c) | BlockMode.Single;
-        _link = null;
-        Block* b = Lookup(c, mode);
+        Fetch.Link = null;
+        Block* b = Fetch.Lookup(c, mode);
         if (b == null)
             return Faulted(c);
         c->InterruptShadow = 0;
@@ -163,9 +164,9 @@ public sealed unsafe partial class LogicalProcessor
         c->TrapDecided = 0;
         c->Attention = 1;
         c->BlockRip = c->Rip;
-        LoopExit how = LoopGuarded(c, b);
+        LoopExit how = Interpreter.LoopGuarded(c, b);
         c->Attention = 0;
-        _link = null;
+        Fetch.Link = null;
         if (how == LoopExit.Fault)
         {
             c->Rflags |= kept & Rflags.RF;
@@ -180,7 +181,7 @@ public sealed unsafe partial class LogicalProcessor
             // Invalidated before it started: refresh the jump cache and come back.
             c->InterruptShadow = shadow;
             c->Rflags |= kept & Rflags.RF;
-            return FindBlock(c, mode) != null || Faulted(c);
+            return Fetch.FindBlock(c, mode) != null || Faulted(c);
         }
         Access.Replay.Retire();
         if (c->TrapDecided == 0)
@@ -209,23 +210,6 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>
     public void SkipInstruction() => Outcome.Retire(State, Exit->InstructionLength);
 
-    private const ulong Dr7Enables = 0xff;
-
-    /// <summary>With an <see cref="ExitReason.Mmio"/> exit: says whether the access is all that is left of its instruction, a plain store. Breakpoints on data are noted by the store itself, so with them it is not.</summary>
-    private void NoteLastAccess(CpuState* c, Op* op)
-    {
-        int size = (Code)op->Code switch
-        {
-            Code.Mov_rm8_r8 or Code.Mov_rm8_imm8 or Code.Mov_moffs8_AL => 1,
-            Code.Mov_rm16_r16 or Code.Mov_rm16_imm16 or Code.Mov_moffs16_AX => 2,
-            Code.Mov_rm32_r32 or Code.Mov_rm32_imm32 or Code.Mov_moffs32_EAX => 4,
-            Code.Mov_rm64_r64 or Code.Mov_rm64_imm32 or Code.Mov_moffs64_RAX => 8,
-            _ => 0,
-        };
-        if (size == Exit->Size && Exit->IsWrite != 0 && Access.Replay.IsFirst && (c->Dr7 & Dr7Enables) == 0 && c->HostBreakpoints == 0)
-            Exit->InstructionLength = op->Length;
-    }
-
     /// <summary>Retires the store of the last <see cref="ExitReason.Mmio"/> exit, whose InstructionLength says that nothing else is left of it; the owner makes the access.</summary>
     public void SkipStore()
     {
@@ -250,4 +234,29 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>The debug traps that wait for delivery, for an owner that reports them itself; none wait after it.</summary>
     public ulong TakePendingDebug() => DebugTraps.Take(State);
+
+    private ExitReason RunGuarded(CpuState* c)
+    {
+        FaultRecord* faults = Guard.Record = FaultGuard.RecordOfThread(Guard.Record);
+        faults->Inside = 1;
+        ExitReason reason;
+        // Not a finally: it would be a call on each exit.
+        try
+        {
+            reason = Run(c);
+        }
+        catch (NullReferenceException) when (faults->Pending != 0)
+        {
+            // Between instructions, or fetching one: RIP is exact.
+            Guard.Failed(c);
+            reason = Exit->Reason;
+        }
+        catch
+        {
+            faults->Inside = 0;
+            throw;
+        }
+        faults->Inside = 0;
+        return reason;
+    }
 }

@@ -17,10 +17,28 @@ internal unsafe struct JumpEntry
 /// Epochs: a processor that is inside the guest publishes the machine's epoch before it reads any block pointer; arenas retired since are kept until it publishes a newer one.
 /// SAFETY: block pointers are used only inside the epoch in which they were read; the jump cache and the pending link are forgotten when the epoch changes. Host addresses come from TranslateExecute.
 /// </remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class CodeFetch
 {
-    private const int JumpEntries = 8192;
-    private const ulong BlockAddress = (1UL << 48) - 1;
+    private readonly CpuState* _state;
+    private readonly PagingUnit _paging;
+    private readonly BlockCache _blocks;
+
+    public CodeFetch(CpuState* state, PagingUnit paging, BlockCache blocks, ProcessorModel model)
+    {
+        _state = state;
+        _paging = paging;
+        _blocks = blocks;
+        _decoder = new BlockDecoder(model);
+    }
+
+    /// <summary>Makes the processor leave the guest. Any thread.</summary>
+    public void RequestExit() => Volatile.Write(ref _state->ExitRequest, 1);
+
+    /// <summary>The jump cache is of the current translations.</summary>
+    internal bool IsCurrent => JumpGeneration == _paging.Tlb.FetchGeneration;
+
+    internal const int JumpEntries = 8192;
+    internal const ulong BlockAddress = (1UL << 48) - 1;
 
     /// <summary>Machine epoch this processor may hold block pointers of; <see cref="long.MaxValue"/> outside the guest.</summary>
     internal long ActiveEpoch = long.MaxValue;
@@ -28,71 +46,71 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>So many entries of the jump cache are remembered as written; forgetting them one by one is cheaper than forgetting all.</summary>
     private const int RememberedJumps = 256;
 
-    private readonly JumpEntry* _jumps = (JumpEntry*)HostMemory.Map((nuint)(JumpEntries * sizeof(JumpEntry) + RememberedJumps * sizeof(ushort)));
+    internal readonly JumpEntry* Jumps = (JumpEntry*)HostMemory.Map((nuint)(JumpEntries * sizeof(JumpEntry) + RememberedJumps * sizeof(ushort)));
     private readonly BlockDecoder _decoder;
 
-    private void FreeLookup()
+    internal void Free()
     {
-        HostMemory.Unmap(_jumps, (nuint)(JumpEntries * sizeof(JumpEntry) + RememberedJumps * sizeof(ushort)));
+        HostMemory.Unmap(Jumps, (nuint)(JumpEntries * sizeof(JumpEntry) + RememberedJumps * sizeof(ushort)));
         _decoder.Free();
     }
 
     /// <summary>Indices of the entries written since all were forgotten, in the order of writing, behind the entries themselves.</summary>
-    private ushort* WrittenJumps => (ushort*)(_jumps + JumpEntries);
+    private ushort* WrittenJumps => (ushort*)(Jumps + JumpEntries);
     private int _jumpsWritten;
 
-    private long _jumpEpoch;
-    private uint _jumpGeneration;
+    internal long JumpEpoch;
+    internal uint JumpGeneration;
     /// <summary>Successor slot of the block that was left last, when its target may be linked; else null.</summary>
-    private Block** _link;
+    internal Block** Link;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void EnterEpoch()
+    internal void EnterEpoch()
     {
         long epoch;
         do
         {
-            epoch = Machine.Blocks.Epoch;
+            epoch = _blocks.Epoch;
             Volatile.Write(ref ActiveEpoch, epoch);
             // PAIRS-WITH: BlockCache.DropAll (new epoch, process-wide barrier, ActiveEpoch read). That barrier orders this store before the next load on this processor, too, so no fence is paid here;
             // the compiler keeps the order of volatile accesses.
         }
-        while (Machine.Blocks.Epoch != epoch);
-        State->EntryStamp = Machine.Blocks.NextEntryStamp();
-        if (_jumpEpoch != epoch || _jumpGeneration != Paging.Tlb.FetchGeneration)
+        while (_blocks.Epoch != epoch);
+        _state->EntryStamp = _blocks.NextEntryStamp();
+        if (JumpEpoch != epoch || JumpGeneration != _paging.Tlb.FetchGeneration)
             ForgetJumps(epoch);
     }
 
-    private void LeaveEpoch()
+    internal void LeaveEpoch()
     {
-        _link = null;
+        Link = null;
         Volatile.Write(ref ActiveEpoch, long.MaxValue);
     }
 
     private void ForgetJumps(long epoch)
     {
         if (_jumpsWritten > RememberedJumps)
-            new Span<JumpEntry>(_jumps, JumpEntries).Clear();
+            new Span<JumpEntry>(Jumps, JumpEntries).Clear();
         else
             for (int i = 0; i < _jumpsWritten; i++)
-                _jumps[WrittenJumps[i]] = default;
+                Jumps[WrittenJumps[i]] = default;
         _jumpsWritten = 0;
-        _jumpEpoch = epoch;
-        _jumpGeneration = Paging.Tlb.FetchGeneration;
-        _link = null;
+        JumpEpoch = epoch;
+        JumpGeneration = _paging.Tlb.FetchGeneration;
+        Link = null;
     }
 
-    private static uint JumpIndex(ulong linear) => (uint)(linear ^ linear >> 13) & (JumpEntries - 1);
+    internal static uint JumpIndex(ulong linear) => (uint)(linear ^ linear >> 13) & (JumpEntries - 1);
 
     /// <summary>Block at CS:RIP for a mode, through the jump cache. Null: an exception or exit is pending.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private Block* Lookup(CpuState* c, uint mode)
+    internal Block* Lookup(CpuState* c, uint mode)
     {
-        if (_jumpGeneration != Paging.Tlb.FetchGeneration)
-            ForgetJumps(_jumpEpoch);
+        if (JumpGeneration != _paging.Tlb.FetchGeneration)
+            ForgetJumps(JumpEpoch);
         bool wide = (mode & BlockMode.SizeMask) == BlockMode.Code64;
         ulong linear = wide ? c->Rip : (uint)(c->Cs.Base + c->Rip);
-        JumpEntry* e = _jumps + JumpIndex(linear);
+        JumpEntry* e = Jumps + JumpIndex(linear);
         if (e->Linear == linear && e->Packed >> 48 == (c->TlbContext | (ulong)mode << 12))
         {
             Block* b = (Block*)(e->Packed & BlockAddress);
@@ -104,10 +122,10 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>As <see cref="Lookup"/> for 16- and segmented 32-bit code, but null when the jump cache does not have the block.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private Block* CachedSegmented(CpuState* c, uint mode)
+    internal Block* CachedSegmented(CpuState* c, uint mode)
     {
         ulong linear = (uint)(c->Cs.Base + c->Rip);
-        JumpEntry* e = _jumps + JumpIndex(linear);
+        JumpEntry* e = Jumps + JumpIndex(linear);
         if (e->Linear != linear || e->Packed >> 48 != (c->TlbContext | (ulong)mode << 12))
             return null;
         Block* b = (Block*)(e->Packed & BlockAddress);
@@ -116,7 +134,7 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Block at CS:RIP, not through the jump cache. Null: an exception or exit is pending.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private Block* FindBlock(CpuState* c, uint mode)
+    internal Block* FindBlock(CpuState* c, uint mode)
     {
         c->BlocksExecuted++;
         ulong rip = c->Rip, linear = rip;
@@ -130,7 +148,7 @@ public sealed unsafe partial class LogicalProcessor
                 return null;
             }
         }
-        byte* host = Paging.TranslateExecute(c, linear);
+        byte* host = _paging.TranslateExecute(c, linear);
         if (host == null)
             return null;
         Block* b;
@@ -138,23 +156,23 @@ public sealed unsafe partial class LogicalProcessor
         // and one that is found in an epoch that is still the last lies in an arena that this processor keeps.
         do
         {
-            if (Machine.Blocks.Epoch != _jumpEpoch)
+            if (_blocks.Epoch != JumpEpoch)
                 EnterEpoch();
             b = FindOrDecode(c, rip, linear, host, mode);
             if (b == null && _fetchFailed)
                 return null;
         }
-        while (b == null || Machine.Blocks.Epoch != _jumpEpoch);
+        while (b == null || _blocks.Epoch != JumpEpoch);
         if (!wide && rip + b->Bytes - 1 > c->Cs.Limit)
             return BeyondLimit(c, rip, b, mode);
-        if (Paging.Sanitizer is not null)
+        if (_paging.Sanitizer is not null)
             return b;
         uint index = JumpIndex(linear);
         if (_jumpsWritten < RememberedJumps)
             WrittenJumps[_jumpsWritten++] = (ushort)index;
         else
             _jumpsWritten = RememberedJumps + 1;
-        JumpEntry* e = _jumps + index;
+        JumpEntry* e = Jumps + index;
         e->Linear = linear;
         e->Packed = (ulong)b | (c->TlbContext | (ulong)mode << 12) << 48;
         return b;
@@ -166,19 +184,19 @@ public sealed unsafe partial class LogicalProcessor
     {
         _fetchFailed = false;
         byte* next = null;
-        Block* b = Machine.Blocks.Find(host, mode, null);
-        if (b == null && Machine.Blocks.HasCrossing(host, mode))
+        Block* b = _blocks.Find(host, mode, null);
+        if (b == null && _blocks.HasCrossing(host, mode))
         {
             next = NextCodePage(c, linear);
             if (next == null)
                 return null;
-            b = Machine.Blocks.Find(host, mode, next);
+            b = _blocks.Find(host, mode, next);
         }
         if (b != null)
         {
-            if (BlockCache.Verify(b, Machine.Blocks.EntryStamp))
+            if (BlockCache.Verify(b, _blocks.EntryStamp))
                 return b;
-            Machine.Blocks.InvalidateBlock(b);
+            _blocks.InvalidateBlock(b);
         }
         if (!_decoder.Decode(rip, host, next, mode, out Block header) && _decoder.Unreadable == null)
         {
@@ -193,7 +211,7 @@ public sealed unsafe partial class LogicalProcessor
             _fetchFailed = true;
             return null;
         }
-        return Machine.Blocks.Publish(&header, _decoder.Ops, _decoder.Snapshot);
+        return _blocks.Publish(&header, _decoder.Ops, _decoder.Snapshot);
     }
 
     private byte* NextCodePage(CpuState* c, ulong linear)
@@ -207,7 +225,7 @@ public sealed unsafe partial class LogicalProcessor
             return null;
         }
         ulong page = (linear & ~0xfffUL) + 0x1000;
-        byte* host = Paging.TranslateExecute(c, wide ? page : (uint)page);
+        byte* host = _paging.TranslateExecute(c, wide ? page : (uint)page);
         _fetchFailed = host == null;
         return host;
     }
@@ -219,5 +237,28 @@ public sealed unsafe partial class LogicalProcessor
             return FindBlock(c, mode | BlockMode.Single);
         Outcome.Raise(c, Arch.Vector.GP, 0);
         return null;
+    }
+
+    /// <summary>What bits 48-63 of a jump entry must hold for the current context and a mode; a value that never matches where targets need a segment base or limit.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static ulong JumpKey(CpuState* c, uint mode) => BlockMode.IsFlat(mode) ? (c->TlbContext | (ulong)mode << 12) << 48 : ulong.MaxValue << 48;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static bool JumpMiss(JumpEntry* j, ulong rip, ulong key) => j->Linear != rip || (j->Packed ^ key) >> 48 != 0;
+
+    /// <summary>Links the successor slot in <see cref="Link"/>, if there is one, to its block when both lie in one page, so that the next transfer needs no lookup.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    internal void Connect(CpuState* c, Block* target)
+    {
+        Block** slot = Link;
+        Link = null;
+        bool samePage = ((c->BlockRip ^ c->Rip) & ~0xfffUL) == 0;
+        if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || _paging.Sanitizer is not null)
+            return;
+        *slot = target;
+        // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: BlockCache.MakeStale (ops, then links).
+        Interlocked.MemoryBarrier();
+        if (Block.FirstOp(target)->Kind == (ushort)OpKind.Stale)
+            *slot = null;
     }
 }
