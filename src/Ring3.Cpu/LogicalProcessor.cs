@@ -65,11 +65,15 @@ public sealed unsafe partial class LogicalProcessor
         Fetch = new CodeFetch(State, Paging, machine.Blocks, Model);
         Interpreter = new Interpreter(this, Fetch);
         Translator = new Translator(this, Fetch);
-        Observer = Paging.Observer = ExecutionObserver.Make?.Invoke(this);
+        Observer = ExecutionObserver.Make?.Invoke(this);
     }
 
     /// <summary>Null unless a test looks on.</summary>
-    internal readonly ExecutionObserver? Observer;
+    internal ExecutionObserver? Observer
+    {
+        get;
+        set => Paging.Observer = field = value;
+    }
 
     /// <summary>With a deadline: the count of instructions at which an entry first looks at the clock.</summary>
     internal ulong FirstTimerLook;

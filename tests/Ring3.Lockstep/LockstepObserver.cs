@@ -197,7 +197,8 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         CpuState* c = p.State;
         CpuState own = *c;
         *c = *from;
-        (c->Self, c->Exit, c->SlowCallback, c->SlowRoutine, c->HostMxcsr, c->JumpKey) = (own.Self, own.Exit, own.SlowCallback, own.SlowRoutine, own.HostMxcsr, own.JumpKey);
+        (c->Self, c->SlowCallback, c->SlowRoutine, c->HostMxcsr, c->JumpKey) = (own.Self, own.SlowCallback, own.SlowRoutine, own.HostMxcsr, own.JumpKey);
+        c->Exit = own.Exit;
         (c->CodeBase, c->EntryStamp) = (0, own.EntryStamp);
         c->CurrentOp = c->KeptBy = null;
         c->OverwrittenHost = null;

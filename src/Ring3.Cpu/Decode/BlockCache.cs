@@ -308,7 +308,7 @@ internal sealed unsafe partial class BlockCache
                 DropArena(a);
         new Span<nint>(_table, (int)TableSize).Clear();
         _arena.RetiredAt = ++_epoch;
-        // PAIRS-WITH: LogicalProcessor.EnterEpoch.
+        // PAIRS-WITH: CodeFetch.EnterEpoch.
         Interlocked.MemoryBarrierProcessWide();
         long oldest = long.MaxValue;
         int retired = 0;
