@@ -9,7 +9,8 @@ namespace Ring3.Cpu;
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>
-    /// Runs the guest until something is the owner's business. Owner thread. CpuState.Inject is delivered first; windows, the interrupt shadow and <see cref="CpuState.ExitRequest"/> are honoured.
+    /// Runs the guest until something is the owner's business. Owner thread. CpuState.Inject is delivered first; windows, the interrupt shadow and <see
+    /// cref="CpuState.ExitRequest"/> are honoured.
     /// The owner clears ExitRequest before it enters again.
     /// </summary>
     public ExitReason Enter() => Observer is null ? EnterOnce() : Observer.Enter(this);
@@ -210,7 +211,10 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>
     public void SkipInstruction() => Outcome.Retire(State, Exit->InstructionLength);
 
-    /// <summary>Retires the store of the last <see cref="ExitReason.Mmio"/> exit, whose InstructionLength says that nothing else is left of it; the owner makes the access.</summary>
+    /// <summary>
+    /// Retires the store of the last <see cref="ExitReason.Mmio"/> exit, whose InstructionLength says that nothing else is left of it; the owner makes the
+    /// access.
+    /// </summary>
     public void SkipStore()
     {
         Access.Replay.Retire();

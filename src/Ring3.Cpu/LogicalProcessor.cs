@@ -6,10 +6,13 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// One software x86-64 logical processor: state, TLB, and the loop that runs guest code. It offers what VMX and SVM offer: <see cref="Enter"/> with a state, an ASID and a nested root;
+/// One software x86-64 logical processor: state, TLB, and the loop that runs guest code. It offers what VMX and SVM offer: <see cref="Enter"/> with a state, an
+/// ASID and a nested root;
 /// come back with an <see cref="ExitReason"/>. All members are for the owning thread, except <see cref="RequestExit"/>.
 /// </summary>
-/// <remarks>SAFETY: State and Exit are unmanaged blocks that live as long as the processor; guest memory is touched only at host addresses that the nested tables map.</remarks>
+/// <remarks>
+/// SAFETY: State and Exit are unmanaged blocks that live as long as the processor; guest memory is touched only at host addresses that the nested tables map.
+/// </remarks>
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>The machine whose decoded code this processor shares.</summary>

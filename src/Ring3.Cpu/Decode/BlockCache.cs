@@ -4,10 +4,12 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Decoded blocks of guest code by host address, and the map of the memory that they came from: shared by the processors of a machine, which are its readers. One per machine.
+/// Decoded blocks of guest code by host address, and the map of the memory that they came from: shared by the processors of a machine, which are its readers.
+/// One per machine.
 /// </summary>
 /// <remarks>
-/// Locks: the decode lock protects insertion and invalidation of blocks, the page chains and the arenas. Lookups in the block table take no lock: chains are published by release stores, and the memory
+/// Locks: the decode lock protects insertion and invalidation of blocks, the page chains and the arenas. Lookups in the block table take no lock: chains are
+/// published by release stores, and the memory
 /// of a removed block stays readable until every processor has been seen outside the epoch in which it was reachable.
 /// SAFETY: block pointers come from the cache's own arenas.
 /// </remarks>
@@ -69,7 +71,8 @@ internal sealed unsafe partial class BlockCache
 
     /// <summary>The number of a new stay in the guest: blocks verified before it are verified again. 0 without external writers.</summary>
     /// <remarks>
-    /// A lone processor counts for itself, without a locked instruction: it compares blocks with what its own thread has written before, and needs no order against others. A stay that began so while the second processor was created
+    /// A lone processor counts for itself, without a locked instruction: it compares blocks with what its own thread has written before, and needs no order
+    /// against others. A stay that began so while the second processor was created
     /// relies on any comparison of that processor, rightly: they all came later.
     /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -86,7 +89,8 @@ internal sealed unsafe partial class BlockCache
     }
 
     /// <summary>
-    /// Other processes or threads write guest memory without telling <see cref="CodeWritten"/>: every block is compared with its bytes once after each entry. Set it before the first entry or with every processor outside the guest.
+    /// Other processes or threads write guest memory without telling <see cref="CodeWritten"/>: every block is compared with its bytes once after each entry.
+    /// Set it before the first entry or with every processor outside the guest.
     /// </summary>
     public bool ExternalWriters
     {
@@ -108,7 +112,9 @@ internal sealed unsafe partial class BlockCache
         return (nuint)(h >> 48);
     }
 
-    /// <summary>Block that starts at <paramref name="host"/>, or null. A page-crossing block only matches with its second page. Any thread inside an epoch.</summary>
+    /// <summary>
+    /// Block that starts at <paramref name="host"/>, or null. A page-crossing block only matches with its second page. Any thread inside an epoch.
+    /// </summary>
     internal Block* Find(byte* host, uint mode, byte* hostNext)
     {
         for (Block* b = (Block*)Volatile.Read(ref *(nint*)&_table[Bucket(host, mode)]); b != null; b = (Block*)Volatile.Read(ref *(nint*)&b->HashNext))
@@ -156,7 +162,8 @@ internal sealed unsafe partial class BlockCache
         ulong bits = Block.GranulesIn(header, Block.PageOf(host));
         if ((page->Bits & bits) == bits)
             return false;
-        // With several processors a mark costs a barrier in all of them, so the whole page is marked at once. The first store to it brings the bitmap back to what is decoded.
+        // With several processors a mark costs a barrier in all of them, so the whole page is marked at once. The first store to it brings the bitmap back to
+        // what is decoded.
         Volatile.Write(ref page->Bits, _readers.Length > 1 ? ulong.MaxValue : page->Bits | bits);
         return true;
     }
@@ -213,7 +220,8 @@ internal sealed unsafe partial class BlockCache
     }
 
     /// <summary>
-    /// Bytes of guest memory at <paramref name="host"/> were written other than by a guest store: blocks decoded from them are dropped. Any thread, after the write.
+    /// Bytes of guest memory at <paramref name="host"/> were written other than by a guest store: blocks decoded from them are dropped. Any thread, after the
+    /// write.
     /// </summary>
     public void CodeWritten(byte* host, nuint size)
     {
@@ -276,7 +284,9 @@ internal sealed unsafe partial class BlockCache
         }
     }
 
-    /// <summary>Turns every op of the block into one that looks its instruction up anew; a processor inside the block stops before its next instruction.</summary>
+    /// <summary>
+    /// Turns every op of the block into one that looks its instruction up anew; a processor inside the block stops before its next instruction.
+    /// </summary>
     private static void MakeStale(Block* b)
     {
         Op* op = Block.FirstOp(b);

@@ -11,11 +11,14 @@ internal unsafe struct JumpEntry
 }
 
 /// <summary>
-/// From RIP to block: the per-processor jump cache, keyed by (linear RIP, translation context, decode mode), the machine's block table behind it, and the decoder behind that.
+/// From RIP to block: the per-processor jump cache, keyed by (linear RIP, translation context, decode mode), the machine's block table behind it, and the
+/// decoder behind that.
 /// </summary>
 /// <remarks>
-/// Epochs: a processor that is inside the guest publishes the machine's epoch before it reads any block pointer; arenas retired since are kept until it publishes a newer one.
-/// SAFETY: block pointers are used only inside the epoch in which they were read; the jump cache and the pending link are forgotten when the epoch changes. Host addresses come from TranslateExecute.
+/// Epochs: a processor that is inside the guest publishes the machine's epoch before it reads any block pointer; arenas retired since are kept until it
+/// publishes a newer one.
+/// SAFETY: block pointers are used only inside the epoch in which they were read; the jump cache and the pending link are forgotten when the epoch changes.
+/// Host addresses come from TranslateExecute.
 /// </remarks>
 internal sealed unsafe partial class CodeFetch
 {
@@ -72,7 +75,8 @@ internal sealed unsafe partial class CodeFetch
         {
             epoch = _blocks.Epoch;
             Volatile.Write(ref ActiveEpoch, epoch);
-            // PAIRS-WITH: BlockCache.DropAll (new epoch, process-wide barrier, ActiveEpoch read). That barrier orders this store before the next load on this processor, too, so no fence is paid here;
+            // PAIRS-WITH: BlockCache.DropAll (new epoch, process-wide barrier, ActiveEpoch read). That barrier orders this store before the next load on this
+            // processor, too, so no fence is paid here;
             // the compiler keeps the order of volatile accesses.
         }
         while (_blocks.Epoch != epoch);
@@ -152,7 +156,8 @@ internal sealed unsafe partial class CodeFetch
         if (host == null)
             return null;
         Block* b;
-        // Everything may be dropped meanwhile, also by the decoding of this very block. A block that was found before a new epoch is published may lie in an arena that the next drop reuses: it is looked up again in the new epoch,
+        // Everything may be dropped meanwhile, also by the decoding of this very block. A block that was found before a new epoch is published may lie in an
+        // arena that the next drop reuses: it is looked up again in the new epoch,
         // and one that is found in an epoch that is still the last lies in an arena that this processor keeps.
         do
         {
@@ -239,14 +244,18 @@ internal sealed unsafe partial class CodeFetch
         return null;
     }
 
-    /// <summary>What bits 48-63 of a jump entry must hold for the current context and a mode; a value that never matches where targets need a segment base or limit.</summary>
+    /// <summary>
+    /// What bits 48-63 of a jump entry must hold for the current context and a mode; a value that never matches where targets need a segment base or limit.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static ulong JumpKey(CpuState* c, uint mode) => BlockMode.IsFlat(mode) ? (c->TlbContext | (ulong)mode << 12) << 48 : ulong.MaxValue << 48;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static bool JumpMiss(JumpEntry* j, ulong rip, ulong key) => j->Linear != rip || (j->Packed ^ key) >> 48 != 0;
 
-    /// <summary>Links the successor slot in <see cref="Link"/>, if there is one, to its block when both lie in one page, so that the next transfer needs no lookup.</summary>
+    /// <summary>
+    /// Links the successor slot in <see cref="Link"/>, if there is one, to its block when both lie in one page, so that the next transfer needs no lookup.
+    /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     internal void Connect(CpuState* c, Block* target)
     {

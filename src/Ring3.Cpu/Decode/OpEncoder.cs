@@ -154,7 +154,10 @@ internal static unsafe class OpEncoder
             op->Index = Number(x);
     }
 
-    /// <summary>Address size of an operand without registers. Iced reports the displacement's size: 8 in 64-bit mode without the address-size prefix, else that of the address.</summary>
+    /// <summary>
+    /// Address size of an operand without registers. Iced reports the displacement's size: 8 in 64-bit mode without the address-size prefix, else that of the
+    /// address.
+    /// </summary>
     private static byte AddressSizeOfDisplacement(in Instruction i, uint size)
     {
         if (size == BlockMode.Code64)

@@ -92,7 +92,10 @@ internal static unsafe class Breakpoints
     /// <summary>Whether the guest's own breakpoints can name ports: CR4.DE. Those that the owner puts over them cannot.</summary>
     internal static bool WatchesPorts(CpuState* c) => c->PortBreakpoints != 0 && c->HostBreakpoints == 0 && (c->Cr4 & Cr4.DE) != 0;
 
-    /// <summary>Notes the I/O breakpoints that an access to a port hits: traps behind the instruction, or behind its iteration. SPEC: SDM volume 3, "Debug Address Registers", "General-Detect, I/O Breakpoint".</summary>
+    /// <summary>
+    /// Notes the I/O breakpoints that an access to a port hits: traps behind the instruction, or behind its iteration. SPEC: SDM volume 3, "Debug Address
+    /// Registers", "General-Detect, I/O Breakpoint".
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static void NotePort(CpuState* c, ushort port, int size)
     {

@@ -3,7 +3,8 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Debug traps: what an instruction has met and what its boundary delivers as one #DB. From its retirement to that delivery a trap is in <see cref="CpuState.PendingDebug"/>, where the owner finds it.
+/// Debug traps: what an instruction has met and what its boundary delivers as one #DB. From its retirement to that delivery a trap is in <see
+/// cref="CpuState.PendingDebug"/>, where the owner finds it.
 /// MOV SS keeps it there over the next instruction; a software interrupt takes it along to its handler's first instruction, any other event discards it.
 /// SPEC: SDM volume 3, "Masking Exceptions and Interrupts When Switching Stacks", "Delivery of Pending Debug Exceptions after VM Entry".
 /// </summary>

@@ -17,7 +17,10 @@ internal struct PendingEvent
     public readonly bool IsSoftware => Type is EventType.SoftwareInterrupt or EventType.SoftwareException or EventType.PrivilegedSoftwareException;
 }
 
-/// <summary>Delivery of exceptions and interrupts: priorities of faults inside faults, intercepts, and the common part of all modes. SPEC: SDM volume 3, "Interrupt and Exception Handling".</summary>
+/// <summary>
+/// Delivery of exceptions and interrupts: priorities of faults inside faults, intercepts, and the common part of all modes. SPEC: SDM volume 3, "Interrupt and
+/// Exception Handling".
+/// </summary>
 /// <remarks>SAFETY: vectors index tables by linear addresses, which are translated; what is pushed goes through a <see cref="StackCursor"/>.</remarks>
 internal sealed unsafe partial class EventUnit
 {
@@ -123,7 +126,8 @@ internal sealed unsafe partial class EventUnit
             Outcome.Leave(c, ExitReason.Shutdown);
             return false;
         }
-        bool doubleFault = (a == FaultClass.Contributory && b == FaultClass.Contributory) || (a == FaultClass.PageFault && b is FaultClass.PageFault or FaultClass.Contributory);
+        bool doubleFault = (a == FaultClass.Contributory && b == FaultClass.Contributory)
+            || (a == FaultClass.PageFault && b is FaultClass.PageFault or FaultClass.Contributory);
         if (a == FaultClass.PageFault && b == FaultClass.Benign)
             doubleFault = false;
         e = doubleFault ? new PendingEvent { Vector = Vector.DF, Type = EventType.HardwareException, HasErrorCode = true } : second;
@@ -143,7 +147,8 @@ internal sealed unsafe partial class EventUnit
     };
 
     private static bool Intercepted(CpuState* c, in PendingEvent e) =>
-        e.Vector < 32 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException && (c->ExceptionIntercepts >> e.Vector & 1) != 0;
+        e.Vector < 32 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException
+            && (c->ExceptionIntercepts >> e.Vector & 1) != 0;
 
     private static bool InterceptsReservedFault(CpuState* c, in PendingEvent e) =>
         c->InterceptReservedFaults != 0 && e.Vector == Vector.PF && e.Type == EventType.HardwareException && (e.ErrorCode & (uint)PageFaultError.RSVD) != 0;
@@ -162,7 +167,8 @@ internal sealed unsafe partial class EventUnit
 
     private void ReportVectoring(in PendingEvent e) => _state->Exit->IdtVectoring = new EventInjection
     {
-        Valid = 1, Vector = e.Vector, Type = e.Type, HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0, ErrorCode = e.ErrorCode, InstructionLength = e.InstructionLength, Payload = e.Payload,
+        Valid = 1, Vector = e.Vector, Type = e.Type, HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0,
+        ErrorCode = e.ErrorCode, InstructionLength = e.InstructionLength, Payload = e.Payload,
     };
 
     private void ApplyPayload(CpuState* c, in PendingEvent e)
@@ -201,7 +207,9 @@ internal sealed unsafe partial class EventUnit
     /// <summary>RIP that the frame saves: the instruction, or for software events the one after it.</summary>
     private static ulong ReturnRip(CpuState* c, in PendingEvent e) => e.IsSoftware ? CpuMode.WrapRip(c, c->Rip + e.InstructionLength) : c->Rip;
 
-    /// <summary>RFLAGS image of the frame: RF is set for faults and between iterations, so that an instruction breakpoint does not trigger again on return.</summary>
+    /// <summary>
+    /// RFLAGS image of the frame: RF is set for faults and between iterations, so that an instruction breakpoint does not trigger again on return.
+    /// </summary>
     private static ulong FlagsImage(CpuState* c, in PendingEvent e)
     {
         ulong flags = Flags.Get(c);

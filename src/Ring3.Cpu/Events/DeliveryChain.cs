@@ -3,7 +3,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Exceptions that follow each other inside event delivery without end: a handler at user privilege on a misaligned stack gives #AC for the delivery of #AC. No instruction boundary comes up meanwhile, so neither interrupts
+/// Exceptions that follow each other inside event delivery without end: a handler at user privilege on a misaligned stack gives #AC for the delivery of #AC. No
+/// instruction boundary comes up meanwhile, so neither interrupts
 /// nor NMIs can be taken. SPEC: SDM volume 3, "Notify VM exit".
 /// </summary>
 /// <remarks>SAFETY: two counters of the state are compared with fields of this object.</remarks>

@@ -2,7 +2,10 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>Delivery through 8-byte gates: 16- and 32-bit protected mode, virtual-8086 mode, task gates. SPEC: SDM volume 3, "Exception- or Interrupt-Handler Procedures".</summary>
+/// <summary>
+/// Delivery through 8-byte gates: 16- and 32-bit protected mode, virtual-8086 mode, task gates. SPEC: SDM volume 3, "Exception- or Interrupt-Handler
+/// Procedures".
+/// </summary>
 /// <remarks>SAFETY: gates and the TSS are read by checked loads; a <see cref="StackCursor"/> pushes the frame before anything is committed.</remarks>
 internal sealed unsafe partial class EventUnit
 {

@@ -4,8 +4,10 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Everything that goes to other code through descriptors: exceptions and interrupts on their way to a handler, software interrupts, IRET, far calls and returns, task switches, and the loads of segment registers.
-/// It decides which event is next at an instruction boundary, combines faults, honours intercepts, and says what was being delivered when an exit came in between.
+/// Everything that goes to other code through descriptors: exceptions and interrupts on their way to a handler, software interrupts, IRET, far calls and
+/// returns, task switches, and the loads of segment registers.
+/// It decides which event is next at an instruction boundary, combines faults, honours intercepts, and says what was being delivered when an exit came in
+/// between.
 /// </summary>
 /// <remarks>
 /// It stands on translation (<see cref="PagingUnit"/>), guest access and the memory guard.
@@ -28,7 +30,10 @@ internal sealed unsafe partial class EventUnit
         _guard = guard;
     }
 
-    /// <summary>An instruction has made an MMIO access that the owner completed, or half of a task switch, and has not retired. Until it has, the state is between two instructions: see <see cref="CpuState.FinishInstruction"/>.</summary>
+    /// <summary>
+    /// An instruction has made an MMIO access that the owner completed, or half of a task switch, and has not retired. Until it has, the state is between two
+    /// instructions: see <see cref="CpuState.FinishInstruction"/>.
+    /// </summary>
     public bool IsInstructionInProgress => _access.Replay.InProgress || _unfinishedTask.Valid;
 
     private bool DeliverGuarded(CpuState* c, in PendingEvent e)

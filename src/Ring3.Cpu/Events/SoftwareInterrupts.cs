@@ -6,7 +6,10 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: fills the three fields of the state that describe a pending event.</remarks>
 internal sealed unsafe partial class EventUnit
 {
-    /// <summary>The event at this instruction boundary that comes first: of <paramref name="waiting"/>, what the owner or the processor knows of, and the pending debug traps.</summary>
+    /// <summary>
+    /// The event at this instruction boundary that comes first: of <paramref name="waiting"/>, what the owner or the processor knows of, and the pending debug
+    /// traps.
+    /// </summary>
     public BoundaryEvents FirstEvent(BoundaryEvents waiting, EventBlocking blocking = 0)
     {
         CpuState* c = _state;
@@ -18,7 +21,8 @@ internal sealed unsafe partial class EventUnit
     private EventBlocking Blocking(CpuState* c)
     {
         // Resume is what keeps an instruction breakpoint from hitting.
-        EventBlocking b = (c->InterruptShadow & 2) == 0 ? 0 : _identity.Model.MovSsHidesBreakpoint ? EventBlocking.MovSs | EventBlocking.Resume : EventBlocking.MovSs;
+        EventBlocking b = (c->InterruptShadow & 2) == 0 ? 0 : _identity.Model.MovSsHidesBreakpoint ? EventBlocking.MovSs | EventBlocking.Resume
+            : EventBlocking.MovSs;
         if ((c->InterruptShadow & 1) != 0)
             b |= EventBlocking.Sti;
         if (c->NmiBlocked != 0)
@@ -55,7 +59,10 @@ internal sealed unsafe partial class EventUnit
         return VirtualInterrupts.BelowIopl3(c) ? Outcome.Raise(c, Vector.GP, 0) : Outcome.RaiseSoftware(c, vector, EventType.SoftwareInterrupt, length);
     }
 
-    /// <summary>Reads the redirection bitmap, the 32 bytes below the TSS's I/O permission bitmap: a clear bit sends the interrupt to the 8086 program's own table. False: a fault is pending.</summary>
+    /// <summary>
+    /// Reads the redirection bitmap, the 32 bytes below the TSS's I/O permission bitmap: a clear bit sends the interrupt to the 8086 program's own table.
+    /// False: a fault is pending.
+    /// </summary>
     private bool IsRedirected(CpuState* c, byte vector, out bool toProgram)
     {
         toProgram = false;
@@ -85,7 +92,8 @@ internal sealed unsafe partial class EventUnit
         if (!_access.LoadSystem32(c, (uint)vector * 4, out uint target))
             return OpResult.Fault;
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Push(_access, c, 2, isVirtual ? VirtualInterrupts.FlagsOf(c) : Flags.Get(c)) || !stack.Push(_access, c, 2, c->Cs.Selector) || !stack.Push(_access, c, 2, next))
+        if (!stack.Push(_access, c, 2, isVirtual ? VirtualInterrupts.FlagsOf(c) : Flags.Get(c)) || !stack.Push(_access, c, 2, c->Cs.Selector)
+            || !stack.Push(_access, c, 2, next))
             return OpResult.Fault;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)(target >> 16));

@@ -67,7 +67,10 @@ internal static unsafe class VirtualInterrupts
         return false;
     }
 
-    /// <summary>Whether the next instruction can find VIF and VIP set, so that every one has to be looked at. SPEC: the processor examines them at CPL 3 only; <see cref="IsDue"/>.</summary>
+    /// <summary>
+    /// Whether the next instruction can find VIF and VIP set, so that every one has to be looked at. SPEC: the processor examines them at CPL 3 only; <see
+    /// cref="IsDue"/>.
+    /// </summary>
     internal static bool AreWatched(CpuState* c) => (c->Rflags & Pending) == Pending && (c->Cr4 & (Cr4.VME | Cr4.PVI)) != 0;
 
     /// <summary>Whether the instruction at RIP is not to start because a virtual interrupt is pending and enabled.</summary>

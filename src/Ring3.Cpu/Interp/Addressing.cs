@@ -17,7 +17,8 @@ internal static unsafe class Addressing
     internal static ulong AddressMask(int bytes) => ulong.MaxValue >> (64 - 8 * bytes);
 
     /// <summary>
-    /// Linear address of the memory operand. False: an exception is pending. In 64-bit mode nothing is checked here: non-canonical addresses fault when they are accessed.
+    /// Linear address of the memory operand. False: an exception is pending. In 64-bit mode nothing is checked here: non-canonical addresses fault when they
+    /// are accessed.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static bool LinearAddress(CpuState* c, Op* op, int size, AccessKind access, out ulong linear)
@@ -30,7 +31,9 @@ internal static unsafe class Addressing
         return SegmentLinear(c, op->Seg, EffectiveAddress(c, op) & AddressMask(op->AddressSize), size, access, out linear);
     }
 
-    /// <summary>Linear address of <paramref name="offset"/> in a segment, which is already cut to its address size. False: #GP(0) or #SS(0) is pending.</summary>
+    /// <summary>
+    /// Linear address of <paramref name="offset"/> in a segment, which is already cut to its address size. False: #GP(0) or #SS(0) is pending.
+    /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     internal static bool SegmentLinear(CpuState* c, int segment, ulong offset, int size, AccessKind access, out ulong linear)
     {

@@ -2,7 +2,10 @@ using System.Runtime.CompilerServices;
 
 namespace Ring3.Cpu;
 
-/// <summary>Bus locks: locked accesses that cross a cache line, which stop every processor of a real machine. SPEC: SDM volume 3, "Bus-Lock Detection" (trap-like, after the instruction).</summary>
+/// <summary>
+/// Bus locks: locked accesses that cross a cache line, which stop every processor of a real machine. SPEC: SDM volume 3, "Bus-Lock Detection" (trap-like, after
+/// the instruction).
+/// </summary>
 /// <remarks>SAFETY: the op lies in a block of the running epoch.</remarks>
 internal static unsafe class BusLock
 {
@@ -12,7 +15,9 @@ internal static unsafe class BusLock
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static bool IsSplit(ulong linear, int bytes) => (linear & (CacheLine - 1)) + (ulong)bytes > CacheLine;
 
-    /// <summary>A locked instruction has made a split access, with the result <paramref name="end"/>. Leaves behind the instruction when the owner wants to know.</summary>
+    /// <summary>
+    /// A locked instruction has made a split access, with the result <paramref name="end"/>. Leaves behind the instruction when the owner wants to know.
+    /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     internal static OpResult BusLocked(CpuState* c, Op* op, OpResult end)
     {
@@ -24,7 +29,10 @@ internal static unsafe class BusLock
         return OpResult.RetiredExit;
     }
 
-    /// <summary>The locked write of a descriptor's accessed or busy bit. Its instruction may still have much to do, so the processor leaves at the next boundary where it looks for requests.</summary>
+    /// <summary>
+    /// The locked write of a descriptor's accessed or busy bit. Its instruction may still have much to do, so the processor leaves at the next boundary where
+    /// it looks for requests.
+    /// </summary>
     internal static void Note(CpuState* c, ulong descriptor)
     {
         if (c->BusLockExits == 0 || !IsSplit(descriptor, sizeof(ulong)))

@@ -4,7 +4,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// <see cref="CpuState.TimerDeadline"/>: a processor that looks at the clock by itself, so that no other thread has to run for its owner's timers. Blocks are too short for a look at each of them: the loop compares the count of
+/// <see cref="CpuState.TimerDeadline"/>: a processor that looks at the clock by itself, so that no other thread has to run for its owner's timers. Blocks are
+/// too short for a look at each of them: the loop compares the count of
 /// instructions, which it keeps anyway, with the count at which the next look is due.
 /// </summary>
 /// <remarks>SAFETY: the deadline and the next look are fields of the state.</remarks>

@@ -46,7 +46,9 @@ internal static unsafe class FlowHandlers
         {
             // Any fault of the push comes before that of the target.
             ulong sp = MemoryGuard.Keep(c, p.State->CurrentOp);
-            if (p.Model.PushesBeforeTarget && c->BlockMode == BlockMode.Code64 ? StackHandlers.Push<W>(p, c, next) == OpResult.Next : StackHandlers.CanPush<W>(p, c))
+            if (p.Model.PushesBeforeTarget && c->BlockMode == BlockMode.Code64
+                ? StackHandlers.Push<W>(p, c, next) == OpResult.Next
+                : StackHandlers.CanPush<W>(p, c))
                 Outcome.Raise(c, Vector.GP, 0);
             c->Gpr[4] = sp;
             return OpResult.Fault;
@@ -58,12 +60,15 @@ internal static unsafe class FlowHandlers
         return OpResult.EndBlock;
     }
 
-    private static OpResult CallRelative<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Call<W>(p, c, Relative<W>(c, op), Addressing.NextRip(c, op));
-    private static OpResult CallReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Call<W>(p, c, Shape.Reg0<W>(c, op), Addressing.NextRip(c, op));
+    private static OpResult CallRelative<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Call<W>(p, c, Relative<W>(c, op), Addressing.NextRip(c, op));
+    private static OpResult CallReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Call<W>(p, c, Shape.Reg0<W>(c, op), Addressing.NextRip(c, op));
     private static OpResult CallMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
         => Shape.Load<W>(p, c, op, out ulong target) ? Call<W>(p, c, target, Addressing.NextRip(c, op)) : OpResult.Fault;
     private static OpResult JmpReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Go(p, c, Shape.Reg0<W>(c, op));
-    private static OpResult JmpMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong target) ? Go(p, c, target) : OpResult.Fault;
+    private static OpResult JmpMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong target) ? Go(p, c, target) : OpResult.Fault;
 
     private static OpResult Ret<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -85,7 +90,8 @@ internal static unsafe class FlowHandlers
         return Branch<W>(p, c, op, taken);
     }
 
-    private static OpResult Jcxz<C, W>(LogicalProcessor p, CpuState* c, Op* op) where C : IWidth where W : IWidth => Branch<W>(p, c, op, C.Get((byte*)&c->Gpr[1]) == 0);
+    private static OpResult Jcxz<C, W>(LogicalProcessor p, CpuState* c, Op* op) where C : IWidth where W : IWidth =>
+        Branch<W>(p, c, op, C.Get((byte*)&c->Gpr[1]) == 0);
 
     private static OpResult Bound<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {

@@ -4,11 +4,14 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// The interpreter: executes blocks, one op after the other, until something is for the processor to decide. It is the oracle of the other engine, and does what that leaves to it.
+/// The interpreter: executes blocks, one op after the other, until something is for the processor to decide. It is the oracle of the other engine, and does
+/// what that leaves to it.
 /// </summary>
 /// <remarks>
-/// Host memory that is gone under a translation raises a null reference, which is caught here. What makes the state exact then: <see cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an
-/// instruction changes registers only after its last access, keeps the old stack pointer with <see cref="MemoryGuard.Keep"/>, or can be executed again from what it has left (REP, gathers, task switches), as page faults demand anyway.
+/// Host memory that is gone under a translation raises a null reference, which is caught here. What makes the state exact then: <see
+/// cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an
+/// instruction changes registers only after its last access, keeps the old stack pointer with <see cref="MemoryGuard.Keep"/>, or can be executed again from
+/// what it has left (REP, gathers, task switches), as page faults demand anyway.
 /// SAFETY: the op lies in a block of the running epoch; the record belongs to this thread.
 /// </remarks>
 internal sealed unsafe partial class Interpreter
@@ -57,7 +60,10 @@ internal sealed unsafe partial class Interpreter
 
     private const ulong Dr7Enables = 0xff;
 
-    /// <summary>With an <see cref="ExitReason.Mmio"/> exit: says whether the access is all that is left of its instruction, a plain store. Breakpoints on data are noted by the store itself, so with them it is not.</summary>
+    /// <summary>
+    /// With an <see cref="ExitReason.Mmio"/> exit: says whether the access is all that is left of its instruction, a plain store. Breakpoints on data are noted
+    /// by the store itself, so with them it is not.
+    /// </summary>
     private void NoteLastAccess(CpuState* c, Op* op)
     {
         int size = (Code)op->Code switch

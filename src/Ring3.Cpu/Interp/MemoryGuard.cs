@@ -3,7 +3,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Host memory that is gone under a translation: the access faults, <see cref="FaultGuard"/> raises a null reference at it, and who catches that has <see cref="Failed"/> make it an <see cref="ExitReason.MemoryFailure"/>.
+/// Host memory that is gone under a translation: the access faults, <see cref="FaultGuard"/> raises a null reference at it, and who catches that has <see
+/// cref="Failed"/> make it an <see cref="ExitReason.MemoryFailure"/>.
 /// </summary>
 /// <remarks>SAFETY: the record belongs to the thread that runs the processor.</remarks>
 internal sealed unsafe class MemoryGuard

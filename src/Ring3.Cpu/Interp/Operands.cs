@@ -43,7 +43,8 @@ internal static unsafe class Shape
     }
 
     /// <summary>
-    /// Read-modify-write of the memory operand. The operation is pure: it computes the new value; flags and other registers are written afterwards, when the store has succeeded.
+    /// Read-modify-write of the memory operand. The operation is pure: it computes the new value; flags and other registers are written afterwards, when the
+    /// store has succeeded.
     /// With LOCK it is a compare-exchange loop on the host's memory, so that other processors and the owner's threads see it as one access.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -63,7 +64,8 @@ internal static unsafe class Shape
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static OpResult ModifyWhole<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source, bool locked) where W : IWidth where O : struct, IModify
+    private static OpResult ModifyWhole<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source, bool locked)
+        where W : IWidth where O : struct, IModify
     {
         byte* ptr = p.Access.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)

@@ -3,7 +3,9 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>How an instruction ends other than by going on to the next: an exception or an exit that is pending in the state, or the end of its block.</summary>
+/// <summary>
+/// How an instruction ends other than by going on to the next: an exception or an exit that is pending in the state, or the end of its block.
+/// </summary>
 /// <remarks>SAFETY: writes fields of the state and of its exit block, which lives as long as the state.</remarks>
 internal static unsafe class Outcome
 {

@@ -6,7 +6,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// IN, OUT, INS and OUTS. Every access leaves the guest. As in KVM, OUTS carries one element, so that a client that looks at one loses none; INS reads ahead for as many as lie in one page.
+/// IN, OUT, INS and OUTS. Every access leaves the guest. As in KVM, OUTS carries one element, so that a client that looks at one loses none; INS reads ahead
+/// for as many as lie in one page.
 /// SPEC: SDM volume 1, "I/O Protection Mechanism".
 /// </summary>
 /// <remarks>SAFETY: Exit->Data holds 4096 bytes and a batch never leaves its page.</remarks>
@@ -40,7 +41,8 @@ internal static unsafe class PortHandlers
         _ => 4,
     };
 
-    private static ushort PortOf(CpuState* c, Op* op) => (Code)op->Code is Code.In_AL_imm8 or Code.In_AX_imm8 or Code.In_EAX_imm8 or Code.Out_imm8_AL or Code.Out_imm8_AX or Code.Out_imm8_EAX
+    private static ushort PortOf(CpuState* c, Op* op) =>
+        (Code)op->Code is Code.In_AL_imm8 or Code.In_AX_imm8 or Code.In_EAX_imm8 or Code.Out_imm8_AL or Code.Out_imm8_AX or Code.Out_imm8_EAX
         ? (byte)op->Imm : (ushort)c->Gpr[Rdx];
 
     /// <summary>IOPL, or the I/O permission bitmap of a 32- or 64-bit TSS. False: a fault is pending.</summary>

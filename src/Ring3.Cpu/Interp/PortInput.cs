@@ -4,7 +4,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Input that an exit has asked the owner for: where IN or INS wants it, and how it gets there. Elements of INS go to guest memory as the guest's own stores would.
+/// Input that an exit has asked the owner for: where IN or INS wants it, and how it gets there. Elements of INS go to guest memory as the guest's own stores
+/// would.
 /// </summary>
 /// <remarks>
 /// It stands on translation, guest access and the memory guard.
@@ -28,7 +29,10 @@ internal sealed unsafe class PortInput
     /// <summary>The INS of the last input exit; Length 0 for IN.</summary>
     internal Op Pending;
 
-    /// <summary>Elements of the input, those that CompleteIo has stored before it met an obstacle, and bytes of one: <see cref="LogicalProcessor.Exit"/> may describe an access to where they go.</summary>
+    /// <summary>
+    /// Elements of the input, those that CompleteIo has stored before it met an obstacle, and bytes of one: <see cref="LogicalProcessor.Exit"/> may describe an
+    /// access to where they go.
+    /// </summary>
     private uint _inputCount, _inputDone;
 
     private int _inputSize;
@@ -38,11 +42,18 @@ internal sealed unsafe class PortInput
     /// <summary>Bytes that <see cref="CompleteIo"/> wants for the INS of the last input exit.</summary>
     public int InputBytes => _inputSize * (int)_inputCount;
 
-    /// <summary>Whether the input of the last <see cref="ExitReason.Io"/> exit goes to guest memory: <see cref="CompleteIo"/> then follows translations and nested tables as the guest does.</summary>
+    /// <summary>
+    /// Whether the input of the last <see cref="ExitReason.Io"/> exit goes to guest memory: <see cref="CompleteIo"/> then follows translations and nested
+    /// tables as the guest does.
+    /// </summary>
     public bool InputGoesToMemory => Pending.Length != 0;
 
-    /// <summary>Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as zero.</summary>
-    /// <returns>Anything but Done: to be called again with the same data, before the next entry. After Mmio the owner has first made the access that <see cref="LogicalProcessor.Exit"/> describes, and called CompleteMmio.</returns>
+    /// <summary>
+    /// Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as
+    /// zero.
+    /// </summary>
+    /// <returns>Anything but Done: to be called again with the same data, before the next entry. After Mmio the owner has first made the access that <see
+    /// cref="LogicalProcessor.Exit"/> describes, and called CompleteMmio.</returns>
     public InputResult CompleteIo(ReadOnlySpan<byte> data)
     {
         CpuState* c = _state;

@@ -21,7 +21,8 @@ internal enum LoopExit
 
 /// <summary>The run loop.</summary>
 /// <remarks>
-/// Everything that is not an inline case is a call of the op's handler; the inline forms of memory operands fall back to it as well when they miss the TLB, so slow paths are outside this method.
+/// Everything that is not an inline case is a call of the op's handler; the inline forms of memory operands fall back to it as well when they miss the TLB, so
+/// slow paths are outside this method.
 /// Keep it below RyuJIT's limits (60,000 bytes of IL, 2,000 basic blocks): beyond them it would be compiled without optimisation.
 /// SAFETY: operand offsets come from the decoder and lie in CpuState; host addresses come from TLB hits; block pointers are used within the epoch.
 /// </remarks>
@@ -31,7 +32,8 @@ internal sealed unsafe partial class Interpreter
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private LoopExit RunLoop(CpuState* c, Block* block)
     {
-        // Every case works on these few locals: a temporary of its own for each would be more than the compiler tracks in registers, and helpers more than it inlines.
+        // Every case works on these few locals: a temporary of its own for each would be more than the compiler tracks in registers, and helpers more than it
+        // inlines.
         byte* g = (byte*)c;
         TlbEntry* tlb = ProcessorMemory.Level1Of(c);
         Op* op;
@@ -473,7 +475,8 @@ internal sealed unsafe partial class Interpreter
 
     taken:
         rip = (c->BlockRip + (ulong)op->Disp) & mask;
-        // Another processor that overwrites the code clears the link, also between the two reads. A variable for one read would cost every other case a register.
+        // Another processor that overwrites the code clears the link, also between the two reads. A variable for one read would cost every other case a
+        // register.
         if (block->Taken == null)
         {
             _fetch.Link = &block->Taken;
@@ -553,7 +556,10 @@ internal sealed unsafe partial class Interpreter
         return LoopExit.Fault;
     }
 
-    /// <summary>Takes back the instructions of the block from <paramref name="op"/> on, which were counted at its entry. Ops before the last execute one instruction each.</summary>
+    /// <summary>
+    /// Takes back the instructions of the block from <paramref name="op"/> on, which were counted at its entry. Ops before the last execute one instruction
+    /// each.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static void Uncount(CpuState* c, Block* block, Op* op) => c->InstructionsRetired -= (ulong)(block->Instructions - (op - Block.FirstOp(block)));
 }

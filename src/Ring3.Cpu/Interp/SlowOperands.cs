@@ -6,7 +6,9 @@ namespace Ring3.Cpu;
 /// <summary>A read-modify-write instruction of which only the arithmetic differs.</summary>
 internal unsafe interface IReadModifyWrite
 {
-    /// <summary>New value of the operand of <paramref name="size"/> bytes; <paramref name="status"/> is the old status on entry and the new one on return.</summary>
+    /// <summary>
+    /// New value of the operand of <paramref name="size"/> bytes; <paramref name="status"/> is the old status on entry and the new one on return.
+    /// </summary>
     static abstract ulong Apply(CpuState* c, Op* op, int size, ulong old, ref ulong status);
 }
 
@@ -95,7 +97,8 @@ internal static unsafe class SlowOperands
             Flags.SetStatus(c, status);
             return OpResult.Next;
         }
-        return Addressing.LinearAddress(c, op, size, AccessKind.Read | AccessKind.Write, out ulong linear) ? ModifyAt<T>(p, c, op, linear, size) : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, size, AccessKind.Read | AccessKind.Write, out ulong linear) ? ModifyAt<T>(p, c, op, linear, size)
+            : OpResult.Fault;
     }
 
     /// <summary>Runs <typeparamref name="T"/> on memory at <paramref name="linear"/>.</summary>

@@ -3,18 +3,27 @@ namespace Ring3.Cpu;
 /// <summary>What a locked access does to its operand.</summary>
 internal interface ISplitChange
 {
-    /// <summary>The result depends on every bit of the operand, and nothing is written unless <see cref="Apply"/> says so. False: no bit of the result depends on a higher bit of the operand.</summary>
+    /// <summary>
+    /// The result depends on every bit of the operand, and nothing is written unless <see cref="Apply"/> says so. False: no bit of the result depends on a
+    /// higher bit of the operand.
+    /// </summary>
     static abstract bool IsComparison { get; }
 
-    /// <summary>The new value of the operand; bits above its width are ignored. False: it stays. Called more than once when the owner's threads write to the operand; the last call counts.</summary>
+    /// <summary>
+    /// The new value of the operand; bits above its width are ignored. False: it stays. Called more than once when the owner's threads write to the operand;
+    /// the last call counts.
+    /// </summary>
     bool Apply(ulong old, out ulong value);
 }
 
 /// <summary>
-/// An operand of 2 to 8 bytes on both sides of the end of a cache line, as the two aligned words that hold it. Each is changed by a compare-exchange of its own, so the owner's threads never meet a torn or lost word;
+/// An operand of 2 to 8 bytes on both sides of the end of a cache line, as the two aligned words that hold it. Each is changed by a compare-exchange of its
+/// own, so the owner's threads never meet a torn or lost word;
 /// the machine's processors never see one half without the other, because the bus is taken.
 /// </summary>
-/// <remarks>SAFETY: both words lie in pages that the access has translated for writing; a line's first and last eight bytes are in the page of any other of its bytes.</remarks>
+/// <remarks>
+/// SAFETY: both words lie in pages that the access has translated for writing; a line's first and last eight bytes are in the page of any other of its bytes.
+/// </remarks>
 internal readonly unsafe ref struct SplitAccess(byte* low, byte* high, int lowBytes, int size)
 {
     private readonly ulong* _low = (ulong*)(low + lowBytes - 8), _high = (ulong*)high;
@@ -63,7 +72,8 @@ internal readonly unsafe ref struct SplitAccess(byte* low, byte* high, int lowBy
                 continue;
             if (Interlocked.CompareExchange(ref *_high, WithHigh(high, value), high) == high)
                 return old;
-            // A thread of the owner has written to the upper half meanwhile: the comparison is made again. If one has built on the lower half as well, that stays.
+            // A thread of the owner has written to the upper half meanwhile: the comparison is made again. If one has built on the lower half as well, that
+            // stays.
             Interlocked.CompareExchange(ref *_low, low, written);
         }
     }

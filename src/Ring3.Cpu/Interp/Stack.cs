@@ -77,7 +77,8 @@ internal static unsafe class StackHandlers
 
     private static OpResult PushReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Push<W>(p, c, Shape.Reg0<W>(c, op));
     private static OpResult PushImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Push<W>(p, c, op->Imm);
-    private static OpResult PushMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong value) ? Push<W>(p, c, value) : OpResult.Fault;
+    private static OpResult PushMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong value) ? Push<W>(p, c, value) : OpResult.Fault;
 
     private static OpResult PopReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {

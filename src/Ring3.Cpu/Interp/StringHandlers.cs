@@ -13,10 +13,14 @@ internal readonly struct Element4 : IElement { public static int Size => 4; }
 internal readonly struct Element8 : IElement { public static int Size => 8; }
 
 /// <summary>
-/// MOVS, STOS, LODS, CMPS and SCAS. With REP they work in bulk on host memory, a page at a time; after each chunk the registers are those of an instruction that was interrupted
+/// MOVS, STOS, LODS, CMPS and SCAS. With REP they work in bulk on host memory, a page at a time; after each chunk the registers are those of an instruction
+/// that was interrupted
 /// between two iterations, so a fault or a kick finds exact restart state. SPEC: SDM volume 2, "REP/REPE/REPZ/REPNE/REPNZ".
 /// </summary>
-/// <remarks>SAFETY: a direct pointer is used for at most the bytes of its page that <see cref="StringRun"/> allows; everything else goes through the checked accessors element by element.</remarks>
+/// <remarks>
+/// SAFETY: a direct pointer is used for at most the bytes of its page that <see cref="StringRun"/> allows; everything else goes through the checked accessors
+/// element by element.
+/// </remarks>
 internal static unsafe class StringHandlers
 {
     private const int Rcx = 1, Rsi = 6, Rdi = 7;
@@ -30,7 +34,8 @@ internal static unsafe class StringHandlers
         Set(Code.Scasb_AL_m8, &Scas<Element1>, Code.Scasw_AX_m16, &Scas<Element2>, Code.Scasd_EAX_m32, &Scas<Element4>, Code.Scasq_RAX_m64, &Scas<Element8>);
     }
 
-    private static void Set(Code c1, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h1, Code c2, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h2,
+    private static void Set(Code c1, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h1, Code c2, delegate*<LogicalProcessor, CpuState*, Op*,
+        OpResult> h2,
         Code c4, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h4, Code c8, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h8)
     {
         HandlerTable.Set(c1, h1, endsBlock: true);
@@ -83,7 +88,8 @@ internal static unsafe class StringHandlers
     /// <summary>Whether the loop has to stop at this iteration boundary: a kick, or a trap after each iteration.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool MustStop(CpuState* c) =>
-        Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0 && DeadlineTimer.MustLook(c);
+        Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0
+            && DeadlineTimer.MustLook(c);
 
     private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {
@@ -92,7 +98,8 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1;
-            byte* source = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), target = source != null ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
+            byte* source = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), target = source != null
+                ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
             ulong moved = 0;
             if (target != null)
             {
@@ -120,7 +127,8 @@ internal static unsafe class StringHandlers
     private static bool MoveOne<T>(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run) where T : IElement
     {
         // The load is complete, with the faults of its page, before the store begins.
-        return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) && StoreOne(p, c, to, T.Size, value);
+        return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to)
+            && StoreOne(p, c, to, T.Size, value);
     }
 
     private static bool StoreOne(LogicalProcessor p, CpuState* c, ulong to, int size, ulong value)
@@ -133,7 +141,8 @@ internal static unsafe class StringHandlers
     }
 
     /// <summary>
-    /// Copies <paramref name="n"/> elements in the order of the instruction, which shows when the ranges overlap. Returns how many; none when a copy that can be repeated failed.
+    /// Copies <paramref name="n"/> elements in the order of the instruction, which shows when the ranges overlap. Returns how many; none when a copy that can
+    /// be repeated failed.
     /// </summary>
     private static ulong CopyRun(byte* source, byte* target, ulong n, int size, int step)
     {
@@ -218,7 +227,8 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1, a, b;
-            byte* first = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), second = first != null ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, false, count, ref n) : null;
+            byte* first = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), second = first != null
+                ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, false, count, ref n) : null;
             if (second != null)
             {
                 ulong done = 0;

@@ -23,7 +23,8 @@ internal readonly unsafe struct StringRun
         Step = (c->Rflags & Rflags.DF) != 0 ? -size : size;
         Mask = Addressing.AddressMask(op->AddressSize);
         // Traps after an iteration, data breakpoints and alignment checks belong to single accesses.
-        _elementwise = (op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || (c->Dr7 & 0xff) != 0 || CpuMode.AlignmentChecked(c);
+        _elementwise = (op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || (c->Dr7 & 0xff) != 0
+            || CpuMode.AlignmentChecked(c);
     }
 
     /// <summary>Linear address of the current element.</summary>
@@ -31,7 +32,8 @@ internal readonly unsafe struct StringRun
         => Addressing.SegmentLinear(c, segment, c->Gpr[register] & Mask, Size, access, out linear);
 
     /// <summary>
-    /// Host pointer to the current element when a run of elements can be done at once, else null with nothing pending. <paramref name="n"/> is 1 or the limit of the other
+    /// Host pointer to the current element when a run of elements can be done at once, else null with nothing pending. <paramref name="n"/> is 1 or the limit
+    /// of the other
     /// operand on entry, the number of elements allowed on return.
     /// </summary>
     public byte* Direct(GuestAccess access, CpuState* c, int register, int segment, bool write, ulong count, ref ulong n)

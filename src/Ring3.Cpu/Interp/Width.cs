@@ -39,7 +39,8 @@ internal unsafe struct W16 : IWidth
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static void Put(byte* p, ulong value) => Volatile.Write(ref *(ushort*)p, (ushort)value);
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static void Set(byte* p, ulong value) => *(ushort*)p = (ushort)value;
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static ulong SignExtend(ulong value) => (ulong)(short)value;
-    public static ulong CompareExchange(byte* p, ulong value, ulong comparand) => Interlocked.CompareExchange(ref *(ushort*)p, (ushort)value, (ushort)comparand);
+    public static ulong CompareExchange(byte* p, ulong value, ulong comparand) =>
+        Interlocked.CompareExchange(ref *(ushort*)p, (ushort)value, (ushort)comparand);
     public static ulong Exchange(byte* p, ulong value) => Interlocked.Exchange(ref *(ushort*)p, (ushort)value);
 }
 

@@ -6,13 +6,19 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>Everything that misses level 1: translation, page-crossing accesses, MMIO, alignment checks, data breakpoints.</summary>
-/// <remarks>SAFETY: host pointers come from translations; bounce buffers hold <see cref="MmioReplay.MaxSize"/> bytes and the sizes of the two fragments add up to at most that.</remarks>
+/// <remarks>
+/// SAFETY: host pointers come from translations; bounce buffers hold <see cref="MmioReplay.MaxSize"/> bytes and the sizes of the two fragments add up to at
+/// most that.
+/// </remarks>
 internal sealed unsafe partial class GuestAccess
 {
     internal readonly MmioReplay Replay = new();
     private const int BounceSlots = 4;
 
-    /// <summary>A page-crossing or MMIO access between ReadPtr/WritePtr and EndWrite. Slots are used in turn, so that an instruction can have several operands in flight.</summary>
+    /// <summary>
+    /// A page-crossing or MMIO access between ReadPtr/WritePtr and EndWrite. Slots are used in turn, so that an instruction can have several operands in
+    /// flight.
+    /// </summary>
     [StructLayout(LayoutKind.Sequential, Size = 128)]
     private struct Bounce
     {
@@ -125,7 +131,8 @@ internal sealed unsafe partial class GuestAccess
     }
 
     private bool FillBounce(CpuState* c, Bounce* b) =>
-        FillFragment(c, b->Data, b->Host0, b->Gpa0, b->Size0, b->Linear) && FillFragment(c, b->Data + b->Size0, b->Host1, b->Gpa1, b->Size1, b->Linear + (ulong)b->Size0);
+        FillFragment(c, b->Data, b->Host0, b->Gpa0, b->Size0, b->Linear)
+            && FillFragment(c, b->Data + b->Size0, b->Host1, b->Gpa1, b->Size1, b->Linear + (ulong)b->Size0);
 
     private bool FillFragment(CpuState* c, byte* data, byte* host, ulong gpa, int size, ulong linear)
     {
@@ -159,7 +166,10 @@ internal sealed unsafe partial class GuestAccess
         return CpuMode.Is64(c) ? next : next & 0xffff_ffff;
     }
 
-    /// <summary>#AC has priority over page faults of the same access, as processors do it. Vectors need 16-byte alignment whatever their size, or none by the model; 80-bit numbers 8 (measured).</summary>
+    /// <summary>
+    /// #AC has priority over page faults of the same access, as processors do it. Vectors need 16-byte alignment whatever their size, or none by the model;
+    /// 80-bit numbers 8 (measured).
+    /// </summary>
     private bool CheckAligned(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
         if (size >= 16 && _model.SparesVectorAlignment)

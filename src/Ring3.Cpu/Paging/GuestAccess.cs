@@ -3,10 +3,13 @@ using System.Runtime.CompilerServices;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Reads and writes of guest memory by linear address: the inline level-1 hit, and the calls for everything else (accesses that cross a page, MMIO with its log of what an instruction has done already).
+/// Reads and writes of guest memory by linear address: the inline level-1 hit, and the calls for everything else (accesses that cross a page, MMIO with its log
+/// of what an instruction has done already).
 /// A null pointer or <c>false</c> means that an exception or an exit is pending: return <see cref="OpResult.Fault"/>.
 /// </summary>
-/// <remarks>SAFETY: a pointer that comes out of a TLB hit or a walk lies in host memory that the nested tables map; it is valid until the processor leaves the guest.</remarks>
+/// <remarks>
+/// SAFETY: a pointer that comes out of a TLB hit or a walk lies in host memory that the nested tables map; it is valid until the processor leaves the guest.
+/// </remarks>
 internal sealed unsafe partial class GuestAccess
 {
     /// <summary>Host pointer for a read of <paramref name="size"/> bytes (1..64).</summary>
@@ -19,7 +22,9 @@ internal sealed unsafe partial class GuestAccess
         return ReadPtrSlow(c, linear, size, CpuMode.ExplicitAccess(c));
     }
 
-    /// <summary>Host pointer for a write of all <paramref name="size"/> bytes (1..64). Its old content is not valid; finish with <see cref="EndWrite"/>.</summary>
+    /// <summary>
+    /// Host pointer for a write of all <paramref name="size"/> bytes (1..64). Its old content is not valid; finish with <see cref="EndWrite"/>.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal byte* WritePtr(CpuState* c, ulong linear, int size)
     {
@@ -29,7 +34,10 @@ internal sealed unsafe partial class GuestAccess
         return WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), false);
     }
 
-    /// <summary>Host pointer for a read-modify-write or a partial write within <paramref name="size"/> bytes (1..64): the old content is valid. Finish with <see cref="EndWrite"/>.</summary>
+    /// <summary>
+    /// Host pointer for a read-modify-write or a partial write within <paramref name="size"/> bytes (1..64): the old content is valid. Finish with <see
+    /// cref="EndWrite"/>.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal byte* ModifyPtr(CpuState* c, ulong linear, int size)
     {
@@ -39,7 +47,10 @@ internal sealed unsafe partial class GuestAccess
         return WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), true);
     }
 
-    /// <summary>Completes a write through <see cref="WritePtr"/> or <see cref="ModifyPtr"/>: commits a bounce buffer, drops decoded code that was overwritten. Fault only when an MMIO write leaves.</summary>
+    /// <summary>
+    /// Completes a write through <see cref="WritePtr"/> or <see cref="ModifyPtr"/>: commits a bounce buffer, drops decoded code that was overwritten. Fault
+    /// only when an MMIO write leaves.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal OpResult EndWrite(CpuState* c, byte* ptr, ulong linear, int size)
     {
@@ -157,7 +168,9 @@ internal sealed unsafe partial class GuestAccess
         return ReadPtrSlow(c, linear, size, privilege);
     }
 
-    /// <summary>Host pointer for a write with an explicit privilege; finish with <see cref="EndWriteAs"/>. <paramref name="e"/> is null when level 1 missed.</summary>
+    /// <summary>
+    /// Host pointer for a write with an explicit privilege; finish with <see cref="EndWriteAs"/>. <paramref name="e"/> is null when level 1 missed.
+    /// </summary>
     internal byte* WritePtrAs(CpuState* c, ulong linear, int size, AccessKind privilege, out TlbEntry* e)
     {
         e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
@@ -205,7 +218,9 @@ internal sealed unsafe partial class GuestAccess
     internal bool StoreSystem32(CpuState* c, ulong linear, uint value) => StoreSystem(c, linear, 4, value);
     internal bool StoreSystem64(CpuState* c, ulong linear, ulong value) => StoreSystem(c, linear, 8, value);
 
-    /// <summary>Host pointer for bulk access inside the page of <paramref name="linear"/>, or null with nothing pending when it is not a plain, present page.</summary>
+    /// <summary>
+    /// Host pointer for bulk access inside the page of <paramref name="linear"/>, or null with nothing pending when it is not a plain, present page.
+    /// </summary>
     internal byte* DirectPtr(CpuState* c, ulong linear, bool write)
     {
         TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);

@@ -63,7 +63,8 @@ internal sealed unsafe partial class PagingUnit
         t.Gpa = w.LeafGpa;
         t.Global = w.Global;
         AccessKind kind = access & (AccessKind.Read | AccessKind.Write | AccessKind.Execute);
-        TranslateResult nested = NestedTranslate(c, w.LeafGpa | (linear & 0xfff), kind | (access & AccessKind.User), linear, out t.Host, out PageFlags nestedFlags);
+        TranslateResult nested = NestedTranslate(c, w.LeafGpa | (linear & 0xfff), kind
+            | (access & AccessKind.User), linear, out t.Host, out PageFlags nestedFlags);
         if (nested != TranslateResult.Ok)
             return nested;
         t.Flags = w.Flags | nestedFlags;
@@ -127,7 +128,10 @@ internal sealed unsafe partial class PagingUnit
         return flags;
     }
 
-    /// <summary>Follows the tables down to the leaf without checking permissions. With <paramref name="fill"/> off nothing is cached, nothing nested is marked and no exit is raised.</summary>
+    /// <summary>
+    /// Follows the tables down to the leaf without checking permissions. With <paramref name="fill"/> off nothing is cached, nothing nested is marked and no
+    /// exit is raised.
+    /// </summary>
     private WalkResult ReadTables(CpuState* c, ulong linear, WalkState* w, bool fill)
     {
         PagingMode mode = CpuMode.PagingModeOf(c);
@@ -196,7 +200,10 @@ internal sealed unsafe partial class PagingUnit
             w->Flags |= (PageFlags)((uint)(entry >> Pte.KeyShift) << KeyShift) & PageFlags.Key;
     }
 
-    /// <summary>Bits that must be 0 in a present directory entry of 4 bytes that maps 4 MiB: with PSE-36 the address has up to 40 bits, of which this guest has MAXPHYADDR, else 32.</summary>
+    /// <summary>
+    /// Bits that must be 0 in a present directory entry of 4 bytes that maps 4 MiB: with PSE-36 the address has up to 40 bits, of which this guest has
+    /// MAXPHYADDR, else 32.
+    /// </summary>
     public ulong ReservedLargePage32
     {
         get
@@ -300,7 +307,8 @@ internal sealed unsafe partial class PagingUnit
     private static bool Permits(CpuState* c, PageFlags flags, AccessKind access) => EntriesPermit(c, flags, access) && !KeyForbids(c, flags, access);
 
     /// <summary>
-    /// Whether PKRU forbids a data access to a user page: access disable, or write disable, which like the W bit of entries counts for the supervisor with CR0.WP only. SPEC: SDM volume 3, "Protection Keys".
+    /// Whether PKRU forbids a data access to a user page: access disable, or write disable, which like the W bit of entries counts for the supervisor with
+    /// CR0.WP only. SPEC: SDM volume 3, "Protection Keys".
     /// </summary>
     private static bool KeyForbids(CpuState* c, PageFlags flags, AccessKind access)
     {

@@ -3,7 +3,8 @@ using System.Runtime.InteropServices;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Log of the MMIO accesses that the running instruction has completed. An MMIO access leaves the guest; after the owner completed it the instruction is executed again
+/// Log of the MMIO accesses that the running instruction has completed. An MMIO access leaves the guest; after the owner completed it the instruction is
+/// executed again
 /// from its start, and accesses that are in the log are answered from it (reads) or skipped (writes), so that a device sees each access once.
 /// The log ends when the instruction retires; for REP, when an iteration retires.
 /// </summary>

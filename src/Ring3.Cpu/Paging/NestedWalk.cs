@@ -14,8 +14,14 @@ internal enum TranslateResult
     Mmio,
 }
 
-/// <summary>The second dimension: guest-physical to host. SPEC: SDM volume 3, "EPT Translation Mechanism" with accessed and dirty flags; guest page-table reads count as reads.</summary>
-/// <remarks>SAFETY: table pages are read with Volatile and written with compare-exchange only; their addresses come from entries that the owner made present. The dirty log is written below its limit.</remarks>
+/// <summary>
+/// The second dimension: guest-physical to host. SPEC: SDM volume 3, "EPT Translation Mechanism" with accessed and dirty flags; guest page-table reads count as
+/// reads.
+/// </summary>
+/// <remarks>
+/// SAFETY: table pages are read with Volatile and written with compare-exchange only; their addresses come from entries that the owner made present. The dirty
+/// log is written below its limit.
+/// </remarks>
 internal sealed unsafe partial class PagingUnit
 {
     private const int NestedLevels = 4;
@@ -72,7 +78,8 @@ internal sealed unsafe partial class PagingUnit
             }
             flags = ToNestedFlags(allowed);
             if (!NestedPermits(flags, access))
-                return (access & AccessKind.Write) != 0 && (entry & NestedPte.WriteIsMmio) != 0 ? TranslateResult.Mmio : NestedFault(gpa, access | AccessKind.Present, gva);
+                return (access & AccessKind.Write) != 0
+                    && (entry & NestedPte.WriteIsMmio) != 0 ? TranslateResult.Mmio : NestedFault(gpa, access | AccessKind.Present, gva);
             ulong set = (access & AccessKind.Write) != 0 ? NestedPte.A | NestedPte.D : NestedPte.A;
             bool logs = (set & NestedPte.D) != 0 && (entry & (NestedPte.LogDirty | NestedPte.D)) == NestedPte.LogDirty;
             if (logs && c->DirtyLogCount >= c->DirtyLogLimit)

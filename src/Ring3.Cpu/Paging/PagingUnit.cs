@@ -5,12 +5,14 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Translation: from a linear address and a kind of access to a host page, through the TLB or both dimensions of tables, with every fault and exit on the way. It keeps the level-1 context, which follows from control registers, CPL and
+/// Translation: from a linear address and a kind of access to a host page, through the TLB or both dimensions of tables, with every fault and exit on the way.
+/// It keeps the level-1 context, which follows from control registers, CPL and
 /// ASID, and makes the flushes of guest and owner. What is accessed is another's business (<see cref="GuestAccess"/>).
 /// </summary>
 /// <remarks>
 /// It stands on the state with its exit block, the processor's identity, and the block cache, whose bitmaps level-1 entries point to.
-/// SAFETY: host pages come from nested tables that the owner keeps while the processor is inside the guest; the TLB's level 1 lies behind the state and lives as long.
+/// SAFETY: host pages come from nested tables that the owner keeps while the processor is inside the guest; the TLB's level 1 lies behind the state and lives
+/// as long.
 /// </remarks>
 internal sealed unsafe partial class PagingUnit
 {
@@ -68,7 +70,8 @@ internal sealed unsafe partial class PagingUnit
     }
 
     /// <summary>
-    /// Whether an address is canonical for the widest linear addresses that this guest's CPUID has, whatever CR4.LA57 says: the check of MSRs, descriptor-table registers, the bases of LDTR and TR, and INVPCID.
+    /// Whether an address is canonical for the widest linear addresses that this guest's CPUID has, whatever CR4.LA57 says: the check of MSRs, descriptor-table
+    /// registers, the bases of LDTR and TR, and INVPCID.
     /// SPEC: SDM volume 1, "Canonical Addressing", "5-Level Paging and 5-Level EPT" white paper.
     /// </summary>
     internal bool IsCanonicalForMsr(ulong linear)
@@ -201,7 +204,8 @@ internal sealed unsafe partial class PagingUnit
         if (r != TranslateResult.Ok)
             return r == TranslateResult.Mmio ? TranslateResult.Fault : r;
         ulong table = (ulong)host + (gpa & 0xfff);
-        if (!UserCopy.TryRead8(table, out pdptrs.P0) || !UserCopy.TryRead8(table + 8, out pdptrs.P1) || !UserCopy.TryRead8(table + 16, out pdptrs.P2) || !UserCopy.TryRead8(table + 24, out pdptrs.P3))
+        if (!UserCopy.TryRead8(table, out pdptrs.P0) || !UserCopy.TryRead8(table + 8, out pdptrs.P1) || !UserCopy.TryRead8(table + 16, out pdptrs.P2)
+            || !UserCopy.TryRead8(table + 24, out pdptrs.P3))
         {
             Outcome.LeaveForMemory(c, table, AccessKind.Read);
             return TranslateResult.Exit;

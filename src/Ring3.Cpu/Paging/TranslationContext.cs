@@ -55,7 +55,8 @@ internal sealed unsafe partial class PagingUnit
     }
 
     /// <summary>
-    /// WRPKRU and its like. Keys are cached with the pages, and rights apply to what is cached (SPEC: SDM volume 3, "Caching Translation Information"): only level 1, which holds the outcome, must look again.
+    /// WRPKRU and its like. Keys are cached with the pages, and rights apply to what is cached (SPEC: SDM volume 3, "Caching Translation Information"): only
+    /// level 1, which holds the outcome, must look again.
     /// </summary>
     internal void SetPkru(CpuState* c, uint value)
     {
@@ -73,7 +74,8 @@ internal sealed unsafe partial class PagingUnit
     }
 
     /// <summary>
-    /// Drops what was derived from guest frames [start, end), in every ASID, and keeps the rest: for a hypervisor that has changed few mappings. Owner thread, outside the guest.
+    /// Drops what was derived from guest frames [start, end), in every ASID, and keeps the rest: for a hypervisor that has changed few mappings. Owner thread,
+    /// outside the guest.
     /// </summary>
     public void FlushGfns(ulong start, ulong end)
     {

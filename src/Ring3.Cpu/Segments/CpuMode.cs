@@ -15,7 +15,8 @@ internal static unsafe class CpuMode
         const uint code = Segment.P | Segment.S | 8, data = Segment.P | Segment.S | 2, dataMask = Segment.P | Segment.S | Segment.Unusable | 0xe;
         return (c->Cs.Base | c->Ss.Base | c->Ds.Base | c->Es.Base) == 0
             && (c->Cs.Limit & c->Ss.Limit & c->Ds.Limit & c->Es.Limit) == uint.MaxValue
-            && (c->Cs.Access & code) == code && (c->Ss.Access & (dataMask | Segment.DB)) == (data | Segment.DB) && (c->Ds.Access & dataMask) == data && (c->Es.Access & dataMask) == data;
+            && (c->Cs.Access & code) == code && (c->Ss.Access & (dataMask | Segment.DB)) == (data | Segment.DB) && (c->Ds.Access & dataMask) == data
+                && (c->Es.Access & dataMask) == data;
     }
 
     internal static PagingMode PagingModeOf(CpuState* c)

@@ -31,7 +31,8 @@ internal static class Descriptor
         return (raw >> 55 & 1) != 0 ? limit << 12 | 0xfff : limit;
     }
 
-    public static Segment ToSegment(ushort selector, ulong raw) => new() { Base = Base(raw), Limit = Limit(raw), Access = Access(raw) | 1, Selector = selector };
+    public static Segment ToSegment(ushort selector, ulong raw) =>
+        new() { Base = Base(raw), Limit = Limit(raw), Access = Access(raw) | 1, Selector = selector };
 
     // Gates.
     public static ushort GateSelector(ulong raw) => (ushort)(raw >> 16);
@@ -71,7 +72,9 @@ internal sealed unsafe partial class EventUnit
         return true;
     }
 
-    /// <summary>Reads the descriptor of a selector. False: pending is <paramref name="vector"/>(selector) when it lies beyond the table, or the fault of the read.</summary>
+    /// <summary>
+    /// Reads the descriptor of a selector. False: pending is <paramref name="vector"/>(selector) when it lies beyond the table, or the fault of the read.
+    /// </summary>
     internal bool ReadDescriptor(CpuState* c, ushort selector, byte vector, out ulong raw, out ulong address)
     {
         raw = 0;
@@ -100,7 +103,10 @@ internal sealed unsafe partial class EventUnit
     /// <summary>Clears the busy bit of a TSS descriptor.</summary>
     private bool ClearBusy(CpuState* c, ulong address) => ChangeTypeByte(c, address, set: 0, clear: (byte)(Descriptor.Busy >> 40));
 
-    /// <summary>A locked change of bits 40-47 of a descriptor. It has the faults of a write of the whole upper half, but changes one byte: an access to that is never split, wherever the descriptor lies.</summary>
+    /// <summary>
+    /// A locked change of bits 40-47 of a descriptor. It has the faults of a write of the whole upper half, but changes one byte: an access to that is never
+    /// split, wherever the descriptor lies.
+    /// </summary>
     private bool ChangeTypeByte(CpuState* c, ulong address, byte set, byte clear)
     {
         byte* p = _access.WritePtrSlow(c, address + 4, 4, PagingUnit.ImplicitAccess, true);
@@ -139,7 +145,8 @@ internal sealed unsafe partial class EventUnit
     }
 
     /// <summary>
-    /// The processor itself takes a segment away, in a return to an outer level or in leaving virtual-8086 mode: only the selector becomes null and the segment unusable. The hidden base stays, which 64-bit code uses
+    /// The processor itself takes a segment away, in a return to an outer level or in leaving virtual-8086 mode: only the selector becomes null and the segment
+    /// unusable. The hidden base stays, which 64-bit code uses
     /// with FS and GS. SPEC: SDM volume 2, IRET and RET, "ReturnToOuterPrivilegeLevel"; what a load of a null selector by the program does is another matter.
     /// </summary>
     private static void NullSelector(Segment* s)

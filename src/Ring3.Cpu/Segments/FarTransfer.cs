@@ -23,7 +23,8 @@ internal sealed unsafe partial class EventUnit
             return FarToCode(c, selector, raw, address, offset, size, call, next);
         uint type = Descriptor.Type(raw);
         bool longMode = CpuMode.LongMode(c);
-        bool known = type == Descriptor.CallGate32 || (!longMode && type is Descriptor.CallGate16 or Descriptor.TaskGate or Descriptor.Tss16Available or Descriptor.Tss32Available);
+        bool known = type == Descriptor.CallGate32
+            || (!longMode && type is Descriptor.CallGate16 or Descriptor.TaskGate or Descriptor.Tss16Available or Descriptor.Tss32Available);
         if (!known || Descriptor.Dpl(raw) < (int)c->Cpl || Descriptor.Dpl(raw) < (selector & 3))
             return RaiseSelector(c, Vector.GP, selector);
         if (!Descriptor.Present(raw))
@@ -196,7 +197,8 @@ internal sealed unsafe partial class EventUnit
             CommitStack(c, stack);
             return JumpTo(c, cs, offset);
         }
-        if (!stack.Pop(_access, c, size, out ulong sp) || !stack.Pop(_access, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out Segment ss))
+        if (!stack.Pop(_access, c, size, out ulong sp) || !stack.Pop(_access, c, size, out ulong ssWord)
+            || !CheckReturnStack(c, (ushort)ssWord, target, cs, out Segment ss))
             return OpResult.Fault;
         CommitOuter(c, cs, ss, sp, target);
         Addressing.SetStackPointer(c, c->Gpr[4] + release, Addressing.StackMask(c));

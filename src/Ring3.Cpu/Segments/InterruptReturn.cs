@@ -41,7 +41,8 @@ internal sealed unsafe partial class EventUnit
         ulong sp = 0;
         if (popStack)
         {
-            if (!stack.Pop(_access, c, size, out sp) || !stack.Pop(_access, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out ss))
+            if (!stack.Pop(_access, c, size, out sp) || !stack.Pop(_access, c, size, out ulong ssWord)
+                || !CheckReturnStack(c, (ushort)ssWord, target, cs, out ss))
                 return OpResult.Fault;
         }
         if (!ValidTarget(c, cs, rip))
@@ -65,7 +66,9 @@ internal sealed unsafe partial class EventUnit
         return OpResult.EndBlock;
     }
 
-    /// <summary>Flags that an IRET at the current privilege may replace. RF matters only while instruction breakpoints exist: the next instruction clears it.</summary>
+    /// <summary>
+    /// Flags that an IRET at the current privilege may replace. RF matters only while instruction breakpoints exist: the next instruction clears it.
+    /// </summary>
     private ulong LoadableFlags(CpuState* c, int size)
     {
         ulong mask = ReturnFlags;
@@ -108,7 +111,8 @@ internal sealed unsafe partial class EventUnit
     private OpResult ReturnVirtual(CpuState* c)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(_access, c, 2, out ulong rip) || !stack.Pop(_access, c, 2, out ulong selector) || !stack.Pop(_access, c, 2, out ulong flags) || !VirtualInterrupts.MayLoad(c, flags))
+        if (!stack.Pop(_access, c, 2, out ulong rip) || !stack.Pop(_access, c, 2, out ulong selector) || !stack.Pop(_access, c, 2, out ulong flags)
+            || !VirtualInterrupts.MayLoad(c, flags))
             return OpResult.Fault;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)selector);

@@ -6,7 +6,10 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: derives fields of the state from other fields of it.</remarks>
 internal sealed unsafe partial class EventUnit
 {
-    /// <summary>Recomputes everything derived after the owner wrote segments, control registers, EFER, RFLAGS or debug registers directly. Drops translations that the difference makes invalid.</summary>
+    /// <summary>
+    /// Recomputes everything derived after the owner wrote segments, control registers, EFER, RFLAGS or debug registers directly. Drops translations that the
+    /// difference makes invalid.
+    /// </summary>
     public void RecomputeMode()
     {
         CpuState* c = _state;

@@ -20,7 +20,10 @@ internal sealed unsafe partial class EventUnit
         return true;
     }
 
-    /// <summary>Reads and checks the descriptor that a data or stack segment load would use, and marks it accessed. <paramref name="vector"/>: #GP, or #TS inside a task or stack switch.</summary>
+    /// <summary>
+    /// Reads and checks the descriptor that a data or stack segment load would use, and marks it accessed. <paramref name="vector"/>: #GP, or #TS inside a task
+    /// or stack switch.
+    /// </summary>
     private bool CheckSegment(CpuState* c, int index, ushort selector, int cpl, byte vector, out Segment value)
     {
         if (index == SegmentIndex.SS)

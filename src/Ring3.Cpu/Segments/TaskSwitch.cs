@@ -62,7 +62,8 @@ internal sealed unsafe partial class EventUnit
         if (!ReadDescriptor(c, selector, vector, out raw, out address))
             return false;
         uint type = Descriptor.Type(raw);
-        bool fits = kind == TaskSwitchKind.Return ? type is Descriptor.Tss32Busy or Descriptor.Tss16Busy : type is Descriptor.Tss32Available or Descriptor.Tss16Available;
+        bool fits = kind == TaskSwitchKind.Return ? type is Descriptor.Tss32Busy or Descriptor.Tss16Busy
+            : type is Descriptor.Tss32Available or Descriptor.Tss16Available;
         if (!fits)
         {
             RaiseSelector(c, vector, selector);
@@ -109,7 +110,8 @@ internal sealed unsafe partial class EventUnit
         int size = wide ? 4 : 2;
         uint at = wide ? 0x20u : 0x0eu;
         // Both ends first: a fault must come before the first byte is written.
-        if (_access.WritePtrSlow(c, (uint)(tss + at), size, PagingUnit.ImplicitAccess, false) == null || _access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, PagingUnit.ImplicitAccess, false) == null)
+        if (_access.WritePtrSlow(c, (uint)(tss + at), size, PagingUnit.ImplicitAccess, false) == null
+            || _access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, PagingUnit.ImplicitAccess, false) == null)
             return false;
         bool ok = _access.StoreSystem(c, (uint)(tss + at), size, resume) && _access.StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
         at += 2 * (uint)size;
@@ -151,7 +153,9 @@ internal sealed unsafe partial class EventUnit
             PagingUnit.SetPdptrs(c, pdptrs);
     }
 
-    /// <summary>A switch whose new task is committed but whose segments are not loaded, because an exit came in between. The next entry goes on with it.</summary>
+    /// <summary>
+    /// A switch whose new task is committed but whose segments are not loaded, because an exit came in between. The next entry goes on with it.
+    /// </summary>
     private struct UnfinishedTask
     {
         public bool Valid, Wide, HasErrorCode;
@@ -198,7 +202,8 @@ internal sealed unsafe partial class EventUnit
             _switched = true;
             return delivered;
         }
-        _unfinishedTask = new UnfinishedTask { Valid = true, Wide = wide, HasErrorCode = hasErrorCode, ErrorCode = errorCode, External = _externalEvent, Image = *t };
+        _unfinishedTask = new UnfinishedTask { Valid = true, Wide = wide, HasErrorCode = hasErrorCode, ErrorCode = errorCode, External = _externalEvent,
+            Image = *t };
         return false;
     }
 
@@ -233,7 +238,8 @@ internal sealed unsafe partial class EventUnit
             return true;
         }
         int cpl = (int)c->Cpl;
-        if (!CheckTaskCode(c, t->Selectors[SegmentIndex.CS], out Segment cs) || !CheckStackSegment(c, t->Selectors[SegmentIndex.SS], cpl, Vector.TS, false, out Segment ss))
+        if (!CheckTaskCode(c, t->Selectors[SegmentIndex.CS], out Segment cs)
+            || !CheckStackSegment(c, t->Selectors[SegmentIndex.SS], cpl, Vector.TS, false, out Segment ss))
             return false;
         c->Cs = cs;
         c->Ss = ss;

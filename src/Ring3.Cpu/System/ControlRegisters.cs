@@ -3,7 +3,10 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Control registers and the MSRs that the processor itself uses. Here: writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".</summary>
+/// <summary>
+/// Control registers and the MSRs that the processor itself uses. Here: writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and
+/// flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".
+/// </summary>
 /// <remarks>SAFETY: control registers are fields of the state; the four PAE pointers are loaded through the checked walk.</remarks>
 internal sealed unsafe partial class ControlUnit
 {

@@ -122,7 +122,9 @@ internal sealed unsafe partial class ControlUnit
         c->Gpr[2] = value >> 32;
     }
 
-    /// <summary>Finishes the RDMSR or WRMSR of the last exit: with <paramref name="ok"/> it retires, otherwise the guest gets #GP(0) on the next Enter.</summary>
+    /// <summary>
+    /// Finishes the RDMSR or WRMSR of the last exit: with <paramref name="ok"/> it retires, otherwise the guest gets #GP(0) on the next Enter.
+    /// </summary>
     public void CompleteMsr(bool ok, ulong value)
     {
         CpuState* c = _state;

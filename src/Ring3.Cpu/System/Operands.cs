@@ -39,7 +39,8 @@ internal static unsafe class Operands
             SetRegister(c, op->Reg0, op->Size, value);
             return OpResult.Next;
         }
-        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Access.Store16(c, linear, (ushort)value) ? OpResult.Next : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear)
+            && p.Access.Store16(c, linear, (ushort)value) ? OpResult.Next : OpResult.Fault;
     }
 
     /// <summary>CPL 0 or #GP(0).</summary>

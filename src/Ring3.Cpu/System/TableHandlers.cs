@@ -61,11 +61,13 @@ internal static unsafe class TableHandlers
     public static OpResult Sidt64(LogicalProcessor p, CpuState* c, Op* op) => StoreTable(p, c, op, &c->Idtr, 8);
 
     public static OpResult Lldt(LogicalProcessor p, CpuState* c, Op* op) =>
-        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.Events.LoadLdt(c, selector, Vector.GP)
+        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector)
+            && p.Events.LoadLdt(c, selector, Vector.GP)
             ? OpResult.Next : OpResult.Fault;
 
     public static OpResult Ltr(LogicalProcessor p, CpuState* c, Op* op) =>
-        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.Events.LoadTaskRegister(c, selector)
+        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector)
+            && p.Events.LoadTaskRegister(c, selector)
             ? OpResult.Next : OpResult.Fault;
 
     public static OpResult Sldt(LogicalProcessor p, CpuState* c, Op* op) =>
@@ -74,7 +76,10 @@ internal static unsafe class TableHandlers
     public static OpResult Str(LogicalProcessor p, CpuState* c, Op* op) =>
         Operands.NeedsProtectedMode(p, c) && Operands.UmipAllows(p, c) ? Operands.Write16OrRegister(p, c, op, c->Tr.Selector) : OpResult.Fault;
 
-    /// <summary>Descriptor for LAR, LSL, VERR, VERW: <paramref name="visible"/> is false when the selector names nothing that CPL and RPL may see. False: the read faulted.</summary>
+    /// <summary>
+    /// Descriptor for LAR, LSL, VERR, VERW: <paramref name="visible"/> is false when the selector names nothing that CPL and RPL may see. False: the read
+    /// faulted.
+    /// </summary>
     private static bool Inspect(LogicalProcessor p, CpuState* c, Op* op, byte register, uint systemTypes, out ulong raw, out bool visible)
     {
         raw = 0;

@@ -41,7 +41,8 @@ internal static unsafe class TransferHandlers
     }
 
     public static OpResult Int3(LogicalProcessor p, CpuState* c, Op* op) => Outcome.RaiseSoftware(c, Vector.BP, EventType.SoftwareException, op->Length);
-    public static OpResult Int1(LogicalProcessor p, CpuState* c, Op* op) => Outcome.RaiseSoftware(c, Vector.DB, EventType.PrivilegedSoftwareException, op->Length);
+    public static OpResult Int1(LogicalProcessor p, CpuState* c, Op* op) =>
+        Outcome.RaiseSoftware(c, Vector.DB, EventType.PrivilegedSoftwareException, op->Length);
     public static OpResult Into(LogicalProcessor p, CpuState* c, Op* op) =>
         Flags.OF(c) ? Outcome.RaiseSoftware(c, Vector.OF, EventType.SoftwareException, op->Length) : Operands.EndBlock(c, op);
 
@@ -55,7 +56,8 @@ internal static unsafe class TransferHandlers
         return Operands.Leave(p, c, op, ExitReason.Hypercall);
     }
 
-    public static OpResult Rsm(LogicalProcessor p, CpuState* c, Op* op) => c->InSmm != 0 ? Operands.Leave(p, c, op, ExitReason.Rsm) : Outcome.Raise(c, Vector.UD);
+    public static OpResult Rsm(LogicalProcessor p, CpuState* c, Op* op) =>
+        c->InSmm != 0 ? Operands.Leave(p, c, op, ExitReason.Rsm) : Outcome.Raise(c, Vector.UD);
 
     /// <summary>WBINVD, INVD, WBNOINVD: caches are coherent, so privilege is all there is.</summary>
     public static OpResult CacheFlush(LogicalProcessor p, CpuState* c, Op* op) => Operands.Privileged(p, c) ? OpResult.Next : OpResult.Fault;

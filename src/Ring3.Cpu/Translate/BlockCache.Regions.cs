@@ -66,7 +66,10 @@ internal sealed unsafe partial class BlockCache
         }
     }
 
-    /// <summary>What has been translated so far, of which <paramref name="translated"/> instructions were executed, with the regions in which processors were seen most often. Any thread.</summary>
+    /// <summary>
+    /// What has been translated so far, of which <paramref name="translated"/> instructions were executed, with the regions in which processors were seen most
+    /// often. Any thread.
+    /// </summary>
     public TranslationSummary Summarize(int hottest, ulong translated)
     {
         List<HotRegion> hot = [];

@@ -52,7 +52,9 @@ internal static unsafe class GuestArea
         }
     }
 
-    /// <summary>Writes a range that <see cref="Probe"/> has accepted. False only when a device write leaves; the accesses made so far are replayed then.</summary>
+    /// <summary>
+    /// Writes a range that <see cref="Probe"/> has accepted. False only when a device write leaves; the accesses made so far are replayed then.
+    /// </summary>
     public static bool Commit(LogicalProcessor p, CpuState* c, ulong linear, byte* from, int size)
     {
         for (int n; size > 0; size -= n, from += n, linear += (ulong)n)

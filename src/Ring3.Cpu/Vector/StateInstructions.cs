@@ -4,7 +4,9 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>FXSAVE and XSAVE families, LDMXCSR and STMXCSR. SPEC: SDM volume 1, "Operation of XSAVE" and its siblings.</summary>
-/// <remarks>SAFETY: images are on the stack, <see cref="StateImage.Size"/> bytes, and aligned by the guest's own alignment checks only in guest memory.</remarks>
+/// <remarks>
+/// SAFETY: images are on the stack, <see cref="StateImage.Size"/> bytes, and aligned by the guest's own alignment checks only in guest memory.
+/// </remarks>
 internal static unsafe class StateInstructions
 {
     internal static void Register()
@@ -55,7 +57,8 @@ internal static unsafe class StateInstructions
     private static int RegisterCount(CpuState* c) => CpuMode.Is64(c) ? 16 : 8;
 
     private static bool IsWide(Op* op)
-        => (Code)op->Code is Code.Fxsave64_m512byte or Code.Fxrstor64_m512byte or Code.Xsave64_mem or Code.Xsaveopt64_mem or Code.Xsavec64_mem or Code.Xsaves64_mem
+        => (Code)op->Code is Code.Fxsave64_m512byte or Code.Fxrstor64_m512byte or Code.Xsave64_mem or Code.Xsaveopt64_mem or Code.Xsavec64_mem
+            or Code.Xsaves64_mem
             or Code.Xrstor64_mem or Code.Xrstors64_mem;
 
     /// <summary>With EFER.FFXSR the kernel's FXSAVE leaves the vector registers out.</summary>
@@ -91,7 +94,8 @@ internal static unsafe class StateInstructions
         if (CheckFxsr(p, c) != OpResult.Next)
             return OpResult.Fault;
         byte* image = stackalloc byte[StateImage.LegacySize];
-        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear) || p.Access.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
+        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear)
+            || p.Access.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
             return OpResult.Fault;
         uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
         if ((mxcsr & ~MxcsrUnit.Writable(p)) != 0)
@@ -155,11 +159,13 @@ internal static unsafe class StateInstructions
         ulong stored = components & StateImage.InUse(c);
         *(ulong*)(image + StateImage.StateBvOffset) = stored;
         *(ulong*)(image + StateImage.CompBvOffset) = components | StateImage.Compacted;
-        return StoreComponents(p, c, op, linear, image, stored, (stored & Xcr0.Sse) != 0, 16, StateImage.CompactedPkru(components)) ? OpResult.Next : OpResult.Fault;
+        return StoreComponents(p, c, op, linear, image, stored, (stored & Xcr0.Sse) != 0, 16, StateImage.CompactedPkru(components)) ? OpResult.Next
+            : OpResult.Fault;
     }
 
     /// <summary>Writes the components and <paramref name="headerBytes"/> of the header; all or nothing.</summary>
-    private static bool StoreComponents(LogicalProcessor p, CpuState* c, Op* op, ulong linear, byte* image, ulong components, bool mxcsr, int headerBytes, int pkruOffset)
+    private static bool StoreComponents(LogicalProcessor p, CpuState* c, Op* op, ulong linear, byte* image, ulong components, bool mxcsr, int headerBytes,
+        int pkruOffset)
     {
         int count = RegisterCount(c), end = (components & Xcr0.Avx) != 0 ? StateImage.AvxOffset + 16 * count : StateImage.AvxOffset;
         if (!GuestArea.Probe(p, c, linear, end))
@@ -172,7 +178,8 @@ internal static unsafe class StateInstructions
         {
             StateImage.StoreX87(c, image, IsWide(op));
             ok = GuestArea.Commit(p, c, linear, image, StateImage.MxcsrOffset)
-                && GuestArea.Commit(p, c, linear + StateImage.RegistersOffset, image + StateImage.RegistersOffset, StateImage.XmmOffset - StateImage.RegistersOffset);
+                && GuestArea.Commit(p, c, linear + StateImage.RegistersOffset, image + StateImage.RegistersOffset,
+                    StateImage.XmmOffset - StateImage.RegistersOffset);
         }
         if (ok && mxcsr)
         {

@@ -3,7 +3,9 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>Whether a class of instructions is enabled. SPEC: SDM volume 3, "System Programming for Instruction Set Extensions". #UD conditions come before #NM.</summary>
+/// <summary>
+/// Whether a class of instructions is enabled. SPEC: SDM volume 3, "System Programming for Instruction Set Extensions". #UD conditions come before #NM.
+/// </summary>
 internal unsafe interface IVectorGate
 {
     static abstract bool IsOpen(CpuState* c);

@@ -8,9 +8,12 @@ internal readonly struct Yes : IFlag { public static bool Value => true; }
 internal readonly struct No : IFlag { public static bool Value => false; }
 
 /// <summary>
-/// Handlers of forms whose register operands are all vector registers. One method per place of the memory operand; the gate and the use of MXCSR are type arguments, so each instance is straight code.
+/// Handlers of forms whose register operands are all vector registers. One method per place of the memory operand; the gate and the use of MXCSR are type
+/// arguments, so each instance is straight code.
 /// </summary>
-/// <remarks>SAFETY: operand pointers are computed from decoded register numbers (0-15) or come from the processor's memory interface, valid for MemorySize bytes.</remarks>
+/// <remarks>
+/// SAFETY: operand pointers are computed from decoded register numbers (0-15) or come from the processor's memory interface, valid for MemorySize bytes.
+/// </remarks>
 internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVectorGate where TFp : struct, IFlag
 {
     public static OpResult Registers(LogicalProcessor p, CpuState* c, Op* op)
@@ -32,7 +35,9 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         return Execute(p, c, f, c->Ymm + op->Reg0 * 32, m, null, null);
     }
 
-    /// <summary>As <see cref="Load1"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is read by bytes.</summary>
+    /// <summary>
+    /// As <see cref="Load1"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is read by bytes.
+    /// </summary>
     public static OpResult LoadSpared(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.Model.SparesVectorAlignment || !CpuMode.AlignmentChecked(c))
@@ -97,7 +102,10 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         return r == OpResult.Next ? p.Access.EndWrite(c, m, linear, f->MemorySize) : r;
     }
 
-    /// <summary>As <see cref="Store"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is written by bytes, once all of them can be.</summary>
+    /// <summary>
+    /// As <see cref="Store"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is written by bytes, once all
+    /// of them can be.
+    /// </summary>
     public static OpResult StoreSpared(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.Model.SparesVectorAlignment || !CpuMode.AlignmentChecked(c))

@@ -5,8 +5,13 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Floating-point forms whose MXCSR is not live: it is loaded, the form executed, and the status read by one emitted trampoline, so that no managed code runs in between.</summary>
-/// <remarks>SAFETY: the temporary is as large as the largest operand; the real destination of a form that may fault is written only when the instruction completes.</remarks>
+/// <summary>
+/// Floating-point forms whose MXCSR is not live: it is loaded, the form executed, and the status read by one emitted trampoline, so that no managed code runs
+/// in between.
+/// </summary>
+/// <remarks>
+/// SAFETY: the temporary is as large as the largest operand; the real destination of a form that may fault is written only when the instruction completes.
+/// </remarks>
 internal static unsafe class VectorSlow
 {
     private const uint Invalid = 1, Denormal = 2, ZeroDivide = 4, Underflow = 16;
@@ -128,7 +133,10 @@ internal static unsafe class VectorSlow
         return (raised & Underflow) != 0;
     }
 
-    /// <summary>#XM, or #UD when the system does not handle it. An unmasked exception of the operands prevents the computation, so that those of the result do not appear.</summary>
+    /// <summary>
+    /// #XM, or #UD when the system does not handle it. An unmasked exception of the operands prevents the computation, so that those of the result do not
+    /// appear.
+    /// </summary>
     private static OpResult Raise(LogicalProcessor p, CpuState* c, uint raised, uint unmasked)
     {
         const uint Operands = Invalid | Denormal | ZeroDivide;

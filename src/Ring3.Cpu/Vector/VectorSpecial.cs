@@ -92,7 +92,9 @@ internal static unsafe class VectorSpecial
     private static OpResult Maskmov<TGate>(LogicalProcessor p, CpuState* c, Op* op) where TGate : struct, IVectorGate
         => TGate.IsOpen(c) ? StoreBytes(p, c, op, c->Ymm + 32 * op->Reg1, c->Ymm + 32 * op->Reg2, 16) : TGate.Refuse(p, c);
 
-    /// <summary>Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, as processors do.</summary>
+    /// <summary>
+    /// Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, as processors do.
+    /// </summary>
     private static OpResult StoreBytes(LogicalProcessor p, CpuState* c, Op* op, byte* data, byte* mask, int count)
     {
         ulong offset = c->Gpr[7] & Addressing.AddressMask(op->AddressSize);
@@ -137,7 +139,9 @@ internal static unsafe class VectorSpecial
 
     private static bool IsSet(byte* mask, int size, int i) => (sbyte)mask[size * i + size - 1] < 0;
 
-    /// <summary>Linear address of <paramref name="size"/> bytes of an operand, with the segment's checks for just these; offsets wrap at the address size.</summary>
+    /// <summary>
+    /// Linear address of <paramref name="size"/> bytes of an operand, with the segment's checks for just these; offsets wrap at the address size.
+    /// </summary>
     private static bool ElementLinear(LogicalProcessor p, CpuState* c, Op* op, ulong offset, int size, AccessKind access, out ulong linear)
         => Addressing.SegmentLinear(c, op->Seg, offset & Addressing.AddressMask(op->AddressSize), size, access, out linear);
 
@@ -223,7 +227,8 @@ internal static unsafe class VectorSpecial
     /// Gathers: elements are loaded in order, and each one loaded clears its mask element, so that a fault leaves a state from which the instruction continues.
     /// Destination, index and mask must be three different registers, else #UD.
     /// </summary>
-    private static OpResult Gather<TIndex, T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where TIndex : unmanaged where T : unmanaged where TCount : struct, ICount
+    private static OpResult Gather<TIndex, T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where TIndex : unmanaged where T : unmanaged where TCount
+        : struct, ICount
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);

@@ -132,7 +132,8 @@ internal static unsafe class X87Handlers
         int size = f->MemorySize;
         // An unmasked exception suppresses the store, so the old bytes must be there to be written back.
         bool unmasked = (c->Fcw & X87Status.Exceptions) != X87Status.Exceptions;
-        byte* m = !Addressing.LinearAddress(c, op, size, AccessKind.Write, out ulong linear) ? null : unmasked ? p.Access.ModifyPtr(c, linear, size) : p.Access.WritePtr(c, linear, size);
+        byte* m = !Addressing.LinearAddress(c, op, size, AccessKind.Write, out ulong linear) ? null : unmasked ? p.Access.ModifyPtr(c, linear, size)
+            : p.Access.WritePtr(c, linear, size);
         if (m == null)
             return c->ExitPending == 0 && p.Model.ConvertsBeforeStore ? ConvertForFault(p, c, op, f, linear) : OpResult.Fault;
         if (c->X87Live == X87Unit.Parked)
@@ -149,7 +150,8 @@ internal static unsafe class X87Handlers
     }
 
     /// <summary>
-    /// The memory of a store has faulted. When an unmasked exception of the conversion suppresses the store, nothing has been accessed: the instruction retires, with the exception pending. Ten bytes are stored as eight, then two: the first have been
+    /// The memory of a store has faulted. When an unmasked exception of the conversion suppresses the store, nothing has been accessed: the instruction
+    /// retires, with the exception pending. Ten bytes are stored as eight, then two: the first have been
     /// written when the others fault.
     /// </summary>
     private static OpResult ConvertForFault(LogicalProcessor p, CpuState* c, Op* op, VectorForm* f, ulong linear)

@@ -3,7 +3,10 @@ using Ring3.Host;
 
 namespace Ring3.Cpu.Tests.Units;
 
-/// <summary>What units stand on, without a processor: a state in real mode with its exit block, an identity, a block cache, and 1 MiB of guest memory behind a nested table. Its second MiB is a device.</summary>
+/// <summary>
+/// What units stand on, without a processor: a state in real mode with its exit block, an identity, a block cache, and 1 MiB of guest memory behind a nested
+/// table. Its second MiB is a device.
+/// </summary>
 internal sealed unsafe class UnitBench : IDisposable
 {
     public const ulong Size = 1 << 20, Device = Size;
