@@ -23,13 +23,16 @@ internal sealed unsafe partial class Interpreter
     private readonly CodeFetch _fetch;
     private readonly GuestAccess _access;
     private readonly MemoryGuard _guard;
+    // Of the fetch unit and of the TLB, here so that the loop reads one field.
     private readonly JumpEntry* _jumps;
+    private readonly TlbEntry* _level1;
 
     public Interpreter(LogicalProcessor p, CodeFetch fetch)
     {
         _p = p;
         _fetch = fetch;
         _jumps = fetch.Jumps;
+        _level1 = p.Paging.Level1;
         _access = p.Access;
         _guard = p.Guard;
     }

@@ -35,7 +35,7 @@ internal sealed unsafe partial class Interpreter
         // Every case works on these few locals: a temporary of its own for each would be more than the compiler tracks in registers, and helpers more than it
         // inlines.
         byte* g = (byte*)c;
-        TlbEntry* tlb = ProcessorMemory.Level1Of(c);
+        TlbEntry* tlb = _level1;
         Op* op;
         TlbEntry* e;
         JumpEntry* j;
