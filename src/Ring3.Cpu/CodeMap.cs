@@ -7,14 +7,18 @@ namespace Ring3.Cpu;
 [StructLayout(LayoutKind.Sequential)]
 internal unsafe struct PageCode
 {
-    /// <summary>Bit n: a store that starts in 64-byte granule n may touch bytes of a decoded block. TLB entries point here. Set and cleared under the machine's decode lock, read by any processor.</summary>
+    /// <summary>
+    /// Bit n: a store that starts in 64-byte granule n may touch bytes of a decoded block. TLB entries point here. Set and cleared under the machine's decode
+    /// lock, read by any processor.
+    /// </summary>
     public ulong Bits;
     /// <summary>Blocks whose first byte lies in the page, and page-crossing ones that end in it. Decode lock.</summary>
     public Block* First;
 }
 
 /// <summary>
-/// Which bytes of host memory hold decoded code: a radix tree over host addresses (13, 14 and 9 bits of a 47-bit user address above the page offset). Lookups take no lock; nodes are never freed before the machine is.
+/// Which bytes of host memory hold decoded code: a radix tree over host addresses (13, 14 and 9 bits of a 47-bit user address above the page offset). Lookups
+/// take no lock; nodes are never freed before the machine is.
 /// SAFETY: node pointers come from the tree's own zeroed mappings and are published by release stores.
 /// </summary>
 public sealed unsafe class CodeMap : IDisposable

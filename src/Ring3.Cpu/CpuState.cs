@@ -26,7 +26,8 @@ public static class SegmentIndex { public const int ES = 0, CS = 1, SS = 2, DS =
 
 /// <summary>
 /// Architectural state of one logical processor. Unmanaged and 64-byte aligned; emitted code and handlers address it by offset.
-/// INVARIANT: <see cref="Gpr"/> is at offset 0, <see cref="Zero"/> at 128 and <see cref="BlockRip"/> at 136, because decoded operands are byte offsets into this struct; vector registers are 32-byte aligned.
+/// INVARIANT: <see cref="Gpr"/> is at offset 0, <see cref="Zero"/> at 128 and <see cref="BlockRip"/> at 136, because decoded operands are byte offsets into
+/// this struct; vector registers are 32-byte aligned.
 /// </summary>
 /// <remarks>SAFETY: fixed buffers are indexed by decoded register numbers, which the decoder bounds.</remarks>
 [StructLayout(LayoutKind.Sequential)]
@@ -36,17 +37,23 @@ public unsafe struct CpuState
     public fixed ulong Gpr[16];
     /// <summary>Always 0: the "no base / no index" operand.</summary>
     public ulong Zero;
-    /// <summary>RIP (not linear) of the first byte of the running block: RIP-relative operands use it as base; instruction RIP = BlockRip + op->Offset.</summary>
+    /// <summary>
+    /// RIP (not linear) of the first byte of the running block: RIP-relative operands use it as base; instruction RIP = BlockRip + op->Offset.
+    /// </summary>
     public ulong BlockRip;
     /// <summary>Exact RIP whenever no block is running (at exits, in exception delivery, and after a handler that ends the block).</summary>
     public ulong Rip;
 
-    /// <summary>Every RFLAGS bit except the six status flags, which read 0 here: they live in the three lazy words. Use <see cref="Cpu.Flags"/> for the whole register.</summary>
+    /// <summary>
+    /// Every RFLAGS bit except the six status flags, which read 0 here: they live in the three lazy words. Use <see cref="Cpu.Flags"/> for the whole register.
+    /// </summary>
     public ulong Rflags;
 
     // Vector and x87 state, here so that each register is naturally aligned. All 256 bits of register n are at Ymm + 32n.
     public fixed byte Ymm[16 * 32];
-    /// <summary>x87 data registers by physical number (not by ST index), 16 bytes each, low 10 used. Stale while <see cref="X87Live"/> is set: see X87Unit.Park.</summary>
+    /// <summary>
+    /// x87 data registers by physical number (not by ST index), 16 bytes each, low 10 used. Stale while <see cref="X87Live"/> is set: see X87Unit.Park.
+    /// </summary>
     public fixed byte X87[8 * 16];
     public ulong Fip, Fdp;
     /// <summary>Status bits are stale while <see cref="MxcsrLive"/> is set: see MxcsrUnit.Park.</summary>
@@ -63,19 +70,32 @@ public unsafe struct CpuState
     public byte X87Live;
     /// <summary>Distance to the next op after <see cref="OpResult.Skip"/>.</summary>
     internal int SkipOps;
-    /// <summary>A run has stored to decoded code: how many bytes, and where in host memory. 0: it has not. The code is dropped when the run has come back.</summary>
+    /// <summary>
+    /// A run has stored to decoded code: how many bytes, and where in host memory. 0: it has not. The code is dropped when the run has come back.
+    /// </summary>
     internal int OverwrittenBytes;
     internal byte* OverwrittenHost;
 
-    /// <summary>Lazy status flags, see <see cref="Cpu.Flags"/>: ZF is (FlagsZero == 0); SF is bit 63 and PF the parity of the low byte of FlagsSign; CF is bit 63, OF bit 63 xor bit 62, AF bit 3 of FlagsCarry.</summary>
+    /// <summary>
+    /// Lazy status flags, see <see cref="Cpu.Flags"/>: ZF is (FlagsZero == 0); SF is bit 63 and PF the parity of the low byte of FlagsSign; CF is bit 63, OF
+    /// bit 63 xor bit 62, AF bit 3 of FlagsCarry.
+    /// </summary>
     public ulong FlagsZero, FlagsSign, FlagsCarry;
 
-    /// <summary>Word polled by the running processor at every block end; nonzero makes it leave with <see cref="ExitReason.Request"/>. Written by any thread. 8-byte aligned, read together with <see cref="Attention"/>.</summary>
+    /// <summary>
+    /// Word polled by the running processor at every block end; nonzero makes it leave with <see cref="ExitReason.Request"/>. Written by any thread. 8-byte
+    /// aligned, read together with <see cref="Attention"/>.
+    /// </summary>
     public int ExitRequest;
-    /// <summary>Nonzero: leave the fast loop at the block end and look at single step, interrupt shadow, windows and debug events. Owning thread only.</summary>
+    /// <summary>
+    /// Nonzero: leave the fast loop at the block end and look at single step, interrupt shadow, windows and debug events. Owning thread only.
+    /// </summary>
     public int Attention;
 
-    /// <summary>The op whose memory access runs, for <see cref="LogicalProcessor"/>.MemoryFailure.cs: the loop stores it before it touches guest memory or calls a handler.</summary>
+    /// <summary>
+    /// The op whose memory access runs, for <see cref="LogicalProcessor"/>.MemoryFailure.cs: the loop stores it before it touches guest memory or calls a
+    /// handler.
+    /// </summary>
     internal Op* CurrentOp;
     /// <summary>RSP to put back when memory fails under <see cref="KeptBy"/>, an op that moves the stack pointer before its last access.</summary>
     internal ulong KeptRsp;
@@ -91,7 +111,7 @@ public unsafe struct CpuState
     public Segment Es, Cs, Ss, Ds, Fs, Gs, Ldtr, Tr;
     public TableRegister Gdtr, Idtr;
     public ulong Cr0, Cr2, Cr3, Cr4, Cr8, Efer, Xcr0, Xss;
-    /// <summary>Rights of protection keys. Outside the guest the owner writes it through <see cref="LogicalProcessor.Pkru"/>.</summary>
+    /// <summary>Rights of protection keys. Outside the guest the owner writes it through <see cref="PagingUnit.Pkru"/>.</summary>
     public uint Pkru;
     /// <summary>PAE page-directory pointers, loaded with CR3 as the hardware does.</summary>
     public fixed ulong Pdptr[4];
@@ -102,7 +122,10 @@ public unsafe struct CpuState
 
     // Events.
     public ulong PendingErrorCode, PendingAddress;
-    /// <summary>Exception raised by the current instruction, to be delivered by the loop. Valid while a handler returns <see cref="OpResult.Fault"/> and <see cref="ExitPending"/> is false.</summary>
+    /// <summary>
+    /// Exception raised by the current instruction, to be delivered by the loop. Valid while a handler returns <see cref="OpResult.Fault"/> and <see
+    /// cref="ExitPending"/> is false.
+    /// </summary>
     public byte PendingVector;
     public byte PendingHasErrorCode;
     /// <summary>PendingVector came from INT n / INT3 / INTO / INT1 (type of the event; see EventType).</summary>
@@ -113,19 +136,34 @@ public unsafe struct CpuState
     public byte InterruptShadow;
     public byte NmiBlocked;
     public byte InSmm;
-    /// <summary>With <see cref="BusLockExits"/>: the processor itself has made a bus lock (accessed or busy bit of a descriptor that crosses a cache line), and has set <see cref="ExitRequest"/>. The owner clears it.</summary>
+    /// <summary>
+    /// With <see cref="BusLockExits"/>: the processor itself has made a bus lock (accessed or busy bit of a descriptor that crosses a cache line), and has set
+    /// <see cref="ExitRequest"/>. The owner clears it.
+    /// </summary>
     public byte BusLockSeen;
     public byte Halted;
     /// <summary>DR6 bits (B0-B3, BS, BT) of traps that an instruction has met; delivered at its boundary. See LogicalProcessor.FirstEvent.</summary>
     public ushort PendingDebug;
-    /// <summary>The instruction at RIP is a repeated string instruction between two iterations: frames have RF set, and an instruction breakpoint on it has had its turn.</summary>
+    /// <summary>
+    /// The instruction at RIP is a repeated string instruction between two iterations: frames have RF set, and an instruction breakpoint on it has had its
+    /// turn.
+    /// </summary>
     public byte BetweenIterations;
     /// <summary>Not 0: the loop runs one instruction at a time and calls the debug hooks around it. See StepReason.</summary>
     public byte StepMode;
+    /// <summary>Enabled breakpoints by number, of data, code and ports. See Breakpoints.</summary>
+    internal byte DataBreakpoints, CodeBreakpoints, PortBreakpoints;
+    /// <summary>Set by an instruction whose single-step trap follows the TF that it leaves, not the one that it found (SYSCALL, SYSRET).</summary>
+    internal byte TrapDecided;
     /// <summary>Software events: length of the instruction, added to RIP when the event is delivered.</summary>
     public byte PendingLength;
-    /// <summary>The pending #GP(0) is for a non-canonical address (PendingAddress): it is #SS(0) when the operand's segment is SS or the access was to the stack.</summary>
+    /// <summary>
+    /// The pending #GP(0) is for a non-canonical address (PendingAddress): it is #SS(0) when the operand's segment is SS or the access was to the stack.
+    /// </summary>
     public byte PendingNonCanonical;
+
+    /// <summary>Details of the last exit. Set once, with the processor.</summary>
+    internal ExitInfo* Exit;
 
     // Virtualisation controls, set by the hypervisor before Enter.
     /// <summary>Host address of the top (level 4) nested page table; 0 when guest-physical access is not possible at all.</summary>
@@ -148,7 +186,10 @@ public unsafe struct CpuState
     public ulong EntryStamp;
     /// <summary>Host-requested single step: leave with ExitReason.SingleStep after one instruction.</summary>
     public byte HostSingleStep;
-    /// <summary>With <see cref="HostSingleStep"/>: an instruction has retired by an exit that the owner finished, so that the next entry leaves at once with ExitReason.SingleStep.</summary>
+    /// <summary>
+    /// With <see cref="HostSingleStep"/>: an instruction has retired by an exit that the owner finished, so that the next entry leaves at once with
+    /// ExitReason.SingleStep.
+    /// </summary>
     public byte HostStepDone;
     /// <summary>Breakpoints in force are HostDr0-3 and HostDr7. The guest's own registers keep what the guest writes and have no effect.</summary>
     public byte HostBreakpoints;
@@ -157,7 +198,10 @@ public unsafe struct CpuState
     public ulong HostDr0, HostDr1, HostDr2, HostDr3, HostDr7;
     /// <summary>Leave on PAUSE after this many PAUSEs in a row of polls; 0 = never.</summary>
     public uint PauseLoopWindow;
-    /// <summary>Host TSC at which the guest is left with <see cref="ExitReason.Timer"/>; 0: never. Looked at on entry and every few microseconds of guest code. SPEC: SDM volume 3, "VMX-Preemption Timer".</summary>
+    /// <summary>
+    /// Host TSC at which the guest is left with <see cref="ExitReason.Timer"/>; 0: never. Looked at on entry and every few microseconds of guest code. SPEC:
+    /// SDM volume 3, "VMX-Preemption Timer".
+    /// </summary>
     public ulong TimerDeadline;
     public ulong TscOffset;
     /// <summary>Guest TSC = (host TSC * TscMultiplier >> 48) + TscOffset.</summary>
@@ -165,8 +209,11 @@ public unsafe struct CpuState
     /// <summary>Event to inject on the next Enter: see EventInjection.</summary>
     public EventInjection Inject;
 
-    // Page-modification log. SPEC: SDM volume 3, "Page-Modification Logging"; the entries count upwards here, and only leaves with NestedPte.LogDirty are logged.
-    /// <summary>Guest-physical addresses of pages in whose leaf the processor has set D, oldest first. The owner's memory, at least <see cref="DirtyLogLimit"/> entries.</summary>
+    // Page-modification log. SPEC: SDM volume 3, "Page-Modification Logging"; the entries count upwards here, and only leaves with NestedPte.LogDirty are
+    // logged.
+    /// <summary>
+    /// Guest-physical addresses of pages in whose leaf the processor has set D, oldest first. The owner's memory, at least <see cref="DirtyLogLimit"/> entries.
+    /// </summary>
     public ulong* DirtyLog;
     /// <summary>Entries in the log; the owner takes them and writes 0 after each exit.</summary>
     public uint DirtyLogCount;
@@ -179,7 +226,10 @@ public unsafe struct CpuState
     internal ulong TimerLook;
 
     // Translated code.
-    /// <summary>Where the status flags are at an edge of translated code: a <see cref="FlagKind"/> with the operand size (log2) in bits 4 and 5, and its two values. Words outside.</summary>
+    /// <summary>
+    /// Where the status flags are at an edge of translated code: a <see cref="FlagKind"/> with the operand size (log2) in bits 4 and 5, and its two values.
+    /// Words outside.
+    /// </summary>
     internal uint CcKind;
     internal ulong CcA, CcB;
     /// <summary>RIP of the first byte of the page whose code runs.</summary>
@@ -196,7 +246,7 @@ public unsafe struct CpuState
     internal ulong X87Operand;
     /// <summary>The host's MXCSR outside translated code.</summary>
     internal uint HostMxcsr;
-    /// <summary>GCHandle of the processor.</summary>
+    /// <summary>GCHandle of the processor's translator.</summary>
     internal nint Self;
     /// <summary>Joined to the context in the keys of translated jumps: changes when targets may have changed. Low 12 bits 0.</summary>
     internal ulong JumpKey;

@@ -14,7 +14,7 @@ internal abstract unsafe class ExecutionObserver
 
     /// <summary>A page of host memory may be written to until translations are flushed.</summary>
     /// <remarks>SAFETY: the pointer is for comparison and for copies while the guest's memory is mapped.</remarks>
-    public abstract void MayWrite(LogicalProcessor p, byte* page);
+    public abstract void MayWrite(byte* page);
 
     /// <summary>What an instruction is to read where it would read <paramref name="value"/>: of the time-stamp counter or the random generator.</summary>
     public abstract ulong Input(LogicalProcessor p, ulong value);

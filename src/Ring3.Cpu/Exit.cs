@@ -8,11 +8,17 @@ public enum ExitReason
     None,
     /// <summary>The poll word was set by another thread (kick).</summary>
     Request,
-    /// <summary>Port I/O: Port, Size, IsWrite, Count, Data. A read is finished by CompleteIo and then retires; a write of a string instruction has retired, another retires with SkipInstruction.</summary>
+    /// <summary>
+    /// Port I/O: Port, Size, IsWrite, Count, Data. A read is finished by CompleteIo and then retires; a write of a string instruction has retired, another
+    /// retires with SkipInstruction.
+    /// </summary>
     Io,
     /// <summary>Nested table entry absent or without the permission: Gpa, Access. RIP is at the instruction; re-entering restarts it.</summary>
     NestedFault,
-    /// <summary>Access to a guest-physical address marked as MMIO: Gpa, Size, IsWrite, Data. Finish with CompleteMmio; the instruction then continues where it stopped. With InstructionLength not 0 it is a plain store: SkipStore ends it as well.</summary>
+    /// <summary>
+    /// Access to a guest-physical address marked as MMIO: Gpa, Size, IsWrite, Data. Finish with CompleteMmio; the instruction then continues where it stopped.
+    /// With InstructionLength not 0 it is a plain store: SkipStore ends it as well.
+    /// </summary>
     Mmio,
     /// <summary>HLT has retired.</summary>
     Hlt,
@@ -22,9 +28,14 @@ public enum ExitReason
     MsrRead,
     /// <summary>WRMSR (index in RCX, value EDX:EAX), not retired: finish with CompleteMsr.</summary>
     MsrWrite,
-    /// <summary>VMCALL (Payload 0) or VMMCALL (Payload 1) at RIP, not retired: the owner writes RAX and calls SkipInstruction, or injects an exception.</summary>
+    /// <summary>
+    /// VMCALL (Payload 0) or VMMCALL (Payload 1) at RIP, not retired: the owner writes RAX and calls SkipInstruction, or injects an exception.
+    /// </summary>
     Hypercall,
-    /// <summary>MOV to CR8 (Data = value, Register = 8), not retired: the owner acts and calls SkipInstruction. Writes to CR0/CR3/CR4/EFER are done by the processor itself.</summary>
+    /// <summary>
+    /// MOV to CR8 (Data = value, Register = 8), not retired: the owner acts and calls SkipInstruction. Writes to CR0/CR3/CR4/EFER are done by the processor
+    /// itself.
+    /// </summary>
     Cr8Write,
     /// <summary>XSETBV with valid CPL, not retired: owner validates and calls SkipInstruction or injects #GP.</summary>
     Xsetbv,
@@ -42,15 +53,23 @@ public enum ExitReason
     SingleStep,
     /// <summary>RSM executed in SMM, not retired: the owner restores the state from SMRAM.</summary>
     Rsm,
-    /// <summary>Host memory behind a present nested entry could not be accessed: Host, Access. RIP is at the instruction, which did not retire; re-entering restarts it.</summary>
+    /// <summary>
+    /// Host memory behind a present nested entry could not be accessed: Host, Access. RIP is at the instruction, which did not retire; re-entering restarts it.
+    /// </summary>
     MemoryFailure,
     /// <summary>The processor met something it cannot execute exactly: InstructionBytes, Length. KVM_INTERNAL_ERROR_EMULATION.</summary>
     EmulationFailure,
-    /// <summary>A write would set D in a leaf with NestedPte.LogDirty, and the dirty log is full. RIP is at the instruction; re-entering with an emptied log restarts it.</summary>
+    /// <summary>
+    /// A write would set D in a leaf with NestedPte.LogDirty, and the dirty log is full. RIP is at the instruction; re-entering with an emptied log restarts
+    /// it.
+    /// </summary>
     DirtyLogFull,
     /// <summary>A locked access crossed a cache line and CpuState.BusLockExits is set. Retired.</summary>
     BusLock,
-    /// <summary>CpuState.NotifyExits: exceptions follow each other inside event delivery and no event could be taken for the whole window. IdtVectoring is the one that was being delivered.</summary>
+    /// <summary>
+    /// CpuState.NotifyExits: exceptions follow each other inside event delivery and no event could be taken for the whole window. IdtVectoring is the one that
+    /// was being delivered.
+    /// </summary>
     Notify,
     /// <summary>The host's TSC has reached CpuState.TimerDeadline. At an instruction boundary, or between two iterations of a repeated instruction.</summary>
     Timer,

@@ -9,7 +9,8 @@ namespace Ring3.Cpu;
 /// <list type="bullet">
 /// <item>ZF: <c>FlagsZero == 0</c>.</item>
 /// <item>SF: bit 63 of <c>FlagsSign</c>. PF: even parity of its low byte.</item>
-/// <item>CF: bit 63 of <c>FlagsCarry</c>. OF: bit 63 xor bit 62. AF: bit 3. The other bits are meaningless: they are the carry-out vector of the addition or subtraction.</item>
+/// <item>CF: bit 63 of <c>FlagsCarry</c>. OF: bit 63 xor bit 62. AF: bit 3. The other bits are meaningless: they are the carry-out vector of the addition or
+/// subtraction.</item>
 /// </list>
 /// Results narrower than 64 bits are sign-extended into FlagsSign, and their carry vector of n bits is stored as <c>vector &lt;&lt; (64 - n) | vector</c>.
 /// SAFETY: the pointers are the processor's own state.

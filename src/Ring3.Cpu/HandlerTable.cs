@@ -24,7 +24,10 @@ internal static unsafe class HandlerTable
         VectorHandlers.Register();
     }
 
-    /// <summary>Registers the handler of <paramref name="code"/>. <paramref name="endsBlock"/>: decoding stops after the instruction, so its handler may return <see cref="OpResult.EndBlock"/> always or sometimes.</summary>
+    /// <summary>
+    /// Registers the handler of <paramref name="code"/>. <paramref name="endsBlock"/>: decoding stops after the instruction, so its handler may return <see
+    /// cref="OpResult.EndBlock"/> always or sometimes.
+    /// </summary>
     public static void Set(Code code, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler, bool endsBlock = false)
     {
         s_handlers[(int)code] = (nint)handler;
@@ -32,10 +35,12 @@ internal static unsafe class HandlerTable
     }
 
     /// <summary>
-    /// Registers an instruction that takes a register or memory: <paramref name="memory"/> runs when an operand is in memory, <paramref name="register"/> otherwise.
+    /// Registers an instruction that takes a register or memory: <paramref name="memory"/> runs when an operand is in memory, <paramref name="register"/>
+    /// otherwise.
     /// <paramref name="aux"/> becomes <see cref="Op.Aux"/>.
     /// </summary>
-    public static void Set(Code code, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> memory, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> register, bool endsBlock = false, uint aux = 0)
+    public static void Set(Code code, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> memory,
+        delegate*<LogicalProcessor, CpuState*, Op*, OpResult> register, bool endsBlock = false, uint aux = 0)
     {
         Set(code, memory != null ? memory : register, endsBlock);
         s_registerHandlers[(int)code] = (nint)register;
@@ -43,12 +48,14 @@ internal static unsafe class HandlerTable
     }
 
     /// <summary>Handler of the form without memory operand, or null when there is no separate one.</summary>
-    public static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> GetRegisterForm(Code code) => (delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)s_registerHandlers[(int)code];
+    public static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> GetRegisterForm(Code code) =>
+        (delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)s_registerHandlers[(int)code];
 
     public static uint Aux(Code code) => s_aux[(int)code];
 
     /// <summary>Handler, or null when the instruction does not exist in this machine.</summary>
-    public static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Get(Code code) => (delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)s_handlers[(int)code];
+    public static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Get(Code code) =>
+        (delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)s_handlers[(int)code];
 
     public static bool EndsBlock(Code code) => s_endsBlock[(int)code];
 }

@@ -1,28 +1,19 @@
 namespace Ring3.Cpu;
 
 /// <summary>
-/// What the logical processors of one virtual machine share: decoded blocks and the map of the memory they came from. One per VM.
+/// What the logical processors of one virtual machine share: the block cache and the bus. One per VM.
 /// </summary>
-/// <remarks>
-/// Locks: the decode lock protects insertion and invalidation of blocks, the page chains and the arenas. Lookups in the block table take no lock: chains are published by release stores, and the memory
-/// of a removed block stays readable until every processor has been seen outside the epoch in which it was reachable.
-/// SAFETY: block pointers come from the machine's own arenas.
-/// </remarks>
+/// <remarks>SAFETY: takes host addresses of guest memory, for the block cache, which reads them while the guest's memory is mapped.</remarks>
 public sealed unsafe partial class Machine : IDisposable
 {
     private LogicalProcessor[] _processors = [];
+    /// <summary>What is decoded and translated of guest memory.</summary>
+    internal readonly BlockCache Blocks = new();
 
-    public Machine(ProcessorModel? model = null)
-    {
-        Model = model ?? ProcessorModel.Host;
-        _arenas.Add(_arena);
-    }
+    public Machine(ProcessorModel? model = null) => Model = model ?? ProcessorModel.Host;
 
     /// <summary>Which processor the logical processors are.</summary>
     public ProcessorModel Model { get; }
-
-    /// <summary>Which host memory holds decoded code.</summary>
-    public CodeMap CodeMap { get; } = new();
 
     /// <summary>Processors created so far. The array is replaced, never changed.</summary>
     public ReadOnlySpan<LogicalProcessor> Processors => Volatile.Read(ref _processors);
@@ -31,12 +22,11 @@ public sealed unsafe partial class Machine : IDisposable
     public LogicalProcessor CreateProcessor()
     {
         LogicalProcessor p = new(this);
-        using (_decodeLock.Enter())
-        {
-            if (_processors.Length != 0)
-                Volatile.Write(ref _stampsShared, true);
-            Volatile.Write(ref _processors, [.. _processors, p]);
-        }
+        Blocks.Join(p.Fetch);
+        LogicalProcessor[] others;
+        do
+            others = Volatile.Read(ref _processors);
+        while (Interlocked.CompareExchange(ref _processors, [.. others, p], others) != others);
         // PAIRS-WITH: StopOthers: its reader of the array has taken the bus before this processor looks at it, or finds the processor.
         Interlocked.MemoryBarrier();
         return p;
@@ -45,15 +35,44 @@ public sealed unsafe partial class Machine : IDisposable
     /// <summary>Releases the processors, code and map. No processor may be inside the guest, and none is used again.</summary>
     public void Dispose()
     {
-        if (TranslationThreshold != int.MaxValue)
+        if (Blocks.TranslationThreshold != int.MaxValue)
             Engine.Log?.Invoke(TranslationReport.Of(this));
         foreach (LogicalProcessor p in Processors)
             p.Free();
         Volatile.Write(ref _processors, []);
-        foreach (BlockArena a in _arenas)
-            a.Free();
-        _arenas.Clear();
-        Ring3.Host.HostMemory.Unmap(_table, TableSize * (nuint)sizeof(Block*));
-        CodeMap.Dispose();
+        Blocks.Free();
+    }
+
+    /// <inheritdoc cref="BlockCache.CodeWritten"/>
+    public void CodeWritten(byte* host, nuint size) => Blocks.CodeWritten(host, size);
+
+    /// <inheritdoc cref="BlockCache.ExternalWriters"/>
+    public bool ExternalWriters
+    {
+        get => Blocks.ExternalWriters;
+        set => Blocks.ExternalWriters = value;
+    }
+
+    /// <inheritdoc cref="BlockCache.TranslationThreshold"/>
+    public int TranslationThreshold
+    {
+        get => Blocks.TranslationThreshold;
+        set => Blocks.TranslationThreshold = value;
+    }
+
+    /// <inheritdoc cref="BlockCache.RegionObserver"/>
+    public Action<string>? RegionObserver
+    {
+        get => Blocks.RegionObserver;
+        init => Blocks.RegionObserver = value;
+    }
+
+    /// <summary>What has been translated so far, with the regions in which processors were seen most often. Any thread.</summary>
+    public TranslationSummary SummarizeTranslation(int hottest)
+    {
+        ulong translated = 0;
+        foreach (LogicalProcessor p in Processors)
+            translated += p.Translator.Counters.Translated;
+        return Blocks.Summarize(hottest, translated);
     }
 }

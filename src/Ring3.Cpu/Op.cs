@@ -9,7 +9,10 @@ public enum OpResult
     Next = 0,
     /// <summary>Retired; CpuState.Rip holds the next RIP; look the next block up (mode, CPL or flow may have changed).</summary>
     EndBlock = 1,
-    /// <summary>Not retired: an exception (CpuState.Pending*) or an exit (CpuState.ExitPending) is pending. No architectural state was changed, except what the ISA says survives.</summary>
+    /// <summary>
+    /// Not retired: an exception (CpuState.Pending*) or an exit (CpuState.ExitPending) is pending. No architectural state was changed, except what the ISA says
+    /// survives.
+    /// </summary>
     Fault = 2,
     /// <summary>Retired, CpuState.Rip holds the next RIP, and an exit is pending (HLT, OUT).</summary>
     RetiredExit = 3,
@@ -21,7 +24,8 @@ public enum OpResult
 public enum OpFlags : byte { None = 0, Lock = 1, Rep = 2, Repne = 4, HasMemory = 8, Xacquire = 16, Wide = 32 }
 
 /// <summary>
-/// One pre-decoded instruction, 48 bytes. Operands are byte offsets into <see cref="CpuState"/> (GPRs) or register numbers (vector, segment, control, debug, ST, MMX).
+/// One pre-decoded instruction, 48 bytes. Operands are byte offsets into <see cref="CpuState"/> (GPRs) or register numbers (vector, segment, control, debug,
+/// ST, MMX).
 /// Operand i of Iced is <c>Reg0..Reg3</c> when it is a register; the memory operand, if any, is described by the address fields.
 /// </summary>
 /// <remarks>SAFETY: Handler is set only from HandlerTable, whose entries are static methods.</remarks>
@@ -43,7 +47,9 @@ public unsafe struct Op
     /// <summary>Effective segment of the memory operand (SegmentIndex). In 64-bit mode only FS and GS have a base.</summary>
     public byte Seg;
     public byte Reg0, Reg1, Reg2, Reg3;
-    /// <summary>Byte offset of the base register (128 = none, 136 = BlockRip for RIP-relative), of the index register (128 = none), and the shift of the index.</summary>
+    /// <summary>
+    /// Byte offset of the base register (128 = none, 136 = BlockRip for RIP-relative), of the index register (128 = none), and the shift of the index.
+    /// </summary>
     public byte Base, Index, Shift;
     public OpFlags Flags;
     /// <summary>Displacement, sign-extended; for RIP-relative operands relative to BlockRip.</summary>

@@ -25,7 +25,8 @@ internal enum CompareOrder : byte
 }
 
 /// <summary>
-/// Which processor a machine is: identity, and behaviour that the manuals leave to the implementation. What runs on the host's own units (vector arithmetic, transcendental x87) is the host's whatever the model.
+/// Which processor a machine is: identity, and behaviour that the manuals leave to the implementation. What runs on the host's own units (vector arithmetic,
+/// transcendental x87) is the host's whatever the model.
 /// </summary>
 public sealed record ProcessorModel
 {
@@ -109,7 +110,9 @@ public sealed record ProcessorModel
     internal CompareOrder CompareOrder { get; init; }
     /// <summary>A repeated CMPS or SCAS that stops before its end has the status flags of before. SPEC: SDM volume 2, "REP/REPE/REPZ/REPNE/REPNZ".</summary>
     internal bool KeepsCompareFlags { get; init; }
-    /// <summary>Repeated string instructions with 32-bit addresses in 64-bit mode zero-extend RCX, and MOVS and STOS their index registers, before the first iteration.</summary>
+    /// <summary>
+    /// Repeated string instructions with 32-bit addresses in 64-bit mode zero-extend RCX, and MOVS and STOS their index registers, before the first iteration.
+    /// </summary>
     internal bool ZeroExtendsRepeat { get; init; }
     /// <summary>RFLAGS.AC does not apply to vector accesses of 16 bytes and more, nor to those of VCVTPH2PS and VCVTPS2PH.</summary>
     internal bool SparesVectorAlignment { get; init; }
@@ -124,15 +127,23 @@ public sealed record ProcessorModel
     internal bool ConvertsBeforeStore { get; init; }
     /// <summary>MASKMOVDQU's upper half is checked before its lower one; other masked stores whose second page faults report their last byte.</summary>
     internal bool MaskedStoresFromAbove { get; init; }
-    /// <summary>A gather first makes each mask element all ones or zero, in the whole operand, and clears the destination's upper half with the first element.</summary>
+    /// <summary>
+    /// A gather first makes each mask element all ones or zero, in the whole operand, and clears the destination's upper half with the first element.
+    /// </summary>
     internal bool GathersNormalizeMask { get; init; }
 
-    /// <summary>FOP and FDP follow every x87 instruction but those of control, as FIP does. False: those that raise an unmasked exception (CPUID's FDP_EXCPTN_ONLY).</summary>
+    /// <summary>
+    /// FOP and FDP follow every x87 instruction but those of control, as FIP does. False: those that raise an unmasked exception (CPUID's FDP_EXCPTN_ONLY).
+    /// </summary>
     public bool NotesEveryX87 { get; init; }
-    /// <summary>FCS and FDS exist. False: they are zero (CPUID's ZERO_FCS_FDS), and FIP loaded from memory is made canonical for 57 bits, which FDP is not.</summary>
+    /// <summary>
+    /// FCS and FDS exist. False: they are zero (CPUID's ZERO_FCS_FDS), and FIP loaded from memory is made canonical for 57 bits, which FDP is not.
+    /// </summary>
     public bool HasX87Selectors { get; init; }
 
-    /// <summary>SYSRET to a RIP that is not canonical is #GP(0) before anything has changed. False: it retires, and the target's fetch is #GP(0) at CPL 3.</summary>
+    /// <summary>
+    /// SYSRET to a RIP that is not canonical is #GP(0) before anything has changed. False: it retires, and the target's fetch is #GP(0) at CPL 3.
+    /// </summary>
     internal bool SysretChecksTarget { get; init; }
     /// <summary>SYSENTER and SYSEXIT exist in long mode, and their MSRs have 64 bits. False: #UD, and 32 bits, unless the guest sees Intel.</summary>
     internal bool HasWideSysenter { get; init; }

@@ -6,8 +6,6 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: loops are over the 16 general and vector registers, which are arrays of the state.</remarks>
 public sealed unsafe partial class LogicalProcessor
 {
-    partial void InitializeSystem() => Reset(false);
-
     /// <summary>
     /// Sets the state after power-up, or with <paramref name="init"/> after INIT: CR0.CD and CR0.NW, the vector and x87 registers and the MSRs survive INIT.
     /// Virtualisation controls (nested root, ASID, intercepts, TSC) are not touched. Translations are dropped.
@@ -33,11 +31,11 @@ public sealed unsafe partial class LogicalProcessor
         c->Cpl = 0;
         if (!init)
             ResetMsrsAndVectors(c);
-        _unfinishedTask.Valid = false;
-        Replay.Retire();
-        Sanitizer?.FlushedAsid(GuestFlush.Reset, c->Asid);
-        Tlb.FlushAsid(c->Asid);
-        RecomputeMode();
+        Events.ForgetTask();
+        Access.Replay.Retire();
+        Paging.Sanitizer?.FlushedAsid(GuestFlush.Reset, c->Asid);
+        Paging.Tlb.FlushAsid(c->Asid);
+        Events.RecomputeMode();
     }
 
     private static void ResetSegments(CpuState* c)

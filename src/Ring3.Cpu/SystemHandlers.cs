@@ -111,8 +111,8 @@ internal static unsafe class SystemHandlers
         HandlerTable.Set(Code.Wrpkru, &ControlHandlers.Wrpkru);
         HandlerTable.Set(Code.Stac, &ControlHandlers.Stac);
         HandlerTable.Set(Code.Clac, &ControlHandlers.Clac);
-        HandlerTable.Set(Code.Rdmsr, &LogicalProcessor.Rdmsr);
-        HandlerTable.Set(Code.Wrmsr, &LogicalProcessor.Wrmsr, true);
+        HandlerTable.Set(Code.Rdmsr, &ControlUnit.Rdmsr);
+        HandlerTable.Set(Code.Wrmsr, &ControlUnit.Wrmsr, true);
         HandlerTable.Set(Code.Swapgs, &FastCalls.Swapgs);
         HandlerTable.Set(Code.Rdfsbase_r32, &FastCalls.Rdfsbase);
         HandlerTable.Set(Code.Rdfsbase_r64, &FastCalls.Rdfsbase);

@@ -210,7 +210,7 @@ public sealed unsafe class CoreSequenceTests
             while ((reason = slow.Run()) == ExitReason.SingleStep)
             { }
             Assert.Equal(ExitReason.Hlt, reason);
-            Assert.True(fast.Machine.RegionsMade != 0);
+            Assert.True(fast.Machine.Blocks.RegionsMade != 0);
             Same(fast, slow, seed);
         }
     }

@@ -161,10 +161,10 @@ public sealed unsafe class CoreSharedCodeTests
             h.State->Rip = CpuHarness.CodeAddress;
             h.RunToHlt();
             Assert.Equal(0x01010101UL * (uint)(0x20 + round), h.Rax);
-            ulong decoded = h.Machine.BlocksDecoded;
+            ulong decoded = h.Machine.Blocks.BlocksDecoded;
             h.State->Rip = CpuHarness.CodeAddress;
             h.RunToHlt();
-            Assert.Equal(decoded, h.Machine.BlocksDecoded);
+            Assert.Equal(decoded, h.Machine.Blocks.BlocksDecoded);
         }
     }
 
@@ -190,7 +190,7 @@ public sealed unsafe class CoreSharedCodeTests
         h.Write(function, [0x90, 0xb8, 0, 0, 0, 0, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3]);
         h.RunToHlt();
         Assert.Equal(300_000UL * 300_001 / 2, h.Rbx);
-        Assert.True(h.Machine.CodeFlushes > 2);
+        Assert.True(h.Machine.Blocks.CodeFlushes > 2);
     }
 
     /// <summary>
@@ -219,7 +219,7 @@ public sealed unsafe class CoreSharedCodeTests
                 // At least one lookup between two drops: arenas wait for who looks up, and would be more and more.
                 int before = Volatile.Read(ref found);
                 using (DecodeLock(h.Machine).Enter())
-                    DropAll(h.Machine);
+                    DropAll(h.Machine.Blocks);
                 while (Volatile.Read(ref found) == before && !Volatile.Read(ref ends))
                     Thread.SpinWait(drops & 63);
             }
@@ -230,12 +230,12 @@ public sealed unsafe class CoreSharedCodeTests
         {
             for (; !Volatile.Read(ref ends); Volatile.Write(ref found, found + 1))
             {
-                Block* b = FindBlock(h.Cpu, h.State, h.State->BlockMode);
+                Block* b = h.Cpu.Fetch.FindBlock(h.State, h.State->BlockMode);
                 if (Volatile.Read(ref Block.FirstOp(b)->Kind) != (ushort)OpKind.Stale)
                     continue;
                 // Dropped. If since it was found, then its arena waits for this processor: behind the lock the drop has ended, and with it the epoch.
                 using (DecodeLock(h.Machine).Enter())
-                    Assert.NotEqual(h.Machine.Epoch, JumpEpoch(h.Cpu));
+                    Assert.NotEqual(h.Machine.Blocks.Epoch, h.Cpu.Fetch.JumpEpoch);
             }
         }
         finally
@@ -247,23 +247,15 @@ public sealed unsafe class CoreSharedCodeTests
     }
 
     [UnsafeAccessor(UnsafeAccessorKind.StaticMethod)]
-    private static extern nuint Bucket(Machine? type, byte* host, uint mode);
+    private static extern nuint Bucket(BlockCache? type, byte* host, uint mode);
 
     [UnsafeAccessor(UnsafeAccessorKind.Field, Name = "_decodeLock")]
-    private static extern ref RankedLock DecodeLockField(Machine machine);
+    private static extern ref RankedLock DecodeLockField(BlockCache blocks);
 
-    private static RankedLock DecodeLock(Machine machine) => DecodeLockField(machine);
-
-    [UnsafeAccessor(UnsafeAccessorKind.Method)]
-    private static extern void DropAll(Machine machine);
+    private static RankedLock DecodeLock(Machine machine) => DecodeLockField(machine.Blocks);
 
     [UnsafeAccessor(UnsafeAccessorKind.Method)]
-    private static extern Block* FindBlock(LogicalProcessor cpu, CpuState* c, uint mode);
-
-    [UnsafeAccessor(UnsafeAccessorKind.Field, Name = "_jumpEpoch")]
-    private static extern ref long JumpEpochField(LogicalProcessor cpu);
-
-    private static long JumpEpoch(LogicalProcessor cpu) => JumpEpochField(cpu);
+    private static extern void DropAll(BlockCache blocks);
 
     [Fact]
     public void AKickIsSeenInATightLoop()

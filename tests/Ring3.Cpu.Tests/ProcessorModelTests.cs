@@ -146,7 +146,7 @@ public unsafe class ProcessorModelTests
         m.C->Gpr[1] = 0;
         m.C->Dr0 = CpuHarness.CodeAddress + (movSs ? 7u : 6u);
         m.C->Dr7 = Dr.Dr7Fixed1 | 1;
-        m.P.DebugRegistersChanged(m.C);
+        m.P.Paging.DebugRegistersChanged(m.C);
         Assert.Equal(hits ? Vector.DB : Vector.BP, m.RunToHandler());
         Assert.Equal(hits ? 0UL : 1, m.C->Gpr[1]);
     }

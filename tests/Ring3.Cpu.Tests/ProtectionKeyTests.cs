@@ -291,11 +291,11 @@ public sealed unsafe class ProtectionKeyTests
         (h.Rax, h.Rsi) = (0xffff_fff0, Keyed);
         Assert.Equal(Vector.BP, Run(h));
         ulong context = h.State->TlbContext;
-        Assert.Equal(Keyed | context, (h.Cpu.Level1 + Tlb.Index(Keyed))->TagRead);
+        Assert.Equal(Keyed | context, (h.Cpu.Paging.Level1 + Tlb.Index(Keyed))->TagRead);
         h.Rax = 0;
-        ulong misses = h.Cpu.Tlb.Misses;
+        ulong misses = h.Cpu.Paging.Tlb.Misses;
         Assert.Equal(Vector.BP, Run(h));
-        Assert.Equal((context, misses), (h.State->TlbContext, h.Cpu.Tlb.Misses));
+        Assert.Equal((context, misses), (h.State->TlbContext, h.Cpu.Paging.Tlb.Misses));
         // And its own key drops just that page.
         h.Rax = 1 << 2;
         Assert.Equal(Vector.PF, Run(h));

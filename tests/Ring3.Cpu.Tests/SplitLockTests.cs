@@ -293,7 +293,7 @@ public sealed unsafe class SplitLockTests
             Assert.Equal(ExitReason.NestedFault, h.Run());
             Assert.Equal(rip, h.State->Rip);
             h.NestedEntry(denied) = entry;
-            h.Cpu.Tlb.FlushAll();
+            h.Cpu.Paging.Tlb.FlushAll();
             h.RunToHlt();
             Assert.Equal(0x12_0000UL, Number(h, AcrossPages, 8));
         }

@@ -18,7 +18,7 @@ internal static class SysPageWalkSpecification
         bool Pke = false, uint Pkru = 0);
 
     /// <summary>Expected result: exactly one of Fault (error code), Nested (GPA class), Mmio, or success.</summary>
-    public sealed record Outcome(string Result, uint ErrorCode, int NestedAt, bool NestedWrite, ulong[] EntriesAfter, int LeafIndex);
+    public sealed record Expectation(string Result, uint ErrorCode, int NestedAt, bool NestedWrite, ulong[] EntriesAfter, int LeafIndex);
 
     private sealed record Format(int[] Shifts, string[] ReservedAlways, string[] ReservedIfLarge, bool[] MayBeLarge);
 
@@ -46,7 +46,7 @@ internal static class SysPageWalkSpecification
 
     private static bool Bit(ulong value, int n) => (value & (1UL << n)) != 0;
 
-    public static Outcome Evaluate(Case c)
+    public static Expectation Evaluate(Case c)
     {
         Format format = FormatOf(c);
         bool userMode = c.Cpl == 3 && !c.Implicit;

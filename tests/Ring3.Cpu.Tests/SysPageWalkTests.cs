@@ -164,7 +164,7 @@ public sealed unsafe class SysPageWalkTests
     private static void Check(SysMachine m, Case test, string what)
     {
         int levels = test.Entries.Length;
-        Outcome expected = Evaluate(test);
+        Expectation expected = Evaluate(test);
         ulong linear = Prepare(m, test);
         ulong leafGpa = LeafAddress(test, expected, linear);
         if (expected.Result is "Ok" or "Nested" or "Mmio" && expected.LeafIndex >= 0 && expected.NestedAt is -1 or 99 && leafGpa >> 12 >= SysMachine.Pages)
@@ -208,7 +208,7 @@ public sealed unsafe class SysPageWalkTests
         }
         m.P.RecomputeMode();
         m.P.FlushAll();
-        m.P.Replay.Retire();
+        m.P.Access.Replay.Retire();
         return linear;
     }
 
@@ -219,7 +219,7 @@ public sealed unsafe class SysPageWalkTests
         return TablePage(i) + ((linear >> shift) & ((1UL << bits) - 1)) * (narrow ? 4UL : 8);
     }
 
-    private static ulong LeafAddress(Case t, Outcome o, ulong linear)
+    private static ulong LeafAddress(Case t, Expectation o, ulong linear)
     {
         if (o.LeafIndex < 0)
             return LeafPage;
@@ -230,7 +230,7 @@ public sealed unsafe class SysPageWalkTests
         return frame | (linear & offset);
     }
 
-    private static void SetNested(SysMachine m, Case t, ulong leafGpa, Outcome o)
+    private static void SetNested(SysMachine m, Case t, ulong leafGpa, Expectation o)
     {
         if (leafGpa >> 12 < SysMachine.Pages)
             *m.NestedEntry(leafGpa) = t.LeafNested == 0 ? 0 : (m.NestedLeaf(leafGpa) & ~7UL) | t.LeafNested;
@@ -253,16 +253,16 @@ public sealed unsafe class SysPageWalkTests
         c->PendingVector = 0;
         c->ExitPending = 0;
         m.P.Exit->Reason = ExitReason.None;
-        AccessKind privilege = t.Implicit ? LogicalProcessor.ImplicitAccess : t.Cpl == 3 ? AccessKind.User : 0;
+        AccessKind privilege = t.Implicit ? PagingUnit.ImplicitAccess : t.Cpl == 3 ? AccessKind.User : 0;
         ok = t.Access switch
         {
-            Kind.Read => m.P.ReadPtrSlow(c, linear, 1, privilege) != null,
-            Kind.Write => m.P.WritePtrSlow(c, linear, 1, privilege, false) != null,
-            _ => m.P.TranslateExecute(c, linear) != null,
+            Kind.Read => m.P.Access.ReadPtrSlow(c, linear, 1, privilege) != null,
+            Kind.Write => m.P.Access.WritePtrSlow(c, linear, 1, privilege, false) != null,
+            _ => m.P.Paging.TranslateExecute(c, linear) != null,
         };
     }
 
-    private static void Compare(SysMachine m, Case t, Outcome expected, bool ok, ulong linear, ulong leafGpa, string message)
+    private static void Compare(SysMachine m, Case t, Expectation expected, bool ok, ulong linear, ulong leafGpa, string message)
     {
         CpuState* c = m.C;
         switch (expected.Result)
@@ -293,7 +293,7 @@ public sealed unsafe class SysPageWalkTests
         }
     }
 
-    private static void CompareNested(SysMachine m, Case t, Outcome expected, ulong linear, ulong leafGpa, string message)
+    private static void CompareNested(SysMachine m, Case t, Expectation expected, ulong linear, ulong leafGpa, string message)
     {
         ExitInfo* exit = m.P.Exit;
         bool walk = expected.NestedAt != 99;

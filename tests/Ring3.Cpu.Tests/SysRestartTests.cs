@@ -84,7 +84,7 @@ public sealed unsafe class SysRestartTests
         const int AllOfIt = SysMachine.Pages * 4096;
         HostMemory.Protect(m.Ram, AllOfIt, false, false);
         m.P.FlushAll();
-        m.P.Replay.Retire();
+        m.P.Access.Replay.Retire();
         m.C->HostSingleStep = 1;
         ExitReason reason;
         for (int exits = 0; ; exits++)
@@ -121,7 +121,7 @@ public sealed unsafe class SysRestartTests
         for (ulong page = 0; page < SysMachine.Pages; page++)
             *m.NestedEntry(page << 12) = demand ? 0 : m.NestedLeaf(page << 12);
         m.P.FlushAll();
-        m.P.Replay.Retire();
+        m.P.Access.Replay.Retire();
         m.C->HostSingleStep = 1;
         for (int exits = 0; ; exits++)
         {

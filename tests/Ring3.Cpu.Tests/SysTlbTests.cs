@@ -31,7 +31,7 @@ public sealed unsafe class SysTlbTests
 
     private static ulong Read(SysMachine m, ulong linear = Linear)
     {
-        Assert.True(m.P.Load64(m.C, linear, out ulong value), $"vector {m.C->PendingVector} exit {m.P.Exit->Reason}");
+        Assert.True(m.P.Access.Load64(m.C, linear, out ulong value), $"vector {m.C->PendingVector} exit {m.P.Exit->Reason}");
         return value;
     }
 
@@ -44,9 +44,9 @@ public sealed unsafe class SysTlbTests
         Assert.Equal(0xaaaaUL, Read(m));
         Remap(m);
         Assert.Equal(0xaaaaUL, Read(m));
-        m.P.InvalidatePage(m.C, Linear + 0x1000);
+        m.P.Paging.InvalidatePage(m.C, Linear + 0x1000);
         Assert.Equal(0xaaaaUL, Read(m));
-        m.P.InvalidatePage(m.C, Linear + 0x123);
+        m.P.Paging.InvalidatePage(m.C, Linear + 0x123);
         Assert.Equal(0xbbbbUL, Read(m));
     }
 
@@ -58,7 +58,7 @@ public sealed unsafe class SysTlbTests
         Assert.Equal(0xbbbbUL, Read(m, 0x100_1000));
         m.At64(Pd + 8 * 8) = 0x40_0000 | Rwu | Pte.PS;
         m.At64(0x40_0000) = 0xcccc;
-        m.P.InvalidatePage(m.C, 0x11f_f000);
+        m.P.Paging.InvalidatePage(m.C, 0x11f_f000);
         Assert.Equal(0xccccUL, Read(m, 0x100_0000));
         Assert.Equal(0UL, Read(m, 0x100_1000));
     }
@@ -73,10 +73,10 @@ public sealed unsafe class SysTlbTests
         Assert.Equal(0xaaaaUL, Read(m, 0x6000));
         Remap(m);
         m.At64(Pt + 8 * 6) = PageB | Rwu;
-        Assert.True(m.P.WriteCr3(m.C, Root));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root));
         Assert.Equal(0xaaaaUL, Read(m));
         Assert.Equal(0xbbbbUL, Read(m, 0x6000));
-        Assert.True(m.P.WriteCr4(m.C, m.C->Cr4 & ~Cr4.PGE));
+        Assert.True(m.P.Control.WriteCr4(m.C, m.C->Cr4 & ~Cr4.PGE));
         Assert.Equal(0xbbbbUL, Read(m));
     }
 
@@ -84,20 +84,20 @@ public sealed unsafe class SysTlbTests
     public void PcidsKeepTheirTranslationsApart()
     {
         using SysMachine m = Create();
-        Assert.True(m.P.WriteCr4(m.C, m.C->Cr4 | Cr4.PCIDE));
+        Assert.True(m.P.Control.WriteCr4(m.C, m.C->Cr4 | Cr4.PCIDE));
         Assert.Equal(0xaaaaUL, Read(m));
-        Assert.True(m.P.WriteCr3(m.C, Root2 | 7));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root2 | 7));
         Remap(m);
         Assert.Equal(0xbbbbUL, Read(m));
-        Assert.True(m.P.WriteCr3(m.C, Root | Cr3.NoFlush));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root | Cr3.NoFlush));
         Assert.Equal(0xaaaaUL, Read(m));
         Assert.Equal(Root, m.C->Cr3);
-        Assert.True(m.P.WriteCr3(m.C, Root2 | 7 | Cr3.NoFlush));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root2 | 7 | Cr3.NoFlush));
         m.At64(Pt + 8 * 5) = PageA | Rwu;
         Assert.Equal(0xbbbbUL, Read(m));
-        m.P.InvalidatePcid(m.C, 1, 7, 0);
+        m.P.Paging.InvalidatePcid(m.C, 1, 7, 0);
         Assert.Equal(0xaaaaUL, Read(m));
-        Assert.True(m.P.WriteCr3(m.C, Root));
+        Assert.True(m.P.Control.WriteCr3(m.C, Root));
         Assert.Equal(0xaaaaUL, Read(m));
     }
 
@@ -108,9 +108,9 @@ public sealed unsafe class SysTlbTests
         m.At64(Pt + 8 * 5) |= Pte.G;
         Assert.Equal(0xaaaaUL, Read(m));
         Remap(m);
-        m.P.InvalidatePcid(m.C, 3, 0, 0);
+        m.P.Paging.InvalidatePcid(m.C, 3, 0, 0);
         Assert.Equal(0xaaaaUL, Read(m));
-        m.P.InvalidatePcid(m.C, 2, 0, 0);
+        m.P.Paging.InvalidatePcid(m.C, 2, 0, 0);
         Assert.Equal(0xbbbbUL, Read(m));
     }
 
@@ -121,12 +121,12 @@ public sealed unsafe class SysTlbTests
         m.At64(Pt + 8 * 5) = PageA | Pte.P | Pte.U;
         m.C->Cr0 &= ~Cr0.WP;
         m.P.RecomputeMode();
-        Assert.True(m.P.Store64(m.C, Linear, 1));
-        Assert.True(m.P.WriteCr0(m.C, m.C->Cr0 | Cr0.WP));
-        Assert.False(m.P.Store64(m.C, Linear, 2));
+        Assert.True(m.P.Access.Store64(m.C, Linear, 1));
+        Assert.True(m.P.Control.WriteCr0(m.C, m.C->Cr0 | Cr0.WP));
+        Assert.False(m.P.Access.Store64(m.C, Linear, 2));
         Assert.Equal(Vector.PF, m.C->PendingVector);
-        Assert.True(m.P.WriteCr4(m.C, m.C->Cr4 | Cr4.SMAP));
-        Assert.False(m.P.Load64(m.C, Linear, out _));
+        Assert.True(m.P.Control.WriteCr4(m.C, m.C->Cr4 | Cr4.SMAP));
+        Assert.False(m.P.Access.Load64(m.C, Linear, out _));
     }
 
     [Fact]
@@ -136,12 +136,12 @@ public sealed unsafe class SysTlbTests
         m.At64(Pt + 8 * 5) = PageA | Pte.P | Pte.W;
         Assert.Equal(0xaaaaUL, Read(m));
         m.C->Cpl = 3;
-        m.P.ModeChanged(m.C);
-        Assert.False(m.P.Load64(m.C, Linear, out _));
+        m.P.Events.ModeChanged(m.C);
+        Assert.False(m.P.Access.Load64(m.C, Linear, out _));
         Assert.Equal(PageFaultError.P | PageFaultError.U, (uint)m.C->PendingErrorCode);
-        Assert.True(m.P.LoadSystem64(m.C, Linear, out ulong value));
+        Assert.True(m.P.Access.LoadSystem64(m.C, Linear, out ulong value));
         Assert.Equal(0xaaaaUL, value);
-        Assert.False(m.P.Load64(m.C, Linear, out _));
+        Assert.False(m.P.Access.Load64(m.C, Linear, out _));
     }
 
     [Fact]
@@ -151,7 +151,7 @@ public sealed unsafe class SysTlbTests
         Assert.Equal(0xaaaaUL, Read(m));
         *m.NestedEntry(PageA) = m.NestedLeaf(PageB);
         Assert.Equal(0xaaaaUL, Read(m));
-        m.P.InvalidatePage(m.C, Linear); // The guest cannot drop nested translations.
+        m.P.Paging.InvalidatePage(m.C, Linear); // The guest cannot drop nested translations.
         Assert.Equal(0xaaaaUL, Read(m));
         m.P.FlushAsid(2);
         Assert.Equal(0xaaaaUL, Read(m));
@@ -166,10 +166,10 @@ public sealed unsafe class SysTlbTests
         Assert.Equal(0xaaaaUL, Read(m));
         Remap(m);
         m.C->Asid = 2;
-        m.P.UpdateContext(m.C);
+        m.P.Paging.UpdateContext(m.C);
         Assert.Equal(0xbbbbUL, Read(m));
         m.C->Asid = 1;
-        m.P.UpdateContext(m.C);
+        m.P.Paging.UpdateContext(m.C);
         Assert.Equal(0xaaaaUL, Read(m));
     }
 
@@ -180,7 +180,7 @@ public sealed unsafe class SysTlbTests
         for (int i = 0; i < 20_000; i++)
         {
             m.At64(Pt + 8 * 5) = ((i & 1) == 0 ? PageA : PageB) | Rwu;
-            Assert.True(m.P.WriteCr3(m.C, Root));
+            Assert.True(m.P.Control.WriteCr3(m.C, Root));
             Assert.Equal((i & 1) == 0 ? 0xaaaaUL : 0xbbbbUL, Read(m));
         }
     }
@@ -192,11 +192,11 @@ public sealed unsafe class SysTlbTests
         Read(m);
         Assert.Equal(0UL, m.At64(Pt + 8 * 5) & Pte.D);
         Assert.Equal(0UL, *m.NestedEntry(PageA) & NestedPte.D);
-        Assert.True(m.P.Store64(m.C, Linear, 1));
+        Assert.True(m.P.Access.Store64(m.C, Linear, 1));
         Assert.Equal(Pte.D, m.At64(Pt + 8 * 5) & Pte.D);
         Assert.Equal(NestedPte.D, *m.NestedEntry(PageA) & NestedPte.D);
         m.At64(Pt + 8 * 5) &= ~Pte.D;
-        Assert.True(m.P.Store64(m.C, Linear, 2));
+        Assert.True(m.P.Access.Store64(m.C, Linear, 2));
         Assert.Equal(0UL, m.At64(Pt + 8 * 5) & Pte.D);
     }
 
@@ -204,12 +204,12 @@ public sealed unsafe class SysTlbTests
     public void InvlpgOfAnExecutedPageChangesTheFetchGeneration()
     {
         using SysMachine m = Create();
-        Assert.True(m.P.TranslateExecute(m.C, Linear) != null);
-        uint generation = m.P.Tlb.FetchGeneration;
-        m.P.InvalidatePage(m.C, 0x7000);
-        Assert.Equal(generation, m.P.Tlb.FetchGeneration);
-        m.P.InvalidatePage(m.C, Linear);
-        Assert.NotEqual(generation, m.P.Tlb.FetchGeneration);
+        Assert.True(m.P.Paging.TranslateExecute(m.C, Linear) != null);
+        uint generation = m.P.Paging.Tlb.FetchGeneration;
+        m.P.Paging.InvalidatePage(m.C, 0x7000);
+        Assert.Equal(generation, m.P.Paging.Tlb.FetchGeneration);
+        m.P.Paging.InvalidatePage(m.C, Linear);
+        Assert.NotEqual(generation, m.P.Paging.Tlb.FetchGeneration);
     }
 
     [Fact]
@@ -217,13 +217,13 @@ public sealed unsafe class SysTlbTests
     {
         using SysMachine m = Create();
         m.At64(Pt + 8 * 6) = PageB + 0x1000 | Rwu;
-        Assert.True(m.P.Store64(m.C, Linear + 0xffc, 0x1122_3344_5566_7788));
+        Assert.True(m.P.Access.Store64(m.C, Linear + 0xffc, 0x1122_3344_5566_7788));
         Assert.Equal(0x5566_7788u, m.At32(PageA + 0xffc));
         Assert.Equal(0x1122_3344u, m.At32(PageB + 0x1000));
         Assert.Equal(0x1122_3344_5566_7788UL, Read(m, Linear + 0xffc));
         m.At64(Pt + 8 * 6) = 0;
-        m.P.InvalidatePage(m.C, 0x6000);
-        Assert.False(m.P.Store64(m.C, Linear + 0xffc, 0));
+        m.P.Paging.InvalidatePage(m.C, 0x6000);
+        Assert.False(m.P.Access.Store64(m.C, Linear + 0xffc, 0));
         Assert.Equal(0x6000UL, m.C->PendingAddress);
         Assert.Equal(0x5566_7788u, m.At32(PageA + 0xffc));
     }

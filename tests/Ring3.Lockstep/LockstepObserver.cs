@@ -51,7 +51,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     /// <summary>Told of the first difference; does not return.</summary>
     public required Action<string> Report { get; init; }
 
-    public override void MayWrite(LogicalProcessor p, byte* page) => _journal.Note(page);
+    public override void MayWrite(byte* page) => _journal.Note(page);
 
     public override ulong Input(LogicalProcessor p, ulong value)
     {
@@ -198,6 +198,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         CpuState own = *c;
         *c = *from;
         (c->Self, c->SlowCallback, c->SlowRoutine, c->HostMxcsr, c->JumpKey) = (own.Self, own.SlowCallback, own.SlowRoutine, own.HostMxcsr, own.JumpKey);
+        c->Exit = own.Exit;
         (c->CodeBase, c->EntryStamp) = (0, own.EntryStamp);
         c->CurrentOp = c->KeptBy = null;
         c->OverwrittenHost = null;
@@ -346,7 +347,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
 
     private byte* HostOf(ulong linear)
     {
-        byte* page = _follower.TranslateGva(linear, out ulong gpa, out _, out _) ? _follower.PeekNested(_follower.State, gpa) : null;
+        byte* page = _follower.TranslateGva(linear, out ulong gpa, out _, out _) ? _follower.Paging.PeekNested(_follower.State, gpa) : null;
         return page == null ? null : page + (gpa & 0xfff);
     }
 
@@ -354,7 +355,7 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     private void WriteRegion(StringWriter text)
     {
         byte* host = HostOf(_start->Rip);
-        Block* block = host == null ? null : _leader.Machine.Find(host, BlockMode.Code64, null);
+        Block* block = host == null ? null : _leader.Machine.Blocks.Find(host, BlockMode.Code64, null);
         if (block == null)
             return;
         RegionBuilder builder = new(_leader);

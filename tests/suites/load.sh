@@ -20,7 +20,7 @@ load_clients() {
 }
 
 load_rounds() {
-    local bin program round spinners=() dir bad
+    local bin program round spinners=() dir bad ran now clients
     if ! bin=$("$root/tests/selftests/build.sh" 2>"$load/build.err"); then
         verdict load 4 "cannot build the selftests: $(tail -n 1 "$load/build.err")"
         return
@@ -36,12 +36,13 @@ load_rounds() {
         dir=$load/$round
         mkdir -p "$dir"
         load_clients "$dir" >"$dir/clients" 2>&1 &
-        local clients=$!
+        clients=$!
         ONLY=$timed away "$root/tests/selftests/run.sh" "$bin" "$dir/selftests" quick "$root/tests/selftests/plan.tsv" -- "$root/ring3" exec -- >"$dir/selftests.log" 2>&1
         wait $clients
         bad=$(awk '$2 != 0 && $2 != 4 { printf "%s: status %s; ", $1, $2 }' "$dir/selftests/results.tsv"; tr '\n' ';' <"$dir/clients")
-        [ -z "$bad" ] && [ "$(wc -l <"$dir/selftests/results.tsv")" -eq "$(wc -w <<<"$timed")" ]
-        verdict "load round $round (load $(cut -d' ' -f1 /proc/loadavg), $(wc -l <"$dir/selftests/results.tsv") selftests, $(find "$dir" -name '*.*.log' | wc -l) client tests)" $? "$bad"
+        ran=$(wc -l <"$dir/selftests/results.tsv") now="load $(cut -d' ' -f1 /proc/loadavg), $(find "$dir" -name '*.*.log' | wc -l) client tests"
+        [ -z "$bad" ] && [ "$ran" -eq "$(wc -w <<<"$timed")" ]
+        verdict "load round $round ($now)" $? "$ran selftests; $bad"
     done
     kill "${spinners[@]}"
     wait "${spinners[@]}" 2>/dev/null

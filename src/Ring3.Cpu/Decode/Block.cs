@@ -3,7 +3,8 @@ using System.Runtime.InteropServices;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Header of a decoded block; its ops follow it directly, then the copy of its bytes. Lives in a <see cref="BlockArena"/>. Blocks are shared by all processors of a machine:
+/// Header of a decoded block; its ops follow it directly, then the copy of its bytes. Lives in a <see cref="BlockArena"/>. Blocks are shared by all processors
+/// of a machine:
 /// after publication only <c>Kind</c> of the ops (to <see cref="OpKind.Stale"/>), the links and the chains change.
 /// </summary>
 /// <remarks>SAFETY: the ops follow the header in the same allocation.</remarks>
@@ -33,19 +34,30 @@ internal unsafe struct Block
     public byte* HostNext;
     /// <summary>Chain of the block table.</summary>
     public Block* HashNext;
-    /// <summary>With external writers: the machine's entry stamp (<see cref="Machine.EntryStamp"/>) before the bytes were last compared with <see cref="Copy"/>; else 0.</summary>
+    /// <summary>
+    /// With external writers: the machine's entry stamp (<see cref="BlockCache.EntryStamp"/>) before the bytes were last compared with <see cref="Copy"/>; else
+    /// 0.
+    /// </summary>
     public ulong VerifiedAt;
     /// <summary>Chains of the pages, see <see cref="PageCode.First"/>; a page-crossing block is in two.</summary>
     public Block* PageNext, PageNext2;
     /// <summary>The code bytes as they were decoded when the machine has external writers, else null.</summary>
     public byte* Copy;
-    /// <summary>Where the block's translation is entered, or 0. Written under the decode lock, read without: the code stays readable as long as the block, and tests whether it is stale.</summary>
+    /// <summary>
+    /// Where the block's translation is entered, or 0. Written under the decode lock, read without: the code stays readable as long as the block, and tests
+    /// whether it is stale.
+    /// </summary>
     public nint Code;
     /// <summary>Regions that were made from the block. Decode lock.</summary>
     public RegionUse* Uses;
-    /// <summary>Executions that are left until the translator is asked. BENIGN-RACE: counted without synchronisation; a lost count delays a translation.</summary>
+    /// <summary>
+    /// Executions that are left until the translator is asked. BENIGN-RACE: counted without synchronisation; a lost count delays a translation.
+    /// </summary>
     public int Heat;
-    /// <summary>A block of up to eight bytes with a <see cref="Copy"/>, all in one readable word of the page: the code, and which bits of the word at <see cref="Host"/> it is. Otherwise the mask is 0.</summary>
+    /// <summary>
+    /// A block of up to eight bytes with a <see cref="Copy"/>, all in one readable word of the page: the code, and which bits of the word at <see cref="Host"/>
+    /// it is. Otherwise the mask is 0.
+    /// </summary>
     public ulong Word, WordMask;
 
     public static Op* FirstOp(Block* b) => (Op*)(b + 1);

@@ -2,7 +2,9 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Bump allocator for blocks. Nothing is freed singly: the arena is retired as a whole, and reused when no processor can hold a pointer into it.</summary>
+/// <summary>
+/// Bump allocator for blocks. Nothing is freed singly: the arena is retired as a whole, and reused when no processor can hold a pointer into it.
+/// </summary>
 /// <remarks>SAFETY: offsets stay below the mapping's size.</remarks>
 internal sealed unsafe class BlockArena(nuint bytes)
 {

@@ -5,11 +5,14 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Turns guest bytes into blocks. One per processor; scratch memory only, the result is published by <see cref="Machine.Publish"/>.
-/// A block ends after a control transfer or an instruction whose handler is registered as block-ending, at the page end, and at <see cref="Block.MaxInstructions"/>.
+/// Turns guest bytes into blocks. One per processor; scratch memory only, the result is published by <see cref="BlockCache.Publish"/>.
+/// A block ends after a control transfer or an instruction whose handler is registered as block-ending, at the page end, and at <see
+/// cref="Block.MaxInstructions"/>.
 /// An instruction that crosses a page is a block of its own.
 /// </summary>
-/// <remarks>SAFETY: reads at most <c>available</c> bytes of guest memory into a scratch buffer and decodes from there; ops are bounded by MaxInstructions.</remarks>
+/// <remarks>
+/// SAFETY: reads at most <c>available</c> bytes of guest memory into a scratch buffer and decodes from there; ops are bounded by MaxInstructions.
+/// </remarks>
 internal sealed unsafe class BlockDecoder
 {
     private const int SnapshotBytes = Block.MaxInstructions * 15 + 16, MaxInstructionLength = 15;
@@ -48,7 +51,8 @@ internal sealed unsafe class BlockDecoder
     }
 
     /// <summary>
-    /// Decodes at <paramref name="rip"/>, whose bytes are at <paramref name="host"/>. <paramref name="hostNext"/>: the following page, or null when it was not translated yet.
+    /// Decodes at <paramref name="rip"/>, whose bytes are at <paramref name="host"/>. <paramref name="hostNext"/>: the following page, or null when it was not
+    /// translated yet.
     /// Returns false when the first instruction needs that page, or when <see cref="Unreadable"/> is set.
     /// </summary>
     public bool Decode(ulong rip, byte* host, byte* hostNext, uint mode, out Block header)

@@ -14,7 +14,8 @@ public sealed unsafe partial class LogicalProcessor
     public void ReportInstruction() => Exit->InstructionLength = (byte)PeekInstruction(Exit->InstructionBytes);
 
     /// <summary>
-    /// Whether the instruction at RIP is one that works on memory here and that KVM does not emulate for MMIO: x87, MMX, SSE and AVX, except plain moves and the state images. For clients that asked to be told
+    /// Whether the instruction at RIP is one that works on memory here and that KVM does not emulate for MMIO: x87, MMX, SSE and AVX, except plain moves and
+    /// the state images. For clients that asked to be told
     /// (KVM_CAP_EXIT_ON_EMULATION_FAILURE).
     /// </summary>
     public bool IsBeyondMmioEmulation()
@@ -27,15 +28,18 @@ public sealed unsafe partial class LogicalProcessor
         Decoder.Create(bits, bytes).Decode(out Instruction i);
         if (i.Encoding != EncodingKind.Legacy)
             return true;
-        if (i.Mnemonic is Mnemonic.Movaps or Mnemonic.Movapd or Mnemonic.Movups or Mnemonic.Movupd or Mnemonic.Movdqa or Mnemonic.Movdqu or Mnemonic.Movntps or Mnemonic.Movntpd or Mnemonic.Movntdq or Mnemonic.Movntq
+        if (i.Mnemonic is Mnemonic.Movaps or Mnemonic.Movapd or Mnemonic.Movups or Mnemonic.Movupd or Mnemonic.Movdqa or Mnemonic.Movdqu or Mnemonic.Movntps
+            or Mnemonic.Movntpd or Mnemonic.Movntdq or Mnemonic.Movntq
             or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64 or Mnemonic.Fnstcw or Mnemonic.Fnstsw)
             return false;
         if (i.Code is Code.Movq_mm_mmm64 or Code.Movq_mmm64_mm)
             return false;
         foreach (CpuidFeature f in i.Code.CpuidFeatures())
-            if (f is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387 or CpuidFeature.MMX or CpuidFeature.SSE or CpuidFeature.SSE2 or CpuidFeature.SSE3 or CpuidFeature.SSSE3 or CpuidFeature.SSE4_1
+            if (f is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387 or CpuidFeature.MMX or CpuidFeature.SSE or CpuidFeature.SSE2
+                or CpuidFeature.SSE3 or CpuidFeature.SSSE3 or CpuidFeature.SSE4_1
                 or CpuidFeature.SSE4_2 or CpuidFeature.SSE4A or CpuidFeature.AES or CpuidFeature.PCLMULQDQ or CpuidFeature.SHA)
-                return i.Code is not (Code.Crc32_r32_rm8 or Code.Crc32_r32_rm16 or Code.Crc32_r32_rm32 or Code.Crc32_r64_rm8 or Code.Crc32_r64_rm64 or Code.Movnti_m32_r32 or Code.Movnti_m64_r64);
+                return i.Code is not (Code.Crc32_r32_rm8 or Code.Crc32_r32_rm16 or Code.Crc32_r32_rm32 or Code.Crc32_r64_rm8 or Code.Crc32_r64_rm64
+                    or Code.Movnti_m32_r32 or Code.Movnti_m64_r64);
         return false;
     }
 
@@ -46,9 +50,9 @@ public sealed unsafe partial class LogicalProcessor
         int n = 0;
         while (n < MaxInstruction)
         {
-            if (!TranslateGva(linear + (ulong)n, out ulong gpa, out _, out _))
+            if (!Paging.TranslateGva(linear + (ulong)n, out ulong gpa, out _, out _))
                 break;
-            byte* page = PeekNested(c, gpa);
+            byte* page = Paging.PeekNested(c, gpa);
             int run = Math.Min(MaxInstruction - n, 0x1000 - (int)(gpa & 0xfff));
             if (page == null || !UserCopy.TryRead((ulong)page + (gpa & 0xfff), destination + n, (nuint)run))
                 break;

@@ -16,8 +16,8 @@ internal static unsafe class OpEncoder
         op->Handler = tooLong ? &TooLong : &Undefined;
     }
 
-    private static OpResult Undefined(LogicalProcessor p, CpuState* c, Op* op) => p.Raise(c, Arch.Vector.UD);
-    private static OpResult TooLong(LogicalProcessor p, CpuState* c, Op* op) => p.Raise(c, Arch.Vector.GP, 0);
+    private static OpResult Undefined(LogicalProcessor p, CpuState* c, Op* op) => Outcome.Raise(c, Arch.Vector.UD);
+    private static OpResult TooLong(LogicalProcessor p, CpuState* c, Op* op) => Outcome.Raise(c, Arch.Vector.GP, 0);
 
     /// <summary>Encodes the instruction; returns whether the block ends after it. Offset and Length are the caller's.</summary>
     public static bool Encode(Op* op, in Instruction i, ulong blockRip, uint mode)
@@ -154,7 +154,10 @@ internal static unsafe class OpEncoder
             op->Index = Number(x);
     }
 
-    /// <summary>Address size of an operand without registers. Iced reports the displacement's size: 8 in 64-bit mode without the address-size prefix, else that of the address.</summary>
+    /// <summary>
+    /// Address size of an operand without registers. Iced reports the displacement's size: 8 in 64-bit mode without the address-size prefix, else that of the
+    /// address.
+    /// </summary>
     private static byte AddressSizeOfDisplacement(in Instruction i, uint size)
     {
         if (size == BlockMode.Code64)

@@ -66,13 +66,15 @@ internal static unsafe class OpOptimizer
             foreach (string form in (string[])["RR64", "RI64", "RR32", "RI32", "RR8", "RI8"])
                 if (Enum.TryParse(name + form, out OpKind kind))
                     s_effects[(int)kind] = Effect.Writes;
-        foreach (OpKind kind in (OpKind[])[OpKind.ShlRI64, OpKind.ShrRI64, OpKind.SarRI64, OpKind.ShlRI32, OpKind.ShrRI32, OpKind.SarRI32, OpKind.Neg64, OpKind.Neg32])
+        foreach (OpKind kind in (OpKind[])[OpKind.ShlRI64, OpKind.ShrRI64, OpKind.SarRI64, OpKind.ShlRI32, OpKind.ShrRI32, OpKind.SarRI32, OpKind.Neg64,
+            OpKind.Neg32])
             s_effects[(int)kind] = Effect.Writes;
         foreach (OpKind kind in (OpKind[])[OpKind.AdcRR64, OpKind.AdcRI64, OpKind.SbbRR64, OpKind.SbbRI64, OpKind.AdcxRR64, OpKind.AdoxRR64])
             s_effects[(int)kind] = Effect.Reads;
         foreach (OpKind kind in (OpKind[])
         [
-            OpKind.Nop, OpKind.MovRR64, OpKind.MovRR32, OpKind.MovRR8, OpKind.MovRI, OpKind.MovzxB, OpKind.MovzxW, OpKind.MovsxB64, OpKind.MovsxW64, OpKind.MovsxD64, OpKind.MovsxB32, OpKind.MovsxW32,
+            OpKind.Nop, OpKind.MovRR64, OpKind.MovRR32, OpKind.MovRR8, OpKind.MovRI, OpKind.MovzxB, OpKind.MovzxW, OpKind.MovsxB64, OpKind.MovsxW64,
+                OpKind.MovsxD64, OpKind.MovsxB32, OpKind.MovsxW32,
             OpKind.Lea64, OpKind.Lea32, OpKind.LeaBase64, OpKind.Cqo, OpKind.Cdq, OpKind.Not64, OpKind.Not32, OpKind.MulR64, OpKind.MulxRR64,
             OpKind.Inc64, OpKind.Dec64, OpKind.Inc32, OpKind.Dec32, OpKind.ImulRR64, OpKind.ImulRR32, OpKind.ImulRRI64, OpKind.ImulRRI32,
             OpKind.RolRI64, OpKind.RolRI32, OpKind.RorRI64, OpKind.RorRI32,

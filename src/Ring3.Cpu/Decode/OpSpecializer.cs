@@ -6,7 +6,9 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: writes one op.</remarks>
 internal static unsafe class OpSpecializer
 {
-    /// <summary>Inline forms of a code: with register operands, with a memory operand whose address is base and displacement, and with any 64-bit address.</summary>
+    /// <summary>
+    /// Inline forms of a code: with register operands, with a memory operand whose address is base and displacement, and with any 64-bit address.
+    /// </summary>
     private struct Forms { public OpKind Register, Base, Index; }
 
     private static readonly uint s_fsBase = OffsetOf(SegmentIndex.FS), s_gsBase = OffsetOf(SegmentIndex.GS);
@@ -30,8 +32,11 @@ internal static unsafe class OpSpecializer
 
     private static OpKind Kind(string name) => Enum.TryParse(name, out OpKind kind) ? kind : OpKind.Generic;
 
-    private static void Set(Code code, OpKind register, OpKind memoryBase, OpKind memoryIndex) => s_forms[(int)code] = new Forms { Register = register, Base = memoryBase, Index = memoryIndex };
-    private static void Set(Code code, string register, string memory) => Set(code, Kind(register), Kind(memory + "B") is var b and not OpKind.Generic ? b : Kind(memory), Kind(memory + "X") is var x and not OpKind.Generic ? x : Kind(memory));
+    private static void Set(Code code, OpKind register, OpKind memoryBase, OpKind memoryIndex) =>
+        s_forms[(int)code] = new Forms { Register = register, Base = memoryBase, Index = memoryIndex };
+    private static void Set(Code code, string register, string memory) =>
+        Set(code, Kind(register), Kind(memory + "B") is var b and not OpKind.Generic ? b : Kind(memory),
+            Kind(memory + "X") is var x and not OpKind.Generic ? x : Kind(memory));
 
     private static void Moves()
     {

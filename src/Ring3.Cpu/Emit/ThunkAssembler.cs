@@ -6,7 +6,9 @@ namespace Ring3.Cpu;
 /// <summary>Host code of thunks, from white-listed forms.</summary>
 internal sealed class ThunkAssembler : HostAssembler
 {
-    /// <summary>One instruction whose two operands are a register and memory at <paramref name="pointer"/> + <paramref name="displacement"/>, load direction.</summary>
+    /// <summary>
+    /// One instruction whose two operands are a register and memory at <paramref name="pointer"/> + <paramref name="displacement"/>, load direction.
+    /// </summary>
     public void Load(Code code, Register register, Register pointer, int displacement = 0)
         => Add(Instruction.Create(code, register, Memory(pointer, displacement)));
 

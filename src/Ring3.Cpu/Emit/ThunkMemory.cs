@@ -3,7 +3,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Executable memory of the process-wide thunks, known to <see cref="FaultGuard"/> by kind. Grows by regions; nothing is freed, because the number of different thunks is bounded by the instruction set.
+/// Executable memory of the process-wide thunks, known to <see cref="FaultGuard"/> by kind. Grows by regions; nothing is freed, because the number of different
+/// thunks is bounded by the instruction set.
 /// </summary>
 internal static class ThunkMemory
 {

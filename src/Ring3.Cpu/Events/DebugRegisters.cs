@@ -9,47 +9,44 @@ internal enum StepReason : byte { None = 0, TrapFlag = 1, HostStep = 2, Breakpoi
 
 /// <summary>Breakpoints of DR0-DR3. SPEC: SDM volume 3, "Debug Registers".</summary>
 /// <remarks>SAFETY: n counts the four address registers, which are fields in a row; <c>Observed</c> returns the pointer that it was given.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal static unsafe class Breakpoints
 {
-    /// <summary>Enabled breakpoints by number.</summary>
-    private int _dataBreakpoints, _codeBreakpoints, _portBreakpoints;
-
-    private const int TypeExecute = 0, TypeWrite = 1, TypeIo = 2;
+    internal const int TypeExecute = 0, TypeWrite = 1, TypeIo = 2;
 
     /// <summary>DR7 in force: the guest's, or the one that the owner put over it.</summary>
     internal static ulong EffectiveDr7(CpuState* c) => c->HostBreakpoints != 0 ? c->HostDr7 : c->Dr7;
 
     private static ulong DebugAddress(CpuState* c, int n) => c->HostBreakpoints != 0 ? (&c->HostDr0)[n] : (&c->Dr0)[n];
-    private static int BreakpointType(CpuState* c, int n) => (int)(EffectiveDr7(c) >> (16 + 4 * n)) & 3;
+    internal static int BreakpointType(CpuState* c, int n) => (int)(EffectiveDr7(c) >> (16 + 4 * n)) & 3;
     private static ulong BreakpointLength(CpuState* c, int n) => ((EffectiveDr7(c) >> (18 + 4 * n)) & 3) switch { 0 => 1UL, 1 => 2UL, 2 => 8UL, _ => 4UL };
 
     /// <summary>Call after DR0-DR7, RFLAGS.TF, RF, VIF or VIP, CR4.VME or PVI, or HostSingleStep changed.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void UpdateStepMode(CpuState* c)
+    internal static void UpdateStep(CpuState* c)
     {
-        if (((uint)c->Rflags & (uint)(Rflags.TF | VirtualPending) | c->HostSingleStep | (uint)(_dataBreakpoints | _codeBreakpoints)) == 0)
+        if (((uint)c->Rflags & (uint)(Rflags.TF | VirtualInterrupts.Pending) | c->HostSingleStep | (uint)(c->DataBreakpoints | c->CodeBreakpoints)) == 0)
             c->StepMode = 0;
         else
-            ComputeStepMode(c);
+            ComputeStep(c);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private void ComputeStepMode(CpuState* c)
+    private static void ComputeStep(CpuState* c)
     {
         StepReason reason = 0;
         if ((c->Rflags & Rflags.TF) != 0)
             reason |= StepReason.TrapFlag;
         if (c->HostSingleStep != 0)
             reason |= StepReason.HostStep;
-        if ((_dataBreakpoints | _codeBreakpoints) != 0)
+        if ((c->DataBreakpoints | c->CodeBreakpoints) != 0)
             reason |= StepReason.Breakpoints | ((c->Rflags & Rflags.RF) != 0 ? StepReason.ResumeFlag : 0);
-        if (WatchesVirtualInterrupt(c))
+        if (VirtualInterrupts.AreWatched(c))
             reason |= StepReason.VirtualInterrupt;
         c->StepMode = (byte)reason;
     }
 
-    /// <summary>Call after DR0-DR3 or DR7, the guest's or the owner's, changed.</summary>
-    internal void DebugRegistersChanged(CpuState* c)
+    /// <summary>Finds the breakpoints in force after DR0-DR3 or DR7, the guest's or the owner's, changed. Whether there are or were some on data.</summary>
+    internal static bool Recompute(CpuState* c)
     {
         int data = 0, code = 0, port = 0;
         for (int n = 0; n < 4; n++)
@@ -64,31 +61,25 @@ public sealed unsafe partial class LogicalProcessor
             else
                 data |= 1 << n;
         }
-        if (data != 0 || _dataBreakpoints != 0)
-        {
-            Tlb.DropContexts(); // Pages with data breakpoints are kept out of level 1.
-            UpdateContext(c);
-        }
-        _dataBreakpoints = data;
-        _codeBreakpoints = code;
-        _portBreakpoints = port;
-        UpdateStepMode(c);
+        bool watched = (data | c->DataBreakpoints) != 0;
+        (c->DataBreakpoints, c->CodeBreakpoints, c->PortBreakpoints) = ((byte)data, (byte)code, (byte)port);
+        return watched;
     }
 
-    private bool HasDataBreakpoint(CpuState* c, ulong page)
+    internal static bool HasData(CpuState* c, ulong page)
     {
-        for (int n = 0; _dataBreakpoints >> n != 0; n++)
-            if ((_dataBreakpoints >> n & 1) != 0 && (DebugAddress(c, n) & ~0xfffUL) == page)
+        for (int n = 0; c->DataBreakpoints >> n != 0; n++)
+            if ((c->DataBreakpoints >> n & 1) != 0 && (DebugAddress(c, n) & ~0xfffUL) == page)
                 return true;
         return false;
     }
 
     /// <summary>Notes the data breakpoints that an access hits and passes its pointer on.</summary>
-    private byte* Observed(CpuState* c, ulong linear, int size, bool write, byte* result)
+    internal static byte* Observed(CpuState* c, ulong linear, int size, bool write, byte* result)
     {
-        for (int n = 0; _dataBreakpoints >> n != 0; n++)
+        for (int n = 0; c->DataBreakpoints >> n != 0; n++)
         {
-            if ((_dataBreakpoints >> n & 1) == 0 || (BreakpointType(c, n) == TypeWrite && !write))
+            if ((c->DataBreakpoints >> n & 1) == 0 || (BreakpointType(c, n) == TypeWrite && !write))
                 continue;
             ulong length = BreakpointLength(c, n);
             ulong start = DebugAddress(c, n) & ~(length - 1);
@@ -99,33 +90,36 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Whether the guest's own breakpoints can name ports: CR4.DE. Those that the owner puts over them cannot.</summary>
-    internal bool WatchesPorts(CpuState* c) => _portBreakpoints != 0 && c->HostBreakpoints == 0 && (c->Cr4 & Cr4.DE) != 0;
+    internal static bool WatchesPorts(CpuState* c) => c->PortBreakpoints != 0 && c->HostBreakpoints == 0 && (c->Cr4 & Cr4.DE) != 0;
 
-    /// <summary>Notes the I/O breakpoints that an access to a port hits: traps behind the instruction, or behind its iteration. SPEC: SDM volume 3, "Debug Address Registers", "General-Detect, I/O Breakpoint".</summary>
+    /// <summary>
+    /// Notes the I/O breakpoints that an access to a port hits: traps behind the instruction, or behind its iteration. SPEC: SDM volume 3, "Debug Address
+    /// Registers", "General-Detect, I/O Breakpoint".
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void NotePort(CpuState* c, ushort port, int size)
+    internal static void NotePort(CpuState* c, ushort port, int size)
     {
-        if (_portBreakpoints != 0 && WatchesPorts(c))
+        if (c->PortBreakpoints != 0 && WatchesPorts(c))
             NoteWatchedPort(c, port, size);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private void NoteWatchedPort(CpuState* c, ushort port, int size)
+    private static void NoteWatchedPort(CpuState* c, ushort port, int size)
     {
-        for (int n = 0; _portBreakpoints >> n != 0; n++)
+        for (int n = 0; c->PortBreakpoints >> n != 0; n++)
         {
             ulong length = BreakpointLength(c, n), start = DebugAddress(c, n) & ~(length - 1);
-            if ((_portBreakpoints >> n & 1) != 0 && port < start + length && start < port + (ulong)size)
+            if ((c->PortBreakpoints >> n & 1) != 0 && port < start + length && start < port + (ulong)size)
                 c->PendingDebug |= (ushort)(1 << n);
         }
     }
 
     /// <summary>DR6 bits B0-B3 of the enabled instruction breakpoints at <paramref name="linear"/>.</summary>
-    private int CodeBreakpointsAt(CpuState* c, ulong linear)
+    internal static int CodeAt(CpuState* c, ulong linear)
     {
         int hits = 0;
-        for (int n = 0; _codeBreakpoints >> n != 0; n++)
-            if ((_codeBreakpoints >> n & 1) != 0 && DebugAddress(c, n) == linear)
+        for (int n = 0; c->CodeBreakpoints >> n != 0; n++)
+            if ((c->CodeBreakpoints >> n & 1) != 0 && DebugAddress(c, n) == linear)
                 hits |= 1 << n;
         return hits;
     }

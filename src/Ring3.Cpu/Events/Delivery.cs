@@ -17,9 +17,12 @@ internal struct PendingEvent
     public readonly bool IsSoftware => Type is EventType.SoftwareInterrupt or EventType.SoftwareException or EventType.PrivilegedSoftwareException;
 }
 
-/// <summary>Delivery of exceptions and interrupts: priorities of faults inside faults, intercepts, and the common part of all modes. SPEC: SDM volume 3, "Interrupt and Exception Handling".</summary>
+/// <summary>
+/// Delivery of exceptions and interrupts: priorities of faults inside faults, intercepts, and the common part of all modes. SPEC: SDM volume 3, "Interrupt and
+/// Exception Handling".
+/// </summary>
 /// <remarks>SAFETY: vectors index tables by linear addresses, which are translated; what is pushed goes through a <see cref="StackCursor"/>.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>
     /// Delivers the exception that a handler left in CpuState.Pending*. RIP is at the instruction. True: the guest's handler is next. False: an exit is pending
@@ -67,10 +70,10 @@ public sealed unsafe partial class LogicalProcessor
         bool nested = false;
         int depth = 0;
         PendingEvent original = default;
-        Exit->IdtVectoring.Valid = 0;
+        c->Exit->IdtVectoring.Valid = 0;
         for (; ; )
         {
-            if (!KeepsDebugTraps(e))
+            if (!DebugTraps.KeepsDebugTraps(e))
                 c->PendingDebug = 0;
             if (interceptable && (Intercepted(c, e) || (!nested && InterceptsReservedFault(c, e))))
             {
@@ -101,7 +104,7 @@ public sealed unsafe partial class LogicalProcessor
             {
                 if (_switched)
                     EventDelivered(c, e);
-                else if (Exit->Reason is not (ExitReason.Shutdown or ExitReason.Exception))
+                else if (c->Exit->Reason is not (ExitReason.Shutdown or ExitReason.Exception))
                     ReportVectoring(e);
                 return false;
             }
@@ -120,10 +123,11 @@ public sealed unsafe partial class LogicalProcessor
         FaultClass a = ClassOf(e), b = ClassOf(second);
         if (a == FaultClass.DoubleFault && b != FaultClass.Benign)
         {
-            LeaveWith(c, ExitReason.Shutdown);
+            Outcome.Leave(c, ExitReason.Shutdown);
             return false;
         }
-        bool doubleFault = (a == FaultClass.Contributory && b == FaultClass.Contributory) || (a == FaultClass.PageFault && b is FaultClass.PageFault or FaultClass.Contributory);
+        bool doubleFault = (a == FaultClass.Contributory && b == FaultClass.Contributory)
+            || (a == FaultClass.PageFault && b is FaultClass.PageFault or FaultClass.Contributory);
         if (a == FaultClass.PageFault && b == FaultClass.Benign)
             doubleFault = false;
         e = doubleFault ? new PendingEvent { Vector = Vector.DF, Type = EventType.HardwareException, HasErrorCode = true } : second;
@@ -143,26 +147,28 @@ public sealed unsafe partial class LogicalProcessor
     };
 
     private static bool Intercepted(CpuState* c, in PendingEvent e) =>
-        e.Vector < 32 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException && (c->ExceptionIntercepts >> e.Vector & 1) != 0;
+        e.Vector < 32 && e.Type is EventType.HardwareException or EventType.SoftwareException or EventType.PrivilegedSoftwareException
+            && (c->ExceptionIntercepts >> e.Vector & 1) != 0;
 
     private static bool InterceptsReservedFault(CpuState* c, in PendingEvent e) =>
         c->InterceptReservedFaults != 0 && e.Vector == Vector.PF && e.Type == EventType.HardwareException && (e.ErrorCode & (uint)PageFaultError.RSVD) != 0;
 
     private void LeaveWithException(CpuState* c, in PendingEvent e)
     {
-        Exit->Vector = e.Vector;
-        Exit->HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0;
-        Exit->ErrorCode = e.ErrorCode;
-        Exit->Payload = e.Payload;
-        Exit->InstructionLength = e.InstructionLength;
-        Exit->IdtVectoring.Valid = 0;
-        Replay.Retire();
-        LeaveWith(c, ExitReason.Exception);
+        c->Exit->Vector = e.Vector;
+        c->Exit->HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0;
+        c->Exit->ErrorCode = e.ErrorCode;
+        c->Exit->Payload = e.Payload;
+        c->Exit->InstructionLength = e.InstructionLength;
+        c->Exit->IdtVectoring.Valid = 0;
+        _access.Replay.Retire();
+        Outcome.Leave(c, ExitReason.Exception);
     }
 
-    private void ReportVectoring(in PendingEvent e) => Exit->IdtVectoring = new EventInjection
+    private void ReportVectoring(in PendingEvent e) => _state->Exit->IdtVectoring = new EventInjection
     {
-        Valid = 1, Vector = e.Vector, Type = e.Type, HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0, ErrorCode = e.ErrorCode, InstructionLength = e.InstructionLength, Payload = e.Payload,
+        Valid = 1, Vector = e.Vector, Type = e.Type, HasErrorCode = e.HasErrorCode ? (byte)1 : (byte)0,
+        ErrorCode = e.ErrorCode, InstructionLength = e.InstructionLength, Payload = e.Payload,
     };
 
     private void ApplyPayload(CpuState* c, in PendingEvent e)
@@ -186,8 +192,8 @@ public sealed unsafe partial class LogicalProcessor
         c->BetweenIterations = 0;
         if (e.Type == EventType.Nmi)
             c->NmiBlocked = 1;
-        Replay.Retire();
-        UpdateStepMode(c);
+        _access.Replay.Retire();
+        Breakpoints.UpdateStep(c);
         ModeChanged(c);
     }
 
@@ -195,13 +201,15 @@ public sealed unsafe partial class LogicalProcessor
     {
         if ((c->Cr0 & Cr0.PE) == 0)
             return DeliverReal(c, e);
-        return LongMode(c) ? DeliverLong(c, e) : DeliverProtected(c, e);
+        return CpuMode.LongMode(c) ? DeliverLong(c, e) : DeliverProtected(c, e);
     }
 
     /// <summary>RIP that the frame saves: the instruction, or for software events the one after it.</summary>
-    private static ulong ReturnRip(CpuState* c, in PendingEvent e) => e.IsSoftware ? WrapRip(c, c->Rip + e.InstructionLength) : c->Rip;
+    private static ulong ReturnRip(CpuState* c, in PendingEvent e) => e.IsSoftware ? CpuMode.WrapRip(c, c->Rip + e.InstructionLength) : c->Rip;
 
-    /// <summary>RFLAGS image of the frame: RF is set for faults and between iterations, so that an instruction breakpoint does not trigger again on return.</summary>
+    /// <summary>
+    /// RFLAGS image of the frame: RF is set for faults and between iterations, so that an instruction breakpoint does not trigger again on return.
+    /// </summary>
     private static ulong FlagsImage(CpuState* c, in PendingEvent e)
     {
         ulong flags = Flags.Get(c);
@@ -214,7 +222,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Error code of a fault about an IDT entry. EXT follows the event being delivered.</summary>
     private bool IdtFault(CpuState* c, byte vector, byte entry)
     {
-        Raise(c, vector, (uint)entry << 3 | 2 | _externalEvent);
+        Outcome.Raise(c, vector, (uint)entry << 3 | 2 | _externalEvent);
         return false;
     }
 
@@ -223,10 +231,10 @@ public sealed unsafe partial class LogicalProcessor
         uint entry = (uint)e.Vector * 4;
         if (entry + 3 > c->Idtr.Limit)
             return IdtFault(c, Vector.GP, e.Vector);
-        if (!LoadSystem32(c, (uint)(c->Idtr.Base + entry), out uint target))
+        if (!_access.LoadSystem32(c, (uint)(c->Idtr.Base + entry), out uint target))
             return false;
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Push(this, c, 2, FlagsImage(c, e)) || !stack.Push(this, c, 2, c->Cs.Selector) || !stack.Push(this, c, 2, ReturnRip(c, e)))
+        if (!stack.Push(_access, c, 2, FlagsImage(c, e)) || !stack.Push(_access, c, 2, c->Cs.Selector) || !stack.Push(_access, c, 2, ReturnRip(c, e)))
             return false;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)(target >> 16));

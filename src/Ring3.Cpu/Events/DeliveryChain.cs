@@ -3,11 +3,12 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Exceptions that follow each other inside event delivery without end: a handler at user privilege on a misaligned stack gives #AC for the delivery of #AC. No instruction boundary comes up meanwhile, so neither interrupts
+/// Exceptions that follow each other inside event delivery without end: a handler at user privilege on a misaligned stack gives #AC for the delivery of #AC. No
+/// instruction boundary comes up meanwhile, so neither interrupts
 /// nor NMIs can be taken. SPEC: SDM volume 3, "Notify VM exit".
 /// </summary>
 /// <remarks>SAFETY: two counters of the state are compared with fields of this object.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Deliveries after which a chain cannot be one that ends (an event, its exception, #DF, triple fault).</summary>
     private const int LongestChain = 8;
@@ -23,7 +24,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (Volatile.Read(ref c->ExitRequest) != 0)
         {
-            LeaveWith(c, ExitReason.Request);
+            Outcome.Leave(c, ExitReason.Request);
             return true;
         }
         if (c->NotifyExits == 0)
@@ -37,7 +38,7 @@ public sealed unsafe partial class LogicalProcessor
         if (now - _chainSince < c->NotifyWindow + NotifyThreshold)
             return false;
         _chainSince = 0;
-        LeaveWith(c, ExitReason.Notify);
+        Outcome.Leave(c, ExitReason.Notify);
         return true;
     }
 }

@@ -4,14 +4,14 @@ namespace Ring3.Cpu;
 
 /// <summary>Delivery through 16-byte gates in long mode. SPEC: SDM volume 3, "64-Bit Mode Interrupt Handling".</summary>
 /// <remarks>SAFETY: the 16 bytes of a gate and the IST slots are read by checked loads; the frame is pushed before anything is committed.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     private bool DeliverLong(CpuState* c, in PendingEvent e)
     {
         uint entry = (uint)e.Vector * 16;
         if (entry + 15 > c->Idtr.Limit)
             return IdtFault(c, Vector.GP, e.Vector);
-        if (!LoadSystem64(c, c->Idtr.Base + entry, out ulong gate) || !LoadSystem64(c, c->Idtr.Base + entry + 8, out ulong high))
+        if (!_access.LoadSystem64(c, c->Idtr.Base + entry, out ulong gate) || !_access.LoadSystem64(c, c->Idtr.Base + entry + 8, out ulong high))
             return false;
         uint type = Descriptor.Type(gate);
         if (type is not (Descriptor.InterruptGate32 or Descriptor.TrapGate32) || (high >> 40 & 0x1f) != 0)
@@ -25,9 +25,9 @@ public sealed unsafe partial class LogicalProcessor
         ulong rip = Descriptor.GateOffset(gate) | high << 32;
         if (!FindLongStack(c, (int)(gate >> 32) & 7, cpl, out ulong rsp) || !PushLongFrame(c, e, rsp & ~0xfUL, cpl, out StackCursor stack))
             return false;
-        if (!IsCanonical(c, rip))
+        if (!CpuMode.IsCanonical(c, rip))
         {
-            Raise(c, Vector.GP, _externalEvent);
+            Outcome.Raise(c, Vector.GP, _externalEvent);
             return false;
         }
         if (cpl != (int)c->Cpl)
@@ -62,7 +62,7 @@ public sealed unsafe partial class LogicalProcessor
         bool bad = !Descriptor.IsCode(raw) || dpl > cpl || (needLong && (!Descriptor.IsLong(raw) || Descriptor.IsBig(raw)));
         if (!bad && !Descriptor.IsConforming(raw))
             cpl = dpl;
-        if (Virtual8086(c) && cpl != 0)
+        if (CpuMode.Virtual8086(c) && cpl != 0)
             bad = true;
         if (bad)
         {
@@ -92,22 +92,22 @@ public sealed unsafe partial class LogicalProcessor
             RaiseSelector(c, Vector.TS, c->Tr.Selector);
             return false;
         }
-        if (!LoadSystem64(c, c->Tr.Base + offset, out rsp))
+        if (!_access.LoadSystem64(c, c->Tr.Base + offset, out rsp))
             return false;
-        if (IsCanonical(c, rsp))
+        if (CpuMode.IsCanonical(c, rsp))
             return true;
-        Raise(c, Vector.SS, _externalEvent);
+        Outcome.Raise(c, Vector.SS, _externalEvent);
         return false;
     }
 
     private bool PushLongFrame(CpuState* c, in PendingEvent e, ulong rsp, int cpl, out StackCursor stack)
     {
         stack = new StackCursor(c, default, rsp, cpl, true, _externalEvent);
-        return stack.Push(this, c, 8, c->Ss.Selector)
-            && stack.Push(this, c, 8, c->Gpr[4])
-            && stack.Push(this, c, 8, FlagsImage(c, e))
-            && stack.Push(this, c, 8, c->Cs.Selector)
-            && stack.Push(this, c, 8, ReturnRip(c, e))
-            && (!e.HasErrorCode || stack.Push(this, c, 8, e.ErrorCode));
+        return stack.Push(_access, c, 8, c->Ss.Selector)
+            && stack.Push(_access, c, 8, c->Gpr[4])
+            && stack.Push(_access, c, 8, FlagsImage(c, e))
+            && stack.Push(_access, c, 8, c->Cs.Selector)
+            && stack.Push(_access, c, 8, ReturnRip(c, e))
+            && (!e.HasErrorCode || stack.Push(_access, c, 8, e.ErrorCode));
     }
 }

@@ -2,16 +2,19 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>Delivery through 8-byte gates: 16- and 32-bit protected mode, virtual-8086 mode, task gates. SPEC: SDM volume 3, "Exception- or Interrupt-Handler Procedures".</summary>
+/// <summary>
+/// Delivery through 8-byte gates: 16- and 32-bit protected mode, virtual-8086 mode, task gates. SPEC: SDM volume 3, "Exception- or Interrupt-Handler
+/// Procedures".
+/// </summary>
 /// <remarks>SAFETY: gates and the TSS are read by checked loads; a <see cref="StackCursor"/> pushes the frame before anything is committed.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     private bool DeliverProtected(CpuState* c, in PendingEvent e)
     {
         uint entry = (uint)e.Vector * 8;
         if (entry + 7 > c->Idtr.Limit)
             return IdtFault(c, Vector.GP, e.Vector);
-        if (!LoadSystem64(c, (uint)(c->Idtr.Base + entry), out ulong gate))
+        if (!_access.LoadSystem64(c, (uint)(c->Idtr.Base + entry), out ulong gate))
             return false;
         uint type = Descriptor.Type(gate);
         if (type is not (Descriptor.TaskGate or Descriptor.InterruptGate16 or Descriptor.TrapGate16 or Descriptor.InterruptGate32 or Descriptor.TrapGate32))
@@ -26,7 +29,7 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         int size = type is Descriptor.InterruptGate16 or Descriptor.TrapGate16 ? 2 : 4;
         ulong eip = size == 2 ? Descriptor.GateOffset(gate) & 0xffff : Descriptor.GateOffset(gate);
-        bool inner = cpl != (int)c->Cpl || Virtual8086(c);
+        bool inner = cpl != (int)c->Cpl || CpuMode.Virtual8086(c);
         Segment ss = c->Ss;
         StackCursor stack = StackCursor.Current(c);
         if (inner && !FindInnerStack(c, cpl, out ss, out stack))
@@ -35,10 +38,10 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         if (eip > cs.Limit)
         {
-            Raise(c, Vector.GP, _externalEvent);
+            Outcome.Raise(c, Vector.GP, _externalEvent);
             return false;
         }
-        if (Virtual8086(c))
+        if (CpuMode.Virtual8086(c))
         {
             NullSelector(&c->Ds);
             NullSelector(&c->Es);
@@ -68,7 +71,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         int size = wide ? 4 : 2;
         ulong at = (uint)(c->Tr.Base + offset);
-        if (!LoadSystem(c, at, size, out ulong esp) || !LoadSystem16(c, at + (ulong)size, out ushort selector))
+        if (!_access.LoadSystem(c, at, size, out ulong esp) || !_access.LoadSystem16(c, at + (ulong)size, out ushort selector))
             return false;
         if (!CheckStackSegment(c, selector, cpl, Vector.TS, false, out ss))
             return false;
@@ -78,15 +81,15 @@ public sealed unsafe partial class LogicalProcessor
 
     private bool PushProtectedFrame(CpuState* c, in PendingEvent e, int size, bool inner, ref StackCursor stack)
     {
-        if (Virtual8086(c) && !(stack.Push(this, c, size, c->Gs.Selector) && stack.Push(this, c, size, c->Fs.Selector)
-            && stack.Push(this, c, size, c->Ds.Selector) && stack.Push(this, c, size, c->Es.Selector)))
+        if (CpuMode.Virtual8086(c) && !(stack.Push(_access, c, size, c->Gs.Selector) && stack.Push(_access, c, size, c->Fs.Selector)
+            && stack.Push(_access, c, size, c->Ds.Selector) && stack.Push(_access, c, size, c->Es.Selector)))
             return false;
-        if (inner && !(stack.Push(this, c, size, c->Ss.Selector) && stack.Push(this, c, size, c->Gpr[4])))
+        if (inner && !(stack.Push(_access, c, size, c->Ss.Selector) && stack.Push(_access, c, size, c->Gpr[4])))
             return false;
-        return stack.Push(this, c, size, FlagsImage(c, e))
-            && stack.Push(this, c, size, c->Cs.Selector)
-            && stack.Push(this, c, size, ReturnRip(c, e))
-            && (!e.HasErrorCode || stack.Push(this, c, size, e.ErrorCode));
+        return stack.Push(_access, c, size, FlagsImage(c, e))
+            && stack.Push(_access, c, size, c->Cs.Selector)
+            && stack.Push(_access, c, size, ReturnRip(c, e))
+            && (!e.HasErrorCode || stack.Push(_access, c, size, e.ErrorCode));
     }
 
     /// <summary>The event has a task gate: switch to the handler's task and push the error code on its stack.</summary>

@@ -2,8 +2,14 @@ using System.Numerics;
 
 namespace Ring3.Cpu;
 
-/// <summary>Events that can wait for the same instruction boundary, the one that is taken first in the lowest bit. SPEC: SDM volume 3, "Priority Among Concurrent Events".</summary>
-/// <remarks>RESET and INIT are not here: they replace the state in which the others wait. Faults of fetching, decoding and executing come last, because they are met only by the instruction that follows.</remarks>
+/// <summary>
+/// Events that can wait for the same instruction boundary, the one that is taken first in the lowest bit. SPEC: SDM volume 3, "Priority Among Concurrent
+/// Events".
+/// </summary>
+/// <remarks>
+/// RESET and INIT are not here: they replace the state in which the others wait. Faults of fetching, decoding and executing come last, because they are met
+/// only by the instruction that follows.
+/// </remarks>
 [Flags]
 public enum BoundaryEvents : ushort
 {

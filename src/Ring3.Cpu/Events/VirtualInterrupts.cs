@@ -24,114 +24,56 @@ internal enum FlagsAccess
 /// VIP is written by software only. SPEC: SDM volume 3, "8086 Emulation"; volume 2, CLI, STI, PUSHF, POPF, IRET, INT n; APM volume 2, "Virtual Interrupts".
 /// </summary>
 /// <remarks>SAFETY: works on the processor's own state; the TSS, the interrupt table and stacks go through the checked accessors.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal static unsafe class VirtualInterrupts
 {
-    private const ulong VirtualPending = Rflags.VIF | Rflags.VIP;
+    internal const ulong Pending = Rflags.VIF | Rflags.VIP;
 
-    private static bool BelowIopl3(CpuState* c) => (c->Rflags & Rflags.IOPL) != Rflags.IOPL;
+    internal static bool BelowIopl3(CpuState* c) => (c->Rflags & Rflags.IOPL) != Rflags.IOPL;
 
     /// <summary>What an instruction that reads or writes FLAGS with an operand of <paramref name="size"/> bytes may do.</summary>
     internal static FlagsAccess FlagsAccessOf(CpuState* c, int size)
     {
-        if (!Virtual8086(c) || !BelowIopl3(c))
+        if (!CpuMode.Virtual8086(c) || !BelowIopl3(c))
             return FlagsAccess.Real;
         return size == 2 && (c->Cr4 & Cr4.VME) != 0 ? FlagsAccess.Virtual : FlagsAccess.Denied;
     }
 
     /// <summary>Whether CLI and STI mean IF (<paramref name="flag"/>) or VIF. False: #GP(0) is pending.</summary>
-    internal bool InterruptFlagOf(CpuState* c, out ulong flag)
+    internal static bool InterruptFlagOf(CpuState* c, out ulong flag)
     {
         flag = Rflags.IF;
         if (c->Cpl <= (c->Rflags & Rflags.IOPL) >> Rflags.IoplShift)
             return true;
         flag = Rflags.VIF;
-        if (c->Cpl == 3 && (c->Cr4 & (Virtual8086(c) ? Cr4.VME : Cr4.PVI)) != 0)
+        if (c->Cpl == 3 && (c->Cr4 & (CpuMode.Virtual8086(c) ? Cr4.VME : Cr4.PVI)) != 0)
             return true;
-        Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
     /// <summary>FLAGS as a virtual-8086 program with a virtual interrupt flag sees it.</summary>
-    internal static ulong VirtualFlags(CpuState* c)
+    internal static ulong FlagsOf(CpuState* c)
     {
         ulong flags = Flags.Get(c);
         return (flags & ~Rflags.IF) | Rflags.IOPL | ((flags & Rflags.VIF) != 0 ? Rflags.IF : 0);
     }
 
     /// <summary>Whether a virtual-8086 program may load <paramref name="image"/>; it changes nothing yet. False: #GP(0) is pending.</summary>
-    internal bool MayLoadVirtualFlags(CpuState* c, ulong image)
+    internal static bool MayLoad(CpuState* c, ulong image)
     {
         if ((image & Rflags.TF) == 0 && ((image & Rflags.IF) == 0 || (c->Rflags & Rflags.VIP) == 0))
             return true;
-        Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
-    /// <summary>POPF and IRET of 16 bits: VIF from the image's IF; IF and IOPL stay.</summary>
-    internal void LoadVirtualFlags(CpuState* c, ulong image)
-    {
-        const ulong loaded = Rflags.Status | Rflags.TF | Rflags.DF | Rflags.NT;
-        ulong kept = Flags.Get(c) & ~(loaded | Rflags.VIF | Rflags.RF);
-        SetRflags(c, kept | (image & loaded) | ((image & Rflags.IF) != 0 ? Rflags.VIF : 0));
-    }
-
-    /// <summary>Whether the next instruction can find VIF and VIP set, so that every one has to be looked at. SPEC: the processor examines them at CPL 3 only; <see cref="IsVirtualInterruptDue"/>.</summary>
-    private static bool WatchesVirtualInterrupt(CpuState* c) => (c->Rflags & VirtualPending) == VirtualPending && (c->Cr4 & (Cr4.VME | Cr4.PVI)) != 0;
+    /// <summary>
+    /// Whether the next instruction can find VIF and VIP set, so that every one has to be looked at. SPEC: the processor examines them at CPL 3 only; <see
+    /// cref="IsDue"/>.
+    /// </summary>
+    internal static bool AreWatched(CpuState* c) => (c->Rflags & Pending) == Pending && (c->Cr4 & (Cr4.VME | Cr4.PVI)) != 0;
 
     /// <summary>Whether the instruction at RIP is not to start because a virtual interrupt is pending and enabled.</summary>
-    private static bool IsVirtualInterruptDue(CpuState* c) =>
-        (c->Rflags & VirtualPending) == VirtualPending && c->Cpl == 3 && BelowIopl3(c) && (c->Cr4 & (Virtual8086(c) ? Cr4.VME : Cr4.PVI)) != 0;
-
-    /// <summary>INT n in virtual-8086 mode. SPEC: SDM volume 3, "Software Interrupt Handling Methods While in Virtual-8086 Mode".</summary>
-    internal OpResult SoftwareInterrupt8086(CpuState* c, byte vector, int length, ulong next)
-    {
-        if ((c->Cr4 & Cr4.VME) != 0)
-        {
-            if (!IsRedirected(c, vector, out bool toProgram))
-                return OpResult.Fault;
-            if (toProgram)
-                return InterruptProgram8086(c, vector, next);
-        }
-        return BelowIopl3(c) ? Raise(c, Vector.GP, 0) : RaiseSoftware(c, vector, EventType.SoftwareInterrupt, length);
-    }
-
-    /// <summary>Reads the redirection bitmap, the 32 bytes below the TSS's I/O permission bitmap: a clear bit sends the interrupt to the 8086 program's own table. False: a fault is pending.</summary>
-    private bool IsRedirected(CpuState* c, byte vector, out bool toProgram)
-    {
-        toProgram = false;
-        if ((c->Tr.Access & 8) == 0 || c->Tr.Limit < 0x67)
-        {
-            Raise(c, Vector.GP, 0);
-            return false;
-        }
-        if (!LoadSystem16(c, (uint)(c->Tr.Base + 0x66), out ushort map))
-            return false;
-        uint at = map - 32u + (uint)(vector >> 3);
-        if (at > c->Tr.Limit)
-        {
-            Raise(c, Vector.GP, 0);
-            return false;
-        }
-        if (!LoadSystem(c, (uint)(c->Tr.Base + at), 1, out ulong bits))
-            return false;
-        toProgram = (bits >> (vector & 7) & 1) == 0;
-        return true;
-    }
-
-    /// <summary>Interrupts the program as in real-address mode, through the table at linear address 0.</summary>
-    private OpResult InterruptProgram8086(CpuState* c, byte vector, ulong next)
-    {
-        bool isVirtual = BelowIopl3(c);
-        if (!LoadSystem32(c, (uint)vector * 4, out uint target))
-            return OpResult.Fault;
-        StackCursor stack = StackCursor.Current(c);
-        if (!stack.Push(this, c, 2, isVirtual ? VirtualFlags(c) : Flags.Get(c)) || !stack.Push(this, c, 2, c->Cs.Selector) || !stack.Push(this, c, 2, next))
-            return OpResult.Fault;
-        CommitStack(c, stack);
-        LoadRealSegment(c, SegmentIndex.CS, (ushort)(target >> 16));
-        c->Rip = (ushort)target;
-        c->Rflags &= ~(Rflags.TF | Rflags.RF | (isVirtual ? Rflags.VIF : Rflags.IF));
-        DecideSingleStep(c);
-        return OpResult.EndBlock;
-    }
+    internal static bool IsDue(CpuState* c) =>
+        (c->Rflags & Pending) == Pending && c->Cpl == 3 && BelowIopl3(c) && (c->Cr4 & (CpuMode.Virtual8086(c) ? Cr4.VME : Cr4.PVI)) != 0;
 }

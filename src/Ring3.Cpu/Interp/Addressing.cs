@@ -5,7 +5,7 @@ namespace Ring3.Cpu;
 
 /// <summary>From operands to linear addresses: effective address, segment base, and the segment checks of the modes that have them.</summary>
 /// <remarks>SAFETY: operand offsets point into the processor's own state.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal static unsafe class Addressing
 {
     /// <summary>Effective address before the address-size mask.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -17,10 +17,11 @@ public sealed unsafe partial class LogicalProcessor
     internal static ulong AddressMask(int bytes) => ulong.MaxValue >> (64 - 8 * bytes);
 
     /// <summary>
-    /// Linear address of the memory operand. False: an exception is pending. In 64-bit mode nothing is checked here: non-canonical addresses fault when they are accessed.
+    /// Linear address of the memory operand. False: an exception is pending. In 64-bit mode nothing is checked here: non-canonical addresses fault when they
+    /// are accessed.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal bool LinearAddress(CpuState* c, Op* op, int size, AccessKind access, out ulong linear)
+    internal static bool LinearAddress(CpuState* c, Op* op, int size, AccessKind access, out ulong linear)
     {
         if (op->AddressSize == 8 && op->Seg < SegmentIndex.FS)
         {
@@ -30,9 +31,11 @@ public sealed unsafe partial class LogicalProcessor
         return SegmentLinear(c, op->Seg, EffectiveAddress(c, op) & AddressMask(op->AddressSize), size, access, out linear);
     }
 
-    /// <summary>Linear address of <paramref name="offset"/> in a segment, which is already cut to its address size. False: #GP(0) or #SS(0) is pending.</summary>
+    /// <summary>
+    /// Linear address of <paramref name="offset"/> in a segment, which is already cut to its address size. False: #GP(0) or #SS(0) is pending.
+    /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    internal bool SegmentLinear(CpuState* c, int segment, ulong offset, int size, AccessKind access, out ulong linear)
+    internal static bool SegmentLinear(CpuState* c, int segment, ulong offset, int size, AccessKind access, out ulong linear)
     {
         Segment* s = CpuState.SegmentAt(c, segment);
         if (c->BlockMode == BlockMode.Code64)
@@ -43,7 +46,7 @@ public sealed unsafe partial class LogicalProcessor
         linear = (uint)(s->Base + offset);
         if (SegmentAllows(c, s, access) && InLimit(s, offset, (ulong)size - 1))
             return true;
-        Raise(c, segment == SegmentIndex.SS ? Vector.SS : Vector.GP, 0);
+        Outcome.Raise(c, segment == SegmentIndex.SS ? Vector.SS : Vector.GP, 0);
         return false;
     }
 
@@ -89,5 +92,12 @@ public sealed unsafe partial class LogicalProcessor
     {
         ulong rip = c->BlockRip + op->Offset;
         return c->BlockMode == BlockMode.Code64 ? rip : (uint)rip;
+    }
+
+    /// <summary>Whether a range of a segment can be accessed; raises nothing.</summary>
+    internal static bool SegmentCovers(CpuState* c, int segment, ulong offset, int size, AccessKind access)
+    {
+        Segment* s = CpuState.SegmentAt(c, segment);
+        return (uint)(s->Base + offset) <= uint.MaxValue - (uint)size && SegmentAllows(c, s, access) && InLimit(s, offset, (ulong)size - 1);
     }
 }

@@ -165,7 +165,8 @@ internal static unsafe class Compare<O> where O : struct, IModify
     }
 
     private static OpResult RegReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Do<W>(c, op, Shape.Reg0<W>(c, op), Shape.Reg1<W>(c, op));
-    private static OpResult RegImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Do<W>(c, op, Shape.Reg0<W>(c, op), op->Imm & Width.Mask<W>());
+    private static OpResult RegImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Do<W>(c, op, Shape.Reg0<W>(c, op), op->Imm & Width.Mask<W>());
     private static OpResult MemReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
         => Shape.Load<W>(p, c, op, out ulong a) ? Do<W>(c, op, a, Shape.Reg1<W>(c, op)) : OpResult.Fault;
     private static OpResult MemImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
@@ -212,13 +213,19 @@ internal static class AluHandlers
 {
     public static void Register()
     {
-        Alu<AddOp>.Register(Code.Add_rm8_r8, Code.Add_r8_rm8, Code.Add_AL_imm8, Code.Add_rm8_imm8, Code.Add_rm8_imm8_82, Code.Add_rm16_imm16, Code.Add_rm16_imm8);
+        Alu<AddOp>.Register(Code.Add_rm8_r8, Code.Add_r8_rm8, Code.Add_AL_imm8, Code.Add_rm8_imm8, Code.Add_rm8_imm8_82, Code.Add_rm16_imm16,
+            Code.Add_rm16_imm8);
         Alu<OrOp>.Register(Code.Or_rm8_r8, Code.Or_r8_rm8, Code.Or_AL_imm8, Code.Or_rm8_imm8, Code.Or_rm8_imm8_82, Code.Or_rm16_imm16, Code.Or_rm16_imm8);
-        Alu<AdcOp>.Register(Code.Adc_rm8_r8, Code.Adc_r8_rm8, Code.Adc_AL_imm8, Code.Adc_rm8_imm8, Code.Adc_rm8_imm8_82, Code.Adc_rm16_imm16, Code.Adc_rm16_imm8);
-        Alu<SbbOp>.Register(Code.Sbb_rm8_r8, Code.Sbb_r8_rm8, Code.Sbb_AL_imm8, Code.Sbb_rm8_imm8, Code.Sbb_rm8_imm8_82, Code.Sbb_rm16_imm16, Code.Sbb_rm16_imm8);
-        Alu<AndOp>.Register(Code.And_rm8_r8, Code.And_r8_rm8, Code.And_AL_imm8, Code.And_rm8_imm8, Code.And_rm8_imm8_82, Code.And_rm16_imm16, Code.And_rm16_imm8);
-        Alu<SubOp>.Register(Code.Sub_rm8_r8, Code.Sub_r8_rm8, Code.Sub_AL_imm8, Code.Sub_rm8_imm8, Code.Sub_rm8_imm8_82, Code.Sub_rm16_imm16, Code.Sub_rm16_imm8);
-        Alu<XorOp>.Register(Code.Xor_rm8_r8, Code.Xor_r8_rm8, Code.Xor_AL_imm8, Code.Xor_rm8_imm8, Code.Xor_rm8_imm8_82, Code.Xor_rm16_imm16, Code.Xor_rm16_imm8);
+        Alu<AdcOp>.Register(Code.Adc_rm8_r8, Code.Adc_r8_rm8, Code.Adc_AL_imm8, Code.Adc_rm8_imm8, Code.Adc_rm8_imm8_82, Code.Adc_rm16_imm16,
+            Code.Adc_rm16_imm8);
+        Alu<SbbOp>.Register(Code.Sbb_rm8_r8, Code.Sbb_r8_rm8, Code.Sbb_AL_imm8, Code.Sbb_rm8_imm8, Code.Sbb_rm8_imm8_82, Code.Sbb_rm16_imm16,
+            Code.Sbb_rm16_imm8);
+        Alu<AndOp>.Register(Code.And_rm8_r8, Code.And_r8_rm8, Code.And_AL_imm8, Code.And_rm8_imm8, Code.And_rm8_imm8_82, Code.And_rm16_imm16,
+            Code.And_rm16_imm8);
+        Alu<SubOp>.Register(Code.Sub_rm8_r8, Code.Sub_r8_rm8, Code.Sub_AL_imm8, Code.Sub_rm8_imm8, Code.Sub_rm8_imm8_82, Code.Sub_rm16_imm16,
+            Code.Sub_rm16_imm8);
+        Alu<XorOp>.Register(Code.Xor_rm8_r8, Code.Xor_r8_rm8, Code.Xor_AL_imm8, Code.Xor_rm8_imm8, Code.Xor_rm8_imm8_82, Code.Xor_rm16_imm16,
+            Code.Xor_rm16_imm8);
 
         Compare<SubOp>.RmReg(Code.Cmp_rm8_r8);
         Compare<SubOp>.RegRm(Code.Cmp_r8_rm8);

@@ -77,7 +77,7 @@ internal static unsafe class BcdHandlers
     {
         byte divisor = (byte)op->Imm;
         if (divisor == 0)
-            return p.Raise(c, Vector.DE);
+            return Outcome.Raise(c, Vector.DE);
         byte* al = (byte*)c->Gpr;
         al[1] = (byte)(*al / divisor);
         *al %= divisor;

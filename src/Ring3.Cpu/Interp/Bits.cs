@@ -43,7 +43,8 @@ internal static unsafe class BitTest<O> where O : struct, IModify
     private static OpResult MemReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
         ulong index = Shape.Reg1<W>(c, op);
-        return BitString.Address<W>(p, c, op, index, AccessKind.Write, out ulong linear) ? Shape.ModifyAt<W, O>(p, c, op, linear, Bit<W>(index)) : OpResult.Fault;
+        return BitString.Address<W>(p, c, op, index, AccessKind.Write, out ulong linear) ? Shape.ModifyAt<W, O>(p, c, op, linear, Bit<W>(index))
+            : OpResult.Fault;
     }
 
     private static void Widths<W>(Code rmReg, Code rmImm) where W : IWidth
@@ -67,8 +68,8 @@ internal static unsafe class BitString
     public static bool Address<W>(LogicalProcessor p, CpuState* c, Op* op, ulong index, AccessKind access, out ulong linear) where W : IWidth
     {
         long words = (long)W.SignExtend(index) >> (W.Bytes == 8 ? 6 : W.Bytes == 4 ? 5 : 4);
-        ulong offset = (LogicalProcessor.EffectiveAddress(c, op) + (ulong)(words * W.Bytes)) & LogicalProcessor.AddressMask(op->AddressSize);
-        return p.SegmentLinear(c, op->Seg, offset, W.Bytes, access, out linear);
+        ulong offset = (Addressing.EffectiveAddress(c, op) + (ulong)(words * W.Bytes)) & Addressing.AddressMask(op->AddressSize);
+        return Addressing.SegmentLinear(c, op->Seg, offset, W.Bytes, access, out linear);
     }
 }
 
@@ -84,14 +85,15 @@ internal static unsafe class BitHandlers
 
     private static OpResult BtRegReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Bt<W>(c, Shape.Reg0<W>(c, op), Shape.Reg1<W>(c, op));
     private static OpResult BtRegImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Bt<W>(c, Shape.Reg0<W>(c, op), op->Imm);
-    private static OpResult BtMemImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong a) ? Bt<W>(c, a, op->Imm) : OpResult.Fault;
+    private static OpResult BtMemImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong a) ? Bt<W>(c, a, op->Imm) : OpResult.Fault;
 
     private static OpResult BtMemReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
         ulong index = Shape.Reg1<W>(c, op);
         if (!BitString.Address<W>(p, c, op, index, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         return ptr != null ? Bt<W>(c, W.Get(ptr), index) : OpResult.Fault;
     }
 
@@ -118,7 +120,8 @@ internal static unsafe class BitHandlers
         return Counted<W>(c, op, b, r);
     }
 
-    private static OpResult Lzcnt<W>(CpuState* c, Op* op, ulong b) where W : IWidth => Counted<W>(c, op, b, (ulong)(BitOperations.LeadingZeroCount(b) - (64 - Width.Bits<W>())));
+    private static OpResult Lzcnt<W>(CpuState* c, Op* op, ulong b) where W : IWidth =>
+        Counted<W>(c, op, b, (ulong)(BitOperations.LeadingZeroCount(b) - (64 - Width.Bits<W>())));
 
     private static OpResult Counted<W>(CpuState* c, Op* op, ulong b, ulong r) where W : IWidth
     {
@@ -136,15 +139,20 @@ internal static unsafe class BitHandlers
     }
 
     private static OpResult BsfReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Bsf<W>(c, op, Shape.Reg1<W>(c, op));
-    private static OpResult BsfMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? Bsf<W>(c, op, b) : OpResult.Fault;
+    private static OpResult BsfMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? Bsf<W>(c, op, b) : OpResult.Fault;
     private static OpResult BsrReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Bsr<W>(c, op, Shape.Reg1<W>(c, op));
-    private static OpResult BsrMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? Bsr<W>(c, op, b) : OpResult.Fault;
+    private static OpResult BsrMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? Bsr<W>(c, op, b) : OpResult.Fault;
     private static OpResult TzcntReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Tzcnt<W>(c, op, Shape.Reg1<W>(c, op));
-    private static OpResult TzcntMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? Tzcnt<W>(c, op, b) : OpResult.Fault;
+    private static OpResult TzcntMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? Tzcnt<W>(c, op, b) : OpResult.Fault;
     private static OpResult LzcntReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Lzcnt<W>(c, op, Shape.Reg1<W>(c, op));
-    private static OpResult LzcntMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? Lzcnt<W>(c, op, b) : OpResult.Fault;
+    private static OpResult LzcntMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? Lzcnt<W>(c, op, b) : OpResult.Fault;
     private static OpResult PopcntReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Popcnt<W>(c, op, Shape.Reg1<W>(c, op));
-    private static OpResult PopcntMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? Popcnt<W>(c, op, b) : OpResult.Fault;
+    private static OpResult PopcntMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? Popcnt<W>(c, op, b) : OpResult.Fault;
 
     /// <summary>CRC32 of S accumulates into a 32-bit value; the destination's upper half becomes zero.</summary>
     private static OpResult Crc<S>(CpuState* c, Op* op, ulong b) where S : IWidth
@@ -162,7 +170,8 @@ internal static unsafe class BitHandlers
     }
 
     private static OpResult CrcReg<S>(LogicalProcessor p, CpuState* c, Op* op) where S : IWidth => Crc<S>(c, op, Shape.Reg1<S>(c, op));
-    private static OpResult CrcMem<S>(LogicalProcessor p, CpuState* c, Op* op) where S : IWidth => Shape.Load<S>(p, c, op, out ulong b) ? Crc<S>(c, op, b) : OpResult.Fault;
+    private static OpResult CrcMem<S>(LogicalProcessor p, CpuState* c, Op* op) where S : IWidth =>
+        Shape.Load<S>(p, c, op, out ulong b) ? Crc<S>(c, op, b) : OpResult.Fault;
 
     public static void Register()
     {
@@ -239,13 +248,29 @@ internal struct BextrOp : IBmi
     }
 }
 
-internal struct ShlxOp : IBmi { public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth => a << (int)(b & (ulong)(Width.Bits<W>() - 1)); }
-internal struct ShrxOp : IBmi { public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth => a >> (int)(b & (ulong)(Width.Bits<W>() - 1)); }
-internal struct SarxOp : IBmi { public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth => (ulong)((long)W.SignExtend(a) >> (int)(b & (ulong)(Width.Bits<W>() - 1))); }
+internal struct ShlxOp : IBmi
+{
+    public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth =>
+        a << (int)(b & (ulong)(Width.Bits<W>() - 1));
+}
+
+internal struct ShrxOp : IBmi
+{
+    public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth =>
+        a >> (int)(b & (ulong)(Width.Bits<W>() - 1));
+}
+
+internal struct SarxOp : IBmi
+{
+    public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth =>
+        (ulong)((long)W.SignExtend(a) >> (int)(b & (ulong)(Width.Bits<W>() - 1)));
+}
+
 
 internal struct RorxOp : IBmi
 {
-    public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth => W.Bytes == 8 ? BitOperations.RotateRight(a, (int)b) : BitOperations.RotateRight((uint)a, (int)b);
+    public static unsafe ulong Do<W>(CpuState* c, ulong a, ulong b) where W : IWidth =>
+        W.Bytes == 8 ? BitOperations.RotateRight(a, (int)b) : BitOperations.RotateRight((uint)a, (int)b);
 }
 
 /// <summary>Operand orders of BMI.</summary>
@@ -253,16 +278,22 @@ internal struct RorxOp : IBmi
 internal static unsafe class Bmi<O> where O : struct, IBmi
 {
     /// <summary>dest, a register, r/m: ANDN, PEXT, PDEP.</summary>
-    private static OpResult Rrm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Done<W>(c, op, Shape.Reg1<W>(c, op), W.Get((byte*)c + op->Reg2));
-    private static OpResult RrmMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? Done<W>(c, op, Shape.Reg1<W>(c, op), b) : OpResult.Fault;
+    private static OpResult Rrm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Done<W>(c, op, Shape.Reg1<W>(c, op), W.Get((byte*)c + op->Reg2));
+    private static OpResult RrmMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? Done<W>(c, op, Shape.Reg1<W>(c, op), b) : OpResult.Fault;
     /// <summary>dest, r/m, register: BZHI, BEXTR, shifts.</summary>
-    private static OpResult RmR<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Done<W>(c, op, Shape.Reg1<W>(c, op), W.Get((byte*)c + op->Reg2));
-    private static OpResult RmRMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong a) ? Done<W>(c, op, a, W.Get((byte*)c + op->Reg2)) : OpResult.Fault;
+    private static OpResult RmR<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Done<W>(c, op, Shape.Reg1<W>(c, op), W.Get((byte*)c + op->Reg2));
+    private static OpResult RmRMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong a) ? Done<W>(c, op, a, W.Get((byte*)c + op->Reg2)) : OpResult.Fault;
     /// <summary>dest, r/m: BLSR, BLSMSK, BLSI. dest, r/m, immediate: RORX.</summary>
     private static OpResult Rm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Done<W>(c, op, 0, Shape.Reg1<W>(c, op));
-    private static OpResult RmMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? Done<W>(c, op, 0, b) : OpResult.Fault;
+    private static OpResult RmMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? Done<W>(c, op, 0, b) : OpResult.Fault;
     private static OpResult RmImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Done<W>(c, op, Shape.Reg1<W>(c, op), op->Imm);
-    private static OpResult RmImmMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong a) ? Done<W>(c, op, a, op->Imm) : OpResult.Fault;
+    private static OpResult RmImmMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong a) ? Done<W>(c, op, a, op->Imm) : OpResult.Fault;
 
     private static OpResult Done<W>(CpuState* c, Op* op, ulong a, ulong b) where W : IWidth
     {

@@ -4,11 +4,12 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// <see cref="CpuState.TimerDeadline"/>: a processor that looks at the clock by itself, so that no other thread has to run for its owner's timers. Blocks are too short for a look at each of them: the loop compares the count of
+/// <see cref="CpuState.TimerDeadline"/>: a processor that looks at the clock by itself, so that no other thread has to run for its owner's timers. Blocks are
+/// too short for a look at each of them: the loop compares the count of
 /// instructions, which it keeps anyway, with the count at which the next look is due.
 /// </summary>
 /// <remarks>SAFETY: the deadline and the next look are fields of the state.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal static unsafe class DeadlineTimer
 {
     /// <summary>Instructions between two looks: at most some 10 us, and a look costs as much as some twenty blocks.</summary>
     private const ulong FewestInstructions = 256, MostInstructions = 8192;
@@ -18,7 +19,7 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Whether the deadline has come; if not, decides when to look again. At a boundary.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static bool TimerHasCome(CpuState* c)
+    internal static bool HasCome(CpuState* c)
     {
         ulong now = HostClock.Tsc();
         if (now >= c->TimerDeadline)
@@ -29,7 +30,7 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Inside a repeated instruction: whether it has to stop for the deadline. The loop looks next.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    internal static bool MustLookAtTimer(CpuState* c)
+    internal static bool MustLook(CpuState* c)
     {
         if (HostClock.Tsc() < c->TimerDeadline)
             return false;

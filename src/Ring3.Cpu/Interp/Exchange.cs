@@ -21,9 +21,9 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Mem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        return (op->Flags & OpFlags.Lock) != 0 && LogicalProcessor.IsSplit(linear, W.Bytes) ? Split<W>(p, c, op, linear) : At<W>(p, c, op, linear);
+        return (op->Flags & OpFlags.Lock) != 0 && BusLock.IsSplit(linear, W.Bytes) ? Split<W>(p, c, op, linear) : At<W>(p, c, op, linear);
     }
 
     private static OpResult Split<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
@@ -33,7 +33,7 @@ internal static unsafe class ExchangeHandlers
         OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             Finish<W>(c, accumulator, old);
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     private struct SplitCompare : ISplitChange
@@ -51,7 +51,7 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult At<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
     {
-        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         ulong accumulator = W.Get((byte*)c), value = Shape.Reg1<W>(c, op), old;
@@ -62,7 +62,7 @@ internal static unsafe class ExchangeHandlers
             old = W.Get(ptr);
             W.Put(ptr, old == accumulator ? value : old);
         }
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end != OpResult.Next)
             return end;
         Finish<W>(c, accumulator, old);
@@ -78,9 +78,9 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Pair8(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.LinearAddress(c, op, 8, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, 8, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        return LogicalProcessor.IsSplit(linear, 8) ? Pair8Split(p, c, op, linear) : Pair8At(p, c, linear);
+        return BusLock.IsSplit(linear, 8) ? Pair8Split(p, c, op, linear) : Pair8At(p, c, linear);
     }
 
     private static OpResult Pair8Split(LogicalProcessor p, CpuState* c, Op* op, ulong linear)
@@ -92,18 +92,18 @@ internal static unsafe class ExchangeHandlers
         OpResult end = p.ChangeSplit(c, linear, 8, ref change, out ulong old);
         if (end == OpResult.Next)
             Finish8(c, expected, old);
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     /// <summary>Not locked: a read and a write, between which others may write.</summary>
     private static OpResult Pair8Apart(LogicalProcessor p, CpuState* c, ulong linear)
     {
-        byte* ptr = p.ModifyPtr(c, linear, 8);
+        byte* ptr = p.Access.ModifyPtr(c, linear, 8);
         if (ptr == null)
             return OpResult.Fault;
         ulong expected = Expected8(c), old = W64.Get(ptr);
         W64.Put(ptr, old == expected ? Desired8(c) : old);
-        OpResult end = p.EndWrite(c, ptr, linear, 8);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, 8);
         if (end == OpResult.Next)
             Finish8(c, expected, old);
         return end;
@@ -123,11 +123,11 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Pair8At(LogicalProcessor p, CpuState* c, ulong linear)
     {
-        byte* ptr = p.ModifyPtr(c, linear, 8);
+        byte* ptr = p.Access.ModifyPtr(c, linear, 8);
         if (ptr == null)
             return OpResult.Fault;
         ulong expected = Expected8(c), old = Interlocked.CompareExchange(ref *(ulong*)ptr, Desired8(c), expected);
-        OpResult end = p.EndWrite(c, ptr, linear, 8);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, 8);
         if (end != OpResult.Next)
             return end;
         Finish8(c, expected, old);
@@ -136,18 +136,18 @@ internal static unsafe class ExchangeHandlers
 
     private static OpResult Pair16(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.LinearAddress(c, op, 16, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, 16, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         if ((linear & 15) != 0)
-            return p.Raise(c, Vector.GP, 0);
-        byte* ptr = p.ModifyPtr(c, linear, 16);
+            return Outcome.Raise(c, Vector.GP, 0);
+        byte* ptr = p.Access.ModifyPtr(c, linear, 16);
         if (ptr == null)
             return OpResult.Fault;
         UInt128 expected = new(c->Gpr[2], c->Gpr[0]), desired = new(c->Gpr[1], c->Gpr[3]);
         if (!UserCopy.CompareExchange((ulong)ptr, desired, expected, out UInt128 old))
-            return p.FailMemory(c, (ulong)ptr, AccessKind.Write);
+            return Outcome.LeaveForMemory(c, (ulong)ptr, AccessKind.Write);
         bool equal = old == expected;
-        OpResult end = p.EndWrite(c, ptr, linear, 16);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, 16);
         if (end != OpResult.Next)
             return end;
         Flags.SetZF(c, equal);

@@ -12,9 +12,9 @@ internal static unsafe class FlowHandlers
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool Check(LogicalProcessor p, CpuState* c, ulong target)
     {
-        if (c->BlockMode == BlockMode.Code64 ? LogicalProcessor.IsCanonical(c, target) : target <= c->Cs.Limit)
+        if (c->BlockMode == BlockMode.Code64 ? CpuMode.IsCanonical(c, target) : target <= c->Cs.Limit)
             return true;
-        p.Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
@@ -36,7 +36,7 @@ internal static unsafe class FlowHandlers
     {
         if (taken)
             return Go(p, c, Relative<W>(c, op));
-        c->Rip = LogicalProcessor.NextRip(c, op);
+        c->Rip = Addressing.NextRip(c, op);
         return OpResult.EndBlock;
     }
 
@@ -45,9 +45,11 @@ internal static unsafe class FlowHandlers
         if (!Check(p, c, target))
         {
             // Any fault of the push comes before that of the target.
-            ulong sp = LogicalProcessor.Keep(c, p.State->CurrentOp);
-            if (p.Model.PushesBeforeTarget && c->BlockMode == BlockMode.Code64 ? StackHandlers.Push<W>(p, c, next) == OpResult.Next : StackHandlers.CanPush<W>(p, c))
-                p.Raise(c, Vector.GP, 0);
+            ulong sp = MemoryGuard.Keep(c, p.State->CurrentOp);
+            if (p.Model.PushesBeforeTarget && c->BlockMode == BlockMode.Code64
+                ? StackHandlers.Push<W>(p, c, next) == OpResult.Next
+                : StackHandlers.CanPush<W>(p, c))
+                Outcome.Raise(c, Vector.GP, 0);
             c->Gpr[4] = sp;
             return OpResult.Fault;
         }
@@ -58,12 +60,15 @@ internal static unsafe class FlowHandlers
         return OpResult.EndBlock;
     }
 
-    private static OpResult CallRelative<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Call<W>(p, c, Relative<W>(c, op), LogicalProcessor.NextRip(c, op));
-    private static OpResult CallReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Call<W>(p, c, Shape.Reg0<W>(c, op), LogicalProcessor.NextRip(c, op));
+    private static OpResult CallRelative<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Call<W>(p, c, Relative<W>(c, op), Addressing.NextRip(c, op));
+    private static OpResult CallReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Call<W>(p, c, Shape.Reg0<W>(c, op), Addressing.NextRip(c, op));
     private static OpResult CallMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
-        => Shape.Load<W>(p, c, op, out ulong target) ? Call<W>(p, c, target, LogicalProcessor.NextRip(c, op)) : OpResult.Fault;
+        => Shape.Load<W>(p, c, op, out ulong target) ? Call<W>(p, c, target, Addressing.NextRip(c, op)) : OpResult.Fault;
     private static OpResult JmpReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Go(p, c, Shape.Reg0<W>(c, op));
-    private static OpResult JmpMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong target) ? Go(p, c, target) : OpResult.Fault;
+    private static OpResult JmpMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong target) ? Go(p, c, target) : OpResult.Fault;
 
     private static OpResult Ret<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -85,27 +90,28 @@ internal static unsafe class FlowHandlers
         return Branch<W>(p, c, op, taken);
     }
 
-    private static OpResult Jcxz<C, W>(LogicalProcessor p, CpuState* c, Op* op) where C : IWidth where W : IWidth => Branch<W>(p, c, op, C.Get((byte*)&c->Gpr[1]) == 0);
+    private static OpResult Jcxz<C, W>(LogicalProcessor p, CpuState* c, Op* op) where C : IWidth where W : IWidth =>
+        Branch<W>(p, c, op, C.Get((byte*)&c->Gpr[1]) == 0);
 
     private static OpResult Bound<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, 2 * W.Bytes, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, 2 * W.Bytes, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
         // Two accesses: each bound is aligned by itself.
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         long low = (long)W.SignExtend(W.Get(ptr)), index = (long)W.SignExtend(Shape.Reg0<W>(c, op));
         if (index < low && p.Model.BoundsInTurn)
-            return p.Raise(c, Vector.BR);
-        ptr = p.ReadPtr(c, (uint)(linear + (ulong)W.Bytes), W.Bytes);
+            return Outcome.Raise(c, Vector.BR);
+        ptr = p.Access.ReadPtr(c, (uint)(linear + (ulong)W.Bytes), W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         long high = (long)W.SignExtend(W.Get(ptr));
-        return index < low || index > high ? p.Raise(c, Vector.BR) : OpResult.Next;
+        return index < low || index > high ? Outcome.Raise(c, Vector.BR) : OpResult.Next;
     }
 
-    private static OpResult Undefined(LogicalProcessor p, CpuState* c, Op* op) => p.Raise(c, Vector.UD);
+    private static OpResult Undefined(LogicalProcessor p, CpuState* c, Op* op) => Outcome.Raise(c, Vector.UD);
 
     public static void Register()
     {

@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>Multiplications of the loop's inline cases.</summary>
 /// <remarks>SAFETY: register operands are offsets into the processor's own state.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class Interpreter
 {
     /// <summary>CF and OF; ZF, SF, AF and PF are undefined and kept.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

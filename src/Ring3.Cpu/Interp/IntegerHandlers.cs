@@ -29,49 +29,49 @@ internal static unsafe class IntegerHandlers
 
     private static OpResult Cli(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.InterruptFlagOf(c, out ulong flag))
+        if (!VirtualInterrupts.InterruptFlagOf(c, out ulong flag))
             return OpResult.Fault;
         c->Rflags &= ~flag;
-        return LogicalProcessor.EndBlock(c, op);
+        return Outcome.EndBlock(c, op);
     }
 
     private static OpResult Sti(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.InterruptFlagOf(c, out ulong flag))
+        if (!VirtualInterrupts.InterruptFlagOf(c, out ulong flag))
             return OpResult.Fault;
         if (flag == Rflags.VIF && (c->Rflags & Rflags.VIP) != 0)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         if (flag == Rflags.IF && (c->Rflags & Rflags.IF) == 0)
             c->InterruptShadow = 1;
         c->Rflags |= flag;
-        return LogicalProcessor.EndBlock(c, op);
+        return Outcome.EndBlock(c, op);
     }
 
     private static OpResult Hlt(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (c->Cpl != 0)
-            return p.Raise(c, Vector.GP, 0);
-        p.LeaveWith(c, ExitReason.Hlt);
-        c->Rip = LogicalProcessor.NextRip(c, op);
+            return Outcome.Raise(c, Vector.GP, 0);
+        Outcome.Leave(c, ExitReason.Hlt);
+        c->Rip = Addressing.NextRip(c, op);
         return OpResult.RetiredExit;
     }
 
     private static OpResult Pause(LogicalProcessor p, CpuState* c, Op* op)
     {
-        c->Rip = LogicalProcessor.NextRip(c, op);
-        if (!p.SpinsTooLong(c))
+        c->Rip = Addressing.NextRip(c, op);
+        if (!p.Interpreter.SpinsTooLong(c))
             return OpResult.EndBlock;
-        p.LeaveWith(c, ExitReason.Pause);
+        Outcome.Leave(c, ExitReason.Pause);
         return OpResult.RetiredExit;
     }
 }
 
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class Interpreter
 {
     /// <summary>PAUSEs that are farther apart than this many instructions belong to different loops.</summary>
     private const ulong PauseGap = 128;
 
-    private uint _pauses;
+    internal uint Pauses;
     private ulong _lastPause;
 
     /// <summary>Counts a PAUSE; true when the loop that it belongs to has reached <see cref="CpuState.PauseLoopWindow"/>.</summary>
@@ -79,11 +79,11 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (c->PauseLoopWindow == 0)
             return false;
-        _pauses = c->InstructionsRetired - _lastPause > PauseGap ? 1 : _pauses + 1;
+        Pauses = c->InstructionsRetired - _lastPause > PauseGap ? 1 : Pauses + 1;
         _lastPause = c->InstructionsRetired;
-        if (_pauses < c->PauseLoopWindow)
+        if (Pauses < c->PauseLoopWindow)
             return false;
-        _pauses = 0;
+        Pauses = 0;
         return true;
     }
 }

@@ -4,12 +4,16 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// The bus of a machine, which a locked access across a cache line takes for itself: every other processor stays outside the guest until it is released. A locked instruction of the host would do the same to the whole host,
-/// and hosts with split-lock detection answer it with a signal or a pause of many milliseconds (SPEC: SDM volume 3, "Bus-Lock Detection"; Linux Documentation/arch/x86/buslock.rst), so none is ever made.
+/// The bus of a machine, which a locked access across a cache line takes for itself: every other processor stays outside the guest until it is released. A
+/// locked instruction of the host would do the same to the whole host,
+/// and hosts with split-lock detection answer it with a signal or a pause of many milliseconds (SPEC: SDM volume 3, "Bus-Lock Detection"; Linux
+/// Documentation/arch/x86/buslock.rst), so none is ever made.
 /// </summary>
 /// <remarks>
-/// No processor waits for one that waits for it: who waits for the bus counts as stopped and keeps its epoch, who is about to enter the guest has no epoch, who leaves needs nothing of the bus. A holder that cannot have
-/// the others within <see cref="PatienceMs"/> (a host thread that gets no processor, a page fault that a client handles) gives the bus back, and leaves the guest if it has been asked to, so kicks are late by that at most.
+/// No processor waits for one that waits for it: who waits for the bus counts as stopped and keeps its epoch, who is about to enter the guest has no epoch, who
+/// leaves needs nothing of the bus. A holder that cannot have
+/// the others within <see cref="PatienceMs"/> (a host thread that gets no processor, a page fault that a client handles) gives the bus back, and leaves the
+/// guest if it has been asked to, so kicks are late by that at most.
 /// After each use the bus rests for as long as it was held: others get their turn even between endless split locks.
 /// SAFETY: the word lies in a pinned array that lives as long as the machine.
 /// </remarks>
@@ -35,7 +39,10 @@ public sealed unsafe partial class Machine
     /// <summary>No processor may enter the guest.</summary>
     internal bool IsBusTaken => Volatile.Read(ref _busMemory[0]) != (int)BusWord.Free;
 
-    /// <summary>Takes the bus for a processor inside the guest; all others are outside it until <see cref="ReleaseBus"/>. False: the processor has been asked to leave the guest, and must without touching it.</summary>
+    /// <summary>
+    /// Takes the bus for a processor inside the guest; all others are outside it until <see cref="ReleaseBus"/>. False: the processor has been asked to leave
+    /// the guest, and must without touching it.
+    /// </summary>
     internal bool TakeBus(LogicalProcessor p)
     {
         // From here on the processor is as good as stopped for a holder.

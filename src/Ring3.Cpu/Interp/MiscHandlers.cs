@@ -62,7 +62,7 @@ internal static unsafe class MiscHandlers
 
     /// <summary>The host keeps its caches coherent; the address is checked as a read of one byte.</summary>
     private static OpResult CacheLine(LogicalProcessor p, CpuState* c, Op* op)
-        => p.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
+        => Addressing.LinearAddress(c, op, 1, AccessKind.Read, out ulong linear) && p.Access.ReadPtr(c, linear, 1) != null ? OpResult.Next : OpResult.Fault;
 
     /// <summary>
     /// Zeros the line around the linear address of (E/R)AX. That it bypasses the caches shows nowhere: it is ordered as any store here. What the manual leaves
@@ -71,20 +71,20 @@ internal static unsafe class MiscHandlers
     private static OpResult Clzero(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.CpuidFeatures.Clzero || (op->Flags & (OpFlags.Rep | OpFlags.Repne)) != 0)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         const int Line = 64;
-        ulong mask = LogicalProcessor.AddressMask(op->AddressSize), offset = c->Gpr[0] & mask;
+        ulong mask = Addressing.AddressMask(op->AddressSize), offset = c->Gpr[0] & mask;
         bool hasLimits = c->BlockMode != BlockMode.Code64;
         if (hasLimits)
             offset = offset - (offset + CpuState.SegmentAt(c, op->Seg)->Base & Line - 1) & mask;
-        if (!p.SegmentLinear(c, op->Seg, offset, hasLimits ? Line : 1, AccessKind.Write, out ulong linear))
+        if (!Addressing.SegmentLinear(c, op->Seg, offset, hasLimits ? Line : 1, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         linear &= ~(Line - 1UL);
-        byte* line = p.WritePtr(c, linear, Line);
+        byte* line = p.Access.WritePtr(c, linear, Line);
         if (line == null)
             return OpResult.Fault;
         new Span<byte>(line, Line).Clear();
-        return p.EndWrite(c, line, linear, Line);
+        return p.Access.EndWrite(c, line, linear, Line);
     }
 
     /// <summary>CR4.TSD restricts the time-stamp counter to ring 0.</summary>
@@ -93,7 +93,7 @@ internal static unsafe class MiscHandlers
     private static OpResult Rdtsc(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (TscDenied(c))
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         ulong tsc = p.Observer is null ? GuestTsc.Read(c) : p.Observer.Input(p, GuestTsc.Read(c));
         c->Gpr[0] = (uint)tsc;
         c->Gpr[2] = tsc >> 32;
@@ -103,7 +103,7 @@ internal static unsafe class MiscHandlers
     private static OpResult Rdtscp(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.CpuidFeatures.Rdtscp)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if (Rdtsc(p, c, op) != OpResult.Next)
             return OpResult.Fault;
         c->Gpr[1] = (uint)c->TscAux;
@@ -113,14 +113,14 @@ internal static unsafe class MiscHandlers
     private static OpResult Rdpid(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.CpuidFeatures.Rdpid)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         *(ulong*)((byte*)c + op->Reg0) = (uint)c->TscAux;
         return OpResult.Next;
     }
 
     private static OpResult RandomNumber(LogicalProcessor p, CpuState* c, Op* op)
     {
-        SlowOperands.Set(c, op->Reg0, op->Size, p.Observer is null ? p.NextRandom() : p.Observer.Input(p, p.NextRandom()));
+        SlowOperands.Set(c, op->Reg0, op->Size, p.Observer is null ? p.Random.Next() : p.Observer.Input(p, p.Random.Next()));
         Flags.SetStatus(c, Rflags.CF);
         return OpResult.Next;
     }
@@ -176,8 +176,8 @@ internal static unsafe class MiscHandlers
 
     private static OpResult Xlat(LogicalProcessor p, CpuState* c, Op* op)
     {
-        ulong offset = (c->Gpr[3] + (byte)c->Gpr[0]) & LogicalProcessor.AddressMask(op->AddressSize);
-        if (!p.SegmentLinear(c, op->Seg, offset, 1, AccessKind.Read, out ulong linear) || !p.Load8(c, linear, out byte value))
+        ulong offset = (c->Gpr[3] + (byte)c->Gpr[0]) & Addressing.AddressMask(op->AddressSize);
+        if (!Addressing.SegmentLinear(c, op->Seg, offset, 1, AccessKind.Read, out ulong linear) || !p.Access.Load8(c, linear, out byte value))
             return OpResult.Fault;
         *(byte*)c->Gpr = value;
         return OpResult.Next;
@@ -205,28 +205,4 @@ public static unsafe class GuestTsc
 
 public sealed unsafe partial class LogicalProcessor
 {
-    private ulong _randomState;
-    private bool _randomSeeded;
-
-    /// <summary>Makes RDRAND and RDSEED repeatable.</summary>
-    public void SeedRandom(ulong seed)
-    {
-        _randomState = seed;
-        _randomSeeded = true;
-    }
-
-    /// <summary>Next value of RDRAND: the host's generator, or a SplitMix64 sequence when seeded.</summary>
-    internal ulong NextRandom()
-    {
-        ulong value;
-        if (!_randomSeeded)
-        {
-            RandomNumberGenerator.Fill(new Span<byte>(&value, sizeof(ulong)));
-            return value;
-        }
-        value = _randomState += 0x9e3779b97f4a7c15;
-        value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
-        value = (value ^ value >> 27) * 0x94d049bb133111eb;
-        return value ^ value >> 31;
-    }
 }

@@ -60,7 +60,7 @@ internal static unsafe class MoveHandlers
 
     private static OpResult Lea<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        Shape.SetReg0<W>(c, op, LogicalProcessor.EffectiveAddress(c, op) & LogicalProcessor.AddressMask(op->AddressSize));
+        Shape.SetReg0<W>(c, op, Addressing.EffectiveAddress(c, op) & Addressing.AddressMask(op->AddressSize));
         return OpResult.Next;
     }
 
@@ -75,9 +75,9 @@ internal static unsafe class MoveHandlers
     /// <summary>XCHG with memory is always locked.</summary>
     private static OpResult XchgMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        return LogicalProcessor.IsSplit(linear, W.Bytes) ? ExchangeSplit<W>(p, c, op, linear) : Exchange<W>(p, c, op, linear);
+        return BusLock.IsSplit(linear, W.Bytes) ? ExchangeSplit<W>(p, c, op, linear) : Exchange<W>(p, c, op, linear);
     }
 
     private static OpResult ExchangeSplit<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
@@ -86,7 +86,7 @@ internal static unsafe class MoveHandlers
         OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             W.Set((byte*)c + op->Reg1, old);
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     private struct SplitExchange : ISplitChange
@@ -104,11 +104,11 @@ internal static unsafe class MoveHandlers
 
     private static OpResult Exchange<W>(LogicalProcessor p, CpuState* c, Op* op, ulong linear) where W : IWidth
     {
-        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         ulong old = W.Exchange(ptr, Shape.Reg1<W>(c, op));
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next)
             W.Set((byte*)c + op->Reg1, old);
         return end;

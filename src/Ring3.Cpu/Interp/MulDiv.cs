@@ -112,8 +112,10 @@ internal static unsafe class MulDivHandlers
 
     private static OpResult MulReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth { MulCore<W>(c, Shape.Reg0<W>(c, op)); return OpResult.Next; }
     private static OpResult ImulReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth { ImulCore<W>(c, Shape.Reg0<W>(c, op)); return OpResult.Next; }
-    private static OpResult DivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => DivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : p.Raise(c, Vector.DE);
-    private static OpResult IdivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => IdivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : p.Raise(c, Vector.DE);
+    private static OpResult DivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        DivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
+    private static OpResult IdivReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        IdivCore<W>(c, Shape.Reg0<W>(c, op)) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
 
     private static OpResult MulMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -132,10 +134,10 @@ internal static unsafe class MulDivHandlers
     }
 
     private static OpResult DivMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
-        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : DivCore<W>(c, b) ? OpResult.Next : p.Raise(c, Vector.DE);
+        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : DivCore<W>(c, b) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
 
     private static OpResult IdivMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
-        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : IdivCore<W>(c, b) ? OpResult.Next : p.Raise(c, Vector.DE);
+        => !Shape.Load<W>(p, c, op, out ulong b) ? OpResult.Fault : IdivCore<W>(c, b) ? OpResult.Next : Outcome.Raise(c, Vector.DE);
 
     private static OpResult ImulRegReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -180,7 +182,11 @@ internal static unsafe class MulDivHandlers
         W.Set((byte*)c + op->Reg0, high);
     }
 
-    private static OpResult MulxReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth { MulxCore<W>(c, op, W.Get((byte*)c + op->Reg2)); return OpResult.Next; }
+    private static OpResult MulxReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    {
+        MulxCore<W>(c, op, W.Get((byte*)c + op->Reg2));
+        return OpResult.Next;
+    }
 
     private static OpResult MulxMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -204,9 +210,11 @@ internal static unsafe class MulDivHandlers
     }
 
     private static OpResult AdcxReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => AddCarry<W>(c, op, Shape.Reg1<W>(c, op), false);
-    private static OpResult AdcxMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? AddCarry<W>(c, op, b, false) : OpResult.Fault;
+    private static OpResult AdcxMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? AddCarry<W>(c, op, b, false) : OpResult.Fault;
     private static OpResult AdoxReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => AddCarry<W>(c, op, Shape.Reg1<W>(c, op), true);
-    private static OpResult AdoxMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong b) ? AddCarry<W>(c, op, b, true) : OpResult.Fault;
+    private static OpResult AdoxMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong b) ? AddCarry<W>(c, op, b, true) : OpResult.Fault;
 
     public static void Register()
     {

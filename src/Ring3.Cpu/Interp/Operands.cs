@@ -20,9 +20,9 @@ internal static unsafe class Shape
     public static bool Load<W>(LogicalProcessor p, CpuState* c, Op* op, out ulong value) where W : IWidth
     {
         value = 0;
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
             return false;
         value = W.Get(ptr);
@@ -33,23 +33,24 @@ internal static unsafe class Shape
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static OpResult Store<W>(LogicalProcessor p, CpuState* c, Op* op, ulong value) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.WritePtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.WritePtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         W.Put(ptr, value);
-        return p.EndWrite(c, ptr, linear, W.Bytes);
+        return p.Access.EndWrite(c, ptr, linear, W.Bytes);
     }
 
     /// <summary>
-    /// Read-modify-write of the memory operand. The operation is pure: it computes the new value; flags and other registers are written afterwards, when the store has succeeded.
+    /// Read-modify-write of the memory operand. The operation is pure: it computes the new value; flags and other registers are written afterwards, when the
+    /// store has succeeded.
     /// With LOCK it is a compare-exchange loop on the host's memory, so that other processors and the owner's threads see it as one access.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static OpResult Modify<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong source) where W : IWidth where O : struct, IModify
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         return ModifyAt<W, O>(p, c, op, linear, source);
     }
@@ -57,15 +58,16 @@ internal static unsafe class Shape
     public static OpResult ModifyAt<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source) where W : IWidth where O : struct, IModify
     {
         bool locked = (op->Flags & OpFlags.Lock) != 0;
-        if (locked && LogicalProcessor.IsSplit(linear, W.Bytes))
+        if (locked && BusLock.IsSplit(linear, W.Bytes))
             return ModifySplit<W, O>(p, c, op, linear, source);
         return ModifyWhole<W, O>(p, c, op, linear, source, locked);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static OpResult ModifyWhole<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source, bool locked) where W : IWidth where O : struct, IModify
+    private static OpResult ModifyWhole<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, ulong source, bool locked)
+        where W : IWidth where O : struct, IModify
     {
-        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         ulong old, result;
@@ -82,7 +84,7 @@ internal static unsafe class Shape
             result = O.Compute<W>(c, old, source);
             W.Put(ptr, result);
         }
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next)
             O.Finish<W>(c, op, old, source, result & Width.Mask<W>());
         return end;
@@ -96,7 +98,7 @@ internal static unsafe class Shape
         OpResult end = p.ChangeSplit(c, linear, W.Bytes, ref change, out ulong old);
         if (end == OpResult.Next)
             O.Finish<W>(c, op, old, source, change.Result & Width.Mask<W>());
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     private struct SplitModify<W, O> : ISplitChange where W : IWidth where O : struct, IModify

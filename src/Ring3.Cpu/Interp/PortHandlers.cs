@@ -6,7 +6,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// IN, OUT, INS and OUTS. Every access leaves the guest. As in KVM, OUTS carries one element, so that a client that looks at one loses none; INS reads ahead for as many as lie in one page.
+/// IN, OUT, INS and OUTS. Every access leaves the guest. As in KVM, OUTS carries one element, so that a client that looks at one loses none; INS reads ahead
+/// for as many as lie in one page.
 /// SPEC: SDM volume 1, "I/O Protection Mechanism".
 /// </summary>
 /// <remarks>SAFETY: Exit->Data holds 4096 bytes and a batch never leaves its page.</remarks>
@@ -40,7 +41,8 @@ internal static unsafe class PortHandlers
         _ => 4,
     };
 
-    private static ushort PortOf(CpuState* c, Op* op) => (Code)op->Code is Code.In_AL_imm8 or Code.In_AX_imm8 or Code.In_EAX_imm8 or Code.Out_imm8_AL or Code.Out_imm8_AX or Code.Out_imm8_EAX
+    private static ushort PortOf(CpuState* c, Op* op) =>
+        (Code)op->Code is Code.In_AL_imm8 or Code.In_AX_imm8 or Code.In_EAX_imm8 or Code.Out_imm8_AL or Code.Out_imm8_AX or Code.Out_imm8_EAX
         ? (byte)op->Imm : (ushort)c->Gpr[Rdx];
 
     /// <summary>IOPL, or the I/O permission bitmap of a 32- or 64-bit TSS. False: a fault is pending.</summary>
@@ -54,18 +56,18 @@ internal static unsafe class PortHandlers
         // Types 9 and 11: available and busy 32- or 64-bit TSS.
         if ((c->Tr.Access & (Segment.P | Segment.Unusable)) == Segment.P && (c->Tr.Access & 0xd) == 9 && c->Tr.Limit >= 0x67)
         {
-            if (!p.LoadSystem16(c, c->Tr.Base + 0x66, out ushort map))
+            if (!p.Access.LoadSystem16(c, c->Tr.Base + 0x66, out ushort map))
                 return false;
             uint at = map + (uint)(port >> 3);
             if (at + 1 <= c->Tr.Limit)
             {
-                if (!p.LoadSystem16(c, c->Tr.Base + at, out ushort bits))
+                if (!p.Access.LoadSystem16(c, c->Tr.Base + at, out ushort bits))
                     return false;
                 if ((bits >> (port & 7) & ((1 << size) - 1)) == 0)
                     return true;
             }
         }
-        p.Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
@@ -78,7 +80,7 @@ internal static unsafe class PortHandlers
         exit->IsString = isString ? (byte)1 : (byte)0;
         exit->Count = count;
         exit->InstructionLength = op->Length;
-        p.LeaveWith(c, ExitReason.Io);
+        Outcome.Leave(c, ExitReason.Io);
     }
 
     private static OpResult Out8(LogicalProcessor p, CpuState* c, Op* op) => Out(p, c, op, 1);
@@ -93,7 +95,7 @@ internal static unsafe class PortHandlers
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)c->Gpr[0];
         Describe(p, c, op, port, size, true, false, 1);
-        p.NotePort(c, port, size);
+        Breakpoints.NotePort(c, port, size);
         return OpResult.Fault;
     }
 
@@ -103,7 +105,7 @@ internal static unsafe class PortHandlers
         int size = SizeOf(op);
         if (!Allowed(p, c, port, size))
             return OpResult.Fault;
-        p.InputOp = default;
+        p.Input.Pending = default;
         Describe(p, c, op, port, size, false, false, 1);
         return OpResult.Fault;
     }
@@ -112,7 +114,7 @@ internal static unsafe class PortHandlers
 
     private static OpResult Nothing(CpuState* c, Op* op)
     {
-        c->Rip = LogicalProcessor.NextRip(c, op);
+        c->Rip = Addressing.NextRip(c, op);
         c->BetweenIterations = 0;
         return OpResult.EndBlock;
     }
@@ -127,17 +129,17 @@ internal static unsafe class PortHandlers
         ulong count = Repeats(op) ? c->Gpr[Rcx] & run.Mask : 1;
         if (count == 0)
             return Nothing(c, op);
-        if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
+        if (!run.Linear(c, Rsi, op->Seg, AccessKind.Read, out ulong from))
             return OpResult.Fault;
-        byte* source = p.ReadPtr(c, from, size);
+        byte* source = p.Access.ReadPtr(c, from, size);
         if (source == null)
             return OpResult.Fault;
         *(uint*)p.Exit->Data = (uint)SlowOperands.Load(source, size);
         run.Advance(c, Rsi, 1);
-        count = run.CountDown(p, c, op, count, 1);
+        count = run.CountDown(p.Access, c, op, count, 1);
         Describe(p, c, op, port, size, true, true, 1);
-        p.NotePort(c, port, size);
-        c->Rip = count == 0 ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        Breakpoints.NotePort(c, port, size);
+        c->Rip = count == 0 ? Addressing.NextRip(c, op) : Addressing.RipOf(c, op);
         c->BetweenIterations = count == 0 ? (byte)0 : (byte)1;
         return OpResult.RetiredExit;
     }
@@ -153,12 +155,12 @@ internal static unsafe class PortHandlers
         if (count == 0)
             return Nothing(c, op);
         // A breakpoint on the port traps behind each iteration.
-        ulong batch = p.WatchesPorts(c) ? 1 : Math.Min(count, MaxBatch / (uint)size);
+        ulong batch = Breakpoints.WatchesPorts(c) ? 1 : Math.Min(count, MaxBatch / (uint)size);
         // The destination is checked before the device is read, so that no input is lost to a page fault.
-        if (run.Direct(p, c, Rdi, SegmentIndex.ES, true, batch, ref n) == null
-            && (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.WritePtr(c, to, size) == null))
+        if (run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, batch, ref n) == null
+            && (!run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || p.Access.WritePtr(c, to, size) == null))
             return OpResult.Fault;
-        p.BeginStringInput(op, size, (uint)n);
+        p.Input.Begin(op, size, (uint)n);
         Describe(p, c, op, port, size, false, true, (uint)n);
         return OpResult.Fault;
     }
@@ -166,99 +168,9 @@ internal static unsafe class PortHandlers
 
 public sealed unsafe partial class LogicalProcessor
 {
-    /// <summary>The INS of the last input exit; Length 0 for IN.</summary>
-    internal Op InputOp;
-
-    /// <summary>Elements of the input, those that CompleteIo has stored before it met an obstacle, and bytes of one: <see cref="Exit"/> may describe an access to where they go.</summary>
-    private uint _inputCount, _inputDone;
-    private int _inputSize;
-
-    internal void BeginStringInput(Op* op, int size, uint count) => (InputOp, _inputSize, _inputCount, _inputDone) = (*op, size, count, 0);
-
-    /// <summary>Bytes that <see cref="CompleteIo"/> wants for the INS of the last input exit.</summary>
-    public int InputBytes => _inputSize * (int)_inputCount;
-
-    /// <summary>Whether the input of the last <see cref="ExitReason.Io"/> exit goes to guest memory: <see cref="CompleteIo"/> then follows translations and nested tables as the guest does.</summary>
-    public bool InputGoesToMemory => InputOp.Length != 0;
-
-    /// <summary>Finishes the input of the last <see cref="ExitReason.Io"/> exit with IsWrite 0 and retires it: Size * Count bytes, in port order. Missing bytes read as zero.</summary>
-    /// <returns>Anything but Done: to be called again with the same data, before the next entry. After Mmio the owner has first made the access that <see cref="Exit"/> describes, and called CompleteMmio.</returns>
-    public InputResult CompleteIo(ReadOnlySpan<byte> data)
-    {
-        CpuState* c = State;
-        if (InputOp.Length == 0)
-        {
-            int size = Exit->Size;
-            ulong value = 0;
-            data[..Math.Min(data.Length, size)].CopyTo(new Span<byte>(&value, 8));
-            SlowOperands.Set(c, 0, size, value);
-            SkipInstruction();
-            NotePort(c, Exit->Port, size);
-            return InputResult.Done;
-        }
-        FaultRecord* faults = _faults = FaultGuard.RecordOfThread(_faults);
-        faults->Inside = 1;
-        try
-        {
-            return StoreInput(c, data, _inputSize);
-        }
-        catch (NullReferenceException) when (faults->Pending != 0)
-        {
-            faults->Pending = 0;
-            return InputResult.HostMemoryGone;
-        }
-        finally { faults->Inside = 0; }
-    }
-
-    private InputResult StoreInput(CpuState* c, ReadOnlySpan<byte> data, int size)
-    {
-        UpdateContext(c);
-        Replay.Begin();
-        byte length = InputOp.Length;
-        Exit->Reason = ExitReason.Io;
-        Op op = InputOp;
-        StringRun run = new(c, &op, size);
-        ulong count = (op.Flags & (OpFlags.Rep | OpFlags.Repne)) != 0 ? c->Gpr[1] & run.Mask : 1;
-        // The owner may have changed the count register: it decides how many elements are still wanted.
-        for (uint i = _inputDone; i < _inputCount && count != 0; _inputDone = ++i)
-        {
-            ulong value = 0;
-            ReadOnlySpan<byte> rest = data.Length > (int)i * size ? data[((int)i * size)..] : [];
-            rest[..Math.Min(rest.Length, size)].CopyTo(new Span<byte>(&value, 8));
-            byte* target = run.Linear(this, c, 7, SegmentIndex.ES, AccessKind.Write, out ulong to) ? WritePtr(c, to, size) : null;
-            bool stored = false;
-            if (target != null)
-            {
-                SlowOperands.Store(target, size, value);
-                stored = EndWrite(c, target, to, size) == OpResult.Next;
-            }
-            if (!stored)
-            {
-                c->ExitPending = 0;
-                switch (Exit->Reason)
-                {
-                    case ExitReason.NestedFault: return InputResult.NestedFault;
-                    case ExitReason.DirtyLogFull: return InputResult.DirtyLogFull;
-                    case ExitReason.Mmio: return InputResult.Mmio;
-                }
-                // Ins checked the destination; the guest or the owner has taken it away meanwhile, and then the input has nowhere to go.
-                break;
-            }
-            run.Advance(c, 7, 1);
-            count = run.CountDown(this, c, &op, count, 1);
-        }
-        _inputDone = 0;
-        c->ExitPending = 0;
-        if (count == 0)
-            Retire(c, length);
-        else
-            RetireIteration(c);
-        NotePort(c, Exit->Port, size);
-        return InputResult.Done;
-    }
 }
 
-/// <summary>How far <see cref="LogicalProcessor.CompleteIo"/> came.</summary>
+/// <summary>How far <see cref="PortInput.CompleteIo"/> came.</summary>
 public enum InputResult
 {
     Done,

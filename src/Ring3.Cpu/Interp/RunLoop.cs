@@ -21,28 +21,30 @@ internal enum LoopExit
 
 /// <summary>The run loop.</summary>
 /// <remarks>
-/// Everything that is not an inline case is a call of the op's handler; the inline forms of memory operands fall back to it as well when they miss the TLB, so slow paths are outside this method.
+/// Everything that is not an inline case is a call of the op's handler; the inline forms of memory operands fall back to it as well when they miss the TLB, so
+/// slow paths are outside this method.
 /// Keep it below RyuJIT's limits (60,000 bytes of IL, 2,000 basic blocks): beyond them it would be compiled without optimisation.
 /// SAFETY: operand offsets come from the decoder and lie in CpuState; host addresses come from TLB hits; block pointers are used within the epoch.
 /// </remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class Interpreter
 {
     [SkipLocalsInit]
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private LoopExit RunLoop(CpuState* c, Block* block)
     {
-        // Every case works on these few locals: a temporary of its own for each would be more than the compiler tracks in registers, and helpers more than it inlines.
+        // Every case works on these few locals: a temporary of its own for each would be more than the compiler tracks in registers, and helpers more than it
+        // inlines.
         byte* g = (byte*)c;
-        TlbEntry* tlb = Level1;
+        TlbEntry* tlb = _level1;
         Op* op;
         TlbEntry* e;
         JumpEntry* j;
         uint mode = block->Mode & ~BlockMode.Single;
-        ulong rip, linear, key = JumpKey(c, mode), mask = mode == BlockMode.Code64 ? ulong.MaxValue : uint.MaxValue, x, y, r;
+        ulong rip, linear, key = CodeFetch.JumpKey(c, mode), mask = mode == BlockMode.Code64 ? ulong.MaxValue : uint.MaxValue, x, y, r;
         uint u, v, w;
         int n;
     enter:
-        if (block->VerifiedAt < c->EntryStamp && !Machine.Verify(block, c->EntryStamp))
+        if (block->VerifiedAt < c->EntryStamp && !BlockCache.Verify(block, c->EntryStamp))
         {
             c->Rip = c->BlockRip;
             return LoopExit.Stale;
@@ -53,7 +55,7 @@ public sealed unsafe partial class LogicalProcessor
             c->Rip = c->BlockRip;
             return LoopExit.Poll;
         }
-        if (--block->Heat < 0 && IsHot(c, block))
+        if (--block->Heat < 0 && _p.Translator.IsHot(c, block))
         {
             c->Rip = c->BlockRip;
             return LoopExit.Hot;
@@ -431,18 +433,18 @@ public sealed unsafe partial class LogicalProcessor
             case OpKind.CallR32: rip = *(uint*)(g + op->Reg0); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; linear = (uint)c->Gpr[4] - 4U; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; c->CurrentOp = op; *(uint*)(linear + (ulong)e->Addend) = (uint)(c->BlockRip + op->Offset + op->Length); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto jump;
             case OpKind.CallM32: linear = (*(ulong*)(g + op->Base) + (*(ulong*)(g + op->Index) << op->Shift) + (ulong)op->Disp + *(ulong*)(g + op->Aux)) & mask; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagRead) goto generic; c->CurrentOp = op; rip = *(uint*)(linear + (ulong)e->Addend); j = _jumps + ((uint)(rip ^ rip >> 13) & (JumpEntries - 1)); if (j->Linear != rip || (j->Packed ^ key) >> 48 != 0) goto generic; linear = (uint)c->Gpr[4] - 4U; e = tlb + (linear >> 12 & (Tlb.Level1Entries - 1)); if (((linear + 3) & ~0xfffUL | c->TlbContext) != e->TagWrite) goto generic; *(uint*)(linear + (ulong)e->Addend) = (uint)(c->BlockRip + op->Offset + op->Length); if ((*e->CodeBits >> (int)(linear >> 6) & 1) != 0) CallOverwritten(c, linear, e); c->Gpr[4] = linear; goto jump;
             case OpKind.FallThrough: goto fall;
-            case OpKind.FallThroughNarrow: c->Rip = NextRip(c, op); return LoopExit.Lookup;
+            case OpKind.FallThroughNarrow: c->Rip = Addressing.NextRip(c, op); return LoopExit.Lookup;
             case OpKind.Stale: return Abandon(c, block, op);
             default: goto generic;
         }
 
     overwritten:
-        EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, op->Size);
+        _access.EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, op->Size);
         goto next;
 
     generic:
         c->CurrentOp = op;
-        switch (op->Handler(this, c, op))
+        switch (op->Handler(_p, c, op))
         {
             case OpResult.Next:
                 goto next;
@@ -450,19 +452,19 @@ public sealed unsafe partial class LogicalProcessor
                 op += c->SkipOps - 1;
                 goto next;
             case OpResult.EndBlock:
-                if (NeedsAttention(c) || _jumpGeneration != Tlb.FetchGeneration || CodeMode(c) != mode)
+                if (EventUnit.NeedsAttention(c) || !_fetch.IsCurrent || CpuMode.CodeMode(c) != mode)
                     return LoopExit.Poll;
-                key = JumpKey(c, mode);
+                key = CodeFetch.JumpKey(c, mode);
                 rip = c->Rip;
                 if (key >> 48 == 0xffff)
                 {
-                    block = CachedSegmented(c, mode);
+                    block = _fetch.CachedSegmented(c, mode);
                     if (block == null)
                         return LoopExit.Lookup;
                     goto follow;
                 }
-                j = _jumps + JumpIndex(rip);
-                if (JumpMiss(j, rip, key))
+                j = _jumps + CodeFetch.JumpIndex(rip);
+                if (CodeFetch.JumpMiss(j, rip, key))
                     return LoopExit.Lookup;
                 goto jump;
             case OpResult.RetiredExit:
@@ -473,10 +475,11 @@ public sealed unsafe partial class LogicalProcessor
 
     taken:
         rip = (c->BlockRip + (ulong)op->Disp) & mask;
-        // Another processor that overwrites the code clears the link, also between the two reads. A variable for one read would cost every other case a register.
+        // Another processor that overwrites the code clears the link, also between the two reads. A variable for one read would cost every other case a
+        // register.
         if (block->Taken == null)
         {
-            _link = &block->Taken;
+            _fetch.Link = &block->Taken;
             goto find;
         }
         block = (Block*)Volatile.Read(ref *(nint*)&block->Taken);
@@ -488,7 +491,7 @@ public sealed unsafe partial class LogicalProcessor
         rip = (c->BlockRip + op->Offset + op->Length) & mask;
         if (block->Fall == null)
         {
-            _link = &block->Fall;
+            _fetch.Link = &block->Fall;
             goto find;
         }
         block = (Block*)Volatile.Read(ref *(nint*)&block->Fall);
@@ -505,8 +508,8 @@ public sealed unsafe partial class LogicalProcessor
         goto enter;
 
     find:
-        j = _jumps + JumpIndex(rip);
-        if (*(ulong*)&c->ExitRequest != 0 || JumpMiss(j, rip, key))
+        j = _jumps + CodeFetch.JumpIndex(rip);
+        if (*(ulong*)&c->ExitRequest != 0 || CodeFetch.JumpMiss(j, rip, key))
         {
             c->Rip = rip;
             return LoopExit.Lookup;
@@ -515,9 +518,9 @@ public sealed unsafe partial class LogicalProcessor
         if (((c->BlockRip ^ rip) & ~0xfffUL) == 0)
         {
             c->Rip = rip;
-            Connect(c, block);
+            _fetch.Connect(c, block);
         }
-        _link = null;
+        _fetch.Link = null;
         c->BlockRip = rip;
         goto enter;
 
@@ -526,21 +529,14 @@ public sealed unsafe partial class LogicalProcessor
         goto follow;
     }
 
-    /// <summary>What bits 48-63 of a jump entry must hold for the current context and a mode; a value that never matches where targets need a segment base or limit.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static ulong JumpKey(CpuState* c, uint mode) => BlockMode.IsFlat(mode) ? (c->TlbContext | (ulong)mode << 12) << 48 : ulong.MaxValue << 48;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool JumpMiss(JumpEntry* j, ulong rip, ulong key) => j->Linear != rip || (j->Packed ^ key) >> 48 != 0;
-
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private void CallOverwritten(CpuState* c, ulong linear, TlbEntry* e) => EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, 8);
+    private void CallOverwritten(CpuState* c, ulong linear, TlbEntry* e) => _access.EndWriteSlow(c, (byte*)(linear + (ulong)e->Addend), linear, 8);
 
     /// <summary>The block went stale under the processor.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static LoopExit Abandon(CpuState* c, Block* block, Op* op)
     {
-        c->Rip = RipOf(c, op);
+        c->Rip = Addressing.RipOf(c, op);
         Uncount(c, block, op);
         return LoopExit.Stale;
     }
@@ -549,9 +545,9 @@ public sealed unsafe partial class LogicalProcessor
     [MethodImpl(MethodImplOptions.NoInlining)]
     private LoopExit Interrupt(CpuState* c, Block* block, Op* op)
     {
-        c->Rip = RipOf(c, op);
+        c->Rip = Addressing.RipOf(c, op);
         Uncount(c, block, op);
-        if (c->ExitPending != 0 && Exit->Reason == ExitReason.Mmio)
+        if (c->ExitPending != 0 && c->Exit->Reason == ExitReason.Mmio)
             NoteLastAccess(c, op);
         // A non-canonical operand in the stack segment is #SS(0).
         if (c->PendingNonCanonical != 0 && c->ExitPending == 0 && op->Seg == SegmentIndex.SS)
@@ -560,30 +556,10 @@ public sealed unsafe partial class LogicalProcessor
         return LoopExit.Fault;
     }
 
-    /// <summary>Takes back the instructions of the block from <paramref name="op"/> on, which were counted at its entry. Ops before the last execute one instruction each.</summary>
+    /// <summary>
+    /// Takes back the instructions of the block from <paramref name="op"/> on, which were counted at its entry. Ops before the last execute one instruction
+    /// each.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Uncount(CpuState* c, Block* block, Op* op) => c->InstructionsRetired -= (ulong)(block->Instructions - (op - Block.FirstOp(block)));
-
-    /// <summary>Links the successor slot in <see cref="_link"/>, if there is one, to its block when both lie in one page, so that the next transfer needs no lookup.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private void Connect(CpuState* c, Block* target)
-    {
-        Block** slot = _link;
-        _link = null;
-        bool samePage = ((c->BlockRip ^ c->Rip) & ~0xfffUL) == 0;
-        if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || Sanitizer is not null)
-            return;
-        *slot = target;
-        // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: Machine.MakeStale (ops, then links).
-        Interlocked.MemoryBarrier();
-        if (Block.FirstOp(target)->Kind == (ushort)OpKind.Stale)
-            *slot = null;
-    }
-
-    /// <summary>Whether something must happen at this instruction boundary before the fast loop goes on.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool NeedsAttention(CpuState* c)
-        => (c->InterruptShadow | c->StepMode | c->PendingDebug) != 0
-        || (c->RequestInterruptWindow != 0 && (c->Rflags & Arch.Rflags.IF) != 0)
-        || (c->RequestNmiWindow != 0 && c->NmiBlocked == 0);
+    internal static void Uncount(CpuState* c, Block* block, Op* op) => c->InstructionsRetired -= (ulong)(block->Instructions - (op - Block.FirstOp(block)));
 }

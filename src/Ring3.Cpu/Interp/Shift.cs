@@ -188,14 +188,14 @@ internal static unsafe class DoubleShift
 
     private static OpResult OnMemory<W>(LogicalProcessor p, CpuState* c, Op* op, bool left, int n) where W : IWidth
     {
-        if (!p.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.ModifyPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ModifyPtr(c, linear, W.Bytes);
         if (ptr == null)
             return OpResult.Fault;
         ulong a = W.Get(ptr), b = Shape.Reg1<W>(c, op), r = n == 0 ? a : Result<W>(p, left, a, b, n);
         W.Put(ptr, r);
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next && n != 0)
             SetFlags<W>(c, left, a, b, r, n);
         return end;

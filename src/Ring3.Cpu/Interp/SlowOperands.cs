@@ -6,7 +6,9 @@ namespace Ring3.Cpu;
 /// <summary>A read-modify-write instruction of which only the arithmetic differs.</summary>
 internal unsafe interface IReadModifyWrite
 {
-    /// <summary>New value of the operand of <paramref name="size"/> bytes; <paramref name="status"/> is the old status on entry and the new one on return.</summary>
+    /// <summary>
+    /// New value of the operand of <paramref name="size"/> bytes; <paramref name="status"/> is the old status on entry and the new one on return.
+    /// </summary>
     static abstract ulong Apply(CpuState* c, Op* op, int size, ulong old, ref ulong status);
 }
 
@@ -58,9 +60,9 @@ internal static unsafe class SlowOperands
             return true;
         }
         value = 0;
-        if (!p.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, size);
+        byte* ptr = p.Access.ReadPtr(c, linear, size);
         if (ptr == null)
             return false;
         value = Load(ptr, size);
@@ -75,13 +77,13 @@ internal static unsafe class SlowOperands
             Set(c, op->Reg0, size, value);
             return OpResult.Next;
         }
-        if (!p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.WritePtr(c, linear, size);
+        byte* ptr = p.Access.WritePtr(c, linear, size);
         if (ptr == null)
             return OpResult.Fault;
         Store(ptr, size, value);
-        return p.EndWrite(c, ptr, linear, size);
+        return p.Access.EndWrite(c, ptr, linear, size);
     }
 
     /// <summary>Runs <typeparamref name="T"/> on the r/m operand in position 0, atomically with LOCK.</summary>
@@ -95,19 +97,20 @@ internal static unsafe class SlowOperands
             Flags.SetStatus(c, status);
             return OpResult.Next;
         }
-        return p.LinearAddress(c, op, size, AccessKind.Read | AccessKind.Write, out ulong linear) ? ModifyAt<T>(p, c, op, linear, size) : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, size, AccessKind.Read | AccessKind.Write, out ulong linear) ? ModifyAt<T>(p, c, op, linear, size)
+            : OpResult.Fault;
     }
 
     /// <summary>Runs <typeparamref name="T"/> on memory at <paramref name="linear"/>.</summary>
     public static OpResult ModifyAt<T>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size) where T : IReadModifyWrite
     {
-        if ((op->Flags & OpFlags.Lock) == 0 || !LogicalProcessor.IsSplit(linear, size))
+        if ((op->Flags & OpFlags.Lock) == 0 || !BusLock.IsSplit(linear, size))
             return ModifyWhole<T>(p, c, op, linear, size);
         SplitModify<T> change = new() { State = c, Op = op, Size = size };
         OpResult end = p.ChangeSplit(c, linear, size, ref change, out _);
         if (end == OpResult.Next)
             Flags.SetStatus(c, change.Status);
-        return p.BusLocked(c, op, end);
+        return BusLock.BusLocked(c, op, end);
     }
 
     private struct SplitModify<T> : ISplitChange where T : IReadModifyWrite
@@ -129,7 +132,7 @@ internal static unsafe class SlowOperands
 
     private static OpResult ModifyWhole<T>(LogicalProcessor p, CpuState* c, Op* op, ulong linear, int size) where T : IReadModifyWrite
     {
-        byte* ptr = p.ModifyPtr(c, linear, size);
+        byte* ptr = p.Access.ModifyPtr(c, linear, size);
         if (ptr == null)
             return OpResult.Fault;
         ulong status;
@@ -149,7 +152,7 @@ internal static unsafe class SlowOperands
             status = Flags.GetStatus(c);
             Store(ptr, size, T.Apply(c, op, size, Load(ptr, size), ref status));
         }
-        if (p.EndWrite(c, ptr, linear, size) != OpResult.Next)
+        if (p.Access.EndWrite(c, ptr, linear, size) != OpResult.Next)
             return OpResult.Fault;
         Flags.SetStatus(c, status);
         return OpResult.Next;

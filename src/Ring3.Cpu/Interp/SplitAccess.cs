@@ -1,22 +1,29 @@
-using System.Runtime.CompilerServices;
-
 namespace Ring3.Cpu;
 
 /// <summary>What a locked access does to its operand.</summary>
 internal interface ISplitChange
 {
-    /// <summary>The result depends on every bit of the operand, and nothing is written unless <see cref="Apply"/> says so. False: no bit of the result depends on a higher bit of the operand.</summary>
+    /// <summary>
+    /// The result depends on every bit of the operand, and nothing is written unless <see cref="Apply"/> says so. False: no bit of the result depends on a
+    /// higher bit of the operand.
+    /// </summary>
     static abstract bool IsComparison { get; }
 
-    /// <summary>The new value of the operand; bits above its width are ignored. False: it stays. Called more than once when the owner's threads write to the operand; the last call counts.</summary>
+    /// <summary>
+    /// The new value of the operand; bits above its width are ignored. False: it stays. Called more than once when the owner's threads write to the operand;
+    /// the last call counts.
+    /// </summary>
     bool Apply(ulong old, out ulong value);
 }
 
 /// <summary>
-/// An operand of 2 to 8 bytes on both sides of the end of a cache line, as the two aligned words that hold it. Each is changed by a compare-exchange of its own, so the owner's threads never meet a torn or lost word;
+/// An operand of 2 to 8 bytes on both sides of the end of a cache line, as the two aligned words that hold it. Each is changed by a compare-exchange of its
+/// own, so the owner's threads never meet a torn or lost word;
 /// the machine's processors never see one half without the other, because the bus is taken.
 /// </summary>
-/// <remarks>SAFETY: both words lie in pages that the access has translated for writing; a line's first and last eight bytes are in the page of any other of its bytes.</remarks>
+/// <remarks>
+/// SAFETY: both words lie in pages that the access has translated for writing; a line's first and last eight bytes are in the page of any other of its bytes.
+/// </remarks>
 internal readonly unsafe ref struct SplitAccess(byte* low, byte* high, int lowBytes, int size)
 {
     private readonly ulong* _low = (ulong*)(low + lowBytes - 8), _high = (ulong*)high;
@@ -70,7 +77,9 @@ internal readonly unsafe ref struct SplitAccess(byte* low, byte* high, int lowBy
         }
     }
 
-    /// <summary>Makes the lower half that of <paramref name="old"/> again, whatever has been written beside it. If a thread of the owner has built on it, that stays.</summary>
+    /// <summary>
+    /// Makes the lower half that of <paramref name="old"/> again, whatever has been written beside it. If a thread of the owner has built on it, that stays.
+    /// </summary>
     private void TakeBack(ulong written, ulong old)
     {
         for (ulong word = written; word >> 64 - _lowBits == written >> 64 - _lowBits;)
@@ -80,63 +89,5 @@ internal readonly unsafe ref struct SplitAccess(byte* low, byte* high, int lowBy
                 return;
             word = seen;
         }
-    }
-}
-
-/// <summary>Locked accesses across a cache line.</summary>
-/// <remarks>SAFETY: host pointers come from the translation of this access.</remarks>
-public sealed unsafe partial class LogicalProcessor
-{
-    /// <summary>Not 0: the processor waits for the machine's bus inside the guest, or leaves without having had it.</summary>
-    internal int AtBus;
-
-    internal bool IsExitRequested => Volatile.Read(ref State->ExitRequest) != 0;
-
-    /// <summary>Whether the processor does nothing in the guest as long as the bus is taken. For the bus's holder.</summary>
-    internal bool IsStopped => Volatile.Read(ref ActiveEpoch) == long.MaxValue || Volatile.Read(ref AtBus) != 0;
-
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private void AwaitBus()
-    {
-        do
-        {
-            LeaveEpoch();
-            Machine.AwaitBus();
-            EnterEpoch();
-        }
-        while (Machine.IsBusTaken);
-    }
-
-    /// <summary>A locked change of an operand that crosses a cache line. <paramref name="old"/> is what it was.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    internal OpResult ChangeSplit<F>(CpuState* c, ulong linear, int size, ref F change, out ulong old) where F : struct, ISplitChange
-    {
-        old = 0;
-        byte* ptr = ModifyPtr(c, linear, size);
-        if (ptr == null)
-            return OpResult.Fault;
-        int lowBytes = (int)(CacheLine - (linear & CacheLine - 1));
-        byte* low = HostByte(ptr, 0), high = HostByte(ptr, lowBytes);
-        if (low == null || high == null)
-        {
-            // One half is a device's. No processor makes that one access, and KVM's emulator does not either.
-            old = SlowOperands.Load(ptr, size);
-            if (change.Apply(old, out ulong value))
-                SlowOperands.Store(ptr, size, value);
-            return EndWrite(c, ptr, linear, size);
-        }
-        if (!Machine.TakeBus(this))
-            return LeaveWith(c, ExitReason.Request);
-        try
-        {
-            old = new SplitAccess(low, high, lowBytes, size).Change(ref change);
-        }
-        finally
-        {
-            Machine.ReleaseBus();
-        }
-        CodeMayHaveChanged(low, lowBytes);
-        CodeMayHaveChanged(high, size - lowBytes);
-        return OpResult.Next;
     }
 }

@@ -22,32 +22,32 @@ internal static unsafe class StackHandlers
     private static bool Linear(LogicalProcessor p, CpuState* c, ulong sp, int size, AccessKind access, out ulong linear)
     {
         linear = sp;
-        return c->BlockMode == BlockMode.Code64 || p.SegmentLinear(c, SegmentIndex.SS, sp, size, access, out linear);
+        return c->BlockMode == BlockMode.Code64 || Addressing.SegmentLinear(c, SegmentIndex.SS, sp, size, access, out linear);
     }
 
     /// <summary>Writes below the stack pointer and moves it.</summary>
     public static OpResult Push<W>(LogicalProcessor p, CpuState* c, ulong value) where W : IWidth
     {
-        ulong mask = LogicalProcessor.StackMask(c), sp = (c->Gpr[4] - (ulong)W.Bytes) & mask;
+        ulong mask = Addressing.StackMask(c), sp = (c->Gpr[4] - (ulong)W.Bytes) & mask;
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* ptr = p.WritePtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.WritePtr(c, linear, W.Bytes);
         if (ptr == null)
             return Failed(c);
         W.Put(ptr, value);
-        OpResult end = p.EndWrite(c, ptr, linear, W.Bytes);
+        OpResult end = p.Access.EndWrite(c, ptr, linear, W.Bytes);
         if (end == OpResult.Next)
-            LogicalProcessor.SetStackPointer(c, sp, mask);
+            Addressing.SetStackPointer(c, sp, mask);
         return end;
     }
 
     /// <summary>Whether a push would succeed; if not, its fault is pending.</summary>
     public static bool CanPush<W>(LogicalProcessor p, CpuState* c) where W : IWidth
     {
-        ulong sp = (c->Gpr[4] - (ulong)W.Bytes) & LogicalProcessor.StackMask(c);
+        ulong sp = (c->Gpr[4] - (ulong)W.Bytes) & Addressing.StackMask(c);
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
             return false;
-        if (p.ModifyPtr(c, linear, W.Bytes) != null)
+        if (p.Access.ModifyPtr(c, linear, W.Bytes) != null)
             return true;
         Failed(c);
         return false;
@@ -57,10 +57,10 @@ internal static unsafe class StackHandlers
     public static bool Peek<W>(LogicalProcessor p, CpuState* c, ulong offset, out ulong value) where W : IWidth
     {
         value = 0;
-        ulong sp = (c->Gpr[4] + offset) & LogicalProcessor.StackMask(c);
+        ulong sp = (c->Gpr[4] + offset) & Addressing.StackMask(c);
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+        byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
         if (ptr == null)
         {
             Failed(c);
@@ -73,11 +73,12 @@ internal static unsafe class StackHandlers
     /// <summary>Moves the stack pointer up.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Drop(CpuState* c, ulong bytes)
-        => LogicalProcessor.SetStackPointer(c, c->Gpr[4] + bytes, LogicalProcessor.StackMask(c));
+        => Addressing.SetStackPointer(c, c->Gpr[4] + bytes, Addressing.StackMask(c));
 
     private static OpResult PushReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Push<W>(p, c, Shape.Reg0<W>(c, op));
     private static OpResult PushImm<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Push<W>(p, c, op->Imm);
-    private static OpResult PushMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Shape.Load<W>(p, c, op, out ulong value) ? Push<W>(p, c, value) : OpResult.Fault;
+    private static OpResult PushMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Shape.Load<W>(p, c, op, out ulong value) ? Push<W>(p, c, value) : OpResult.Fault;
 
     private static OpResult PopReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -91,7 +92,7 @@ internal static unsafe class StackHandlers
     /// <summary>The stack pointer is incremented before the operand's address is computed from it.</summary>
     private static OpResult PopMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong old = LogicalProcessor.Keep(c, op);
+        ulong old = MemoryGuard.Keep(c, op);
         if (!Peek<W>(p, c, 0, out ulong value))
             return OpResult.Fault;
         Drop(c, (ulong)W.Bytes);
@@ -103,7 +104,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult PushAll<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong old = LogicalProcessor.Keep(c, op);
+        ulong old = MemoryGuard.Keep(c, op);
         for (int i = 0; i < 8; i++)
         {
             OpResult end = Push<W>(p, c, i == 4 ? old : c->Gpr[i]);
@@ -129,25 +130,25 @@ internal static unsafe class StackHandlers
         return OpResult.Next;
     }
 
-    private static OpResult PushFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => LogicalProcessor.FlagsAccessOf(c, W.Bytes) switch
+    private static OpResult PushFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => VirtualInterrupts.FlagsAccessOf(c, W.Bytes) switch
     {
         FlagsAccess.Real => Push<W>(p, c, Flags.Get(c) & ~(Rflags.RF | Rflags.VM)),
-        FlagsAccess.Virtual => Push<W>(p, c, LogicalProcessor.VirtualFlags(c)),
-        _ => p.Raise(c, Vector.GP, 0),
+        FlagsAccess.Virtual => Push<W>(p, c, VirtualInterrupts.FlagsOf(c)),
+        _ => Outcome.Raise(c, Vector.GP, 0),
     };
 
     private static OpResult PopFlags<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        FlagsAccess access = LogicalProcessor.FlagsAccessOf(c, W.Bytes);
+        FlagsAccess access = VirtualInterrupts.FlagsAccessOf(c, W.Bytes);
         if (access == FlagsAccess.Denied)
-            return p.Raise(c, Vector.GP, 0);
-        if (!Peek<W>(p, c, 0, out ulong value) || (access == FlagsAccess.Virtual && !p.MayLoadVirtualFlags(c, value)))
+            return Outcome.Raise(c, Vector.GP, 0);
+        if (!Peek<W>(p, c, 0, out ulong value) || (access == FlagsAccess.Virtual && !VirtualInterrupts.MayLoad(c, value)))
             return OpResult.Fault;
         Drop(c, (ulong)W.Bytes);
         if (access == FlagsAccess.Virtual)
         {
-            p.LoadVirtualFlags(c, value);
-            return LogicalProcessor.EndBlock(c, op);
+            p.Events.LoadVirtualFlags(c, value);
+            return Outcome.EndBlock(c, op);
         }
         ulong change = Rflags.Status | Rflags.TF | Rflags.DF | Rflags.NT;
         if (W.Bytes != 2)
@@ -157,14 +158,14 @@ internal static unsafe class StackHandlers
         if (c->Cpl <= (c->Rflags & Rflags.IOPL) >> Rflags.IoplShift)
             change |= Rflags.IF;
         ulong kept = Flags.Get(c) & ~(change | Rflags.RF);
-        p.SetRflags(c, kept | value & change);
-        return LogicalProcessor.EndBlock(c, op);
+        p.Events.SetRflags(c, kept | value & change);
+        return Outcome.EndBlock(c, op);
     }
 
     private static OpResult Leave<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong mask = LogicalProcessor.StackMask(c), old = LogicalProcessor.Keep(c, op);
-        LogicalProcessor.SetStackPointer(c, c->Gpr[5], mask);
+        ulong mask = Addressing.StackMask(c), old = MemoryGuard.Keep(c, op);
+        Addressing.SetStackPointer(c, c->Gpr[5], mask);
         if (!Peek<W>(p, c, 0, out ulong value))
         {
             c->Gpr[4] = old;
@@ -177,7 +178,7 @@ internal static unsafe class StackHandlers
 
     private static OpResult Enter<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        ulong mask = LogicalProcessor.StackMask(c), old = LogicalProcessor.Keep(c, op), frameBase = c->Gpr[5];
+        ulong mask = Addressing.StackMask(c), old = MemoryGuard.Keep(c, op), frameBase = c->Gpr[5];
         int level = op->Imm2 & 31;
         OpResult end = Push<W>(p, c, frameBase);
         ulong frame = c->Gpr[4];
@@ -194,7 +195,7 @@ internal static unsafe class StackHandlers
                 end = OpResult.Fault;
             else
             {
-                byte* ptr = p.ReadPtr(c, linear, W.Bytes);
+                byte* ptr = p.Access.ReadPtr(c, linear, W.Bytes);
                 if (ptr == null)
                     end = Failed(c);
                 else
@@ -220,9 +221,9 @@ internal static unsafe class StackHandlers
         ulong sp = (c->Gpr[4] - (ushort)op->Imm) & mask;
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        if (p.ModifyPtr(c, linear, W.Bytes) == null)
+        if (p.Access.ModifyPtr(c, linear, W.Bytes) == null)
             return Failed(c);
-        LogicalProcessor.SetStackPointer(c, sp, mask);
+        Addressing.SetStackPointer(c, sp, mask);
         return OpResult.Next;
     }
 

@@ -13,10 +13,14 @@ internal readonly struct Element4 : IElement { public static int Size => 4; }
 internal readonly struct Element8 : IElement { public static int Size => 8; }
 
 /// <summary>
-/// MOVS, STOS, LODS, CMPS and SCAS. With REP they work in bulk on host memory, a page at a time; after each chunk the registers are those of an instruction that was interrupted
+/// MOVS, STOS, LODS, CMPS and SCAS. With REP they work in bulk on host memory, a page at a time; after each chunk the registers are those of an instruction
+/// that was interrupted
 /// between two iterations, so a fault or a kick finds exact restart state. SPEC: SDM volume 2, "REP/REPE/REPZ/REPNE/REPNZ".
 /// </summary>
-/// <remarks>SAFETY: a direct pointer is used for at most the bytes of its page that <see cref="StringRun"/> allows; everything else goes through the checked accessors element by element.</remarks>
+/// <remarks>
+/// SAFETY: a direct pointer is used for at most the bytes of its page that <see cref="StringRun"/> allows; everything else goes through the checked accessors
+/// element by element.
+/// </remarks>
 internal static unsafe class StringHandlers
 {
     private const int Rcx = 1, Rsi = 6, Rdi = 7;
@@ -30,7 +34,8 @@ internal static unsafe class StringHandlers
         Set(Code.Scasb_AL_m8, &Scas<Element1>, Code.Scasw_AX_m16, &Scas<Element2>, Code.Scasd_EAX_m32, &Scas<Element4>, Code.Scasq_RAX_m64, &Scas<Element8>);
     }
 
-    private static void Set(Code c1, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h1, Code c2, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h2,
+    private static void Set(Code c1, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h1, Code c2, delegate*<LogicalProcessor, CpuState*, Op*,
+        OpResult> h2,
         Code c4, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h4, Code c8, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h8)
     {
         HandlerTable.Set(c1, h1, endsBlock: true);
@@ -44,7 +49,7 @@ internal static unsafe class StringHandlers
     /// <summary>Ends the instruction, or leaves RIP at it when iterations remain.</summary>
     private static OpResult End(CpuState* c, Op* op, bool finished)
     {
-        c->Rip = finished ? LogicalProcessor.NextRip(c, op) : LogicalProcessor.RipOf(c, op);
+        c->Rip = finished ? Addressing.NextRip(c, op) : Addressing.RipOf(c, op);
         c->BetweenIterations = finished ? (byte)0 : (byte)1;
         // The block counted it, and will again: an instruction retires once.
         if (!finished)
@@ -83,7 +88,8 @@ internal static unsafe class StringHandlers
     /// <summary>Whether the loop has to stop at this iteration boundary: a kick, or a trap after each iteration.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool MustStop(CpuState* c) =>
-        Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0 && LogicalProcessor.MustLookAtTimer(c);
+        Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0
+            && DeadlineTimer.MustLook(c);
 
     private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
     {
@@ -92,12 +98,13 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1;
-            byte* source = run.Direct(p, c, Rsi, op->Seg, false, count, ref n), target = source != null ? run.Direct(p, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
+            byte* source = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), target = source != null
+                ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, count, ref n) : null;
             ulong moved = 0;
             if (target != null)
             {
                 moved = CopyRun(source, target, n, T.Size, run.Step);
-                run.Written(p, c, target, n);
+                run.Written(p.Access, c, target, n);
             }
             if (moved != 0)
                 n = moved;
@@ -110,7 +117,7 @@ internal static unsafe class StringHandlers
             }
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (count != 0 && MustStop(c))
                 return End(c, op, false);
         }
@@ -120,20 +127,22 @@ internal static unsafe class StringHandlers
     private static bool MoveOne<T>(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run) where T : IElement
     {
         // The load is complete, with the faults of its page, before the store begins.
-        return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) && StoreOne(p, c, to, T.Size, value);
+        return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to)
+            && StoreOne(p, c, to, T.Size, value);
     }
 
     private static bool StoreOne(LogicalProcessor p, CpuState* c, ulong to, int size, ulong value)
     {
-        byte* target = p.WritePtr(c, to, size);
+        byte* target = p.Access.WritePtr(c, to, size);
         if (target == null)
             return false;
         SlowOperands.Store(target, size, value);
-        return p.EndWrite(c, target, to, size) == OpResult.Next;
+        return p.Access.EndWrite(c, target, to, size) == OpResult.Next;
     }
 
     /// <summary>
-    /// Copies <paramref name="n"/> elements in the order of the instruction, which shows when the ranges overlap. Returns how many; none when a copy that can be repeated failed.
+    /// Copies <paramref name="n"/> elements in the order of the instruction, which shows when the ranges overlap. Returns how many; none when a copy that can
+    /// be repeated failed.
     /// </summary>
     private static ulong CopyRun(byte* source, byte* target, ulong n, int size, int step)
     {
@@ -159,16 +168,16 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1;
-            byte* target = run.Direct(p, c, Rdi, SegmentIndex.ES, true, count, ref n);
+            byte* target = run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, count, ref n);
             if (target != null)
             {
                 FillRun(run.Step > 0 ? target : target - ((long)n - 1) * T.Size, (int)n, T.Size, c->Gpr[0]);
-                run.Written(p, c, target, n);
+                run.Written(p.Access, c, target, n);
             }
-            else if (!run.Linear(p, c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || !StoreOne(p, c, to, T.Size, c->Gpr[0]))
+            else if (!run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || !StoreOne(p, c, to, T.Size, c->Gpr[0]))
                 return OpResult.Fault;
             run.Advance(c, Rdi, n);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (count != 0 && MustStop(c))
                 return End(c, op, false);
         }
@@ -192,14 +201,14 @@ internal static unsafe class StringHandlers
         ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
-            if (!run.Linear(p, c, Rsi, op->Seg, AccessKind.Read, out ulong from))
+            if (!run.Linear(c, Rsi, op->Seg, AccessKind.Read, out ulong from))
                 return OpResult.Fault;
-            byte* source = p.ReadPtr(c, from, T.Size);
+            byte* source = p.Access.ReadPtr(c, from, T.Size);
             if (source == null)
                 return OpResult.Fault;
             SlowOperands.Set(c, 0, T.Size, SlowOperands.Load(source, T.Size));
             run.Advance(c, Rsi, 1);
-            count = run.CountDown(p, c, op, count, 1);
+            count = run.CountDown(p.Access, c, op, count, 1);
             if (count != 0 && MustStop(c))
                 return End(c, op, false);
         }
@@ -218,7 +227,8 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1, a, b;
-            byte* first = run.Direct(p, c, Rsi, op->Seg, false, count, ref n), second = first != null ? run.Direct(p, c, Rdi, SegmentIndex.ES, false, count, ref n) : null;
+            byte* first = run.Direct(p.Access, c, Rsi, op->Seg, false, count, ref n), second = first != null
+                ? run.Direct(p.Access, c, Rdi, SegmentIndex.ES, false, count, ref n) : null;
             if (second != null)
             {
                 ulong done = 0;
@@ -242,7 +252,7 @@ internal static unsafe class StringHandlers
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
             SubtractStatus(c, a, b, T.Size);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (repeats && Ends(op, a == b))
                 break;
             if (count != 0 && MustStop(c))
@@ -269,9 +279,9 @@ internal static unsafe class StringHandlers
     private static bool LoadElement(LogicalProcessor p, CpuState* c, ref StringRun run, int register, int segment, out ulong value)
     {
         value = 0;
-        if (!run.Linear(p, c, register, segment, AccessKind.Read, out ulong linear))
+        if (!run.Linear(c, register, segment, AccessKind.Read, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtr(c, linear, run.Size);
+        byte* ptr = p.Access.ReadPtr(c, linear, run.Size);
         if (ptr == null)
             return false;
         value = SlowOperands.Load(ptr, run.Size);
@@ -288,7 +298,7 @@ internal static unsafe class StringHandlers
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             ulong n = 1, b;
-            byte* source = run.Direct(p, c, Rdi, SegmentIndex.ES, false, count, ref n);
+            byte* source = run.Direct(p.Access, c, Rdi, SegmentIndex.ES, false, count, ref n);
             if (source != null)
                 b = ScanRun<T>(op, source, a, run.Step, ref n);
             else
@@ -298,7 +308,7 @@ internal static unsafe class StringHandlers
             }
             run.Advance(c, Rdi, n);
             SubtractStatus(c, a, b, T.Size);
-            count = run.CountDown(p, c, op, count, n);
+            count = run.CountDown(p.Access, c, op, count, n);
             if (repeats && Ends(op, a == b))
                 break;
             if (count != 0 && MustStop(c))

@@ -21,26 +21,28 @@ internal readonly unsafe struct StringRun
     {
         Size = size;
         Step = (c->Rflags & Rflags.DF) != 0 ? -size : size;
-        Mask = LogicalProcessor.AddressMask(op->AddressSize);
+        Mask = Addressing.AddressMask(op->AddressSize);
         // Traps after an iteration, data breakpoints and alignment checks belong to single accesses.
-        _elementwise = (op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || (c->Dr7 & 0xff) != 0 || LogicalProcessor.AlignmentChecked(c);
+        _elementwise = (op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || (c->Dr7 & 0xff) != 0
+            || CpuMode.AlignmentChecked(c);
     }
 
     /// <summary>Linear address of the current element.</summary>
-    public bool Linear(LogicalProcessor p, CpuState* c, int register, int segment, AccessKind access, out ulong linear)
-        => p.SegmentLinear(c, segment, c->Gpr[register] & Mask, Size, access, out linear);
+    public bool Linear(CpuState* c, int register, int segment, AccessKind access, out ulong linear)
+        => Addressing.SegmentLinear(c, segment, c->Gpr[register] & Mask, Size, access, out linear);
 
     /// <summary>
-    /// Host pointer to the current element when a run of elements can be done at once, else null with nothing pending. <paramref name="n"/> is 1 or the limit of the other
+    /// Host pointer to the current element when a run of elements can be done at once, else null with nothing pending. <paramref name="n"/> is 1 or the limit
+    /// of the other
     /// operand on entry, the number of elements allowed on return.
     /// </summary>
-    public byte* Direct(LogicalProcessor p, CpuState* c, int register, int segment, bool write, ulong count, ref ulong n)
+    public byte* Direct(GuestAccess access, CpuState* c, int register, int segment, bool write, ulong count, ref ulong n)
     {
         if (_elementwise)
             return null;
         ulong offset = c->Gpr[register] & Mask;
         ulong limit = n > 1 ? n : Math.Min(count, MaxElements);
-        AccessKind access = write ? AccessKind.Write : AccessKind.Read;
+        AccessKind kind = write ? AccessKind.Write : AccessKind.Read;
         ulong linear = LinearOf(c, segment, offset);
         ulong inPage = linear & 0xfff;
         ulong room = Step > 0 ? (0x1000 - inPage) / (uint)Size : inPage + (uint)Size > 0x1000 ? 0 : inPage / (uint)Size + 1;
@@ -50,9 +52,9 @@ internal readonly unsafe struct StringRun
         ulong bytes = limit * (uint)Size, lowest = Step > 0 ? offset : offset - (bytes - (uint)Size);
         if (Mask != ulong.MaxValue && (lowest > offset + bytes || lowest + bytes - 1 > Mask))
             return null;
-        if (c->BlockMode != BlockMode.Code64 && !p.SegmentCovers(c, segment, lowest, (int)bytes, access))
+        if (c->BlockMode != BlockMode.Code64 && !Addressing.SegmentCovers(c, segment, lowest, (int)bytes, kind))
             return null;
-        byte* host = p.DirectPtr(c, linear, write);
+        byte* host = access.DirectPtr(c, linear, write);
         if (host != null)
             n = limit;
         return host;
@@ -75,40 +77,25 @@ internal readonly unsafe struct StringRun
     }
 
     /// <summary>Retires <paramref name="n"/> iterations; returns how many are left.</summary>
-    public ulong CountDown(LogicalProcessor p, CpuState* c, Op* op, ulong count, ulong n)
+    public ulong CountDown(GuestAccess access, CpuState* c, Op* op, ulong count, ulong n)
     {
         count -= n;
         if ((op->Flags & (OpFlags.Rep | OpFlags.Repne)) == 0)
             return count;
         c->Gpr[1] = Mask == 0xffff ? c->Gpr[1] & ~0xffffUL | count : count;
-        if (p.Replay.InProgress)
-            p.Replay.Retire();
+        if (access.Replay.InProgress)
+            access.Replay.Retire();
         return count;
     }
 
     /// <summary>After a run was written through a direct pointer: decoded code in it is dropped.</summary>
-    public void Written(LogicalProcessor p, CpuState* c, byte* first, ulong n)
+    public void Written(GuestAccess access, CpuState* c, byte* first, ulong n)
     {
         int bytes = (int)n * Size;
-        p.DirectWritten(Step > 0 ? first : first - (bytes - Size), bytes);
+        access.DirectWritten(Step > 0 ? first : first - (bytes - Size), bytes);
     }
 }
 
 public sealed unsafe partial class LogicalProcessor
 {
-    /// <summary>Host pointer for bulk access inside the page of <paramref name="linear"/>, or null with nothing pending when it is not a plain, present page.</summary>
-    internal byte* DirectPtr(CpuState* c, ulong linear, bool write)
-    {
-        TlbEntry* e = Level1 + Tlb.Index(linear);
-        return ((linear & ~0xfffUL) | c->TlbContext) == (write ? e->TagWrite : e->TagRead) ? (byte*)(linear + (ulong)e->Addend) : null;
-    }
-
-    internal void DirectWritten(byte* host, int size) => CodeMayHaveChanged(host, size);
-
-    /// <summary>Whether a range of a segment can be accessed; raises nothing.</summary>
-    internal bool SegmentCovers(CpuState* c, int segment, ulong offset, int size, AccessKind access)
-    {
-        Segment* s = CpuState.SegmentAt(c, segment);
-        return (uint)(s->Base + offset) <= uint.MaxValue - (uint)size && SegmentAllows(c, s, access) && InLimit(s, offset, (ulong)size - 1);
-    }
 }

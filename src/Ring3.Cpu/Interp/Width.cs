@@ -16,7 +16,7 @@ internal unsafe interface IWidth
     /// <summary>Writes a register: 32 bits zero-extend, 8 and 16 bits leave the rest alone.</summary>
     static abstract void Set(byte* p, ulong value);
     static abstract ulong SignExtend(ulong value);
-    /// <summary>Locked compare-exchange; returns the old value. Never across a cache line: see <see cref="LogicalProcessor.ChangeSplit"/>.</summary>
+    /// <summary>Locked compare-exchange; returns the old value. Never across a cache line: see <see cref="LogicalProcessor.Change"/>.</summary>
     static abstract ulong CompareExchange(byte* p, ulong value, ulong comparand);
     static abstract ulong Exchange(byte* p, ulong value);
 }
@@ -39,7 +39,8 @@ internal unsafe struct W16 : IWidth
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static void Put(byte* p, ulong value) => Volatile.Write(ref *(ushort*)p, (ushort)value);
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static void Set(byte* p, ulong value) => *(ushort*)p = (ushort)value;
     [MethodImpl(MethodImplOptions.AggressiveInlining)] public static ulong SignExtend(ulong value) => (ulong)(short)value;
-    public static ulong CompareExchange(byte* p, ulong value, ulong comparand) => Interlocked.CompareExchange(ref *(ushort*)p, (ushort)value, (ushort)comparand);
+    public static ulong CompareExchange(byte* p, ulong value, ulong comparand) =>
+        Interlocked.CompareExchange(ref *(ushort*)p, (ushort)value, (ushort)comparand);
     public static ulong Exchange(byte* p, ulong value) => Interlocked.Exchange(ref *(ushort*)p, (ushort)value);
 }
 

@@ -4,18 +4,18 @@ namespace Ring3.Cpu;
 
 /// <summary>Translation without side effects, for debuggers and KVM_TRANSLATE.</summary>
 /// <remarks>SAFETY: reads tables with Volatile; writes nothing.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class PagingUnit
 {
     /// <summary>Guest-physical address of a linear address under the current paging mode. False when it is not mapped.</summary>
     public bool TranslateGva(ulong gva, out ulong gpa, out bool writable, out bool user)
     {
-        CpuState* c = State;
+        CpuState* c = _state;
         WalkState w;
         gpa = gva;
         writable = user = true;
         if ((c->Cr0 & Cr0.PG) == 0)
             return true;
-        if ((Is64(c) && !IsCanonical(c, gva)) || ReadTables(c, gva, &w, false) != WalkResult.Ok)
+        if ((CpuMode.Is64(c) && !CpuMode.IsCanonical(c, gva)) || ReadTables(c, gva, &w, false) != WalkResult.Ok)
             return false;
         gpa = w.LeafGpa | (gva & 0xfff);
         writable = (w.Flags & PageFlags.Writable) != 0;

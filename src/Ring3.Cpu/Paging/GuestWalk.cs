@@ -20,19 +20,10 @@ internal unsafe struct Translation
 
 /// <summary>The first dimension: linear to guest-physical through the guest's tables. SPEC: SDM volume 3, "Paging".</summary>
 /// <remarks>SAFETY: guest tables are reached only through nested translations, read with Volatile, and written with compare-exchange.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class PagingUnit
 {
     /// <summary>Access bit: a supervisor access that the processor makes by itself (descriptor tables, TSS, IDT): RFLAGS.AC does not lift SMAP.</summary>
     internal const AccessKind ImplicitAccess = (AccessKind)0x100;
-
-    internal static PagingMode PagingModeOf(CpuState* c)
-    {
-        if ((c->Cr0 & Cr0.PG) == 0)
-            return PagingMode.None;
-        if ((c->Efer & Efer.LMA) != 0)
-            return (c->Cr4 & Cr4.LA57) != 0 ? PagingMode.FiveLevel : PagingMode.FourLevel;
-        return (c->Cr4 & Cr4.PAE) != 0 ? PagingMode.Pae : PagingMode.Legacy;
-    }
 
     /// <summary>An entry on the way down, kept until the access is known to be allowed and its A and D bits are set.</summary>
     private struct WalkEntry
@@ -72,12 +63,13 @@ public sealed unsafe partial class LogicalProcessor
         t.Gpa = w.LeafGpa;
         t.Global = w.Global;
         AccessKind kind = access & (AccessKind.Read | AccessKind.Write | AccessKind.Execute);
-        TranslateResult nested = NestedTranslate(c, w.LeafGpa | (linear & 0xfff), kind | (access & AccessKind.User), linear, out t.Host, out PageFlags nestedFlags);
+        TranslateResult nested = NestedTranslate(c, w.LeafGpa | (linear & 0xfff), kind
+            | (access & AccessKind.User), linear, out t.Host, out PageFlags nestedFlags);
         if (nested != TranslateResult.Ok)
             return nested;
         t.Flags = w.Flags | nestedFlags;
         TlbLevel2.Entry* e = Tlb.Level2.Insert(linear >> 12, w.Global ? Tlb.GlobalId : Tlb.SpaceId, t.Host, t.Gpa, t.Flags);
-        Sanitizer?.Level2Filled(c, Tlb.Level2.IndexOf(e), w.Global, CurrentPcid(c));
+        Sanitizer?.Level2Filled(c, Tlb.Level2.IndexOf(e), w.Global, CpuMode.CurrentPcid(c));
         if (w.LeafShift > 12)
             Tlb.MarkLarge(linear, w.LeafShift);
         return TranslateResult.Ok;
@@ -90,7 +82,7 @@ public sealed unsafe partial class LogicalProcessor
             WalkResult r = ReadTables(c, linear, w, true);
             if (r == WalkResult.Ok && !Permits(c, w->Flags, access))
             {
-                RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | (KeyForbids(c, w->Flags, access) ? PageFaultError.PK : 0));
+                Outcome.RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | (KeyForbids(c, w->Flags, access) ? PageFaultError.PK : 0));
                 return TranslateResult.Fault;
             }
             if (r == WalkResult.Ok)
@@ -101,14 +93,14 @@ public sealed unsafe partial class LogicalProcessor
                     if (w->LeafShift == 12 && !w->FromCache)
                     {
                         Tlb.Level2.InsertStructure(linear >> 21, Tlb.SpaceId, w->TableGpa, StructureFlags(w));
-                        Sanitizer?.StructureFilled(c, TlbLevel2.StructureIndex(linear >> 21), CurrentPcid(c));
+                        Sanitizer?.StructureFilled(c, TlbLevel2.StructureIndex(linear >> 21), CpuMode.CurrentPcid(c));
                     }
                     return TranslateResult.Ok;
                 case WalkResult.NotPresent:
-                    RaisePageFault(c, linear, FaultCode(c, access));
+                    Outcome.RaisePageFault(c, linear, FaultCode(c, access));
                     return TranslateResult.Fault;
                 case WalkResult.Reserved:
-                    RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | PageFaultError.RSVD);
+                    Outcome.RaisePageFault(c, linear, FaultCode(c, access) | PageFaultError.P | PageFaultError.RSVD);
                     return TranslateResult.Fault;
                 case WalkResult.Exit:
                     return TranslateResult.Exit;
@@ -136,10 +128,13 @@ public sealed unsafe partial class LogicalProcessor
         return flags;
     }
 
-    /// <summary>Follows the tables down to the leaf without checking permissions. With <paramref name="fill"/> off nothing is cached, nothing nested is marked and no exit is raised.</summary>
+    /// <summary>
+    /// Follows the tables down to the leaf without checking permissions. With <paramref name="fill"/> off nothing is cached, nothing nested is marked and no
+    /// exit is raised.
+    /// </summary>
     private WalkResult ReadTables(CpuState* c, ulong linear, WalkState* w, bool fill)
     {
-        PagingMode mode = PagingModeOf(c);
+        PagingMode mode = CpuMode.PagingModeOf(c);
         *w = new WalkState { Linear = linear };
         w->Flags = PageFlags.Writable | PageFlags.User;
         w->EntrySize = mode == PagingMode.Legacy ? 4 : 8;
@@ -205,12 +200,15 @@ public sealed unsafe partial class LogicalProcessor
             w->Flags |= (PageFlags)((uint)(entry >> Pte.KeyShift) << KeyShift) & PageFlags.Key;
     }
 
-    /// <summary>Bits that must be 0 in a present directory entry of 4 bytes that maps 4 MiB: with PSE-36 the address has up to 40 bits, of which this guest has MAXPHYADDR, else 32.</summary>
+    /// <summary>
+    /// Bits that must be 0 in a present directory entry of 4 bytes that maps 4 MiB: with PSE-36 the address has up to 40 bits, of which this guest has
+    /// MAXPHYADDR, else 32.
+    /// </summary>
     public ulong ReservedLargePage32
     {
         get
         {
-            int wide = CpuidFeatures.Pse36 ? Math.Min(CpuidFeatures.PhysicalAddressBits, 40) - 32 : 0;
+            int wide = _identity.Features.Pse36 ? Math.Min(_identity.Features.PhysicalAddressBits, 40) - 32 : 0;
             return (1UL << 21) | ((0xffUL << (13 + wide)) & 0x1f_e000);
         }
     }
@@ -220,13 +218,13 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (mode == PagingMode.Legacy)
             return large ? ReservedLargePage32 : 0;
-        ulong reserved = Pte.Address & ~((1UL << CpuidFeatures.PhysicalAddressBits) - 1);
+        ulong reserved = Pte.Address & ~((1UL << _identity.Features.PhysicalAddressBits) - 1);
         if ((c->Efer & Efer.NXE) == 0)
             reserved |= Pte.NX;
         if (mode == PagingMode.Pae)
             reserved |= 0x7ff0_0000_0000_0000;
-        if (level >= 4 || (level == 3 && !CpuidFeatures.Pages1G))
-            reserved |= level >= 4 && Model.ReservesTopGlobal ? Pte.PS | Pte.G : Pte.PS;
+        if (level >= 4 || (level == 3 && !_identity.Features.Pages1G))
+            reserved |= level >= 4 && _identity.Model.ReservesTopGlobal ? Pte.PS | Pte.G : Pte.PS;
         else if (large)
             reserved |= ((1UL << (12 + 9 * (level - 1))) - 1) & ~0x1fffUL;
         return reserved;
@@ -255,10 +253,10 @@ public sealed unsafe partial class LogicalProcessor
             if (r == TranslateResult.Mmio)
             {
                 // KVM: page tables are read from memory slots only; without one there is nothing to continue with.
-                Exit->Gpa = gpa;
-                Exit->Gva = linear;
-                Exit->InstructionLength = 0;
-                LeaveWith(c, ExitReason.EmulationFailure);
+                c->Exit->Gpa = gpa;
+                c->Exit->Gva = linear;
+                c->Exit->InstructionLength = 0;
+                Outcome.Leave(c, ExitReason.EmulationFailure);
                 return false;
             }
             if (r != TranslateResult.Ok)
@@ -283,10 +281,10 @@ public sealed unsafe partial class LogicalProcessor
                 continue;
             if (r != TranslateResult.Ok)
             {
-                Exit->Gva = w->Linear;
+                c->Exit->Gva = w->Linear;
                 return WalkResult.Exit;
             }
-            Observer?.MayWrite(this, host);
+            Observer?.MayWrite(host);
             host += e->Gpa & 0xfff;
             if (w->EntrySize == 8)
             {
@@ -309,7 +307,8 @@ public sealed unsafe partial class LogicalProcessor
     private static bool Permits(CpuState* c, PageFlags flags, AccessKind access) => EntriesPermit(c, flags, access) && !KeyForbids(c, flags, access);
 
     /// <summary>
-    /// Whether PKRU forbids a data access to a user page: access disable, or write disable, which like the W bit of entries counts for the supervisor with CR0.WP only. SPEC: SDM volume 3, "Protection Keys".
+    /// Whether PKRU forbids a data access to a user page: access disable, or write disable, which like the W bit of entries counts for the supervisor with
+    /// CR0.WP only. SPEC: SDM volume 3, "Protection Keys".
     /// </summary>
     private static bool KeyForbids(CpuState* c, PageFlags flags, AccessKind access)
     {

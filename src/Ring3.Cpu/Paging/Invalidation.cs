@@ -2,11 +2,11 @@ namespace Ring3.Cpu;
 
 /// <summary>INVLPG and INVPCID. SPEC: SDM volume 2.</summary>
 /// <remarks>SAFETY: works on the processor's own state and TLB.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class PagingUnit
 {
     internal void InvalidatePage(CpuState* c, ulong linear)
     {
-        if (IsCanonical(c, linear) || !Is64(c))
+        if (CpuMode.IsCanonical(c, linear) || !CpuMode.Is64(c))
             FlushPage(GuestFlush.Invlpg, linear);
     }
 

@@ -3,7 +3,8 @@ using System.Runtime.InteropServices;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Log of the MMIO accesses that the running instruction has completed. An MMIO access leaves the guest; after the owner completed it the instruction is executed again
+/// Log of the MMIO accesses that the running instruction has completed. An MMIO access leaves the guest; after the owner completed it the instruction is
+/// executed again
 /// from its start, and accesses that are in the log are answered from it (reads) or skipped (writes), so that a device sees each access once.
 /// The log ends when the instruction retires; for REP, when an iteration retires.
 /// </summary>
@@ -44,20 +45,20 @@ internal sealed unsafe class MmioReplay
     }
 
     /// <summary>Reads <paramref name="size"/> bytes. False: an exit is pending.</summary>
-    public bool Read(LogicalProcessor p, CpuState* c, ulong gpa, ulong gva, byte* destination, int size)
+    public bool Read(CpuState* c, ulong gpa, ulong gva, byte* destination, int size)
     {
         if (!Completed(gpa, size, 0))
-            return Leave(p, c, gpa, gva, null, size);
+            return Leave(c, gpa, gva, null, size);
         fixed (byte* data = _log[_next++].Data)
             Buffer.MemoryCopy(data, destination, size, size);
         return true;
     }
 
     /// <summary>Writes <paramref name="size"/> bytes. False: an exit is pending.</summary>
-    public bool Write(LogicalProcessor p, CpuState* c, ulong gpa, ulong gva, byte* source, int size)
+    public bool Write(CpuState* c, ulong gpa, ulong gva, byte* source, int size)
     {
         if (!Completed(gpa, size, 1))
-            return Leave(p, c, gpa, gva, source, size);
+            return Leave(c, gpa, gva, source, size);
         _next++;
         return true;
     }
@@ -88,16 +89,16 @@ internal sealed unsafe class MmioReplay
     /// <summary>The access that the owner is asked for is the first of its instruction.</summary>
     public bool IsFirst => _waiting && _count == 0;
 
-    private bool Leave(LogicalProcessor p, CpuState* c, ulong gpa, ulong gva, byte* source, int size)
+    private bool Leave(CpuState* c, ulong gpa, ulong gva, byte* source, int size)
     {
         if (_count == Capacity)
         {
-            p.LeaveWith(c, ExitReason.EmulationFailure);
+            Outcome.Leave(c, ExitReason.EmulationFailure);
             return false;
         }
         _log[_count] = new Entry { Gpa = gpa, Size = (byte)size, IsWrite = source != null ? (byte)1 : (byte)0 };
         _waiting = true;
-        ExitInfo* exit = p.Exit;
+        ExitInfo* exit = c->Exit;
         exit->Gpa = gpa;
         exit->Gva = gva;
         exit->Size = (byte)size;
@@ -106,7 +107,7 @@ internal sealed unsafe class MmioReplay
         exit->Access = source != null ? AccessKind.Write : AccessKind.Read;
         if (source != null)
             Buffer.MemoryCopy(source, exit->Data, size, size);
-        p.LeaveWith(c, ExitReason.Mmio);
+        Outcome.Leave(c, ExitReason.Mmio);
         return false;
     }
 }

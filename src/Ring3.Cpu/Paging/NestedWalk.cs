@@ -14,9 +14,15 @@ internal enum TranslateResult
     Mmio,
 }
 
-/// <summary>The second dimension: guest-physical to host. SPEC: SDM volume 3, "EPT Translation Mechanism" with accessed and dirty flags; guest page-table reads count as reads.</summary>
-/// <remarks>SAFETY: table pages are read with Volatile and written with compare-exchange only; their addresses come from entries that the owner made present. The dirty log is written below its limit.</remarks>
-public sealed unsafe partial class LogicalProcessor
+/// <summary>
+/// The second dimension: guest-physical to host. SPEC: SDM volume 3, "EPT Translation Mechanism" with accessed and dirty flags; guest page-table reads count as
+/// reads.
+/// </summary>
+/// <remarks>
+/// SAFETY: table pages are read with Volatile and written with compare-exchange only; their addresses come from entries that the owner made present. The dirty
+/// log is written below its limit.
+/// </remarks>
+internal sealed unsafe partial class PagingUnit
 {
     private const int NestedLevels = 4;
 
@@ -72,12 +78,13 @@ public sealed unsafe partial class LogicalProcessor
             }
             flags = ToNestedFlags(allowed);
             if (!NestedPermits(flags, access))
-                return (access & AccessKind.Write) != 0 && (entry & NestedPte.WriteIsMmio) != 0 ? TranslateResult.Mmio : NestedFault(gpa, access | AccessKind.Present, gva);
+                return (access & AccessKind.Write) != 0
+                    && (entry & NestedPte.WriteIsMmio) != 0 ? TranslateResult.Mmio : NestedFault(gpa, access | AccessKind.Present, gva);
             ulong set = (access & AccessKind.Write) != 0 ? NestedPte.A | NestedPte.D : NestedPte.A;
             bool logs = (set & NestedPte.D) != 0 && (entry & (NestedPte.LogDirty | NestedPte.D)) == NestedPte.LogDirty;
             if (logs && c->DirtyLogCount >= c->DirtyLogLimit)
             {
-                LeaveWith(c, ExitReason.DirtyLogFull);
+                Outcome.Leave(c, ExitReason.DirtyLogFull);
                 return TranslateResult.Exit;
             }
             if ((entry & set) != set && !TrySet(slot, entry, set))
@@ -121,10 +128,10 @@ public sealed unsafe partial class LogicalProcessor
 
     private TranslateResult NestedFault(ulong gpa, AccessKind access, ulong gva)
     {
-        Exit->Gpa = gpa;
-        Exit->Gva = gva;
-        Exit->Access = access & ~ImplicitAccess;
-        LeaveWith(State, ExitReason.NestedFault);
+        _state->Exit->Gpa = gpa;
+        _state->Exit->Gva = gva;
+        _state->Exit->Access = access & ~ImplicitAccess;
+        Outcome.Leave(_state, ExitReason.NestedFault);
         return TranslateResult.Exit;
     }
 }

@@ -23,7 +23,8 @@ public unsafe struct TlbEntry
 
 /// <summary>
 /// Level-1 TLB and the allocation of its 12-bit context numbers.
-/// A context stands for (ASID, PCID, privilege class) since the last flush that covered it. Flushing an ASID, a PCID or everything allocates new numbers instead of
+/// A context stands for (ASID, PCID, privilege class) since the last flush that covered it. Flushing an ASID, a PCID or everything allocates new numbers
+/// instead of
 /// clearing entries; entries of a dropped number can never hit again until the numbers run out, and then everything is cleared.
 /// </summary>
 /// <remarks>SAFETY: the arrays are unmanaged, this object's for its lifetime, and indexed with masks. Owner thread only.</remarks>
@@ -33,7 +34,8 @@ internal sealed unsafe class Tlb
     public const ulong Invalid = ulong.MaxValue;
 
     /// <summary>
-    /// Numbers 1..LastContext are handed out. 0 is "none"; 0xfff would make a tag equal to <see cref="Invalid"/>, and so would lesser ones with the low five bits
+    /// Numbers 1..LastContext are handed out. 0 is "none"; 0xfff would make a tag equal to <see cref="Invalid"/>, and so would lesser ones with the low five
+    /// bits
     /// of an address added to them, as translated code does.
     /// </summary>
     private const ushort LastContext = 0xfff - 32;
@@ -66,7 +68,9 @@ internal sealed unsafe class Tlb
     private struct AsidTags { public uint Asid, GlobalId, NestedId; }
     private const int AsidSlots = 16;
 
-    /// <summary>Changes whenever a cached fetch translation may have gone without its context number changing: drop everything keyed by (rip, context).</summary>
+    /// <summary>
+    /// Changes whenever a cached fetch translation may have gone without its context number changing: drop everything keyed by (rip, context).
+    /// </summary>
     public uint FetchGeneration;
 
     // Linear pages that were executed (hashed), and 2 MiB / 1 GiB regions that are mapped by large pages but cached in 4 KiB pieces (hashed).
@@ -79,7 +83,8 @@ internal sealed unsafe class Tlb
     public ulong Misses, Walks, NestedWalks, Flushes;
 
     /// <summary>Bytes of the memory that the constructor is given.</summary>
-    public static nuint Bytes => (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
+    public static nuint Bytes =>
+        (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
 
     /// <summary>Releases the memory; the processor never runs again.</summary>
     public void Free()
@@ -249,7 +254,8 @@ internal sealed unsafe class Tlb
     }
 
     /// <summary>
-    /// Drops what was derived from guest frames [start, end), in every ASID. Level 1 does not know guest frames: it is dropped as a whole and filled again from level 2. Cached table entries name guest frames, not
+    /// Drops what was derived from guest frames [start, end), in every ASID. Level 1 does not know guest frames: it is dropped as a whole and filled again from
+    /// level 2. Cached table entries name guest frames, not
     /// host memory, but what they were read from may be among those that changed: they go.
     /// </summary>
     public void FlushGfns(ulong start, ulong end)

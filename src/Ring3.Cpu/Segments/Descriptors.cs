@@ -31,7 +31,8 @@ internal static class Descriptor
         return (raw >> 55 & 1) != 0 ? limit << 12 | 0xfff : limit;
     }
 
-    public static Segment ToSegment(ushort selector, ulong raw) => new() { Base = Base(raw), Limit = Limit(raw), Access = Access(raw) | 1, Selector = selector };
+    public static Segment ToSegment(ushort selector, ulong raw) =>
+        new() { Base = Base(raw), Limit = Limit(raw), Access = Access(raw) | 1, Selector = selector };
 
     // Gates.
     public static ushort GateSelector(ulong raw) => (ushort)(raw >> 16);
@@ -42,20 +43,16 @@ internal static class Descriptor
 
 /// <summary>Reading and marking descriptors in the GDT and LDT.</summary>
 /// <remarks>SAFETY: memory is reached through the system accessors only.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>EXT bit of error codes: 1 while an event that is not a software interrupt is being delivered.</summary>
     private uint _externalEvent;
 
-    internal static bool ProtectedMode(CpuState* c) => (c->Cr0 & Cr0.PE) != 0 && (c->Rflags & Rflags.VM) == 0;
-    internal static bool LongMode(CpuState* c) => (c->Efer & Efer.LMA) != 0;
-    internal static bool Virtual8086(CpuState* c) => (c->Rflags & Rflags.VM) != 0;
-
     /// <summary>Raises an exception whose error code is a selector.</summary>
-    internal OpResult RaiseSelector(CpuState* c, byte vector, ushort selector) => Raise(c, vector, (uint)(selector & 0xfffc) | _externalEvent);
+    internal OpResult RaiseSelector(CpuState* c, byte vector, ushort selector) => Outcome.Raise(c, vector, (uint)(selector & 0xfffc) | _externalEvent);
 
     /// <summary>Address of a table entry: 64 bits in long mode, else 32.</summary>
-    private static ulong TableAddress(CpuState* c, ulong tableBase, ulong offset) => LongMode(c) ? tableBase + offset : (uint)(tableBase + offset);
+    private static ulong TableAddress(CpuState* c, ulong tableBase, ulong offset) => CpuMode.LongMode(c) ? tableBase + offset : (uint)(tableBase + offset);
 
     /// <summary>Linear address of a descriptor; false, without raising anything, when it lies beyond its table or there is no LDT.</summary>
     private static bool FindDescriptor(CpuState* c, ushort selector, int size, out ulong address)
@@ -75,12 +72,14 @@ public sealed unsafe partial class LogicalProcessor
         return true;
     }
 
-    /// <summary>Reads the descriptor of a selector. False: pending is <paramref name="vector"/>(selector) when it lies beyond the table, or the fault of the read.</summary>
+    /// <summary>
+    /// Reads the descriptor of a selector. False: pending is <paramref name="vector"/>(selector) when it lies beyond the table, or the fault of the read.
+    /// </summary>
     internal bool ReadDescriptor(CpuState* c, ushort selector, byte vector, out ulong raw, out ulong address)
     {
         raw = 0;
         if (FindDescriptor(c, selector, 8, out address))
-            return LoadSystem64(c, address, out raw);
+            return _access.LoadSystem64(c, address, out raw);
         RaiseSelector(c, vector, selector);
         return false;
     }
@@ -89,12 +88,12 @@ public sealed unsafe partial class LogicalProcessor
     internal bool ReadSystemDescriptor(CpuState* c, ushort selector, byte vector, out ulong raw, out ulong high, out ulong address)
     {
         raw = high = 0;
-        if (!FindDescriptor(c, selector, LongMode(c) ? 16 : 8, out address))
+        if (!FindDescriptor(c, selector, CpuMode.LongMode(c) ? 16 : 8, out address))
         {
             RaiseSelector(c, vector, selector);
             return false;
         }
-        return LoadSystem64(c, address, out raw) && (!LongMode(c) || LoadSystem64(c, address + 8, out high));
+        return _access.LoadSystem64(c, address, out raw) && (!CpuMode.LongMode(c) || _access.LoadSystem64(c, address + 8, out high));
     }
 
     /// <summary>Sets bits in the high half of a descriptor (accessed, busy) with a locked write.</summary>
@@ -104,18 +103,21 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Clears the busy bit of a TSS descriptor.</summary>
     private bool ClearBusy(CpuState* c, ulong address) => ChangeTypeByte(c, address, set: 0, clear: (byte)(Descriptor.Busy >> 40));
 
-    /// <summary>A locked change of bits 40-47 of a descriptor. It has the faults of a write of the whole upper half, but changes one byte: an access to that is never split, wherever the descriptor lies.</summary>
+    /// <summary>
+    /// A locked change of bits 40-47 of a descriptor. It has the faults of a write of the whole upper half, but changes one byte: an access to that is never
+    /// split, wherever the descriptor lies.
+    /// </summary>
     private bool ChangeTypeByte(CpuState* c, ulong address, byte set, byte clear)
     {
-        byte* p = WritePtrSlow(c, address + 4, 4, ImplicitAccess, true);
+        byte* p = _access.WritePtrSlow(c, address + 4, 4, PagingUnit.ImplicitAccess, true);
         if (p == null)
             return false;
-        NoteBusLock(c, address);
-        byte* first = HostByte(p, 0), type = HostByte(p, 1), last = HostByte(p, 3);
+        BusLock.Note(c, address);
+        byte* first = _access.HostByte(p, 0), type = _access.HostByte(p, 1), last = _access.HostByte(p, 3);
         if (first == null || last == null)
         {
             p[1] = (byte)(p[1] & ~clear | set);
-            return EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
+            return _access.EndWriteSlow(c, p, address + 4, 4) == OpResult.Next;
         }
         int shift = 8 * (int)((nuint)type & 3);
         uint* word = (uint*)(type - shift / 8);
@@ -123,7 +125,7 @@ public sealed unsafe partial class LogicalProcessor
             Interlocked.Or(ref *word, (uint)set << shift);
         if (clear != 0)
             Interlocked.And(ref *word, ~((uint)clear << shift));
-        CodeMayHaveChanged(type, 1);
+        _paging.CodeMayHaveChanged(type, 1);
         return true;
     }
 
@@ -133,7 +135,7 @@ public sealed unsafe partial class LogicalProcessor
         Segment* s = CpuState.SegmentAt(c, index);
         s->Selector = selector;
         s->Base = (ulong)selector << 4;
-        if (Virtual8086(c))
+        if (CpuMode.Virtual8086(c))
         {
             s->Limit = 0xffff;
             s->Access = 0xf3;
@@ -143,7 +145,8 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>
-    /// The processor itself takes a segment away, in a return to an outer level or in leaving virtual-8086 mode: only the selector becomes null and the segment unusable. The hidden base stays, which 64-bit code uses
+    /// The processor itself takes a segment away, in a return to an outer level or in leaving virtual-8086 mode: only the selector becomes null and the segment
+    /// unusable. The hidden base stays, which 64-bit code uses
     /// with FS and GS. SPEC: SDM volume 2, IRET and RET, "ReturnToOuterPrivilegeLevel"; what a load of a null selector by the program does is another matter.
     /// </summary>
     private static void NullSelector(Segment* s)

@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>Far CALL, JMP and RET. SPEC: SDM volume 2, CALL, JMP, RET.</summary>
 /// <remarks>SAFETY: the words that a call gate copies are popped and pushed by <see cref="StackCursor"/>s of the two stacks.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Far JMP or CALL. <paramref name="size"/>: operand size in bytes; <paramref name="next"/>: return address of a CALL.</summary>
     internal OpResult FarTransfer(CpuState* c, ushort selector, ulong offset, int size, bool call, ulong next)
@@ -13,7 +13,7 @@ public sealed unsafe partial class LogicalProcessor
             offset = (ushort)offset;
         else if (size == 4)
             offset = (uint)offset;
-        if (!ProtectedMode(c))
+        if (!CpuMode.ProtectedMode(c))
             return FarTransferReal(c, selector, offset, size, call, next);
         if (Descriptor.IsNull(selector))
             return RaiseSelector(c, Vector.GP, 0);
@@ -22,8 +22,9 @@ public sealed unsafe partial class LogicalProcessor
         if (Descriptor.IsCode(raw))
             return FarToCode(c, selector, raw, address, offset, size, call, next);
         uint type = Descriptor.Type(raw);
-        bool longMode = LongMode(c);
-        bool known = type == Descriptor.CallGate32 || (!longMode && type is Descriptor.CallGate16 or Descriptor.TaskGate or Descriptor.Tss16Available or Descriptor.Tss32Available);
+        bool longMode = CpuMode.LongMode(c);
+        bool known = type == Descriptor.CallGate32
+            || (!longMode && type is Descriptor.CallGate16 or Descriptor.TaskGate or Descriptor.Tss16Available or Descriptor.Tss32Available);
         if (!known || Descriptor.Dpl(raw) < (int)c->Cpl || Descriptor.Dpl(raw) < (selector & 3))
             return RaiseSelector(c, Vector.GP, selector);
         if (!Descriptor.Present(raw))
@@ -40,7 +41,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!switched && !_switched)
             return OpResult.Fault;
         ModeChanged(c);
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         return switched ? OpResult.EndBlock : OpResult.RetiredExit;
     }
 
@@ -49,14 +50,14 @@ public sealed unsafe partial class LogicalProcessor
         if (call)
         {
             StackCursor stack = StackCursor.Current(c);
-            if (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next))
+            if (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next))
                 return OpResult.Fault;
             if (offset > 0xffff)
-                return Raise(c, Vector.GP, 0);
+                return Outcome.Raise(c, Vector.GP, 0);
             CommitStack(c, stack);
         }
         else if (offset > c->Cs.Limit)
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         LoadRealSegment(c, SegmentIndex.CS, selector);
         c->Rip = offset;
         return OpResult.EndBlock;
@@ -66,15 +67,15 @@ public sealed unsafe partial class LogicalProcessor
     {
         int cpl = (int)c->Cpl, dpl = Descriptor.Dpl(raw);
         bool allowed = Descriptor.IsConforming(raw) ? dpl <= cpl : (selector & 3) <= cpl && dpl == cpl;
-        if (!allowed || (LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
+        if (!allowed || (CpuMode.LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
             return RaiseSelector(c, Vector.GP, selector);
         if (!FinishLoad(c, selector, Vector.NP, raw, address, out Segment cs))
             return OpResult.Fault;
         StackCursor stack = StackCursor.Current(c);
-        if (call && (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next)))
+        if (call && (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next)))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         if (call)
             CommitStack(c, stack);
         cs.Selector = (ushort)((selector & ~3) | cpl);
@@ -83,7 +84,7 @@ public sealed unsafe partial class LogicalProcessor
 
     /// <summary>Whether an offset lies in a code segment: canonical for a 64-bit one, within the limit otherwise.</summary>
     private static bool ValidTarget(CpuState* c, in Segment cs, ulong offset) =>
-        LongMode(c) && (cs.Access & Segment.L) != 0 ? IsCanonical(c, offset) : offset <= cs.Limit;
+        CpuMode.LongMode(c) && (cs.Access & Segment.L) != 0 ? CpuMode.IsCanonical(c, offset) : offset <= cs.Limit;
 
     private OpResult JumpTo(CpuState* c, in Segment cs, ulong offset)
     {
@@ -95,13 +96,13 @@ public sealed unsafe partial class LogicalProcessor
 
     private OpResult FarThroughGate(CpuState* c, ushort gateSelector, ulong gate, ulong gateAddress, bool call, ulong next)
     {
-        bool longMode = LongMode(c);
+        bool longMode = CpuMode.LongMode(c);
         ulong offset = Descriptor.GateOffset(gate);
         if (longMode)
         {
             if (!FindDescriptor(c, gateSelector, 16, out _))
                 return RaiseSelector(c, Vector.GP, gateSelector);
-            if (!LoadSystem64(c, gateAddress + 8, out ulong high))
+            if (!_access.LoadSystem64(c, gateAddress + 8, out ulong high))
                 return OpResult.Fault;
             if ((high >> 40 & 0x1f) != 0)
                 return RaiseSelector(c, Vector.GP, gateSelector);
@@ -128,10 +129,10 @@ public sealed unsafe partial class LogicalProcessor
         if (call && target < cpl)
             return CallInner(c, cs, offset, size, (int)(gate >> 32) & 0x1f, target, next);
         StackCursor stack = StackCursor.Current(c);
-        if (call && (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next)))
+        if (call && (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next)))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         if (call)
             CommitStack(c, stack);
         return JumpTo(c, cs, offset);
@@ -153,15 +154,15 @@ public sealed unsafe partial class LogicalProcessor
         else if (!FindInnerStack(c, cpl, out ss, out stack))
             return OpResult.Fault;
         StackCursor old = StackCursor.Current(c);
-        if (!stack.Push(this, c, size, c->Ss.Selector) || !stack.Push(this, c, size, c->Gpr[4]))
+        if (!stack.Push(_access, c, size, c->Ss.Selector) || !stack.Push(_access, c, size, c->Gpr[4]))
             return OpResult.Fault;
         for (int i = parameters - 1; i >= 0; i--)
-            if (!old.Peek(this, c, size, (ulong)(i * size), out ulong value) || !stack.Push(this, c, size, value))
+            if (!old.Peek(_access, c, size, (ulong)(i * size), out ulong value) || !stack.Push(_access, c, size, value))
                 return OpResult.Fault;
-        if (!stack.Push(this, c, size, c->Cs.Selector) || !stack.Push(this, c, size, next))
+        if (!stack.Push(_access, c, size, c->Cs.Selector) || !stack.Push(_access, c, size, next))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         c->Ss = ss;
         CommitStack(c, stack);
         c->Cpl = (uint)cpl;
@@ -172,13 +173,13 @@ public sealed unsafe partial class LogicalProcessor
     internal OpResult FarReturn(CpuState* c, int size, uint release)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, size, out ulong offset) || !stack.Pop(this, c, size, out ulong word))
+        if (!stack.Pop(_access, c, size, out ulong offset) || !stack.Pop(_access, c, size, out ulong word))
             return OpResult.Fault;
         ushort selector = (ushort)word;
-        if (!ProtectedMode(c))
+        if (!CpuMode.ProtectedMode(c))
         {
             if (offset > c->Cs.Limit)
-                return Raise(c, Vector.GP, 0);
+                return Outcome.Raise(c, Vector.GP, 0);
             stack.Skip(release);
             CommitStack(c, stack);
             LoadRealSegment(c, SegmentIndex.CS, selector);
@@ -188,7 +189,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!CheckReturnCode(c, selector, out Segment cs))
             return OpResult.Fault;
         if (!ValidTarget(c, cs, offset))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         int target = selector & 3;
         stack.Skip(release);
         if (target == (int)c->Cpl)
@@ -196,10 +197,11 @@ public sealed unsafe partial class LogicalProcessor
             CommitStack(c, stack);
             return JumpTo(c, cs, offset);
         }
-        if (!stack.Pop(this, c, size, out ulong sp) || !stack.Pop(this, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out Segment ss))
+        if (!stack.Pop(_access, c, size, out ulong sp) || !stack.Pop(_access, c, size, out ulong ssWord)
+            || !CheckReturnStack(c, (ushort)ssWord, target, cs, out Segment ss))
             return OpResult.Fault;
         CommitOuter(c, cs, ss, sp, target);
-        SetStackPointer(c, c->Gpr[4] + release, StackMask(c));
+        Addressing.SetStackPointer(c, c->Gpr[4] + release, Addressing.StackMask(c));
         c->Rip = offset;
         return OpResult.EndBlock;
     }
@@ -217,7 +219,7 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         int rpl = selector & 3, dpl = Descriptor.Dpl(raw);
         bool bad = !Descriptor.IsCode(raw) || rpl < (int)c->Cpl || (Descriptor.IsConforming(raw) ? dpl > rpl : dpl != rpl);
-        if (bad || (LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
+        if (bad || (CpuMode.LongMode(c) && Descriptor.IsLong(raw) && Descriptor.IsBig(raw)))
         {
             RaiseSelector(c, Vector.GP, selector);
             return false;
@@ -228,7 +230,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Checks SS of a return to an outer level. A null selector is allowed for 64-bit code outside ring 3.</summary>
     private bool CheckReturnStack(CpuState* c, ushort selector, int target, in Segment cs, out Segment ss)
     {
-        if (Descriptor.IsNull(selector) && LongMode(c) && (cs.Access & Segment.L) != 0 && target != 3 && (selector & 3) == target)
+        if (Descriptor.IsNull(selector) && CpuMode.LongMode(c) && (cs.Access & Segment.L) != 0 && target != 3 && (selector & 3) == target)
         {
             ss = NullSegment(selector, target);
             return true;
@@ -243,7 +245,7 @@ public sealed unsafe partial class LogicalProcessor
         c->Ss = ss;
         c->Cpl = (uint)target;
         ModeChanged(c);
-        SetStackPointer(c, sp, StackMask(c));
+        Addressing.SetStackPointer(c, sp, Addressing.StackMask(c));
         DropSegment(&c->Es, target);
         DropSegment(&c->Ds, target);
         DropSegment(&c->Fs, target);

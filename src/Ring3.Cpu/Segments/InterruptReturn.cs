@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>IRET in every mode. SPEC: SDM volume 2, IRET.</summary>
 /// <remarks>SAFETY: the words of the frame are popped into an array of as many.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Flags that any IRET or POPF may load.</summary>
     private const ulong ReturnFlags = Rflags.Status | Rflags.TF | Rflags.DF | Rflags.NT | Rflags.RF | Rflags.AC | Rflags.ID;
@@ -14,19 +14,19 @@ public sealed unsafe partial class LogicalProcessor
     {
         if ((c->Cr0 & Cr0.PE) == 0)
             return ReturnReal(c, size);
-        if (Virtual8086(c))
-            return FlagsAccessOf(c, size) switch
+        if (CpuMode.Virtual8086(c))
+            return VirtualInterrupts.FlagsAccessOf(c, size) switch
             {
                 FlagsAccess.Real => ReturnReal(c, size),
                 FlagsAccess.Virtual => ReturnVirtual(c),
-                _ => Raise(c, Vector.GP, 0),
+                _ => Outcome.Raise(c, Vector.GP, 0),
             };
         if ((c->Rflags & Rflags.NT) != 0)
-            return LongMode(c) ? Raise(c, Vector.GP, 0) : ReturnTask(c, next);
+            return CpuMode.LongMode(c) ? Outcome.Raise(c, Vector.GP, 0) : ReturnTask(c, next);
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, size, out ulong rip) || !stack.Pop(this, c, size, out ulong csWord) || !stack.Pop(this, c, size, out ulong flags))
+        if (!stack.Pop(_access, c, size, out ulong rip) || !stack.Pop(_access, c, size, out ulong csWord) || !stack.Pop(_access, c, size, out ulong flags))
             return OpResult.Fault;
-        if (!LongMode(c) && size == 4 && (flags & Rflags.VM) != 0 && c->Cpl == 0)
+        if (!CpuMode.LongMode(c) && size == 4 && (flags & Rflags.VM) != 0 && c->Cpl == 0)
             return ReturnToVirtual8086(c, ref stack, rip, (ushort)csWord, flags);
         return ReturnProtected(c, ref stack, size, rip, (ushort)csWord, flags);
     }
@@ -36,16 +36,17 @@ public sealed unsafe partial class LogicalProcessor
         if (!CheckReturnCode(c, selector, out Segment cs))
             return OpResult.Fault;
         int target = selector & 3;
-        bool outer = target != (int)c->Cpl, popStack = outer || Is64(c);
+        bool outer = target != (int)c->Cpl, popStack = outer || CpuMode.Is64(c);
         Segment ss = c->Ss;
         ulong sp = 0;
         if (popStack)
         {
-            if (!stack.Pop(this, c, size, out sp) || !stack.Pop(this, c, size, out ulong ssWord) || !CheckReturnStack(c, (ushort)ssWord, target, cs, out ss))
+            if (!stack.Pop(_access, c, size, out sp) || !stack.Pop(_access, c, size, out ulong ssWord)
+                || !CheckReturnStack(c, (ushort)ssWord, target, cs, out ss))
                 return OpResult.Fault;
         }
         if (!ValidTarget(c, cs, rip))
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         ulong loaded = LoadableFlags(c, size);
         FinishReturn(c, cs, rip);
         if (!popStack)
@@ -59,13 +60,15 @@ public sealed unsafe partial class LogicalProcessor
         {
             c->Ss = ss;
             ModeChanged(c);
-            SetStackPointer(c, sp, StackMask(c));
+            Addressing.SetStackPointer(c, sp, Addressing.StackMask(c));
         }
         SetRflags(c, (Flags.Get(c) & ~loaded) | (flags & loaded));
         return OpResult.EndBlock;
     }
 
-    /// <summary>Flags that an IRET at the current privilege may replace. RF matters only while instruction breakpoints exist: the next instruction clears it.</summary>
+    /// <summary>
+    /// Flags that an IRET at the current privilege may replace. RF matters only while instruction breakpoints exist: the next instruction clears it.
+    /// </summary>
     private ulong LoadableFlags(CpuState* c, int size)
     {
         ulong mask = ReturnFlags;
@@ -75,7 +78,7 @@ public sealed unsafe partial class LogicalProcessor
             mask |= Rflags.IOPL | Rflags.VIF | Rflags.VIP;
         if (size == 2)
             mask &= 0xffff;
-        return _codeBreakpoints != 0 ? mask : mask & ~Rflags.RF;
+        return c->CodeBreakpoints != 0 ? mask : mask & ~Rflags.RF;
     }
 
     private void FinishReturn(CpuState* c, in Segment cs, ulong rip)
@@ -88,14 +91,14 @@ public sealed unsafe partial class LogicalProcessor
     private OpResult ReturnReal(CpuState* c, int size)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, size, out ulong rip) || !stack.Pop(this, c, size, out ulong selector) || !stack.Pop(this, c, size, out ulong flags))
+        if (!stack.Pop(_access, c, size, out ulong rip) || !stack.Pop(_access, c, size, out ulong selector) || !stack.Pop(_access, c, size, out ulong flags))
             return OpResult.Fault;
-        if (rip > (Virtual8086(c) ? 0xffffu : c->Cs.Limit))
-            return Raise(c, Vector.GP, 0);
-        ulong mask = ReturnFlags | Rflags.IF | (Virtual8086(c) ? 0 : Rflags.IOPL);
+        if (rip > (CpuMode.Virtual8086(c) ? 0xffffu : c->Cs.Limit))
+            return Outcome.Raise(c, Vector.GP, 0);
+        ulong mask = ReturnFlags | Rflags.IF | (CpuMode.Virtual8086(c) ? 0 : Rflags.IOPL);
         if (size == 2)
             mask &= 0xffff;
-        if (_codeBreakpoints == 0)
+        if (c->CodeBreakpoints == 0)
             mask &= ~Rflags.RF;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)selector);
@@ -108,7 +111,8 @@ public sealed unsafe partial class LogicalProcessor
     private OpResult ReturnVirtual(CpuState* c)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(this, c, 2, out ulong rip) || !stack.Pop(this, c, 2, out ulong selector) || !stack.Pop(this, c, 2, out ulong flags) || !MayLoadVirtualFlags(c, flags))
+        if (!stack.Pop(_access, c, 2, out ulong rip) || !stack.Pop(_access, c, 2, out ulong selector) || !stack.Pop(_access, c, 2, out ulong flags)
+            || !VirtualInterrupts.MayLoad(c, flags))
             return OpResult.Fault;
         CommitStack(c, stack);
         LoadRealSegment(c, SegmentIndex.CS, (ushort)selector);
@@ -121,12 +125,12 @@ public sealed unsafe partial class LogicalProcessor
     {
         ulong* words = stackalloc ulong[6]; // ESP, SS, ES, DS, FS, GS
         for (int i = 0; i < 6; i++)
-            if (!stack.Pop(this, c, 4, out words[i]))
+            if (!stack.Pop(_access, c, 4, out words[i]))
                 return OpResult.Fault;
         if (eip > 0xffff)
-            return Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         const ulong mask = ReturnFlags | Rflags.IF | Rflags.IOPL | Rflags.VM | Rflags.VIF | Rflags.VIP;
-        Flags.Set(c, (Flags.Get(c) & ~mask) | (flags & (_codeBreakpoints == 0 ? mask & ~Rflags.RF : mask)));
+        Flags.Set(c, (Flags.Get(c) & ~mask) | (flags & (c->CodeBreakpoints == 0 ? mask & ~Rflags.RF : mask)));
         c->Cpl = 3;
         c->Gpr[4] = (uint)words[0];
         LoadRealSegment(c, SegmentIndex.CS, cs);
@@ -136,7 +140,7 @@ public sealed unsafe partial class LogicalProcessor
         LoadRealSegment(c, SegmentIndex.FS, (ushort)words[4]);
         LoadRealSegment(c, SegmentIndex.GS, (ushort)words[5]);
         FinishReturn(c, c->Cs, eip);
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         ModeChanged(c);
         return OpResult.EndBlock;
     }
@@ -144,7 +148,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>IRET with NT set: back to the task in the link field.</summary>
     private OpResult ReturnTask(CpuState* c, ulong next)
     {
-        if (!LoadSystem16(c, (uint)c->Tr.Base, out ushort link))
+        if (!_access.LoadSystem16(c, (uint)c->Tr.Base, out ushort link))
             return OpResult.Fault;
         bool switched = SwitchTask(c, link, TaskSwitchKind.Return, next, Flags.Get(c), false, 0);
         if (switched)

@@ -4,12 +4,12 @@ namespace Ring3.Cpu;
 
 /// <summary>Loads of data, stack and system segment registers with their checks. SPEC: SDM volume 2, MOV, LLDT, LTR.</summary>
 /// <remarks>SAFETY: <c>SegmentAt</c> is asked for one of the six registers by a number that the decoder or this file wrote.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>MOV/POP/Lxx to DS, ES, FS, GS or SS. Commits the register last, so a fault changes nothing.</summary>
     internal bool LoadSegment(CpuState* c, int index, ushort selector)
     {
-        if (!ProtectedMode(c))
+        if (!CpuMode.ProtectedMode(c))
         {
             LoadRealSegment(c, index, selector);
             return true;
@@ -20,7 +20,10 @@ public sealed unsafe partial class LogicalProcessor
         return true;
     }
 
-    /// <summary>Reads and checks the descriptor that a data or stack segment load would use, and marks it accessed. <paramref name="vector"/>: #GP, or #TS inside a task or stack switch.</summary>
+    /// <summary>
+    /// Reads and checks the descriptor that a data or stack segment load would use, and marks it accessed. <paramref name="vector"/>: #GP, or #TS inside a task
+    /// or stack switch.
+    /// </summary>
     private bool CheckSegment(CpuState* c, int index, ushort selector, int cpl, byte vector, out Segment value)
     {
         if (index == SegmentIndex.SS)
@@ -46,7 +49,7 @@ public sealed unsafe partial class LogicalProcessor
         value = NullSegment(selector, cpl);
         if (Descriptor.IsNull(selector))
         {
-            if (allowNull && Is64(c) && cpl < 3 && (selector & 3) == cpl)
+            if (allowNull && CpuMode.Is64(c) && cpl < 3 && (selector & 3) == cpl)
                 return true;
             RaiseSelector(c, vector, 0);
             return false;
@@ -111,10 +114,10 @@ public sealed unsafe partial class LogicalProcessor
     {
         value = Descriptor.ToSegment(selector, raw);
         value.Access = Descriptor.Access(raw);
-        if (!LongMode(c))
+        if (!CpuMode.LongMode(c))
             return true;
         value.Base |= high << 32;
-        if (IsCanonicalForMsr(value.Base) && (high >> 40 & 0x1f) == 0)
+        if (_paging.IsCanonicalForMsr(value.Base) && (high >> 40 & 0x1f) == 0)
             return true;
         RaiseSelector(c, Vector.GP, selector);
         return false;
@@ -131,7 +134,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!ReadSystemDescriptor(c, selector, Vector.GP, out ulong raw, out ulong high, out ulong address))
             return false;
         uint type = Descriptor.Type(raw);
-        if (type != Descriptor.Tss32Available && (type != Descriptor.Tss16Available || LongMode(c)))
+        if (type != Descriptor.Tss32Available && (type != Descriptor.Tss16Available || CpuMode.LongMode(c)))
         {
             RaiseSelector(c, Vector.GP, selector);
             return false;

@@ -29,17 +29,17 @@ internal unsafe struct StackCursor
     }
 
     /// <summary>The current stack.</summary>
-    public static StackCursor Current(CpuState* c) => new(c, c->Ss, c->Gpr[4], (int)c->Cpl, LogicalProcessor.Is64(c), 0);
+    public static StackCursor Current(CpuState* c) => new(c, c->Ss, c->Gpr[4], (int)c->Cpl, CpuMode.Is64(c), 0);
 
-    public bool Push(LogicalProcessor p, CpuState* c, int size, ulong value) => Push(p, c, size, value, size);
+    public bool Push(GuestAccess access, CpuState* c, int size, ulong value) => Push(access, c, size, value, size);
 
     /// <summary>Moves the pointer by <paramref name="slot"/> bytes and writes the lowest <paramref name="size"/> of them.</summary>
-    public bool Push(LogicalProcessor p, CpuState* c, int slot, ulong value, int size)
+    public bool Push(GuestAccess access, CpuState* c, int slot, ulong value, int size)
     {
         ulong at = (Pointer - (ulong)slot) & Mask;
-        if (!Check(p, c, at, size, out ulong linear))
+        if (!Check(c, at, size, out ulong linear))
             return false;
-        byte* ptr = p.WritePtrAs(c, linear, size, _privilege, out TlbEntry* e);
+        byte* ptr = access.WritePtrAs(c, linear, size, _privilege, out TlbEntry* e);
         if (ptr == null)
             return StackFault(c);
         switch (size)
@@ -48,29 +48,29 @@ internal unsafe struct StackCursor
             case 4: *(uint*)ptr = (uint)value; break;
             default: *(ulong*)ptr = value; break;
         }
-        if (!p.EndWriteAs(c, ptr, linear, size, e))
+        if (!access.EndWriteAs(c, ptr, linear, size, e))
             return false;
         Pointer = (Pointer & ~Mask) | at;
         return true;
     }
 
-    public bool Pop(LogicalProcessor p, CpuState* c, int size, out ulong value)
+    public bool Pop(GuestAccess access, CpuState* c, int size, out ulong value)
     {
         value = 0;
-        if (!Peek(p, c, size, 0, out value))
+        if (!Peek(access, c, size, 0, out value))
             return false;
         Skip((ulong)size);
         return true;
     }
 
     /// <summary>Reads without popping, <paramref name="offset"/> bytes above the pointer.</summary>
-    public readonly bool Peek(LogicalProcessor p, CpuState* c, int size, ulong offset, out ulong value)
+    public readonly bool Peek(GuestAccess access, CpuState* c, int size, ulong offset, out ulong value)
     {
         value = 0;
         ulong at = (Pointer + offset) & Mask;
-        if (!Check(p, c, at, size, out ulong linear))
+        if (!Check(c, at, size, out ulong linear))
             return false;
-        byte* ptr = p.ReadPtrAs(c, linear, size, _privilege);
+        byte* ptr = access.ReadPtrAs(c, linear, size, _privilege);
         if (ptr == null)
             return StackFault(c);
         value = size switch { 2 => *(ushort*)ptr, 4 => *(uint*)ptr, _ => *(ulong*)ptr };
@@ -92,7 +92,7 @@ internal unsafe struct StackCursor
         return false;
     }
 
-    private readonly bool Check(LogicalProcessor p, CpuState* c, ulong at, int size, out ulong linear)
+    private readonly bool Check(CpuState* c, ulong at, int size, out ulong linear)
     {
         if (_flat)
         {
@@ -100,14 +100,14 @@ internal unsafe struct StackCursor
             return true;
         }
         linear = (uint)(Ss.Base + at);
-        if (LogicalProcessor.WithinLimit(Ss, at, size))
+        if (EventUnit.WithinLimit(Ss, at, size))
             return true;
-        p.Raise(c, Vector.SS, _errorCode);
+        Outcome.Raise(c, Vector.SS, _errorCode);
         return false;
     }
 }
 
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Limit check of a data or stack segment, expand-up or expand-down.</summary>
     internal static bool WithinLimit(in Segment s, ulong offset, int size)
@@ -121,5 +121,5 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Makes a cursor's position the architectural stack pointer.</summary>
-    internal static void CommitStack(CpuState* c, in StackCursor stack) => SetStackPointer(c, stack.Pointer, stack.Mask);
+    internal static void CommitStack(CpuState* c, in StackCursor stack) => Addressing.SetStackPointer(c, stack.Pointer, stack.Mask);
 }

@@ -7,7 +7,7 @@ internal enum TaskSwitchKind { Jump, Call, Gate, Return }
 
 /// <summary>Hardware task switch between 16- and 32-bit TSSs. SPEC: SDM volume 3, "Task Switching".</summary>
 /// <remarks>SAFETY: the image is a stack buffer of fixed size that the TSS limits were checked against.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     private const int TssSize32 = 0x68, TssSize16 = 0x2c;
 
@@ -38,7 +38,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!ReadTask(c, tr.Base, wide, &next) || !SaveTask(c, kind, resume, flags))
             return false;
         bool nested = kind is TaskSwitchKind.Call or TaskSwitchKind.Gate;
-        if (nested && !StoreSystem16(c, (uint)tr.Base, c->Tr.Selector))
+        if (nested && !_access.StoreSystem16(c, (uint)tr.Base, c->Tr.Selector))
             return false;
         if (kind != TaskSwitchKind.Return && !MarkDescriptor(c, address, raw, Descriptor.Busy))
             return false;
@@ -62,7 +62,8 @@ public sealed unsafe partial class LogicalProcessor
         if (!ReadDescriptor(c, selector, vector, out raw, out address))
             return false;
         uint type = Descriptor.Type(raw);
-        bool fits = kind == TaskSwitchKind.Return ? type is Descriptor.Tss32Busy or Descriptor.Tss16Busy : type is Descriptor.Tss32Available or Descriptor.Tss16Available;
+        bool fits = kind == TaskSwitchKind.Return ? type is Descriptor.Tss32Busy or Descriptor.Tss16Busy
+            : type is Descriptor.Tss32Available or Descriptor.Tss16Available;
         if (!fits)
         {
             RaiseSelector(c, vector, selector);
@@ -85,7 +86,7 @@ public sealed unsafe partial class LogicalProcessor
         uint* words = stackalloc uint[TssSize32 / 4];
         int size = wide ? TssSize32 : TssSize16;
         for (int i = 0; i < size / 4; i++)
-            if (!LoadSystem32(c, (uint)(tss + (ulong)(4 * i)), out words[i]))
+            if (!_access.LoadSystem32(c, (uint)(tss + (ulong)(4 * i)), out words[i]))
                 return false;
         ushort* half = (ushort*)words;
         for (int i = 0; i < 8; i++)
@@ -109,14 +110,15 @@ public sealed unsafe partial class LogicalProcessor
         int size = wide ? 4 : 2;
         uint at = wide ? 0x20u : 0x0eu;
         // Both ends first: a fault must come before the first byte is written.
-        if (WritePtrSlow(c, (uint)(tss + at), size, ImplicitAccess, false) == null || WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, ImplicitAccess, false) == null)
+        if (_access.WritePtrSlow(c, (uint)(tss + at), size, PagingUnit.ImplicitAccess, false) == null
+            || _access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, PagingUnit.ImplicitAccess, false) == null)
             return false;
-        bool ok = StoreSystem(c, (uint)(tss + at), size, resume) && StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
+        bool ok = _access.StoreSystem(c, (uint)(tss + at), size, resume) && _access.StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
         at += 2 * (uint)size;
         for (int i = 0; ok && i < 8; i++, at += (uint)size)
-            ok = StoreSystem(c, (uint)(tss + at), size, c->Gpr[i]);
+            ok = _access.StoreSystem(c, (uint)(tss + at), size, c->Gpr[i]);
         for (int i = 0; ok && i < (wide ? 6 : 4); i++, at += (uint)size)
-            ok = StoreSystem16(c, (uint)(tss + at), CpuState.SegmentAt(c, i)->Selector);
+            ok = _access.StoreSystem16(c, (uint)(tss + at), CpuState.SegmentAt(c, i)->Selector);
         return ok;
     }
 
@@ -135,23 +137,25 @@ public sealed unsafe partial class LogicalProcessor
         for (int i = 0; i < 6; i++)
             *CpuState.SegmentAt(c, i) = NullSegment(t->Selectors[i]);
         c->Ldtr = NullSegment(t->Ldt);
-        c->Cpl = Virtual8086(c) ? 3u : (uint)(t->Selectors[SegmentIndex.CS] & 3);
+        c->Cpl = CpuMode.Virtual8086(c) ? 3u : (uint)(t->Selectors[SegmentIndex.CS] & 3);
         c->Ss.Access |= c->Cpl << 5;
         c->Dr7 &= ~0x155UL;
-        DebugRegistersChanged(c);
-        UpdateContext(c);
+        _paging.DebugRegistersChanged(c);
+        _paging.UpdateContext(c);
     }
 
     private void LoadTaskCr3(CpuState* c, uint cr3)
     {
         c->Cr3 = cr3;
-        _cachedCr3 = cr3;
-        FlushCurrentPcid(GuestFlush.Cr3);
-        if (PagingModeOf(c) == PagingMode.Pae && ReadPdptrs(c, cr3, out Pdptrs pdptrs) == TranslateResult.Ok)
-            SetPdptrs(c, pdptrs);
+        _paging.CachedCr3 = cr3;
+        _paging.FlushCurrentPcid(GuestFlush.Cr3);
+        if (CpuMode.PagingModeOf(c) == PagingMode.Pae && _paging.ReadPdptrs(c, cr3, out PagingUnit.Pdptrs pdptrs) == TranslateResult.Ok)
+            PagingUnit.SetPdptrs(c, pdptrs);
     }
 
-    /// <summary>A switch whose new task is committed but whose segments are not loaded, because an exit came in between. The next entry goes on with it.</summary>
+    /// <summary>
+    /// A switch whose new task is committed but whose segments are not loaded, because an exit came in between. The next entry goes on with it.
+    /// </summary>
     private struct UnfinishedTask
     {
         public bool Valid, Wide, HasErrorCode;
@@ -161,11 +165,17 @@ public sealed unsafe partial class LogicalProcessor
 
     private UnfinishedTask _unfinishedTask;
 
+    /// <summary>A new task is committed, and its segments are not loaded.</summary>
+    internal bool HasUnfinishedTask => _unfinishedTask.Valid;
+
+    /// <summary>The owner has written another state: there is nothing to go on with.</summary>
+    internal void ForgetTask() => _unfinishedTask.Valid = false;
+
     /// <summary>The last event delivery or far transfer has committed a new task: what failed after that belongs to the new task.</summary>
     private bool _switched;
 
     /// <summary>Goes on with a switch that an exit interrupted. False: an exit is pending.</summary>
-    private bool ResumeTask(CpuState* c)
+    internal bool ResumeTask(CpuState* c)
     {
         UnfinishedTask u = _unfinishedTask;
         _unfinishedTask.Valid = false;
@@ -173,7 +183,7 @@ public sealed unsafe partial class LogicalProcessor
         bool done = FinishTask(c, u.Wide, &u.Image, u.HasErrorCode, u.ErrorCode);
         _externalEvent = 0;
         ModeChanged(c);
-        UpdateStepMode(c);
+        Breakpoints.UpdateStep(c);
         return done;
     }
 
@@ -192,7 +202,8 @@ public sealed unsafe partial class LogicalProcessor
             _switched = true;
             return delivered;
         }
-        _unfinishedTask = new UnfinishedTask { Valid = true, Wide = wide, HasErrorCode = hasErrorCode, ErrorCode = errorCode, External = _externalEvent, Image = *t };
+        _unfinishedTask = new UnfinishedTask { Valid = true, Wide = wide, HasErrorCode = hasErrorCode, ErrorCode = errorCode, External = _externalEvent,
+            Image = *t };
         return false;
     }
 
@@ -203,13 +214,13 @@ public sealed unsafe partial class LogicalProcessor
         ModeChanged(c);
         if (ok && c->Rip > c->Cs.Limit)
         {
-            Raise(c, Vector.GP, _externalEvent);
+            Outcome.Raise(c, Vector.GP, _externalEvent);
             ok = false;
         }
         if (ok && hasErrorCode)
         {
             StackCursor stack = StackCursor.Current(c);
-            ok = stack.Push(this, c, wide ? 4 : 2, errorCode);
+            ok = stack.Push(_access, c, wide ? 4 : 2, errorCode);
             if (ok)
                 CommitStack(c, stack);
         }
@@ -220,14 +231,15 @@ public sealed unsafe partial class LogicalProcessor
     {
         if (!Descriptor.IsNull(t->Ldt) && !LoadLdt(c, t->Ldt, Vector.TS))
             return false;
-        if (Virtual8086(c))
+        if (CpuMode.Virtual8086(c))
         {
             for (int i = 0; i < 6; i++)
                 LoadRealSegment(c, i, t->Selectors[i]);
             return true;
         }
         int cpl = (int)c->Cpl;
-        if (!CheckTaskCode(c, t->Selectors[SegmentIndex.CS], out Segment cs) || !CheckStackSegment(c, t->Selectors[SegmentIndex.SS], cpl, Vector.TS, false, out Segment ss))
+        if (!CheckTaskCode(c, t->Selectors[SegmentIndex.CS], out Segment cs)
+            || !CheckStackSegment(c, t->Selectors[SegmentIndex.SS], cpl, Vector.TS, false, out Segment ss))
             return false;
         c->Cs = cs;
         c->Ss = ss;

@@ -9,29 +9,29 @@ internal static unsafe class ControlHandlers
     public static OpResult MovFromControl(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (op->Reg1 is not (0 or 2 or 3 or 4 or 8))
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if (!Operands.Privileged(p, c))
             return OpResult.Fault;
         ulong value = op->Reg1 switch { 0 => c->Cr0, 2 => c->Cr2, 3 => c->Cr3, 4 => c->Cr4, _ => c->Cr8 };
-        Operands.SetRegister(c, op->Reg0, LogicalProcessor.Is64(c) ? 8 : 4, value);
+        Operands.SetRegister(c, op->Reg0, CpuMode.Is64(c) ? 8 : 4, value);
         return OpResult.Next;
     }
 
     public static OpResult MovToControl(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (op->Reg0 is not (0 or 2 or 3 or 4 or 8))
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if (!Operands.Privileged(p, c))
             return OpResult.Fault;
-        ulong value = Operands.Register(c, op->Reg1, LogicalProcessor.Is64(c) ? 8 : 4);
-        ulong next = LogicalProcessor.NextRip(c, op);
+        ulong value = Operands.Register(c, op->Reg1, CpuMode.Is64(c) ? 8 : 4);
+        ulong next = Addressing.NextRip(c, op);
         bool done = true;
         switch (op->Reg0)
         {
-            case 0: done = p.WriteCr0(c, value); break;
+            case 0: done = p.Control.WriteCr0(c, value); break;
             case 2: c->Cr2 = value; break;
-            case 3: done = p.WriteCr3(c, value); break;
-            case 4: done = p.WriteCr4(c, value); break;
+            case 3: done = p.Control.WriteCr3(c, value); break;
+            case 4: done = p.Control.WriteCr4(c, value); break;
             default: return WriteCr8(p, c, op, value);
         }
         if (!done)
@@ -43,7 +43,7 @@ internal static unsafe class ControlHandlers
     private static OpResult WriteCr8(LogicalProcessor p, CpuState* c, Op* op, ulong value)
     {
         if (value > 15)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         *(ulong*)p.Exit->Data = value;
         return Operands.Leave(p, c, op, ExitReason.Cr8Write);
     }
@@ -52,10 +52,10 @@ internal static unsafe class ControlHandlers
     {
         if (!Operands.Privileged(p, c) || !Operands.Read16(p, c, op, op->Reg0, out ushort value))
             return OpResult.Fault;
-        ulong next = LogicalProcessor.NextRip(c, op);
+        ulong next = Addressing.NextRip(c, op);
         const ulong loaded = Cr0.MP | Cr0.EM | Cr0.TS;
         ulong cr0 = (c->Cr0 & ~loaded) | (value & (loaded | Cr0.PE));
-        if (!p.WriteCr0(c, cr0))
+        if (!p.Control.WriteCr0(c, cr0))
             return OpResult.Fault;
         c->Rip = next;
         return OpResult.EndBlock;
@@ -77,16 +77,16 @@ internal static unsafe class ControlHandlers
     {
         if (number >= 8 || (number is 4 or 5 && (c->Cr4 & Cr4.DE) != 0))
         {
-            p.Raise(c, Vector.UD);
+            Outcome.Raise(c, Vector.UD);
             return false;
         }
         if (number is 4 or 5)
             number += 2;
         if (!Operands.Privileged(p, c))
             return false;
-        if ((LogicalProcessor.EffectiveDr7(c) & Dr.Dr7GD) == 0)
+        if ((Breakpoints.EffectiveDr7(c) & Dr.Dr7GD) == 0)
             return true;
-        p.Raise(c, Vector.DB);
+        Outcome.Raise(c, Vector.DB);
         c->PendingAddress = Dr.Dr6BD;
         return false;
     }
@@ -97,7 +97,7 @@ internal static unsafe class ControlHandlers
         if (!CheckDebug(p, c, ref n))
             return OpResult.Fault;
         ulong value = n switch { 6 => c->Dr6, 7 => c->Dr7, _ => (&c->Dr0)[n] };
-        Operands.SetRegister(c, op->Reg0, LogicalProcessor.Is64(c) ? 8 : 4, value);
+        Operands.SetRegister(c, op->Reg0, CpuMode.Is64(c) ? 8 : 4, value);
         return OpResult.Next;
     }
 
@@ -106,16 +106,16 @@ internal static unsafe class ControlHandlers
         byte n = op->Reg0;
         if (!CheckDebug(p, c, ref n))
             return OpResult.Fault;
-        ulong value = Operands.Register(c, op->Reg1, LogicalProcessor.Is64(c) ? 8 : 4);
+        ulong value = Operands.Register(c, op->Reg1, CpuMode.Is64(c) ? 8 : 4);
         if (n >= 6 && value >> 32 != 0)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         switch (n)
         {
             case 6: c->Dr6 = (value & 0xe00f) | Dr.Dr6Fixed1; break;
             case 7: c->Dr7 = (value & 0xffff_23ff) | Dr.Dr7Fixed1; break;
             default: (&c->Dr0)[n] = value; break;
         }
-        p.DebugRegistersChanged(c);
+        p.Paging.DebugRegistersChanged(c);
         return Operands.EndBlock(c, op);
     }
 
@@ -123,28 +123,28 @@ internal static unsafe class ControlHandlers
     {
         if (!Operands.Privileged(p, c))
             return OpResult.Fault;
-        ulong linear = LogicalProcessor.EffectiveAddress(c, op) & LogicalProcessor.AddressMask(op->AddressSize);
-        bool wide = LogicalProcessor.Is64(c);
+        ulong linear = Addressing.EffectiveAddress(c, op) & Addressing.AddressMask(op->AddressSize);
+        bool wide = CpuMode.Is64(c);
         if (!wide || op->Seg >= SegmentIndex.FS)
             linear += CpuState.SegmentAt(c, op->Seg)->Base;
-        p.InvalidatePage(c, wide ? linear : (uint)linear);
+        p.Paging.InvalidatePage(c, wide ? linear : (uint)linear);
         return Operands.EndBlock(c, op);
     }
 
     public static OpResult Invpcid(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!p.CpuidFeatures.Invpcid)
-            return p.Raise(c, Vector.UD);
-        if (!Operands.Privileged(p, c) || !p.LinearAddress(c, op, 16, AccessKind.Read, out ulong at))
+            return Outcome.Raise(c, Vector.UD);
+        if (!Operands.Privileged(p, c) || !Addressing.LinearAddress(c, op, 16, AccessKind.Read, out ulong at))
             return OpResult.Fault;
-        byte* descriptor = p.ReadPtr(c, at, 16);
+        byte* descriptor = p.Access.ReadPtr(c, at, 16);
         if (descriptor == null)
             return OpResult.Fault;
-        ulong type = Operands.Register(c, op->Reg0, LogicalProcessor.Is64(c) ? 8 : 4), pcid = *(ulong*)descriptor, linear = *(ulong*)(descriptor + 8);
-        bool invalid = type > 3 || pcid > 0xfff || (type <= 1 && pcid != 0 && (c->Cr4 & Cr4.PCIDE) == 0) || (type == 0 && !p.IsCanonicalForMsr(linear));
+        ulong type = Operands.Register(c, op->Reg0, CpuMode.Is64(c) ? 8 : 4), pcid = *(ulong*)descriptor, linear = *(ulong*)(descriptor + 8);
+        bool invalid = type > 3 || pcid > 0xfff || (type <= 1 && pcid != 0 && (c->Cr4 & Cr4.PCIDE) == 0) || (type == 0 && !p.Paging.IsCanonicalForMsr(linear));
         if (invalid)
-            return p.Raise(c, Vector.GP, 0);
-        p.InvalidatePcid(c, (int)type, (uint)pcid, linear);
+            return Outcome.Raise(c, Vector.GP, 0);
+        p.Paging.InvalidatePcid(c, (int)type, (uint)pcid, linear);
         return Operands.EndBlock(c, op);
     }
 
@@ -152,7 +152,7 @@ internal static unsafe class ControlHandlers
     {
         if ((c->Cr4 & Cr4.OSXSAVE) != 0)
             return true;
-        p.Raise(c, Vector.UD);
+        Outcome.Raise(c, Vector.UD);
         return false;
     }
 
@@ -161,7 +161,7 @@ internal static unsafe class ControlHandlers
         if (!XsaveEnabled(p, c))
             return OpResult.Fault;
         if ((uint)c->Gpr[1] > 1)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         c->Gpr[0] = (uint)c->Xcr0;
         c->Gpr[2] = c->Xcr0 >> 32;
         return OpResult.Next;
@@ -173,9 +173,9 @@ internal static unsafe class ControlHandlers
     public static OpResult Rdpkru(LogicalProcessor p, CpuState* c, Op* op)
     {
         if ((c->Cr4 & Cr4.PKE) == 0)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if ((uint)c->Gpr[1] != 0)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         c->Gpr[0] = c->Pkru;
         c->Gpr[2] = 0;
         return OpResult.Next;
@@ -184,19 +184,19 @@ internal static unsafe class ControlHandlers
     public static OpResult Wrpkru(LogicalProcessor p, CpuState* c, Op* op)
     {
         if ((c->Cr4 & Cr4.PKE) == 0)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if ((uint)c->Gpr[1] != 0 || (uint)c->Gpr[2] != 0)
-            return p.Raise(c, Vector.GP, 0);
-        p.SetPkru(c, (uint)c->Gpr[0]);
+            return Outcome.Raise(c, Vector.GP, 0);
+        p.Paging.SetPkru(c, (uint)c->Gpr[0]);
         return OpResult.Next;
     }
 
     private static OpResult SetAc(LogicalProcessor p, CpuState* c, bool on)
     {
         if (!p.CpuidFeatures.Smap || c->Cpl != 0)
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         c->Rflags = on ? c->Rflags | Rflags.AC : c->Rflags & ~Rflags.AC;
-        p.UpdatePrivilege(c);
+        p.Paging.UpdatePrivilege(c);
         return OpResult.Next;
     }
 

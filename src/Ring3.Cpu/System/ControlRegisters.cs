@@ -3,14 +3,27 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".</summary>
+/// <summary>
+/// Control registers and the MSRs that the processor itself uses. Here: writes of CR0, CR3, CR4 and EFER with their consistency rules, mode switches and
+/// flushes. SPEC: SDM volume 3, "Control Registers", "Initializing IA-32e Mode".
+/// </summary>
 /// <remarks>SAFETY: control registers are fields of the state; the four PAE pointers are loaded through the checked walk.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class ControlUnit
 {
-    private const ulong Cr0Defined = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
+    private readonly CpuState* _state;
+    private readonly Identity _identity;
+    private readonly PagingUnit _paging;
+    private readonly EventUnit _events;
 
-    /// <summary>Four PAE page-directory pointers.</summary>
-    private struct Pdptrs { public ulong P0, P1, P2, P3; }
+    public ControlUnit(CpuState* state, Identity identity, PagingUnit paging, EventUnit events)
+    {
+        _state = state;
+        _identity = identity;
+        _paging = paging;
+        _events = events;
+    }
+
+    private const ulong Cr0Defined = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
 
     /// <summary>MOV to CR0, LMSW, CLTS. False: #GP(0) or an exit is pending and nothing has changed.</summary>
     internal bool WriteCr0(CpuState* c, ulong value)
@@ -21,14 +34,14 @@ public sealed unsafe partial class LogicalProcessor
         if (enable && (c->Efer & Efer.LME) != 0)
             invalid |= (c->Cr4 & Cr4.PAE) == 0 || (c->Cs.Access & Segment.L) != 0 || (c->Tr.Access & 0x9f) == 0x83;
         if (disable)
-            invalid |= Is64(c) || (c->Cr4 & Cr4.PCIDE) != 0;
+            invalid |= CpuMode.Is64(c) || (c->Cr4 & Cr4.PCIDE) != 0;
         if (invalid)
         {
-            Raise(c, Vector.GP, 0);
+            Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
         bool pae = (value & Cr0.PG) != 0 && (c->Cr4 & Cr4.PAE) != 0 && (c->Efer & Efer.LME) == 0;
-        if (pae && ((value ^ c->Cr0) & (Cr0.PG | Cr0.CD | Cr0.NW)) != 0 && !LoadPdptrs(c, c->Cr3))
+        if (pae && ((value ^ c->Cr0) & (Cr0.PG | Cr0.CD | Cr0.NW)) != 0 && !_paging.LoadPdptrs(c, c->Cr3))
             return false;
         if (enable && (c->Efer & Efer.LME) != 0)
             c->Efer |= Efer.LMA;
@@ -41,8 +54,8 @@ public sealed unsafe partial class LogicalProcessor
             c->Cpl = 0;
             c->Ss.Access &= ~Segment.DplMask;
         }
-        ControlsChanged(c);
-        ModeChanged(c);
+        _paging.ControlsChanged(c);
+        _events.ModeChanged(c);
         return true;
     }
 
@@ -50,31 +63,31 @@ public sealed unsafe partial class LogicalProcessor
     internal bool WriteCr3(CpuState* c, ulong value)
     {
         bool keep = false;
-        if (LongMode(c))
+        if (CpuMode.LongMode(c))
         {
             if ((c->Cr4 & Cr4.PCIDE) != 0)
             {
                 keep = (value & Cr3.NoFlush) != 0;
                 value &= ~Cr3.NoFlush;
             }
-            if (value >> CpuidFeatures.PhysicalAddressBits != 0)
+            if (value >> _identity.Features.PhysicalAddressBits != 0)
             {
-                Raise(c, Vector.GP, 0);
+                Outcome.Raise(c, Vector.GP, 0);
                 return false;
             }
         }
         else
         {
             value = (uint)value;
-            if (PagingModeOf(c) == PagingMode.Pae && !LoadPdptrs(c, value))
+            if (CpuMode.PagingModeOf(c) == PagingMode.Pae && !_paging.LoadPdptrs(c, value))
                 return false;
         }
         c->Cr3 = value;
-        _cachedCr3 = value;
-        Tlb.Select(c->Asid, CurrentPcid(c));
+        _paging.CachedCr3 = value;
+        _paging.Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
         if (!keep)
-            FlushCurrentPcid(GuestFlush.Cr3);
-        UpdateContext(c);
+            _paging.FlushCurrentPcid(GuestFlush.Cr3);
+        _paging.UpdateContext(c);
         return true;
     }
 
@@ -86,7 +99,7 @@ public sealed unsafe partial class LogicalProcessor
 
     private ulong Cr4Defined()
     {
-        ref readonly CpuidFeatures f = ref CpuidFeatures;
+        ref readonly CpuidFeatures f = ref _identity.Features;
         ulong defined = Cr4.TSD | Cr4.DE | Cr4.PCE;
         if (f.Vme) defined |= Cr4.VME | Cr4.PVI;
         if (f.Pse) defined |= Cr4.PSE;
@@ -110,31 +123,31 @@ public sealed unsafe partial class LogicalProcessor
     {
         ulong set = value & ~c->Cr4, changed = value ^ c->Cr4;
         bool invalid = (value & ~Cr4Defined()) != 0;
-        if (LongMode(c))
+        if (CpuMode.LongMode(c))
             invalid |= (value & Cr4.PAE) == 0 || (changed & Cr4.LA57) != 0;
         if ((set & Cr4.PCIDE) != 0)
-            invalid |= !LongMode(c) || (c->Cr3 & Cr3.Pcid) != 0;
+            invalid |= !CpuMode.LongMode(c) || (c->Cr3 & Cr3.Pcid) != 0;
         if (invalid)
         {
-            Raise(c, Vector.GP, 0);
+            Outcome.Raise(c, Vector.GP, 0);
             return false;
         }
-        bool pae = (c->Cr0 & Cr0.PG) != 0 && !LongMode(c) && (value & Cr4.PAE) != 0;
-        if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !LoadPdptrs(c, c->Cr3))
+        bool pae = (c->Cr0 & Cr0.PG) != 0 && !CpuMode.LongMode(c) && (value & Cr4.PAE) != 0;
+        if (pae && (changed & (Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) != 0 && !_paging.LoadPdptrs(c, c->Cr3))
             return false;
         c->Cr4 = value;
-        ControlsChanged(c);
+        _paging.ControlsChanged(c);
         if ((set & Cr4.SMEP) != 0)
         {
-            FlushAllPcids(GuestFlush.Controls, true);
-            UpdateContext(c);
+            _paging.FlushAllPcids(GuestFlush.Controls, true);
+            _paging.UpdateContext(c);
         }
         return true;
     }
 
     private ulong EferDefined()
     {
-        ref readonly CpuidFeatures f = ref CpuidFeatures;
+        ref readonly CpuidFeatures f = ref _identity.Features;
         ulong defined = Efer.LMA;
         if (f.Syscall) defined |= Efer.SCE;
         if (f.LongMode) defined |= Efer.LME;
@@ -150,49 +163,7 @@ public sealed unsafe partial class LogicalProcessor
         if (!IsValidEfer(value) || (((value ^ c->Efer) & Efer.LME) != 0 && (c->Cr0 & Cr0.PG) != 0))
             return false;
         c->Efer = (value & ~Efer.LMA) | (c->Efer & Efer.LMA);
-        ControlsChanged(c);
+        _paging.ControlsChanged(c);
         return true;
-    }
-
-    /// <summary>Loads and checks the PAE pointers; false: #GP(0) or an exit is pending.</summary>
-    private bool LoadPdptrs(CpuState* c, ulong cr3)
-    {
-        switch (ReadPdptrs(c, cr3, out Pdptrs pdptrs))
-        {
-            case TranslateResult.Ok:
-                SetPdptrs(c, pdptrs);
-                return true;
-            case TranslateResult.Fault:
-                Raise(c, Vector.GP, 0);
-                return false;
-            default:
-                return false;
-        }
-    }
-
-    private TranslateResult ReadPdptrs(CpuState* c, ulong cr3, out Pdptrs pdptrs)
-    {
-        pdptrs = default;
-        ulong gpa = cr3 & 0xffff_ffe0;
-        TranslateResult r = NestedTranslate(c, gpa, AccessKind.Read | AccessKind.GuestPageWalk, gpa, out byte* host, out _);
-        if (r != TranslateResult.Ok)
-            return r == TranslateResult.Mmio ? TranslateResult.Fault : r;
-        ulong table = (ulong)host + (gpa & 0xfff);
-        if (!UserCopy.TryRead8(table, out pdptrs.P0) || !UserCopy.TryRead8(table + 8, out pdptrs.P1) || !UserCopy.TryRead8(table + 16, out pdptrs.P2) || !UserCopy.TryRead8(table + 24, out pdptrs.P3))
-        {
-            FailMemory(c, table, AccessKind.Read);
-            return TranslateResult.Exit;
-        }
-        return Valid(pdptrs.P0) && Valid(pdptrs.P1) && Valid(pdptrs.P2) && Valid(pdptrs.P3) ? TranslateResult.Ok : TranslateResult.Fault;
-    }
-
-    private bool Valid(ulong pdpte) => (pdpte & Pte.P) == 0 || (pdpte & (0x1e6 | ~((1UL << CpuidFeatures.PhysicalAddressBits) - 1))) == 0;
-
-    private static void SetPdptrs(CpuState* c, in Pdptrs pdptrs)
-    {
-        c->Pdptr[0] = pdptrs.P0;
-        c->Pdptr[1] = pdptrs.P1;
-        c->Pdptr[2] = pdptrs.P2;
-        c->Pdptr[3] = pdptrs.P3;
     }
 }

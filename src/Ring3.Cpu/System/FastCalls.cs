@@ -13,18 +13,18 @@ internal static unsafe class FastCalls
     private static bool HasNarrowSyscall(LogicalProcessor p) => p.Model.IsAmd || p.CpuidFeatures.Vendor == ProcessorVendor.Amd;
 
     /// <summary>SYSENTER and SYSEXIT in long mode are Intel's alone; KVM emulates them for a guest that sees Intel.</summary>
-    private static bool HasSysenter(LogicalProcessor p, CpuState* c) => p.HasWideSysenter || !LogicalProcessor.LongMode(c);
+    private static bool HasSysenter(LogicalProcessor p, CpuState* c) => p.Control.HasWideSysenter || !CpuMode.LongMode(c);
 
     private static Segment Flat(uint selector, uint access) => new() { Selector = (ushort)selector, Access = access, Limit = uint.MaxValue };
 
     public static OpResult Syscall(LogicalProcessor p, CpuState* c, Op* op)
     {
-        bool wide = LogicalProcessor.Is64(c);
-        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(HasNarrowSyscall(p) && LogicalProcessor.ProtectedMode(c))))
-            return p.Raise(c, Vector.UD);
-        bool longMode = LogicalProcessor.LongMode(c);
+        bool wide = CpuMode.Is64(c);
+        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(HasNarrowSyscall(p) && CpuMode.ProtectedMode(c))))
+            return Outcome.Raise(c, Vector.UD);
+        bool longMode = CpuMode.LongMode(c);
         ulong flags = Flags.Get(c) & ~Rflags.RF;
-        c->Gpr[1] = LogicalProcessor.NextRip(c, op);
+        c->Gpr[1] = Addressing.NextRip(c, op);
         uint selector = (uint)(c->Star >> 32) & 0xfffc;
         c->Cs = Flat(selector, longMode ? KernelCode64 : KernelCode32);
         c->Ss = Flat(selector + 8, KernelData);
@@ -36,30 +36,30 @@ internal static unsafe class FastCalls
         ulong masked = flags & ~(longMode ? c->Sfmask & 0xffff_ffff : Rflags.IF | Rflags.VM);
         Flags.Set(c, masked);
         if (((flags ^ masked) & Rflags.TF) != 0)
-            p.DecideSingleStep(c);
-        p.UpdatePrivilege(c);
+            DebugTraps.DecideStep(c);
+        p.Paging.UpdatePrivilege(c);
         return OpResult.EndBlock;
     }
 
     /// <summary>SYSRET; <paramref name="size"/> 8 returns to 64-bit code, 4 to compatibility mode.</summary>
     public static OpResult Sysret(LogicalProcessor p, CpuState* c, Op* op, int size)
     {
-        bool wide = LogicalProcessor.Is64(c);
-        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(HasNarrowSyscall(p) && LogicalProcessor.ProtectedMode(c))))
-            return p.Raise(c, Vector.UD);
-        if (c->Cpl != 0 || (size == 8 && p.Model.SysretChecksTarget && !LogicalProcessor.IsCanonical(c, c->Gpr[1])))
-            return p.Raise(c, Vector.GP, 0);
+        bool wide = CpuMode.Is64(c);
+        if ((c->Efer & Efer.SCE) == 0 || (!wide && !(HasNarrowSyscall(p) && CpuMode.ProtectedMode(c))))
+            return Outcome.Raise(c, Vector.UD);
+        if (c->Cpl != 0 || (size == 8 && p.Model.SysretChecksTarget && !CpuMode.IsCanonical(c, c->Gpr[1])))
+            return Outcome.Raise(c, Vector.GP, 0);
         uint selector = (uint)(c->Star >> 48);
         c->Rip = size == 8 ? c->Gpr[1] : (uint)c->Gpr[1];
         c->Cs = size == 8 ? Flat(selector + 16 | 3, UserCode64) : Flat(selector | 3, UserCode32);
         c->Ss = Flat(selector + 8 | 3, UserData);
         c->Cpl = 3;
-        ulong image = LogicalProcessor.LongMode(c) ? c->Gpr[11] : Flags.Get(c) | Rflags.IF;
+        ulong image = CpuMode.LongMode(c) ? c->Gpr[11] : Flags.Get(c) | Rflags.IF;
         bool stepped = (c->Rflags & Rflags.TF) != 0;
-        p.SetRflags(c, (image & SysretFlags & (p.HasCodeBreakpoints ? ulong.MaxValue : ~Rflags.RF)) | Rflags.Fixed1);
+        p.Events.SetRflags(c, (image & SysretFlags & (c->CodeBreakpoints != 0 ? ulong.MaxValue : ~Rflags.RF)) | Rflags.Fixed1);
         if ((c->Rflags & Rflags.TF) != 0 != stepped)
-            p.DecideSingleStep(c);
-        p.ModeChanged(c);
+            DebugTraps.DecideStep(c);
+        p.Events.ModeChanged(c);
         return OpResult.EndBlock;
     }
 
@@ -69,10 +69,10 @@ internal static unsafe class FastCalls
     public static OpResult Sysenter(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!HasSysenter(p, c))
-            return p.Raise(c, Vector.UD);
+            return Outcome.Raise(c, Vector.UD);
         if ((c->Cr0 & Cr0.PE) == 0 || (c->SysenterCs & 0xfffc) == 0)
-            return p.Raise(c, Vector.GP, 0);
-        bool wide = LogicalProcessor.LongMode(c);
+            return Outcome.Raise(c, Vector.GP, 0);
+        bool wide = CpuMode.LongMode(c);
         uint selector = (uint)c->SysenterCs & 0xfffc;
         c->Rflags &= ~(Rflags.VM | Rflags.IF | Rflags.RF);
         c->Cs = Flat(selector, wide ? KernelCode64 : KernelCode32);
@@ -80,7 +80,7 @@ internal static unsafe class FastCalls
         c->Cpl = 0;
         c->Gpr[4] = wide ? c->SysenterEsp : (uint)c->SysenterEsp;
         c->Rip = wide ? c->SysenterEip : (uint)c->SysenterEip;
-        p.ModeChanged(c);
+        p.Events.ModeChanged(c);
         return OpResult.EndBlock;
     }
 
@@ -88,18 +88,18 @@ internal static unsafe class FastCalls
     {
         // Where it is undefined the privilege still comes first (measured on Zen 4).
         if (!HasSysenter(p, c))
-            return c->Cpl != 0 ? p.Raise(c, Vector.GP, 0) : p.Raise(c, Vector.UD);
+            return c->Cpl != 0 ? Outcome.Raise(c, Vector.GP, 0) : Outcome.Raise(c, Vector.UD);
         if ((c->Cr0 & Cr0.PE) == 0 || (c->SysenterCs & 0xfffc) == 0 || c->Cpl != 0)
-            return p.Raise(c, Vector.GP, 0);
-        if (size == 8 && !(LogicalProcessor.IsCanonical(c, c->Gpr[1]) && LogicalProcessor.IsCanonical(c, c->Gpr[2])))
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
+        if (size == 8 && !(CpuMode.IsCanonical(c, c->Gpr[1]) && CpuMode.IsCanonical(c, c->Gpr[2])))
+            return Outcome.Raise(c, Vector.GP, 0);
         uint selector = (uint)c->SysenterCs & 0xfffc;
         c->Cs = size == 8 ? Flat(selector + 32 | 3, UserCode64) : Flat(selector + 16 | 3, UserCode32);
         c->Ss = Flat((size == 8 ? selector + 40 : selector + 24) | 3, UserData);
         c->Gpr[4] = size == 8 ? c->Gpr[1] : (uint)c->Gpr[1];
         c->Rip = size == 8 ? c->Gpr[2] : (uint)c->Gpr[2];
         c->Cpl = 3;
-        p.ModeChanged(c);
+        p.Events.ModeChanged(c);
         return OpResult.EndBlock;
     }
 
@@ -108,10 +108,10 @@ internal static unsafe class FastCalls
 
     public static OpResult Swapgs(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!LogicalProcessor.Is64(c))
-            return p.Raise(c, Vector.UD);
+        if (!CpuMode.Is64(c))
+            return Outcome.Raise(c, Vector.UD);
         if (c->Cpl != 0)
-            return p.Raise(c, Vector.GP, 0);
+            return Outcome.Raise(c, Vector.GP, 0);
         (c->Gs.Base, c->KernelGsBase) = (c->KernelGsBase, c->Gs.Base);
         return OpResult.Next;
     }
@@ -119,9 +119,9 @@ internal static unsafe class FastCalls
     // RDFSBASE and friends. Reg0 is the general register.
     private static bool BaseAllowed(LogicalProcessor p, CpuState* c)
     {
-        if (LogicalProcessor.Is64(c) && (c->Cr4 & Cr4.FSGSBASE) != 0)
+        if (CpuMode.Is64(c) && (c->Cr4 & Cr4.FSGSBASE) != 0)
             return true;
-        p.Raise(c, Vector.UD);
+        Outcome.Raise(c, Vector.UD);
         return false;
     }
 
@@ -140,8 +140,8 @@ internal static unsafe class FastCalls
         ulong value = *(ulong*)((byte*)c + op->Reg0);
         if (op->Size != 8)
             value = (uint)value;
-        else if (!LogicalProcessor.IsCanonical(c, value))
-            return p.Raise(c, Vector.GP, 0);
+        else if (!CpuMode.IsCanonical(c, value))
+            return Outcome.Raise(c, Vector.GP, 0);
         *target = value;
         return OpResult.Next;
     }

@@ -10,12 +10,12 @@ public static class MsrIntercepts
 
 /// <summary>RDMSR and WRMSR of the MSRs that the processor itself uses; every other index is the owner's.</summary>
 /// <remarks>SAFETY: <c>slot</c> points to the field of the state that holds the MSR, or is null for one that has none.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class ControlUnit
 {
     /// <summary>Value of an MSR that the processor owns.</summary>
     public bool ReadMsr(uint index, out ulong value)
     {
-        ulong* slot = MsrSlot(State, index);
+        ulong* slot = MsrSlot(_state, index);
         value = slot != null ? *slot : 0;
         return slot != null;
     }
@@ -42,14 +42,14 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Whether this guest's CPUID has an MSR that the processor owns.</summary>
     public bool MsrExists(uint index) => index switch
     {
-        Msr.STAR or Msr.LSTAR or Msr.CSTAR or Msr.SFMASK or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => CpuidFeatures.LongMode,
-        Msr.TSC_AUX => CpuidFeatures.Rdtscp || CpuidFeatures.Rdpid,
-        Msr.SYSENTER_CS or Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => CpuidFeatures.Sysenter,
+        Msr.STAR or Msr.LSTAR or Msr.CSTAR or Msr.SFMASK or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => _identity.Features.LongMode,
+        Msr.TSC_AUX => _identity.Features.Rdtscp || _identity.Features.Rdpid,
+        Msr.SYSENTER_CS or Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => _identity.Features.Sysenter,
         _ => true,
     };
 
     /// <summary>Whether the processor keeps this MSR itself.</summary>
-    public bool OwnsMsr(uint index) => MsrSlot(State, index) != null;
+    public bool OwnsMsr(uint index) => MsrSlot(_state, index) != null;
 
     /// <summary>What RDMSR of an MSR that the processor owns gives the guest; false: #GP(0).</summary>
     public bool TryReadGuestMsr(uint index, out ulong value) => ReadMsr(index, out value) && MsrExists(index);
@@ -57,7 +57,7 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>What WRMSR of an MSR that the processor owns does; false: #GP(0), and nothing has changed.</summary>
     public bool TryWriteGuestMsr(uint index, ulong value)
     {
-        CpuState* c = State;
+        CpuState* c = _state;
         ulong* slot = MsrSlot(c, index);
         if (slot == null || !MsrExists(index) || !MsrValueValid(index, value))
             return false;
@@ -68,7 +68,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Whether SYSENTER works in long mode, with MSRs of 64 bits. KVM: a guest that sees Intel has that on AMD too.</summary>
-    public bool HasWideSysenter => Model.HasWideSysenter || CpuidFeatures.Vendor == ProcessorVendor.Intel;
+    public bool HasWideSysenter => _identity.Model.HasWideSysenter || _identity.Features.Vendor == ProcessorVendor.Intel;
 
     internal static OpResult Rdmsr(LogicalProcessor p, CpuState* c, Op* op)
     {
@@ -79,7 +79,7 @@ public sealed unsafe partial class LogicalProcessor
         if (slot == null || c->InterceptMsrs == MsrIntercepts.All)
             return Operands.Leave(p, c, op, ExitReason.MsrRead);
         if (!p.MsrExists(index))
-            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrRead) : p.Raise(c, Vector.GP, 0);
+            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrRead) : Outcome.Raise(c, Vector.GP, 0);
         SetEdxEax(c, *slot);
         return OpResult.Next;
     }
@@ -92,17 +92,17 @@ public sealed unsafe partial class LogicalProcessor
         ulong value = (uint)c->Gpr[0] | c->Gpr[2] << 32;
         if (MsrSlot(c, index) == null || c->InterceptMsrs == MsrIntercepts.All)
             return Operands.Leave(p, c, op, ExitReason.MsrWrite);
-        ulong next = NextRip(c, op);
+        ulong next = Addressing.NextRip(c, op);
         if (!p.TryWriteGuestMsr(index, value))
-            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrWrite) : p.Raise(c, Vector.GP, 0);
+            return c->InterceptMsrs == MsrIntercepts.Refused ? Operands.Leave(p, c, op, ExitReason.MsrWrite) : Outcome.Raise(c, Vector.GP, 0);
         c->Rip = next;
         return OpResult.EndBlock;
     }
 
     private bool MsrValueValid(uint index, ulong value) => index switch
     {
-        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => IsCanonicalForMsr(value),
-        Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => !HasWideSysenter || IsCanonicalForMsr(value),
+        Msr.LSTAR or Msr.CSTAR or Msr.FS_BASE or Msr.GS_BASE or Msr.KERNEL_GS_BASE => _paging.IsCanonicalForMsr(value),
+        Msr.SYSENTER_ESP or Msr.SYSENTER_EIP => !HasWideSysenter || _paging.IsCanonicalForMsr(value),
         Msr.TSC_AUX => value >> 32 == 0,
         Msr.PAT => PatValid(value),
         _ => true,
@@ -122,17 +122,19 @@ public sealed unsafe partial class LogicalProcessor
         c->Gpr[2] = value >> 32;
     }
 
-    /// <summary>Finishes the RDMSR or WRMSR of the last exit: with <paramref name="ok"/> it retires, otherwise the guest gets #GP(0) on the next Enter.</summary>
+    /// <summary>
+    /// Finishes the RDMSR or WRMSR of the last exit: with <paramref name="ok"/> it retires, otherwise the guest gets #GP(0) on the next Enter.
+    /// </summary>
     public void CompleteMsr(bool ok, ulong value)
     {
-        CpuState* c = State;
+        CpuState* c = _state;
         if (!ok)
         {
             c->Inject = new EventInjection { Valid = 1, Vector = Vector.GP, HasErrorCode = 1, Type = EventType.HardwareException };
             return;
         }
-        if (Exit->Reason == ExitReason.MsrRead)
+        if (c->Exit->Reason == ExitReason.MsrRead)
             SetEdxEax(c, value);
-        SkipInstruction();
+        Outcome.Retire(c, c->Exit->InstructionLength);
     }
 }

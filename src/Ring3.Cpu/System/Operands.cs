@@ -28,7 +28,7 @@ internal static unsafe class Operands
         value = *(ushort*)((byte*)c + register);
         if ((op->Flags & OpFlags.HasMemory) == 0)
             return true;
-        return p.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) && p.Load16(c, linear, out value);
+        return Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) && p.Access.Load16(c, linear, out value);
     }
 
     /// <summary>Writes a destination that is a register of op->Size bytes or 16 bits of memory.</summary>
@@ -39,7 +39,8 @@ internal static unsafe class Operands
             SetRegister(c, op->Reg0, op->Size, value);
             return OpResult.Next;
         }
-        return p.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Store16(c, linear, (ushort)value) ? OpResult.Next : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear)
+            && p.Access.Store16(c, linear, (ushort)value) ? OpResult.Next : OpResult.Fault;
     }
 
     /// <summary>CPL 0 or #GP(0).</summary>
@@ -47,7 +48,7 @@ internal static unsafe class Operands
     {
         if (c->Cpl == 0)
             return true;
-        p.Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
@@ -56,22 +57,22 @@ internal static unsafe class Operands
     {
         if (c->Cpl == 0 || (c->Cr4 & Cr4.UMIP) == 0)
             return true;
-        p.Raise(c, Vector.GP, 0);
+        Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
     /// <summary>Instructions that do not exist in real and virtual-8086 mode.</summary>
     public static bool NeedsProtectedMode(LogicalProcessor p, CpuState* c)
     {
-        if (LogicalProcessor.ProtectedMode(c))
+        if (CpuMode.ProtectedMode(c))
             return true;
-        p.Raise(c, Vector.UD);
+        Outcome.Raise(c, Vector.UD);
         return false;
     }
 
     public static OpResult EndBlock(CpuState* c, Op* op)
     {
-        c->Rip = LogicalProcessor.NextRip(c, op);
+        c->Rip = Addressing.NextRip(c, op);
         return OpResult.EndBlock;
     }
 
@@ -79,6 +80,6 @@ internal static unsafe class Operands
     public static OpResult Leave(LogicalProcessor p, CpuState* c, Op* op, ExitReason reason)
     {
         p.Exit->InstructionLength = op->Length;
-        return p.LeaveWith(c, reason);
+        return Outcome.Leave(c, reason);
     }
 }

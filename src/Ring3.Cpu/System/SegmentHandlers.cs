@@ -12,8 +12,8 @@ internal static unsafe class SegmentHandlers
     public static OpResult MovToSegment(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (op->Reg0 == SegmentIndex.CS)
-            return p.Raise(c, Vector.UD);
-        if (!Operands.Read16(p, c, op, op->Reg1, out ushort selector) || !p.LoadSegment(c, op->Reg0, selector))
+            return Outcome.Raise(c, Vector.UD);
+        if (!Operands.Read16(p, c, op, op->Reg1, out ushort selector) || !p.Events.LoadSegment(c, op->Reg0, selector))
             return OpResult.Fault;
         if (op->Reg0 == SegmentIndex.SS)
             c->InterruptShadow = 2;
@@ -23,9 +23,9 @@ internal static unsafe class SegmentHandlers
     private static OpResult Push(LogicalProcessor p, CpuState* c, Op* op, int size)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Push(p, c, size, CpuState.SegmentAt(c, op->Reg0)->Selector, size == 4 && p.Model.PushesSelectorAsWord ? 2 : size))
+        if (!stack.Push(p.Access, c, size, CpuState.SegmentAt(c, op->Reg0)->Selector, size == 4 && p.Model.PushesSelectorAsWord ? 2 : size))
             return OpResult.Fault;
-        LogicalProcessor.CommitStack(c, stack);
+        EventUnit.CommitStack(c, stack);
         return OpResult.Next;
     }
 
@@ -36,9 +36,9 @@ internal static unsafe class SegmentHandlers
     private static OpResult Pop(LogicalProcessor p, CpuState* c, Op* op, int size)
     {
         StackCursor stack = StackCursor.Current(c);
-        if (!stack.Pop(p, c, size, out ulong selector) || !p.LoadSegment(c, op->Reg0, (ushort)selector))
+        if (!stack.Pop(p.Access, c, size, out ulong selector) || !p.Events.LoadSegment(c, op->Reg0, (ushort)selector))
             return OpResult.Fault;
-        LogicalProcessor.CommitStack(c, stack);
+        EventUnit.CommitStack(c, stack);
         if (op->Reg0 == SegmentIndex.SS)
             c->InterruptShadow = 2;
         return Operands.EndBlock(c, op);
@@ -50,7 +50,7 @@ internal static unsafe class SegmentHandlers
 
     private static OpResult LoadFar(LogicalProcessor p, CpuState* c, Op* op, int segment, int size)
     {
-        if (!LoadFarPointer(p, c, op, size, out ulong offset, out ushort selector) || !p.LoadSegment(c, segment, selector))
+        if (!LoadFarPointer(p, c, op, size, out ulong offset, out ushort selector) || !p.Events.LoadSegment(c, segment, selector))
             return OpResult.Fault;
         Operands.SetRegister(c, op->Reg0, size, offset);
         if (segment == SegmentIndex.SS)
@@ -63,21 +63,21 @@ internal static unsafe class SegmentHandlers
     {
         offset = 0;
         selector = 0;
-        if (!p.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear))
             return false;
-        ulong high = LogicalProcessor.Is64(c) ? linear + (ulong)size : (uint)(linear + (ulong)size);
+        ulong high = CpuMode.Is64(c) ? linear + (ulong)size : (uint)(linear + (ulong)size);
         switch (size)
         {
             case 2:
-                bool ok16 = p.Load16(c, linear, out ushort v16);
+                bool ok16 = p.Access.Load16(c, linear, out ushort v16);
                 offset = v16;
-                return ok16 && p.Load16(c, high, out selector);
+                return ok16 && p.Access.Load16(c, high, out selector);
             case 4:
-                bool ok32 = p.Load32(c, linear, out uint v32);
+                bool ok32 = p.Access.Load32(c, linear, out uint v32);
                 offset = v32;
-                return ok32 && p.Load16(c, high, out selector);
+                return ok32 && p.Access.Load16(c, high, out selector);
             default:
-                return p.Load64(c, linear, out offset) && p.Load16(c, high, out selector);
+                return p.Access.Load64(c, linear, out offset) && p.Access.Load16(c, high, out selector);
         }
     }
 

@@ -11,16 +11,16 @@ internal static unsafe class TableHandlers
         if (!Operands.Privileged(p, c))
             return OpResult.Fault;
         int size = baseBits == 64 ? 8 : 4;
-        if (!p.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort limit))
+        if (!Addressing.LinearAddress(c, op, size + 2, AccessKind.Read, out ulong linear) || !p.Access.Load16(c, linear, out ushort limit))
             return OpResult.Fault;
         ulong address = 0;
         ulong at = size == 8 ? linear + 2 : (uint)(linear + 2);
-        if (size == 8 ? !p.Load64(c, at, out address) : !Load32(p, c, at, out address))
+        if (size == 8 ? !p.Access.Load64(c, at, out address) : !Load32(p, c, at, out address))
             return OpResult.Fault;
         if (baseBits == 24)
             address &= 0xff_ffff;
-        if (size == 8 && !p.IsCanonicalForMsr(address))
-            return p.Raise(c, Vector.GP, 0);
+        if (size == 8 && !p.Paging.IsCanonicalForMsr(address))
+            return Outcome.Raise(c, Vector.GP, 0);
         target->Base = address;
         target->Limit = limit;
         return OpResult.Next;
@@ -28,7 +28,7 @@ internal static unsafe class TableHandlers
 
     private static bool Load32(LogicalProcessor p, CpuState* c, ulong linear, out ulong value)
     {
-        bool ok = p.Load32(c, linear, out uint v);
+        bool ok = p.Access.Load32(c, linear, out uint v);
         value = v;
         return ok;
     }
@@ -42,9 +42,9 @@ internal static unsafe class TableHandlers
 
     private static OpResult StoreTable(LogicalProcessor p, CpuState* c, Op* op, TableRegister* source, int size)
     {
-        if (!Operands.UmipAllows(p, c) || !p.LinearAddress(c, op, size + 2, AccessKind.Write, out ulong linear))
+        if (!Operands.UmipAllows(p, c) || !Addressing.LinearAddress(c, op, size + 2, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
-        byte* at = p.WritePtr(c, linear, size + 2);
+        byte* at = p.Access.WritePtr(c, linear, size + 2);
         if (at == null)
             return OpResult.Fault;
         *(ushort*)at = (ushort)source->Limit;
@@ -52,7 +52,7 @@ internal static unsafe class TableHandlers
             *(ulong*)(at + 2) = source->Base;
         else
             *(uint*)(at + 2) = (uint)source->Base;
-        return p.EndWrite(c, at, linear, size + 2);
+        return p.Access.EndWrite(c, at, linear, size + 2);
     }
 
     public static OpResult Sgdt32(LogicalProcessor p, CpuState* c, Op* op) => StoreTable(p, c, op, &c->Gdtr, 4);
@@ -61,11 +61,13 @@ internal static unsafe class TableHandlers
     public static OpResult Sidt64(LogicalProcessor p, CpuState* c, Op* op) => StoreTable(p, c, op, &c->Idtr, 8);
 
     public static OpResult Lldt(LogicalProcessor p, CpuState* c, Op* op) =>
-        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.LoadLdt(c, selector, Vector.GP)
+        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector)
+            && p.Events.LoadLdt(c, selector, Vector.GP)
             ? OpResult.Next : OpResult.Fault;
 
     public static OpResult Ltr(LogicalProcessor p, CpuState* c, Op* op) =>
-        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector) && p.LoadTaskRegister(c, selector)
+        Operands.NeedsProtectedMode(p, c) && Operands.Privileged(p, c) && Operands.Read16(p, c, op, op->Reg0, out ushort selector)
+            && p.Events.LoadTaskRegister(c, selector)
             ? OpResult.Next : OpResult.Fault;
 
     public static OpResult Sldt(LogicalProcessor p, CpuState* c, Op* op) =>
@@ -74,7 +76,10 @@ internal static unsafe class TableHandlers
     public static OpResult Str(LogicalProcessor p, CpuState* c, Op* op) =>
         Operands.NeedsProtectedMode(p, c) && Operands.UmipAllows(p, c) ? Operands.Write16OrRegister(p, c, op, c->Tr.Selector) : OpResult.Fault;
 
-    /// <summary>Descriptor for LAR, LSL, VERR, VERW: <paramref name="visible"/> is false when the selector names nothing that CPL and RPL may see. False: the read faulted.</summary>
+    /// <summary>
+    /// Descriptor for LAR, LSL, VERR, VERW: <paramref name="visible"/> is false when the selector names nothing that CPL and RPL may see. False: the read
+    /// faulted.
+    /// </summary>
     private static bool Inspect(LogicalProcessor p, CpuState* c, Op* op, byte register, uint systemTypes, out ulong raw, out bool visible)
     {
         raw = 0;
@@ -83,7 +88,7 @@ internal static unsafe class TableHandlers
             return false;
         if (Descriptor.IsNull(selector))
             return true;
-        if (!p.TryReadDescriptor(c, selector, out raw, out bool found))
+        if (!p.Events.TryReadDescriptor(c, selector, out raw, out bool found))
             return false;
         if (!found)
             return true;
@@ -98,7 +103,7 @@ internal static unsafe class TableHandlers
 
     public static OpResult Lar(LogicalProcessor p, CpuState* c, Op* op)
     {
-        uint types = LogicalProcessor.LongMode(c) ? 0x1a04u : 0x1a3eu;
+        uint types = CpuMode.LongMode(c) ? 0x1a04u : 0x1a3eu;
         if (!Inspect(p, c, op, op->Reg1, types, out ulong raw, out bool visible))
             return OpResult.Fault;
         if (visible)
@@ -109,7 +114,7 @@ internal static unsafe class TableHandlers
 
     public static OpResult Lsl(LogicalProcessor p, CpuState* c, Op* op)
     {
-        uint types = LogicalProcessor.LongMode(c) ? 0x0a04u : 0x0a0eu;
+        uint types = CpuMode.LongMode(c) ? 0x0a04u : 0x0a0eu;
         if (!Inspect(p, c, op, op->Reg1, types, out ulong raw, out bool visible))
             return OpResult.Fault;
         if (visible)
@@ -149,23 +154,23 @@ internal static unsafe class TableHandlers
             return OpResult.Next;
         }
         // A read; the write follows only when the selector changes.
-        if (!p.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort selector))
+        if (!Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Access.Load16(c, linear, out ushort selector))
             return OpResult.Fault;
         bool lower = (selector & 3) < wanted;
-        if (lower && (!p.LinearAddress(c, op, 2, AccessKind.Write, out linear) || !p.Store16(c, linear, (ushort)((selector & ~3u) | wanted))))
+        if (lower && (!Addressing.LinearAddress(c, op, 2, AccessKind.Write, out linear) || !p.Access.Store16(c, linear, (ushort)((selector & ~3u) | wanted))))
             return OpResult.Fault;
         Flags.SetZF(c, lower);
         return OpResult.Next;
     }
 }
 
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class EventUnit
 {
     /// <summary>Reads a descriptor without raising anything when it lies beyond its table. False: the read faulted.</summary>
     internal bool TryReadDescriptor(CpuState* c, ushort selector, out ulong raw, out bool found)
     {
         raw = 0;
         found = FindDescriptor(c, selector, 8, out ulong address);
-        return !found || LoadSystem64(c, address, out raw);
+        return !found || _access.LoadSystem64(c, address, out raw);
     }
 }

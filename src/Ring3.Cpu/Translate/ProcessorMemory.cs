@@ -21,13 +21,17 @@ internal static unsafe class ProcessorMemory
     public const int JumpEntries = 4096, JumpShift = 5;
 
     /// <summary>Bytes between the state and the TLB, and between the TLB and the jumps.</summary>
-    public static readonly int StateBytes = Pages(sizeof(CpuState)), TlbBytes = Pages((int)Tlb.Bytes);
+    public static int StateBytes => Pages(sizeof(CpuState));
+    public static int TlbBytes => Pages((int)Tlb.Bytes);
 
     private static nuint Bytes => (nuint)(StateBytes + TlbBytes + JumpEntries * sizeof(TranslatedJump));
 
     public static CpuState* Map() => (CpuState*)HostMemory.Map(Bytes);
 
     public static void Unmap(CpuState* state) => HostMemory.Unmap(state, Bytes);
+
+    /// <summary>Level 1 of the TLB, <see cref="Tlb.Level1Entries"/> entries.</summary>
+    public static TlbEntry* Level1Of(CpuState* state) => (TlbEntry*)TlbOf(state);
 
     public static byte* TlbOf(CpuState* state) => (byte*)state + StateBytes;
 

@@ -50,7 +50,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         _page = Block.PageOf(seed->Host);
         if (!Collect(seed))
         {
-            p.Machine.RegionObserver?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
+            p.Machine.Blocks.RegionObserver?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
             return false;
         }
         Analyse();
@@ -69,11 +69,11 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         }
         catch (EncoderException e)
         {
-            p.Machine.RegionObserver?.Invoke($"not translated: {e.Message}");
+            p.Machine.Blocks.RegionObserver?.Invoke($"not translated: {e.Message}");
             // A displacement that does not reach from the page's begin, say: such code stays the interpreter's.
             return false;
         }
-        p.Machine.RegionObserver?.Invoke(Dump());
+        p.Machine.Blocks.RegionObserver?.Invoke(Dump());
         return _sites.Count <= MaxSites;
     }
 
@@ -204,7 +204,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     }
 
     /// <summary>The decoded block at an offset of the page, or null.</summary>
-    private Block* BlockAt(int offset, uint flags = 0) => (uint)offset < 4096 ? p.Machine.Find(_page + offset, BlockMode.Code64 | flags, null) : null;
+    private Block* BlockAt(int offset, uint flags = 0) => (uint)offset < 4096 ? p.Machine.Blocks.Find(_page + offset, BlockMode.Code64 | flags, null) : null;
 
     private bool Decode(Trace t, Block* b)
     {

@@ -37,7 +37,7 @@ internal static unsafe class TranslationReport
         StringBuilder text = new("-- summary\n");
         foreach (LogicalProcessor p in machine.Processors)
         {
-            TranslationCounters n = p.Counters;
+            TranslationCounters n = p.Translator.Counters;
             ulong retired = p.State->InstructionsRetired;
             string share = Percent(n.Translated, retired);
             text.Append($"processor: {retired} instructions, {n.Translated} in translated code ({share}), {n.Entries} entries\n");
@@ -49,7 +49,7 @@ internal static unsafe class TranslationReport
             Append(text, "handlers", n.Handlers!);
             Append(text, "left", n.Left!);
         }
-        text.Append($"regions: {machine.RegionsMade} made, {machine.RegionsDropped} dropped, {machine.RegionBytes} bytes\n");
+        text.Append($"regions: {machine.Blocks.RegionsMade} made, {machine.Blocks.RegionsDropped} dropped, {machine.Blocks.RegionBytes} bytes\n");
         Interpreted(text, machine);
         return text.ToString();
     }
@@ -69,13 +69,13 @@ internal static unsafe class TranslationReport
     private static void Interpreted(StringBuilder text, Machine machine)
     {
         Dictionary<string, long> reasons = [];
-        foreach (nint at in machine.AllBlocks())
+        foreach (nint at in machine.Blocks.AllBlocks())
         {
             Block* b = (Block*)at;
             (string reason, int from) = b->Mode != BlockMode.Code64 ? ($"mode {b->Mode:x}", int.MaxValue)
-                : b->Heat > Machine.Retry ? ("never tried", int.MaxValue)
-                : b->Heat > machine.TranslationThreshold || b->Code == 0 && b->Heat < 0 ? ("refused", Machine.Retry)
-                : b->Code != 0 ? ("translated", b->Heat) : ("cold", machine.TranslationThreshold);
+                : b->Heat > BlockCache.Retry ? ("never tried", int.MaxValue)
+                : b->Heat > machine.Blocks.TranslationThreshold || b->Code == 0 && b->Heat < 0 ? ("refused", BlockCache.Retry)
+                : b->Code != 0 ? ("translated", b->Heat) : ("cold", machine.Blocks.TranslationThreshold);
             if (b->HostNext != null)
                 reason += ", crosses pages";
             reasons[reason] = reasons.GetValueOrDefault(reason) + (from - b->Heat) * (long)b->Instructions;

@@ -11,14 +11,14 @@ internal static unsafe class GuestArea
     /// <summary>Linear address of the operand, after the alignment check.</summary>
     public static bool Open(LogicalProcessor p, CpuState* c, Op* op, int size, uint alignMask, AccessKind access, out ulong linear)
     {
-        if (!p.LinearAddress(c, op, size, access, out linear))
+        if (!Addressing.LinearAddress(c, op, size, access, out linear))
             return false;
         if ((linear & alignMask) == 0)
             return true;
         // A non-canonical address is the access's own fault, which may be #SS.
-        if (LogicalProcessor.Is64(c) && !LogicalProcessor.IsCanonical(c, linear))
-            return p.ReadPtr(c, linear, 1) != null;
-        p.Raise(c, Arch.Vector.GP, 0);
+        if (CpuMode.Is64(c) && !CpuMode.IsCanonical(c, linear))
+            return p.Access.ReadPtr(c, linear, 1) != null;
+        Outcome.Raise(c, Arch.Vector.GP, 0);
         return false;
     }
 
@@ -27,7 +27,7 @@ internal static unsafe class GuestArea
         for (int n; size > 0; size -= n, to += n, linear += (ulong)n)
         {
             n = Length(linear, size);
-            byte* from = p.ReadPtr(c, linear, n);
+            byte* from = p.Access.ReadPtr(c, linear, n);
             if (from == null)
                 return false;
             Buffer.MemoryCopy(from, to, n, n);
@@ -45,24 +45,26 @@ internal static unsafe class GuestArea
         ulong last = linear + (ulong)size - 1;
         for (ulong at = linear; ; at = (at & ~0xfffUL) + 0x1000)
         {
-            if (p.WritePtr(c, at, 1) == null)
+            if (p.Access.WritePtr(c, at, 1) == null)
                 return false;
             if ((at | 0xfff) >= last)
                 return true;
         }
     }
 
-    /// <summary>Writes a range that <see cref="Probe"/> has accepted. False only when a device write leaves; the accesses made so far are replayed then.</summary>
+    /// <summary>
+    /// Writes a range that <see cref="Probe"/> has accepted. False only when a device write leaves; the accesses made so far are replayed then.
+    /// </summary>
     public static bool Commit(LogicalProcessor p, CpuState* c, ulong linear, byte* from, int size)
     {
         for (int n; size > 0; size -= n, from += n, linear += (ulong)n)
         {
             n = Length(linear, size);
-            byte* to = p.WritePtr(c, linear, n);
+            byte* to = p.Access.WritePtr(c, linear, n);
             if (to == null)
                 return false;
             Buffer.MemoryCopy(from, to, n, n);
-            if (p.EndWrite(c, to, linear, n) != OpResult.Next)
+            if (p.Access.EndWrite(c, to, linear, n) != OpResult.Next)
                 return false;
         }
         return true;

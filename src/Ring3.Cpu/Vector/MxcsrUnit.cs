@@ -4,23 +4,31 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Guest MXCSR on the host's unit. Reading the host's MXCSR is the dearest part of a scalar operation, so with the default control bits (all masked, nearest, no FTZ or DAZ — also what managed code runs with)
-/// the guest's sticky status flags stay in the host's register ("live") until something needs them. With other control bits each operation loads and reads the register: see <see cref="VectorSlow"/>.
-/// The runtime may compile a method on this thread meanwhile, and its arithmetic is inexact: therefore the register goes live only when the guest's own Precision flag is already set, as it is after the first rounded result.
-/// INVARIANT: while live, <see cref="CpuState.MxcsrLive"/> is 1, the guest's control bits are <see cref="Default"/>, and PE is set; every exit from the guest and every reader of Mxcsr parks first.
+/// Guest MXCSR on the host's unit. Reading the host's MXCSR is the dearest part of a scalar operation, so with the default control bits (all masked, nearest,
+/// no FTZ or DAZ — also what managed code runs with)
+/// the guest's sticky status flags stay in the host's register ("live") until something needs them. With other control bits each operation loads and reads the
+/// register: see <see cref="VectorSlow"/>.
+/// The runtime may compile a method on this thread meanwhile, and its arithmetic is inexact: therefore the register goes live only when the guest's own
+/// Precision flag is already set, as it is after the first rounded result.
+/// INVARIANT: while live, <see cref="CpuState.MxcsrLive"/> is 1, the guest's control bits are <see cref="Default"/>, and PE is set; every exit from the guest
+/// and every reader of Mxcsr parks first.
 /// </summary>
 /// <remarks>SAFETY: the thunks touch only the word they are given.</remarks>
 internal static unsafe class MxcsrUnit
 {
     public const uint Default = 0x1f80, StatusMask = 0x3f, MaskBits = 0x1f80, Precision = 0x20, Ftz = 0x8000;
-    /// <summary>MM: misaligned operands are no #GP. AMD's, and never in the host's register: what executes there for the guest has an aligned operand.</summary>
+    /// <summary>
+    /// MM: misaligned operands are no #GP. AMD's, and never in the host's register: what executes there for the guest has an aligned operand.
+    /// </summary>
     public const uint Misaligned = 1 << 17;
     /// <summary>The bits that every processor has.</summary>
     public const uint Common = 0xffff;
     private const int MaskShift = 7;
 
-    private static readonly delegate* unmanaged[SuppressGCTransition]<uint*, void> s_load = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Ldmxcsr_m32);
-    private static readonly delegate* unmanaged[SuppressGCTransition]<uint*, void> s_store = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Stmxcsr_m32);
+    private static readonly delegate* unmanaged[SuppressGCTransition]<uint*,
+        void> s_load = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Ldmxcsr_m32);
+    private static readonly delegate* unmanaged[SuppressGCTransition]<uint*,
+        void> s_store = (delegate* unmanaged[SuppressGCTransition]<uint*, void>)Emit(Code.Stmxcsr_m32);
 
     private static nint Emit(Code code)
     {

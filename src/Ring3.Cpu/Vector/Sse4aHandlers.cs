@@ -27,7 +27,7 @@ internal static unsafe class Sse4aHandlers
         if (p.CpuidFeatures.Sse4a)
             SseGate.Refuse(p, c);
         else
-            p.Raise(c, Arch.Vector.UD);
+            Outcome.Raise(c, Arch.Vector.UD);
         return false;
     }
 
@@ -79,6 +79,7 @@ internal static unsafe class Sse4aHandlers
     {
         if (!IsOpen(p, c))
             return OpResult.Fault;
-        return p.LinearAddress(c, op, sizeof(T), AccessKind.Write, out ulong linear) ? p.StoreVector(c, linear, *(T*)(c->Ymm + 32 * op->Reg1)) : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, sizeof(T), AccessKind.Write, out ulong linear) ? p.Access.StoreVector(c, linear, *(T*)(c->Ymm + 32 * op->Reg1))
+            : OpResult.Fault;
     }
 }

@@ -5,13 +5,15 @@ namespace Ring3.Cpu;
 
 /// <summary>
 /// The FXSAVE and XSAVE images of the parked state. SPEC: SDM volume 1, "Managing State Using the XSAVE Feature Set".
-/// AVX state has the same offset in the standard and in the compacted format, because nothing precedes it; PKRU follows it in the compacted one, and has the model's place in the standard one.
+/// AVX state has the same offset in the standard and in the compacted format, because nothing precedes it; PKRU follows it in the compacted one, and has the
+/// model's place in the standard one.
 /// </summary>
 /// <remarks>SAFETY: images are at least <see cref="Size"/> bytes, or <see cref="LegacySize"/> for the legacy part.</remarks>
 internal static unsafe class StateImage
 {
     public const int LegacySize = 512, HeaderSize = 64, AvxOffset = LegacySize + HeaderSize, AvxSize = 256, PkruSize = 8, Size = AvxOffset + AvxSize;
-    public const int MxcsrOffset = 24, RegistersOffset = 32, XmmOffset = 160, XmmEnd = XmmOffset + 256, StateBvOffset = LegacySize, CompBvOffset = LegacySize + 8;
+    public const int MxcsrOffset = 24, RegistersOffset = 32, XmmOffset = 160, XmmEnd = XmmOffset + 256, StateBvOffset = LegacySize,
+        CompBvOffset = LegacySize + 8;
     public const ulong Compacted = 1UL << 63, AllComponents = Xcr0.X87 | Xcr0.Sse | Xcr0.Avx;
 
     /// <summary>Bytes 0-23 and 32-159.</summary>

@@ -4,7 +4,9 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>FXSAVE and XSAVE families, LDMXCSR and STMXCSR. SPEC: SDM volume 1, "Operation of XSAVE" and its siblings.</summary>
-/// <remarks>SAFETY: images are on the stack, <see cref="StateImage.Size"/> bytes, and aligned by the guest's own alignment checks only in guest memory.</remarks>
+/// <remarks>
+/// SAFETY: images are on the stack, <see cref="StateImage.Size"/> bytes, and aligned by the guest's own alignment checks only in guest memory.
+/// </remarks>
 internal static unsafe class StateInstructions
 {
     internal static void Register()
@@ -35,10 +37,10 @@ internal static unsafe class StateInstructions
     {
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
-        if (!p.LinearAddress(c, op, 4, AccessKind.Read, out ulong linear) || !p.Load32(c, linear, out uint value))
+        if (!Addressing.LinearAddress(c, op, 4, AccessKind.Read, out ulong linear) || !p.Access.Load32(c, linear, out uint value))
             return OpResult.Fault;
         if ((value & ~MxcsrUnit.Writable(p)) != 0)
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         MxcsrUnit.Park(c);
         c->Mxcsr = value;
         return OpResult.Next;
@@ -49,23 +51,24 @@ internal static unsafe class StateInstructions
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         MxcsrUnit.Park(c);
-        return p.LinearAddress(c, op, 4, AccessKind.Write, out ulong linear) && p.Store32(c, linear, c->Mxcsr) ? OpResult.Next : OpResult.Fault;
+        return Addressing.LinearAddress(c, op, 4, AccessKind.Write, out ulong linear) && p.Access.Store32(c, linear, c->Mxcsr) ? OpResult.Next : OpResult.Fault;
     }
 
-    private static int RegisterCount(CpuState* c) => LogicalProcessor.Is64(c) ? 16 : 8;
+    private static int RegisterCount(CpuState* c) => CpuMode.Is64(c) ? 16 : 8;
 
     private static bool IsWide(Op* op)
-        => (Code)op->Code is Code.Fxsave64_m512byte or Code.Fxrstor64_m512byte or Code.Xsave64_mem or Code.Xsaveopt64_mem or Code.Xsavec64_mem or Code.Xsaves64_mem
+        => (Code)op->Code is Code.Fxsave64_m512byte or Code.Fxrstor64_m512byte or Code.Xsave64_mem or Code.Xsaveopt64_mem or Code.Xsavec64_mem
+            or Code.Xsaves64_mem
             or Code.Xrstor64_mem or Code.Xrstors64_mem;
 
     /// <summary>With EFER.FFXSR the kernel's FXSAVE leaves the vector registers out.</summary>
-    private static bool SkipsXmm(CpuState* c) => (c->Efer & Efer.FFXSR) != 0 && c->Cpl == 0 && LogicalProcessor.Is64(c);
+    private static bool SkipsXmm(CpuState* c) => (c->Efer & Efer.FFXSR) != 0 && c->Cpl == 0 && CpuMode.Is64(c);
 
     private static OpResult CheckFxsr(LogicalProcessor p, CpuState* c)
     {
         if ((c->Cr0 & Cr0.EM) != 0)
-            return p.Raise(c, Arch.Vector.UD);
-        return (c->Cr0 & Cr0.TS) != 0 ? p.Raise(c, Arch.Vector.NM) : OpResult.Next;
+            return Outcome.Raise(c, Arch.Vector.UD);
+        return (c->Cr0 & Cr0.TS) != 0 ? Outcome.Raise(c, Arch.Vector.NM) : OpResult.Next;
     }
 
     private static OpResult Fxsave(LogicalProcessor p, CpuState* c, Op* op)
@@ -81,7 +84,7 @@ internal static unsafe class StateInstructions
         if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         // The whole area must be writable, and processors look at its end first; but bytes after the last register are not written.
-        if (p.WritePtr(c, linear + StateImage.LegacySize - 1, 1) == null)
+        if (p.Access.WritePtr(c, linear + StateImage.LegacySize - 1, 1) == null)
             return OpResult.Fault;
         return GuestArea.Write(p, c, linear, image, StateImage.XmmOffset + 16 * count) ? OpResult.Next : OpResult.Fault;
     }
@@ -91,11 +94,12 @@ internal static unsafe class StateInstructions
         if (CheckFxsr(p, c) != OpResult.Next)
             return OpResult.Fault;
         byte* image = stackalloc byte[StateImage.LegacySize];
-        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear) || p.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
+        if (!GuestArea.Open(p, c, op, StateImage.LegacySize, 15, AccessKind.Read, out ulong linear)
+            || p.Access.ReadPtr(c, linear + StateImage.LegacySize - 1, 1) == null || !GuestArea.Read(p, c, linear, image, StateImage.LegacySize))
             return OpResult.Fault;
         uint mxcsr = *(uint*)(image + StateImage.MxcsrOffset);
         if ((mxcsr & ~MxcsrUnit.Writable(p)) != 0)
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         VectorUnit.Park(c);
         c->Mxcsr = mxcsr;
         StateImage.LoadX87(c, image, IsWide(op));
@@ -107,8 +111,8 @@ internal static unsafe class StateInstructions
     private static OpResult CheckXsave(LogicalProcessor p, CpuState* c)
     {
         if ((c->Cr4 & Cr4.OSXSAVE) == 0)
-            return p.Raise(c, Arch.Vector.UD);
-        return (c->Cr0 & Cr0.TS) != 0 ? p.Raise(c, Arch.Vector.NM) : OpResult.Next;
+            return Outcome.Raise(c, Arch.Vector.UD);
+        return (c->Cr0 & Cr0.TS) != 0 ? Outcome.Raise(c, Arch.Vector.NM) : OpResult.Next;
     }
 
     /// <summary>EDX:EAX.</summary>
@@ -126,7 +130,7 @@ internal static unsafe class StateInstructions
             return OpResult.Fault;
         VectorUnit.Park(c);
         ulong inUse = StateImage.InUse(c);
-        if (!p.Load64(c, linear + StateImage.StateBvOffset, out ulong stateBv))
+        if (!p.Access.Load64(c, linear + StateImage.StateBvOffset, out ulong stateBv))
             return OpResult.Fault;
         byte* image = stackalloc byte[StateImage.Size];
         ulong stored = skipUnused ? components & inUse : components;
@@ -142,7 +146,7 @@ internal static unsafe class StateInstructions
     {
         if (CheckXsave(p, c) != OpResult.Next)
             return OpResult.Fault;
-        return c->Cpl != 0 ? p.Raise(c, Arch.Vector.GP, 0) : SaveCompacted(p, c, op, c->Xcr0 | c->Xss);
+        return c->Cpl != 0 ? Outcome.Raise(c, Arch.Vector.GP, 0) : SaveCompacted(p, c, op, c->Xcr0 | c->Xss);
     }
 
     private static OpResult SaveCompacted(LogicalProcessor p, CpuState* c, Op* op, ulong enabled)
@@ -155,11 +159,13 @@ internal static unsafe class StateInstructions
         ulong stored = components & StateImage.InUse(c);
         *(ulong*)(image + StateImage.StateBvOffset) = stored;
         *(ulong*)(image + StateImage.CompBvOffset) = components | StateImage.Compacted;
-        return StoreComponents(p, c, op, linear, image, stored, (stored & Xcr0.Sse) != 0, 16, StateImage.CompactedPkru(components)) ? OpResult.Next : OpResult.Fault;
+        return StoreComponents(p, c, op, linear, image, stored, (stored & Xcr0.Sse) != 0, 16, StateImage.CompactedPkru(components)) ? OpResult.Next
+            : OpResult.Fault;
     }
 
     /// <summary>Writes the components and <paramref name="headerBytes"/> of the header; all or nothing.</summary>
-    private static bool StoreComponents(LogicalProcessor p, CpuState* c, Op* op, ulong linear, byte* image, ulong components, bool mxcsr, int headerBytes, int pkruOffset)
+    private static bool StoreComponents(LogicalProcessor p, CpuState* c, Op* op, ulong linear, byte* image, ulong components, bool mxcsr, int headerBytes,
+        int pkruOffset)
     {
         int count = RegisterCount(c), end = (components & Xcr0.Avx) != 0 ? StateImage.AvxOffset + 16 * count : StateImage.AvxOffset;
         if (!GuestArea.Probe(p, c, linear, end))
@@ -172,7 +178,8 @@ internal static unsafe class StateInstructions
         {
             StateImage.StoreX87(c, image, IsWide(op));
             ok = GuestArea.Commit(p, c, linear, image, StateImage.MxcsrOffset)
-                && GuestArea.Commit(p, c, linear + StateImage.RegistersOffset, image + StateImage.RegistersOffset, StateImage.XmmOffset - StateImage.RegistersOffset);
+                && GuestArea.Commit(p, c, linear + StateImage.RegistersOffset, image + StateImage.RegistersOffset,
+                    StateImage.XmmOffset - StateImage.RegistersOffset);
         }
         if (ok && mxcsr)
         {
@@ -202,7 +209,7 @@ internal static unsafe class StateInstructions
     {
         if (CheckXsave(p, c) != OpResult.Next)
             return OpResult.Fault;
-        return c->Cpl != 0 ? p.Raise(c, Arch.Vector.GP, 0) : Restore(p, c, op, c->Xcr0 | c->Xss, true);
+        return c->Cpl != 0 ? Outcome.Raise(c, Arch.Vector.GP, 0) : Restore(p, c, op, c->Xcr0 | c->Xss, true);
     }
 
     private static OpResult Restore(LogicalProcessor p, CpuState* c, Op* op, ulong enabled, bool compactedOnly)
@@ -215,7 +222,7 @@ internal static unsafe class StateInstructions
         ulong stateBv = *(ulong*)(image + StateImage.StateBvOffset), compBv = *(ulong*)(image + StateImage.CompBvOffset);
         bool compacted = (compBv & StateImage.Compacted) != 0;
         if (!HeaderIsValid(image, stateBv, compBv, enabled, compactedOnly))
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         ulong requested = Requested(c) & enabled;
         // A component that the compacted image does not hold is initialised.
         ulong load = requested & stateBv;
@@ -231,7 +238,7 @@ internal static unsafe class StateInstructions
         bool mxcsr = compacted ? (load & Xcr0.Sse) != 0 : (requested & (Xcr0.Sse | Xcr0.Avx)) != 0;
         uint value = *(uint*)(image + StateImage.MxcsrOffset);
         if (mxcsr && (value & ~MxcsrUnit.Writable(p)) != 0)
-            return p.Raise(c, Arch.Vector.GP, 0);
+            return Outcome.Raise(c, Arch.Vector.GP, 0);
         VectorUnit.Park(c);
         if (mxcsr)
             c->Mxcsr = value;
@@ -239,7 +246,7 @@ internal static unsafe class StateInstructions
             c->Mxcsr = MxcsrUnit.Default;
         Apply(c, image, requested, load, count, IsWide(op));
         if ((requested & Xcr0.Pkru) != 0)
-            p.SetPkru(c, (uint)pkru);
+            p.Paging.SetPkru(c, (uint)pkru);
         if ((load & Xcr0.X87) != 0)
             X87Unit.TrimPointers(p, c);
         return OpResult.Next;

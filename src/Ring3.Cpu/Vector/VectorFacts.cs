@@ -7,7 +7,8 @@ internal static class VectorFacts
 {
     /// <summary>Mnemonics (without the V of VEX) that read MXCSR or set its status flags, by prefix.</summary>
     private static readonly string[] s_fpPrefixes =
-        ["ADDP", "ADDS", "SUBP", "SUBS", "MULP", "MULS", "DIVP", "DIVS", "SQRT", "MINP", "MINS", "MAXP", "MAXS", "CMPP", "CMPS", "COMIS", "UCOMIS", "CVT", "ROUND",
+        ["ADDP", "ADDS", "SUBP", "SUBS", "MULP", "MULS", "DIVP", "DIVS", "SQRT", "MINP", "MINS", "MAXP", "MAXS", "CMPP", "CMPS", "COMIS", "UCOMIS", "CVT",
+            "ROUND",
          "DPP", "HADDP", "HSUBP", "FMADD", "FMSUB", "FNMADD", "FNMSUB"];
 
     public static bool UsesMxcsr(Code code)
@@ -32,11 +33,14 @@ internal static class VectorFacts
         return info.OpCount != 0 && info.GetOpKind(info.OpCount - 1) == OpCodeOperandKind.imm8;
     }
 
-    /// <summary>Whether a misaligned memory operand is #GP: legacy 128-bit operands but for the explicitly unaligned ones, and the aligned moves of VEX.</summary>
+    /// <summary>
+    /// Whether a misaligned memory operand is #GP: legacy 128-bit operands but for the explicitly unaligned ones, and the aligned moves of VEX.
+    /// </summary>
     public static bool MustBeAligned(Code code, bool vex)
     {
         Mnemonic m = code.Mnemonic();
-        if (m is Mnemonic.Movups or Mnemonic.Movupd or Mnemonic.Movdqu or Mnemonic.Lddqu or Mnemonic.Pcmpestri or Mnemonic.Pcmpestrm or Mnemonic.Pcmpistri or Mnemonic.Pcmpistrm
+        if (m is Mnemonic.Movups or Mnemonic.Movupd or Mnemonic.Movdqu or Mnemonic.Lddqu or Mnemonic.Pcmpestri or Mnemonic.Pcmpestrm or Mnemonic.Pcmpistri
+            or Mnemonic.Pcmpistrm
             or Mnemonic.Pcmpestri64 or Mnemonic.Pcmpestrm64)
             return false;
         if (vex)
@@ -51,5 +55,6 @@ internal static class VectorFacts
 
     /// <summary>SHA instructions: the manuals ask for alignment; AMD's processors do not.</summary>
     public static bool IsSha(Mnemonic m)
-        => m is Mnemonic.Sha1msg1 or Mnemonic.Sha1msg2 or Mnemonic.Sha1nexte or Mnemonic.Sha1rnds4 or Mnemonic.Sha256msg1 or Mnemonic.Sha256msg2 or Mnemonic.Sha256rnds2;
+        => m is Mnemonic.Sha1msg1 or Mnemonic.Sha1msg2 or Mnemonic.Sha1nexte or Mnemonic.Sha1rnds4 or Mnemonic.Sha256msg1 or Mnemonic.Sha256msg2
+            or Mnemonic.Sha256rnds2;
 }

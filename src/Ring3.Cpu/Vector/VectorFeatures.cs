@@ -2,7 +2,9 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Ring3.Cpu;
 
-/// <summary>Optional vector extensions: a guest may be told of them only where the host has them. The x86-64-v3 set, AES, PCLMULQDQ and SHA are required.</summary>
+/// <summary>
+/// Optional vector extensions: a guest may be told of them only where the host has them. The x86-64-v3 set, AES, PCLMULQDQ and SHA are required.
+/// </summary>
 public static class VectorFeatures
 {
     // SPEC: SDM volume 2, "CPUID", leaf 7.

@@ -36,7 +36,10 @@ internal enum VectorFormFlags : ushort
 [StructLayout(LayoutKind.Explicit, Size = 64)]
 internal unsafe struct VectorForm
 {
-    /// <summary>Thunk: pointers to operands 0-3 and to the state; returns RFLAGS when <see cref="VectorFormFlags.WritesFlags"/>. Restores everything that managed code relies on.</summary>
+    /// <summary>
+    /// Thunk: pointers to operands 0-3 and to the state; returns RFLAGS when <see cref="VectorFormFlags.WritesFlags"/>. Restores everything that managed code
+    /// relies on.
+    /// </summary>
     [FieldOffset(0)] public delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, ulong> Entry;
     /// <summary>Thunk of an x87 form: pointer to the memory operand, status flags; returns flags.</summary>
     [FieldOffset(0)] public delegate* unmanaged[SuppressGCTransition]<byte*, ulong, ulong> X87Entry;

@@ -3,7 +3,9 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
-/// <summary>Whether a class of instructions is enabled. SPEC: SDM volume 3, "System Programming for Instruction Set Extensions". #UD conditions come before #NM.</summary>
+/// <summary>
+/// Whether a class of instructions is enabled. SPEC: SDM volume 3, "System Programming for Instruction Set Extensions". #UD conditions come before #NM.
+/// </summary>
 internal unsafe interface IVectorGate
 {
     static abstract bool IsOpen(CpuState* c);
@@ -19,7 +21,7 @@ internal readonly unsafe struct SseGate : IVectorGate
     public static bool IsOpen(CpuState* c) => ((uint)c->Cr0 & (uint)(Cr0.EM | Cr0.TS) | ~(uint)c->Cr4 & (uint)Cr4.OSFXSR) == 0;
 
     public static OpResult Refuse(LogicalProcessor p, CpuState* c)
-        => p.Raise(c, (c->Cr0 & Cr0.EM) != 0 || (c->Cr4 & Cr4.OSFXSR) == 0 ? Arch.Vector.UD : Arch.Vector.NM);
+        => Outcome.Raise(c, (c->Cr0 & Cr0.EM) != 0 || (c->Cr4 & Cr4.OSFXSR) == 0 ? Arch.Vector.UD : Arch.Vector.NM);
 }
 
 /// <summary>VEX-encoded: needs XSAVE-enabled AVX state and protected mode.</summary>
@@ -34,7 +36,7 @@ internal readonly unsafe struct AvxGate : IVectorGate
     public static OpResult Refuse(LogicalProcessor p, CpuState* c)
     {
         bool undefined = (c->Cr0 & Cr0.PE) == 0 || (c->Rflags & Rflags.VM) != 0 || (c->Cr4 & Cr4.OSXSAVE) == 0 || (c->Xcr0 & Components) != Components;
-        return p.Raise(c, undefined ? Arch.Vector.UD : Arch.Vector.NM);
+        return Outcome.Raise(c, undefined ? Arch.Vector.UD : Arch.Vector.NM);
     }
 }
 
@@ -47,11 +49,11 @@ internal readonly unsafe struct MmxGate : IVectorGate
     public static OpResult Refuse(LogicalProcessor p, CpuState* c)
     {
         if ((c->Cr0 & Cr0.EM) != 0)
-            return p.Raise(c, Arch.Vector.UD);
+            return Outcome.Raise(c, Arch.Vector.UD);
         if ((c->Cr0 & Cr0.TS) != 0)
-            return p.Raise(c, Arch.Vector.NM);
+            return Outcome.Raise(c, Arch.Vector.NM);
         X87Unit.Park(c);
         // With NE clear the exception goes to the external FERR# pin, which nothing is wired to.
-        return (c->Fsw & X87Status.ES) != 0 && (c->Cr0 & Cr0.NE) != 0 ? p.Raise(c, Arch.Vector.MF) : OpResult.Next;
+        return (c->Fsw & X87Status.ES) != 0 && (c->Cr0 & Cr0.NE) != 0 ? Outcome.Raise(c, Arch.Vector.MF) : OpResult.Next;
     }
 }

@@ -10,7 +10,8 @@ internal static unsafe class VectorHandlers
     private static bool IsThunked(CpuidFeature feature) => feature switch
     {
         CpuidFeature.MMX or CpuidFeature.SSE or CpuidFeature.SSE2 or CpuidFeature.SSE3 or CpuidFeature.SSSE3 or CpuidFeature.SSE4_1 or CpuidFeature.SSE4_2
-            or CpuidFeature.AVX or CpuidFeature.AVX2 or CpuidFeature.FMA or CpuidFeature.F16C or CpuidFeature.AES or CpuidFeature.PCLMULQDQ or CpuidFeature.SHA => true,
+            or CpuidFeature.AVX or CpuidFeature.AVX2 or CpuidFeature.FMA or CpuidFeature.F16C or CpuidFeature.AES or CpuidFeature.PCLMULQDQ
+                or CpuidFeature.SHA => true,
         CpuidFeature.VAES => VectorFeatures.Vaes,
         CpuidFeature.VPCLMULQDQ => VectorFeatures.Vpclmulqdq,
         CpuidFeature.GFNI => VectorFeatures.Gfni,
@@ -40,7 +41,8 @@ internal static unsafe class VectorHandlers
 
     // Prefetches, fences, CRC32 and MOVNTI carry the same feature bits but have no vector operand.
     private static bool IsInteger(Mnemonic m)
-        => m is Mnemonic.Prefetchnta or Mnemonic.Prefetcht0 or Mnemonic.Prefetcht1 or Mnemonic.Prefetcht2 or Mnemonic.Sfence or Mnemonic.Lfence or Mnemonic.Mfence
+        => m is Mnemonic.Prefetchnta or Mnemonic.Prefetcht0 or Mnemonic.Prefetcht1 or Mnemonic.Prefetcht2 or Mnemonic.Sfence or Mnemonic.Lfence
+            or Mnemonic.Mfence
             or Mnemonic.Movnti or Mnemonic.Crc32;
 
     /// <summary>Handlers of moves, which need no thunk, by code; 0 for all others.</summary>
@@ -103,7 +105,8 @@ internal static unsafe class VectorHandlers
         return fp ? Choose<SseGate, Yes>(f) : Choose<SseGate, No>(f);
     }
 
-    private static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Choose<TGate, TFp>(VectorForm* f) where TGate : struct, IVectorGate where TFp : struct, IFlag
+    private static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Choose<TGate, TFp>(VectorForm* f) where TGate : struct, IVectorGate where TFp
+        : struct, IFlag
     {
         if ((f->Flags & VectorFormFlags.Mixed) != 0)
             return f->MemoryIndex == 255 ? &MixedShapes<TGate, TFp>.Registers : &MixedShapes<TGate, TFp>.Memory;

@@ -10,17 +10,17 @@ internal static unsafe class VectorMemory
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static byte* Read(LogicalProcessor p, CpuState* c, Op* op, int size, uint alignMask)
     {
-        if (!p.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Read, out ulong linear))
             return null;
-        return (linear & alignMask) == 0 ? p.ReadPtr(c, linear, size) : ReadMisaligned(p, c, op, linear, size);
+        return (linear & alignMask) == 0 ? p.Access.ReadPtr(c, linear, size) : ReadMisaligned(p, c, op, linear, size);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static byte* Write(LogicalProcessor p, CpuState* c, Op* op, int size, uint alignMask, out ulong linear)
     {
-        if (!p.LinearAddress(c, op, size, AccessKind.Write, out linear))
+        if (!Addressing.LinearAddress(c, op, size, AccessKind.Write, out linear))
             return null;
-        return (linear & alignMask) == 0 ? p.WritePtr(c, linear, size) : Misaligned(p, c);
+        return (linear & alignMask) == 0 ? p.Access.WritePtr(c, linear, size) : Misaligned(p, c);
     }
 
     /// <summary>Linear address of an operand's byte.</summary>
@@ -31,7 +31,7 @@ internal static unsafe class VectorMemory
     {
         for (int i = 0; i < size; i++)
         {
-            if (p.WritePtr(c, At(c, linear, i), 1) == null)
+            if (p.Access.WritePtr(c, At(c, linear, i), 1) == null)
                 return false;
         }
         return true;
@@ -42,11 +42,11 @@ internal static unsafe class VectorMemory
     {
         for (int i = 0; i < size; i++)
         {
-            byte* m = p.WritePtr(c, At(c, linear, i), 1);
+            byte* m = p.Access.WritePtr(c, At(c, linear, i), 1);
             if (m == null)
                 return false;
             *m = from[i];
-            if (p.EndWrite(c, m, At(c, linear, i), 1) != OpResult.Next)
+            if (p.Access.EndWrite(c, m, At(c, linear, i), 1) != OpResult.Next)
                 return false;
         }
         return true;
@@ -61,18 +61,18 @@ internal static unsafe class VectorMemory
     {
         if ((c->Mxcsr & MxcsrUnit.Misaligned) == 0 || VectorFacts.IsAlignedMove(((Code)op->Code).Mnemonic()))
             return Misaligned(p, c);
-        byte* m = p.ReadPtr(c, linear, size);
+        byte* m = p.Access.ReadPtr(c, linear, size);
         if (m == null)
             return null;
-        byte* aligned = p.AlignedOperand;
-        Buffer.MemoryCopy(m, aligned, LogicalProcessor.AlignedOperandSize, size);
+        byte* aligned = p.Access.AlignedOperand;
+        Buffer.MemoryCopy(m, aligned, GuestAccess.AlignedOperandSize, size);
         return aligned;
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static byte* Misaligned(LogicalProcessor p, CpuState* c)
     {
-        p.Raise(c, Arch.Vector.GP, 0);
+        Outcome.Raise(c, Arch.Vector.GP, 0);
         return null;
     }
 }

@@ -10,12 +10,18 @@ internal static unsafe class VectorMoves
 {
     internal static void Register()
     {
-        SetWhole(Code.Movups_xmm_xmmm128, Code.Movups_xmmm128_xmm, Code.VEX_Vmovups_xmm_xmmm128, Code.VEX_Vmovups_xmmm128_xmm, Code.VEX_Vmovups_ymm_ymmm256, Code.VEX_Vmovups_ymmm256_ymm, false);
-        SetWhole(Code.Movupd_xmm_xmmm128, Code.Movupd_xmmm128_xmm, Code.VEX_Vmovupd_xmm_xmmm128, Code.VEX_Vmovupd_xmmm128_xmm, Code.VEX_Vmovupd_ymm_ymmm256, Code.VEX_Vmovupd_ymmm256_ymm, false);
-        SetWhole(Code.Movdqu_xmm_xmmm128, Code.Movdqu_xmmm128_xmm, Code.VEX_Vmovdqu_xmm_xmmm128, Code.VEX_Vmovdqu_xmmm128_xmm, Code.VEX_Vmovdqu_ymm_ymmm256, Code.VEX_Vmovdqu_ymmm256_ymm, false);
-        SetWhole(Code.Movaps_xmm_xmmm128, Code.Movaps_xmmm128_xmm, Code.VEX_Vmovaps_xmm_xmmm128, Code.VEX_Vmovaps_xmmm128_xmm, Code.VEX_Vmovaps_ymm_ymmm256, Code.VEX_Vmovaps_ymmm256_ymm, true);
-        SetWhole(Code.Movapd_xmm_xmmm128, Code.Movapd_xmmm128_xmm, Code.VEX_Vmovapd_xmm_xmmm128, Code.VEX_Vmovapd_xmmm128_xmm, Code.VEX_Vmovapd_ymm_ymmm256, Code.VEX_Vmovapd_ymmm256_ymm, true);
-        SetWhole(Code.Movdqa_xmm_xmmm128, Code.Movdqa_xmmm128_xmm, Code.VEX_Vmovdqa_xmm_xmmm128, Code.VEX_Vmovdqa_xmmm128_xmm, Code.VEX_Vmovdqa_ymm_ymmm256, Code.VEX_Vmovdqa_ymmm256_ymm, true);
+        SetWhole(Code.Movups_xmm_xmmm128, Code.Movups_xmmm128_xmm, Code.VEX_Vmovups_xmm_xmmm128, Code.VEX_Vmovups_xmmm128_xmm, Code.VEX_Vmovups_ymm_ymmm256,
+            Code.VEX_Vmovups_ymmm256_ymm, false);
+        SetWhole(Code.Movupd_xmm_xmmm128, Code.Movupd_xmmm128_xmm, Code.VEX_Vmovupd_xmm_xmmm128, Code.VEX_Vmovupd_xmmm128_xmm, Code.VEX_Vmovupd_ymm_ymmm256,
+            Code.VEX_Vmovupd_ymmm256_ymm, false);
+        SetWhole(Code.Movdqu_xmm_xmmm128, Code.Movdqu_xmmm128_xmm, Code.VEX_Vmovdqu_xmm_xmmm128, Code.VEX_Vmovdqu_xmmm128_xmm, Code.VEX_Vmovdqu_ymm_ymmm256,
+            Code.VEX_Vmovdqu_ymmm256_ymm, false);
+        SetWhole(Code.Movaps_xmm_xmmm128, Code.Movaps_xmmm128_xmm, Code.VEX_Vmovaps_xmm_xmmm128, Code.VEX_Vmovaps_xmmm128_xmm, Code.VEX_Vmovaps_ymm_ymmm256,
+            Code.VEX_Vmovaps_ymmm256_ymm, true);
+        SetWhole(Code.Movapd_xmm_xmmm128, Code.Movapd_xmmm128_xmm, Code.VEX_Vmovapd_xmm_xmmm128, Code.VEX_Vmovapd_xmmm128_xmm, Code.VEX_Vmovapd_ymm_ymmm256,
+            Code.VEX_Vmovapd_ymmm256_ymm, true);
+        SetWhole(Code.Movdqa_xmm_xmmm128, Code.Movdqa_xmmm128_xmm, Code.VEX_Vmovdqa_xmm_xmmm128, Code.VEX_Vmovdqa_xmmm128_xmm, Code.VEX_Vmovdqa_ymm_ymmm256,
+            Code.VEX_Vmovdqa_ymmm256_ymm, true);
         SetWhole(Code.Lddqu_xmm_m128, null, Code.VEX_Vlddqu_xmm_m128, null, Code.VEX_Vlddqu_ymm_m256, null, false);
         SetWhole(Code.Movntdqa_xmm_m128, null, Code.VEX_Vmovntdqa_xmm_m128, null, Code.VEX_Vmovntdqa_ymm_m256, null, true);
         SetWhole(null, Code.Movntps_m128_xmm, null, Code.VEX_Vmovntps_m128_xmm, null, Code.VEX_Vmovntps_m256_ymm, true);
@@ -102,11 +108,11 @@ internal static unsafe class VectorMoves
                 return TGate.Refuse(p, c);
             if ((op->Flags & OpFlags.HasMemory) == 0)
                 return Copy(c, op);
-            if (!p.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear))
+            if (!Addressing.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear))
                 return OpResult.Fault;
             if ((linear & AlignMask) != 0)
-                return p.Raise(c, Arch.Vector.GP, 0);
-            return p.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32));
+                return Outcome.Raise(c, Arch.Vector.GP, 0);
+            return p.Access.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32));
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -120,7 +126,9 @@ internal static unsafe class VectorMoves
         }
     }
 
-    /// <summary>Moves of the lowest element. From memory they clear the rest of the 128 bits; between registers only when <typeparamref name="TClear"/> is set (MOVQ).</summary>
+    /// <summary>
+    /// Moves of the lowest element. From memory they clear the rest of the 128 bits; between registers only when <typeparamref name="TClear"/> is set (MOVQ).
+    /// </summary>
     private static class Part<TGate, TValue, TClear> where TGate : struct, IVectorGate where TValue : unmanaged where TClear : struct, IFlag
     {
         public static OpResult Load(LogicalProcessor p, CpuState* c, Op* op)
@@ -142,7 +150,8 @@ internal static unsafe class VectorMoves
                 return TGate.Refuse(p, c);
             if ((op->Flags & OpFlags.HasMemory) == 0)
                 return Copy(c, op);
-            return p.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32)) : OpResult.Fault;
+            return Addressing.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear)
+                ? p.Access.StoreVector(c, linear, *(TValue*)(c->Ymm + op->Reg1 * 32)) : OpResult.Fault;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -181,7 +190,8 @@ internal static unsafe class VectorMoves
                 *(ulong*)((byte*)c + op->Reg0) = sizeof(TValue) == 4 ? *(uint*)from : *(ulong*)from;
                 return OpResult.Next;
             }
-            return p.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.StoreVector(c, linear, *(TValue*)from) : OpResult.Fault;
+            return Addressing.LinearAddress(c, op, sizeof(TValue), AccessKind.Write, out ulong linear) ? p.Access.StoreVector(c, linear, *(TValue*)from)
+                : OpResult.Fault;
         }
     }
 }

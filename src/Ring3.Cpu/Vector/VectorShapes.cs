@@ -8,9 +8,12 @@ internal readonly struct Yes : IFlag { public static bool Value => true; }
 internal readonly struct No : IFlag { public static bool Value => false; }
 
 /// <summary>
-/// Handlers of forms whose register operands are all vector registers. One method per place of the memory operand; the gate and the use of MXCSR are type arguments, so each instance is straight code.
+/// Handlers of forms whose register operands are all vector registers. One method per place of the memory operand; the gate and the use of MXCSR are type
+/// arguments, so each instance is straight code.
 /// </summary>
-/// <remarks>SAFETY: operand pointers are computed from decoded register numbers (0-15) or come from the processor's memory interface, valid for MemorySize bytes.</remarks>
+/// <remarks>
+/// SAFETY: operand pointers are computed from decoded register numbers (0-15) or come from the processor's memory interface, valid for MemorySize bytes.
+/// </remarks>
 internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVectorGate where TFp : struct, IFlag
 {
     public static OpResult Registers(LogicalProcessor p, CpuState* c, Op* op)
@@ -32,20 +35,22 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
         return Execute(p, c, f, c->Ymm + op->Reg0 * 32, m, null, null);
     }
 
-    /// <summary>As <see cref="Load1"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is read by bytes.</summary>
+    /// <summary>
+    /// As <see cref="Load1"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is read by bytes.
+    /// </summary>
     public static OpResult LoadSpared(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.Model.SparesVectorAlignment || !LogicalProcessor.AlignmentChecked(c))
+        if (!p.Model.SparesVectorAlignment || !CpuMode.AlignmentChecked(c))
             return Load1(p, c, op);
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         VectorForm* f = p.Forms + op->Aux;
-        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
         byte* bytes = stackalloc byte[16];
         for (int i = 0; i < f->MemorySize; i++)
         {
-            byte* m = p.ReadPtr(c, VectorMemory.At(c, linear, i), 1);
+            byte* m = p.Access.ReadPtr(c, VectorMemory.At(c, linear, i), 1);
             if (m == null)
                 return OpResult.Fault;
             bytes[i] = *m;
@@ -94,18 +99,21 @@ internal static unsafe class VectorShapes<TGate, TFp> where TGate : struct, IVec
             return TFp.Value ? ConvertForFault(p, c, op, f) : OpResult.Fault;
         byte* y = c->Ymm;
         OpResult r = Execute(p, c, f, m, y + op->Reg1 * 32, y + op->Reg2 * 32, y + op->Reg3 * 32);
-        return r == OpResult.Next ? p.EndWrite(c, m, linear, f->MemorySize) : r;
+        return r == OpResult.Next ? p.Access.EndWrite(c, m, linear, f->MemorySize) : r;
     }
 
-    /// <summary>As <see cref="Store"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is written by bytes, once all of them can be.</summary>
+    /// <summary>
+    /// As <see cref="Store"/>, for an operand of less than 16 bytes that the model spares alignment checks: with those enabled it is written by bytes, once all
+    /// of them can be.
+    /// </summary>
     public static OpResult StoreSpared(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!p.Model.SparesVectorAlignment || !LogicalProcessor.AlignmentChecked(c))
+        if (!p.Model.SparesVectorAlignment || !CpuMode.AlignmentChecked(c))
             return Store(p, c, op);
         if (!TGate.IsOpen(c))
             return TGate.Refuse(p, c);
         VectorForm* f = p.Forms + op->Aux;
-        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Write, out ulong linear) || !VectorMemory.CanWrite(p, c, linear, f->MemorySize))
+        if (!Addressing.LinearAddress(c, op, f->MemorySize, AccessKind.Write, out ulong linear) || !VectorMemory.CanWrite(p, c, linear, f->MemorySize))
             return TFp.Value ? ConvertForFault(p, c, op, f) : OpResult.Fault;
         byte* bytes = stackalloc byte[16];
         byte* y = c->Ymm;
@@ -162,7 +170,7 @@ internal static unsafe class MixedShapes<TGate, TFp> where TGate : struct, IVect
             if (w == null)
                 return OpResult.Fault;
             OpResult r = Execute(p, c, f, w, a1, null, null);
-            return r == OpResult.Next ? p.EndWrite(c, w, linear, f->MemorySize) : r;
+            return r == OpResult.Next ? p.Access.EndWrite(c, w, linear, f->MemorySize) : r;
         }
         byte* m = VectorMemory.Read(p, c, op, f->MemorySize, f->AlignMask);
         if (m == null)

@@ -5,8 +5,13 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Floating-point forms whose MXCSR is not live: it is loaded, the form executed, and the status read by one emitted trampoline, so that no managed code runs in between.</summary>
-/// <remarks>SAFETY: the temporary is as large as the largest operand; the real destination of a form that may fault is written only when the instruction completes.</remarks>
+/// <summary>
+/// Floating-point forms whose MXCSR is not live: it is loaded, the form executed, and the status read by one emitted trampoline, so that no managed code runs
+/// in between.
+/// </summary>
+/// <remarks>
+/// SAFETY: the temporary is as large as the largest operand; the real destination of a form that may fault is written only when the instruction completes.
+/// </remarks>
 internal static unsafe class VectorSlow
 {
     private const uint Invalid = 1, Denormal = 2, ZeroDivide = 4, Underflow = 16;
@@ -55,7 +60,7 @@ internal static unsafe class VectorSlow
         frame.Control = c->Mxcsr & ~(MxcsrUnit.StatusMask | MxcsrUnit.Misaligned);
         frame.Host = MxcsrUnit.Default;
         frame.Entry = (nint)run->Entry;
-        int done = (int)s_trampoline((byte*)c, (byte*)p.Level1, null, null, null, &frame);
+        int done = (int)s_trampoline((byte*)c, (byte*)p.Paging.Level1, null, null, null, &frame);
         c->Mxcsr |= frame.Raised & MxcsrUnit.StatusMask;
         return done;
     }
@@ -128,13 +133,16 @@ internal static unsafe class VectorSlow
         return (raised & Underflow) != 0;
     }
 
-    /// <summary>#XM, or #UD when the system does not handle it. An unmasked exception of the operands prevents the computation, so that those of the result do not appear.</summary>
+    /// <summary>
+    /// #XM, or #UD when the system does not handle it. An unmasked exception of the operands prevents the computation, so that those of the result do not
+    /// appear.
+    /// </summary>
     private static OpResult Raise(LogicalProcessor p, CpuState* c, uint raised, uint unmasked)
     {
         const uint Operands = Invalid | Denormal | ZeroDivide;
         if ((raised & unmasked & Operands) != 0)
             raised &= Operands;
         c->Mxcsr |= raised;
-        return p.Raise(c, (c->Cr4 & Cr4.OSXMMEXCPT) != 0 ? Arch.Vector.XM : Arch.Vector.UD);
+        return Outcome.Raise(c, (c->Cr4 & Cr4.OSXMMEXCPT) != 0 ? Arch.Vector.XM : Arch.Vector.UD);
     }
 }

@@ -67,7 +67,7 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
-        StateImage.InitializeAvx(c, LogicalProcessor.Is64(c) ? 16 : 8);
+        StateImage.InitializeAvx(c, CpuMode.Is64(c) ? 16 : 8);
         return OpResult.Next;
     }
 
@@ -75,7 +75,7 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
-        Unsafe.InitBlock(c->Ymm, 0, LogicalProcessor.Is64(c) ? 512u : 256u);
+        Unsafe.InitBlock(c->Ymm, 0, CpuMode.Is64(c) ? 512u : 256u);
         return OpResult.Next;
     }
 
@@ -92,15 +92,17 @@ internal static unsafe class VectorSpecial
     private static OpResult Maskmov<TGate>(LogicalProcessor p, CpuState* c, Op* op) where TGate : struct, IVectorGate
         => TGate.IsOpen(c) ? StoreBytes(p, c, op, c->Ymm + 32 * op->Reg1, c->Ymm + 32 * op->Reg2, 16) : TGate.Refuse(p, c);
 
-    /// <summary>Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, as processors do.</summary>
+    /// <summary>
+    /// Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, as processors do.
+    /// </summary>
     private static OpResult StoreBytes(LogicalProcessor p, CpuState* c, Op* op, byte* data, byte* mask, int count)
     {
-        ulong offset = c->Gpr[7] & LogicalProcessor.AddressMask(op->AddressSize);
-        if (!p.SegmentLinear(c, op->Seg, offset, count, AccessKind.Write, out ulong linear))
+        ulong offset = c->Gpr[7] & Addressing.AddressMask(op->AddressSize);
+        if (!Addressing.SegmentLinear(c, op->Seg, offset, count, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
         bool fromAbove = p.Model.MaskedStoresFromAbove;
         for (int at = 0; at < count; at += 8)
-            if (p.WritePtr(c, linear + (ulong)(fromAbove ? count - 8 - at : at), 8) == null)
+            if (p.Access.WritePtr(c, linear + (ulong)(fromAbove ? count - 8 - at : at), 8) == null)
                 return OpResult.Fault;
         return StoreElements(p, c, op, offset, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
     }
@@ -109,7 +111,7 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
-        ulong offset = LogicalProcessor.EffectiveAddress(c, op);
+        ulong offset = Addressing.EffectiveAddress(c, op);
         byte* mask = c->Ymm + 32 * op->Reg1;
         if (StoreElements(p, c, op, offset, c->Ymm + 32 * op->Reg2, mask, sizeof(T), TCount.Value))
             return OpResult.Next;
@@ -127,7 +129,7 @@ internal static unsafe class VectorSpecial
         while (!IsSet(mask, size, last))
             last--;
         ulong start = CpuState.SegmentAt(c, op->Seg)->Base;
-        start = (c->BlockMode != BlockMode.Code64 || op->Seg >= SegmentIndex.FS ? start : 0) + (offset & LogicalProcessor.AddressMask(op->AddressSize));
+        start = (c->BlockMode != BlockMode.Code64 || op->Seg >= SegmentIndex.FS ? start : 0) + (offset & Addressing.AddressMask(op->AddressSize));
         if (c->BlockMode != BlockMode.Code64)
             start = (uint)start;
         ulong end = start + (ulong)(size * (last + 1) - 1), page = c->PendingAddress & ~0xfffUL;
@@ -137,9 +139,11 @@ internal static unsafe class VectorSpecial
 
     private static bool IsSet(byte* mask, int size, int i) => (sbyte)mask[size * i + size - 1] < 0;
 
-    /// <summary>Linear address of <paramref name="size"/> bytes of an operand, with the segment's checks for just these; offsets wrap at the address size.</summary>
+    /// <summary>
+    /// Linear address of <paramref name="size"/> bytes of an operand, with the segment's checks for just these; offsets wrap at the address size.
+    /// </summary>
     private static bool ElementLinear(LogicalProcessor p, CpuState* c, Op* op, ulong offset, int size, AccessKind access, out ulong linear)
-        => p.SegmentLinear(c, op->Seg, offset & LogicalProcessor.AddressMask(op->AddressSize), size, access, out linear);
+        => Addressing.SegmentLinear(c, op->Seg, offset & Addressing.AddressMask(op->AddressSize), size, access, out linear);
 
     private static bool StoreElements(LogicalProcessor p, CpuState* c, Op* op, ulong offset, byte* data, byte* mask, int size, int count)
     {
@@ -160,13 +164,13 @@ internal static unsafe class VectorSpecial
         int piece = Piece(c, linear, size);
         for (int at = 0; at < size; at += piece)
         {
-            byte* m = p.WritePtr(c, linear + (ulong)at, piece);
+            byte* m = p.Access.WritePtr(c, linear + (ulong)at, piece);
             if (m == null)
                 return false;
             if (from == null)
                 continue;
             CopyElement(m, from + at, piece);
-            if (p.EndWrite(c, m, linear + (ulong)at, piece) != OpResult.Next)
+            if (p.Access.EndWrite(c, m, linear + (ulong)at, piece) != OpResult.Next)
                 return false;
         }
         return true;
@@ -179,7 +183,7 @@ internal static unsafe class VectorSpecial
         int piece = Piece(c, linear, size);
         for (int at = 0; at < size; at += piece)
         {
-            byte* m = p.ReadPtr(c, linear + (ulong)at, piece);
+            byte* m = p.Access.ReadPtr(c, linear + (ulong)at, piece);
             if (m == null)
                 return false;
             CopyElement(to + at, m, piece);
@@ -188,7 +192,7 @@ internal static unsafe class VectorSpecial
     }
 
     /// <summary>Elements are never subject to alignment checks: with those enabled, misaligned ones are accessed by bytes.</summary>
-    private static int Piece(CpuState* c, ulong linear, int size) => (linear & (ulong)(size - 1)) != 0 && LogicalProcessor.AlignmentChecked(c) ? 1 : size;
+    private static int Piece(CpuState* c, ulong linear, int size) => (linear & (ulong)(size - 1)) != 0 && CpuMode.AlignmentChecked(c) ? 1 : size;
 
     private static void CopyElement(byte* to, byte* from, int size)
     {
@@ -204,7 +208,7 @@ internal static unsafe class VectorSpecial
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
-        ulong offset = LogicalProcessor.EffectiveAddress(c, op);
+        ulong offset = Addressing.EffectiveAddress(c, op);
         byte* result = stackalloc byte[32];
         Unsafe.InitBlock(result, 0, 32);
         byte* mask = c->Ymm + 32 * op->Reg1;
@@ -223,13 +227,14 @@ internal static unsafe class VectorSpecial
     /// Gathers: elements are loaded in order, and each one loaded clears its mask element, so that a fault leaves a state from which the instruction continues.
     /// Destination, index and mask must be three different registers, else #UD.
     /// </summary>
-    private static OpResult Gather<TIndex, T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where TIndex : unmanaged where T : unmanaged where TCount : struct, ICount
+    private static OpResult Gather<TIndex, T, TCount>(LogicalProcessor p, CpuState* c, Op* op) where TIndex : unmanaged where T : unmanaged where TCount
+        : struct, ICount
     {
         if (!AvxGate.IsOpen(c))
             return AvxGate.Refuse(p, c);
         int index = op->Imm2, target = op->Reg0, maskRegister = op->Reg2;
         if (index == target || index == maskRegister || target == maskRegister)
-            return p.Raise(c, Arch.Vector.UD);
+            return Outcome.Raise(c, Arch.Vector.UD);
         T* to = (T*)(c->Ymm + 32 * target);
         byte* mask = c->Ymm + 32 * maskRegister;
         TIndex* indices = (TIndex*)(c->Ymm + 32 * index);

@@ -224,7 +224,8 @@ internal static unsafe class VectorThunkBuilder
                 case Register.ZMM0 when vex: a.Store(Code.VEX_Vmovups_ymmm256_ymm, State, Register.YMM0, YmmOffset); break;
                 case Register.ZMM0: a.Store(Code.Movups_xmmm128_xmm, State, Register.XMM0, YmmOffset); break;
                 case Register.RAX when before: a.Load(Code.Mov_r64_rm64, Register.RAX, State); break;
-                case Register.RDX when before && used.GetOpAccess(1) != OpAccess.None && IsStringCompare(used): a.Load(Code.Mov_r64_rm64, Register.RDX, State, 16); break;
+                case Register.RDX when before && used.GetOpAccess(1) != OpAccess.None
+                    && IsStringCompare(used): a.Load(Code.Mov_r64_rm64, Register.RDX, State, 16); break;
                 case Register.RCX when !before: a.Store(Code.Mov_rm64_r64, State, Register.RCX, 8); break;
             }
         }

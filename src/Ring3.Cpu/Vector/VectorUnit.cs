@@ -7,7 +7,8 @@ namespace Ring3.Cpu;
 internal static unsafe class VectorUnit
 {
     /// <summary>
-    /// Brings Mxcsr, X87, Fsw and Ftw of the state up to date and gives the host's units back. To be called before Enter returns and before long slow paths; two predicted tests when nothing is live.
+    /// Brings Mxcsr, X87, Fsw and Ftw of the state up to date and gives the host's units back. To be called before Enter returns and before long slow paths;
+    /// two predicted tests when nothing is live.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Park(CpuState* c)

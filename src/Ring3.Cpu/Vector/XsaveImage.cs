@@ -13,7 +13,9 @@ public static unsafe class XsaveImage
     /// <summary>Components that the processor implements.</summary>
     public const ulong Components = StateImage.AllComponents;
 
-    /// <summary>Writes the state of <paramref name="c"/>. <paramref name="area"/>: at least <see cref="Size"/> bytes; bytes behind the image are left alone.</summary>
+    /// <summary>
+    /// Writes the state of <paramref name="c"/>. <paramref name="area"/>: at least <see cref="Size"/> bytes; bytes behind the image are left alone.
+    /// </summary>
     public static void Store(CpuState* c, Span<byte> area, bool compacted = false)
     {
         if (area.Length < Size)

@@ -52,20 +52,20 @@ internal static unsafe class X87Control
         return status;
     }
 
-    private static OpResult Nothing(LogicalProcessor p, CpuState* c, Op* op) => IsAvailable(c) ? OpResult.Next : p.Raise(c, Arch.Vector.NM);
+    private static OpResult Nothing(LogicalProcessor p, CpuState* c, Op* op) => IsAvailable(c) ? OpResult.Next : Outcome.Raise(c, Arch.Vector.NM);
 
     private static OpResult Wait(LogicalProcessor p, CpuState* c, Op* op)
     {
         if ((c->Cr0 & (Cr0.MP | Cr0.TS)) == (Cr0.MP | Cr0.TS))
-            return p.Raise(c, Arch.Vector.NM);
-        return (c->Fsw & X87Status.ES) != 0 && (c->Cr0 & Cr0.NE) != 0 ? p.Raise(c, Arch.Vector.MF) : OpResult.Next;
+            return Outcome.Raise(c, Arch.Vector.NM);
+        return (c->Fsw & X87Status.ES) != 0 && (c->Cr0 & Cr0.NE) != 0 ? Outcome.Raise(c, Arch.Vector.MF) : OpResult.Next;
     }
 
     private static OpResult LoadControl(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!X87Handlers.IsOpen(c) && X87Handlers.Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
-        if (!p.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Load16(c, linear, out ushort value))
+        if (!Addressing.LinearAddress(c, op, 2, AccessKind.Read, out ulong linear) || !p.Access.Load16(c, linear, out ushort value))
             return OpResult.Fault;
         // Bit 6 reads as one, the other reserved bits as zero.
         value = (ushort)(value & 0x1f3f | 0x40);
@@ -85,14 +85,14 @@ internal static unsafe class X87Control
     private static OpResult StoreWord(LogicalProcessor p, CpuState* c, Op* op, ushort value)
     {
         if (!IsAvailable(c))
-            return p.Raise(c, Arch.Vector.NM);
-        return p.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Store16(c, linear, value) ? OpResult.Next : OpResult.Fault;
+            return Outcome.Raise(c, Arch.Vector.NM);
+        return Addressing.LinearAddress(c, op, 2, AccessKind.Write, out ulong linear) && p.Access.Store16(c, linear, value) ? OpResult.Next : OpResult.Fault;
     }
 
     private static OpResult StatusToAx(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!IsAvailable(c))
-            return p.Raise(c, Arch.Vector.NM);
+            return Outcome.Raise(c, Arch.Vector.NM);
         *(ushort*)c->Gpr = Status(c);
         return OpResult.Next;
     }
@@ -100,7 +100,7 @@ internal static unsafe class X87Control
     private static OpResult Initialize(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!IsAvailable(c))
-            return p.Raise(c, Arch.Vector.NM);
+            return Outcome.Raise(c, Arch.Vector.NM);
         X87Unit.Initialize(c);
         return OpResult.Next;
     }
@@ -108,7 +108,7 @@ internal static unsafe class X87Control
     private static OpResult ClearExceptions(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!IsAvailable(c))
-            return p.Raise(c, Arch.Vector.NM);
+            return Outcome.Raise(c, Arch.Vector.NM);
         X87Unit.Park(c);
         c->Fsw &= unchecked((ushort)~(X87Status.Exceptions | X87Status.StackFault | X87Status.ES | X87Status.B));
         return OpResult.Next;
@@ -117,7 +117,7 @@ internal static unsafe class X87Control
     private static OpResult StoreEnvironment(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!IsAvailable(c))
-            return p.Raise(c, Arch.Vector.NM);
+            return Outcome.Raise(c, Arch.Vector.NM);
         X87Unit.Park(c);
         byte* buffer = stackalloc byte[28];
         int size = X87Environment.Write(c, buffer, IsWide(op));
@@ -145,7 +145,7 @@ internal static unsafe class X87Control
     private static OpResult Save(LogicalProcessor p, CpuState* c, Op* op)
     {
         if (!IsAvailable(c))
-            return p.Raise(c, Arch.Vector.NM);
+            return Outcome.Raise(c, Arch.Vector.NM);
         X87Unit.Park(c);
         byte* buffer = stackalloc byte[108];
         int size = X87Environment.Write(c, buffer, IsWide(op));

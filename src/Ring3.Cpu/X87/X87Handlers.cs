@@ -60,8 +60,8 @@ internal static unsafe class X87Handlers
     public static OpResult Refuse(LogicalProcessor p, CpuState* c)
     {
         if ((c->Cr0 & (Cr0.EM | Cr0.TS)) != 0)
-            return p.Raise(c, Arch.Vector.NM);
-        return (c->Cr0 & Cr0.NE) != 0 ? p.Raise(c, Arch.Vector.MF) : OpResult.Next;
+            return Outcome.Raise(c, Arch.Vector.NM);
+        return (c->Cr0 & Cr0.NE) != 0 ? Outcome.Raise(c, Arch.Vector.MF) : OpResult.Next;
     }
 
     private static OpResult First(LogicalProcessor p, CpuState* c, Op* op)
@@ -112,9 +112,9 @@ internal static unsafe class X87Handlers
         if (!IsOpen(c) && Refuse(p, c) != OpResult.Next)
             return OpResult.Fault;
         VectorForm* f = p.Forms + op->Aux;
-        if (!p.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
+        if (!Addressing.LinearAddress(c, op, f->MemorySize, AccessKind.Read, out ulong linear))
             return OpResult.Fault;
-        byte* m = p.ReadPtr(c, linear, f->MemorySize);
+        byte* m = p.Access.ReadPtr(c, linear, f->MemorySize);
         if (m == null)
             return OpResult.Fault;
         if (c->X87Live == X87Unit.Parked)
@@ -132,7 +132,8 @@ internal static unsafe class X87Handlers
         int size = f->MemorySize;
         // An unmasked exception suppresses the store, so the old bytes must be there to be written back.
         bool unmasked = (c->Fcw & X87Status.Exceptions) != X87Status.Exceptions;
-        byte* m = !p.LinearAddress(c, op, size, AccessKind.Write, out ulong linear) ? null : unmasked ? p.ModifyPtr(c, linear, size) : p.WritePtr(c, linear, size);
+        byte* m = !Addressing.LinearAddress(c, op, size, AccessKind.Write, out ulong linear) ? null : unmasked ? p.Access.ModifyPtr(c, linear, size)
+            : p.Access.WritePtr(c, linear, size);
         if (m == null)
             return c->ExitPending == 0 && p.Model.ConvertsBeforeStore ? ConvertForFault(p, c, op, f, linear) : OpResult.Fault;
         if (c->X87Live == X87Unit.Parked)
@@ -140,7 +141,7 @@ internal static unsafe class X87Handlers
         f->X87Entry(m, 0);
         if (unmasked)
             X87Unit.Park(c);
-        OpResult r = p.EndWrite(c, m, linear, size);
+        OpResult r = p.Access.EndWrite(c, m, linear, size);
         if (r == OpResult.Next)
             X87Unit.Finish(p, c, op);
         else if ((f->Flags & VectorFormFlags.Pops) != 0)
@@ -149,7 +150,8 @@ internal static unsafe class X87Handlers
     }
 
     /// <summary>
-    /// The memory of a store has faulted. When an unmasked exception of the conversion suppresses the store, nothing has been accessed: the instruction retires, with the exception pending. Ten bytes are stored as eight, then two: the first have been
+    /// The memory of a store has faulted. When an unmasked exception of the conversion suppresses the store, nothing has been accessed: the instruction
+    /// retires, with the exception pending. Ten bytes are stored as eight, then two: the first have been
     /// written when the others fault.
     /// </summary>
     private static OpResult ConvertForFault(LogicalProcessor p, CpuState* c, Op* op, VectorForm* f, ulong linear)
@@ -178,11 +180,11 @@ internal static unsafe class X87Handlers
         if ((c->PendingAddress & ~0xfffUL) == (linear & ~0xfffUL))
             return OpResult.Fault;
         (ulong address, uint error) = (c->PendingAddress, (uint)c->PendingErrorCode);
-        byte* m = p.WritePtr(c, linear, 8);
+        byte* m = p.Access.WritePtr(c, linear, 8);
         if (m == null)
             return OpResult.Fault;
         *(ulong*)m = *(ulong*)from;
-        return p.EndWrite(c, m, linear, 8) == OpResult.Next ? p.RaisePageFault(c, address, error) : OpResult.Fault;
+        return p.Access.EndWrite(c, m, linear, 8) == OpResult.Next ? Outcome.RaisePageFault(c, address, error) : OpResult.Fault;
     }
 
     /// <summary>The store has left for a device and will be restarted: put the popped register back.</summary>

@@ -2,7 +2,10 @@ using Iced.Intel;
 
 namespace Ring3.Cpu;
 
-/// <summary>Emits the thunk of an x87 form, which works on the live register stack: RDI points to the memory operand, ESI holds RFLAGS for FCMOVcc, the result is RFLAGS for FCOMI and its kin, or the status word for FNSTSW.</summary>
+/// <summary>
+/// Emits the thunk of an x87 form, which works on the live register stack: RDI points to the memory operand, ESI holds RFLAGS for FCMOVcc, the result is RFLAGS
+/// for FCOMI and its kin, or the status word for FNSTSW.
+/// </summary>
 /// <remarks>SAFETY: emits code that touches only the operands passed to it.</remarks>
 internal static unsafe class X87ThunkBuilder
 {
@@ -27,7 +30,8 @@ internal static unsafe class X87ThunkBuilder
             else
             {
                 instruction.SetOpKind(i, Iced.Intel.OpKind.Register);
-                instruction.SetOpRegister(i, kind switch { OpCodeOperandKind.st0 => Register.ST0, OpCodeOperandKind.ax => Register.AX, _ => Register.ST0 + sti });
+                instruction.SetOpRegister(i,
+                    kind switch { OpCodeOperandKind.st0 => Register.ST0, OpCodeOperandKind.ax => Register.AX, _ => Register.ST0 + sti });
             }
         }
         InstructionInfo used = new InstructionInfoFactory().GetInfo(instruction);

@@ -5,8 +5,10 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// The guest's x87 registers on the host's unit. The first x87 instruction loads the whole register stack ("live"); those that follow are executed directly on it, so stack faults, condition codes, tags and rounding
-/// are the silicon's own. Anything that needs the registers in the state parks them first. With unmasked exceptions each instruction is loaded, executed and saved by itself:
+/// The guest's x87 registers on the host's unit. The first x87 instruction loads the whole register stack ("live"); those that follow are executed directly on
+/// it, so stack faults, condition codes, tags and rounding
+/// are the silicon's own. Anything that needs the registers in the state parks them first. With unmasked exceptions each instruction is loaded, executed and
+/// saved by itself:
 /// the host's unit then has the guest's masks too, but a pending exception is raised only by the next waiting instruction, and FXSAVE does not wait.
 /// INVARIANT: between thunks, managed and native code of this thread execute no x87 or MMX instruction; every exit from the guest parks.
 /// </summary>
@@ -86,7 +88,9 @@ internal static unsafe class X87Unit
         Unload(c);
     }
 
-    /// <summary>As <see cref="Park"/>, when a fault has taken the guest's registers off the host's unit. <paramref name="host"/>: FXSAVE image of the unit at the fault.</summary>
+    /// <summary>
+    /// As <see cref="Park"/>, when a fault has taken the guest's registers off the host's unit. <paramref name="host"/>: FXSAVE image of the unit at the fault.
+    /// </summary>
     public static void ParkFrom(CpuState* c, byte* host)
     {
         if (c->X87Live == Parked)
@@ -98,7 +102,8 @@ internal static unsafe class X87Unit
     private static void Unload(CpuState* c)
     {
         byte* image = c->X87Image;
-        ushort aside = c->X87Live == LiveUnmasked && (c->Fsw & X87Status.ES) != 0 ? (ushort)(c->Fsw & (X87Status.ES | X87Status.B | X87Status.Exceptions)) : (ushort)0;
+        ushort aside = c->X87Live == LiveUnmasked
+            && (c->Fsw & X87Status.ES) != 0 ? (ushort)(c->Fsw & (X87Status.ES | X87Status.B | X87Status.Exceptions)) : (ushort)0;
         c->X87Live = Parked;
         ushort status = *(ushort*)(image + StatusOffset);
         c->Fsw = (ushort)(status | aside);
@@ -131,10 +136,10 @@ internal static unsafe class X87Unit
         bool memory = (op->Flags & OpFlags.HasMemory) != 0;
         c->Fop = op->Imm2;
         if (memory)
-            c->Fdp = LogicalProcessor.EffectiveAddress(c, op) & LogicalProcessor.AddressMask(op->AddressSize);
+            c->Fdp = Addressing.EffectiveAddress(c, op) & Addressing.AddressMask(op->AddressSize);
         if (!p.Model.HasX87Selectors)
             return;
-        bool flat = LogicalProcessor.Is64(c);
+        bool flat = CpuMode.Is64(c);
         c->FipSelector = flat ? (ushort)0 : c->Cs.Selector;
         if (memory)
             c->FdpSelector = flat ? (ushort)0 : CpuState.SegmentAt(c, op->Seg)->Selector;

@@ -367,6 +367,6 @@ public sealed unsafe class CodeTrapTests
             using Timer timer = new(_ => h.Cpu.RequestExit(), null, 20, Timeout.Infinite);
             Assert.Equal(ExitReason.Request, h.Cpu.Enter());
         }
-        Assert.True(h.Cpu.Counters.Translated > 1000, $"{h.Cpu.Counters.Translated} translated instructions");
+        Assert.True(h.Cpu.Translator.Counters.Translated > 1000, $"{h.Cpu.Translator.Counters.Translated} translated instructions");
     }
 }

@@ -73,7 +73,7 @@ public sealed unsafe class ConcurrencyTrapTests
         caller.RunToHlt();
         thread.Join();
         Assert.Equal((ulong)last, caller.Rax);
-        Assert.True(caller.Cpu.Counters.Translated > 0);
+        Assert.True(caller.Cpu.Translator.Counters.Translated > 0);
     }
 
     [DllImport("libc", EntryPoint = "syscall")]

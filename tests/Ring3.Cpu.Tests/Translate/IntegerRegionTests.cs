@@ -212,7 +212,7 @@ public sealed unsafe class IntegerRegionTests
             ExitReason reason = RegionProgram.Run(fast, slow, seed);
             faults += reason == ExitReason.Exception ? 1 : 0;
             others += reason is ExitReason.Exception or ExitReason.Hlt ? 0 : 1;
-            translated += fast.Cpu.Counters.Translated;
+            translated += fast.Cpu.Translator.Counters.Translated;
             retired += fast.State->InstructionsRetired;
             Same(fast, slow, seed);
         }

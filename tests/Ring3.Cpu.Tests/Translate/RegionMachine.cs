@@ -27,7 +27,7 @@ internal sealed unsafe class RegionMachine : IDisposable
 
     public RegionMachine(Action<Assembler> program, Action<CpuHarness>? prepare = null, int cpl = 0) : this(CoreSmokeTests.Assemble(64, program), prepare, cpl) { }
 
-    public ulong Translated => Fast.Cpu.Counters.Translated;
+    public ulong Translated => Fast.Cpu.Translator.Counters.Translated;
 
     /// <summary>Runs both to an exit, which must be the same, and compares everything.</summary>
     public ExitReason Run(string what)

@@ -34,10 +34,10 @@ public sealed unsafe class RenewedRegionTests
         {
             h.Write(Function, Returns(value));
             h.State->Rip = CpuHarness.CodeAddress;
-            long before = h.Cpu.Counters.Entries;
+            long before = h.Cpu.Translator.Counters.Entries;
             h.RunToHlt();
             Assert.Equal((ulong)(Calls * value), h.Rdx);
-            Assert.InRange(h.Cpu.Counters.Entries - before, 1, 20);
+            Assert.InRange(h.Cpu.Translator.Counters.Entries - before, 1, 20);
         }
     }
 

@@ -174,7 +174,7 @@ public sealed unsafe class VectorRegionTests
             using CpuHarness fast = Create(code, seed, model, true), slow = Create(code, seed, model, false);
             slow.Machine.TranslationThreshold = int.MaxValue;
             faults += RegionProgram.Run(fast, slow, seed) == ExitReason.Hlt ? 0 : 1;
-            translated += fast.Cpu.Counters.Translated;
+            translated += fast.Cpu.Translator.Counters.Translated;
             retired += fast.State->InstructionsRetired;
             Same(fast, slow, seed);
         }

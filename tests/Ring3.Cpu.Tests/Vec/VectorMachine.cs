@@ -41,7 +41,7 @@ internal sealed unsafe class VectorMachine
         for (int i = 0; i < WindowBytes; i += 4096)
         {
             ulong page = (ulong)(Window + i);
-            TlbEntry* e = P.Level1 + Tlb.Index(page);
+            TlbEntry* e = P.Paging.Level1 + Tlb.Index(page);
             e->TagRead = e->TagWrite = page | C->TlbContext;
             e->Addend = 0;
             e->CodeBits = _noCode;

@@ -213,7 +213,7 @@ public unsafe class VectorRunTests
                 if (unmapped)
                 {
                     ulong page = (ulong)_m.Window + 8192;
-                    TlbEntry* e = _m.P.Level1 + Tlb.Index(page);
+                    TlbEntry* e = _m.P.Paging.Level1 + Tlb.Index(page);
                     e->TagRead = e->TagWrite = Tlb.Invalid;
                 }
                 byte[] initial = window.ToArray();

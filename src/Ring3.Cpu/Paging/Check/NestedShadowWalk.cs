@@ -3,7 +3,9 @@ using Ring3.Arch;
 namespace Ring3.Cpu;
 
 /// <summary>Compares a cached translation with the nested tables as they are.</summary>
-/// <remarks>SAFETY: the processor is inside the guest with this root, so its tables are not freed; the owner is asked about each before it is read, in case they are.</remarks>
+/// <remarks>
+/// SAFETY: the processor is inside the guest with this root, so its tables are not freed; the owner is asked about each before it is read, in case they are.
+/// </remarks>
 internal static unsafe class NestedShadowWalk
 {
     private const int Levels = 4;
@@ -34,7 +36,8 @@ internal static unsafe class NestedShadowWalk
             }
             ulong host = (entry & NestedPte.Address & ~((1UL << shift) - 1)) + (use.Gpa & ((1UL << shift) - 1) & ~0xfffUL);
             difference = host != use.Host ? $"(e) page moved to 0x{host:x} under the translation"
-                : (use.Access & AccessKind.Write) == 0 ? (allowed & ((use.Access & AccessKind.Execute) != 0 ? NestedPte.X : NestedPte.R)) == 0 ? "(c) right to read or execute is gone" : null
+                : (use.Access & AccessKind.Write) == 0 ? (allowed & ((use.Access & AccessKind.Execute) != 0 ? NestedPte.X : NestedPte.R)) == 0
+                    ? "(c) right to read or execute is gone" : null
                 : (allowed & NestedPte.W) == 0 ? "(c,f) write through a translation of a page that is write-protected"
                 : (entry & NestedPte.D) == 0 ? "(f) write without Dirty bit through a translation made before it was cleared" : null;
             return difference is null;

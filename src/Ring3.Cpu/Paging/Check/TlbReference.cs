@@ -15,14 +15,18 @@ public struct TlbUse
 }
 
 /// <summary>
-/// What the owner of the nested tables knows about their changes: a checked processor asks it at every use of a cached translation. Members are called on the processor's thread, inside the guest.
+/// What the owner of the nested tables knows about their changes: a checked processor asks it at every use of a cached translation. Members are called on the
+/// processor's thread, inside the guest.
 /// </summary>
 public abstract class TlbReference
 {
     /// <summary>Number of the newest change. A walk that begins after reading it sees that change and all earlier ones.</summary>
     public abstract ulong Sequence { get; }
 
-    /// <summary>Counts how often a change has been declared over: "no processor uses what was there before". An entry judged at one value needs no second judgement at the same.</summary>
+    /// <summary>
+    /// Counts how often a change has been declared over: "no processor uses what was there before". An entry judged at one value needs no second judgement at
+    /// the same.
+    /// </summary>
     public abstract ulong Settled { get; }
 
     /// <summary>Whether an entry of this age may be used: null, or what it violates.</summary>

@@ -22,8 +22,10 @@ internal sealed class TlbSanitizer(TlbReference reference)
 
     private const int Asids = 16, Pcids = 4096, Pages = 4096;
 
-    private readonly Shadow[] _level2 = new Shadow[TlbLevel2.Capacity], _nested = new Shadow[NestedTlb.Entries], _structures = new Shadow[TlbLevel2.StructureEntries];
-    private readonly Floor[] _pcids = new Floor[Asids / 4 * Pcids], _spaces = new Floor[Asids], _globals = new Floor[Asids], _asids = new Floor[Asids], _pages = new Floor[Pages];
+    private readonly Shadow[] _level2 = new Shadow[TlbLevel2.Capacity], _nested = new Shadow[NestedTlb.Entries],
+        _structures = new Shadow[TlbLevel2.StructureEntries];
+    private readonly Floor[] _pcids = new Floor[Asids / 4 * Pcids], _spaces = new Floor[Asids], _globals = new Floor[Asids], _asids = new Floor[Asids],
+        _pages = new Floor[Pages];
     private Floor _structuresFloor;
     /// <summary>Counts the guest's flushes.</summary>
     private ulong _local = 1;
@@ -78,7 +80,8 @@ internal sealed class TlbSanitizer(TlbReference reference)
         ref Shadow s = ref _structures[index];
         var use = new TlbUse { Root = s.Root, Linear = linear, Filled = s.Filled };
         if (s.Root != c->NestedRoot)
-            return Fail(use, $"(b) paging-structure cache entry of root 0x{s.Root:x} used under root 0x{c->NestedRoot:x}: loading a root has to flush its ASID");
+            return Fail(use,
+                $"(b) paging-structure cache entry of root 0x{s.Root:x} used under root 0x{c->NestedRoot:x}: loading a root has to flush its ASID");
         if (s.Local < _structuresFloor.Sequence)
             return Fail(use, $"paging-structure cache entry older than {_structuresFloor.By}");
         if (!AllowsGuest(s, ulong.MaxValue))
@@ -102,7 +105,8 @@ internal sealed class TlbSanitizer(TlbReference reference)
         }
         if (NestedShadowWalk.Agrees(c, use, reference, out string? difference))
             return true;
-        // A change may have been declared over since the first question. Its record, made before anything of an obsolete root is taken apart, tells more than the tables.
+        // A change may have been declared over since the first question. Its record, made before anything of an obsolete root is taken apart, tells more than
+        // the tables.
         if (reference.Judge(use) is { } late)
             return Fail(use, late);
         // Between a change and the return of its waiting flush the entry may be stale. With the owner's lock free nothing is owed.
@@ -124,14 +128,17 @@ internal sealed class TlbSanitizer(TlbReference reference)
             f = a;
         if (_pages[linear >> 12 & (Pages - 1)] is var page && page.Key == linear >> 12 && page.Sequence > f.Sequence)
             f = page;
-        return s.Local >= f.Sequence || Fail(new TlbUse { Root = s.Root, Linear = linear, Filled = s.Filled }, $"entry of PCID {s.Pcid}{(s.Global ? " (global)" : "")} older than the flush by {f.By} that covers it");
+        return s.Local >= f.Sequence
+            || Fail(new TlbUse { Root = s.Root, Linear = linear, Filled = s.Filled },
+            $"entry of PCID {s.Pcid}{(s.Global ? " (global)" : "")} older than the flush by {f.By} that covers it");
     }
 
     private bool Fail(in TlbUse use, string what)
     {
         string when = reference.Explain(use);
         string address = use.Linear == ulong.MaxValue ? "" : $" linear 0x{use.Linear:x}";
-        reference.Violated($"TLB sanitizer: {what}. Entry:{address} gpa 0x{use.Gpa:x} host 0x{use.Host:x} {use.Access} root 0x{use.Root:x}, filled at change {use.Filled} of {reference.Sequence}. {when}");
+        reference.Violated($"TLB sanitizer: {what}. Entry:{address} gpa 0x{use.Gpa:x} host 0x{use.Host:x} {use.Access} "
+            + $"root 0x{use.Root:x}, filled at change {use.Filled} of {reference.Sequence}. {when}");
         return false;
     }
 

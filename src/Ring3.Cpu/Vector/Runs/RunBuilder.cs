@@ -4,10 +4,13 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Emits a run. Host registers: RDI state, RSI level-1 TLB, RAX address, RCX TLB entry offset, RDX scratch, R8 + i general-purpose operand i; guest vector register n is host register n.
+/// Emits a run. Host registers: RDI state, RSI level-1 TLB, RAX address, RCX TLB entry offset, RDX scratch, R8 + i general-purpose operand i; guest vector
+/// register n is host register n.
 /// A register is loaded when it is first read and stored at the end, or in the stub that leaves early.
 /// </summary>
-/// <remarks>SAFETY: emitted memory accesses repeat the level-1 TLB check of LogicalProcessor.ReadPtr and WritePtr and the check for overwritten code of EndWrite.</remarks>
+/// <remarks>
+/// SAFETY: emitted memory accesses repeat the level-1 TLB check of LogicalProcessor.ReadPtr and WritePtr and the check for overwritten code of EndWrite.
+/// </remarks>
 internal sealed unsafe partial class RunBuilder
 {
     private const Register State = Register.RDI, Tlb1 = Register.RSI, Address = Register.RAX, Entry = Register.RCX, Scratch = Register.RDX;
@@ -187,7 +190,8 @@ internal sealed unsafe partial class RunBuilder
     }
 
     /// <summary>
-    /// Host address of the memory operand into RAX, or leave. The access must follow directly: a fault looks for the last jump here, and leaves as it does (<see cref="ThunkKind.Run"/>).
+    /// Host address of the memory operand into RAX, or leave. The access must follow directly: a fault looks for the last jump here, and leaves as it does
+    /// (<see cref="ThunkKind.Run"/>).
     /// </summary>
     private void EmitAddress(Op* op, int size, byte alignMask, int index, bool write)
     {
@@ -249,7 +253,8 @@ internal sealed unsafe partial class RunBuilder
     }
 
     /// <summary>
-    /// After a store: when it hit a granule with decoded code, leave behind this op and say what was written. The store is not made again: others may have written there since. A store is the last thing its op does.
+    /// After a store: when it hit a granule with decoded code, leave behind this op and say what was written. The store is not made again: others may have
+    /// written there since. A store is the last thing its op does.
     /// </summary>
     private void EmitCodeCheck(int index, int bytes)
     {

@@ -53,13 +53,13 @@ internal static unsafe class RunHandlers
             return run->Single(p, c, op);
         int done;
         if (!TFp.Value || c->MxcsrLive != 0 || MxcsrUnit.TryEnter(c))
-            done = run->Entry(c, p.Level1);
+            done = run->Entry(c, p.Paging.Level1);
         else if ((c->Mxcsr & MxcsrUnit.MaskBits) == MxcsrUnit.MaskBits)
             done = VectorSlow.Execute(p, c, run);
         else
             done = 0;
         if (c->OverwrittenBytes != 0)
-            p.DropCodeOverwrittenByRun(c);
+            p.Paging.DropCodeOverwrittenByRun(c);
         if (done == 0)
             return run->Single(p, c, op);
         c->SkipOps = done;

@@ -2,7 +2,9 @@ using Iced.Intel;
 
 namespace Ring3.Cpu;
 
-/// <summary>The integer ops that a run takes along, between and behind vector instructions. They work on the registers and the lazy flags in the state.</summary>
+/// <summary>
+/// The integer ops that a run takes along, between and behind vector instructions. They work on the registers and the lazy flags in the state.
+/// </summary>
 /// <remarks>SAFETY: as <see cref="RunBuilder"/>; each form does what the case of the same name does in the run loop.</remarks>
 internal sealed unsafe partial class RunBuilder
 {
@@ -52,8 +54,10 @@ internal sealed unsafe partial class RunBuilder
         OpKind.Store32B or OpKind.Store32X => (IntegerForm.Store, Code.Mov_rm32_r32, 4),
         OpKind.Store16B or OpKind.Store16X => (IntegerForm.Store, Code.Mov_rm16_r16, 2),
         OpKind.Store8B or OpKind.Store8X => (IntegerForm.Store, Code.Mov_rm8_r8, 1),
-        OpKind.AddRR64 or OpKind.AddRI64 or OpKind.SubRR64 or OpKind.SubRI64 or OpKind.AndRR64 or OpKind.AndRI64 or OpKind.OrRR64 or OpKind.XorRR64 => (IntegerForm.Flagged, default, 8),
-        OpKind.AddRR32 or OpKind.AddRI32 or OpKind.SubRR32 or OpKind.SubRI32 or OpKind.AndRR32 or OpKind.AndRI32 or OpKind.OrRR32 or OpKind.XorRR32 => (IntegerForm.Flagged, default, 4),
+        OpKind.AddRR64 or OpKind.AddRI64 or OpKind.SubRR64 or OpKind.SubRI64 or OpKind.AndRR64 or OpKind.AndRI64 or OpKind.OrRR64
+            or OpKind.XorRR64 => (IntegerForm.Flagged, default, 8),
+        OpKind.AddRR32 or OpKind.AddRI32 or OpKind.SubRR32 or OpKind.SubRI32 or OpKind.AndRR32 or OpKind.AndRI32 or OpKind.OrRR32
+            or OpKind.XorRR32 => (IntegerForm.Flagged, default, 4),
         _ => default,
     };
 

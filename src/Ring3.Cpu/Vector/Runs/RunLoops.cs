@@ -3,10 +3,15 @@ using Iced.Intel;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Runs that are a whole loop: a block that branches back to itself and consists of vector instructions and integer ops that a run can take along. The emitted code goes round by itself, with every vector register in a host register.
-/// It leaves at the branch, which the run loop then executes, when the branch falls through, an exit is requested, the block goes stale, or after some thousand rounds (the runtime cannot suspend the thread meanwhile).
+/// Runs that are a whole loop: a block that branches back to itself and consists of vector instructions and integer ops that a run can take along. The emitted
+/// code goes round by itself, with every vector register in a host register.
+/// It leaves at the branch, which the run loop then executes, when the branch falls through, an exit is requested, the block goes stale, or after some thousand
+/// rounds (the runtime cannot suspend the thread meanwhile).
 /// </summary>
-/// <remarks>SAFETY: the block's header and first op are read by the emitted code, which is reachable only through ops of that block; blocks are freed only after every processor has left them.</remarks>
+/// <remarks>
+/// SAFETY: the block's header and first op are read by the emitted code, which is reachable only through ops of that block; blocks are freed only after every
+/// processor has left them.
+/// </remarks>
 internal sealed unsafe partial class RunBuilder
 {
     private const int MaxRounds = 2000;
@@ -20,7 +25,8 @@ internal sealed unsafe partial class RunBuilder
     private static Dictionary<OpKind, Branch> Branches()
     {
         // Condition codes as in the encoding of Jcc.
-        (string Name, byte Code)[] conditions = [("JZ", 4), ("JNz", 5), ("JB", 2), ("JAe", 3), ("JBe", 6), ("JA", 7), ("JL", 12), ("JGe", 13), ("JLe", 14), ("JG", 15), ("JS", 8), ("JNs", 9)];
+        (string Name, byte Code)[] conditions = [("JZ", 4), ("JNz", 5), ("JB", 2), ("JAe", 3), ("JBe", 6), ("JA", 7), ("JL", 12), ("JGe", 13), ("JLe", 14),
+            ("JG", 15), ("JS", 8), ("JNs", 9)];
         Dictionary<OpKind, Branch> branches = [];
         foreach (string operation in (string[])["Cmp", "Test"])
             foreach (string operands in (string[])["RR64", "RI64", "RR32", "RI32"])
@@ -30,7 +36,10 @@ internal sealed unsafe partial class RunBuilder
         return branches;
     }
 
-    /// <summary>First op of the block when the block is a loop of which the run of <paramref name="count"/> ops from <paramref name="head"/> on is all but leading integer ops; else null.</summary>
+    /// <summary>
+    /// First op of the block when the block is a loop of which the run of <paramref name="count"/> ops from <paramref name="head"/> on is all but leading
+    /// integer ops; else null.
+    /// </summary>
     private static Op* LoopStart(Op* head, int count)
     {
         Op* end = head + count;
@@ -81,7 +90,8 @@ internal sealed unsafe partial class RunBuilder
         // A fault in the next round may look at the flags.
         Combine(b.IsTest ? Arithmetic.And : Arithmetic.Sub);
         StoreFlags(b.IsTest ? Arithmetic.And : Arithmetic.Sub, b.Wide);
-        _a.Add(Instruction.Create(Code.Add_rm64_imm32, ThunkAssembler.Memory(State, (int)((byte*)&c.InstructionsRetired - state)), ((Block*)start - 1)->Instructions));
+        _a.Add(Instruction.Create(Code.Add_rm64_imm32, ThunkAssembler.Memory(State, (int)((byte*)&c.InstructionsRetired - state)),
+            ((Block*)start - 1)->Instructions));
         _a.JumpTo(top);
     }
 

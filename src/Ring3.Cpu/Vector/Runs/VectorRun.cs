@@ -4,7 +4,8 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// A run: consecutive vector instructions of a block, emitted as one piece of host code that keeps the guest's vector registers in the host's registers of the same number.
+/// A run: consecutive vector instructions of a block, emitted as one piece of host code that keeps the guest's vector registers in the host's registers of the
+/// same number.
 /// The first op of the run points to it (<see cref="Op.Imm"/>); the others keep their own handlers, on which the loop falls back for anything unusual.
 /// </summary>
 [StructLayout(LayoutKind.Sequential, Size = 32)]
@@ -14,7 +15,8 @@ internal unsafe struct VectorRun
     public const int MaxOps = 32;
 
     /// <summary>
-    /// Executes ops from the first on and returns how many: fewer than all when a memory operand needs the slow path, which then is done by the op's own handler.
+    /// Executes ops from the first on and returns how many: fewer than all when a memory operand needs the slow path, which then is done by the op's own
+    /// handler.
     /// A run that is a whole loop counts from the first op as well, so the number is negative when it leaves at an op before it.
     /// </summary>
     public delegate* unmanaged[SuppressGCTransition]<CpuState*, TlbEntry*, int> Entry;
@@ -22,7 +24,9 @@ internal unsafe struct VectorRun
     public delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Single;
 }
 
-/// <summary>Descriptors of the process's runs and their budget. Neither descriptors nor code are freed: beyond the budget instructions are executed one by one.</summary>
+/// <summary>
+/// Descriptors of the process's runs and their budget. Neither descriptors nor code are freed: beyond the budget instructions are executed one by one.
+/// </summary>
 /// <remarks>SAFETY: the table is mapped for its largest size and backed as it fills.</remarks>
 internal static unsafe class VectorRuns
 {

@@ -3,8 +3,17 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>The block table, invalidation, and the arenas' life. SAFETY: see the type.</summary>
-public sealed unsafe partial class Machine
+/// <summary>
+/// Decoded blocks of guest code by host address, and the map of the memory that they came from: shared by the processors of a machine, which are its readers.
+/// One per machine.
+/// </summary>
+/// <remarks>
+/// Locks: the decode lock protects insertion and invalidation of blocks, the page chains and the arenas. Lookups in the block table take no lock: chains are
+/// published by release stores, and the memory
+/// of a removed block stays readable until every processor has been seen outside the epoch in which it was reachable.
+/// SAFETY: block pointers come from the cache's own arenas.
+/// </remarks>
+internal sealed unsafe partial class BlockCache
 {
     private const nuint TableSize = 1 << 16, ArenaBytes = 32 << 20;
     /// <summary>Retired arenas that may wait for slow processors before these are made to leave the guest.</summary>
@@ -12,10 +21,36 @@ public sealed unsafe partial class Machine
 
     private readonly RankedLock _decodeLock = new(LockRank.Decode);
     private readonly Block** _table = (Block**)HostMemory.Map(TableSize * (nuint)sizeof(Block*));
-    private readonly List<BlockArena> _arenas = [];
-    private BlockArena _arena = new(ArenaBytes);
+    private readonly List<BlockArena> _arenas;
+    private BlockArena _arena;
+    /// <summary>Which host memory holds decoded code.</summary>
+    public readonly CodeMap CodeMap = new();
+    private CodeFetch[] _readers = [];
     private long _epoch = 1;
     private bool _externalWriters;
+
+    public BlockCache() => _arenas = [_arena = new BlockArena(ArenaBytes)];
+
+    /// <summary>A processor is to read blocks through its fetch unit. Any thread.</summary>
+    public void Join(CodeFetch reader)
+    {
+        using (_decodeLock.Enter())
+        {
+            if (_readers.Length != 0)
+                Volatile.Write(ref _stampsShared, true);
+            Volatile.Write(ref _readers, [.. _readers, reader]);
+        }
+    }
+
+    /// <summary>Releases everything. No processor reads blocks any more.</summary>
+    public void Free()
+    {
+        foreach (BlockArena a in _arenas)
+            a.Free();
+        _arenas.Clear();
+        HostMemory.Unmap(_table, TableSize * (nuint)sizeof(Block*));
+        CodeMap.Dispose();
+    }
 
     /// <summary>Number of the current generation of blocks: it changes when everything decoded is dropped.</summary>
     internal long Epoch => Volatile.Read(ref _epoch);
@@ -36,7 +71,8 @@ public sealed unsafe partial class Machine
 
     /// <summary>The number of a new stay in the guest: blocks verified before it are verified again. 0 without external writers.</summary>
     /// <remarks>
-    /// A lone processor counts for itself, without a locked instruction: it compares blocks with what its own thread has written before, and needs no order against others. A stay that began so while the second processor was created
+    /// A lone processor counts for itself, without a locked instruction: it compares blocks with what its own thread has written before, and needs no order
+    /// against others. A stay that began so while the second processor was created
     /// relies on any comparison of that processor, rightly: they all came later.
     /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -53,7 +89,8 @@ public sealed unsafe partial class Machine
     }
 
     /// <summary>
-    /// Other processes or threads write guest memory without telling <see cref="CodeWritten"/>: every block is compared with its bytes once after each entry. Set it before the first entry or with every processor outside the guest.
+    /// Other processes or threads write guest memory without telling <see cref="CodeWritten"/>: every block is compared with its bytes once after each entry.
+    /// Set it before the first entry or with every processor outside the guest.
     /// </summary>
     public bool ExternalWriters
     {
@@ -75,7 +112,9 @@ public sealed unsafe partial class Machine
         return (nuint)(h >> 48);
     }
 
-    /// <summary>Block that starts at <paramref name="host"/>, or null. A page-crossing block only matches with its second page. Any thread inside an epoch.</summary>
+    /// <summary>
+    /// Block that starts at <paramref name="host"/>, or null. A page-crossing block only matches with its second page. Any thread inside an epoch.
+    /// </summary>
     internal Block* Find(byte* host, uint mode, byte* hostNext)
     {
         for (Block* b = (Block*)Volatile.Read(ref *(nint*)&_table[Bucket(host, mode)]); b != null; b = (Block*)Volatile.Read(ref *(nint*)&b->HashNext))
@@ -106,7 +145,7 @@ public sealed unsafe partial class Machine
                 return present;
             bool marked = Mark(header, header->Host) | (header->HostNext != null && Mark(header, header->HostNext));
             // PAIRS-WITH: the store and the later read of the code bitmap in every store path.
-            if (marked && _processors.Length > 1)
+            if (marked && _readers.Length > 1)
                 Interlocked.MemoryBarrierProcessWide();
             if (!SameBytes(header, snapshot))
                 return null;
@@ -123,8 +162,9 @@ public sealed unsafe partial class Machine
         ulong bits = Block.GranulesIn(header, Block.PageOf(host));
         if ((page->Bits & bits) == bits)
             return false;
-        // With several processors a mark costs a barrier in all of them, so the whole page is marked at once. The first store to it brings the bitmap back to what is decoded.
-        Volatile.Write(ref page->Bits, _processors.Length > 1 ? ulong.MaxValue : page->Bits | bits);
+        // With several processors a mark costs a barrier in all of them, so the whole page is marked at once. The first store to it brings the bitmap back to
+        // what is decoded.
+        Volatile.Write(ref page->Bits, _readers.Length > 1 ? ulong.MaxValue : page->Bits | bits);
         return true;
     }
 
@@ -180,7 +220,8 @@ public sealed unsafe partial class Machine
     }
 
     /// <summary>
-    /// Bytes of guest memory at <paramref name="host"/> were written other than by a guest store: blocks decoded from them are dropped. Any thread, after the write.
+    /// Bytes of guest memory at <paramref name="host"/> were written other than by a guest store: blocks decoded from them are dropped. Any thread, after the
+    /// write.
     /// </summary>
     public void CodeWritten(byte* host, nuint size)
     {
@@ -243,7 +284,9 @@ public sealed unsafe partial class Machine
         }
     }
 
-    /// <summary>Turns every op of the block into one that looks its instruction up anew; a processor inside the block stops before its next instruction.</summary>
+    /// <summary>
+    /// Turns every op of the block into one that looks its instruction up anew; a processor inside the block stops before its next instruction.
+    /// </summary>
     private static void MakeStale(Block* b)
     {
         Op* op = Block.FirstOp(b);
@@ -275,11 +318,11 @@ public sealed unsafe partial class Machine
                 DropArena(a);
         new Span<nint>(_table, (int)TableSize).Clear();
         _arena.RetiredAt = ++_epoch;
-        // PAIRS-WITH: LogicalProcessor.EnterEpoch.
+        // PAIRS-WITH: CodeFetch.EnterEpoch.
         Interlocked.MemoryBarrierProcessWide();
         long oldest = long.MaxValue;
         int retired = 0;
-        foreach (LogicalProcessor p in _processors)
+        foreach (CodeFetch p in _readers)
             oldest = Math.Min(oldest, Volatile.Read(ref p.ActiveEpoch));
         BlockArena? free = null;
         foreach (BlockArena a in _arenas)
@@ -289,7 +332,7 @@ public sealed unsafe partial class Machine
                 free = a;
         }
         if (retired > PatientArenas)
-            foreach (LogicalProcessor p in _processors)
+            foreach (CodeFetch p in _readers)
                 if (Volatile.Read(ref p.ActiveEpoch) != long.MaxValue)
                     p.RequestExit();
         if (free == null)

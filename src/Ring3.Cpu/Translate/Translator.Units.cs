@@ -3,7 +3,7 @@ namespace Ring3.Cpu;
 // Which of the host's units hold guest state while translated code runs. Callbacks have stored them; what CpuState.Units says is loaded before translated
 // code goes on.
 // SAFETY: reads and writes fields of the state; the host's units are loaded by code that knows their images' places in it.
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class Translator
 {
     /// <summary>Makes the units the guest's when the guest may use them now. False: the interpreter is to find out what happens instead.</summary>
     private static bool MakeLive(CpuState* c, Units need)

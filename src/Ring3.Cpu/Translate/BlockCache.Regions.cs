@@ -3,7 +3,7 @@ using Ring3.Host;
 namespace Ring3.Cpu;
 
 /// <summary>The regions of translated code: publication, links, and their end. SAFETY: see the type.</summary>
-public sealed unsafe partial class Machine
+internal sealed unsafe partial class BlockCache
 {
     /// <summary>Executions of a block by the interpreter after an attempt to translate it has failed.</summary>
     internal const int Retry = 1 << 20;
@@ -14,7 +14,7 @@ public sealed unsafe partial class Machine
     /// <summary>
     /// Told of every region that is made, guest and host code side by side, and of every block that is refused, by the thread that translates.
     /// </summary>
-    public Action<string>? RegionObserver { get; init; } = Engine.RegionLog;
+    public Action<string>? RegionObserver { get; set; } = Engine.RegionLog;
 
     // Statistics. Decode lock.
     /// <summary>Regions made, their bytes, and regions dropped because bytes of their blocks were written.</summary>
@@ -66,8 +66,11 @@ public sealed unsafe partial class Machine
         }
     }
 
-    /// <summary>What has been translated so far, with the regions in which processors were seen most often. Any thread.</summary>
-    public TranslationSummary SummarizeTranslation(int hottest)
+    /// <summary>
+    /// What has been translated so far, of which <paramref name="translated"/> instructions were executed, with the regions in which processors were seen most
+    /// often. Any thread.
+    /// </summary>
+    public TranslationSummary Summarize(int hottest, ulong translated)
     {
         List<HotRegion> hot = [];
         using (_decodeLock.Enter())
@@ -76,9 +79,6 @@ public sealed unsafe partial class Machine
                 for (Region* r = a.Regions is { } regions ? regions.First : null; r != null; r = r->Next)
                     if (r->Stale == 0)
                         hot.Add(new HotRegion(r->Address, r->Instructions, r->CodeBytes, r->Samples));
-            ulong translated = 0;
-            foreach (LogicalProcessor p in _processors)
-                translated += p.Counters.Translated;
             return new TranslationSummary(RegionsMade, RegionsDropped, RegionBytes, translated, [.. hot.OrderByDescending(r => r.Samples).Take(hottest)]);
         }
     }

@@ -3,58 +3,62 @@ using System.Runtime.CompilerServices;
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Memory access by linear address: the inline level-1 hit, and the calls for everything else.
+/// Reads and writes of guest memory by linear address: the inline level-1 hit, and the calls for everything else (accesses that cross a page, MMIO with its log
+/// of what an instruction has done already).
 /// A null pointer or <c>false</c> means that an exception or an exit is pending: return <see cref="OpResult.Fault"/>.
 /// </summary>
-/// <remarks>SAFETY: a pointer that comes out of a TLB hit or a walk lies in host memory that the nested tables map; it is valid until the processor leaves the guest.</remarks>
-public sealed unsafe partial class LogicalProcessor
+/// <remarks>
+/// SAFETY: a pointer that comes out of a TLB hit or a walk lies in host memory that the nested tables map; it is valid until the processor leaves the guest.
+/// </remarks>
+internal sealed unsafe partial class GuestAccess
 {
-    internal readonly Tlb Tlb;
-    /// <summary>Level-1 TLB, <see cref="Tlb.Level1Entries"/> entries.</summary>
-    internal TlbEntry* Level1;
-
     /// <summary>Host pointer for a read of <paramref name="size"/> bytes (1..64).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal byte* ReadPtr(CpuState* c, ulong linear, int size)
     {
-        TlbEntry* e = Level1 + Tlb.Index(linear);
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagRead)
             return (byte*)(linear + (ulong)e->Addend);
-        return ReadPtrSlow(c, linear, size, ExplicitAccess(c));
+        return ReadPtrSlow(c, linear, size, CpuMode.ExplicitAccess(c));
     }
 
-    /// <summary>Host pointer for a write of all <paramref name="size"/> bytes (1..64). Its old content is not valid; finish with <see cref="EndWrite"/>.</summary>
+    /// <summary>
+    /// Host pointer for a write of all <paramref name="size"/> bytes (1..64). Its old content is not valid; finish with <see cref="EndWrite"/>.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal byte* WritePtr(CpuState* c, ulong linear, int size)
     {
-        TlbEntry* e = Level1 + Tlb.Index(linear);
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite)
             return (byte*)(linear + (ulong)e->Addend);
-        return WritePtrSlow(c, linear, size, ExplicitAccess(c), false);
+        return WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), false);
     }
 
-    /// <summary>Host pointer for a read-modify-write or a partial write within <paramref name="size"/> bytes (1..64): the old content is valid. Finish with <see cref="EndWrite"/>.</summary>
+    /// <summary>
+    /// Host pointer for a read-modify-write or a partial write within <paramref name="size"/> bytes (1..64): the old content is valid. Finish with <see
+    /// cref="EndWrite"/>.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal byte* ModifyPtr(CpuState* c, ulong linear, int size)
     {
-        TlbEntry* e = Level1 + Tlb.Index(linear);
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite)
             return (byte*)(linear + (ulong)e->Addend);
-        return WritePtrSlow(c, linear, size, ExplicitAccess(c), true);
+        return WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), true);
     }
 
-    /// <summary>Completes a write through <see cref="WritePtr"/> or <see cref="ModifyPtr"/>: commits a bounce buffer, drops decoded code that was overwritten. Fault only when an MMIO write leaves.</summary>
+    /// <summary>
+    /// Completes a write through <see cref="WritePtr"/> or <see cref="ModifyPtr"/>: commits a bounce buffer, drops decoded code that was overwritten. Fault
+    /// only when an MMIO write leaves.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal OpResult EndWrite(CpuState* c, byte* ptr, ulong linear, int size)
     {
-        TlbEntry* e = Level1 + Tlb.Index(linear);
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite && (*e->CodeBits >> (int)((linear >> 6) & 63) & 1) == 0)
             return OpResult.Next;
         return EndWriteSlow(c, ptr, linear, size);
     }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static AccessKind ExplicitAccess(CpuState* c) => c->Cpl == 3 ? AccessKind.User : 0;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal bool Load8(CpuState* c, ulong linear, out byte value)
@@ -132,7 +136,7 @@ public sealed unsafe partial class LogicalProcessor
     internal bool LoadSystem(CpuState* c, ulong linear, int size, out ulong value)
     {
         value = 0;
-        byte* p = ReadPtrAs(c, linear, size, ImplicitAccess);
+        byte* p = ReadPtrAs(c, linear, size, PagingUnit.ImplicitAccess);
         if (p == null)
             return false;
         value = size switch
@@ -148,27 +152,29 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Writes 1, 2, 4 or 8 bytes with supervisor privilege whatever the CPL.</summary>
     internal bool StoreSystem(CpuState* c, ulong linear, int size, ulong value)
     {
-        byte* p = WritePtrAs(c, linear, size, ImplicitAccess, out TlbEntry* e);
+        byte* p = WritePtrAs(c, linear, size, PagingUnit.ImplicitAccess, out TlbEntry* e);
         if (p == null)
             return false;
         StoreSized(p, size, value);
         return EndWriteAs(c, p, linear, size, e);
     }
 
-    /// <summary>Host pointer for a read with an explicit privilege: AccessKind.User, 0, or <see cref="ImplicitAccess"/>.</summary>
+    /// <summary>Host pointer for a read with an explicit privilege: AccessKind.User, 0, or <see cref="PagingUnit.ImplicitAccess"/>.</summary>
     internal byte* ReadPtrAs(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
-        TlbEntry* e = Level1 + Tlb.Index(linear);
-        if ((((linear + (ulong)size - 1) & ~0xfffUL) | Tlb.Context(PrivilegeOf(c, privilege))) == e->TagRead)
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | _paging.Tlb.Context(CpuMode.PrivilegeOf(c, privilege))) == e->TagRead)
             return (byte*)(linear + (ulong)e->Addend);
         return ReadPtrSlow(c, linear, size, privilege);
     }
 
-    /// <summary>Host pointer for a write with an explicit privilege; finish with <see cref="EndWriteAs"/>. <paramref name="e"/> is null when level 1 missed.</summary>
+    /// <summary>
+    /// Host pointer for a write with an explicit privilege; finish with <see cref="EndWriteAs"/>. <paramref name="e"/> is null when level 1 missed.
+    /// </summary>
     internal byte* WritePtrAs(CpuState* c, ulong linear, int size, AccessKind privilege, out TlbEntry* e)
     {
-        e = Level1 + Tlb.Index(linear);
-        if ((((linear + (ulong)size - 1) & ~0xfffUL) | Tlb.Context(PrivilegeOf(c, privilege))) == e->TagWrite)
+        e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
+        if ((((linear + (ulong)size - 1) & ~0xfffUL) | _paging.Tlb.Context(CpuMode.PrivilegeOf(c, privilege))) == e->TagWrite)
             return (byte*)(linear + (ulong)e->Addend);
         e = null;
         return WritePtrSlow(c, linear, size, privilege, false);
@@ -211,4 +217,39 @@ public sealed unsafe partial class LogicalProcessor
     internal bool StoreSystem16(CpuState* c, ulong linear, ushort value) => StoreSystem(c, linear, 2, value);
     internal bool StoreSystem32(CpuState* c, ulong linear, uint value) => StoreSystem(c, linear, 4, value);
     internal bool StoreSystem64(CpuState* c, ulong linear, ulong value) => StoreSystem(c, linear, 8, value);
+
+    /// <summary>
+    /// Host pointer for bulk access inside the page of <paramref name="linear"/>, or null with nothing pending when it is not a plain, present page.
+    /// </summary>
+    internal byte* DirectPtr(CpuState* c, ulong linear, bool write)
+    {
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
+        return ((linear & ~0xfffUL) | c->TlbContext) == (write ? e->TagWrite : e->TagRead) ? (byte*)(linear + (ulong)e->Addend) : null;
+    }
+
+    internal void DirectWritten(byte* host, int size) => _paging.CodeMayHaveChanged(host, size);
+
+    /// <summary>Stores a whole value: one TLB lookup for address, permission and the check for overwritten code.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal OpResult StoreVector<T>(CpuState* c, ulong linear, T value) where T : unmanaged
+    {
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
+        if ((((linear + (ulong)sizeof(T) - 1) & ~0xfffUL) | c->TlbContext) == e->TagWrite)
+        {
+            byte* m = (byte*)(linear + (ulong)e->Addend);
+            *(T*)m = value;
+            return (*e->CodeBits >> (int)((linear >> 6) & 63) & 1) == 0 ? OpResult.Next : EndWriteSlow(c, m, linear, sizeof(T));
+        }
+        return StoreVectorSlow(c, linear, &value, sizeof(T));
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private OpResult StoreVectorSlow(CpuState* c, ulong linear, void* value, int size)
+    {
+        byte* m = WritePtrSlow(c, linear, size, CpuMode.ExplicitAccess(c), false);
+        if (m == null)
+            return OpResult.Fault;
+        Buffer.MemoryCopy(value, m, size, size);
+        return EndWriteSlow(c, m, linear, size);
+    }
 }

@@ -1,5 +1,6 @@
 using Iced.Intel;
 using Ring3.Arch;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -8,7 +9,8 @@ namespace Ring3.Cpu;
 public sealed unsafe partial class LogicalProcessor
 {
     /// <summary>
-    /// Runs the guest until something is the owner's business. Owner thread. CpuState.Inject is delivered first; windows, the interrupt shadow and <see cref="CpuState.ExitRequest"/> are honoured.
+    /// Runs the guest until something is the owner's business. Owner thread. CpuState.Inject is delivered first; windows, the interrupt shadow and <see
+    /// cref="CpuState.ExitRequest"/> are honoured.
     /// The owner clears ExitRequest before it enters again.
     /// </summary>
     public ExitReason Enter() => Observer is null ? EnterOnce() : Observer.Enter(this);
@@ -21,28 +23,25 @@ public sealed unsafe partial class LogicalProcessor
         Exit->IdtVectoring.Valid = 0;
         c->ExitPending = 0;
         c->PendingNonCanonical = 0;
-        UpdateContext(c);
-        UpdateStepMode(c);
-        EnterEpoch();
+        Paging.UpdateContext(c);
+        Breakpoints.UpdateStep(c);
+        Fetch.EnterEpoch();
         // PAIRS-WITH: Machine.StopOthers (the word, a process-wide barrier, then the epoch).
         if (Machine.IsBusTaken)
             AwaitBus();
-        Replay.Begin();
-        _pauses = 0;
+        Access.Replay.Begin();
+        Interpreter.Pauses = 0;
         c->TimerLook = ulong.MaxValue;
         ExitReason reason = RunGuarded(c);
-        LeaveEpoch();
+        Fetch.LeaveEpoch();
         AtBus = 0;
-        ParkVector(c);
+        VectorUnit.Park(c);
         return reason;
     }
 
-    /// <summary>Hook of the vector part: host units that hold guest state are emptied into CpuState before the owner sees it.</summary>
-    partial void ParkVector(CpuState* c);
-
     private ExitReason Run(CpuState* c)
     {
-        if (_unfinishedTask.Valid && !ResumeTask(c))
+        if (Events.HasUnfinishedTask && !Events.ResumeTask(c))
             return Exit->Reason;
         if (c->HostStepDone != 0 && c->HostSingleStep != 0)
         {
@@ -52,16 +51,16 @@ public sealed unsafe partial class LogicalProcessor
         }
         while (c->FinishInstruction != 0)
         {
-            if (!Replay.InProgress)
+            if (!Access.Replay.InProgress)
                 return Exit->Reason = ExitReason.Request;
             if (!Step(c))
                 return Exit->Reason;
         }
         // An instruction whose MMIO access is done retires before any event: executed again after a handler, it would touch the device twice.
-        while (c->Inject.Valid != 0 && Replay.InProgress)
+        while (c->Inject.Valid != 0 && Access.Replay.InProgress)
             if (!Step(c))
                 return Exit->Reason;
-        if (c->Inject.Valid != 0 && (!DeliverInjected(c) || HostStepped(c)))
+        if (c->Inject.Valid != 0 && (!Events.DeliverInjected(c) || HostStepped(c)))
             return Exit->Reason;
         bool stale = false;
         if (c->TimerDeadline != 0)
@@ -70,9 +69,9 @@ public sealed unsafe partial class LogicalProcessor
         {
             if (Volatile.Read(ref c->ExitRequest) != 0)
                 return Exit->Reason = ExitReason.Request;
-            if (c->InstructionsRetired >= c->TimerLook && TimerHasCome(c))
+            if (c->InstructionsRetired >= c->TimerLook && DeadlineTimer.HasCome(c))
                 return Exit->Reason = ExitReason.Timer;
-            if (NeedsAttention(c) || Replay.InProgress)
+            if (EventUnit.NeedsAttention(c) || Access.Replay.InProgress)
             {
                 if (!Step(c))
                     return Exit->Reason;
@@ -81,25 +80,25 @@ public sealed unsafe partial class LogicalProcessor
             // The loop reads it together with ExitRequest: a store to one of the two would delay that.
             if (c->Attention != 0)
                 c->Attention = 0;
-            Block* b = stale ? FindBlock(c, CodeMode(c)) : Lookup(c, CodeMode(c));
+            Block* b = stale ? Fetch.FindBlock(c, CpuMode.CodeMode(c)) : Fetch.Lookup(c, CpuMode.CodeMode(c));
             if (b == null)
             {
                 if (!Faulted(c))
                     return Exit->Reason;
                 continue;
             }
-            if (_link != null)
-                Connect(c, b);
+            if (Fetch.Link != null)
+                Fetch.Connect(c, b);
             c->BlockRip = c->Rip;
             LoopExit how;
-            if (b->Code != 0 && !_interpretOnce && CanTranslate(c))
+            if (b->Code != 0 && !Translator.InterpretOnce && Translator.CanTranslate(c))
             {
-                how = RunTranslated(c, b);
+                how = Translator.RunTranslated(c, b);
             }
             else
             {
-                how = LoopGuarded(c, b);
-                _interpretOnce = false;
+                how = Interpreter.LoopGuarded(c, b);
+                Translator.InterpretOnce = false;
             }
             stale = how == LoopExit.Stale;
             if (how == LoopExit.RetiredExit || (how == LoopExit.Fault && !Faulted(c)))
@@ -110,11 +109,11 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>An instruction did not retire. False: leave the guest.</summary>
     private bool Faulted(CpuState* c)
     {
-        _link = null;
+        Fetch.Link = null;
         if (c->ExitPending != 0)
             return false;
-        Replay.Retire();
-        return DeliverPending(c) && !HostStepped(c);
+        Access.Replay.Retire();
+        return Events.DeliverPending(c) && !HostStepped(c);
     }
 
     /// <summary>A host-requested step ends at the first instruction of a handler too: an endless chain of exceptions must not keep the owner out.</summary>
@@ -123,20 +122,20 @@ public sealed unsafe partial class LogicalProcessor
         if (c->HostSingleStep == 0)
             return false;
         Exit->Reason = ExitReason.SingleStep;
-        Exit->Payload = TakeDebugTraps(State);
+        Exit->Payload = DebugTraps.Take(State);
         return true;
     }
 
     /// <summary>Events that wait for an instruction boundary, or else exactly one instruction. False: leave the guest.</summary>
     private bool Step(CpuState* c)
     {
-        if (!Replay.InProgress)
+        if (!Access.Replay.InProgress)
         {
-            int breakpoints = c->StepMode == 0 ? 0 : CodeBreakpointsAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
-            switch (FirstEvent(AwaitedEvents(c) | (breakpoints != 0 ? BoundaryEvents.CodeBreakpoint : 0)))
+            int breakpoints = c->StepMode == 0 ? 0 : Breakpoints.CodeAt(c, c->BlockMode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip));
+            switch (Events.FirstEvent(AwaitedEvents(c) | (breakpoints != 0 ? BoundaryEvents.CodeBreakpoint : 0)))
             {
                 case BoundaryEvents.TaskTrap or BoundaryEvents.DebugTrap:
-                    return RaiseDebug(c, TakeDebugTraps(c));
+                    return RaiseDebug(c, DebugTraps.Take(c));
                 case BoundaryEvents.Nmi:
                     Exit->Reason = ExitReason.NmiWindow;
                     return false;
@@ -145,30 +144,30 @@ public sealed unsafe partial class LogicalProcessor
                     return false;
                 case BoundaryEvents.CodeBreakpoint:
                     // With traps that MOV SS has kept back it is one #DB.
-                    return RaiseDebug(c, TakeDebugTraps(c) | (uint)breakpoints);
+                    return RaiseDebug(c, DebugTraps.Take(c) | (uint)breakpoints);
             }
-            if (IsVirtualInterruptDue(c))
+            if (VirtualInterrupts.IsDue(c))
             {
-                Raise(c, Vector.GP, 0);
+                Outcome.Raise(c, Vector.GP, 0);
                 return Faulted(c);
             }
         }
         byte shadow = c->InterruptShadow;
         ushort heldTraps = c->PendingDebug;
         ulong kept = c->Rflags & (Rflags.TF | Rflags.RF);
-        uint mode = CodeMode(c) | BlockMode.Single;
-        _link = null;
-        Block* b = Lookup(c, mode);
+        uint mode = CpuMode.CodeMode(c) | BlockMode.Single;
+        Fetch.Link = null;
+        Block* b = Fetch.Lookup(c, mode);
         if (b == null)
             return Faulted(c);
         c->InterruptShadow = 0;
         c->Rflags &= ~Rflags.RF;
-        TrapDecided = false;
+        c->TrapDecided = 0;
         c->Attention = 1;
         c->BlockRip = c->Rip;
-        LoopExit how = LoopGuarded(c, b);
+        LoopExit how = Interpreter.LoopGuarded(c, b);
         c->Attention = 0;
-        _link = null;
+        Fetch.Link = null;
         if (how == LoopExit.Fault)
         {
             c->Rflags |= kept & Rflags.RF;
@@ -183,11 +182,11 @@ public sealed unsafe partial class LogicalProcessor
             // Invalidated before it started: refresh the jump cache and come back.
             c->InterruptShadow = shadow;
             c->Rflags |= kept & Rflags.RF;
-            return FindBlock(c, mode) != null || Faulted(c);
+            return Fetch.FindBlock(c, mode) != null || Faulted(c);
         }
-        Replay.Retire();
-        if (!TrapDecided)
-            NoteSingleStep(c, kept);
+        Access.Replay.Retire();
+        if (c->TrapDecided == 0)
+            DebugTraps.NoteStep(c, kept);
         if (how == LoopExit.RetiredExit)
         {
             // A task switch can have committed the new task and still have something to load.
@@ -204,77 +203,64 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Delivers #DB with the given DR6 bits. False: leave the guest.</summary>
     private bool RaiseDebug(CpuState* c, ulong bits)
     {
-        Raise(c, Vector.DB);
+        Outcome.Raise(c, Vector.DB);
         c->PendingAddress = bits;
-        return DeliverPending(c) && !HostStepped(c);
+        return Events.DeliverPending(c) && !HostStepped(c);
     }
 
     /// <summary>Retires the instruction of the last exit: RIP moves behind it, the shadow ends, a single-step trap is noted.</summary>
-    public void SkipInstruction() => Retire(State, Exit->InstructionLength);
+    public void SkipInstruction() => Outcome.Retire(State, Exit->InstructionLength);
 
-    private const ulong Dr7Enables = 0xff;
-
-    /// <summary>With an <see cref="ExitReason.Mmio"/> exit: says whether the access is all that is left of its instruction, a plain store. Breakpoints on data are noted by the store itself, so with them it is not.</summary>
-    private void NoteLastAccess(CpuState* c, Op* op)
-    {
-        int size = (Code)op->Code switch
-        {
-            Code.Mov_rm8_r8 or Code.Mov_rm8_imm8 or Code.Mov_moffs8_AL => 1,
-            Code.Mov_rm16_r16 or Code.Mov_rm16_imm16 or Code.Mov_moffs16_AX => 2,
-            Code.Mov_rm32_r32 or Code.Mov_rm32_imm32 or Code.Mov_moffs32_EAX => 4,
-            Code.Mov_rm64_r64 or Code.Mov_rm64_imm32 or Code.Mov_moffs64_RAX => 8,
-            _ => 0,
-        };
-        if (size == Exit->Size && Exit->IsWrite != 0 && Replay.IsFirst && (c->Dr7 & Dr7Enables) == 0 && c->HostBreakpoints == 0)
-            Exit->InstructionLength = op->Length;
-    }
-
-    /// <summary>Retires the store of the last <see cref="ExitReason.Mmio"/> exit, whose InstructionLength says that nothing else is left of it; the owner makes the access.</summary>
+    /// <summary>
+    /// Retires the store of the last <see cref="ExitReason.Mmio"/> exit, whose InstructionLength says that nothing else is left of it; the owner makes the
+    /// access.
+    /// </summary>
     public void SkipStore()
     {
-        Replay.Retire();
+        Access.Replay.Retire();
         SkipInstruction();
     }
 
     /// <summary>An instruction that replaces the whole state (RSM) has been carried out by the owner.</summary>
     public void InstructionCompleted()
     {
-        Replay.Retire();
+        Access.Replay.Retire();
         State->InstructionsRetired++;
         State->HostStepDone = State->HostSingleStep;
     }
 
-    /// <summary>An instruction has made an MMIO access that the owner completed, or half of a task switch, and has not retired. Until it has, the state is between two instructions: see <see cref="CpuState.FinishInstruction"/>.</summary>
-    public bool IsInstructionInProgress => Replay.InProgress || _unfinishedTask.Valid;
-
     /// <summary>The owner moves RIP away from an instruction in progress: what it has done to devices is done, the rest of it never happens.</summary>
     public void AbandonInstruction()
     {
-        Replay.Retire();
-        _unfinishedTask.Valid = false;
+        Access.Replay.Retire();
+        Events.ForgetTask();
     }
 
     /// <summary>The debug traps that wait for delivery, for an owner that reports them itself; none wait after it.</summary>
-    public ulong TakePendingDebug() => TakeDebugTraps(State);
+    public ulong TakePendingDebug() => DebugTraps.Take(State);
 
-    /// <summary>An iteration of a repeated instruction has ended, and others follow.</summary>
-    private static void RetireIteration(CpuState* c)
+    private ExitReason RunGuarded(CpuState* c)
     {
-        c->BetweenIterations = 1;
-        c->InterruptShadow = 0;
-        c->HostStepDone = c->HostSingleStep;
-        NoteSingleStep(c, c->Rflags);
-    }
-
-    private static void Retire(CpuState* c, int length)
-    {
-        c->BetweenIterations = 0;
-        ulong rip = c->Rip + (ulong)length;
-        c->Rip = WrapRip(c, rip);
-        c->InterruptShadow = 0;
-        c->InstructionsRetired++;
-        c->HostStepDone = c->HostSingleStep;
-        NoteSingleStep(c, c->Rflags);
-        c->Rflags &= ~Rflags.RF;
+        FaultRecord* faults = Guard.Record = FaultGuard.RecordOfThread(Guard.Record);
+        faults->Inside = 1;
+        ExitReason reason;
+        // Not a finally: it would be a call on each exit.
+        try
+        {
+            reason = Run(c);
+        }
+        catch (NullReferenceException) when (faults->Pending != 0)
+        {
+            // Between instructions, or fetching one: RIP is exact.
+            Guard.Failed(c);
+            reason = Exit->Reason;
+        }
+        catch
+        {
+            faults->Inside = 0;
+            throw;
+        }
+        faults->Inside = 0;
+        return reason;
     }
 }

@@ -2,7 +2,7 @@ namespace Ring3.Cpu;
 
 /// <summary>The checked mode of the TLB, and the flushes that the guest causes.</summary>
 /// <remarks>SAFETY: works on the processor's own state and TLB.</remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class PagingUnit
 {
     /// <summary>Null unless translations are checked.</summary>
     internal TlbSanitizer? Sanitizer;
@@ -22,21 +22,21 @@ public sealed unsafe partial class LogicalProcessor
     private bool UseNested(CpuState* c, NestedTlb.Entry* e, ulong gpa, ulong linear, AccessKind access) =>
         Sanitizer!.AllowsNested(c, new TlbUse { Linear = linear, Gpa = gpa & ~0xfffUL, Host = (ulong)e->Host, Access = access });
 
-    private void FlushCurrentPcid(GuestFlush by)
+    internal void FlushCurrentPcid(GuestFlush by)
     {
-        Sanitizer?.FlushedPcid(by, State->Asid, CurrentPcid(State));
+        Sanitizer?.FlushedPcid(by, _state->Asid, CpuMode.CurrentPcid(_state));
         Tlb.FlushCurrentPcid();
     }
 
     private void FlushPcid(GuestFlush by, uint pcid)
     {
-        Sanitizer?.FlushedPcid(by, State->Asid, pcid);
+        Sanitizer?.FlushedPcid(by, _state->Asid, pcid);
         Tlb.FlushPcid(pcid);
     }
 
-    private void FlushAllPcids(GuestFlush by, bool global)
+    internal void FlushAllPcids(GuestFlush by, bool global)
     {
-        Sanitizer?.FlushedSpaces(by, State->Asid, global);
+        Sanitizer?.FlushedSpaces(by, _state->Asid, global);
         Tlb.FlushAllPcids(global);
     }
 

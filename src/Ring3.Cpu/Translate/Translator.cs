@@ -11,21 +11,25 @@ namespace Ring3.Cpu;
 /// cref="Slow"/> catches what a handler's access throws.
 /// SAFETY: sites and blocks belong to the epoch in which the code was entered; when a call back has changed the epoch it leaves.
 /// </remarks>
-public sealed unsafe partial class LogicalProcessor
+internal sealed unsafe partial class Translator
 {
+    private readonly LogicalProcessor _p;
+    private readonly CodeFetch _fetch;
     private RegionBuilder? _builder;
     private LoopExit _left;
     /// <summary>The instruction at RIP is one that translated code could not do: the interpreter executes its block, translated or not.</summary>
-    private bool _interpretOnce;
+    internal bool InterpretOnce;
     private ulong _translatedJumpGeneration;
     internal readonly TranslationCounters Counters = new();
 
-    private void InitializeTranslator()
+    public Translator(LogicalProcessor p, CodeFetch fetch)
     {
-        State->Self = GCHandle.ToIntPtr(GCHandle.Alloc(this, GCHandleType.Weak));
-        State->SlowCallback = (nint)(delegate* unmanaged<CpuState*, Site*, byte*, nint>)&Slow;
-        State->HostMxcsr = MxcsrUnit.Default;
-        if (Machine.TranslationThreshold != int.MaxValue)
+        _p = p;
+        _fetch = fetch;
+        _p.State->Self = GCHandle.ToIntPtr(GCHandle.Alloc(this, GCHandleType.Weak));
+        _p.State->SlowCallback = (nint)(delegate* unmanaged<CpuState*, Site*, byte*, nint>)&Slow;
+        _p.State->HostMxcsr = MxcsrUnit.Default;
+        if (_p.Machine.Blocks.TranslationThreshold != int.MaxValue)
             LoadRoutines();
     }
 
@@ -33,19 +37,19 @@ public sealed unsafe partial class LogicalProcessor
     [MethodImpl(MethodImplOptions.NoInlining)]
     private void LoadRoutines()
     {
-        State->FlagRoutine = FlagRoutines.Load;
-        State->SlowRoutine = RegionRoutines.Slow;
+        _p.State->FlagRoutine = FlagRoutines.Load;
+        _p.State->SlowRoutine = RegionRoutines.Slow;
     }
 
-    private void FreeTranslator() => GCHandle.FromIntPtr(State->Self).Free();
+    public void Free() => GCHandle.FromIntPtr(_p.State->Self).Free();
 
     /// <summary>A block's count has run out. True: it has a translation now, and the interpreter is to give way.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private bool IsHot(CpuState* c, Block* b)
+    internal bool IsHot(CpuState* c, Block* b)
     {
-        if (_interpretOnce)
+        if (InterpretOnce)
         {
-            _interpretOnce = false;
+            InterpretOnce = false;
             b->Heat = 0;
             return false;
         }
@@ -54,40 +58,40 @@ public sealed unsafe partial class LogicalProcessor
             b->Heat = 0;
             return CanTranslate(c);
         }
-        if (b->Mode != BlockMode.Code64 || b->HostNext != null || !Machine.TranslatesAt(b) || !CanTranslate(c))
+        if (b->Mode != BlockMode.Code64 || b->HostNext != null || !_p.Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
         {
             b->Heat = int.MaxValue;
             return false;
         }
-        _builder ??= new RegionBuilder(this);
-        b->Heat = Machine.Retry;
+        _builder ??= new RegionBuilder(_p);
+        b->Heat = BlockCache.Retry;
         long start = Stopwatch.GetTimestamp();
-        bool built = _builder.Build(b, Machine.ExternalWriters) && Machine.PublishRegion(_builder, _jumpEpoch);
+        bool built = _builder.Build(b, _p.Machine.Blocks.ExternalWriters) && _p.Machine.Blocks.PublishRegion(_builder, _fetch.JumpEpoch);
         Counters.BuildTicks += Stopwatch.GetTimestamp() - start;
         Counters.BuiltInstructions += built ? _builder.Instructions : 0;
         return built && b->Code != 0;
     }
 
-    private bool CanTranslate(CpuState* c) => Sanitizer is null && IsFarFromEdge(c->BlockRip);
+    internal bool CanTranslate(CpuState* c) => _p.Paging.Sanitizer is null && IsFarFromEdge(c->BlockRip);
 
     /// <summary>Relative branches and the next page cannot leave the canonical addresses from here: 2 GiB and some away from both ends of the hole.</summary>
     private static bool IsFarFromEdge(ulong rip) => rip < 0x7fff_7fff_0000 || rip >= 0xffff_8000_8001_0000;
 
     /// <summary>Executes from a translated block at RIP until something is for the run loop.</summary>
-    private LoopExit RunTranslated(CpuState* c, Block* b)
+    internal LoopExit RunTranslated(CpuState* c, Block* b)
     {
-        _link = null;
+        _fetch.Link = null;
         c->CodeBase = c->Rip & ~0xfffUL;
         c->CcKind = (uint)FlagKind.Words;
-        if (_translatedJumpGeneration != (ulong)_jumpGeneration + ((ulong)_jumpEpoch << 32))
+        if (_translatedJumpGeneration != (ulong)_fetch.JumpGeneration + ((ulong)_fetch.JumpEpoch << 32))
         {
-            _translatedJumpGeneration = (ulong)_jumpGeneration + ((ulong)_jumpEpoch << 32);
+            _translatedJumpGeneration = (ulong)_fetch.JumpGeneration + ((ulong)_fetch.JumpEpoch << 32);
             c->JumpKey += 0x1000;
         }
         ulong before = c->InstructionsRetired;
         if (c->SlowRoutine == 0)
             LoadRoutines();
-        RegionRoutines.Enter((byte*)Level1, b->Code);
+        RegionRoutines.Enter((byte*)_p.Paging.Level1, b->Code);
         c->Units = 0;
         Counters.Entries++;
         Counters.Translated += c->InstructionsRetired - before;
@@ -98,20 +102,20 @@ public sealed unsafe partial class LogicalProcessor
     [UnmanagedCallersOnly]
     private static nint Slow(CpuState* c, Site* s, byte* address)
     {
-        LogicalProcessor p = Unsafe.As<LogicalProcessor>(GCHandle.FromIntPtr(c->Self).Target!);
+        Translator t = Unsafe.As<Translator>(GCHandle.FromIntPtr(c->Self).Target!);
         try
         {
-            nint code = p.AtSite(c, s, address);
+            nint code = t.AtSite(c, s, address);
             if (code == 0)
-                p.Counters.Leaves[(int)s->Kind]++;
+                t.Counters.Leaves[(int)s->Kind]++;
             return code;
         }
-        catch (NullReferenceException) when (p._faults->Pending != 0)
+        catch (NullReferenceException) when (t._p.Guard.Record->Pending != 0)
         {
-            p.MemoryFailed(c);
+            t._p.Guard.Failed(c);
             if (c->KeptBy == c->CurrentOp)
                 c->Gpr[4] = c->KeptRsp;
-            return p.FaultAt(c, s);
+            return t.FaultAt(c, s);
         }
     }
 
@@ -136,10 +140,10 @@ public sealed unsafe partial class LogicalProcessor
                 return LeaveBefore(c, s);
             case SiteKind.Overwritten when s->Size == 0:
                 // Some of a page, by a string instruction, which goes on in its handler.
-                CodeMayHaveChanged(address, 4096);
+                _p.Paging.CodeMayHaveChanged(address, 4096);
                 return s->Resume;
             case SiteKind.Overwritten:
-                CodeMayHaveChanged(address + s->WindowOffset, s->Size);
+                _p.Paging.CodeMayHaveChanged(address + s->WindowOffset, s->Size);
                 if (s->Region->Stale == 0)
                     return s->Resume;
                 SyncFlags(c, s);
@@ -154,7 +158,7 @@ public sealed unsafe partial class LogicalProcessor
                 return LeaveBefore(c, s);
             case SiteKind.Poll:
                 // Mostly it is time to look at the clock, and nothing else.
-                bool goesOn = *(ulong*)&c->ExitRequest == 0 && (c->InstructionsRetired < c->TimerLook || !TimerHasCome(c));
+                bool goesOn = *(ulong*)&c->ExitRequest == 0 && (c->InstructionsRetired < c->TimerLook || !DeadlineTimer.HasCome(c));
                 if (s->Region->Stale == 0 && goesOn)
                 {
                     s->Region->Samples++;
@@ -175,7 +179,7 @@ public sealed unsafe partial class LogicalProcessor
                 return MakeLive(c, (Units)s->Size) ? s->Resume : LeaveBefore(c, s);
             default:
                 c->Rip = c->CodeBase + (ulong)s->PageOffset;
-                if (Machine.Verify(s->Region))
+                if (_p.Machine.Blocks.Verify(s->Region))
                     return s->Resume;
                 SyncFlags(c, s);
                 return Leave(LoopExit.Stale);
@@ -197,7 +201,7 @@ public sealed unsafe partial class LogicalProcessor
         c->Gpr[4] += (ulong)s->StackMoves;
         c->InstructionsRetired -= s->Uncount;
         c->Rip = c->CodeBase + (ulong)s->PageOffset;
-        _interpretOnce = true;
+        InterpretOnce = true;
         return Leave(LoopExit.Lookup);
     }
 
@@ -224,7 +228,7 @@ public sealed unsafe partial class LogicalProcessor
             handlers[op->Code]++;
         c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
         c->CurrentOp = op;
-        switch (op->Handler(this, c, op))
+        switch (op->Handler(_p, c, op))
         {
             case OpResult.Next:
                 if (s->Region->Stale == 0 && CanGoOn() && (c->Units == 0 || AreUnitsValid(c)))
@@ -235,7 +239,7 @@ public sealed unsafe partial class LogicalProcessor
             case OpResult.EndBlock:
                 c->InstructionsRetired -= s->Uncount - 1u;
                 c->Units = 0;
-                if (NeedsAttention(c) || !CanGoOn() || CodeMode(c) != BlockMode.Code64)
+                if (EventUnit.NeedsAttention(c) || !CanGoOn() || CpuMode.CodeMode(c) != BlockMode.Code64)
                     return Leave(LoopExit.Poll);
                 return GoTo(c);
             case OpResult.RetiredExit:
@@ -247,7 +251,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Nothing has happened that makes code pointers of this stay invalid.</summary>
-    private bool CanGoOn() => _jumpGeneration == Tlb.FetchGeneration && _jumpEpoch == Machine.Epoch;
+    private bool CanGoOn() => _fetch.IsCurrent && _fetch.IsOfThisEpoch;
 
     /// <summary>Goes on at RIP in translated code if the jump cache knows some.</summary>
     private nint GoTo(CpuState* c)
@@ -282,10 +286,10 @@ public sealed unsafe partial class LogicalProcessor
     private Block* TranslatedAt(CpuState* c)
     {
         ulong rip = c->Rip;
-        JumpEntry* e = _jumps + JumpIndex(rip);
-        if (JumpMiss(e, rip, JumpKey(c, BlockMode.Code64)) || !IsFarFromEdge(rip))
+        JumpEntry* e = _fetch.Jumps + CodeFetch.JumpIndex(rip);
+        if (CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, BlockMode.Code64)) || !IsFarFromEdge(rip))
             return null;
-        Block* b = (Block*)(e->Packed & BlockAddress);
+        Block* b = (Block*)(e->Packed & CodeFetch.BlockAddress);
         return b->Code != 0 ? b : null;
     }
 
@@ -299,7 +303,7 @@ public sealed unsafe partial class LogicalProcessor
         }
         // The entry's address may be taken back at once; the code stays readable, and says so.
         nint code = b->Code;
-        Machine.Link(s, b);
+        _p.Machine.Blocks.Link(s, b);
         return code != 0 ? code : LeaveSynced(c, s);
     }
 
@@ -312,7 +316,7 @@ public sealed unsafe partial class LogicalProcessor
     private nint JumpTo(CpuState* c, Site* s)
     {
         ulong rip = c->Rip;
-        if (!IsCanonical(c, rip))
+        if (!CpuMode.IsCanonical(c, rip))
         {
             c->Gpr[4] -= s->Popped;
             return LeaveBefore(c, s);
@@ -337,7 +341,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
         Op* op = s->Op;
-        ulong offset = (EffectiveAddress(c, op) + beyond) & AddressMask(op->AddressSize);
+        ulong offset = (Addressing.EffectiveAddress(c, op) + beyond) & Addressing.AddressMask(op->AddressSize);
         return op->Seg >= SegmentIndex.FS ? offset + CpuState.SegmentAt(c, op->Seg)->Base : offset;
     }
 
@@ -347,19 +351,19 @@ public sealed unsafe partial class LogicalProcessor
     /// </summary>
     private bool TryFill(CpuState* c, ulong linear, int size, bool write)
     {
-        if ((linear & 0xfff) + (ulong)size > 0x1000 || !IsCanonical(c, linear) || AlignmentChecked(c))
+        if ((linear & 0xfff) + (ulong)size > 0x1000 || !CpuMode.IsCanonical(c, linear) || CpuMode.AlignmentChecked(c))
             return false;
-        TlbEntry* e = Level1 + Tlb.Index(linear);
+        TlbEntry* e = _p.Paging.Level1 + Tlb.Index(linear);
         ulong tag = linear & ~0xfffUL | c->TlbContext;
         if (tag == (write ? e->TagWrite : e->TagRead))
             return false;
-        bool ok = Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | ExplicitAccess(c), out _);
+        bool ok = _p.Paging.Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | CpuMode.ExplicitAccess(c), out _);
         if (!ok)
         {
             // The interpreter meets the fault or the exit again, and reports it.
             c->ExitPending = 0;
             c->PendingNonCanonical = 0;
-            Exit->Reason = ExitReason.None;
+            c->Exit->Reason = ExitReason.None;
         }
         return ok && tag == (write ? e->TagWrite : e->TagRead);
     }
