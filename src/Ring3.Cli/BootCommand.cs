@@ -32,8 +32,13 @@ internal static class BootCommand
     private static readonly Option<string?> s_residentDir = new("--resident-dir") { Description = "where that file is made (default: /var/tmp)", HelpName = "DIR" };
     private static readonly Option<DiskOption[]> s_disk = new("--disk")
     {
-        Description = "a raw disk image or block device; repeatable", HelpName = "FILE[,ro][,serial=S]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
+        Description = "a disk image or block device; repeatable", HelpName = "FILE[,ro][,serial=S][,format=raw|qcow2]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
         AllowMultipleArgumentsPerToken = false,
+    };
+    private static readonly Option<ShareOption[]> s_share = new("--share")
+    {
+        Description = "a folder of the host (virtiofsd), which the default guest has at the same path; repeatable", HelpName = "DIR[:TAG][,ro]", CustomParser = ParseShares,
+        Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false,
     };
     private static readonly Option<NetOption?> s_net = new("--net")
     {
@@ -55,7 +60,7 @@ internal static class BootCommand
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_net, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_share, s_net, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -82,6 +87,7 @@ internal static class BootCommand
         Zap = r.GetValue(s_zap) ?? RootZapPolicy.Worker,
         ZapShare = r.GetValue(s_zapShare),
         Disks = r.GetValue(s_disk) ?? [],
+        Shares = r.GetValue(s_share) ?? [],
         Net = r.GetValue(s_net),
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
@@ -151,6 +157,19 @@ internal static class BootCommand
                 r.AddError(error);
         }
         return [.. disks];
+    }
+
+    private static ShareOption[] ParseShares(ArgumentResult r)
+    {
+        var shares = new List<ShareOption>();
+        foreach (Token token in r.Tokens)
+        {
+            if (ShareOption.Parse(token.Value, out string error) is { } share)
+                shares.Add(share);
+            else
+                r.AddError(error);
+        }
+        return [.. shares];
     }
 
     private static NetOption? ParseNet(ArgumentResult r)

@@ -8,6 +8,10 @@ public static class Privileges
     /// <summary>CAP_SYS_BOOT is effective.</summary>
     public static bool MayReboot => (EffectiveCapabilities() >> CapSysBoot & 1) != 0;
 
+    /// <summary>The user and the group that the process acts as.</summary>
+    public static (uint User, uint Group) Identity =>
+        ((uint)Libc.syscall(107 /* geteuid */, 0, 0, 0, 0, 0, 0), (uint)Libc.syscall(108 /* getegid */, 0, 0, 0, 0, 0, 0));
+
     private static ulong EffectiveCapabilities()
     {
         try

@@ -40,6 +40,8 @@ public sealed record BootOptions
     public string? ResidentDirectory { get; init; }
     /// <summary>Disks, in the order in which the guest finds them.</summary>
     public IReadOnlyList<DiskOption> Disks { get; init; } = [];
+    /// <summary>Folders of the host.</summary>
+    public IReadOnlyList<ShareOption> Shares { get; init; } = [];
     /// <summary>The network card's other side; null: no card.</summary>
     public NetOption? Net { get; init; }
     /// <summary>File for a picture of the working set over time.</summary>

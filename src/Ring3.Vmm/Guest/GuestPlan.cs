@@ -65,6 +65,7 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
             Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns,
             Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
             Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
+            Mounts = modules.Count == 0 ? [] : [.. options.Shares.Select((s, i) => new GuestMount(s.Tag ?? $"share{i}", s.Place, s.ReadOnly))],
             Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
         };
         if (options.Initrd.Count == 0)

@@ -3,6 +3,9 @@ using System.Text;
 
 namespace Ring3.Vmm;
 
+/// <summary>A share of the host, and where the guest has it.</summary>
+public sealed record GuestMount(string Tag, string Place, bool ReadOnly);
+
 /// <summary>What the guest's init is told.</summary>
 public sealed record InitOptions
 {
@@ -17,6 +20,8 @@ public sealed record InitOptions
     public string Terminal { get; init; } = "linux";
     /// <summary>The first network card: its address comes by DHCP, or it is only switched on; null: there is none.</summary>
     public bool? Dhcp { get; init; }
+    /// <summary>Shares of the host, mounted in this order.</summary>
+    public IReadOnlyList<GuestMount> Mounts { get; init; } = [];
     /// <summary>Loaded before anything else runs, in this order.</summary>
     public IReadOnlyList<GuestModule> Modules { get; init; } = [];
 }
@@ -105,6 +110,8 @@ public static class Initramfs
             cd /root
 
             """ + string.Concat(options.Modules.Select(m => $"$b insmod /.ring3/modules/{m.Name}.ko\n"));
+        foreach (GuestMount mount in options.Mounts)
+            head += $"$b mkdir -p {Quote(mount.Place)}; $b mount -t virtiofs {(mount.ReadOnly ? "-o ro " : "")}{Quote(mount.Tag)} {Quote(mount.Place)}\n";
         if (options.Dhcp is { } dhcp)
             head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n"
                 : "$b ip link set lo up; $b ip link set eth0 up\n";
