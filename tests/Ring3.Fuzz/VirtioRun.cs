@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using Ring3.Host;
 using Ring3.Kvm;
 using Ring3.Memory;
+using Ring3.Tests.Shared;
 using Ring3.Virtio;
 using Ring3.Vmm;
 
@@ -26,7 +27,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
     private readonly List<Card> _cards = [];
     private string _message = "";
 
-    private sealed record Card(VirtioTransport Transport, VirtioPciFunction Function, IoBus Mmio);
+    /// <param name="BackEnd">Who serves the device, if it does not itself.</param>
+    private sealed record Card(VirtioTransport Transport, VirtioPciFunction Function, IoBus Mmio, FakeBackEnd? BackEnd);
 
     /// <summary>Nothing arrives by itself; what is sent is looked at.</summary>
     private sealed class DeadLink : IPacketLink
@@ -70,13 +72,25 @@ internal sealed unsafe class VirtioRun : IHostileRun
         Add(new BlockDevice(_guest, file!, false, "fuzz", 2, "disk"));
         Add(new EntropyDevice(_guest, 1));
         Add(new NetDevice(_guest, new DeadLink(), [2, 0, 0, 0, 0, 1], 65520, _ => { }));
+        Add(b => new VhostFsDevice(_guest, "a", false, null, b.Link, "fs", _ => { }));
+        Add(b => new VhostFsDevice(_guest, "b", true, new ShareOwner(1, 2), b.Link, "fs-ro", _ => { }));
+        Add(b => new VhostBlockDevice(_guest, "c", 2, b.Link, "image", _ => { }));
     }
 
-    private void Add(VirtioDevice device)
+    private static FakeBackEnd BackEnd() =>
+        new(VirtioFeature.Version1 | VhostUserLink.ProtocolFeatures | BlockDevice.FlushCommand, ulong.MaxValue, [1, .. new byte[59]]);
+
+    private void Add(Func<FakeBackEnd, VirtioDevice> create)
+    {
+        FakeBackEnd back = BackEnd();
+        Add(create(back), back);
+    }
+
+    private void Add(VirtioDevice device, FakeBackEnd? back = null)
     {
         var mmio = new IoBus();
         var transport = new VirtioTransport(device, new NoInterrupts(), VirtioFeature.OfTransport, m => _message = m, e => throw e) { HasThreads = false };
-        _cards.Add(new Card(transport, new VirtioPciFunction(transport, 0xff_00_00, mmio, 0xfe00_0000), mmio));
+        _cards.Add(new Card(transport, new VirtioPciFunction(transport, 0xff_00_00, mmio, 0xfe00_0000), mmio, back));
     }
 
     public void Kick() { }
@@ -86,7 +100,10 @@ internal sealed unsafe class VirtioRun : IHostileRun
     public void Dispose()
     {
         foreach (Card card in _cards)
+        {
             card.Function.Dispose();
+            card.BackEnd?.Dispose();
+        }
         File.Delete(_disk);
         _slots.Release();
         NativeMemory.AlignedFree(_all);
@@ -182,10 +199,18 @@ internal sealed unsafe class VirtioRun : IHostileRun
                 Span<byte> frame = stackalloc byte[random.Next(4) == 0 ? random.Next(1, 9000) : random.Next(1, 200)];
                 _ = net.TryDeliver(net.Queues[0], frame);
                 break;
+            case 2 or 3 when card.BackEnd is { } back:
+                Answer((VhostUserDevice)card.Transport.Device, back, queue, random);
+                break;
             case < 8:
                 Offer(queue, (features & VirtioFeature.PackedRing) != 0, random);
                 break;
             default:
+                if (card.BackEnd is not null)
+                {
+                    Set(card, VirtioTransport.DoorbellsAt + VirtioTransport.DoorbellBytes * queue, 4, 0);
+                    break;
+                }
                 bool stop = false;
                 // A driver that is served without end would be so on the queue's own thread.
                 for (int i = 0; i < 4 && card.Transport.TryServe(queue, ref stop); i++)
@@ -193,6 +218,19 @@ internal sealed unsafe class VirtioRun : IHostileRun
                 }
                 break;
         }
+    }
+
+    /// <summary>What the program behind a device says, which now and then is a lie, after which it is not heard any more.</summary>
+    private static void Answer(VhostUserDevice device, FakeBackEnd back, int queue, Random random)
+    {
+        while (back.TryTake(queue, out ushort head, out Span<byte> readable, out Span<byte> writable))
+        {
+            random.NextBytes(readable[..Math.Min(readable.Length, 64)]);
+            random.NextBytes(writable[..Math.Min(writable.Length, 64)]);
+            bool lies = random.Next(3000) == 0;
+            back.GiveBack(queue, lies ? (uint)random.Next(300) : head, (uint)random.Next(writable.Length + (lies ? 100 : 1)), (ushort)(lies ? random.Next(3) : 1));
+        }
+        device.Collect(queue);
     }
 
     private static void ConfigAccess(Card card, Random random)

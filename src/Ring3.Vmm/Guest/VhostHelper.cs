@@ -23,7 +23,7 @@ internal sealed class VhostHelper : IDisposable
         process.ErrorDataReceived += (_, e) =>
         {
             if (e.Data is { Length: > 0 } line)
-                _last = line.Trim();
+                _last = Short(line);
         };
         process.OutputDataReceived += (_, _) => { };
         process.BeginErrorReadLine();
@@ -103,6 +103,14 @@ internal sealed class VhostHelper : IDisposable
             if (listener >= 0)
                 FileDescriptor.Close(listener);
         }
+    }
+
+    /// <summary>A line without the options that it repeats.</summary>
+    private static string Short(string line)
+    {
+        const string EndOfOption = "}: ";
+        int at = line.LastIndexOf(EndOfOption, StringComparison.Ordinal);
+        return (at < 0 ? line : line[(at + EndOfOption.Length)..]).Trim();
     }
 
     /// <summary>What is wrong with the program, which has said so or ended.</summary>
