@@ -23,6 +23,12 @@ public sealed record BootOptions
     /// <summary>Makes random numbers that the machine gives the guest repeatable.</summary>
     public ulong? Seed { get; init; }
     public string? Exec { get; init; }
+    /// <summary>A command with the host's root; <see cref="Shares"/> begin with that root.</summary>
+    public RunCommand? Run { get; init; }
+    /// <summary>How the command's streams are; null: <see cref="Exec"/> has no input, and serial ports for the rest.</summary>
+    public CommandStreams? Streams { get; init; }
+    /// <summary>The guest runs one command, and its status is the machine's.</summary>
+    public bool HasCommand => Exec is not null || Run is not null;
     public BootProtocol Protocol { get; init; } = BootProtocol.Auto;
     /// <summary>The machine is a Xen HVM guest's.</summary>
     public bool Xen { get; init; }

@@ -11,7 +11,7 @@ public sealed partial class Machine
     private const int FirstVirtioSlot = 3, Slots = 32;
     private const ulong FirstVirtioBar = 0xfe00_0000;
     private const int MaxDiskQueues = 32;
-    private const uint NetworkClass = 0x02_00_00, StorageClass = 0x01_80_00, OtherClass = 0xff_00_00;
+    private const uint NetworkClass = 0x02_00_00, StorageClass = 0x01_80_00, ConsoleClass = 0x07_80_00, OtherClass = 0xff_00_00;
 
     private readonly List<VirtioPciFunction> _virtio = [];
     private readonly List<VhostHelper> _helpers = [];
@@ -25,6 +25,8 @@ public sealed partial class Machine
         AddVirtio(new EntropyDevice(_vm.Memory, _options.Seed), OtherClass, VirtioFeature.OfTransport);
         foreach ((int i, ShareOption share) in _options.Shares.Index())
             AddShare(i, share);
+        if (_options.Streams is not null)
+            AddConsole();
         foreach ((int i, DiskOption disk) in _options.Disks.Index())
         {
             if (disk.Format is not null)

@@ -7,7 +7,7 @@ namespace Ring3.Vmm;
 public sealed class GuestCache
 {
     private const long NeededBytes = 128L << 20;
-    private const string VersionFile = "package", ModulesDirectory = "modules", ModuleList = "list";
+    private const string VersionFile = "package", ModulesDirectory = KernelFiles.CachedModules, ModuleList = "list";
     private readonly Action<string> _progress;
     private readonly DebianPackages _packages, _i386Packages;
 
@@ -50,17 +50,6 @@ public sealed class GuestCache
         File.WriteAllText(Path.Combine(modules, ModuleList), GuestModules.Kept);
         return deb;
     });
-
-    /// <summary>The modules of <paramref name="names"/> that lie beside a kernel of the cache, in that order.</summary>
-    public static IReadOnlyList<GuestModule> Modules(string kernel, IEnumerable<string> names)
-    {
-        string directory = Path.Combine(Path.GetDirectoryName(Path.GetFullPath(kernel))!, ModulesDirectory);
-        return [.. from name in names
-                   from file in new[] { $"{name}.ko", $"{name}.ko.xz", $"{name}.ko.zst" }
-                   let path = Path.Combine(directory, file)
-                   where File.Exists(path)
-                   select new GuestModule(name, KernelLoader.Unpack(ReadFile(path), file))];
-    }
 
     /// <summary>Whether a flavour's kernel is 32-bit.</summary>
     public static bool IsI386(string flavour) =>

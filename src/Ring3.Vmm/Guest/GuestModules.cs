@@ -8,8 +8,8 @@ public static class GuestModules
 {
     private static readonly string[] s_bus = ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"];
     private static readonly string[] s_entropy = ["virtio-rng"], s_disk = ["virtio_blk"], s_net = ["failover", "net_failover", "virtio_net"],
-        s_share = ["fuse", "virtiofs"];
-    private static readonly string[] s_all = [.. s_bus, .. s_entropy, .. s_disk, .. s_net, .. s_share];
+        s_share = ["fuse", "virtiofs"], s_console = ["virtio_console"], s_overlay = ["overlay"];
+    private static readonly string[] s_all = [.. s_bus, .. s_entropy, .. s_disk, .. s_net, .. s_share, .. s_console, .. s_overlay];
 
     /// <summary>Changes when others are kept in the cache.</summary>
     public static string Kept => string.Join(' ', s_all);
@@ -17,7 +17,11 @@ public static class GuestModules
     /// <summary>What the options' devices need; nothing without one that the guest cannot do without.</summary>
     public static IReadOnlyList<string> For(BootOptions options)
     {
-        string[] needed = [.. options.Disks.Count == 0 ? [] : s_disk, .. options.Net is null ? [] : s_net, .. options.Shares.Count == 0 ? [] : s_share];
+        string[] needed =
+        [
+            .. options.Disks.Count == 0 ? [] : s_disk, .. options.Net is null ? [] : s_net, .. options.Shares.Count == 0 ? [] : s_share,
+            .. options.Streams is null ? [] : s_console, .. options.Run is null ? [] : s_overlay,
+        ];
         return needed.Length == 0 ? [] : [.. s_bus, .. s_entropy, .. needed];
     }
 
