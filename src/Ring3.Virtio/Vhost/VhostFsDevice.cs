@@ -19,14 +19,18 @@ public sealed class VhostFsDevice : VhostUserDevice
     /// <summary>A read or write of 1 MiB, which is what servers and Linux agree on at most, and headers.</summary>
     private const int SlotBytes = (1 << 20) + (64 << 10);
     private const int RequestHeader = 40, AnswerHeader = 16, CodeAt = 4, UniqueAt = 8, UserAt = 24, GroupAt = 28, OpenFlagsAt = 40;
-    private const int EIO = 5, EROFS = 30;
-    private const uint Forget = 2, Open = 14, Interrupt = 36, BatchForget = 42;
-    private const uint AccessMode = 3, Create = 0x40, Truncate = 0x200;
+    private const int EIO = 5, EROFS = 30, ENOSYS = 38;
+    private const uint Forget = 2, Open = 14, OpenDirectory = 27, Interrupt = 36, BatchForget = 42;
+    private const uint AccessMode = 3, Create = 0x40, Truncate = 0x200, NoTimes = 0x4_0000;
 
     /// <summary>LOOKUP, FORGET, GETATTR, READLINK; OPEN, READ, STATFS, RELEASE, FSYNC; GETXATTR, LISTXATTR, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR,
     /// FSYNCDIR, GETLK, SETLK, SETLKW, ACCESS, INTERRUPT, BMAP, DESTROY, POLL; BATCH_FORGET, READDIRPLUS, LSEEK, SYNCFS, STATX.</summary>
     private static readonly uint[] s_reading =
         [1, Forget, 3, 5, Open, 15, 17, 18, 20, 22, 23, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, Interrupt, 37, 38, 40, BatchForget, 44, 46, 50, 52];
+
+    /// <summary>SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, OPEN, WRITE, SETXATTR, REMOVEXATTR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE,
+    /// TMPFILE.</summary>
+    private static readonly uint[] s_writing = [4, 6, 8, 9, 10, 11, 12, 13, Open, 16, 21, 24, 35, 43, 45, 47, 51];
 
     private readonly bool _readOnly;
     private readonly ShareOwner? _owner;
@@ -75,11 +79,23 @@ public sealed class VhostFsDevice : VhostUserDevice
         {
             BinaryPrimitives.WriteUInt32LittleEndian(request[UserAt..], owner.User);
             BinaryPrimitives.WriteUInt32LittleEndian(request[GroupAt..], owner.Group);
+            KeepTimes(request);
         }
         if (!_readOnly || Reads(request))
             return false;
-        written = Error(request, answer, EROFS);
+        // Of what is neither, ioctl above all, a read-only share knows nothing: who asks can do without.
+        bool writes = Array.IndexOf(s_writing, BinaryPrimitives.ReadUInt32LittleEndian(request[CodeAt..])) >= 0;
+        written = Error(request, answer, writes ? EROFS : ENOSYS);
         return true;
+    }
+
+    /// <summary>An overlay asks for files without their times of access changing, which the host allows their owners alone.</summary>
+    private static void KeepTimes(Span<byte> request)
+    {
+        if (BinaryPrimitives.ReadUInt32LittleEndian(request[CodeAt..]) is not (Open or OpenDirectory) || request.Length < OpenFlagsAt + 4)
+            return;
+        Span<byte> flags = request[OpenFlagsAt..];
+        BinaryPrimitives.WriteUInt32LittleEndian(flags, BinaryPrimitives.ReadUInt32LittleEndian(flags) & ~NoTimes);
     }
 
     private static bool Reads(ReadOnlySpan<byte> request)

@@ -122,6 +122,8 @@ internal static class InitScript
         return script + """
 
             echo "exit $s" >$status
+            # The host reads a console's port when it comes to it, and ends the machine then.
+            [ -z "$in" ] || $b sleep 1000000
             $b poweroff -f
 
             """;
