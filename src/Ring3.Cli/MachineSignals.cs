@@ -6,8 +6,8 @@ using Ring3.Vmm;
 namespace Ring3.Cli;
 
 /// <summary>
-/// SIGINT, SIGQUIT, SIGTERM and SIGHUP end the machine; the process then exits with 128 + signal on its ordinary path, terminal restored. Or the first three go to the
-/// command in the guest, once it runs, and end the machine when they come again. The terminal's size goes to the command's.
+/// SIGINT, SIGQUIT, SIGTERM and SIGHUP end the machine; the process then exits with 128 + signal on its ordinary path, terminal restored. Or
+/// the first three go to the command in the guest, once it runs, and end the machine when they come again. The terminal's size goes to the command's.
 /// </summary>
 internal sealed class MachineSignals : IDisposable
 {

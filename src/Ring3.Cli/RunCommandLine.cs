@@ -13,18 +13,24 @@ internal static class RunCommandLine
 
     private static readonly Option<string[]> s_writable = new("--rw")
     {
-        Description = "a folder that the command may change; everything else it changes is gone afterwards; repeatable", HelpName = "DIR", Arity = ArgumentArity.OneOrMore,
+        Description = "a folder that the command may change; everything else it changes is gone afterwards; repeatable", HelpName = "DIR",
+        Arity = ArgumentArity.OneOrMore,
         AllowMultipleArgumentsPerToken = false,
     };
     private static readonly Option<string?> s_kernel = new("--kernel", "-k")
     {
-        Description = "a kernel's image, or the tree in which one was built; its modules are found (default: Debian's cloud kernel, fetched once)", HelpName = "FILE|DIR",
+        Description = "a kernel's image, or the tree in which one was built; its modules are found (default: Debian's cloud kernel, fetched once)",
+        HelpName = "FILE|DIR",
     };
-    private static readonly Argument<string[]> s_words = new("command") { Description = "the command and its arguments", HelpName = "CMD [ARGS...]", Arity = ArgumentArity.OneOrMore };
+    private static readonly Argument<string[]> s_words = new("command")
+    {
+        Description = "the command and its arguments", HelpName = "CMD [ARGS...]", Arity = ArgumentArity.OneOrMore,
+    };
 
     public static Command Build()
     {
-        var command = new Command("run", "Run a command in a guest whose root is the host's, read-only under a private layer: in this directory, as this user, with these streams.")
+        var command = new Command("run",
+            "Run a command in a guest whose root is the host's, read-only under a private layer: in this directory, as this user, with these streams.")
         {
             s_writable, s_kernel, BootCommand.s_append, BootCommand.s_cpus, BootCommand.s_cpu, BootCommand.s_engine, BootCommand.s_memory, BootCommand.s_net,
             BootCommand.s_stats, BootCommand.s_verbose, s_words,

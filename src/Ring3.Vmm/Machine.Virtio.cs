@@ -46,7 +46,8 @@ public sealed partial class Machine
         ShareOwner? owner = me.User == 0 ? null : new ShareOwner(me.User, me.Group);
         VhostHelper helper = Keep(VhostHelper.Share(share));
         AddVirtio(Serve($"--share {share.Directory}", helper, ended =>
-            new VhostFsDevice(_vm.Memory, share.Tag ?? $"share{index}", share.ReadOnly, owner, helper.Link, $"fs{index}", ended)), OtherClass, VirtioFeature.OfTransport);
+            new VhostFsDevice(_vm.Memory, share.Tag ?? $"share{index}", share.ReadOnly, owner, helper.Link, $"fs{index}", ended)),
+            OtherClass, VirtioFeature.OfTransport);
     }
 
     /// <summary>A disk image whose format another program knows.</summary>

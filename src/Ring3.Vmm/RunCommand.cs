@@ -20,10 +20,11 @@ public sealed record RunCommand
     public string Script(string pidFile)
     {
         string groups = Groups.Count == 0 ? "--clear-groups" : $"--groups {string.Join(',', Groups)}";
+        string environment = string.Join(' ', Environment.Select(Shell.Quote)), words = string.Join(' ', Words.Select(Shell.Quote));
         return $"""
             echo $$ >{pidFile}
             cd {Shell.Quote(Directory)} || exit 126
-            exec {EnvProgram} -i {string.Join(' ', Environment.Select(Shell.Quote))} {SetprivProgram} --reuid {User} --regid {Group} {groups} -- {string.Join(' ', Words.Select(Shell.Quote))}
+            exec {EnvProgram} -i {environment} {SetprivProgram} --reuid {User} --regid {Group} {groups} -- {words}
 
             """;
     }

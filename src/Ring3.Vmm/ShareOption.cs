@@ -37,7 +37,8 @@ public sealed record ShareOption
         string directory = Path.GetFullPath(Plain(names[0]));
         return new ShareOption
         {
-            Directory = directory.Length > 1 ? directory.TrimEnd('/') : directory, Tag = names.Length == 2 ? Plain(names[1]) : null, ReadOnly = words.Length == 2,
+            Directory = directory.Length > 1 ? directory.TrimEnd('/') : directory, Tag = names.Length == 2 ? Plain(names[1]) : null,
+            ReadOnly = words.Length == 2,
         };
     }
 }

@@ -8,8 +8,8 @@ namespace Ring3.Virtio;
 /// <summary>Gets what the guest writes to a port, on a thread of the port, which may wait.</summary>
 public delegate void PortOutput(ReadOnlySpan<byte> data);
 
-/// <summary>Streams between guest and host: port 0 is a console (hvc0), the others are character devices (vportNp1 and on, by the device's number). SPEC: virtio 1.2, "Console
-/// Device".</summary>
+/// <summary>Streams between guest and host: port 0 is a console (hvc0), the others are character devices (vportNp1 and on, by the device's number).
+/// SPEC: virtio 1.2, "Console Device".</summary>
 /// <remarks>What the guest writes is served by a thread for each port. What it reads is given to it by whoever has it, waiting for the guest to open the port
 /// and for buffers. What the device says about its ports is given by a thread of its own.</remarks>
 public sealed class ConsoleDevice : VirtioDevice

@@ -32,7 +32,8 @@ public sealed class VhostBlockDevice : VhostUserDevice
     {
     }
 
-    private VhostBlockDevice(GuestMemory memory, string serial, int queues, VhostUserLink link, string name, Action<string> ended, (ulong Features, byte[] Config) agreed)
+    private VhostBlockDevice(GuestMemory memory, string serial, int queues, VhostUserLink link, string name, Action<string> ended,
+        (ulong Features, byte[] Config) agreed)
         : base(memory, BlockDevice.DeviceType, name, Sizes(queues), SlotBytes, link, agreed.Features, ended)
     {
         _config = agreed.Config;

@@ -10,14 +10,14 @@ namespace Ring3.Virtio;
 /// SAFETY: everything lies in [base, base + <see cref="BytesFor"/>), which the caller has mapped and keeps mapped; a slot's index is checked where it comes
 /// from the other side, which can change all of it at any time and is believed nothing else.
 /// </remarks>
-internal sealed unsafe class VhostRing
+internal sealed class VhostRing
 {
     /// <summary>Requests at a time; two descriptors each.</summary>
     public const int Slots = 64, Size = 2 * Slots;
     private const int DescriptorsAt = 0, AvailableAt = 2048, UsedAt = 2560, RingBytes = 4096;
     private const ushort Next = 1, Write = 2, NoNotify = 1;
 
-    private readonly byte* _ring;
+    private readonly unsafe byte* _ring;
     private readonly ulong _offset;
     private readonly int _slotBytes;
     private readonly bool[] _busy = new bool[Slots];
@@ -28,7 +28,7 @@ internal sealed unsafe class VhostRing
     /// <param name="memory">The shared memory.</param>
     /// <param name="offset">Where the ring begins in it; a multiple of a page.</param>
     /// <param name="slotBytes">Bytes of a request, both parts; a multiple of a page.</param>
-    public VhostRing(byte* memory, ulong offset, int slotBytes)
+    public unsafe VhostRing(byte* memory, ulong offset, int slotBytes)
     {
         _ring = memory + offset;
         (_offset, _slotBytes) = (offset, slotBytes);
@@ -39,7 +39,8 @@ internal sealed unsafe class VhostRing
 
     public static ulong BytesFor(int slotBytes) => RingBytes + (ulong)Slots * (uint)slotBytes;
 
-    public (ulong Descriptors, ulong Available, ulong Used) Addresses => ((ulong)_ring + DescriptorsAt, (ulong)_ring + AvailableAt, (ulong)_ring + UsedAt);
+    public unsafe (ulong Descriptors, ulong Available, ulong Used) Addresses =>
+        ((ulong)_ring + DescriptorsAt, (ulong)_ring + AvailableAt, (ulong)_ring + UsedAt);
 
     public int SlotBytes => _slotBytes;
 
@@ -63,10 +64,10 @@ internal sealed unsafe class VhostRing
     public bool IsBusy(int slot) => _busy[slot];
 
     /// <summary>The bytes of a slot: what is read, and behind it what is written.</summary>
-    public Span<byte> Buffer(int slot) => new(_ring + RingBytes + (nint)slot * _slotBytes, _slotBytes);
+    public unsafe Span<byte> Buffer(int slot) => new(_ring + RingBytes + (nint)slot * _slotBytes, _slotBytes);
 
     /// <summary>Gives a slot to the other side.</summary>
-    public void Offer(int slot, int readable, int writable)
+    public unsafe void Offer(int slot, int readable, int writable)
     {
         ulong at = _offset + RingBytes + (ulong)slot * (uint)_slotBytes;
         int head = 2 * slot;
@@ -79,11 +80,11 @@ internal sealed unsafe class VhostRing
         Volatile.Write(ref *(ushort*)(_ring + AvailableAt + 2), ++_available);
     }
 
-    private void Describe(int index, ulong gpa, uint length, ushort flags) =>
+    private unsafe void Describe(int index, ulong gpa, uint length, ushort flags) =>
         *(Descriptor*)(_ring + DescriptorsAt + index * Descriptor.Bytes) = new Descriptor(gpa, length, flags, (ushort)(index + 1));
 
     /// <summary>Whether the other side wants to be kicked for what was offered.</summary>
-    public bool ShouldKick()
+    public unsafe bool ShouldKick()
     {
         // PAIRS-WITH: the back end, which says that it wants to hear, has a fence, and looks at the available index.
         Interlocked.MemoryBarrier();
@@ -92,7 +93,7 @@ internal sealed unsafe class VhostRing
 
     /// <summary>Takes a request back: its slot, which is still busy, and how many bytes were written. False: there is none, or <paramref name="fault"/> says
     /// what the other side must not do.</summary>
-    public bool TryTake(out int slot, out uint written, out string? fault)
+    public unsafe bool TryTake(out int slot, out uint written, out string? fault)
     {
         (slot, written, fault) = (0, 0, null);
         ushort index = Volatile.Read(ref *(ushort*)(_ring + UsedAt + 2));

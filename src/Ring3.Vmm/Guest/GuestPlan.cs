@@ -62,10 +62,12 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     {
         var init = new InitOptions
         {
-            Exec = options.Exec, Run = options.Run, Streams = options.Streams, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns,
+            Exec = options.Exec, Run = options.Run, Streams = options.Streams, Interactive = terminal.Interactive,
+            Rows = terminal.Rows, Columns = terminal.Columns,
             Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
             Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
-            Mounts = modules.Count == 0 && options.Run is null ? [] : [.. options.Shares.Select((s, i) => new GuestMount(s.Tag ?? $"share{i}", s.Place, s.ReadOnly))],
+            Mounts = modules.Count == 0 && options.Run is null ? []
+                : [.. options.Shares.Select((s, i) => new GuestMount(s.Tag ?? $"share{i}", s.Place, s.ReadOnly))],
             Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
         };
         if (options.Initrd.Count == 0)

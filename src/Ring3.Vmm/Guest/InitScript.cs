@@ -69,8 +69,8 @@ internal static class InitScript
         """ + SerialPorts + "fi\n";
 
     /// <summary>
-    /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or they
-    /// are the terminal.
+    /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or
+    /// they are the terminal.
     /// </summary>
     private static string CommandScript(InitOptions options)
     {
@@ -87,7 +87,8 @@ internal static class InitScript
         if (options.Run is not null)
             script += RunRoot(options);
         string start = options.Run is not null ? $"$b chroot /new {RunDirectory}/busybox sh {RunDirectory}/command"
-            : options.Streams is null ? "$b sh -c \"$($b cat /.ring3/command)\"" : "$b sh -c 'echo $$ >/run/.pid; exec '$b' sh -c \"$('$b' cat /.ring3/command)\"'";
+            : options.Streams is null ? "$b sh -c \"$($b cat /.ring3/command)\""
+            : "$b sh -c 'echo $$ >/run/.pid; exec '$b' sh -c \"$('$b' cat /.ring3/command)\"'";
         if (streams.IsTerminal)
         {
             string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F /dev/hvc0 rows {options.Rows} cols {options.Columns}\n" : "";
@@ -149,7 +150,8 @@ internal static class InitScript
             {Mount(options.Mounts[0], "/host")} || stop the guest\'s kernel has no virtiofs
             $b mount -t tmpfs -o mode=755 tmpfs /over
             $b mkdir -p /over/up /over/work
-            [ -n "$s" ] || $b mount -t overlay -o lowerdir=/host,upperdir=/over/up,workdir=/over/work overlay /new || stop the guest\'s kernel has no overlay file system
+            [ -n "$s" ] || $b mount -t overlay -o lowerdir=/host,upperdir=/over/up,workdir=/over/work overlay /new ||
+                stop the guest\'s kernel has no overlay file system
 
             """;
         foreach (GuestMount mount in options.Mounts.Skip(1))

@@ -17,7 +17,8 @@ public static class KernelFiles
         if (!Directory.Exists(path))
             return path;
         string image = Path.Combine(path, BuiltImage);
-        return File.Exists(image) ? image : throw new BootException(ExitStatus.NoInput, $"--kernel {path}: the folder has no {BuiltImage}: nothing was built there");
+        return File.Exists(image) ? image
+            : throw new BootException(ExitStatus.NoInput, $"--kernel {path}: the folder has no {BuiltImage}: nothing was built there");
     }
 
     /// <summary>The modules of <paramref name="names"/> that there are, in that order. Others are part of the kernel, or it does without.</summary>

@@ -42,11 +42,14 @@ internal sealed class VhostHelper : IDisposable
             throw new BootException(ExitStatus.NoInput, $"{what}: {(File.Exists(share.Directory) ? "is no folder" : "no such folder")}");
         string? server = Find("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd");
         if (server is null)
-            throw new BootException(ExitStatus.NoInput, $"{what}: the program virtiofsd is missing (Debian package virtiofsd; before Debian 13 qemu-system-common)");
+        {
+            const string Package = "Debian package virtiofsd; before Debian 13 qemu-system-common";
+            throw new BootException(ExitStatus.NoInput, $"{what}: the program virtiofsd is missing ({Package})");
+        }
         // The limit of descriptors is what this process has.
+        string source = share.Directory.Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal);
         string[] options = server.StartsWith("/usr/lib/qemu/", StringComparison.Ordinal)
-            ? ["-o", $"source={share.Directory.Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal)}", "-o", "sandbox=chroot",
-                "-o", "log_level=err", "--rlimit-nofile=0"]
+            ? ["-o", $"source={source}", "-o", "sandbox=chroot", "-o", "log_level=err", "--rlimit-nofile=0"]
             : [$"--shared-dir={share.Directory}", "--sandbox=chroot", "--log-level=error", "--rlimit-nofile=0"];
         string[] words = Environment.IsPrivilegedProcess ? [server, "--fd=" + ListenerPlace, .. options]
             : ["unshare", "--map-current-user", "--keep-caps", server, "--fd=" + ListenerPlace, .. options];
@@ -62,13 +65,16 @@ internal sealed class VhostHelper : IDisposable
             throw new BootException(ExitStatus.NoInput, $"{what}: no such file");
         string? server = Find("qemu-storage-daemon", "/usr/bin/qemu-storage-daemon");
         if (server is null)
-            throw new BootException(ExitStatus.NoInput, $"{what}: format={disk.Format} needs the program qemu-storage-daemon (Debian package qemu-system-common)");
+            throw new BootException(ExitStatus.NoInput,
+                $"{what}: format={disk.Format} needs the program qemu-storage-daemon (Debian package qemu-system-common)");
         string readOnly = disk.ReadOnly ? "true" : "false";
         string file = JsonEncodedText.Encode(Path.GetFullPath(disk.Path)).ToString();
         string node = $$$"""
-            {"driver":"{{{disk.Format}}}","node-name":"disk","read-only":{{{readOnly}}},"discard":"unmap","file":{"driver":"file","filename":"{{{file}}}","discard":"unmap"}}
+            {"driver":"{{{disk.Format}}}","node-name":"disk","read-only":{{{readOnly}}},"discard":"unmap",
+            "file":{"driver":"file","filename":"{{{file}}}","discard":"unmap"}}
             """;
-        string export = $"type=vhost-user-blk,id=export,node-name=disk,writable={(disk.ReadOnly ? "off" : "on")},num-queues={queues},addr.type=fd,addr.str={ListenerPlace}";
+        string writable = disk.ReadOnly ? "off" : "on";
+        string export = $"type=vhost-user-blk,id=export,node-name=disk,writable={writable},num-queues={queues},addr.type=fd,addr.str={ListenerPlace}";
         return Start(["setpriv", "--pdeathsig", "KILL", server, "--blockdev", node, "--export", export], "qemu-storage-daemon", what);
     }
 
