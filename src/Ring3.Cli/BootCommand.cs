@@ -46,6 +46,10 @@ internal static class BootCommand
         Description = "a network card: user (passt, no privileges; forwards of ports of 127.0.0.1), tap=NAME, none (default)",
         HelpName = "user[,forward=HOST:GUEST]|tap=NAME|none", CustomParser = ParseNet,
     };
+    internal static readonly Option<VsockOption?> s_vsock = new("--vsock")
+    {
+        Description = "streams: to the guest through this local socket (CONNECT PORT), from it to PATH_PORT", HelpName = "PATH[,cid=N]", CustomParser = ParseVsock,
+    };
     private static readonly Option<string?> s_heatmap = new("--heatmap") { Description = "write a picture of the working set over time (PNG)", HelpName = "FILE" };
     internal static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
     internal static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
@@ -61,7 +65,7 @@ internal static class BootCommand
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_share, s_net, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -95,6 +99,7 @@ internal static class BootCommand
         Disks = r.GetValue(s_disk) ?? [],
         Shares = r.GetValue(s_share) ?? [],
         Net = r.GetValue(s_net),
+        Vsock = r.GetValue(s_vsock),
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
         Heatmap = r.GetValue(s_heatmap),
@@ -176,6 +181,14 @@ internal static class BootCommand
                 r.AddError(error);
         }
         return [.. shares];
+    }
+
+    private static VsockOption? ParseVsock(ArgumentResult r)
+    {
+        VsockOption? vsock = VsockOption.Parse(r.Tokens.Count == 1 ? r.Tokens[0].Value : "", out string error);
+        if (error.Length != 0)
+            r.AddError(error);
+        return vsock;
     }
 
     private static NetOption? ParseNet(ArgumentResult r)

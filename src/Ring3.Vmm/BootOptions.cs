@@ -50,6 +50,8 @@ public sealed record BootOptions
     public IReadOnlyList<ShareOption> Shares { get; init; } = [];
     /// <summary>The network card's other side; null: no card.</summary>
     public NetOption? Net { get; init; }
+    /// <summary>Streams to programs of the host; null: none.</summary>
+    public VsockOption? Vsock { get; init; }
     /// <summary>File for a picture of the working set over time.</summary>
     public string? Heatmap { get; init; }
     public bool Stats { get; init; }

@@ -25,6 +25,8 @@ public sealed partial class Machine
         AddVirtio(new EntropyDevice(_vm.Memory, _options.Seed), OtherClass, VirtioFeature.OfTransport);
         foreach ((int i, ShareOption share) in _options.Shares.Index())
             AddShare(i, share);
+        if (_options.Vsock is { } vsock)
+            AddVsock(vsock);
         if (_options.Streams is not null)
             AddConsole();
         foreach ((int i, DiskOption disk) in _options.Disks.Index())
@@ -113,6 +115,8 @@ public sealed partial class Machine
         foreach (VirtioPciFunction function in _virtio)
             function.Dispose();
         _passt?.Dispose();
+        if (_vsockPath is not null)
+            File.Delete(_vsockPath);
         foreach (VhostHelper helper in _helpers)
             helper.Dispose();
     }

@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using Ring3.Host;
 using Ring3.Kvm;
@@ -72,6 +73,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
         Add(new BlockDevice(_guest, file!, false, "fuzz", 2, "disk"));
         Add(new EntropyDevice(_guest, 1));
         Add(new NetDevice(_guest, new DeadLink(), [2, 0, 0, 0, 0, 1], 65520, _ => { }));
+        Add(Vsock());
+        Add(new ConsoleDevice(_guest, [("a", _ => { }), ("b", _ => { })]));
         Add(b => new VhostFsDevice(_guest, "a", false, null, b.Link, "fs", _ => { }));
         Add(b => new VhostFsDevice(_guest, "b", true, new ShareOwner(1, 2), b.Link, "fs-ro", _ => { }));
         Add(b => new VhostBlockDevice(_guest, "c", 2, b.Link, "image", _ => { }));
@@ -93,6 +96,56 @@ internal sealed unsafe class VirtioRun : IHostileRun
         _cards.Add(new Card(transport, new VirtioPciFunction(transport, 0xff_00_00, mmio, 0xfe00_0000), mmio, back));
     }
 
+    private string VsockPath => _disk + ".vsock";
+
+    private VsockDevice Vsock()
+    {
+        Socket Listen(string path)
+        {
+            File.Delete(path);
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            socket.Bind(new UnixDomainSocketEndPoint(path));
+            socket.Listen(8);
+            socket.Blocking = false;
+            return socket;
+        }
+        _hostPort = Listen(VsockPath + "_3");
+        return new VsockDevice(_guest, 3, VsockPath, Listen(VsockPath));
+    }
+
+    private readonly List<Socket> _programs = [];
+    private Socket? _hostPort;
+
+    /// <summary>Programs of the host come, talk, listen and go.</summary>
+    private void HostProgram(Random random)
+    {
+        if (_programs.Count > 8 || random.Next(4) == 0 && _programs.Count != 0)
+        {
+            _programs[0].Dispose();
+            _programs.RemoveAt(0);
+        }
+        try
+        {
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { Blocking = false };
+            _programs.Add(socket);
+            socket.Connect(new UnixDomainSocketEndPoint(VsockPath));
+            _ = socket.Send(random.Next(4) == 0 ? "no"u8 : "CONNECT 3\ndata for the guest"u8, SocketFlags.None, out SocketError _);
+            if (_hostPort!.Poll(0, SelectMode.SelectRead))
+                _programs.Add(_hostPort.Accept());
+        }
+        catch (SocketException)
+        {
+            // The device has not taken those that came before.
+        }
+        foreach (Socket program in _programs)
+        {
+            program.Blocking = false;
+            _ = program.Receive(_heard, SocketFlags.None, out SocketError _);
+        }
+    }
+
+    private readonly byte[] _heard = new byte[4096];
+
     public void Kick() { }
 
     public void Recycle() { }
@@ -105,6 +158,11 @@ internal sealed unsafe class VirtioRun : IHostileRun
             card.BackEnd?.Dispose();
         }
         File.Delete(_disk);
+        foreach (Socket program in _programs)
+            program.Dispose();
+        _hostPort?.Dispose();
+        File.Delete(VsockPath);
+        File.Delete(VsockPath + "_3");
         _slots.Release();
         NativeMemory.AlignedFree(_all);
     }
@@ -202,6 +260,13 @@ internal sealed unsafe class VirtioRun : IHostileRun
             case 2 or 3 when card.BackEnd is { } back:
                 Answer((VhostUserDevice)card.Transport.Device, back, queue, random);
                 break;
+            case 2 or 3 when card.Transport.Device is ConsoleDevice console:
+                if (queue % 2 == 0)
+                    _ = console.Give(console.Queues[queue], "input"u8, whole: queue == 2);
+                break;
+            case 2 or 3 when card.Transport.Device is VsockDevice:
+                HostProgram(random);
+                break;
             case < 8:
                 Offer(queue, (features & VirtioFeature.PackedRing) != 0, random);
                 break;
@@ -209,6 +274,11 @@ internal sealed unsafe class VirtioRun : IHostileRun
                 if (card.BackEnd is not null)
                 {
                     Set(card, VirtioTransport.DoorbellsAt + VirtioTransport.DoorbellBytes * queue, 4, 0);
+                    break;
+                }
+                if (card.Transport.Device is VsockDevice vsock)
+                {
+                    vsock.Turn(0);
                     break;
                 }
                 bool stop = false;
@@ -231,6 +301,18 @@ internal sealed unsafe class VirtioRun : IHostileRun
             back.GiveBack(queue, lies ? (uint)random.Next(300) : head, (uint)random.Next(writable.Length + (lies ? 100 : 1)), (ushort)(lies ? random.Next(3) : 1));
         }
         device.Collect(queue);
+    }
+
+    /// <summary>A packet of a stream, mostly between ports that have met before.</summary>
+    private void WritePacket(ulong gpa, Random random)
+    {
+        _ = _guest.TryWrite(gpa + 8, 2UL);
+        _ = _guest.TryWrite(gpa + 16, random.Next(3));
+        _ = _guest.TryWrite(gpa + 20, random.Next(3) == 0 ? (1 << 30) + random.Next(20) : 3);
+        _ = _guest.TryWrite(gpa + 24, random.Next(8) == 0 ? random.Next() : random.Next(40));
+        _ = _guest.TryWrite(gpa + 28, 1 | random.Next(9) << 16);
+        _ = _guest.TryWrite(gpa + 32, random.Next(4));
+        _ = _guest.TryWrite(gpa + 36, random.NextInt64());
     }
 
     private static void ConfigAccess(Card card, Random random)
@@ -264,6 +346,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
         for (int i = random.Next(1, 8); i > 0; i--)
         {
             ulong request = Requests + 16UL * (uint)random.Next(64);
+            if (random.Next(4) == 0)
+                WritePacket(request, random);
             _ = _guest.TryWrite(request, random.Next(15));
             _ = _guest.TryWrite(request + 8, random.Next(8) == 0 ? (ulong)random.NextInt64() : (ulong)random.Next(2100));
         }

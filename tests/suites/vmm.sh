@@ -97,7 +97,7 @@ else
     rm -f "$image"
     qemu-img create -q -f qcow2 "$image" 64M
     boots vmm-qcow2 240 --cpus 2 --disk "$image,format=qcow2,serial=image" --exec '
-cat /sys/block/vda/serial; echo; head -c 20M /dev/urandom >/tmp/a; dd if=/tmp/a of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null
+cat /sys/block/vda/serial; echo; dd if=/dev/urandom of=/tmp/a bs=1M count=20 2>/dev/null; dd if=/tmp/a of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null
 echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M skip=4 count=20 2>/dev/null | cmp - /tmp/a && echo same; md5sum </tmp/a
 blkdiscard -o 4194304 -l 1048576 /dev/vda && dd if=/dev/vda bs=1M skip=4 count=1 2>/dev/null | tr -d "\\000" | wc -c | sed "s/^/nonzero /"; sync'
     status=$?

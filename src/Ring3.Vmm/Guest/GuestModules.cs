@@ -8,8 +8,9 @@ public static class GuestModules
 {
     private static readonly string[] s_bus = ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"];
     private static readonly string[] s_entropy = ["virtio-rng"], s_disk = ["virtio_blk"], s_net = ["failover", "net_failover", "virtio_net"],
-        s_share = ["fuse", "virtiofs"], s_console = ["virtio_console"], s_overlay = ["overlay"];
-    private static readonly string[] s_all = [.. s_bus, .. s_entropy, .. s_disk, .. s_net, .. s_share, .. s_console, .. s_overlay];
+        s_share = ["fuse", "virtiofs"], s_console = ["virtio_console"], s_overlay = ["overlay"],
+        s_vsock = ["vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
+    private static readonly string[] s_all = [.. s_bus, .. s_entropy, .. s_disk, .. s_net, .. s_share, .. s_console, .. s_overlay, .. s_vsock];
 
     /// <summary>Changes when others are kept in the cache.</summary>
     public static string Kept => string.Join(' ', s_all);
@@ -21,6 +22,7 @@ public static class GuestModules
         [
             .. options.Disks.Count == 0 ? [] : s_disk, .. options.Net is null ? [] : s_net, .. options.Shares.Count == 0 ? [] : s_share,
             .. options.Streams is null ? [] : s_console, .. options.Run is null ? [] : s_overlay,
+            .. options.Vsock is null ? [] : s_vsock,
         ];
         return needed.Length == 0 ? [] : [.. s_bus, .. s_entropy, .. needed];
     }

@@ -91,12 +91,14 @@ internal static class InitScript
             : "$b sh -c 'echo $$ >/run/.pid; exec '$b' sh -c \"$('$b' cat /.ring3/command)\"'";
         if (streams.IsTerminal)
         {
-            string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F /dev/hvc0 rows {options.Rows} cols {options.Columns}\n" : "";
+            // Its size is the terminal's as long as somebody has it open.
+            string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty rows {options.Rows} cols {options.Columns}; " : "";
+            string error = streams.ErrorIsTerminal ? "" : "$b cat </run/.err >$err &\n    e=$!";
             script += $$"""
                 [ -n "$in" ] || stop the guest\'s kernel has no virtio console, which a terminal needs
-                {{size}}if [ -z "$s" ]; then
-                    {{(streams.ErrorIsTerminal ? "" : "$b cat </run/.err >$err &\n    e=$!")}}
-                    $b setsid -c {{start}} </dev/hvc0 >/dev/hvc0 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}}
+                if [ -z "$s" ]; then
+                    {{error}}
+                    { {{size}}$b setsid -c {{start}} 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}}; } </dev/hvc0 >/dev/hvc0
                     s=$?
                     [ -z "$e" ] || wait $e
                 fi
