@@ -27,6 +27,7 @@ public sealed partial class Machine
             AddShare(i, share);
         if (_options.Vsock is { } vsock)
             AddVsock(vsock);
+        AddBalloon();
         if (_options.Streams is not null)
             AddConsole();
         foreach ((int i, DiskOption disk) in _options.Disks.Index())

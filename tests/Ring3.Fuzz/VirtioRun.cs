@@ -74,6 +74,11 @@ internal sealed unsafe class VirtioRun : IHostileRun
         Add(new EntropyDevice(_guest, 1));
         Add(new NetDevice(_guest, new DeadLink(), [2, 0, 0, 0, 0, 1], 65520, _ => { }));
         Add(Vsock());
+        Add(new BalloonDevice(_guest, (gpa, bytes) =>
+        {
+            if (bytes == 0 || (gpa | bytes) % 4096 != 0 || gpa + bytes - 1 < gpa)
+                throw new InvalidOperationException($"not whole pages: {bytes} at 0x{gpa:x}");
+        }));
         Add(new ConsoleDevice(_guest, [("a", _ => { }), ("b", _ => { })]));
         Add(b => new VhostFsDevice(_guest, "a", false, null, b.Link, "fs", _ => { }));
         Add(b => new VhostFsDevice(_guest, "b", true, new ShareOwner(1, 2), b.Link, "fs-ro", _ => { }));

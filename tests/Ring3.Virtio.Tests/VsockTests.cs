@@ -170,7 +170,12 @@ public sealed class VsockTests : IDisposable
         var data = new byte[60000];
         for (int i = 0; i < 20; i++)
             Say(VsockOperation.Data, 1000, 52, data);
-        Assert.Equal(VsockOperation.Reset, Next()!.Value.Header.Operation);
+        // The program's socket takes the first of it.
+        VsockOperation next;
+        do
+            next = Next()!.Value.Header.Operation;
+        while (next == VsockOperation.CreditUpdate);
+        Assert.Equal(VsockOperation.Reset, next);
         Assert.Equal(0, _bench.Status & VirtioStatus.NeedsReset);
     }
 
