@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
 using Ring3.Cpu;
+using Ring3.Host;
 using Ring3.Mmu;
 using Ring3.Vmm;
 
@@ -10,13 +11,13 @@ namespace Ring3.Cli;
 /// <summary><c>ring3 boot</c>: options to <see cref="BootOptions"/>.</summary>
 internal static class BootCommand
 {
-    private static readonly Option<string?> s_kernel = new("--kernel", "-k") { Description = "bzImage, vmlinux, Multiboot image or boot sector; may be compressed (default: Debian's cloud kernel, fetched once)", HelpName = "FILE" };
+    internal static readonly Option<string?> s_kernel = new("--kernel", "-k") { Description = "bzImage, vmlinux, Multiboot image or boot sector; may be compressed (default: Debian's cloud kernel, fetched once)", HelpName = "FILE" };
     private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules, 'FILE WORDS' with a command line)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
-    private static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
-    private static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
-    private static readonly Option<ProcessorModel> s_cpu = new("--cpu") { Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)", HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu };
-    private static readonly Option<int> s_engine = new("--engine") { Description = "how guest code runs: translator (hot 64-bit code becomes host code) or interpreter", HelpName = "translator|interpreter", DefaultValueFactory = _ => Engine.Threshold, CustomParser = ParseEngine };
-    private static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory") };
+    internal static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
+    internal static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
+    internal static readonly Option<ProcessorModel> s_cpu = new("--cpu") { Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)", HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu };
+    internal static readonly Option<int> s_engine = new("--engine") { Description = "how guest code runs: translator (hot 64-bit code becomes host code) or interpreter", HelpName = "translator|interpreter", DefaultValueFactory = _ => Engine.Threshold, CustomParser = ParseEngine };
+    internal static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory") };
     private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
     private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
     private static readonly Option<ulong?> s_seed = new("--seed") { Description = "make the guest's random seed repeatable, and its kernel's address fixed", HelpName = "NUMBER", CustomParser = ParseSeed };
@@ -30,19 +31,28 @@ internal static class BootCommand
     private static readonly Option<int> s_zapShare = new("--zap-share") { Description = "percent of one processor that the worker may take for it", HelpName = "PERCENT", DefaultValueFactory = _ => BootOptions.DefaultZapShare, CustomParser = ParseZapShare };
     private static readonly Option<ulong?> s_resident = new("--resident") { Description = "keep at most SIZE of guest RAM in host memory; colder pages go to a file", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--resident") };
     private static readonly Option<string?> s_residentDir = new("--resident-dir") { Description = "where that file is made (default: /var/tmp)", HelpName = "DIR" };
-    private static readonly Option<DiskOption[]> s_disk = new("--disk")
+    internal static readonly Option<DiskOption[]> s_disk = new("--disk")
     {
-        Description = "a raw disk image or block device; repeatable", HelpName = "FILE[,ro][,serial=S]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
+        Description = "a disk image or block device; repeatable", HelpName = "FILE[,ro][,serial=S][,format=raw|qcow2]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
         AllowMultipleArgumentsPerToken = false,
     };
-    private static readonly Option<NetOption?> s_net = new("--net")
+    internal static readonly Option<ShareOption[]> s_share = new("--share")
+    {
+        Description = "a folder of the host (virtiofsd), which the default guest has at the same path; repeatable", HelpName = "DIR[:TAG][,ro]", CustomParser = ParseShares,
+        Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false,
+    };
+    internal static readonly Option<NetOption?> s_net = new("--net")
     {
         Description = "a network card: user (passt, no privileges; forwards of ports of 127.0.0.1), tap=NAME, none (default)",
         HelpName = "user[,forward=HOST:GUEST]|tap=NAME|none", CustomParser = ParseNet,
     };
+    internal static readonly Option<VsockOption?> s_vsock = new("--vsock")
+    {
+        Description = "streams: to the guest through this local socket (CONNECT PORT), from it to PATH_PORT", HelpName = "PATH[,cid=N]", CustomParser = ParseVsock,
+    };
     private static readonly Option<string?> s_heatmap = new("--heatmap") { Description = "write a picture of the working set over time (PNG)", HelpName = "FILE" };
-    private static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
-    private static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
+    internal static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
+    internal static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
 
     public static Command Build()
     {
@@ -55,14 +65,19 @@ internal static class BootCommand
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_net, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
     }
 
+    /// <summary>What the command's streams are: it gets standard input, unless that is nothing.</summary>
+    private static CommandStreams? Streams(ParseResult r) =>
+        r.GetValue(s_exec) is null || FileDescriptor.LinkTarget(0) is null or "/dev/null" ? null : new CommandStreams { HasInput = true };
+
     private static BootOptions Options(ParseResult r) => new()
     {
+        Streams = Streams(r),
         Kernel = r.GetValue(s_kernel),
         Initrd = r.GetValue(s_initrd) ?? [],
         Append = r.GetValue(s_append)!,
@@ -82,7 +97,9 @@ internal static class BootCommand
         Zap = r.GetValue(s_zap) ?? RootZapPolicy.Worker,
         ZapShare = r.GetValue(s_zapShare),
         Disks = r.GetValue(s_disk) ?? [],
+        Shares = r.GetValue(s_share) ?? [],
         Net = r.GetValue(s_net),
+        Vsock = r.GetValue(s_vsock),
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
         Heatmap = r.GetValue(s_heatmap),
@@ -151,6 +168,27 @@ internal static class BootCommand
                 r.AddError(error);
         }
         return [.. disks];
+    }
+
+    private static ShareOption[] ParseShares(ArgumentResult r)
+    {
+        var shares = new List<ShareOption>();
+        foreach (Token token in r.Tokens)
+        {
+            if (ShareOption.Parse(token.Value, out string error) is { } share)
+                shares.Add(share);
+            else
+                r.AddError(error);
+        }
+        return [.. shares];
+    }
+
+    private static VsockOption? ParseVsock(ArgumentResult r)
+    {
+        VsockOption? vsock = VsockOption.Parse(r.Tokens.Count == 1 ? r.Tokens[0].Value : "", out string error);
+        if (error.Length != 0)
+            r.AddError(error);
+        return vsock;
     }
 
     private static NetOption? ParseNet(ArgumentResult r)

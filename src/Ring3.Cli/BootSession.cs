@@ -6,7 +6,7 @@ using Ring3.Vmm;
 
 namespace Ring3.Cli;
 
-/// <summary>One run of <c>ring3 boot</c>: the guest's files, the machine, the terminal and the exit status.</summary>
+/// <summary>One run of <c>ring3 boot</c> or <c>ring3 run</c>: the guest's files, the machine, the terminal and the exit status.</summary>
 internal static class BootSession
 {
     private const int Stdin = 0, Stdout = 1, Stderr = 2;
@@ -15,37 +15,36 @@ internal static class BootSession
     public static int Run(BootOptions options)
     {
         bool stdio = options.Serial == "stdio";
-        bool interactive = stdio && options.Exec is null && Terminal.IsTerminal(Stdin);
+        bool command = options.HasCommand, terminal = options.Streams is { IsTerminal: true };
+        bool interactive = stdio && !command && Terminal.IsTerminal(Stdin);
         using FileStream? serialFile = stdio ? null : OpenSerialFile(options.Serial);
         using var machine = new Machine(options);
-        int com1 = stdio ? (options.Exec is null ? Stdout : Stderr) : (int)serialFile!.SafeFileHandle.DangerousGetHandle();
+        int com1 = stdio ? (command ? Stderr : Stdout) : (int)serialFile!.SafeFileHandle.DangerousGetHandle();
         using var console = new OutputPump(com1, "ring3-com1", machine.Ended);
         using var output = new OutputPump(Stdout, "ring3-out", machine.Ended);
         using var error = new OutputPump(Stderr, "ring3-err", machine.Ended);
-        bool showConsole = options.Exec is null || options.Verbose || !stdio;
+        bool showConsole = !command || options.Verbose || !stdio;
         var tail = new TailSink(showConsole ? console : null);
 
         // Nobody can see what a guest without output does. Messages on standard error are not its output.
-        (OutputPump pump, string name) = options.Exec is not null ? (output, "standard output")
-            : (console, stdio ? "standard output" : $"--serial {options.Serial}");
+        (OutputPump pump, string name) = command ? (output, "standard output") : (console, stdio ? "standard output" : $"--serial {options.Serial}");
         pump.Failed = () => machine.End(MachineEnd.Quit, ExitStatus.NoOutput);
         machine.AttachSerial(0, tail);
-        if (options.Exec is not null)
-        {
-            machine.AttachSerial(1, output);
-            machine.AttachSerial(2, error);
-            machine.AttachSerial(3, new ExecStatusSink(machine));
-        }
-        Load(machine, options, interactive);
+        if (command)
+            AttachCommand(machine, output, error, options);
+        Load(machine, options, interactive || terminal);
 
         MachineResult result;
-        using (var terminal = interactive ? RawTerminal.Enter(Stdin) : null)
+        using (var raw = interactive || terminal ? RawTerminal.Enter(Stdin) : null)
         {
-            using var signals = new EndOnSignal(machine);
-            using var input = stdio && options.Exec is null
-                ? new InputPump(Stdin, machine, quitKey: interactive, endOfInput: options.Initrd.Count == 0 && options.Kernel is null)
+            using var signals = new MachineSignals(machine, forward: options.Run is not null, terminal);
+            bool ownGuest = options.Initrd.Count == 0 && options.Kernel is null;
+            using var input = stdio && !command ? new InputPump(Stdin, new SerialInput(machine, ownGuest), quitKey: interactive, machine)
+                : terminal ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Terminal), quitKey: true, machine)
+                : options.Streams is { HasInput: true } ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Input), quitKey: false, machine)
                 : null;
             result = machine.Run();
+            machine.StopPortInput();
             console.Dispose();
         }
         output.Dispose();
@@ -63,8 +62,37 @@ internal static class BootSession
         return Status(result, options);
     }
 
-    /// <summary>Runs <paramref name="write"/>, which writes to standard error, but waits at most two seconds:
-    /// whoever reads it may never read again, and the machine has ended.</summary>
+    /// <summary>The command's streams: serial ports, and ports of a virtio console where the guest has one.</summary>
+    private static void AttachCommand(Machine machine, OutputPump output, OutputPump error, BootOptions options)
+    {
+        // What was written before the status is written before the end.
+        void Ended(int status) => new Thread(() =>
+        {
+            machine.DrainPorts();
+            output.WaitWritten();
+            error.WaitWritten();
+            machine.End(MachineEnd.ExecDone, status);
+        }) { IsBackground = true, Name = "ring3-status" }.Start();
+        var status = new ExecStatusSink(Ended);
+        machine.AttachSerial(1, output);
+        machine.AttachSerial(2, error);
+        machine.AttachSerial(3, status);
+        if (options.Streams is null)
+            return;
+        machine.AttachPort(CommandStreams.Terminal, output.Transmit);
+        machine.AttachPort(CommandStreams.Output, output.Transmit);
+        machine.AttachPort(CommandStreams.Error, error.Transmit);
+        machine.AttachPort(CommandStreams.Status, data =>
+        {
+            foreach (byte b in data)
+                status.Transmit(b);
+        });
+    }
+
+    /// <summary>
+    /// Runs <paramref name="write"/>, which writes to standard error, but waits at most two seconds: whoever reads it may never read again, and the machine
+    /// has ended.
+    /// </summary>
     private static void Tell(Action write)
     {
         ExceptionDispatchInfo? failure = null;
@@ -99,15 +127,15 @@ internal static class BootSession
         GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
     }
 
-    private static int Status(MachineResult result, BootOptions options) => (result.End, options.Exec) switch
+    private static int Status(MachineResult result, BootOptions options) => (result.End, options.HasCommand) switch
     {
         (MachineEnd.ExecDone, _) => result.Value,
         (MachineEnd.DebugExit, _) => result.Value * 2 + 1 & 0xff,
         (MachineEnd.Quit, _) => result.Value != 0 ? result.Value : ExitStatus.Quit,
-        (MachineEnd.PowerOff, null) => ExitStatus.Ok,
+        (MachineEnd.PowerOff, false) => ExitStatus.Ok,
         (MachineEnd.TripleFault, _) => ExitStatus.GuestTripleFault,
         (MachineEnd.Failure, _) => ExitStatus.MachineFailure,
-        (_, not null) => ExitStatus.ExecLost,
+        (_, true) => ExitStatus.ExecLost,
         (MachineEnd.Reset, _) => ExitStatus.GuestReset,
         _ => ExitStatus.Ok,
     };
@@ -115,7 +143,7 @@ internal static class BootSession
     /// <summary>Says how a machine has ended that was not meant to end so.</summary>
     private static void Explain(MachineResult result, BootOptions options, TailSink tail)
     {
-        if (result.End is MachineEnd.ExecDone or MachineEnd.DebugExit or MachineEnd.Quit || result.End == MachineEnd.PowerOff && options.Exec is null)
+        if (result.End is MachineEnd.ExecDone or MachineEnd.DebugExit or MachineEnd.Quit || result.End == MachineEnd.PowerOff && !options.HasCommand)
             return;
         string what = result.End switch
         {
@@ -124,7 +152,7 @@ internal static class BootSession
             MachineEnd.TripleFault => $"the guest triple-faulted ({result.Detail})",
             _ => $"the machine failed: {result.Detail}",
         };
-        if (options.Exec is not null)
+        if (options.HasCommand)
         {
             foreach (string line in tail.LastLines(TailLines))
                 Console.Error.WriteLine($"console: {line}");
@@ -139,28 +167,6 @@ internal static class BootSession
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
         {
             throw new BootException(ExitStatus.NoInput, $"cannot open --serial {path}: {e.Message}");
-        }
-    }
-
-    /// <summary>SIGINT, SIGTERM and SIGHUP end the machine; the process then exits with 128 + signal on its ordinary path, terminal restored.</summary>
-    private sealed class EndOnSignal : IDisposable
-    {
-        private readonly PosixSignalRegistration[] _registrations;
-
-        public EndOnSignal(IMachineControl machine)
-        {
-            PosixSignalRegistration On(PosixSignal signal, int number) => PosixSignalRegistration.Create(signal, context =>
-            {
-                context.Cancel = true;
-                machine.End(MachineEnd.Quit, 128 + number);
-            });
-            _registrations = [On(PosixSignal.SIGHUP, 1), On(PosixSignal.SIGINT, 2), On(PosixSignal.SIGQUIT, 3), On(PosixSignal.SIGTERM, 15)];
-        }
-
-        public void Dispose()
-        {
-            foreach (PosixSignalRegistration r in _registrations)
-                r.Dispose();
         }
     }
 }

@@ -13,6 +13,7 @@ internal static class CommandTree
           ring3 boot --exec 'uname -a'                 run one command, exit with its status
           ring3 boot --cpus 8 --memory 1G --stats      more of everything, and KVM's counters at the end
           ring3 boot --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
+          ring3 run -- make check                      a command in a guest with this machine's root, directory and user
           ring3 exec -- qemu-system-x86_64 -accel kvm   an unmodified KVM client on Ring3
           source <(ring3 completion bash)              completion for this shell
 
@@ -24,6 +25,7 @@ internal static class CommandTree
         var root = new RootCommand("Linux KVM in user space: boots kernels and runs KVM clients on a software x86-64 machine, without /dev/kvm.")
         {
             BootCommand.Build(),
+            RunCommandLine.Build(),
             ExecCommand.Build(),
             DoctorCommand.Build(),
             FetchCommand.Build(),
@@ -47,7 +49,7 @@ internal static class CommandTree
         public override int Invoke(ParseResult parseResult)
         {
             int status = inner.Invoke(parseResult);
-            if (parseResult.CommandResult.Command is RootCommand or { Name: "boot" })
+            if (parseResult.CommandResult.Command is RootCommand or { Name: "boot" or "run" })
                 parseResult.InvocationConfiguration.Output.WriteLine(examples);
             return status;
         }

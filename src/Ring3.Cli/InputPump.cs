@@ -3,30 +3,64 @@ using Ring3.Vmm;
 
 namespace Ring3.Cli;
 
-/// <summary>Feeds a file descriptor to COM1. On a terminal Ctrl-] quits.</summary>
+/// <summary>Where input goes.</summary>
+internal interface IInputSink
+{
+    /// <summary>Gives bytes to the guest, as many as it takes now.</summary>
+    int Give(ReadOnlySpan<byte> data);
+
+    /// <summary>There are no more.</summary>
+    void End();
+}
+
+/// <summary>COM1.</summary>
+/// <param name="machine">Whose.</param>
+/// <param name="endOfInput">At the end of the input the guest gets Ctrl-D, which ends the default guest's shell.</param>
+internal sealed class SerialInput(Machine machine, bool endOfInput) : IInputSink
+{
+    private const byte EndOfTransmission = 4;
+
+    public int Give(ReadOnlySpan<byte> data) => machine.SerialInput(0, data);
+
+    public void End()
+    {
+        if (endOfInput)
+            _ = machine.SerialInput(0, [EndOfTransmission]);
+    }
+}
+
+/// <summary>A port of the command's console.</summary>
+internal sealed class PortInput(Machine machine, int port) : IInputSink
+{
+    public int Give(ReadOnlySpan<byte> data) => machine.SendPort(port, data) ? data.Length : 0;
+
+    public void End() => machine.EndPortInput(port);
+}
+
+/// <summary>Feeds a file descriptor to the guest. On a terminal Ctrl-] quits.</summary>
 internal sealed class InputPump : IDisposable
 {
-    private const byte QuitKey = 0x1d, EndOfTransmission = 4;
-    private const int PollMs = 100, FullMs = 10;
+    private const byte QuitKey = 0x1d;
+    private const int PollMs = 100, FullMs = 10, BufferBytes = 16 << 10;
     private readonly int _fd;
-    private readonly Machine _machine;
-    private readonly bool _quitKey, _endOfInput;
+    private readonly IInputSink _sink;
+    private readonly IMachineControl _machine;
+    private readonly bool _quitKey;
     private readonly Thread _thread;
     private readonly ManualResetEvent _stopped = new(false);
     private volatile bool _stop;
 
     /// <param name="quitKey">Ctrl-] ends the machine (terminals).</param>
-    /// <param name="endOfInput">At the end of the input the guest gets Ctrl-D, which ends the default guest's shell.</param>
-    public InputPump(int fd, Machine machine, bool quitKey, bool endOfInput)
+    public InputPump(int fd, IInputSink sink, bool quitKey, IMachineControl machine)
     {
-        (_fd, _machine, _quitKey, _endOfInput) = (fd, machine, quitKey, endOfInput);
+        (_fd, _sink, _quitKey, _machine) = (fd, sink, quitKey, machine);
         _thread = new Thread(Run) { IsBackground = true, Name = "ring3-input" };
         _thread.Start();
     }
 
     private void Run()
     {
-        Span<byte> buffer = stackalloc byte[1024];
+        var buffer = new byte[BufferBytes];
         while (!_stop)
         {
             int n = Terminal.Read(_fd, buffer, PollMs);
@@ -34,12 +68,11 @@ internal sealed class InputPump : IDisposable
                 continue;
             if (n == 0)
             {
-                if (_endOfInput)
-                    Give([EndOfTransmission]);
+                _sink.End();
                 return;
             }
-            int quit = _quitKey ? buffer[..n].IndexOf(QuitKey) : -1;
-            Give(quit < 0 ? buffer[..n] : buffer[..quit]);
+            int quit = _quitKey ? buffer.AsSpan(0, n).IndexOf(QuitKey) : -1;
+            Give(buffer.AsSpan(0, quit < 0 ? n : quit));
             if (quit >= 0)
             {
                 _machine.End(MachineEnd.Quit);
@@ -52,7 +85,7 @@ internal sealed class InputPump : IDisposable
     {
         while (!data.IsEmpty && !_stop)
         {
-            int taken = _machine.SerialInput(0, data);
+            int taken = _sink.Give(data);
             data = data[taken..];
             if (!data.IsEmpty)
                 _stopped.WaitOne(FullMs); // the guest has 64 KiB of input that it does not read

@@ -191,7 +191,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
                     _device.WriteConfig(at, data);
                 break;
             case DoorbellsAt when at / DoorbellBytes < _device.Queues.Length:
-                _device.Queues[at / DoorbellBytes].Doorbell.WakeAll();
+                _device.Queues[at / DoorbellBytes].Ring();
                 break;
             case TableAt or TableAt + AreaBytes:
                 at += area - TableAt;

@@ -23,6 +23,12 @@ public sealed record BootOptions
     /// <summary>Makes random numbers that the machine gives the guest repeatable.</summary>
     public ulong? Seed { get; init; }
     public string? Exec { get; init; }
+    /// <summary>A command with the host's root; <see cref="Shares"/> begin with that root.</summary>
+    public RunCommand? Run { get; init; }
+    /// <summary>How the command's streams are; null: <see cref="Exec"/> has no input, and serial ports for the rest.</summary>
+    public CommandStreams? Streams { get; init; }
+    /// <summary>The guest runs one command, and its status is the machine's.</summary>
+    public bool HasCommand => Exec is not null || Run is not null;
     public BootProtocol Protocol { get; init; } = BootProtocol.Auto;
     /// <summary>The machine is a Xen HVM guest's.</summary>
     public bool Xen { get; init; }
@@ -40,8 +46,12 @@ public sealed record BootOptions
     public string? ResidentDirectory { get; init; }
     /// <summary>Disks, in the order in which the guest finds them.</summary>
     public IReadOnlyList<DiskOption> Disks { get; init; } = [];
+    /// <summary>Folders of the host.</summary>
+    public IReadOnlyList<ShareOption> Shares { get; init; } = [];
     /// <summary>The network card's other side; null: no card.</summary>
     public NetOption? Net { get; init; }
+    /// <summary>Streams to programs of the host; null: none.</summary>
+    public VsockOption? Vsock { get; init; }
     /// <summary>File for a picture of the working set over time.</summary>
     public string? Heatmap { get; init; }
     public bool Stats { get; init; }

@@ -10,11 +10,16 @@ public sealed record DiskOption
     /// <summary>Offer the packed ring too, not the split one alone.</summary>
     public bool PackedRing { get; init; } = true;
 
+    /// <summary>The image's format when it is not raw: a block driver of qemu-storage-daemon.</summary>
+    public string? Format { get; init; }
+
+    private static readonly string[] s_formats = ["qcow2", "qed", "vdi", "vhdx", "vmdk", "vpc"];
+
     /// <summary>Bytes of a serial number.</summary>
     private const int MaxSerial = 20;
 
     /// <summary>
-    /// Reads FILE[,ro][,serial=S][,format=raw][,ring=split|packed]; a comma of a file's name is doubled. Null and a message when it is something else.
+    /// Reads FILE[,ro][,serial=S][,format=F][,ring=split|packed]; a comma of a file's name is doubled. Null and a message when it is something else.
     /// </summary>
     public static DiskOption? Parse(string text, out string error)
     {
@@ -34,11 +39,12 @@ public sealed record DiskOption
                     break;
                 case ["serial", _]: error = $"a serial number of --disk has 1 to {MaxSerial} ASCII characters"; break;
                 case ["format", "raw"]: break;
-                case ["format", var format]: error = $"--disk knows format=raw, not '{format}'"; break;
+                case ["format", var format] when Array.IndexOf(s_formats, format) >= 0: disk = disk with { Format = format }; break;
+                case ["format", var format]: error = $"--disk knows format=raw, {string.Join(", ", s_formats)}, not '{format}'"; break;
                 case ["ring", "split"]: disk = disk with { PackedRing = false }; break;
                 case ["ring", "packed"]: disk = disk with { PackedRing = true }; break;
                 default:
-                    error = $"--disk knows ro, serial=, format=raw and ring=split|packed, not '{word}' (a comma of a file's name is doubled)";
+                    error = $"--disk knows ro, serial=, format= and ring=split|packed, not '{word}' (a comma of a file's name is doubled)";
                     break;
             }
         }

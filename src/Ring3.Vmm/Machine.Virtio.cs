@@ -11,9 +11,10 @@ public sealed partial class Machine
     private const int FirstVirtioSlot = 3, Slots = 32;
     private const ulong FirstVirtioBar = 0xfe00_0000;
     private const int MaxDiskQueues = 32;
-    private const uint NetworkClass = 0x02_00_00, StorageClass = 0x01_80_00, OtherClass = 0xff_00_00;
+    private const uint NetworkClass = 0x02_00_00, StorageClass = 0x01_80_00, ConsoleClass = 0x07_80_00, OtherClass = 0xff_00_00;
 
     private readonly List<VirtioPciFunction> _virtio = [];
+    private readonly List<VhostHelper> _helpers = [];
     private Passt? _passt;
     private readonly SharedLine?[] _pciLines = new SharedLine?[AcpiTables.PciGsis];
 
@@ -22,11 +23,64 @@ public sealed partial class Machine
         if (_options.Net is { } net)
             AddNet(net);
         AddVirtio(new EntropyDevice(_vm.Memory, _options.Seed), OtherClass, VirtioFeature.OfTransport);
+        foreach ((int i, ShareOption share) in _options.Shares.Index())
+            AddShare(i, share);
+        if (_options.Vsock is { } vsock)
+            AddVsock(vsock);
+        AddBalloon();
+        if (_options.Streams is not null)
+            AddConsole();
         foreach ((int i, DiskOption disk) in _options.Disks.Index())
         {
+            if (disk.Format is not null)
+            {
+                AddImage(i, disk);
+                continue;
+            }
             DiskFile file = OpenDisk(disk);
             var device = new BlockDevice(_vm.Memory, file, disk.ReadOnly, disk.Serial ?? $"ring3-{i}", Math.Min(_options.Cpus, MaxDiskQueues), $"disk{i}");
-            AddVirtio(device, StorageClass, disk.PackedRing ? VirtioFeature.OfTransport : VirtioFeature.OfTransport & ~VirtioFeature.PackedRing);
+            AddVirtio(device, StorageClass, Rings(disk));
+        }
+    }
+
+    private void AddShare(int index, ShareOption share)
+    {
+        (uint User, uint Group) me = Privileges.Identity;
+        ShareOwner? owner = me.User == 0 ? null : new ShareOwner(me.User, me.Group);
+        VhostHelper helper = Keep(VhostHelper.Share(share));
+        AddVirtio(Serve($"--share {share.Directory}", helper, ended =>
+            new VhostFsDevice(_vm.Memory, share.Tag ?? $"share{index}", share.ReadOnly, owner, helper.Link, $"fs{index}", ended)),
+            OtherClass, VirtioFeature.OfTransport);
+    }
+
+    /// <summary>A disk image whose format another program knows.</summary>
+    private void AddImage(int index, DiskOption disk)
+    {
+        int queues = Math.Min(_options.Cpus, MaxDiskQueues);
+        VhostHelper helper = Keep(VhostHelper.Disk(disk, queues));
+        AddVirtio(Serve($"--disk {disk.Path}", helper, ended =>
+            new VhostBlockDevice(_vm.Memory, disk.Serial ?? $"ring3-{index}", queues, helper.Link, $"disk{index}", ended)), StorageClass, Rings(disk));
+    }
+
+    private static ulong Rings(DiskOption disk) => disk.PackedRing ? VirtioFeature.OfTransport : VirtioFeature.OfTransport & ~VirtioFeature.PackedRing;
+
+    private VhostHelper Keep(VhostHelper helper)
+    {
+        _helpers.Add(helper);
+        return helper;
+    }
+
+    /// <summary>Makes a device that a helper serves; when that ends, the guest goes on with errors.</summary>
+    private VirtioDevice Serve(string what, VhostHelper helper, Func<Action<string>, VirtioDevice> create)
+    {
+        try
+        {
+            return create(why => _options.Messages.WriteLine($"ring3: {what} serves no more: {helper.Explain(why)}"));
+        }
+        catch (VhostUserException e)
+        {
+            string why = helper.Explain(e.Message);
+            throw new BootException(ExitStatus.NoInput, $"{what}: {why}");
         }
     }
 
@@ -62,6 +116,10 @@ public sealed partial class Machine
         foreach (VirtioPciFunction function in _virtio)
             function.Dispose();
         _passt?.Dispose();
+        if (_vsockPath is not null)
+            File.Delete(_vsockPath);
+        foreach (VhostHelper helper in _helpers)
+            helper.Dispose();
     }
 
     private void AddVirtio(VirtioDevice device, uint classCode, ulong offered)

@@ -1,7 +1,9 @@
+using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using Ring3.Host;
 using Ring3.Kvm;
 using Ring3.Memory;
+using Ring3.Tests.Shared;
 using Ring3.Virtio;
 using Ring3.Vmm;
 
@@ -26,7 +28,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
     private readonly List<Card> _cards = [];
     private string _message = "";
 
-    private sealed record Card(VirtioTransport Transport, VirtioPciFunction Function, IoBus Mmio);
+    /// <param name="BackEnd">Who serves the device, if it does not itself.</param>
+    private sealed record Card(VirtioTransport Transport, VirtioPciFunction Function, IoBus Mmio, FakeBackEnd? BackEnd);
 
     /// <summary>Nothing arrives by itself; what is sent is looked at.</summary>
     private sealed class DeadLink : IPacketLink
@@ -70,14 +73,83 @@ internal sealed unsafe class VirtioRun : IHostileRun
         Add(new BlockDevice(_guest, file!, false, "fuzz", 2, "disk"));
         Add(new EntropyDevice(_guest, 1));
         Add(new NetDevice(_guest, new DeadLink(), [2, 0, 0, 0, 0, 1], 65520, _ => { }));
+        Add(Vsock());
+        Add(new BalloonDevice(_guest, (gpa, bytes) =>
+        {
+            if (bytes == 0 || (gpa | bytes) % 4096 != 0 || gpa + bytes - 1 < gpa)
+                throw new InvalidOperationException($"not whole pages: {bytes} at 0x{gpa:x}");
+        }));
+        Add(new ConsoleDevice(_guest, [("a", _ => { }), ("b", _ => { })]));
+        Add(b => new VhostFsDevice(_guest, "a", false, null, b.Link, "fs", _ => { }));
+        Add(b => new VhostFsDevice(_guest, "b", true, new ShareOwner(1, 2), b.Link, "fs-ro", _ => { }));
+        Add(b => new VhostBlockDevice(_guest, "c", 2, b.Link, "image", _ => { }));
     }
 
-    private void Add(VirtioDevice device)
+    private static FakeBackEnd BackEnd() =>
+        new(VirtioFeature.Version1 | VhostUserLink.ProtocolFeatures | BlockDevice.FlushCommand, ulong.MaxValue, [1, .. new byte[59]]);
+
+    private void Add(Func<FakeBackEnd, VirtioDevice> create)
+    {
+        FakeBackEnd back = BackEnd();
+        Add(create(back), back);
+    }
+
+    private void Add(VirtioDevice device, FakeBackEnd? back = null)
     {
         var mmio = new IoBus();
         var transport = new VirtioTransport(device, new NoInterrupts(), VirtioFeature.OfTransport, m => _message = m, e => throw e) { HasThreads = false };
-        _cards.Add(new Card(transport, new VirtioPciFunction(transport, 0xff_00_00, mmio, 0xfe00_0000), mmio));
+        _cards.Add(new Card(transport, new VirtioPciFunction(transport, 0xff_00_00, mmio, 0xfe00_0000), mmio, back));
     }
+
+    private string VsockPath => _disk + ".vsock";
+
+    private VsockDevice Vsock()
+    {
+        Socket Listen(string path)
+        {
+            File.Delete(path);
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+            socket.Bind(new UnixDomainSocketEndPoint(path));
+            socket.Listen(8);
+            socket.Blocking = false;
+            return socket;
+        }
+        _hostPort = Listen(VsockPath + "_3");
+        return new VsockDevice(_guest, 3, VsockPath, Listen(VsockPath));
+    }
+
+    private readonly List<Socket> _programs = [];
+    private Socket? _hostPort;
+
+    /// <summary>Programs of the host come, talk, listen and go.</summary>
+    private void HostProgram(Random random)
+    {
+        if (_programs.Count > 8 || random.Next(4) == 0 && _programs.Count != 0)
+        {
+            _programs[0].Dispose();
+            _programs.RemoveAt(0);
+        }
+        try
+        {
+            var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified) { Blocking = false };
+            _programs.Add(socket);
+            socket.Connect(new UnixDomainSocketEndPoint(VsockPath));
+            _ = socket.Send(random.Next(4) == 0 ? "no"u8 : "CONNECT 3\ndata for the guest"u8, SocketFlags.None, out SocketError _);
+            if (_hostPort!.Poll(0, SelectMode.SelectRead))
+                _programs.Add(_hostPort.Accept());
+        }
+        catch (SocketException)
+        {
+            // The device has not taken those that came before.
+        }
+        foreach (Socket program in _programs)
+        {
+            program.Blocking = false;
+            _ = program.Receive(_heard, SocketFlags.None, out SocketError _);
+        }
+    }
+
+    private readonly byte[] _heard = new byte[4096];
 
     public void Kick() { }
 
@@ -86,8 +158,16 @@ internal sealed unsafe class VirtioRun : IHostileRun
     public void Dispose()
     {
         foreach (Card card in _cards)
+        {
             card.Function.Dispose();
+            card.BackEnd?.Dispose();
+        }
         File.Delete(_disk);
+        foreach (Socket program in _programs)
+            program.Dispose();
+        _hostPort?.Dispose();
+        File.Delete(VsockPath);
+        File.Delete(VsockPath + "_3");
         _slots.Release();
         NativeMemory.AlignedFree(_all);
     }
@@ -182,10 +262,30 @@ internal sealed unsafe class VirtioRun : IHostileRun
                 Span<byte> frame = stackalloc byte[random.Next(4) == 0 ? random.Next(1, 9000) : random.Next(1, 200)];
                 _ = net.TryDeliver(net.Queues[0], frame);
                 break;
+            case 2 or 3 when card.BackEnd is { } back:
+                Answer((VhostUserDevice)card.Transport.Device, back, queue, random);
+                break;
+            case 2 or 3 when card.Transport.Device is ConsoleDevice console:
+                if (queue % 2 == 0)
+                    _ = console.Give(console.Queues[queue], "input"u8, whole: queue == 2);
+                break;
+            case 2 or 3 when card.Transport.Device is VsockDevice:
+                HostProgram(random);
+                break;
             case < 8:
                 Offer(queue, (features & VirtioFeature.PackedRing) != 0, random);
                 break;
             default:
+                if (card.BackEnd is not null)
+                {
+                    Set(card, VirtioTransport.DoorbellsAt + VirtioTransport.DoorbellBytes * queue, 4, 0);
+                    break;
+                }
+                if (card.Transport.Device is VsockDevice vsock)
+                {
+                    vsock.Turn(0);
+                    break;
+                }
                 bool stop = false;
                 // A driver that is served without end would be so on the queue's own thread.
                 for (int i = 0; i < 4 && card.Transport.TryServe(queue, ref stop); i++)
@@ -193,6 +293,31 @@ internal sealed unsafe class VirtioRun : IHostileRun
                 }
                 break;
         }
+    }
+
+    /// <summary>What the program behind a device says, which now and then is a lie, after which it is not heard any more.</summary>
+    private static void Answer(VhostUserDevice device, FakeBackEnd back, int queue, Random random)
+    {
+        while (back.TryTake(queue, out ushort head, out Span<byte> readable, out Span<byte> writable))
+        {
+            random.NextBytes(readable[..Math.Min(readable.Length, 64)]);
+            random.NextBytes(writable[..Math.Min(writable.Length, 64)]);
+            bool lies = random.Next(3000) == 0;
+            back.GiveBack(queue, lies ? (uint)random.Next(300) : head, (uint)random.Next(writable.Length + (lies ? 100 : 1)), (ushort)(lies ? random.Next(3) : 1));
+        }
+        device.Collect(queue);
+    }
+
+    /// <summary>A packet of a stream, mostly between ports that have met before.</summary>
+    private void WritePacket(ulong gpa, Random random)
+    {
+        _ = _guest.TryWrite(gpa + 8, 2UL);
+        _ = _guest.TryWrite(gpa + 16, random.Next(3));
+        _ = _guest.TryWrite(gpa + 20, random.Next(3) == 0 ? (1 << 30) + random.Next(20) : 3);
+        _ = _guest.TryWrite(gpa + 24, random.Next(8) == 0 ? random.Next() : random.Next(40));
+        _ = _guest.TryWrite(gpa + 28, 1 | random.Next(9) << 16);
+        _ = _guest.TryWrite(gpa + 32, random.Next(4));
+        _ = _guest.TryWrite(gpa + 36, random.NextInt64());
     }
 
     private static void ConfigAccess(Card card, Random random)
@@ -226,6 +351,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
         for (int i = random.Next(1, 8); i > 0; i--)
         {
             ulong request = Requests + 16UL * (uint)random.Next(64);
+            if (random.Next(4) == 0)
+                WritePacket(request, random);
             _ = _guest.TryWrite(request, random.Next(15));
             _ = _guest.TryWrite(request + 8, random.Next(8) == 0 ? (ulong)random.NextInt64() : (ulong)random.Next(2100));
         }

@@ -7,6 +7,7 @@ public class DiskOptionTests
     {
         Assert.Equal(new DiskOption { Path = "a,b" }, DiskOption.Parse("a,,b", out _));
         Assert.Equal(new DiskOption { Path = "a", ReadOnly = true, Serial = "x=y", PackedRing = false }, DiskOption.Parse("a,ro,serial=x=y,format=raw,ring=split", out _));
+        Assert.Equal("qcow2", DiskOption.Parse("a,format=qcow2", out _)!.Format);
     }
 
     [Theory]
@@ -16,7 +17,7 @@ public class DiskOptionTests
     [InlineData("a,rw")]
     [InlineData("a,serial=")]
     [InlineData("a,serial=012345678901234567890")]
-    [InlineData("a,format=qcow2")]
+    [InlineData("a,format=qcow3")]
     [InlineData("a,ring=round")]
     public void OtherWords_AreRefused(string text)
     {

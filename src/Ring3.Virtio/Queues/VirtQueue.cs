@@ -39,6 +39,18 @@ public sealed class VirtQueue
     /// <summary>Rung by the driver, and by whoever wants the queue's thread to look around.</summary>
     internal WaitQueue Doorbell { get; } = new();
 
+    /// <summary>Who is called when the driver rings, on its vCPU, instead of the doorbell. Set before the driver is there.</summary>
+    internal Action? Rung { get; set; }
+
+    /// <summary>The driver says that there is something to look at.</summary>
+    internal void Ring()
+    {
+        if (Rung is { } rung)
+            rung();
+        else
+            Doorbell.WakeAll();
+    }
+
     /// <summary>Why the driver's ring cannot be used.</summary>
     public string? Fault => _ring?.Fault;
 
@@ -67,7 +79,7 @@ public sealed class VirtQueue
             return;
         using (Gate.Enter())
             _running = true;
-        Doorbell.WakeAll();
+        Ring();
     }
 
     /// <summary>Forgets the driver. On return nothing of it is being served.</summary>
@@ -81,7 +93,7 @@ public sealed class VirtQueue
             Generation++;
             _stopping = false;
         }
-        Doorbell.WakeAll();
+        Ring();
         (Size, Vector, Descriptors, DriverArea, DeviceArea, IsEnabled) = (MaxSize, NoVector, 0, 0, 0, false);
     }
 

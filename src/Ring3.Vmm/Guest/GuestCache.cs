@@ -7,7 +7,7 @@ namespace Ring3.Vmm;
 public sealed class GuestCache
 {
     private const long NeededBytes = 128L << 20;
-    private const string VersionFile = "package", ModulesDirectory = "modules";
+    private const string VersionFile = "package", ModulesDirectory = KernelFiles.CachedModules, ModuleList = "list";
     private readonly Action<string> _progress;
     private readonly DebianPackages _packages, _i386Packages;
 
@@ -29,9 +29,16 @@ public sealed class GuestCache
     /// <paramref name="update"/>.</summary>
     /// <param name="flavour">Which kernel.</param>
     /// <param name="update">Also when it is there.</param>
-    /// <param name="modules">Also when it is there without its modules, as an older cache has it.</param>
+    /// <param name="modules">Also when it is there without its modules, or without one, as an older cache has it.</param>
     public string Kernel(string flavour, bool update = false, bool modules = false) =>
-        GetKernel(flavour, update || modules && !Directory.Exists(Path.Combine(Root, $"linux-{flavour}", ModulesDirectory)));
+        GetKernel(flavour, update || modules && !HasModules(Path.Combine(Root, $"linux-{flavour}")));
+
+    /// <summary>Whether the modules were taken out of the package that are wanted now.</summary>
+    private static bool HasModules(string place)
+    {
+        try { return File.ReadAllText(Path.Combine(place, ModulesDirectory, ModuleList)) == GuestModules.Kept; }
+        catch (IOException) { return false; }
+    }
 
     private string GetKernel(string flavour, bool update) => Get($"linux-{flavour}", "vmlinuz", IsI386(flavour), update, (packages, directory) =>
     {
@@ -40,19 +47,9 @@ public sealed class GuestCache
         string modules = Path.Combine(directory, ModulesDirectory);
         Directory.CreateDirectory(modules);
         DebianPackages.ExtractAll(deb, GuestModules.FileOf, modules);
+        File.WriteAllText(Path.Combine(modules, ModuleList), GuestModules.Kept);
         return deb;
     });
-
-    /// <summary>The modules of <paramref name="names"/> that lie beside a kernel of the cache, in that order.</summary>
-    public static IReadOnlyList<GuestModule> Modules(string kernel, IEnumerable<string> names)
-    {
-        string directory = Path.Combine(Path.GetDirectoryName(Path.GetFullPath(kernel))!, ModulesDirectory);
-        return [.. from name in names
-                   from file in new[] { $"{name}.ko", $"{name}.ko.xz", $"{name}.ko.zst" }
-                   let path = Path.Combine(directory, file)
-                   where File.Exists(path)
-                   select new GuestModule(name, KernelLoader.Unpack(ReadFile(path), file))];
-    }
 
     /// <summary>Whether a flavour's kernel is 32-bit.</summary>
     public static bool IsI386(string flavour) =>

@@ -7,18 +7,31 @@ public sealed record GuestModule(string Name, byte[] Content);
 public static class GuestModules
 {
     private static readonly string[] s_bus = ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"];
-    private static readonly string[] s_entropy = ["virtio-rng"], s_disk = ["virtio_blk"], s_net = ["failover", "net_failover", "virtio_net"];
+    private static readonly string[] s_always = ["virtio-rng", "virtio_balloon"], s_disk = ["virtio_blk"], s_net = ["failover", "net_failover", "virtio_net"],
+        s_share = ["fuse", "virtiofs"], s_console = ["virtio_console"], s_overlay = ["overlay"],
+        s_vsock = ["vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
+    private static readonly string[] s_all = [.. s_bus, .. s_always, .. s_disk, .. s_net, .. s_share, .. s_console, .. s_overlay, .. s_vsock];
+
+    /// <summary>Changes when others are kept in the cache.</summary>
+    public static string Kept => string.Join(' ', s_all);
 
     /// <summary>What the options' devices need; nothing without one that the guest cannot do without.</summary>
-    public static IReadOnlyList<string> For(BootOptions options) =>
-        options.Disks.Count == 0 && options.Net is null ? []
-            : [.. s_bus, .. s_entropy, .. options.Disks.Count == 0 ? [] : s_disk, .. options.Net is null ? [] : s_net];
+    public static IReadOnlyList<string> For(BootOptions options)
+    {
+        string[] needed =
+        [
+            .. options.Disks.Count == 0 ? [] : s_disk, .. options.Net is null ? [] : s_net, .. options.Shares.Count == 0 ? [] : s_share,
+            .. options.Streams is null ? [] : s_console, .. options.Run is null ? [] : s_overlay,
+            .. options.Vsock is null ? [] : s_vsock,
+        ];
+        return needed.Length == 0 ? [] : [.. s_bus, .. s_always, .. needed];
+    }
 
     /// <summary>Name in the cache of a file of a kernel package, or null when it is none of these modules. A module's file may be packed.</summary>
     public static string? FileOf(string path)
     {
         string file = Path.GetFileName(path), name = file.Split('.')[0];
-        bool known = Array.IndexOf([.. s_bus, .. s_entropy, .. s_disk, .. s_net], name) >= 0;
+        bool known = Array.IndexOf(s_all, name) >= 0;
         return known && path.StartsWith("lib/modules/", StringComparison.Ordinal) && file[name.Length..] is ".ko" or ".ko.xz" or ".ko.zst" ? file : null;
     }
 }

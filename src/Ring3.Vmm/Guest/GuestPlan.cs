@@ -14,18 +14,18 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     public static GuestPlan Prepare(BootOptions options, GuestCache cache, HostTerminal terminal)
     {
         IReadOnlyList<string> names = GuestModules.For(options);
-        string kernelPath = options.Kernel ?? cache.Kernel("cloud-amd64", modules: names.Count != 0);
+        string kernelPath = options.Kernel is { } given ? KernelFiles.Image(given) : cache.Kernel("cloud-amd64", modules: names.Count != 0);
         string name = Path.GetFileName(kernelPath);
         byte[] kernel = KernelLoader.Unpack(GuestCache.ReadFile(kernelPath), name);
         bool linux = options.Protocol != BootProtocol.BootSector && KernelLoader.IsLinux(kernel, name);
-        if (options.Exec is not null && !linux)
-            throw new BootException(ExitStatus.Usage, $"--exec needs a Linux kernel, and {kernelPath} is not one");
+        if (options.HasCommand && !linux)
+            throw new BootException(ExitStatus.Usage, $"{(options.Run is null ? "--exec" : "ring3 run")} needs a Linux kernel, and {kernelPath} is not one");
         var request = new BootRequest
         {
             Protocol = options.Protocol,
             CommandLine = linux ? LinuxCommandLine(options) : options.Append,
             Modules = linux
-                ? LinuxModules(options, cache, terminal, GuestCache.Modules(kernelPath, names), i386: KernelLoader.IsI386(kernel, name))
+                ? LinuxModules(options, cache, terminal, KernelFiles.Modules(kernelPath, kernel, names), i386: KernelLoader.IsI386(kernel, name))
                 : [.. options.Initrd.Select(ReadModule)],
             RandomSeed = linux ? Entropy(options) : default,
         };
@@ -46,9 +46,9 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     private static string LinuxCommandLine(BootOptions options)
     {
         var words = new List<string> { options.Xen ? LinuxDefaults.Replace("ttyS0", "hvc0", StringComparison.Ordinal) : LinuxDefaults };
-        if (options.Exec is not null)
+        if (options.HasCommand)
             words.Add((options.Verbose ? "" : "quiet ") + "8250.nr_uarts=4");
-        if (options.Exec is not null || options.Initrd.Count == 0)
+        if (options.HasCommand || options.Initrd.Count == 0)
             words.Add("rdinit=" + Initramfs.InitPath);
         if (options.Seed is not null)
             words.Add("nokaslr");
@@ -62,15 +62,18 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     {
         var init = new InitOptions
         {
-            Exec = options.Exec, Interactive = terminal.Interactive, Rows = terminal.Rows, Columns = terminal.Columns,
+            Exec = options.Exec, Run = options.Run, Streams = options.Streams, Interactive = terminal.Interactive,
+            Rows = terminal.Rows, Columns = terminal.Columns,
             Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
             Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
+            Mounts = modules.Count == 0 && options.Run is null ? []
+                : [.. options.Shares.Select((s, i) => new GuestMount(s.Tag ?? $"share{i}", s.Place, s.ReadOnly))],
             Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
         };
         if (options.Initrd.Count == 0)
             return [new BootModule("initramfs", cache.BaseInitramfs(i386)), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
         var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();
-        if (options.Exec is not null)
+        if (options.HasCommand)
             files.Add(new BootModule("overlay", Initramfs.BuildOverlay(init, GuestCache.ReadFile(cache.Busybox(i386)))));
         return files;
     }

@@ -3,11 +3,18 @@ using System.Text;
 
 namespace Ring3.Vmm;
 
+/// <summary>A share of the host, and where the guest has it.</summary>
+public sealed record GuestMount(string Tag, string Place, bool ReadOnly);
+
 /// <summary>What the guest's init is told.</summary>
 public sealed record InitOptions
 {
     /// <summary>Command for /bin/sh -c; null = interactive shell.</summary>
     public string? Exec { get; init; }
+    /// <summary>Command for the host's root; <see cref="Mounts"/> begin with that root.</summary>
+    public RunCommand? Run { get; init; }
+    /// <summary>The command's streams; null: serial ports, and no input.</summary>
+    public CommandStreams? Streams { get; init; }
     /// <summary>The shell talks to a terminal; otherwise it reads a script from the console until Ctrl-D.</summary>
     public bool Interactive { get; init; } = true;
     /// <summary>Size of the host's terminal, 0 = unknown.</summary>
@@ -17,6 +24,8 @@ public sealed record InitOptions
     public string Terminal { get; init; } = "linux";
     /// <summary>The first network card: its address comes by DHCP, or it is only switched on; null: there is none.</summary>
     public bool? Dhcp { get; init; }
+    /// <summary>Shares of the host, mounted in this order.</summary>
+    public IReadOnlyList<GuestMount> Mounts { get; init; } = [];
     /// <summary>Loaded before anything else runs, in this order.</summary>
     public IReadOnlyList<GuestModule> Modules { get; init; } = [];
 }
@@ -66,11 +75,11 @@ public static class Initramfs
         if (own)
             cpio.File(".ring3/busybox", privateBusybox, 0x1ed);
         string shell = own ? "/.ring3/busybox" : "/bin/busybox";
-        cpio.File(InitPath, Encoding.UTF8.GetBytes(InitScript(shell, options)), 0x1ed);
-        if (options.Exec is { } command)
-            cpio.File(".ring3/command", Encoding.UTF8.GetBytes(command + "\n"));
+        cpio.File(InitPath, Encoding.UTF8.GetBytes(InitScript.Build(shell, options)), 0x1ed);
+        if (options.Exec is not null || options.Run is not null)
+            cpio.File(".ring3/command", Encoding.UTF8.GetBytes(InitScript.Command(options)));
         if (options.Dhcp == true)
-            cpio.File(".ring3/dhcp", Encoding.UTF8.GetBytes(DhcpScript(shell)), 0x1ed);
+            cpio.File(".ring3/dhcp", Encoding.UTF8.GetBytes(InitScript.Dhcp(shell)), 0x1ed);
         if (options.Modules.Count != 0)
             cpio.Directory(".ring3/modules");
         foreach (GuestModule module in options.Modules)
@@ -87,77 +96,4 @@ public static class Initramfs
             gzip.Write(archive);
         return bytes.ToArray();
     }
-
-    private static string InitScript(string busybox, InitOptions options)
-    {
-        string head = $"""
-            #!{busybox} sh
-            b={busybox}
-            export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM={Quote(options.Terminal)}
-            $b mkdir -p /proc /sys /dev /run /tmp /root
-            $b mount -t devtmpfs dev /dev
-            $b mount -t proc proc /proc
-            $b mount -t sysfs sys /sys
-            $b mkdir -p /dev/pts
-            $b mount -t devpts devpts /dev/pts
-            $b mount -t tmpfs tmpfs /run
-            $b hostname ring3
-            cd /root
-
-            """ + string.Concat(options.Modules.Select(m => $"$b insmod /.ring3/modules/{m.Name}.ko\n"));
-        if (options.Dhcp is { } dhcp)
-            head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n"
-                : "$b ip link set lo up; $b ip link set eth0 up\n";
-        return head + (options.Exec is null ? ShellScript(options) : ExecScript);
-    }
-
-    private static string ShellScript(InitOptions options)
-    {
-        string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F {options.Console} rows {options.Rows} cols {options.Columns}\n" : "";
-        string shell = options.Interactive ? $"$b setsid $b cttyhack $b sh -l <{options.Console} >{options.Console} 2>&1"
-            : $"$b stty -F {options.Console} -echo\n$b cat {options.Console} | $b sh >{options.Console} 2>&1";
-        return $"""
-            {size}{shell}
-            $b sync
-            $b poweroff -f
-
-            """;
-    }
-
-    /// <summary>
-    /// The command writes into pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to raw serial ports.
-    /// Closing a port waits until it has been sent, so the status line is last.
-    /// </summary>
-    private const string ExecScript = $"""
-        out={OutputDevice} err={ErrorDevice} status={StatusDevice}
-        for t in $out $err $status; do $b stty -F $t raw -echo -echoe -echok -onlcr -opost; done
-        $b mkfifo /run/.out /run/.err
-        $b cat </run/.out >$out &
-        o=$!
-        $b cat </run/.err >$err &
-        e=$!
-        $b setsid $b sh -c "$($b cat /.ring3/command)" </dev/null >/run/.out 2>/run/.err
-        s=$?
-        wait $o $e
-        echo "exit $s" >$status
-        $b poweroff -f
-
-        """;
-
-    /// <summary>What udhcpc runs when it has an address.</summary>
-    private static string DhcpScript(string busybox) => $"""
-        #!{busybox} sh
-        b={busybox}
-        [ "$1" = bound ] || [ "$1" = renew ] || exit 0
-        [ -z "$mtu" ] || $b ip link set $interface mtu $mtu
-        $b ip addr add $ip/$mask dev $interface
-        for r in $router; do
-            $b ip route add $r dev $interface 2>/dev/null
-            $b ip route add default via $r dev $interface 2>/dev/null
-        done
-        for d in $dns; do echo nameserver $d; done >/etc/resolv.conf
-
-        """;
-
-    private static string Quote(string s) => "'" + s.Replace("'", "'\\''") + "'";
 }

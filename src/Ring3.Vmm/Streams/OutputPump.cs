@@ -16,6 +16,7 @@ public sealed class OutputPump : ISerialSink, IDisposable
     private readonly Thread _thread;
     private byte[] _buffer = new byte[4096], _spare = new byte[4096];
     private int _count;
+    private bool _writing;
     private volatile bool _stop, _broken;
     private readonly WaitHandle[] _room;
 
@@ -35,25 +36,40 @@ public sealed class OutputPump : ISerialSink, IDisposable
         _thread.Start();
     }
 
-    public void Transmit(byte value)
+    public void Transmit(byte value) => Transmit([value]);
+
+    /// <summary>As <see cref="Transmit(byte)"/>, for many.</summary>
+    public void Transmit(ReadOnlySpan<byte> data)
+    {
+        while (!data.IsEmpty)
+        {
+            using (_lock.Enter())
+            {
+                if (_broken || _stop)
+                    return;
+                int n = Math.Min(data.Length, Limit - _count);
+                if (n > _buffer.Length - _count)
+                    Array.Resize(ref _buffer, Math.Max(_buffer.Length * 2, _count + n));
+                data[..n].CopyTo(_buffer.AsSpan(_count));
+                if (_count == 0 && n != 0)
+                    _filled.Set();
+                _count += n;
+                data = data[n..];
+            }
+            if (!data.IsEmpty && WaitHandle.WaitAny(_room, 100) == 1)
+                return;
+        }
+    }
+
+    /// <summary>Waits until everything is written, or cannot be; not any longer than the machine runs.</summary>
+    public void WaitWritten()
     {
         while (true)
         {
-            bool wake;
             using (_lock.Enter())
             {
-                if (_count < Limit || _broken || _stop)
-                {
-                    if (_broken || _stop)
-                        return;
-                    if (_count == _buffer.Length)
-                        Array.Resize(ref _buffer, _buffer.Length * 2);
-                    wake = _count == 0;
-                    _buffer[_count++] = value;
-                    if (wake)
-                        _filled.Set();
+                if (_count == 0 && !_writing || _broken || _stop)
                     return;
-                }
             }
             if (WaitHandle.WaitAny(_room, 100) == 1)
                 return;
@@ -73,6 +89,7 @@ public sealed class OutputPump : ISerialSink, IDisposable
                 _buffer = _spare;
                 _spare = data;
                 _count = 0;
+                _writing = count != 0;
             }
             if (count == 0)
             {
@@ -132,8 +149,8 @@ public sealed class TailSink(ISerialSink? next) : ISerialSink
     }
 }
 
-/// <summary>The status port of the exec channel: a line "exit N" ends the machine with that status.</summary>
-public sealed class ExecStatusSink(IMachineControl machine) : ISerialSink
+/// <summary>The status port of the exec channel: a line "exit N" says that the command has ended with that status.</summary>
+public sealed class ExecStatusSink(Action<int> ended) : ISerialSink
 {
     private const int LineLimit = 64;
     private readonly System.Text.StringBuilder _line = new();
@@ -149,7 +166,7 @@ public sealed class ExecStatusSink(IMachineControl machine) : ISerialSink
         string[] words = _line.ToString().Trim().Split(' ');
         _line.Clear();
         if (words is ["exit", var number] && int.TryParse(number, out int status))
-            machine.End(MachineEnd.ExecDone, status & 0xff);
+            ended(status & 0xff);
     }
 }
 

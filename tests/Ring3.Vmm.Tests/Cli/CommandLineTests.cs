@@ -79,7 +79,7 @@ public class CommandLineTests : IDisposable
     public void BadFiles()
     {
         Refused(66, "no such file", "boot", "--kernel", Path.Combine(_directory, "absent"));
-        Refused(66, "is a directory", "boot", "--kernel", _directory);
+        Refused(66, "nothing was built there", "boot", "--kernel", _directory);
         Refused(65, "empty", "boot", "--kernel", FileOf("empty", []));
         Refused(65, "not a kernel", "boot", "--kernel", FileOf("noise", new byte[5000]));
         string bz = FileOf("bz", Boot.LoaderTests.BzImage());

@@ -63,6 +63,41 @@ public class InitramfsTests
         Assert.DoesNotContain("ttyS3", Encoding.UTF8.GetString(Parse(Initramfs.BuildOverlay(new InitOptions(), [])).Single(e => e.Name == ".ring3/init").Content));
     }
 
+    /// <summary>Words of every kind arrive as they are, and sh takes the scripts for scripts.</summary>
+    [Theory, InlineData(true), InlineData(false)]
+    public void RunStartsTheCommandAsTheUser(bool terminal)
+    {
+        var run = new RunCommand
+        {
+            Words = ["printf", "%s|", "it's", "a b", "", "$HOME"], Directory = "/", Environment = ["A=it's", "B="], User = 1, Group = 2, Groups = [3, 4],
+            EnvProgram = "/usr/bin/env", SetprivProgram = "/usr/bin/setpriv",
+        };
+        var options = new InitOptions
+        {
+            Run = run, Mounts = [new GuestMount("root", "/host", true), new GuestMount("rw0", "/it's", false)],
+            Streams = new CommandStreams { HasInput = !terminal, IsTerminal = terminal, ErrorIsTerminal = terminal },
+        };
+        List<Entry> entries = Parse(Initramfs.BuildOverlay(options, []));
+        string command = Encoding.UTF8.GetString(entries.Single(e => e.Name == ".ring3/command").Content);
+        Assert.Contains("--reuid 1 --regid 2 --groups 3,4 --", command);
+        Assert.Equal("it's|a b||$HOME|", Sh(command.Replace("/run/.ring3/pid", "/dev/null").Replace("/usr/bin/setpriv --reuid 1 --regid 2 --groups 3,4 --", "")));
+        _ = Sh(Encoding.UTF8.GetString(entries.Single(e => e.Name == ".ring3/init").Content), "-n");
+    }
+
+    private static string Sh(string script, params string[] options)
+    {
+        using var sh = System.Diagnostics.Process.Start(new System.Diagnostics.ProcessStartInfo("/bin/sh", options)
+        {
+            RedirectStandardInput = true, RedirectStandardOutput = true,
+        })!;
+        sh.StandardInput.Write(script);
+        sh.StandardInput.Close();
+        string output = sh.StandardOutput.ReadToEnd();
+        sh.WaitForExit();
+        Assert.Equal(0, sh.ExitCode);
+        return output;
+    }
+
     [Fact]
     public void GzipRoundTrip()
     {

@@ -1,0 +1,198 @@
+namespace Ring3.Vmm;
+
+/// <summary>What the default guest's first process does: a script for busybox.</summary>
+internal static class InitScript
+{
+    /// <summary>Inside the guest's new root: what starts its command.</summary>
+    private const string RunDirectory = "/run/.ring3", PidFile = RunDirectory + "/pid";
+
+    public static string Build(string busybox, InitOptions options)
+    {
+        string head = $"""
+            #!{busybox} sh
+            b={busybox}
+            export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM={Shell.Quote(options.Terminal)}
+            $b mkdir -p /proc /sys /dev /run /tmp /root
+            $b mount -t devtmpfs dev /dev
+            $b mount -t proc proc /proc
+            $b mount -t sysfs sys /sys
+            $b mkdir -p /dev/pts
+            $b mount -t devpts devpts /dev/pts
+            $b mount -t tmpfs tmpfs /run
+            $b hostname ring3
+            cd /root
+
+            """ + string.Concat(options.Modules.Select(m => $"$b insmod /.ring3/modules/{m.Name}.ko\n"));
+        if (options.Run is null)
+        {
+            foreach (GuestMount mount in options.Mounts)
+                head += $"$b mkdir -p {Shell.Quote(mount.Place)}; {Mount(mount, mount.Place)}\n";
+        }
+        if (options.Dhcp is { } dhcp)
+            head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n"
+                : "$b ip link set lo up; $b ip link set eth0 up\n";
+        return head + (options.Run is null && options.Exec is null ? ShellScript(options) : CommandScript(options));
+    }
+
+    private static string Mount(GuestMount mount, string place) =>
+        $"$b mount -t virtiofs {(mount.ReadOnly ? "-o ro " : "")}{Shell.Quote(mount.Tag)} {Shell.Quote(place)}";
+
+    private static string ShellScript(InitOptions options)
+    {
+        string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F {options.Console} rows {options.Rows} cols {options.Columns}\n" : "";
+        string shell = options.Interactive ? $"$b setsid $b cttyhack $b sh -l <{options.Console} >{options.Console} 2>&1"
+            : $"$b stty -F {options.Console} -echo\n$b cat {options.Console} | $b sh >{options.Console} 2>&1";
+        return $"""
+            {size}{shell}
+            $b sync
+            $b poweroff -f
+
+            """;
+    }
+
+    /// <summary>Raw serial ports. Closing one waits until it has been sent, so the status line is last.</summary>
+    private const string SerialPorts = $"""
+        in= control= out={Initramfs.OutputDevice} err={Initramfs.ErrorDevice} status={Initramfs.StatusDevice}
+        for t in $out $err $status; do $b stty -F $t raw -echo -echoe -echok -onlcr -opost; done
+
+        """;
+
+    /// <summary>Ports of a virtio console, which come a while after the driver; serial ports where there is none.</summary>
+    private const string ConsolePorts = """
+        if [ -d /sys/bus/virtio/drivers/virtio_console ]; then
+            n=0
+            while set -- /dev/vport*p5; [ ! -e $1 ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
+            port=${1%5}
+            in=${port}1 out=${port}2 err=${port}3 control=${port}4 status=${port}5
+        else
+
+        """ + SerialPorts + "fi\n";
+
+    /// <summary>
+    /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or
+    /// they are the terminal.
+    /// </summary>
+    private static string CommandScript(InitOptions options)
+    {
+        CommandStreams streams = options.Streams ?? new CommandStreams();
+        string script = options.Streams is null ? SerialPorts : ConsolePorts;
+        script += """
+            $b mkfifo -m 666 /run/.in /run/.out /run/.err
+            input=/dev/null s= e=
+            stop() { s=126; echo "ring3: $*" >$err; }
+
+            """;
+        if (options.Streams is not null)
+            script += Control(options.Run is null ? "/run/.pid" : "/new" + PidFile);
+        if (options.Run is not null)
+            script += RunRoot(options);
+        string start = options.Run is not null ? $"$b chroot /new {RunDirectory}/busybox sh {RunDirectory}/command"
+            : options.Streams is null ? "$b sh -c \"$($b cat /.ring3/command)\""
+            : "$b sh -c 'echo $$ >/run/.pid; exec '$b' sh -c \"$('$b' cat /.ring3/command)\"'";
+        if (streams.IsTerminal)
+        {
+            // Its size is the terminal's as long as somebody has it open.
+            string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty rows {options.Rows} cols {options.Columns}; " : "";
+            string error = streams.ErrorIsTerminal ? "" : "$b cat </run/.err >$err &\n    e=$!";
+            script += $$"""
+                [ -n "$in" ] || stop the guest\'s kernel has no virtio console, which a terminal needs
+                if [ -z "$s" ]; then
+                    {{error}}
+                    { {{size}}$b setsid -c {{start}} 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}}; } </dev/hvc0 >/dev/hvc0
+                    s=$?
+                    [ -z "$e" ] || wait $e
+                fi
+                """;
+        }
+        else
+        {
+            string input = !streams.HasInput ? "" : """
+                    if [ -n "$in" ]; then input=/run/.in; $b cat <$in >/run/.in & fi
+
+                """;
+            script += $$"""
+                if [ -z "$s" ]; then
+                {{input}}    $b cat </run/.out >$out &
+                    o=$!
+                    $b cat </run/.err >$err &
+                    e=$!
+                    $b setsid {{start}} <$input >/run/.out 2>/run/.err
+                    s=$?
+                    wait $o $e
+                fi
+                """;
+        }
+        return script + """
+
+            echo "exit $s" >$status
+            # The host reads a console's port when it comes to it, and ends the machine then.
+            [ -z "$in" ] || $b sleep 1000000
+            $b poweroff -f
+
+            """;
+    }
+
+    /// <summary>Signals for the command's processes, and sizes for its terminal.</summary>
+    private static string Control(string pidFile) => $$"""
+        [ -z "$control" ] || while read -r k a c; do
+            case $k in
+                signal) $b kill -$a -$($b cat {{pidFile}}) ;;
+                size) $b stty -F /dev/hvc0 rows $a cols $c ;;
+            esac
+        done <$control >/dev/null 2>&1 &
+
+        """;
+
+    /// <summary>The host's root, which nobody changes, under a private layer in memory; folders that may be changed; and what every system has of its
+    /// own.</summary>
+    private static string RunRoot(InitOptions options)
+    {
+        string script = $"""
+            $b mkdir -p /host /over /new
+            {Mount(options.Mounts[0], "/host")} || stop the guest\'s kernel has no virtiofs
+            $b mount -t tmpfs -o mode=755 tmpfs /over
+            $b mkdir -p /over/up /over/work
+            [ -n "$s" ] || $b mount -t overlay -o lowerdir=/host,upperdir=/over/up,workdir=/over/work overlay /new ||
+                stop the guest\'s kernel has no overlay file system
+
+            """;
+        foreach (GuestMount mount in options.Mounts.Skip(1))
+            script += $"[ -n \"$s\" ] || {Mount(mount, "/new" + mount.Place)} || stop cannot mount {Shell.Quote(mount.Place)}\n";
+        return script + $$"""
+            if [ -z "$s" ]; then
+                $b mkdir -p /new/proc /new/sys /new/dev /new/run
+                $b mount -t proc proc /new/proc
+                $b mount -t sysfs sys /new/sys
+                $b mount -t devtmpfs dev /new/dev
+                $b mkdir -p /new/dev/pts /new/dev/shm
+                $b mount -t devpts -o mode=620,ptmxmode=666 devpts /new/dev/pts
+                $b mount -t tmpfs -o mode=1777 tmpfs /new/dev/shm
+                $b mount -t tmpfs -o mode=755 tmpfs /new/run
+                $b mkdir -p {{"/new" + RunDirectory}}
+                $b cp $b {{"/new" + RunDirectory}}/busybox
+                $b cp /.ring3/command {{"/new" + RunDirectory}}/command
+                [ ! -e /dev/hvc0 ] || $b chown {{options.Run!.User}} /dev/hvc0
+                $b ip link set lo up
+            fi
+
+            """;
+    }
+
+    /// <summary>What a command of ring3 run is started by.</summary>
+    public static string Command(InitOptions options) => options.Run is { } run ? run.Script(PidFile) : options.Exec + "\n";
+
+    /// <summary>What udhcpc runs when it has an address.</summary>
+    public static string Dhcp(string busybox) => $"""
+        #!{busybox} sh
+        b={busybox}
+        [ "$1" = bound ] || [ "$1" = renew ] || exit 0
+        [ -z "$mtu" ] || $b ip link set $interface mtu $mtu
+        $b ip addr add $ip/$mask dev $interface
+        for r in $router; do
+            $b ip route add $r dev $interface 2>/dev/null
+            $b ip route add default via $r dev $interface 2>/dev/null
+        done
+        for d in $dns; do echo nameserver $d; done >/etc/resolv.conf
+
+        """;
+}
