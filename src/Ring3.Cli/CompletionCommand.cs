@@ -20,7 +20,12 @@ internal static class CompletionCommand
             compadd -a completions
             _files
         }
-        compdef _ring3 ring3 ./ring3
+        # As a file of $fpath this is the function's first call; sourced, it is a definition.
+        if [ "$funcstack[1]" = _ring3 ]; then
+            _ring3 "$@"
+        else
+            compdef _ring3 ring3 ./ring3
+        fi
         """;
 
     private const string Fish = """
