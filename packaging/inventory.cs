@@ -1,5 +1,6 @@
 // What is linked into the native programs, from the resolved packages: their licence texts and an SBOM (SPDX 2.3).
 // usage: dotnet run packaging/inventory.cs OUT_DIRECTORY VERSION EPOCH LICENSE ASSETS_FILE...
+#:property PublishAot=false
 using System.Globalization;
 using System.Text;
 using System.Text.Encodings.Web;
@@ -13,7 +14,7 @@ if (args.Length < 5)
     return 64;
 }
 
-string output = args[0], version = args[1], license = File.ReadAllText(args[3]);
+string output = args[0], version = args[1], license = args[3];
 DateTimeOffset created = DateTimeOffset.FromUnixTimeSeconds(long.Parse(args[2], CultureInfo.InvariantCulture));
 SortedDictionary<string, Linked> packages = new(StringComparer.OrdinalIgnoreCase);
 foreach (string file in args[4..])
@@ -59,10 +60,13 @@ static void AddResolved(JsonObject assets, SortedDictionary<string, Linked> pack
     }
 }
 
-// The texts that come with a package; where only "MIT" does, that text with the package's own line of copyright.
-static void WriteLicense(Linked package, string directory, string mit)
+// The texts that come with a package; where only "MIT" does, that text with the package's own line of copyright; where nothing does, what packaging/licenses has
+// from its repository.
+static void WriteLicense(Linked package, string directory, string given)
 {
-    string[] files = [.. Directory.GetFiles(package.Folder).Where(f => IsLicense(Path.GetFileName(f))).Order(StringComparer.Ordinal)];
+    string mit = File.ReadAllText(given);
+    string ours = Path.Combine(Path.GetDirectoryName(given)!, "packaging", "licenses", $"{package.Name}.txt");
+    string[] files = File.Exists(ours) ? [ours] : [.. Directory.GetFiles(package.Folder).Where(f => IsLicense(Path.GetFileName(f))).Order(StringComparer.Ordinal)];
     var text = new StringBuilder($"{package.Name} {package.Version}\n\n");
     if (package.License == "MIT" && !files.Any(f => Path.GetFileName(f).StartsWith("LICENSE", StringComparison.OrdinalIgnoreCase)))
     {
