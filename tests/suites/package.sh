@@ -10,7 +10,7 @@ package_version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' "$root/Directory
 
 # The scripts themselves.
 if install shellcheck shellcheck >"$package/install.log" 2>&1; then
-    shellcheck "$root/package" "$root"/packaging/*.sh "$root"/packaging/ci/* "$root"/tests/package/*.sh "$root/tests/suites/package.sh" >"$package/shellcheck.log" 2>&1
+    shellcheck "$root/package" "$root"/packaging/*.sh "$root"/packaging/ci/*.sh "$root"/tests/package/*.sh "$root/tests/suites/package.sh" >"$package/shellcheck.log" 2>&1
     verdict package-scripts $? "$(grep -m 1 SC "$package/shellcheck.log")"
 else
     verdict package-scripts 4 "$(tail -n 1 "$package/install.log")"
