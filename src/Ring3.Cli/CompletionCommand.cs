@@ -29,7 +29,11 @@ internal static class CompletionCommand
         """;
 
     private const string Fish = """
-        complete -c ring3 -a '(ring3 "[suggest]" (commandline -cp) 2>/dev/null)'
+        function __ring3_complete
+            set -l line (commandline -cp)
+            ring3 "[suggest:"(string length -- "$line")"]" "$line" 2>/dev/null
+        end
+        complete -c ring3 -a '(__ring3_complete)'
         """;
 
     public static Command Build(RootCommand root)

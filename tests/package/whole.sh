@@ -61,16 +61,16 @@ status=$?
 verdict package-mixture $? "status $status: $(grep '^ring3-exec' "$package/mixture.log")"
 mv "$package/tree/lib/ring3/moved" "$package/tree/lib/ring3/ring3-exec"
 
-# system SUITE: a Debian system with the essential packages and apt, made once, as $tree; 1 and a reason in $why when it cannot be.
+# system SUITE [PACKAGE]: a Debian system with the essential packages, apt and PACKAGE, made once, as $tree; 1 and a reason in $why when it cannot be.
 system() {
-    tree=$root/artifacts/package-systems/$1
+    tree=$root/artifacts/package-systems/$1${2:+-$2}
     why=
     if [ "$(id -u)" != 0 ]; then why="needs root"; return 1; fi
     if [ ! -e "$tree/made" ]; then
         install mmdebstrap mmdebstrap >"$package/install.log" 2>&1 || { why=$(tail -n 1 "$package/install.log"); return 1; }
         rm -rf "$tree"
         mkdir -p "$(dirname "$tree")"
-        mmdebstrap --quiet --variant=minbase "$1" "$tree" http://deb.debian.org/debian >"$package/$1.log" 2>&1 || { why="mmdebstrap: $(tail -n 1 "$package/$1.log")"; rm -rf "$tree"; return 1; }
+        mmdebstrap --quiet --variant=minbase ${2:+"--include=$2"} "$1" "$tree" http://deb.debian.org/debian >"$package/$1.log" 2>&1 || { why="mmdebstrap: $(tail -n 1 "$package/$1.log")"; rm -rf "$tree"; return 1; }
         chroot "$tree" useradd -m user
         touch "$tree/made"
     fi
@@ -124,4 +124,93 @@ for debian in bookworm trixie; do
     rm -rf "$tree"/opt/ring3*
     tar -C "$tree/opt" -xzf "$tarball"
     use "package-$debian-tarball" "/opt/ring3-$package_version-linux-x86_64/bin/ring3"
+done
+
+# recipe NAME: a script of docs/ci.md.
+recipe() { awk -v mark="<!-- test: $1 -->" '$0 == mark { found = 1 } found && /^```sh/ { inside = 1; next } inside && /^```/ { exit } inside' "$root/docs/ci.md"; }
+
+# A CI job: what action.yml and the GitLab snippet do, then the recipes, in a fresh system with QEMU from Debian.
+if system bookworm qemu-system-x86; then
+    mkdir -p "$tree/opt/job"
+    cp "$root/packaging/ci/setup.sh" "$tree/opt/job/"
+    cp "$tarball" "$tree/opt/job/ring3.tar.gz"
+    rm -rf "$tree/home/user/.local" "$tree/home/user/.cache"
+    # shellcheck disable=SC2016 # the job's own
+    printf '%s\n' 'set -euo pipefail; cd; environment=$(/opt/job/setup.sh /opt/job/ring3.tar.gz) && eval "$environment"' >"$tree/opt/job/environment"
+    printf '%s\n' '. /opt/job/environment; sh -c "[ -r /dev/kvm ] && [ -w /dev/kvm ]"; kvm-ok; grep -c . /proc/cpuinfo >/dev/null' >"$tree/opt/job/probe"
+    inside user bash /opt/job/probe >"$package/ci-probe.log" 2>&1 && grep -qx 'KVM acceleration can be used' "$package/ci-probe.log"
+    verdict package-ci-probe $? "$(tail -n 1 "$package/ci-probe.log")"
+    for name in kernel qemu; do
+        { echo '. /opt/job/environment'; recipe $name; } >"$tree/opt/job/$name"
+        [ "$(wc -l <"$tree/opt/job/$name")" -gt 1 ] && inside user bash /opt/job/$name >"$package/ci-$name.log" 2>&1
+        verdict "package-ci-$name" $? "$(tail -n 1 "$package/ci-$name.log")"
+    done
+    one_line package-ci-sum 65 '^ring3: .* does not have the SHA-256 0000$' inside user /opt/job/setup.sh /opt/job/ring3.tar.gz 0000
+    one_line package-ci-tarball 65 '^ring3: .* is not a tarball of Ring3: ' inside user /opt/job/setup.sh /opt/job/probe
+    one_line package-ci-home 73 '^ring3: cannot write to /proc/none; set RING3_HOME$' inside user env RING3_HOME=/proc/none /opt/job/setup.sh /opt/job/ring3.tar.gz
+
+    # The steps of action.yml as a runner runs them.
+    github=$tree/tmp-github
+    rm -rf "$github"
+    mkdir -p "$github"
+    if python3 -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["runs"]["steps"][0]["run"])' "$root/action.yml" >"$github/step" 2>"$package/action.log"; then
+        touch "$github/env" "$github/path"
+        env -i PATH="$PATH" HOME="$github" RUNNER_TOOL_CACHE="$github/tools" GITHUB_ENV="$github/env" GITHUB_PATH="$github/path" RING3_ACTION="$root" RING3_PACKAGE="$tarball" RING3_SHA256="" RING3_PRELOAD=true RING3_RELEASE=none \
+            bash --noprofile --norc -eo pipefail "$github/step" >"$package/action.log" 2>&1 && grep -q "^LD_PRELOAD=$github/tools/ring3/.*/libring3.so$" "$github/env" && [ -x "$(tail -n 1 "$github/path")/ring3" ]
+        verdict package-action $? "$(tail -n 1 "$package/action.log")"
+    else
+        verdict package-action 4 "python3 without yaml: $(tail -n 1 "$package/action.log")"
+    fi
+    rm -rf "$github"
+else
+    verdict package-ci 4 "$why"
+fi
+
+# A container under the restricted pod security standard: no root, no capabilities, a read-only root, the runtime's default seccomp denials, no network, a memory limit.
+group=/sys/fs/cgroup/memory/ring3-package-$$
+if ! system bookworm qemu-system-x86; then
+    verdict package-pod 4 "$why"
+elif ! gcc -O2 -Wall -Wextra -Werror -static -o "$tree/opt/job/restricted" "$root/tests/package/restricted.c" >"$package/restricted.log" 2>&1; then
+    verdict package-pod 4 "gcc makes no static programs here: $(head -n 1 "$package/restricted.log")"
+else
+    limited=
+    if mkdir "$group" 2>/dev/null; then
+        echo $((448 << 20)) >"$group/memory.limit_in_bytes"
+        limited=1
+    fi
+    # pod COMMAND...: as one.
+    pod() (
+        [ -z "$limited" ] || echo "$BASHPID" >"$group/cgroup.procs"
+        RING3_READ_ONLY=1 exec unshare --net "$root/tests/package/root.sh" "$tree" user /opt/job/restricted "$@"
+    )
+    ring3=$(cd "$tree" && echo home/user/.local/share/ring3/ring3-*/bin/ring3)
+    pod sh -c '! touch /var/x 2>/dev/null && grep -q "^CapEff:.0000000000000000" /proc/self/status && grep -q "^Seccomp:.2" /proc/self/status && ! unshare --mount true 2>/dev/null' >"$package/pod-itself.log" 2>&1
+    verdict package-pod-itself $? "the container is not restricted: $(tail -n 1 "$package/pod-itself.log")"
+    pod "/$ring3" boot --memory 512M --resident 256M --resident-dir /tmp --exec 'uname -a; dd if=/dev/zero of=/fill bs=1M count=300 2>/dev/null; stat -c %s /fill' >"$package/pod.log" 2>"$package/pod.err"
+    status=$?
+    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/pod.log" && tr -d '\r' <"$package/pod.log" | grep -qx 314572800
+    verdict "package-pod${limited:+-limited}" $? "status $status: $(tail -n 1 "$package/pod.err")"
+    [ -z "$limited" ] || rmdir "$group"
+fi
+
+# The samples as somebody else's projects: outside the repository, with the package from a local feed.
+samples=$(mktemp -d)
+cp -r "$root/samples/." "$samples"
+cat >"$samples/nuget.config" <<CONFIG
+<configuration>
+  <config><add key="globalPackagesFolder" value="packages" /></config>
+  <fallbackPackageFolders><add key="user" value="${NUGET_PACKAGES:-$HOME/.nuget/packages}" /></fallbackPackageFolders>
+  <packageSources><add key="ring3" value="$packages" /></packageSources>
+</configuration>
+CONFIG
+(cd "$samples" && Ring3Version=$package_version dotnet run --project HelloGuest) >"$package/hello.log" 2>&1 && grep -q '^Hello from ring 0' "$package/hello.log" && [ -e "$samples/packages/ring3/$package_version/lib/net10.0/Ring3.xml" ]
+verdict package-sample-hello $? "$(tail -n 1 "$package/hello.log")"
+(cd "$samples" && Ring3Version=$package_version dotnet test BootSectorTest) >"$package/bootsector.log" 2>&1 && grep -qE 'Passed: +2' "$package/bootsector.log"
+verdict package-sample-bootsector $? "$(tail -n 1 "$package/bootsector.log")"
+(cd "$samples" && dotnet build PInvokeClient -c Release -o "$samples/client") >"$package/pinvoke.log" 2>&1 && "$package/tree/bin/ring3" exec -- "$samples/client/PInvokeClient" >"$package/pinvoke.log" 2>&1 && grep -qx hello "$package/pinvoke.log"
+verdict package-sample-pinvoke $? "$(tail -n 1 "$package/pinvoke.log")"
+rm -rf "$samples"
+for name in '' s; do
+    unzip -l "$packages/Ring3.$package_version.${name}nupkg" 2>/dev/null | grep -q "lib/net10.0/Ring3.Kvm.$([ -n "$name" ] && echo pdb || echo dll)$"
+    verdict "package-nuget-${name:+symbols-}layers" $? "Ring3.Kvm is not in the package"
 done

@@ -17,7 +17,7 @@ else
 fi
 
 # A manual page for every command, which formatters have nothing to say about.
-"$root/ring3" --version >"$package/version.log" 2>&1
+"$root/ring3" --version >"$package/version.log" 2>"$package/version.err"
 status=$?
 [ $status -eq 0 ] && [ "$(cat "$package/version.log")" = "$package_version" ]
 verdict package-version $? "ring3 says '$(tail -n 1 "$package/version.log")', Directory.Build.props $package_version"
