@@ -6,7 +6,8 @@ namespace Ring3.Cli;
 /// <summary>Every command of <c>ring3</c>.</summary>
 internal static class CommandTree
 {
-    private const string Examples = """
+    /// <summary>Below the help of <c>ring3</c> and <c>ring3 boot</c>, and in their manual pages: lines that begin with two spaces.</summary>
+    internal const string Examples = """
 
         Examples:
           ring3 boot                                   Debian's cloud kernel, an interactive shell; Ctrl-] quits
@@ -17,7 +18,7 @@ internal static class CommandTree
           ring3 exec -- qemu-system-x86_64 -accel kvm   an unmodified KVM client on Ring3
           source <(ring3 completion bash)              completion for this shell
 
-        Exit statuses are listed in docs/cli.md.
+        Exit statuses are listed in ring3(1) and docs/cli.md.
         """;
 
     public static RootCommand Build()
@@ -32,6 +33,7 @@ internal static class CommandTree
             InitramfsCommand.Build(),
         };
         root.Add(CompletionCommand.Build(root));
+        root.Add(ManualCommand.Build(root));
         foreach (Option option in root.Options)
         {
             if (option is HelpOption help)

@@ -20,11 +20,20 @@ internal static class CompletionCommand
             compadd -a completions
             _files
         }
-        compdef _ring3 ring3 ./ring3
+        # As a file of $fpath this is the function's first call; sourced, it is a definition.
+        if [ "$funcstack[1]" = _ring3 ]; then
+            _ring3 "$@"
+        else
+            compdef _ring3 ring3 ./ring3
+        fi
         """;
 
     private const string Fish = """
-        complete -c ring3 -a '(ring3 "[suggest]" (commandline -cp) 2>/dev/null)'
+        function __ring3_complete
+            set -l line (commandline -cp)
+            ring3 "[suggest:"(string length -- "$line")"]" "$line" 2>/dev/null
+        end
+        complete -c ring3 -a '(__ring3_complete)'
         """;
 
     public static Command Build(RootCommand root)

@@ -29,7 +29,7 @@ internal static class DoctorCommand
     private static int Run()
     {
         Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), CommandLine(), Library(NativeFiles.Interposer), Library(NativeFiles.Core),
-            Compiler(), SelfTest()];
+            Launcher(), .. (Finding[])(NativeFiles.Installed ? [] : [Compiler()]), Preload(), SelfTest()];
         int width = findings.Max(f => f.What.Length);
         foreach (Finding f in findings)
         {
@@ -101,7 +101,23 @@ internal static class DoctorCommand
 
     private static Finding Library(string name) => NativeFiles.Find(name) is string path
         ? new(name, Verdict.Good, path)
-        : new(name, Verdict.Bad, "not built: run ./ring3 exec in the repository once");
+        : new(name, Verdict.Bad, NativeFiles.Missing(name));
+
+    /// <summary>The launcher and this program are of one build: a mixture is of two installations.</summary>
+    private static Finding Launcher()
+    {
+        const string name = NativeFiles.Launcher;
+        if (NativeFiles.Find(name) is not string path)
+            return new(name, Verdict.Bad, NativeFiles.Missing(name));
+        string? line = FirstLine(path, ["--version"], 5000, out _);
+        string expected = $"{name} {ManualCommand.Version}";
+        return line == expected ? new(name, Verdict.Good, $"version {ManualCommand.Version}")
+            : new(name, Verdict.Bad, $"{path} says '{line}', not '{expected}': install both from one package");
+    }
+
+    /// <summary>The system drops LD_PRELOAD, which puts libring3.so in front, where a program has more rights than its caller.</summary>
+    private static Finding Preload() =>
+        new("sudo", Verdict.Fine, "drops LD_PRELOAD, as every set-uid program does: run 'sudo ring3 exec PROGRAM', not 'ring3 exec sudo PROGRAM'");
 
     private static Finding Compiler()
     {
@@ -113,7 +129,7 @@ internal static class DoctorCommand
     {
         const string name = "self-test";
         if (NativeFiles.Find(NativeFiles.Launcher) is not string launcher || NativeFiles.Find(NativeFiles.SelfTest) is not string test)
-            return new(name, Verdict.Bad, "not built");
+            return new(name, Verdict.Bad, NativeFiles.Missing(NativeFiles.SelfTest));
         string? line = FirstLine(launcher, ["--", test], 20000, out int status);
         return new(name, status == 0 ? Verdict.Good : Verdict.Bad, line ?? $"no answer (status {status})");
     }

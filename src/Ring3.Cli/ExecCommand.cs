@@ -28,7 +28,7 @@ internal static class ExecCommand
         string? launcher = NativeFiles.Find(NativeFiles.Launcher);
         if (launcher is null)
         {
-            Errors.Line("libring3.so is not built: run ./ring3 exec in the repository once");
+            Errors.Line(NativeFiles.Missing(NativeFiles.Launcher));
             return ExitStatus.NoInput;
         }
         Errors.Line($"{launcher}: {HostProcess.Replace(launcher, arguments)}");

@@ -42,6 +42,7 @@ public readonly ref struct CpuExit
         _run = run;
     }
 
+    /// <summary>Which of the other members tell more.</summary>
     public CpuExitKind Kind { get; }
 
     /// <summary>I/O port of a port exit.</summary>

@@ -17,6 +17,7 @@ public sealed class VirtualCpu
         Ring3Exception.ThrowIfFailed(vcpu.SetCpuid2(cpuid), "set CPUID");
     }
 
+    /// <summary>The machine that the processor is of.</summary>
     public VirtualMachine Machine { get; }
 
     /// <summary>The processor as KVM sees it: everything this class leaves out.</summary>

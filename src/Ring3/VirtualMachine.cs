@@ -109,6 +109,7 @@ public sealed class VirtualMachine : IDisposable
     /// </summary>
     /// <param name="bytes">The limit; it can be changed later (<see cref="ResidentLimit.Bytes"/>). <see cref="ulong.MaxValue"/>: only watch the working
     /// set.</param>
+    /// <param name="options">Where the file is made and how pages age; null: the defaults.</param>
     /// <exception cref="ArgumentOutOfRangeException">The limit is too small for the number of processors, see <see cref="ResidentLimit.MinBytes"/>.</exception>
     /// <exception cref="IOException">The file cannot be made, or cannot take what the memory contains.</exception>
     /// <exception cref="InvalidOperationException">The machine has a limit already.</exception>
@@ -119,7 +120,10 @@ public sealed class VirtualMachine : IDisposable
     }
 
     /// <summary>Gives the guest memory that the caller owns. It must stay mapped until the machine is disposed.</summary>
+    /// <param name="guestAddress">Page-aligned.</param>
+    /// <param name="size">Bytes, a multiple of the page size.</param>
     /// <param name="hostAddress">Page-aligned host virtual address.</param>
+    /// <param name="readOnly">Guest writes leave with <see cref="CpuExitKind.MmioWrite"/>.</param>
     /// <exception cref="Ring3Exception">A range is unaligned or overlaps another.</exception>
     public void MapHostMemory(ulong guestAddress, ulong size, ulong hostAddress, bool readOnly = false)
     {

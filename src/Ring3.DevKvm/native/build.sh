@@ -7,7 +7,9 @@ root=$(cd "$here/../../.." && pwd)
 out=$root/artifacts/devkvm
 log=$root/artifacts/devkvm-build.log
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
-flags=(-std=gnu11 -O2 -g -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Wextra -Werror)
+version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' "$root/Directory.Build.props")
+# The files are the same wherever the repository is.
+flags=(-std=gnu11 -O2 -g -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Wextra -Werror "-ffile-prefix-map=$root=/ring3" "-DRING3_VERSION=\"$version\"")
 
 # outdated TARGET DIRECTORY NAME...: whether TARGET is missing or older than a file below DIRECTORY with one of the names.
 outdated() {
@@ -18,7 +20,7 @@ outdated() {
     [ -n "$(find "$directory" \( "${tests[@]:1}" \) -newer "$target" -print -quit)" ]
 }
 
-shim_outdated() { outdated "$out/libring3.so" "$here" '*.c' '*.h' '*.sh'; }
+shim_outdated() { outdated "$out/libring3.so" "$here" '*.c' '*.h' '*.sh' || [ "$root/Directory.Build.props" -nt "$out/libring3.so" ]; }
 core_outdated() {
     outdated "$out/libring3-core.so" "$root/src" '*.cs' 'Ring3.*.csproj' threads.c strings.c ||
         [ "$root/Directory.Build.props" -nt "$out/libring3-core.so" ] || [ "$root/Directory.Packages.props" -nt "$out/libring3-core.so" ]

@@ -2,6 +2,7 @@
  * ring3-exec: starts a program with libring3.so in front of the C library, in place of itself.
  *
  * usage: ring3-exec [--direct] [--cpuid] [--trace=ioctl[:FILE]] [--stats] [--] PROGRAM [ARGS...]
+ *        ring3-exec --version
  *
  * It is native so that the program inherits the caller's signal dispositions, limits and descriptors as they are.
  * Exit status: the program's; 64 bad usage; 66 the library is missing; 69 this machine lacks what an option needs; 74 the help cannot be written;
@@ -42,9 +43,9 @@ static const char usage[] =
 	"  --stats               print KVM's counters when the program ends\n"
 	"  -h, --help            show this text\n";
 
-static int show_usage(void)
+static int show(const char *text)
 {
-	if (fputs(usage, stdout) < 0 || fflush(stdout) != 0)
+	if (fputs(text, stdout) < 0 || fflush(stdout) != 0)
 		stop(NO_OUTPUT, "cannot write standard output: %s", strerror(errno));
 	return 0;
 }
@@ -309,7 +310,9 @@ int main(int argc, char **argv)
 			break;
 		}
 		if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-?") == 0)
-			return show_usage();
+			return show(usage);
+		else if (strcmp(argv[i], "--version") == 0)
+			return show("ring3-exec " RING3_VERSION "\n");
 		else if (strncmp(argv[i], "--trace=", 8) == 0)
 			option_trace(argv[i] + 8);
 		else if (strcmp(argv[i], "--trace") == 0 && i + 1 < argc)

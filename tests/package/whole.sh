@@ -1,0 +1,216 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # set by tests/suites/package.sh
+# All packages, built twice, and fresh Debian systems that they are installed in: sourced by tests/suites/package.sh.
+"$root/package" --check >"$package/build.log" 2>&1
+verdict package-reproducible $? "$(tail -n 1 "$package/build.log")"
+packages=$root/artifacts/packages
+tarball=$packages/ring3-$package_version-linux-x86_64.tar.gz deb=$packages/ring3_${package_version}_amd64.deb
+
+size=$(stat -c %s "$tarball" 2>/dev/null || echo 0)
+[ "$size" -gt 0 ] && [ "$size" -le $((40 << 20)) ]
+verdict package-size $? "the tarball has $size bytes"
+
+# What is linked in has a licence text, and the other way round.
+rm -rf "$package/tree"
+mkdir "$package/tree"
+tar -C "$package/tree" --strip-components=1 -xzf "$tarball"
+doc=$package/tree/share/doc/ring3
+if install jq jq >"$package/install.log" 2>&1; then
+    jq -r '.packages[1:][].name' "$doc/sbom.spdx.json" 2>"$package/sbom.log" | sort >"$package/sbom.names"
+    (cd "$doc/licenses" && ls) | sed 's/\.txt$//' | sort | diff "$package/sbom.names" - >"$package/sbom.log" 2>&1 &&
+        grep -qx Iced "$package/sbom.names" && grep -q NativeAOT "$package/sbom.names" &&
+        jq -e '.spdxVersion == "SPDX-2.3" and ([.packages[] | select(.SPDXID and .versionInfo and .downloadLocation)] | length) == (.packages | length)' "$doc/sbom.spdx.json" >>"$package/sbom.log" 2>&1
+    verdict package-sbom $? "$(head -n 1 "$package/sbom.log")"
+else
+    verdict package-sbom 4 "$(tail -n 1 "$package/install.log")"
+fi
+
+# Nothing but the C library, and no newer one than said.
+ldd "$package/tree/bin/ring3" "$package/tree/lib/ring3/libring3-core.so" 2>&1 | grep -E '=>' | grep -vE 'lib(c|m|dl|pthread|rt)\.so|ring3' >"$package/ldd.log"
+[ ! -s "$package/ldd.log" ]
+verdict package-libraries $? "$(head -n 1 "$package/ldd.log")"
+
+if install lintian lintian >"$package/install.log" 2>&1; then
+    lintian --fail-on error --allow-root "$deb" >"$package/lintian.log" 2>&1
+    verdict package-lintian $? "$(grep -m 1 '^E:' "$package/lintian.log")"
+else
+    verdict package-lintian 4 "$(tail -n 1 "$package/install.log")"
+fi
+
+# one_line NAME STATUS PATTERN COMMAND...: it ends with the status, and one line of its own on standard error that matches.
+one_line() {
+    local name=$1 expected=$2 pattern=$3 status
+    shift 3
+    "$@" >"$package/$name.out" 2>"$package/$name.err" </dev/null
+    status=$?
+    [ $status -eq "$expected" ] && [ "$(grep -c . "$package/$name.err")" -eq 1 ] && grep -qE -- "$pattern" "$package/$name.err"
+    verdict "$name" $? "status $status: $(head -n 1 "$package/$name.err")"
+}
+
+# A tree that lacks a file, and one of two versions.
+mv "$package/tree/lib/ring3/libring3.so" "$package/tree/lib/ring3/moved"
+one_line package-missing-library 66 '^ring3: cannot read .*/lib/ring3/libring3\.so: No such file' "$package/tree/bin/ring3" exec true
+mv "$package/tree/lib/ring3/moved" "$package/tree/lib/ring3/libring3.so"
+mv "$package/tree/lib/ring3/ring3-exec" "$package/tree/lib/ring3/moved"
+one_line package-missing-launcher 66 '^ring3: .*/lib/ring3/ring3-exec is missing: install Ring3 again$' "$package/tree/bin/ring3" exec true
+printf '#!/bin/sh\necho ring3-exec 0.0.1\n' >"$package/tree/lib/ring3/ring3-exec"
+chmod +x "$package/tree/lib/ring3/ring3-exec"
+"$package/tree/bin/ring3" doctor >"$package/mixture.log" 2>&1
+status=$?
+[ $status -ne 0 ] && grep -qE "^ring3-exec +no +.* says 'ring3-exec 0\.0\.1', not 'ring3-exec $package_version': install both from one package" "$package/mixture.log"
+verdict package-mixture $? "status $status: $(grep '^ring3-exec' "$package/mixture.log")"
+mv "$package/tree/lib/ring3/moved" "$package/tree/lib/ring3/ring3-exec"
+
+# system SUITE [PACKAGE]: a Debian system with the essential packages, apt and PACKAGE, made once, as $tree; 1 and a reason in $why when it cannot be.
+system() {
+    tree=$root/artifacts/package-systems/$1${2:+-$2}
+    why=
+    if [ "$(id -u)" != 0 ]; then why="needs root"; return 1; fi
+    if [ ! -e "$tree/made" ]; then
+        install mmdebstrap mmdebstrap >"$package/install.log" 2>&1 || { why=$(tail -n 1 "$package/install.log"); return 1; }
+        rm -rf "$tree"
+        mkdir -p "$(dirname "$tree")"
+        mmdebstrap --quiet --variant=minbase ${2:+"--include=$2"} "$1" "$tree" http://deb.debian.org/debian >"$package/$1.log" 2>&1 || { why="mmdebstrap: $(tail -n 1 "$package/$1.log")"; rm -rf "$tree"; return 1; }
+        chroot "$tree" useradd -m user
+        touch "$tree/made"
+    fi
+    cp /etc/resolv.conf "$tree/etc/resolv.conf"
+}
+inside() { "$root/tests/package/root.sh" "$tree" "$@"; }
+
+# use NAME RING3: what an ordinary user does with an installed one.
+use() {
+    local name=$1 ring3=$2 status
+    inside user "$ring3" doctor >"$package/$name-doctor.log" 2>&1
+    status=$?
+    [ $status -eq 0 ] && grep -q '^self-test *ok' "$package/$name-doctor.log" && ! grep -q gcc "$package/$name-doctor.log"
+    verdict "$name-doctor" $? "status $status: $(grep ' no ' "$package/$name-doctor.log" | head -n 1)"
+    inside user "$ring3" boot --exec 'uname -a' >"$package/$name-boot.log" 2>"$package/$name-boot.err"
+    status=$?
+    [ $status -eq 0 ] && tr -d '\r' <"$package/$name-boot.log" | grep -qE '^Linux .*cloud-amd64.*x86_64' && { [ -n "${cached:-}" ] || grep -q 'downloading Debian package linux-image' "$package/$name-boot.err"; }
+    verdict "$name-boot" $? "status $status: $(tail -n 1 "$package/$name-boot.err")"
+    cached=1
+}
+
+for debian in bookworm trixie; do
+    if ! system $debian; then
+        verdict "package-$debian" 4 "$why"
+        continue
+    fi
+    rm -rf "$tree"/home/user/.cache
+    cached=
+    cp "$deb" "$tree/root/ring3.deb"
+    inside root apt-get install -y -qq /root/ring3.deb >"$package/$debian-install.log" 2>&1
+    verdict "package-$debian-install" $? "$(tail -n 1 "$package/$debian-install.log")"
+    use "package-$debian-deb" ring3
+    [ -n "$(find "$tree/usr/share/bash-completion/completions/ring3" "$tree/usr/share/zsh/vendor-completions/_ring3")" ]
+    verdict "package-$debian-completions" $? "not there"
+    inside root dpkg -V ring3 >"$package/$debian-verify.log" 2>&1 && [ ! -s "$package/$debian-verify.log" ]
+    verdict "package-$debian-verify" $? "$(head -n 1 "$package/$debian-verify.log")"
+
+    # Bad input.
+    one_line "package-$debian-no-network" 66 '^ring3: cannot download Debian package .*; pass --kernel FILE and --initrd FILE$|^ring3: fetching' \
+        unshare --net "$root/tests/package/root.sh" "$tree" user sh -c 'XDG_CACHE_HOME=/tmp/none ring3 boot --exec true 2>&1 | grep -v "^ring3: fetching" >&2; exit 66'
+    one_line "package-$debian-read-only-cache" 66 '^ring3: cannot write to the cache directory /proc/ring3: ' inside user env XDG_CACHE_HOME=/proc ring3 boot --exec true
+    # A kernel of the user's own needs no network.
+    unshare --net "$root/tests/package/root.sh" "$tree" user sh -c 'ring3 boot --kernel ~/.cache/ring3/linux-cloud-amd64/vmlinuz --exec "uname -r"' >"$package/$debian-offline.log" 2>&1
+    status=$?
+    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/$debian-offline.log"
+    verdict "package-$debian-offline-kernel" $? "status $status: $(tail -n 1 "$package/$debian-offline.log")"
+
+    inside root apt-get remove -y -qq ring3 >"$package/$debian-remove.log" 2>&1 && [ ! -e "$tree/usr/lib/ring3" ] && [ ! -e "$tree/usr/bin/ring3" ]
+    verdict "package-$debian-remove" $? "$(tail -n 1 "$package/$debian-remove.log")"
+
+    rm -rf "$tree"/opt/ring3*
+    tar -C "$tree/opt" -xzf "$tarball"
+    use "package-$debian-tarball" "/opt/ring3-$package_version-linux-x86_64/bin/ring3"
+done
+
+# recipe NAME: a script of docs/ci.md.
+recipe() { awk -v mark="<!-- test: $1 -->" '$0 == mark { found = 1 } found && /^```sh/ { inside = 1; next } inside && /^```/ { exit } inside' "$root/docs/ci.md"; }
+
+# A CI job: what action.yml and the GitLab snippet do, then the recipes, in a fresh system with QEMU from Debian.
+if system bookworm qemu-system-x86; then
+    mkdir -p "$tree/opt/job"
+    cp "$root/packaging/ci/setup.sh" "$tree/opt/job/"
+    cp "$tarball" "$tree/opt/job/ring3.tar.gz"
+    rm -rf "$tree/home/user/.local" "$tree/home/user/.cache"
+    # shellcheck disable=SC2016 # the job's own
+    printf '%s\n' 'set -euo pipefail; cd; environment=$(/opt/job/setup.sh /opt/job/ring3.tar.gz) && eval "$environment"' >"$tree/opt/job/environment"
+    printf '%s\n' '. /opt/job/environment; sh -c "[ -r /dev/kvm ] && [ -w /dev/kvm ]"; kvm-ok; grep -c . /proc/cpuinfo >/dev/null' >"$tree/opt/job/probe"
+    inside user bash /opt/job/probe >"$package/ci-probe.log" 2>&1 && grep -qx 'KVM acceleration can be used' "$package/ci-probe.log"
+    verdict package-ci-probe $? "$(tail -n 1 "$package/ci-probe.log")"
+    for name in kernel qemu; do
+        { echo '. /opt/job/environment'; recipe $name; } >"$tree/opt/job/$name"
+        [ "$(wc -l <"$tree/opt/job/$name")" -gt 1 ] && inside user bash /opt/job/$name >"$package/ci-$name.log" 2>&1
+        verdict "package-ci-$name" $? "$(tail -n 1 "$package/ci-$name.log")"
+    done
+    one_line package-ci-sum 65 '^ring3: .* does not have the SHA-256 0000$' inside user /opt/job/setup.sh /opt/job/ring3.tar.gz 0000
+    one_line package-ci-tarball 65 '^ring3: .* is not a tarball of Ring3: ' inside user /opt/job/setup.sh /opt/job/probe
+    one_line package-ci-home 73 '^ring3: cannot write to /proc/none; set RING3_HOME$' inside user env RING3_HOME=/proc/none /opt/job/setup.sh /opt/job/ring3.tar.gz
+
+    # The steps of action.yml as a runner runs them.
+    github=$tree/tmp-github
+    rm -rf "$github"
+    mkdir -p "$github"
+    if python3 -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["runs"]["steps"][0]["run"])' "$root/action.yml" >"$github/step" 2>"$package/action.log"; then
+        touch "$github/env" "$github/path"
+        env -i PATH="$PATH" HOME="$github" RUNNER_TOOL_CACHE="$github/tools" GITHUB_ENV="$github/env" GITHUB_PATH="$github/path" RING3_ACTION="$root" RING3_PACKAGE="$tarball" RING3_SHA256="" RING3_PRELOAD=true RING3_RELEASE=none \
+            bash --noprofile --norc -eo pipefail "$github/step" >"$package/action.log" 2>&1 && grep -q "^LD_PRELOAD=$github/tools/ring3/.*/libring3.so$" "$github/env" && [ -x "$(tail -n 1 "$github/path")/ring3" ]
+        verdict package-action $? "$(tail -n 1 "$package/action.log")"
+    else
+        verdict package-action 4 "python3 without yaml: $(tail -n 1 "$package/action.log")"
+    fi
+    rm -rf "$github"
+else
+    verdict package-ci 4 "$why"
+fi
+
+# A container under the restricted pod security standard: no root, no capabilities, a read-only root, the runtime's default seccomp denials, no network, a memory limit.
+group=/sys/fs/cgroup/memory/ring3-package-$$
+if ! system bookworm qemu-system-x86; then
+    verdict package-pod 4 "$why"
+elif ! gcc -O2 -Wall -Wextra -Werror -static -o "$tree/opt/job/restricted" "$root/tests/package/restricted.c" >"$package/restricted.log" 2>&1; then
+    verdict package-pod 4 "gcc makes no static programs here: $(head -n 1 "$package/restricted.log")"
+else
+    limited=
+    if mkdir "$group" 2>/dev/null; then
+        echo $((448 << 20)) >"$group/memory.limit_in_bytes"
+        limited=1
+    fi
+    # pod COMMAND...: as one.
+    pod() (
+        [ -z "$limited" ] || echo "$BASHPID" >"$group/cgroup.procs"
+        RING3_READ_ONLY=1 exec unshare --net "$root/tests/package/root.sh" "$tree" user /opt/job/restricted "$@"
+    )
+    ring3=$(cd "$tree" && echo home/user/.local/share/ring3/ring3-*/bin/ring3)
+    pod sh -c '! touch /var/x 2>/dev/null && grep -q "^CapEff:.0000000000000000" /proc/self/status && grep -q "^Seccomp:.2" /proc/self/status && ! unshare --mount true 2>/dev/null' >"$package/pod-itself.log" 2>&1
+    verdict package-pod-itself $? "the container is not restricted: $(tail -n 1 "$package/pod-itself.log")"
+    pod "/$ring3" boot --memory 512M --resident 256M --resident-dir /tmp --exec 'uname -a; dd if=/dev/zero of=/fill bs=1M count=300 2>/dev/null; stat -c %s /fill' >"$package/pod.log" 2>"$package/pod.err"
+    status=$?
+    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/pod.log" && tr -d '\r' <"$package/pod.log" | grep -qx 314572800
+    verdict "package-pod${limited:+-limited}" $? "status $status: $(tail -n 1 "$package/pod.err")"
+    [ -z "$limited" ] || rmdir "$group"
+fi
+
+# The samples as somebody else's projects: outside the repository, with the package from a local feed.
+samples=$(mktemp -d)
+cp -r "$root/samples/." "$samples"
+cat >"$samples/nuget.config" <<CONFIG
+<configuration>
+  <config><add key="globalPackagesFolder" value="packages" /></config>
+  <fallbackPackageFolders><add key="user" value="${NUGET_PACKAGES:-$HOME/.nuget/packages}" /></fallbackPackageFolders>
+  <packageSources><add key="ring3" value="$packages" /></packageSources>
+</configuration>
+CONFIG
+(cd "$samples" && Ring3Version=$package_version dotnet run --project HelloGuest) >"$package/hello.log" 2>&1 && grep -q '^Hello from ring 0' "$package/hello.log" && [ -e "$samples/packages/ring3/$package_version/lib/net10.0/Ring3.xml" ]
+verdict package-sample-hello $? "$(tail -n 1 "$package/hello.log")"
+(cd "$samples" && Ring3Version=$package_version dotnet test BootSectorTest) >"$package/bootsector.log" 2>&1 && grep -qE 'Passed: +2' "$package/bootsector.log"
+verdict package-sample-bootsector $? "$(tail -n 1 "$package/bootsector.log")"
+(cd "$samples" && dotnet build PInvokeClient -c Release -o "$samples/client") >"$package/pinvoke.log" 2>&1 && "$package/tree/bin/ring3" exec -- "$samples/client/PInvokeClient" >"$package/pinvoke.log" 2>&1 && grep -qx hello "$package/pinvoke.log"
+verdict package-sample-pinvoke $? "$(tail -n 1 "$package/pinvoke.log")"
+rm -rf "$samples"
+for name in '' s; do
+    unzip -l "$packages/Ring3.$package_version.${name}nupkg" 2>/dev/null | grep -q "lib/net10.0/Ring3.Kvm.$([ -n "$name" ] && echo pdb || echo dll)$"
+    verdict "package-nuget-${name:+symbols-}layers" $? "Ring3.Kvm is not in the package"
+done

@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # set by ./test
+# What people install: sourced by ./test, which provides install, verdict, results, root and all. A part of it by default; './test package' or RING3_PACKAGE_ALL=1: everything,
+# with two builds of all packages and fresh Debian systems.
+package=$results/package
+mkdir -p "$package"
+whole=${RING3_PACKAGE_ALL:-}
+[ -n "$all" ] || whole=1
+package_version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' "$root/Directory.Build.props")
+
+# The scripts themselves.
+if install shellcheck shellcheck >"$package/install.log" 2>&1; then
+    shellcheck "$root/package" "$root"/packaging/*.sh "$root"/packaging/ci/*.sh "$root"/tests/package/*.sh "$root/tests/suites/package.sh" >"$package/shellcheck.log" 2>&1
+    verdict package-scripts $? "$(grep -m 1 SC "$package/shellcheck.log")"
+else
+    verdict package-scripts 4 "$(tail -n 1 "$package/install.log")"
+fi
+
+# A manual page for every command, which formatters have nothing to say about.
+"$root/ring3" --version >"$package/version.log" 2>"$package/version.err"
+status=$?
+[ $status -eq 0 ] && [ "$(cat "$package/version.log")" = "$package_version" ]
+verdict package-version $? "ring3 says '$(tail -n 1 "$package/version.log")', Directory.Build.props $package_version"
+if install mandoc mandoc >"$package/install.log" 2>&1; then
+    for page in '' boot exec doctor fetch initramfs completion; do
+        # shellcheck disable=SC2086 # no word for the page of ring3 itself
+        "$root/ring3" manual $page --date 2026-01-31 >"$package/ring3$page.1" 2>"$package/manual.log" &&
+            mandoc -T lint -W warning "$package/ring3$page.1" >"$package/manual.log" 2>&1 &&
+            { ! command -v groff >/dev/null || groff -man -T utf8 -ww "$package/ring3$page.1" 2>"$package/manual.log" >/dev/null; } && ! [ -s "$package/manual.log" ]
+        verdict "package-manual${page:+-$page}" $? "$(head -n 1 "$package/manual.log")"
+    done
+    grep -q -- '\\-\\-resident' "$package/ring3boot.1" && grep -q 'RING3\\-\|RING3-BOOT' "$package/ring3boot.1"
+    verdict package-manual-options $? "ring3-boot(1) does not have the options of --help"
+else
+    verdict package-manual 4 "$(tail -n 1 "$package/install.log")"
+fi
+
+# Completions complete in their shells.
+mkdir -p "$package/bin" "$package/fpath"
+ln -sf "$root/ring3" "$package/bin/ring3"
+for shell in bash zsh fish; do "$root/ring3" completion $shell >"$package/completion.$shell"; done
+# shellcheck disable=SC2016 # the inner shell's own
+PATH="$package/bin:$PATH" bash -c '. "$1"; COMP_LINE="ring3 boot --mem" COMP_POINT=16 COMP_WORDS=(ring3 boot --mem) COMP_CWORD=2; _ring3; echo "${COMPREPLY[@]}"' bash "$package/completion.bash" >"$package/completion.log" 2>&1
+grep -qx -- '--memory' "$package/completion.log"
+verdict package-completion-bash $? "$(head -n 1 "$package/completion.log")"
+if command -v fish >/dev/null; then
+    # shellcheck disable=SC2016 # the inner shell's own
+    HOME=$package PATH="$package/bin:$PATH" fish --no-config -c 'source $argv[1]; complete -C "ring3 boot --mem"' "$package/completion.fish" >"$package/completion.log" 2>&1
+    grep -q -- '^--memory' "$package/completion.log"
+    verdict package-completion-fish $? "$(head -n 1 "$package/completion.log")"
+else
+    verdict package-completion-fish 4 "fish is not installed"
+fi
+if command -v zsh >/dev/null; then
+    cp "$package/completion.zsh" "$package/fpath/_ring3"
+    # compadd says what it is given: there is no line editor here.
+    # shellcheck disable=SC2016 # the inner shell's own
+    PATH="$package/bin:$PATH" zsh -fc 'fpath=($1 $fpath); autoload -U _ring3; compadd() { print -l -- ${(P)2} }; _files() { }; words=(ring3 boot --mem); BUFFER="ring3 boot --mem" CURSOR=16; _ring3' zsh "$package/fpath" >"$package/completion.log" 2>&1
+    grep -qx -- '--memory' "$package/completion.log"
+    verdict package-completion-zsh $? "$(head -n 1 "$package/completion.log")"
+else
+    verdict package-completion-zsh 4 "zsh is not installed"
+fi
+
+if [ -n "$whole" ]; then
+    # shellcheck source=/dev/null
+    . "$root/tests/package/whole.sh"
+fi
