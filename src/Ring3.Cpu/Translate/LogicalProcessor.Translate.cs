@@ -87,7 +87,10 @@ public sealed unsafe partial class LogicalProcessor
         ulong before = c->InstructionsRetired;
         if (c->SlowRoutine == 0)
             LoadRoutines();
-        RegionRoutines.Enter((byte*)Level1, b->Code);
+        nint code = b->Code;
+        // Whoever came here by a jump finds the way alone the next time.
+        RememberJump(c, code);
+        RegionRoutines.Enter((byte*)Level1, code);
         c->Units = 0;
         Counters.Entries++;
         Counters.Translated += c->InstructionsRetired - before;
@@ -104,6 +107,8 @@ public sealed unsafe partial class LogicalProcessor
             nint code = p.AtSite(c, s, address);
             if (code == 0)
                 p.Counters.Leaves[(int)s->Kind]++;
+            else
+                TrackContext(c);
             return code;
         }
         catch (NullReferenceException) when (p._faults->Pending != 0)
@@ -270,12 +275,20 @@ public sealed unsafe partial class LogicalProcessor
         return code;
     }
 
+    /// <summary>Before translated code goes on: it looks for jumps in the context that holds now.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void TrackContext(CpuState* c)
+    {
+        c->JumpContext = c->TlbContext | c->JumpKey;
+        c->JumpSalt = ProcessorMemory.JumpSalt(c->TlbContext);
+    }
+
     /// <summary>The code for RIP, for jumps that find it themselves.</summary>
     private static void RememberJump(CpuState* c, nint code)
     {
-        uint hash = (uint)(c->Rip ^ c->Rip >> 13) & (ProcessorMemory.JumpEntries - 1);
-        TranslatedJump* j = ProcessorMemory.JumpsOf(c) + hash;
-        (j->Linear, j->Context, j->Code) = (c->Rip, c->TlbContext | c->JumpKey, code);
+        TrackContext(c);
+        TranslatedJump* j = ProcessorMemory.JumpsOf(c) + ProcessorMemory.JumpIndex(c->Rip, c->JumpSalt);
+        (j->Linear, j->Context, j->Code) = (c->Rip, c->JumpContext, code);
     }
 
     /// <summary>The translated block at RIP in the current context, or null. No page is walked and nothing is decoded.</summary>
