@@ -87,7 +87,10 @@ public sealed unsafe partial class LogicalProcessor
         ulong before = c->InstructionsRetired;
         if (c->SlowRoutine == 0)
             LoadRoutines();
-        nint code = b->Code;
+        // Another processor may have dropped it meanwhile.
+        nint code = Volatile.Read(ref b->Code);
+        if (code == 0)
+            return LoopExit.Lookup;
         // Whoever came here by a jump finds the way alone the next time.
         RememberJump(c, code);
         RegionRoutines.Enter((byte*)Level1, code);
