@@ -77,7 +77,7 @@ internal sealed unsafe class Tlb
     private readonly ulong* _executed;
     private readonly ulong* _large2M;
     private readonly ulong* _large1G;
-    private const int FilterWords = 64, FilterBits = FilterWords * 64;
+    private const int FilterWords = 1024, FilterBits = FilterWords * 64;
 
     // Statistics.
     public ulong Misses, Walks, NestedWalks, Flushes;
@@ -385,13 +385,13 @@ internal sealed unsafe class Tlb
 
     private static void Set(ulong* filter, ulong number)
     {
-        uint bit = (uint)(number ^ (number >> 12)) & (FilterBits - 1);
+        uint bit = (uint)(number ^ (number >> 16)) & (FilterBits - 1);
         filter[bit >> 6] |= 1UL << (int)(bit & 63);
     }
 
     private static bool Test(ulong* filter, ulong number)
     {
-        uint bit = (uint)(number ^ (number >> 12)) & (FilterBits - 1);
+        uint bit = (uint)(number ^ (number >> 16)) & (FilterBits - 1);
         return (filter[bit >> 6] >> (int)(bit & 63) & 1) != 0;
     }
 }

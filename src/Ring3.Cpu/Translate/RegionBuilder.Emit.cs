@@ -124,13 +124,13 @@ internal sealed unsafe partial class RegionBuilder
         _a.Store(StateLayout.Rip, Target);
         _a.RotateRight(Index, Target, 13);
         _a.OnRegisters(HostOperation.Xor, Index, Target);
+        _a.WithState(HostOperation.Xor, Index, StateLayout.JumpSalt);
         _a.And32(Index, ProcessorMemory.JumpEntries - 1);
         _a.Add(Instruction.Create(Code.Shl_rm32_imm8, HostRegisters.Sized(Index, 4), ProcessorMemory.JumpShift));
         int miss = AddSite(site);
         _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Target, JumpField(Index, 0)));
         _stubs.Add((_a.Jump(NotEqual), miss));
-        _a.Load(Other, StateLayout.Context);
-        _a.WithState(HostOperation.Or, Other, StateLayout.JumpKey);
+        _a.Load(Other, StateLayout.JumpContext);
         _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Other, JumpField(Index, 8)));
         _stubs.Add((_a.Jump(NotEqual), miss));
         _a.And64(Target, -4096);

@@ -5,7 +5,7 @@ namespace Ring3.Cpu;
 internal static unsafe class StateLayout
 {
     public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, FlagsZero, FlagsSign, FlagsCarry;
-    public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpKey, Units, Mxcsr, HostMxcsr, Ymm;
+    public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpContext, JumpSalt, Units, Mxcsr, HostMxcsr, Ymm;
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
     public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
     public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline;
@@ -47,7 +47,8 @@ internal static unsafe class StateLayout
         SlowCallback = (int)((byte*)&c.SlowCallback - s);
         FsBase = (int)((byte*)&c.Fs.Base - s);
         GsBase = (int)((byte*)&c.Gs.Base - s);
-        JumpKey = (int)((byte*)&c.JumpKey - s);
+        JumpContext = (int)((byte*)&c.JumpContext - s);
+        JumpSalt = (int)((byte*)&c.JumpSalt - s);
         Units = (int)((byte*)&c.Units - s);
         Mxcsr = (int)((byte*)&c.Mxcsr - s);
         HostMxcsr = (int)((byte*)&c.HostMxcsr - s);

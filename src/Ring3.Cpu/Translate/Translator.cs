@@ -91,7 +91,13 @@ internal sealed unsafe partial class Translator
         ulong before = c->InstructionsRetired;
         if (c->SlowRoutine == 0)
             LoadRoutines();
-        RegionRoutines.Enter((byte*)_p.Paging.Level1, b->Code);
+        // Another processor may have dropped it meanwhile.
+        nint code = Volatile.Read(ref b->Code);
+        if (code == 0)
+            return LoopExit.Lookup;
+        // Whoever came here by a jump finds the way alone the next time.
+        RememberJump(c, code);
+        RegionRoutines.Enter((byte*)_p.Paging.Level1, code);
         c->Units = 0;
         Counters.Entries++;
         Counters.Translated += c->InstructionsRetired - before;
@@ -108,6 +114,8 @@ internal sealed unsafe partial class Translator
             nint code = t.AtSite(c, s, address);
             if (code == 0)
                 t.Counters.Leaves[(int)s->Kind]++;
+            else
+                TrackContext(c);
             return code;
         }
         catch (NullReferenceException) when (t._p.Guard.Record->Pending != 0)
@@ -274,12 +282,20 @@ internal sealed unsafe partial class Translator
         return code;
     }
 
+    /// <summary>Before translated code goes on: it looks for jumps in the context that holds now.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void TrackContext(CpuState* c)
+    {
+        c->JumpContext = c->TlbContext | c->JumpKey;
+        c->JumpSalt = ProcessorMemory.JumpSalt(c->TlbContext);
+    }
+
     /// <summary>The code for RIP, for jumps that find it themselves.</summary>
     private static void RememberJump(CpuState* c, nint code)
     {
-        uint hash = (uint)(c->Rip ^ c->Rip >> 13) & (ProcessorMemory.JumpEntries - 1);
-        TranslatedJump* j = ProcessorMemory.JumpsOf(c) + hash;
-        (j->Linear, j->Context, j->Code) = (c->Rip, c->TlbContext | c->JumpKey, code);
+        TrackContext(c);
+        TranslatedJump* j = ProcessorMemory.JumpsOf(c) + ProcessorMemory.JumpIndex(c->Rip, c->JumpSalt);
+        (j->Linear, j->Context, j->Code) = (c->Rip, c->JumpContext, code);
     }
 
     /// <summary>The translated block at RIP in the current context, or null. No page is walked and nothing is decoded.</summary>
