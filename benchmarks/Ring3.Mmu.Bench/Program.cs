@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Ring3.Abi;
+using Ring3.Arch;
 using Ring3.Bench;
 using Ring3.Memory;
 using Ring3.Mmu;
@@ -30,7 +31,7 @@ internal static unsafe class Program
             Vcpu.LoadRoot();
         }
 
-        public void FaultAll(ulong step, ulong bytes, NestedAccess access = NestedAccess.Write)
+        public void FaultAll(ulong step, ulong bytes, AccessKind access = AccessKind.Write)
         {
             for (ulong gpa = 0; gpa < bytes; gpa += step)
                 Tdp.Fault(Vcpu, gpa, access);
@@ -72,7 +73,7 @@ internal static unsafe class Program
                 ulong* pinned = b;
                 log = Time(() => machine.Tdp.GetDirtyLog(0, (ulong)pinned)) / (256 * M / P);
             }
-            fast = Math.Min(fast, Time(() => machine.FaultAll(P, 256 * M, NestedAccess.Write | NestedAccess.Present)) / (256 * M / P));
+            fast = Math.Min(fast, Time(() => machine.FaultAll(P, 256 * M, AccessKind.Write | AccessKind.Present)) / (256 * M / P));
         }
         Print("fault.fast_ns", fast, "ns");
         Print("fault.spurious_ns", BestOf(5, () => Time(() => machine.FaultAll(P, 256 * M)) / (256 * M / P)), "ns");

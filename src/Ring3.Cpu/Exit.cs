@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
@@ -75,19 +76,6 @@ public enum ExitReason
     Timer,
     /// <summary>WBINVD / INVD / MONITOR / MWAIT and similar never exit; reserved for owners that ask.</summary>
     Reserved,
-}
-
-/// <summary>Kind of a memory access, also bits of NestedFault.Access.</summary>
-[Flags]
-public enum AccessKind : uint
-{
-    Read = 1, Write = 2, Execute = 4,
-    /// <summary>Performed with user privilege (for page-table checks).</summary>
-    User = 8,
-    /// <summary>NestedFault: the access was to a guest page table (walk), not to the final page.</summary>
-    GuestPageWalk = 16,
-    /// <summary>NestedFault: the entry was present but lacked the permission.</summary>
-    Present = 32,
 }
 
 /// <summary>Details of the last exit.</summary>

@@ -22,10 +22,6 @@ public enum MmuResult
     PrivateMemoryFault,
 }
 
-/// <summary>Kind of the faulting access: same bits as the processor's AccessKind.</summary>
-[Flags]
-public enum NestedAccess : uint { Read = 1, Write = 2, Execute = 4, User = 8, GuestPageWalk = 16, Present = 32 }
-
 /// <summary>How invalidated roots are zapped.</summary>
 public enum RootZapPolicy
 {

@@ -13,7 +13,7 @@ public sealed partial class TdpMmu
     /// Handles a nested fault of a vCPU, on its thread, outside guest mode, outside RCU sections, without locks. Its root must be loaded.
     /// </summary>
     /// <param name="gpa">Guest-physical address, bytes.</param>
-    public MmuResult Fault(VcpuMmu vcpu, ulong gpa, NestedAccess access)
+    public MmuResult Fault(VcpuMmu vcpu, ulong gpa, AccessKind access)
     {
         vcpu.Stats.PfTaken++;
         ulong gfn = gpa >> Page.Shift;
@@ -23,7 +23,7 @@ public sealed partial class TdpMmu
             return MmuResult.NoSlot;
         }
         // A leaf that is old for lack of Accessed bits permits nothing: the processor does not call it present.
-        if (((access & NestedAccess.Present) != 0 || !AccessedBits) && FastPageFault(vcpu, gfn, access))
+        if (((access & AccessKind.Present) != 0 || !AccessedBits) && FastPageFault(vcpu, gfn, access))
             return MmuResult.Fixed;
         vcpu.FailedHva = 0;
         if (!vcpu.TopUp())
@@ -56,7 +56,7 @@ public sealed partial class TdpMmu
         return mmio;
     }
 
-    private MmuResult FaultRcu(VcpuMmu vcpu, ulong gfn, NestedAccess access)
+    private MmuResult FaultRcu(VcpuMmu vcpu, ulong gfn, AccessKind access)
     {
         if (vcpu.Root is not { } root)
             return MmuResult.Retry;
@@ -66,7 +66,7 @@ public sealed partial class TdpMmu
         MemoryAttributes attributes = Slots.Attributes;
         bool isPrivate = attributes.IsPrivate(gfn);
         Memslot? slot = Slots.Find(gfn, vcpu.AsId, ref vcpu.SlotCache);
-        bool write = (access & NestedAccess.Write) != 0;
+        bool write = (access & AccessKind.Write) != 0;
         bool toReadOnly = false;
         ulong hva = 0;
         if (slot is not null)
@@ -92,7 +92,7 @@ public sealed partial class TdpMmu
         Lock.EnterRead();
         MmuResult result = IsStale(root, generation, seq, attributes, hva) ? MmuResult.Retry
             : slot is null ? MapMmio(vcpu, root, gfn, generation)
-            : Map(vcpu, root, gfn, new Backing(slot, attributes, isPrivate), write, (access & NestedAccess.Execute) != 0);
+            : Map(vcpu, root, gfn, new Backing(slot, attributes, isPrivate), write, (access & AccessKind.Execute) != 0);
         Lock.ExitRead();
         if (!toReadOnly || result != MmuResult.Fixed)
             return result;
@@ -265,7 +265,7 @@ public sealed partial class TdpMmu
     /// In a table that has been unlinked meanwhile the change has no effect.
     /// </summary>
     /// <returns>True if the guest can be entered again.</returns>
-    private unsafe bool FastPageFault(VcpuMmu vcpu, ulong gfn, NestedAccess access)
+    private unsafe bool FastPageFault(VcpuMmu vcpu, ulong gfn, AccessKind access)
     {
         using var _ = Rcu.Read();
         if (vcpu.Root is not { Invalid: false } root)
@@ -275,10 +275,10 @@ public sealed partial class TdpMmu
             ulong* sptep = FindLeafRcu(root, gfn, out ulong spte, out int level);
             if (sptep == null)
                 return false;
-            bool write = (access & NestedAccess.Write) != 0;
+            bool write = (access & AccessKind.Write) != 0;
             ulong young = Spte.RestoreAccess(spte);
             // Execution of a huge leaf without X splits it.
-            if ((access & NestedAccess.Execute) != 0 && (young & Spte.X) == 0)
+            if ((access & AccessKind.Execute) != 0 && (young & Spte.X) == 0)
                 return false;
             if (!write || Spte.IsWritable(spte))
             {

@@ -25,7 +25,7 @@ public sealed partial class TdpMmu
             return MmuResult.Fixed;
         }
         VcpuMmuStats stats = vcpu.Stats;
-        MmuResult result = Fault(vcpu, gpa, NestedAccess.Read);
+        MmuResult result = Fault(vcpu, gpa, AccessKind.Read);
         vcpu.Stats = stats;
         if (result != MmuResult.Fixed)
             return result;

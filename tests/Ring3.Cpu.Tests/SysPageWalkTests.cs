@@ -253,7 +253,7 @@ public sealed unsafe class SysPageWalkTests
         c->PendingVector = 0;
         c->ExitPending = 0;
         m.P.Exit->Reason = ExitReason.None;
-        AccessKind privilege = t.Implicit ? PagingUnit.ImplicitAccess : t.Cpl == 3 ? AccessKind.User : 0;
+        AccessKind privilege = t.Implicit ? AccessKind.Implicit : t.Cpl == 3 ? AccessKind.User : 0;
         ok = t.Access switch
         {
             Kind.Read => m.P.Access.ReadPtrSlow(c, linear, 1, privilege) != null,

@@ -95,7 +95,7 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
     /// <summary>Executes one memory access. <paramref name="body"/> runs inside the guest with the host address.</summary>
     public MmuResult Access(ulong gpa, bool write, Action<ulong>? body = null)
     {
-        NestedAccess kind = write ? NestedAccess.Write : NestedAccess.Read;
+        AccessKind kind = write ? AccessKind.Write : AccessKind.Read;
         long deadline = Environment.TickCount64 + 30_000;
         while (Environment.TickCount64 < deadline)
         {
@@ -108,7 +108,7 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
                 return MmuResult.Fixed;
             if (walk == Walk.Mmio && Tdp.IsMmio(Mmu, gpa, write))
                 return MmuResult.Mmio;
-            MmuResult result = walk == Walk.Mmio ? MmuResult.Retry : Tdp.Fault(Mmu, gpa, kind | (walk == Walk.Denied ? NestedAccess.Present : 0));
+            MmuResult result = walk == Walk.Mmio ? MmuResult.Retry : Tdp.Fault(Mmu, gpa, kind | (walk == Walk.Denied ? AccessKind.Present : 0));
             if (result is not (MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio))
                 return result;
         }

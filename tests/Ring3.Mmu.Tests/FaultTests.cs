@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Arch;
 using Ring3.Memory;
 
 namespace Ring3.Mmu.Tests;
@@ -51,7 +52,7 @@ public unsafe class FaultTests
         for (TablePage* page; (page = f.Tdp.Allocator.Allocate()) != null;)
             taken.Add((nint)page);
         f.AddRam(1, 64 * M, 4 * M, 0, 0x1000);
-        Assert.Equal(MmuResult.NoMemory, f.Tdp.Fault(f.V.Mmu, 64 * M, NestedAccess.Write));
+        Assert.Equal(MmuResult.NoMemory, f.Tdp.Fault(f.V.Mmu, 64 * M, AccessKind.Write));
         Assert.Equal(MmuResult.NoMemory, f.Tdp.PreFault(f.V.Mmu, 64 * M, 66 * M, out ulong end));
         Assert.Equal(64 * M, end);
         foreach (nint page in taken)
@@ -70,8 +71,8 @@ public unsafe class FaultTests
         VcpuMmuStats one = f.V.Mmu.Stats;
         Assert.Equal((1UL, 1UL, 0UL, 0UL), (one.PfTaken, one.PfFixed, one.PfFast, one.PfSpurious));
         // Another vCPU was faster.
-        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x1000, NestedAccess.Write));
-        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x1000, NestedAccess.Write | NestedAccess.Present));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x1000, AccessKind.Write));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x1000, AccessKind.Write | AccessKind.Present));
         VcpuMmuStats two = f.V.Mmu.Stats;
         Assert.Equal((3UL, 1UL, 1UL, 2UL), (two.PfTaken, two.PfFixed, two.PfFast, two.PfSpurious));
         Assert.Equal(MmuResult.Fixed, f.Tdp.PreFault(f.V.Mmu, 64 * M, 68 * M, out _));
@@ -107,7 +108,7 @@ public unsafe class FaultTests
     public void Fault_BeyondTheTables_IsNoSlot()
     {
         using var f = new MmuFixture();
-        Assert.Equal(MmuResult.NoSlot, f.Tdp.Fault(Loaded(f), 1UL << 48, NestedAccess.Read));
+        Assert.Equal(MmuResult.NoSlot, f.Tdp.Fault(Loaded(f), 1UL << 48, AccessKind.Read));
     }
 
     [Fact]
@@ -131,10 +132,10 @@ public unsafe class FaultTests
         f.AddRam(0, 0x1000, 64 * M, 0, 0x3000);
         VcpuMmu v = Loaded(f);
         for (ulong i = 0; i < 100; i++)
-            f.Tdp.Fault(v, 0x1000 + i * 4096, NestedAccess.Write);
+            f.Tdp.Fault(v, 0x1000 + i * 4096, AccessKind.Write);
         long before = GC.GetAllocatedBytesForCurrentThread();
         for (ulong i = 100; i < 5000; i++)
-            f.Tdp.Fault(v, 0x1000 + i * 4096, NestedAccess.Write);
+            f.Tdp.Fault(v, 0x1000 + i * 4096, AccessKind.Write);
         Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
     }
 

@@ -1,4 +1,5 @@
 using Ring3.Abi;
+using Ring3.Arch;
 
 namespace Ring3.Mmu.Tests;
 
@@ -24,7 +25,7 @@ public class NxHugePageTests
             ulong leaf = f.V.Leaf(gpa, out int _);
             if ((leaf & Spte.X) != 0)
                 return;
-            Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, gpa, NestedAccess.Execute | (Spte.IsPresent(leaf) ? NestedAccess.Present : 0)));
+            Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, gpa, AccessKind.Execute | (Spte.IsPresent(leaf) ? AccessKind.Present : 0)));
         }
         Assert.Fail("not executable after three faults");
     }

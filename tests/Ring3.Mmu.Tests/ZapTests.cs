@@ -1,3 +1,4 @@
+using Ring3.Arch;
 using Ring3.Memory;
 
 namespace Ring3.Mmu.Tests;
@@ -68,10 +69,10 @@ public class ZapTests
         f.V.Mmu.LoadRoot();
         ulong start = ram.Hva + 0x1000 + 0x3000, end = start + 0x1000;
         Assert.True(f.Slots.Notifier.InvalidateRangeStart(start, end));
-        Assert.Equal(MmuResult.Retry, f.Tdp.Fault(f.V.Mmu, 0x3000, NestedAccess.Read));
-        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x4000, NestedAccess.Read));
+        Assert.Equal(MmuResult.Retry, f.Tdp.Fault(f.V.Mmu, 0x3000, AccessKind.Read));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x4000, AccessKind.Read));
         f.Slots.Notifier.InvalidateRangeEnd(start, end);
-        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x3000, NestedAccess.Read));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x3000, AccessKind.Read));
     }
 
     [Fact]
@@ -82,9 +83,9 @@ public class ZapTests
         f.V.Mmu.LoadRoot();
         ulong start = ram.Hva + 0x3000, end = start + 0x1000;
         Assert.True(f.Slots.Notifier.InvalidateRangeStart(start, end));
-        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x4000, NestedAccess.Read));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 0x4000, AccessKind.Read));
         Assert.Equal((1UL, 0UL), (f.Tdp.GetStats().Pages4K, f.Tdp.GetStats().Pages2M));
-        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 4 * M, NestedAccess.Read));
+        Assert.Equal(MmuResult.Fixed, f.Tdp.Fault(f.V.Mmu, 4 * M, AccessKind.Read));
         Assert.Equal(1UL, f.Tdp.GetStats().Pages2M);
         f.Slots.Notifier.InvalidateRangeEnd(start, end);
     }

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Ring3.Arch;
 using Ring3.Host;
 
 namespace Ring3.Cpu;

@@ -3,8 +3,7 @@ namespace Ring3.Cpu;
 /// <summary>
 /// Case of the run loop's switch. Everything that is not listed is <see cref="Generic"/>: a call of the op's handler.
 /// Names: R register, M memory (64-bit address without segment base), I immediate, in operand order; then the width. Suffix B: the address is base and
-/// displacement; X: base, index, displacement. Suffix Nf: the status flags it would write are overwritten before anything can see them. Suffix J and a
-/// condition: fused with the conditional branch that follows.
+/// displacement; X: base, index, displacement. Suffix Nf: the status flags it would write are overwritten before anything can see them.
 /// </summary>
 internal enum OpKind : ushort
 {
@@ -15,47 +14,22 @@ internal enum OpKind : ushort
     FallThrough,
     /// <summary>The same outside 64-bit mode.</summary>
     FallThroughNarrow,
-    Nop, MovRR64, MovRR32, MovRR8, MovRI, MovzxB, MovzxW, MovsxB64, MovsxW64, MovsxD64, MovsxB32, MovsxW32, Lea64, Lea32, LeaBase64, Cqo, Cdq, AddRR64, AddRI64,
-    SubRR64, SubRI64,
-    AndRR64, AndRI64, OrRR64, OrRI64, XorRR64, XorRI64, AdcRR64, AdcRI64, SbbRR64, SbbRI64, CmpRR64, CmpRI64, TestRR64, TestRI64, Inc64, Dec64, Neg64, ShlRI64,
-    ShrRI64, SarRI64,
-    Not64, ImulRR64, ImulRRI64, AddRR32, AddRI32, SubRR32, SubRI32, AndRR32, AndRI32, OrRR32, OrRI32, XorRR32, XorRI32, CmpRR32, CmpRI32, TestRR32, TestRI32,
-    Inc32, Dec32, Neg32,
-    ShlRI32, ShrRI32, SarRI32, Not32, ImulRR32, ImulRRI32, CmpRR8, CmpRI8, TestRR8, TestRI8, AddRR64Nf, AddRI64Nf, SubRR64Nf, SubRI64Nf, AndRR64Nf, AndRI64Nf,
-    OrRR64Nf, OrRI64Nf,
-    XorRR64Nf, XorRI64Nf, ShlRI64Nf, ShrRI64Nf, SarRI64Nf, ShlCl64Nf, ShrCl64Nf, SarCl64Nf, ImulRR64Nf, ImulRRI64Nf, Neg64Nf, RolRI64, RolRI64Nf, RorRI64,
-    RorRI64Nf, ShlCl64,
-    ShrCl64, SarCl64, AddRR32Nf, AddRI32Nf, SubRR32Nf, SubRI32Nf, AndRR32Nf, AndRI32Nf, OrRR32Nf, OrRI32Nf, XorRR32Nf, XorRI32Nf, ShlRI32Nf, ShrRI32Nf,
-    SarRI32Nf, ShlCl32Nf,
-    ShrCl32Nf, SarCl32Nf, ImulRR32Nf, ImulRRI32Nf, Neg32Nf, RolRI32, RolRI32Nf, RorRI32, RorRI32Nf, ShlCl32, ShrCl32, SarCl32, SetB, CmovB64, CmovB32, SetAe,
-    CmovAe64, CmovAe32,
-    SetZ, CmovZ64, CmovZ32, SetNz, CmovNz64, CmovNz32, SetBe, CmovBe64, CmovBe32, SetA, CmovA64, CmovA32, SetS, CmovS64, CmovS32, SetNs, CmovNs64, CmovNs32,
-    SetL, CmovL64, CmovL32,
-    SetGe, CmovGe64, CmovGe32, SetLe, CmovLe64, CmovLe32, SetG, CmovG64, CmovG32, MulR64, MulxRR64, AdcxRR64, AdoxRR64, Load64B, Load32B, LoadzxWB, LoadzxBB,
-    Load8B, LoadsxD64B,
-    Store64B, Store32B, Store16B, Store8B, StoreI64B, StoreI32B, StoreI8B, Load64X, Load32X, LoadzxWX, LoadzxBX, Load8X, LoadsxD64X, Store64X, Store32X,
-    Store16X, Store8X, StoreI64X,
-    StoreI32X, StoreI8X, AddRM64, SubRM64, AndRM64, OrRM64, AdcRM64, SbbRM64, CmpRM64, CmpMR64, CmpMI64, AddMR64, AddMI64, AdcMR64, IncM64, DecM64, AddRM32,
-    SubRM32, AndRM32, OrRM32,
-    XorRM32, CmpRM32, CmpMR32, TestMR32, CmpMI32, TestMI32, AddMR32, AddMI32, IncM32, DecM32, ImulRM32, CmpMI8, CmpMR8, CmpRM8, TestMI8, MulM64, MulxRM64,
-    AdcxRM64, AdoxRM64,
-    LoadsxB64, LoadsxW64, LoadsxB32, LoadsxW32, Push64, Pop64, Push32, Pop32, Jmp, JO, JNo, JB, JAe, JZ, JNz, JBe, JA, JS, JNs, JP, JNp, JL, JGe, JLe, JG,
-    CmpRR64JZ, CmpRR64JNz,
-    CmpRR64JB, CmpRR64JAe, CmpRR64JBe, CmpRR64JA, CmpRR64JL, CmpRR64JGe, CmpRR64JLe, CmpRR64JG, TestRR64JZ, TestRR64JNz, TestRR64JS, TestRR64JNs, TestRR64JLe,
-    TestRR64JG, CmpRI64JZ,
-    CmpRI64JNz, CmpRI64JB, CmpRI64JAe, CmpRI64JBe, CmpRI64JA, CmpRI64JL, CmpRI64JGe, CmpRI64JLe, CmpRI64JG, TestRI64JZ, TestRI64JNz, Dec64JZ, SubRI64JZ,
-    Dec64JNz, SubRI64JNz,
-    CmpRR32JZ, CmpRR32JNz, CmpRR32JB, CmpRR32JAe, CmpRR32JBe, CmpRR32JA, CmpRR32JL, CmpRR32JGe, CmpRR32JLe, CmpRR32JG, TestRR32JZ, TestRR32JNz, TestRR32JS,
-    TestRR32JNs, TestRR32JLe,
-    TestRR32JG, CmpRI32JZ, CmpRI32JNz, CmpRI32JB, CmpRI32JAe, CmpRI32JBe, CmpRI32JA, CmpRI32JL, CmpRI32JGe, CmpRI32JLe, CmpRI32JG, TestRI32JZ, TestRI32JNz,
-    Dec32JZ, SubRI32JZ,
-    Dec32JNz, SubRI32JNz, TestRR8JZ, TestRR8JNz, TestRR8JS, TestRR8JNs, TestRI8JZ, TestRI8JNz, CmpRI8JZ, CmpRI8JNz, CmpRI8JB, CmpRI8JAe, CmpRI8JBe, CmpRI8JA,
-    CmpMI64JZ, CmpMI64JNz,
-    CmpRM64JZ, CmpRM64JNz, CmpRM64JB, CmpRM64JAe, CmpRM64JBe, CmpRM64JA, CmpMR64JZ, CmpMR64JNz, CmpMI32JZ, CmpMI32JNz, CmpRM32JZ, CmpRM32JNz, CmpRM32JB,
-    CmpRM32JAe, CmpRM32JBe,
-    CmpRM32JA, CmpMR32JZ, CmpMR32JNz, TestMI32JZ, TestMI32JNz, CmpMI8JZ, CmpMI8JNz, TestMI8JZ, TestMI8JNz, Call64, Ret64, JmpR64, JmpM64, CallR64, CallM64,
-    Call32, Ret32, JmpR32,
-    JmpM32, CallR32, CallM32,
+    Nop, MovRR64, MovRR32, MovRR8, MovRI, MovzxB, MovzxW, MovsxB64, MovsxW64, MovsxD64, MovsxB32, MovsxW32, Lea64, Lea32, LeaBase64, Cqo, Cdq, AddRR64,
+    AddRI64, SubRR64, SubRI64, AndRR64, AndRI64, OrRR64, OrRI64, XorRR64, XorRI64, AdcRR64, AdcRI64, SbbRR64, SbbRI64, CmpRR64, CmpRI64, TestRR64,
+    TestRI64, Inc64, Dec64, Neg64, ShlRI64, ShrRI64, SarRI64, Not64, ImulRR64, ImulRRI64, AddRR32, AddRI32, SubRR32, SubRI32, AndRR32, AndRI32, OrRR32,
+    OrRI32, XorRR32, XorRI32, CmpRR32, CmpRI32, TestRR32, TestRI32, Inc32, Dec32, Neg32, ShlRI32, ShrRI32, SarRI32, Not32, ImulRR32, ImulRRI32, CmpRR8,
+    CmpRI8, TestRR8, TestRI8, AddRR64Nf, AddRI64Nf, SubRR64Nf, SubRI64Nf, AndRR64Nf, AndRI64Nf, OrRR64Nf, OrRI64Nf, XorRR64Nf, XorRI64Nf, ShlRI64Nf,
+    ShrRI64Nf, SarRI64Nf, ShlCl64Nf, ShrCl64Nf, SarCl64Nf, ImulRR64Nf, ImulRRI64Nf, Neg64Nf, RolRI64, RolRI64Nf, RorRI64, RorRI64Nf, ShlCl64, ShrCl64,
+    SarCl64, AddRR32Nf, AddRI32Nf, SubRR32Nf, SubRI32Nf, AndRR32Nf, AndRI32Nf, OrRR32Nf, OrRI32Nf, XorRR32Nf, XorRI32Nf, ShlRI32Nf, ShrRI32Nf, SarRI32Nf,
+    ShlCl32Nf, ShrCl32Nf, SarCl32Nf, ImulRR32Nf, ImulRRI32Nf, Neg32Nf, RolRI32, RolRI32Nf, RorRI32, RorRI32Nf, ShlCl32, ShrCl32, SarCl32, SetB, CmovB64,
+    CmovB32, SetAe, CmovAe64, CmovAe32, SetZ, CmovZ64, CmovZ32, SetNz, CmovNz64, CmovNz32, SetBe, CmovBe64, CmovBe32, SetA, CmovA64, CmovA32, SetS,
+    CmovS64, CmovS32, SetNs, CmovNs64, CmovNs32, SetL, CmovL64, CmovL32, SetGe, CmovGe64, CmovGe32, SetLe, CmovLe64, CmovLe32, SetG, CmovG64, CmovG32,
+    MulR64, MulxRR64, AdcxRR64, AdoxRR64, Load64B, Load32B, LoadzxWB, LoadzxBB, Load8B, LoadsxD64B, Store64B, Store32B, Store16B, Store8B, StoreI64B,
+    StoreI32B, StoreI8B, Load64X, Load32X, LoadzxWX, LoadzxBX, Load8X, LoadsxD64X, Store64X, Store32X, Store16X, Store8X, StoreI64X, StoreI32X, StoreI8X,
+    AddRM64, SubRM64, AndRM64, OrRM64, AdcRM64, SbbRM64, CmpRM64, CmpMR64, CmpMI64, AddMR64, AddMI64, AdcMR64, IncM64, DecM64, AddRM32, SubRM32, AndRM32,
+    OrRM32, XorRM32, CmpRM32, CmpMR32, TestMR32, CmpMI32, TestMI32, AddMR32, AddMI32, IncM32, DecM32, ImulRM32, CmpMI8, CmpMR8, CmpRM8, TestMI8, MulM64,
+    MulxRM64, AdcxRM64, AdoxRM64, LoadsxB64, LoadsxW64, LoadsxB32, LoadsxW32, Push64, Pop64, Push32, Pop32, Jmp, JO, JNo, JB, JAe, JZ, JNz, JBe, JA, JS,
+    JNs, JP, JNp, JL, JGe, JLe, JG, Call64, Ret64, JmpR64, JmpM64, CallR64, CallM64, Call32, Ret32, JmpR32, JmpM32, CallR32, CallM32,
     /// <summary>Number of kinds.</summary>
     Last,
 }

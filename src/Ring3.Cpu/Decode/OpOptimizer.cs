@@ -1,8 +1,7 @@
 namespace Ring3.Cpu;
 
 /// <summary>
-/// Improves a decoded block as a whole: a compare or a count fused with the branch that ends the block, and status flags that nothing can see left uncomputed.
-/// An op keeps its place and its one instruction, except the fused one, which is the last that runs.
+/// Improves a decoded block as a whole: status flags that nothing can see are left uncomputed. An op keeps its place and its one instruction.
 /// </summary>
 /// <remarks>SAFETY: works within the scratch ops of the decoder.</remarks>
 internal static unsafe class OpOptimizer
@@ -25,7 +24,6 @@ internal static unsafe class OpOptimizer
 
     private static readonly Effect[] s_effects = new Effect[(int)OpKind.Last];
     private static readonly OpKind[] s_withoutFlags = new OpKind[(int)OpKind.Last];
-    private static readonly OpKind[] s_fused = new OpKind[(int)OpKind.Last * 16];
 
     static OpOptimizer()
     {
@@ -36,9 +34,6 @@ internal static unsafe class OpOptimizer
         {
             if (byName.TryGetValue(name + "Nf", out OpKind plain))
                 s_withoutFlags[(int)kind] = plain;
-            for (int cc = 0; cc < 16; cc++)
-                if (byName.TryGetValue(name + "J" + Conditions[cc], out OpKind fused))
-                    s_fused[(int)kind * 16 + cc] = fused;
         }
         s_withoutFlags[(int)OpKind.Inc64] = OpKind.AddRI64Nf;
         s_withoutFlags[(int)OpKind.Dec64] = OpKind.SubRI64Nf;
@@ -49,7 +44,6 @@ internal static unsafe class OpOptimizer
 
     private static void Effects()
     {
-        HashSet<OpKind> fused = [.. s_fused];
         for (OpKind kind = OpKind.Nop; kind < OpKind.Last; kind++)
         {
             string name = kind.ToString();
@@ -57,8 +51,6 @@ internal static unsafe class OpOptimizer
                 s_effects[(int)kind] = Effect.Neutral;
             else if (name.StartsWith("Set", StringComparison.Ordinal) || name.StartsWith("Cmov", StringComparison.Ordinal))
                 s_effects[(int)kind] = Effect.Reads;
-            else if (fused.Contains(kind) && (name.Contains("RR", StringComparison.Ordinal) || name.Contains("RI", StringComparison.Ordinal)))
-                s_effects[(int)kind] = Effect.Writes;
             else if (name.Contains("Cl64", StringComparison.Ordinal) || name.Contains("Cl32", StringComparison.Ordinal))
                 s_effects[(int)kind] = Effect.Reads;
         }
@@ -85,7 +77,6 @@ internal static unsafe class OpOptimizer
     /// <summary>Works on <paramref name="count"/> ops; returns their number.</summary>
     public static int Run(Op* ops, int count)
     {
-        Fuse(ops, count);
         bool live = true;
         for (int i = count - 1; i >= 0; i--)
         {
@@ -107,23 +98,5 @@ internal static unsafe class OpOptimizer
         if ((OpKind)op->Kind is OpKind.Inc64 or OpKind.Dec64 or OpKind.Inc32 or OpKind.Dec32)
             op->Imm = 1;
         op->Kind = (ushort)s_withoutFlags[op->Kind];
-    }
-
-    private static void Fuse(Op* ops, int count)
-    {
-        if (count < 2)
-            return;
-        Op* branch = ops + count - 1, op = branch - 1;
-        if ((OpKind)branch->Kind is < OpKind.JO or > OpKind.JG)
-            return;
-        OpKind fused = s_fused[op->Kind * 16 + (branch->Kind - (int)OpKind.JO)];
-        if (fused == OpKind.Generic)
-            return;
-        op->Kind = (ushort)fused;
-        // A memory operand needs its own displacement: that form takes target and length from the branch, which stays behind it.
-        if ((op->Flags & OpFlags.HasMemory) != 0)
-            return;
-        op->Disp = branch->Disp;
-        op->Length += branch->Length;
     }
 }

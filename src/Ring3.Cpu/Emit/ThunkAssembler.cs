@@ -22,9 +22,6 @@ internal sealed class ThunkAssembler : HostAssembler
     /// <summary>Instruction with one memory operand.</summary>
     public void Unary(Code code, Register pointer, int displacement = 0) => Add(Instruction.Create(code, Memory(pointer, displacement)));
 
-    /// <summary>Unconditional jump to an earlier position.</summary>
-    public void JumpTo(int position) => Bind(Jump(), position);
-
     /// <summary>Publishes the code and empties the assembler for the next thunk.</summary>
     public nint Finish(ThunkKind kind = ThunkKind.Leaf)
     {

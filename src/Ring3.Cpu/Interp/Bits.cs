@@ -1,6 +1,7 @@
 using System.Numerics;
 using System.Runtime.Intrinsics.X86;
 using Iced.Intel;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 

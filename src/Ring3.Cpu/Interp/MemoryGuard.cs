@@ -1,3 +1,4 @@
+using Ring3.Arch;
 using Ring3.Host;
 
 namespace Ring3.Cpu;

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Iced.Intel;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 
@@ -136,7 +137,7 @@ internal sealed unsafe partial class GuestAccess
     internal bool LoadSystem(CpuState* c, ulong linear, int size, out ulong value)
     {
         value = 0;
-        byte* p = ReadPtrAs(c, linear, size, PagingUnit.ImplicitAccess);
+        byte* p = ReadPtrAs(c, linear, size, AccessKind.Implicit);
         if (p == null)
             return false;
         value = size switch
@@ -152,14 +153,14 @@ internal sealed unsafe partial class GuestAccess
     /// <summary>Writes 1, 2, 4 or 8 bytes with supervisor privilege whatever the CPL.</summary>
     internal bool StoreSystem(CpuState* c, ulong linear, int size, ulong value)
     {
-        byte* p = WritePtrAs(c, linear, size, PagingUnit.ImplicitAccess, out TlbEntry* e);
+        byte* p = WritePtrAs(c, linear, size, AccessKind.Implicit, out TlbEntry* e);
         if (p == null)
             return false;
         StoreSized(p, size, value);
         return EndWriteAs(c, p, linear, size, e);
     }
 
-    /// <summary>Host pointer for a read with an explicit privilege: AccessKind.User, 0, or <see cref="PagingUnit.ImplicitAccess"/>.</summary>
+    /// <summary>Host pointer for a read with an explicit privilege: AccessKind.User, 0, or <see cref="AccessKind.Implicit"/>.</summary>
     internal byte* ReadPtrAs(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
         TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);

@@ -22,9 +22,6 @@ internal unsafe struct Translation
 /// <remarks>SAFETY: guest tables are reached only through nested translations, read with Volatile, and written with compare-exchange.</remarks>
 internal sealed unsafe partial class PagingUnit
 {
-    /// <summary>Access bit: a supervisor access that the processor makes by itself (descriptor tables, TSS, IDT): RFLAGS.AC does not lift SMAP.</summary>
-    internal const AccessKind ImplicitAccess = (AccessKind)0x100;
-
     /// <summary>An entry on the way down, kept until the access is known to be allowed and its A and D bits are set.</summary>
     private struct WalkEntry
     {
@@ -337,7 +334,7 @@ internal sealed unsafe partial class PagingUnit
         }
         if ((access & AccessKind.Execute) != 0)
             return (flags & PageFlags.NoExecute) == 0 && !(userPage && (c->Cr4 & Cr4.SMEP) != 0);
-        if (userPage && (c->Cr4 & Cr4.SMAP) != 0 && ((access & ImplicitAccess) != 0 || (c->Rflags & Rflags.AC) == 0))
+        if (userPage && (c->Cr4 & Cr4.SMAP) != 0 && ((access & AccessKind.Implicit) != 0 || (c->Rflags & Rflags.AC) == 0))
             return false;
         return (access & AccessKind.Write) == 0 || (flags & PageFlags.Writable) != 0 || (c->Cr0 & Cr0.WP) == 0;
     }

@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 

@@ -130,7 +130,7 @@ internal sealed unsafe partial class PagingUnit
     {
         _state->Exit->Gpa = gpa;
         _state->Exit->Gva = gva;
-        _state->Exit->Access = access & ~ImplicitAccess;
+        _state->Exit->Access = access & ~AccessKind.Implicit;
         Outcome.Leave(_state, ExitReason.NestedFault);
         return TranslateResult.Exit;
     }

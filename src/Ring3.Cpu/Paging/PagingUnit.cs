@@ -155,7 +155,7 @@ internal sealed unsafe partial class PagingUnit
         e->TagRead = (t.Flags & PageFlags.NestedRead) != 0 ? tag : Tlb.Invalid;
         if ((t.Flags & PageFlags.Key) != 0 && (c->Cr4 & Cr4.PKE) != 0)
             Tlb.NoteKeyed(linear, KeyOf(t.Flags));
-        AccessKind write = AccessKind.Write | (access & (AccessKind.User | ImplicitAccess));
+        AccessKind write = AccessKind.Write | (access & (AccessKind.User | AccessKind.Implicit));
         e->TagWrite = Cached(t.Flags, write) && Permits(c, t.Flags, write) ? tag : Tlb.Invalid;
     }
 

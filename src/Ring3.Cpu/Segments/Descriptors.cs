@@ -109,7 +109,7 @@ internal sealed unsafe partial class EventUnit
     /// </summary>
     private bool ChangeTypeByte(CpuState* c, ulong address, byte set, byte clear)
     {
-        byte* p = _access.WritePtrSlow(c, address + 4, 4, PagingUnit.ImplicitAccess, true);
+        byte* p = _access.WritePtrSlow(c, address + 4, 4, AccessKind.Implicit, true);
         if (p == null)
             return false;
         BusLock.Note(c, address);

@@ -110,8 +110,8 @@ internal sealed unsafe partial class EventUnit
         int size = wide ? 4 : 2;
         uint at = wide ? 0x20u : 0x0eu;
         // Both ends first: a fault must come before the first byte is written.
-        if (_access.WritePtrSlow(c, (uint)(tss + at), size, PagingUnit.ImplicitAccess, false) == null
-            || _access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, PagingUnit.ImplicitAccess, false) == null)
+        if (_access.WritePtrSlow(c, (uint)(tss + at), size, AccessKind.Implicit, false) == null
+            || _access.WritePtrSlow(c, (uint)(tss + (wide ? 0x5cu : 0x28u)), size, AccessKind.Implicit, false) == null)
             return false;
         bool ok = _access.StoreSystem(c, (uint)(tss + at), size, resume) && _access.StoreSystem(c, (uint)(tss + at + (uint)size), size, flags);
         at += 2 * (uint)size;

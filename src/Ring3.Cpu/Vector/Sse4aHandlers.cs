@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 

@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using Iced.Intel;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 

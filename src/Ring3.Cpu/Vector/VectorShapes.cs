@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Ring3.Arch;
 
 namespace Ring3.Cpu;
 

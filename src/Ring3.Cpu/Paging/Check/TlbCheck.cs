@@ -1,3 +1,5 @@
+using Ring3.Arch;
+
 namespace Ring3.Cpu;
 
 /// <summary>The checked mode of the TLB, and the flushes that the guest causes.</summary>

@@ -1,3 +1,5 @@
+using Ring3.Arch;
+
 namespace Ring3.Cpu;
 
 /// <summary>A use of a cached translation, for judgement.</summary>

@@ -17,7 +17,7 @@ internal sealed unsafe partial class RunBuilder
     private const byte NoRegister = OpEncoder.NoRegister, Carry = 2, Equal = 4, NotEqual = 5;
     private const int TagReadOffset = 0, TagWriteOffset = 8, AddendOffset = 16, CodeBitsOffset = 24, EntryShift = 5;
 
-    private ThunkAssembler _a = new();
+    private readonly ThunkAssembler _a = new();
     private readonly InstructionInfoFactory _info = new();
     private readonly List<(int Op, int Jump, uint Dirty)> _exits = [];
     private readonly List<(int Op, int Jump, uint Dirty, int Bytes)> _overwritten = [];
@@ -35,20 +35,9 @@ internal sealed unsafe partial class RunBuilder
             return null;
         RunBuilder b = new();
         b.Survey(p, first, count);
-        if (LoopStart(first, count) is var start && start != null)
-        {
-            // The first pass tells which registers the loop uses; the second one keeps them all in host registers.
-            b.EmitOps(p, first, 0, count);
-            RunBuilder loop = new() { _wide = b._wide, _loaded = b._loaded | b._dirty, _dirty = b._dirty };
-            loop.EmitLoop(p, start, first, count);
-            b._a = loop._a;
-        }
-        else
-        {
-            b.EmitOps(p, first, 0, count);
-            b.Leave(b._dirty, count);
-            b.EmitExits();
-        }
+        b.EmitOps(p, first, 0, count);
+        b.Leave(b._dirty, count);
+        b.EmitExits();
         (sse, avx, fp) = (b._sse, b._avx, b._fp);
         int bytes = b._a.Position;
         return VectorRuns.Add(new VectorRun

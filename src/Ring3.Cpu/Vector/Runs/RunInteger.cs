@@ -8,6 +8,8 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: as <see cref="RunBuilder"/>; each form does what the case of the same name does in the run loop.</remarks>
 internal sealed unsafe partial class RunBuilder
 {
+    private const Register X = Register.R8, Y = Register.R9;
+
     private const Register Value = Register.R8, Value32 = Register.R8D, Value16 = Register.R8W, Value8 = Register.R8L;
 
     /// <summary>How an inline kind is emitted.</summary>

@@ -144,7 +144,7 @@ internal sealed class PortIo(VcpuCore core, Translations translations, DirtyLog 
     /// <summary>The input's destination is not in the nested tables. False: it cannot be had.</summary>
     private unsafe bool TryMap(out MmuResult fault)
     {
-        fault = Vm.Mmu.Fault(translations.Mmu, _exit->Gpa, (NestedAccess)(uint)_exit->Access);
+        fault = Vm.Mmu.Fault(translations.Mmu, _exit->Gpa, _exit->Access);
         return fault is MmuResult.Fixed or MmuResult.Retry or MmuResult.Mmio or MmuResult.ReadOnlyWrite;
     }
 

@@ -19,7 +19,7 @@ internal sealed class MemoryFaults(VcpuCore core, Translations translations, Sig
     public unsafe int Handle()
     {
         ulong gpa = _exit->Gpa;
-        switch (Vm.Mmu.Fault(_mmu, gpa, (NestedAccess)(uint)_exit->Access))
+        switch (Vm.Mmu.Fault(_mmu, gpa, _exit->Access))
         {
             // After Mmio and ReadOnlyWrite the entry says that it is a device access: the processor leaves with MMIO next.
             case MmuResult.Retry or MmuResult.Fixed or MmuResult.Mmio or MmuResult.ReadOnlyWrite:

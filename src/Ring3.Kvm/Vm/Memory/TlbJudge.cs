@@ -1,3 +1,4 @@
+using Ring3.Arch;
 using Ring3.Cpu;
 using Ring3.Memory;
 using Ring3.Mmu;
