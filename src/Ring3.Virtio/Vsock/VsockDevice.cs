@@ -251,8 +251,8 @@ public sealed class VsockDevice : VirtioDevice
     {
         var header = new VsockHeader
         {
-            SourceCid = HostCid, DestinationCid = _guestCid, SourcePort = c.HostPort, DestinationPort = c.GuestPort, Type = VsockHeader.Stream, Operation = operation,
-            Flags = flags,
+            SourceCid = HostCid, DestinationCid = _guestCid, SourcePort = c.HostPort, DestinationPort = c.GuestPort, Type = VsockHeader.Stream,
+            Operation = operation, Flags = flags,
         };
         c.Fill(ref header);
         return header;
@@ -398,8 +398,8 @@ public sealed class VsockDevice : VirtioDevice
 
     private void Refuse(in VsockHeader header) => _pending.Enqueue(new VsockHeader
     {
-        SourceCid = header.DestinationCid, DestinationCid = _guestCid, SourcePort = header.DestinationPort, DestinationPort = header.SourcePort, Type = header.Type,
-        Operation = VsockOperation.Reset,
+        SourceCid = header.DestinationCid, DestinationCid = _guestCid, SourcePort = header.DestinationPort, DestinationPort = header.SourcePort,
+        Type = header.Type, Operation = VsockOperation.Reset,
     });
 
     protected internal override void Stopping()
