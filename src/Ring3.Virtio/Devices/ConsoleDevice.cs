@@ -115,11 +115,12 @@ public sealed class ConsoleDevice : VirtioDevice
                     Say(i, DeviceAdd, 1);
                 break;
             case PortReady when value == 1 && id < (uint)_ports.Length:
+                // A port that has its name is open here: a guest that reads sooner would read the end.
+                Say((int)id, PortOpen, _ports[id].HostOpen ? (ushort)1 : (ushort)0);
                 if (id == 0)
                     Say(0, ConsolePort, 1);
                 else
                     Say((int)id, PortName, 1, Encoding.UTF8.GetBytes(_ports[id].Name));
-                Say((int)id, PortOpen, _ports[id].HostOpen ? (ushort)1 : (ushort)0);
                 break;
             case PortOpen when id < (uint)_ports.Length:
                 _ports[id].GuestOpen = value != 0;

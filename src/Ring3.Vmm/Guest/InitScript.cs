@@ -57,12 +57,14 @@ internal static class InitScript
 
         """;
 
-    /// <summary>Ports of a virtio console, which come a while after the driver; serial ports where there is none.</summary>
+    /// <summary>Ports of a virtio console, which come a while after the driver, and have names when they can be used; serial ports where there is
+    /// none.</summary>
     private const string ConsolePorts = """
         if [ -d /sys/bus/virtio/drivers/virtio_console ]; then
             n=0
-            while set -- /dev/vport*p5; [ ! -e $1 ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
-            port=${1%5}
+            while set -- /sys/class/virtio-ports/vport*p5/name; [ ! -e $1 ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
+            port=${1%5/name}
+            port=/dev/${port##*/}
             in=${port}1 out=${port}2 err=${port}3 control=${port}4 status=${port}5
         else
 
