@@ -250,7 +250,10 @@ public unsafe struct CpuState
     internal nint Self;
     /// <summary>Joined to the context in the keys of translated jumps: changes when targets may have changed. Low 12 bits 0.</summary>
     internal ulong JumpKey;
-    /// <summary>The context with <see cref="JumpKey"/>, as keys of translated jumps have it, and what it adds to their index: so two address spaces have entries for the same kernel.</summary>
+    /// <summary>
+    /// The context with <see cref="JumpKey"/>, as keys of translated jumps have it, and what it adds to their index: so two address spaces have entries for the
+    /// same kernel.
+    /// </summary>
     internal ulong JumpContext, JumpSalt;
 
     public static void CheckLayout()

@@ -57,7 +57,7 @@ public partial class DocumentationTests
     {
         string commands = string.Concat(Repository.Sources("src/Ring3.Cli").Select(File.ReadAllText));
         string[] ring3 = [.. NewCommand().Matches(commands).Select(m => m.Groups[1].Value)];
-        string[] suites = [.. Words("test", "known="), "nightly"], benches = [.. Words("bench", "# usage: ./bench NAME [ARGS...]    names: ")];
+        string[] suites = [.. Words("test", "known="), "nightly", "load"], benches = [.. Words("bench", "# usage: ./bench NAME [ARGS...]    names: ")];
         Assert.Contains("boot", ring3);
         Assert.Empty(
             from use in Found(CommandLine())
