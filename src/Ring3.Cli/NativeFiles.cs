@@ -1,7 +1,7 @@
 namespace Ring3.Cli;
 
-/// <summary>Where the files of the native builds are: in <c>lib/ring3</c> beside this program's <c>bin</c> when it is installed, else in the repository that it was
-/// built in.</summary>
+/// <summary>Where the files of the native builds are: in <c>lib/ring3</c> beside this program's <c>bin</c> when it is installed, else in the repository that
+/// it was built in.</summary>
 internal static class NativeFiles
 {
     public const string Interposer = "libring3.so", Core = "libring3-core.so", Launcher = "ring3-exec", SelfTest = "ring3-selftest",

@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using Iced.Intel;
 using Ring3.Arch;
 using Ring3.Host;
@@ -205,28 +204,22 @@ public static unsafe class GuestTsc
 
 public sealed unsafe partial class LogicalProcessor
 {
-    private ulong _randomState;
-    private bool _randomSeeded;
+    private SeededRandom? _random;
 
     /// <summary>Makes RDRAND and RDSEED repeatable.</summary>
-    public void SeedRandom(ulong seed)
-    {
-        _randomState = seed;
-        _randomSeeded = true;
-    }
+    public void SeedRandom(ulong seed) => _random = new SeededRandom(seed);
 
     /// <summary>Next value of RDRAND: the host's generator, or a SplitMix64 sequence when seeded.</summary>
     internal ulong NextRandom()
     {
-        ulong value;
-        if (!_randomSeeded)
+        if (_random is { } random)
         {
-            RandomNumberGenerator.Fill(new Span<byte>(&value, sizeof(ulong)));
-            return value;
+            ulong next = random.Next();
+            _random = random;
+            return next;
         }
-        value = _randomState += 0x9e3779b97f4a7c15;
-        value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
-        value = (value ^ value >> 27) * 0x94d049bb133111eb;
-        return value ^ value >> 31;
+        ulong value;
+        HostRandom.Fill(new Span<byte>(&value, sizeof(ulong)));
+        return value;
     }
 }
