@@ -30,6 +30,10 @@ ldd "$package/tree/bin/ring3" "$package/tree/lib/ring3/libring3-core.so" 2>&1 | 
 [ ! -s "$package/ldd.log" ]
 verdict package-libraries $? "$(head -n 1 "$package/ldd.log")"
 
+# The runtime's cryptography ends the process where OpenSSL is missing: it is not linked in (src/BannedSymbols.txt).
+! grep -qa 'No usable version of libssl' "$package/tree/bin/ring3" "$package/tree/lib/ring3/libring3-core.so"
+verdict package-no-openssl $? "a program loads libssl"
+
 if install lintian lintian >"$package/install.log" 2>&1; then
     lintian --fail-on error --allow-root "$deb" >"$package/lintian.log" 2>&1
     verdict package-lintian $? "$(grep -m 1 '^E:' "$package/lintian.log")"
