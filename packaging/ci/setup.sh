@@ -20,7 +20,7 @@ case $tarball in
     *) [ -r "$tarball" ] || fail 66 "cannot read $tarball" ;;
 esac
 if [ -n "$sum" ]; then
-    echo "$sum  $tarball" | sha256sum --check --status || fail 65 "$1 does not have the SHA-256 $sum"
+    [ "$(sha256sum <"$tarball" | cut -d' ' -f1)" = "$sum" ] || fail 65 "$1 does not have the SHA-256 $sum"
 fi
 home=${RING3_HOME:-${RUNNER_TOOL_CACHE:-$HOME/.local/share}/ring3}
 { mkdir -p "$home" 2>/dev/null && [ -w "$home" ]; } || fail 73 "cannot write to $home; set RING3_HOME"

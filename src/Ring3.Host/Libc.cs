@@ -20,6 +20,7 @@ internal static partial class Libc
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial int munmap(void* addr, nuint length);
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial int mprotect(void* addr, nuint length, int prot);
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial int madvise(void* addr, nuint length, int advice);
+    [LibraryImport(C, SetLastError = true)] internal static unsafe partial nint getrandom(void* buffer, nuint length, uint flags);
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial int memfd_create(byte* name, uint flags);
     [LibraryImport(C, SetLastError = true)] internal static partial int ftruncate(int fd, long length);
     [LibraryImport(C, SetLastError = true)] internal static partial int fallocate(int fd, int mode, long offset, long length);

@@ -93,7 +93,7 @@ public sealed partial class Machine
                 throw new BootException(ExitStatus.NoInput, $"--net tap={name}: {System.Runtime.InteropServices.Marshal.GetPInvokeErrorMessage(-error)}");
             // Locally administered, and another one for each machine of a bridge.
             Span<byte> mac = [0x52, 0x54, 0, 0, 0, 0];
-            System.Security.Cryptography.RandomNumberGenerator.Fill(mac[3..]);
+            HostRandom.Fill(mac[3..]);
             AddNet(new NetDevice(_vm.Memory, new TapLink(tap!), mac, mtu: 0, NetEnded));
             return;
         }

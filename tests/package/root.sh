@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command in another root directory as one of its users, with /proc, a /dev without kvm, and /tmp of its own. Needs root.
-# usage: [RING3_READ_ONLY=1] root.sh TREE USER COMMAND...
+# RING3_READ_ONLY=1: the root is read-only, and /tmp is RING3_SCRATCH, which is on a disk.
+# usage: root.sh TREE USER COMMAND...
 set -euo pipefail
 tree=$(readlink -f "$1") user=$2
 shift 2
@@ -16,7 +17,11 @@ exec unshare --mount --pid --fork --kill-child --propagation private bash -euc '
     done
     mkdir "$tree/dev/shm"
     mount -t tmpfs -o mode=1777 shm "$tree/dev/shm"
-    mount -t tmpfs -o mode=1777 tmp "$tree/tmp"
+    if [ -n "${RING3_SCRATCH:-}" ]; then
+        mount --bind "$RING3_SCRATCH" "$tree/tmp"
+    else
+        mount -t tmpfs -o mode=1777 tmp "$tree/tmp"
+    fi
     ln -s /proc/self/fd "$tree/dev/fd"
     if [ -n "${RING3_READ_ONLY:-}" ]; then
         mount --rbind "$tree" "$tree"

@@ -30,6 +30,11 @@ ldd "$package/tree/bin/ring3" "$package/tree/lib/ring3/libring3-core.so" 2>&1 | 
 [ ! -s "$package/ldd.log" ]
 verdict package-libraries $? "$(head -n 1 "$package/ldd.log")"
 
+# The runtime's cryptography ends the process where OpenSSL is missing: it is not in what clients load (src/BannedSymbols.txt). In ring3 SharpCompress brings it, for formats that
+# ring3 does not read; below it runs where there is none.
+! grep -qa 'No usable version of libssl' "$package/tree/lib/ring3/libring3-core.so"
+verdict package-no-openssl $? "libring3-core.so loads libssl"
+
 if install lintian lintian >"$package/install.log" 2>&1; then
     lintian --fail-on error --allow-root "$deb" >"$package/lintian.log" 2>&1
     verdict package-lintian $? "$(grep -m 1 '^E:' "$package/lintian.log")"
@@ -174,6 +179,8 @@ elif ! gcc -O2 -Wall -Wextra -Werror -static -o "$tree/opt/job/restricted" "$roo
     verdict package-pod 4 "gcc makes no static programs here: $(head -n 1 "$package/restricted.log")"
 else
     limited=
+    mkdir -p "$package/scratch"
+    chmod 1777 "$package/scratch"
     if mkdir "$group" 2>/dev/null; then
         echo $((448 << 20)) >"$group/memory.limit_in_bytes"
         limited=1
@@ -181,16 +188,20 @@ else
     # pod COMMAND...: as one.
     pod() (
         [ -z "$limited" ] || echo "$BASHPID" >"$group/cgroup.procs"
-        RING3_READ_ONLY=1 exec unshare --net "$root/tests/package/root.sh" "$tree" user /opt/job/restricted "$@"
+        RING3_READ_ONLY=1 RING3_SCRATCH=$package/scratch exec unshare --net "$root/tests/package/root.sh" "$tree" user /opt/job/restricted "$@"
     )
     ring3=$(cd "$tree" && echo home/user/.local/share/ring3/ring3-*/bin/ring3)
     pod sh -c '! touch /var/x 2>/dev/null && grep -q "^CapEff:.0000000000000000" /proc/self/status && grep -q "^Seccomp:.2" /proc/self/status && ! unshare --mount true 2>/dev/null' >"$package/pod-itself.log" 2>&1
     verdict package-pod-itself $? "the container is not restricted: $(tail -n 1 "$package/pod-itself.log")"
-    pod "/$ring3" boot --memory 512M --resident 256M --resident-dir /tmp --exec 'uname -a; dd if=/dev/zero of=/fill bs=1M count=300 2>/dev/null; stat -c %s /fill' >"$package/pod.log" 2>"$package/pod.err"
+    pod "/$ring3" boot --memory 512M --resident 256M --resident-dir /tmp --exec 'uname -a; dd if=/dev/zero of=/fill bs=1M count=200 2>/dev/null; stat -c %s /fill' >"$package/pod.log" 2>"$package/pod.err"
     status=$?
-    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/pod.log" && tr -d '\r' <"$package/pod.log" | grep -qx 314572800
+    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/pod.log" && tr -d '\r' <"$package/pod.log" | grep -qx 209715200
     verdict "package-pod${limited:+-limited}" $? "status $status: $(tail -n 1 "$package/pod.err")"
-    [ -z "$limited" ] || rmdir "$group"
+    if [ -n "$limited" ]; then
+        peak=$(cat "$group/memory.max_usage_in_bytes") failures=$(cat "$group/memory.failcnt")
+        echo "package-pod: at most $((peak >> 20)) MiB of 448, $failures times at the limit" | tee "$package/pod.memory"
+        rmdir "$group"
+    fi
 fi
 
 # The samples as somebody else's projects: outside the repository, with the package from a local feed.

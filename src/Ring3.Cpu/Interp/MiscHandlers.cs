@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using Iced.Intel;
 using Ring3.Arch;
 using Ring3.Host;
@@ -201,8 +200,4 @@ public static unsafe class GuestTsc
             host = (ulong)((UInt128)host * c->TscMultiplier >> 48);
         return host + c->TscOffset;
     }
-}
-
-public sealed unsafe partial class LogicalProcessor
-{
 }

@@ -1,4 +1,4 @@
-using System.Security.Cryptography;
+using Ring3.Host;
 
 namespace Ring3.Cpu;
 
@@ -6,29 +6,22 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: a span over one local number.</remarks>
 internal sealed unsafe class RandomSource
 {
-    private ulong _state;
-
-    private bool _seeded;
+    private SeededRandom? _seeded;
 
     /// <summary>Makes RDRAND and RDSEED repeatable.</summary>
-    public void Seed(ulong seed)
-    {
-        _state = seed;
-        _seeded = true;
-    }
+    public void Seed(ulong seed) => _seeded = new SeededRandom(seed);
 
     /// <summary>Next value of RDRAND: the host's generator, or a SplitMix64 sequence when seeded.</summary>
     internal ulong Next()
     {
-        ulong value;
-        if (!_seeded)
+        if (_seeded is { } random)
         {
-            RandomNumberGenerator.Fill(new Span<byte>(&value, sizeof(ulong)));
-            return value;
+            ulong next = random.Next();
+            _seeded = random;
+            return next;
         }
-        value = _state += 0x9e3779b97f4a7c15;
-        value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
-        value = (value ^ value >> 27) * 0x94d049bb133111eb;
-        return value ^ value >> 31;
+        ulong value;
+        HostRandom.Fill(new Span<byte>(&value, sizeof(ulong)));
+        return value;
     }
 }

@@ -129,7 +129,7 @@ bool filter_confines(const struct sock_filter *program, unsigned length)
 		{ .number = SYS_clock_nanosleep }, { .number = SYS_close }, { .number = SYS_dup3 }, { .number = SYS_epoll_create1 }, { .number = SYS_epoll_ctl },
 		{ .number = SYS_epoll_pwait2 }, { .number = SYS_eventfd2 }, { .number = SYS_exit }, { .number = SYS_fcntl }, { .number = SYS_flock, .optional = true },
 		{ .number = SYS_fstat, .optional = true }, { .number = SYS_ftruncate }, { .number = SYS_futex }, { .number = SYS_getdents64, .optional = true },
-		{ .number = SYS_getpid }, { .number = SYS_getrandom, .optional = true }, { .number = SYS_getrusage, .optional = true }, { .number = SYS_gettid },
+		{ .number = SYS_getpid }, { .number = SYS_getrandom }, { .number = SYS_getrusage, .optional = true }, { .number = SYS_gettid },
 		{ .number = SYS_ioctl }, { .number = SYS_kcmp, .optional = true }, { .number = SYS_lseek }, { .number = SYS_madvise }, { .number = SYS_membarrier },
 		{ .number = SYS_memfd_create }, { .number = SYS_mmap, .arguments = { 0, 4096, PROT_READ | PROT_WRITE } },
 		{ .number = SYS_mmap, .arguments = { 0, 4096, PROT_READ | PROT_EXEC } }, { .number = SYS_mprotect, .arguments = { 4096, 4096, PROT_READ | PROT_WRITE } },

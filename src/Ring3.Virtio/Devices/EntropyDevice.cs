@@ -1,4 +1,4 @@
-using System.Security.Cryptography;
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -12,18 +12,16 @@ public sealed class EntropyDevice : VirtioDevice
     private const int MaxBytes = 4096;
 
     private readonly byte[] _buffer = new byte[MaxBytes];
-    private readonly byte[]? _seed;
+    private readonly bool _repeatable;
+    private SeededRandom _random;
 
     /// <param name="memory">The guest's.</param>
     /// <param name="seed">Makes the bytes a function of this number and of how many were asked for before.</param>
     public EntropyDevice(GuestMemory memory, ulong? seed)
         : base(memory, DeviceType, "rng", [QueueSize])
     {
-        if (seed is { } number)
-        {
-            _seed = new byte[16];
-            BitConverter.TryWriteBytes(_seed, number);
-        }
+        _repeatable = seed is not null;
+        _random = new SeededRandom(seed ?? 0);
     }
 
     public override ulong Features => 0;
@@ -33,28 +31,13 @@ public sealed class EntropyDevice : VirtioDevice
     {
         int n = (int)Math.Min(MaxBytes, chain.WritableBytes);
         Span<byte> bytes = _buffer.AsSpan(0, n);
-        if (_seed is null)
-            RandomNumberGenerator.Fill(bytes);
+        if (_repeatable)
+            _random.Fill(bytes);
         else
-            FillRepeatable(bytes);
+            HostRandom.Fill(bytes);
         if (chain.TryWrite(0, bytes))
             return (uint)n;
         Queues[queue].Break("a buffer for random bytes is no memory");
         return 0;
-    }
-
-    /// <summary>SHA-256 of the seed and a counter.</summary>
-    private void FillRepeatable(Span<byte> bytes)
-    {
-        Span<byte> block = stackalloc byte[SHA256.HashSizeInBytes];
-        while (!bytes.IsEmpty)
-        {
-            ulong counter = BitConverter.ToUInt64(_seed!, 8);
-            BitConverter.TryWriteBytes(_seed.AsSpan(8), counter + 1);
-            SHA256.HashData(_seed!, block);
-            int n = Math.Min(block.Length, bytes.Length);
-            block[..n].CopyTo(bytes);
-            bytes = bytes[n..];
-        }
     }
 }

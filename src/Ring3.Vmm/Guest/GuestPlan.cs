@@ -1,4 +1,4 @@
-using System.Security.Cryptography;
+using Ring3.Host;
 
 namespace Ring3.Vmm;
 
@@ -79,6 +79,13 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     }
 
     /// <summary>Seed for the guest's random pool: the host's, or derived from --seed.</summary>
-    private static byte[] Entropy(BootOptions options) =>
-        options.Seed is { } seed ? SHA256.HashData(BitConverter.GetBytes(seed)) : RandomNumberGenerator.GetBytes(32);
+    private static byte[] Entropy(BootOptions options)
+    {
+        byte[] bytes = new byte[32];
+        if (options.Seed is { } seed)
+            new SeededRandom(seed).Fill(bytes);
+        else
+            HostRandom.Fill(bytes);
+        return bytes;
+    }
 }
