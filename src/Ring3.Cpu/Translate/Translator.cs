@@ -264,18 +264,17 @@ internal sealed unsafe partial class Translator
     /// <summary>Goes on at RIP in translated code if the jump cache knows some.</summary>
     private nint GoTo(CpuState* c)
     {
-        Block* b = TranslatedAt(c);
-        if (b == null)
+        nint code = CodeAt(c);
+        if (code == 0)
             return Leave(LoopExit.Lookup);
         c->CodeBase = c->Rip & ~0xfffUL;
-        return b->Code;
+        return code;
     }
 
     /// <summary>Something still leads to a region that is stale: goes on in what has taken its place, and leads there from now on.</summary>
     private nint GoToRenewed(CpuState* c)
     {
-        Block* b = TranslatedAt(c);
-        nint code = b != null ? b->Code : 0;
+        nint code = CodeAt(c);
         if (code == 0)
             return Leave(LoopExit.Stale);
         RememberJump(c, code);
@@ -309,6 +308,13 @@ internal sealed unsafe partial class Translator
         return b->Code != 0 ? b : null;
     }
 
+    /// <summary>The code of <see cref="TranslatedAt"/>, or 0. Read once: another processor may take it back at any time, and the code stays readable.</summary>
+    private nint CodeAt(CpuState* c)
+    {
+        Block* b = TranslatedAt(c);
+        return b != null ? Volatile.Read(ref b->Code) : 0;
+    }
+
     private nint LinkTo(CpuState* c, Site* s)
     {
         Block* b = TranslatedAt(c);
@@ -318,7 +324,7 @@ internal sealed unsafe partial class Translator
             return Leave(LoopExit.Lookup);
         }
         // The entry's address may be taken back at once; the code stays readable, and says so.
-        nint code = b->Code;
+        nint code = Volatile.Read(ref b->Code);
         _p.Machine.Blocks.Link(s, b);
         return code != 0 ? code : LeaveSynced(c, s);
     }
@@ -337,8 +343,7 @@ internal sealed unsafe partial class Translator
             c->Gpr[4] -= s->Popped;
             return LeaveBefore(c, s);
         }
-        Block* b = TranslatedAt(c);
-        nint code = b != null ? b->Code : 0;
+        nint code = CodeAt(c);
         if (code == 0)
             return LeaveSynced(c, s);
         RememberJump(c, code);
