@@ -11,34 +11,104 @@ namespace Ring3.Cli;
 /// <summary><c>ring3 boot</c>: options to <see cref="BootOptions"/>.</summary>
 internal static class BootCommand
 {
-    internal static readonly Option<string?> s_kernel = new("--kernel", "-k") { Description = "bzImage, vmlinux, Multiboot image or boot sector; may be compressed (default: Debian's cloud kernel, fetched once)", HelpName = "FILE" };
-    private static readonly Option<string[]> s_initrd = new("--initrd", "-i") { Description = "initial RAM disk; repeatable (Multiboot: modules, 'FILE WORDS' with a command line)", HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false };
-    internal static readonly Option<string> s_append = new("--append", "-a") { Description = "added to the kernel's command line", HelpName = "WORDS", DefaultValueFactory = _ => "" };
-    internal static readonly Option<int> s_cpus = new("--cpus", "-c") { Description = $"virtual processors, 1 to {BootOptions.MaxCpus}", HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus };
-    internal static readonly Option<ProcessorModel> s_cpu = new("--cpu") { Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)", HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu };
-    internal static readonly Option<int> s_engine = new("--engine") { Description = "how guest code runs: translator (hot 64-bit code becomes host code) or interpreter", HelpName = "translator|interpreter", DefaultValueFactory = _ => Engine.Threshold, CustomParser = ParseEngine };
-    internal static readonly Option<ulong?> s_memory = new("--memory", "-m") { Description = "guest RAM, with suffix K, M or G (default: 512M)", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory") };
-    private static readonly Option<string> s_serial = new("--serial") { Description = "where COM1 goes: stdio, or a file", HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio" };
+    internal static readonly Option<string?> s_kernel = new("--kernel", "-k")
+    {
+        Description = "bzImage, vmlinux, Multiboot image or boot sector; may be compressed (default: Debian's cloud kernel, fetched once)",
+        HelpName = "FILE",
+    };
+    private static readonly Option<string[]> s_initrd = new("--initrd", "-i")
+    {
+        Description = "initial RAM disk; repeatable (Multiboot: modules, 'FILE WORDS' with a command line)",
+        HelpName = "FILE", Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false,
+    };
+    internal static readonly Option<string> s_append = new("--append", "-a")
+    {
+        Description = "added to the kernel's command line",
+        HelpName = "WORDS", DefaultValueFactory = _ => "",
+    };
+    internal static readonly Option<int> s_cpus = new("--cpus", "-c")
+    {
+        Description = $"virtual processors, 1 to {BootOptions.MaxCpus}",
+        HelpName = "N", DefaultValueFactory = _ => 2, CustomParser = ParseCpus,
+    };
+    internal static readonly Option<ProcessorModel> s_cpu = new("--cpu")
+    {
+        Description = "which processor the machine has: host (its vendor's behaviour and its identity), intel, amd (default: host)",
+        HelpName = "host|intel|amd", DefaultValueFactory = _ => ProcessorModel.Host, CustomParser = ParseCpu,
+    };
+    internal static readonly Option<int> s_engine = new("--engine")
+    {
+        Description = "how guest code runs: translator (hot 64-bit code becomes host code) or interpreter",
+        HelpName = "translator|interpreter", DefaultValueFactory = _ => Engine.Threshold, CustomParser = ParseEngine,
+    };
+    internal static readonly Option<ulong?> s_memory = new("--memory", "-m")
+    {
+        Description = "guest RAM, with suffix K, M or G (default: 512M)",
+        HelpName = "SIZE", CustomParser = r => ParseSize(r, "--memory"),
+    };
+    private static readonly Option<string> s_serial = new("--serial")
+    {
+        Description = "where COM1 goes: stdio, or a file",
+        HelpName = "FILE|stdio", DefaultValueFactory = _ => "stdio",
+    };
     private static readonly Option<bool> s_noAcpi = new("--no-acpi") { Description = "no ACPI tables; the MP table stays" };
-    private static readonly Option<ulong?> s_seed = new("--seed") { Description = "make the guest's random seed repeatable, and its kernel's address fixed", HelpName = "NUMBER", CustomParser = ParseSeed };
-    private static readonly Option<string?> s_exec = new("--exec", "-e") { Description = "run CMD with sh in the guest, stream its output, and exit with its status", HelpName = "CMD" };
-    private static readonly Option<BootProtocol> s_protocol = new("--protocol") { Description = "how the kernel is entered: auto, linux64, linux32, linux16, pvh, multiboot, bootsector (default: auto)", HelpName = "NAME", CustomParser = ParseProtocol };
-    private static readonly Option<TraceCategories> s_trace = new("--trace") { Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, translate, all; comma-separated", HelpName = "CATEGORIES", CustomParser = ParseTrace };
+    private static readonly Option<ulong?> s_seed = new("--seed")
+    {
+        Description = "make the guest's random seed repeatable, and its kernel's address fixed",
+        HelpName = "NUMBER", CustomParser = ParseSeed,
+    };
+    private static readonly Option<string?> s_exec = new("--exec", "-e")
+    {
+        Description = "run CMD with sh in the guest, stream its output, and exit with its status",
+        HelpName = "CMD",
+    };
+    private static readonly Option<BootProtocol> s_protocol = new("--protocol")
+    {
+        Description = "how the kernel is entered: auto, linux64, linux32, linux16, pvh, multiboot, bootsector (default: auto)",
+        HelpName = "NAME", CustomParser = ParseProtocol,
+    };
+    private static readonly Option<TraceCategories> s_trace = new("--trace")
+    {
+        Description = "print to standard error: exits, io, mmio, interrupts, exceptions, blocks, translate, all; comma-separated",
+        HelpName = "CATEGORIES", CustomParser = ParseTrace,
+    };
     private static readonly Option<bool> s_xen = new("--xen") { Description = "be a Xen HVM guest's machine: event channels, PV timer and IPIs, console hvc0" };
     private static readonly Option<bool> s_xenFifo = new("--xen-fifo") { Description = "with --xen: offer FIFO event channels" };
-    private static readonly Option<string?> s_check = new("--check") { Description = "check the hypervisor while it runs: tlb (every use of a cached translation; some ten times slower)", HelpName = "tlb", CustomParser = ParseCheck };
-    private static readonly Option<RootZapPolicy?> s_zap = new("--zap") { Description = "who zaps obsolete page tables: worker, sync (whoever makes them obsolete), inline (also vCPUs, without yielding; default: worker)", HelpName = "inline|sync|worker", CustomParser = ParseZap };
-    private static readonly Option<int> s_zapShare = new("--zap-share") { Description = "percent of one processor that the worker may take for it", HelpName = "PERCENT", DefaultValueFactory = _ => BootOptions.DefaultZapShare, CustomParser = ParseZapShare };
-    private static readonly Option<ulong?> s_resident = new("--resident") { Description = "keep at most SIZE of guest RAM in host memory; colder pages go to a file", HelpName = "SIZE", CustomParser = r => ParseSize(r, "--resident") };
-    private static readonly Option<string?> s_residentDir = new("--resident-dir") { Description = "where that file is made (default: /var/tmp)", HelpName = "DIR" };
+    private static readonly Option<string?> s_check = new("--check")
+    {
+        Description = "check the hypervisor while it runs: tlb (every use of a cached translation; some ten times slower)",
+        HelpName = "tlb", CustomParser = ParseCheck,
+    };
+    private static readonly Option<RootZapPolicy?> s_zap = new("--zap")
+    {
+        Description = "who zaps obsolete page tables: worker, sync (whoever makes them obsolete), inline (also vCPUs, without yielding; default: worker)",
+        HelpName = "inline|sync|worker", CustomParser = ParseZap,
+    };
+    private static readonly Option<int> s_zapShare = new("--zap-share")
+    {
+        Description = "percent of one processor that the worker may take for it",
+        HelpName = "PERCENT", DefaultValueFactory = _ => BootOptions.DefaultZapShare, CustomParser = ParseZapShare,
+    };
+    private static readonly Option<ulong?> s_resident = new("--resident")
+    {
+        Description = "keep at most SIZE of guest RAM in host memory; colder pages go to a file",
+        HelpName = "SIZE", CustomParser = r => ParseSize(r, "--resident"),
+    };
+    private static readonly Option<string?> s_residentDir = new("--resident-dir")
+    {
+        Description = "where that file is made (default: /var/tmp)",
+        HelpName = "DIR",
+    };
     internal static readonly Option<DiskOption[]> s_disk = new("--disk")
     {
-        Description = "a disk image or block device; repeatable", HelpName = "FILE[,ro][,serial=S][,format=raw|qcow2]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
+        Description = "a disk image or block device; repeatable",
+        HelpName = "FILE[,ro][,serial=S][,format=raw|qcow2]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
         AllowMultipleArgumentsPerToken = false,
     };
     internal static readonly Option<ShareOption[]> s_share = new("--share")
     {
-        Description = "a folder of the host (virtiofsd), which the default guest has at the same path; repeatable", HelpName = "DIR[:TAG][,ro]", CustomParser = ParseShares,
+        Description = "a folder of the host (virtiofsd), which the default guest has at the same path; repeatable",
+        HelpName = "DIR[:TAG][,ro]", CustomParser = ParseShares,
         Arity = ArgumentArity.OneOrMore, AllowMultipleArgumentsPerToken = false,
     };
     internal static readonly Option<NetOption?> s_net = new("--net")
@@ -48,11 +118,19 @@ internal static class BootCommand
     };
     internal static readonly Option<VsockOption?> s_vsock = new("--vsock")
     {
-        Description = "streams: to the guest through this local socket (CONNECT PORT), from it to PATH_PORT", HelpName = "PATH[,cid=N]", CustomParser = ParseVsock,
+        Description = "streams: to the guest through this local socket (CONNECT PORT), from it to PATH_PORT",
+        HelpName = "PATH[,cid=N]", CustomParser = ParseVsock,
     };
-    private static readonly Option<string?> s_heatmap = new("--heatmap") { Description = "write a picture of the working set over time (PNG)", HelpName = "FILE" };
+    private static readonly Option<string?> s_heatmap = new("--heatmap")
+    {
+        Description = "write a picture of the working set over time (PNG)",
+        HelpName = "FILE",
+    };
     internal static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
-    internal static readonly Option<bool> s_verbose = new("--verbose", "-v") { Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error" };
+    internal static readonly Option<bool> s_verbose = new("--verbose", "-v")
+    {
+        Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error",
+    };
 
     public static Command Build()
     {
@@ -65,7 +143,8 @@ internal static class BootCommand
         s_protocol.CompletionSources.Add("auto", "linux64", "linux32", "linux16", "pvh", "multiboot", "bootsector");
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
-            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo, s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo,
+            s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;

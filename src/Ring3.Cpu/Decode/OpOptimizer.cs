@@ -6,9 +6,6 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: works within the scratch ops of the decoder.</remarks>
 internal static unsafe class OpOptimizer
 {
-    /// <summary>Suffixes of the condition codes.</summary>
-    internal static readonly string[] Conditions = ["O", "No", "B", "Ae", "Z", "Nz", "Be", "A", "S", "Ns", "P", "Np", "L", "Ge", "Le", "G"];
-
     /// <summary>What a kind does to the status flags.</summary>
     private enum Effect : byte
     {
@@ -49,8 +46,6 @@ internal static unsafe class OpOptimizer
             string name = kind.ToString();
             if (name.EndsWith("Nf", StringComparison.Ordinal))
                 s_effects[(int)kind] = Effect.Neutral;
-            else if (name.StartsWith("Set", StringComparison.Ordinal) || name.StartsWith("Cmov", StringComparison.Ordinal))
-                s_effects[(int)kind] = Effect.Reads;
             else if (name.Contains("Cl64", StringComparison.Ordinal) || name.Contains("Cl32", StringComparison.Ordinal))
                 s_effects[(int)kind] = Effect.Reads;
         }

@@ -129,9 +129,6 @@ internal static unsafe class OpSpecializer
     {
         for (int cc = 0; cc < 16; cc++)
         {
-            Set(Code.Seto_rm8 + cc, "Set" + OpOptimizer.Conditions[cc], "-");
-            Set(Code.Cmovo_r64_rm64 + cc * 3, $"Cmov{OpOptimizer.Conditions[cc]}64", "-");
-            Set(Code.Cmovo_r32_rm32 + cc * 3, $"Cmov{OpOptimizer.Conditions[cc]}32", "-");
             Set(Code.Jo_rel8_64 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
             Set(Code.Jo_rel32_64 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);
             Set(Code.Jo_rel8_32 + cc * 3, OpKind.JO + (ushort)cc, 0, 0);

@@ -91,7 +91,9 @@ internal sealed unsafe partial class RegionBuilder
             _hostFlags = false;
     }
 
-    /// <summary>What FSTENV shows of an x87 instruction, as X87Unit.Finish notes it while every exception is masked. Changes no flag; uses the spare register.</summary>
+    /// <summary>
+    /// What FSTENV shows of an x87 instruction, as X87Unit.Finish notes it while every exception is masked. Changes no flag; uses the spare register.
+    /// </summary>
     private void EmitPointers(Trace t, int i, bool memory)
     {
         GuestInstruction g = t.Instructions[i];

@@ -42,7 +42,10 @@ internal static unsafe class TranslationReport
             string share = Percent(n.Translated, retired);
             text.Append($"processor: {retired} instructions, {n.Translated} in translated code ({share}), {n.Entries} entries\n");
             if (n.BuiltInstructions != 0)
-                text.Append($"built: {n.BuiltInstructions} guest instructions, {Stopwatch.GetElapsedTime(0, n.BuildTicks).TotalNanoseconds / n.BuiltInstructions:F0} ns each\n");
+            {
+                double ns = Stopwatch.GetElapsedTime(0, n.BuildTicks).TotalNanoseconds / n.BuiltInstructions;
+                text.Append($"built: {n.BuiltInstructions} guest instructions, {ns:F0} ns each\n");
+            }
             for (int i = 0; i < n.Sites.Length; i++)
                 if (n.Sites[i] != 0)
                     text.Append($"  callbacks {(SiteKind)i,-12} {n.Sites[i],10}, left {n.Leaves[i]}\n");

@@ -63,7 +63,8 @@ internal static class VectorRules
     {
         ref byte known = ref s_needs[(int)i.Code];
         if (known == Unknown)
-            known = (byte)(IsX87(i.Code) ? Units.X87 : (i.Encoding == EncodingKind.VEX ? Units.Avx : Units.Sse) | (VectorFacts.UsesMxcsr(i.Code) ? Units.Mxcsr : 0));
+            known = (byte)(IsX87(i.Code) ? Units.X87
+                : (i.Encoding == EncodingKind.VEX ? Units.Avx : Units.Sse) | (VectorFacts.UsesMxcsr(i.Code) ? Units.Mxcsr : 0));
         return (Units)known;
     }
 
