@@ -170,7 +170,7 @@ for limit in 20 64; do
     [ $? -eq 71 ] && grep -qx "ring3: needs 128 open files; the limit is $limit (ulimit -n)" "$devkvm/limit.log"; verdict "limit-$limit" $? "$(head -n 1 "$devkvm/limit.log")"
     (ulimit -n $limit && "$root/ring3" exec "$devkvm/paths" others) >"$devkvm/limit.log" 2>&1; verdict "exec-limit-$limit" $? "$(tail -n 1 "$devkvm/limit.log")"
 done
-rm -rf "$devkvm/unbuilt" && mkdir -p "$devkvm/unbuilt/src/Ring3.DevKvm/native" "$devkvm/unbuilt/src/Ring3.Cli" && cp "$root/ring3" "$devkvm/unbuilt" && cp "$root/src/Ring3.Cli/build.sh" "$devkvm/unbuilt/src/Ring3.Cli" && cp "$root/src/Ring3.DevKvm/native/build.sh" "$devkvm/unbuilt/src/Ring3.DevKvm/native"
+rm -rf "$devkvm/unbuilt" && mkdir -p "$devkvm/unbuilt/src/Ring3.DevKvm/native" "$devkvm/unbuilt/src/Ring3.Cli" && cp "$root/ring3" "$root/Directory.Build.props" "$devkvm/unbuilt" && cp "$root/src/Ring3.Cli/build.sh" "$devkvm/unbuilt/src/Ring3.Cli" && cp "$root/src/Ring3.DevKvm/native/build.sh" "$devkvm/unbuilt/src/Ring3.DevKvm/native"
 touch "$devkvm/unbuilt/artifacts" # a file: not even root can write below it
 for command in --help 'exec true'; do
     # shellcheck disable=SC2086
