@@ -135,7 +135,11 @@ internal sealed unsafe partial class FakeBackEnd : IDisposable
                 MemFd.Close(descriptor);
                 return null;
             case 8 or 9 or 12 or 13:
-                Set(request, payload, ref _rings[payload[0]], descriptor);
+                lock (_rings)
+                {
+                    Set(request, payload, ref _rings[payload[0]], descriptor);
+                    Monitor.PulseAll(_rings);
+                }
                 return null;
             default: return null;
         }
@@ -159,10 +163,20 @@ internal sealed unsafe partial class FakeBackEnd : IDisposable
     /// <summary>Shared memory, to spoil.</summary>
     public Span<byte> Memory => new(_memory, (int)Math.Min(_memoryBytes, int.MaxValue));
 
+    /// <summary>The queue, once the device has said all of it: nothing of that is answered.</summary>
+    private ref Ring RingOf(int queue)
+    {
+        lock (_rings)
+            while (_rings[queue] is not { Size: not 0, Kick: > 0, Call: > 0 } || _rings[queue].Available == null)
+                if (!Monitor.Wait(_rings, 20_000))
+                    throw new InvalidOperationException($"the device has not set up queue {queue}");
+        return ref _rings[queue];
+    }
+
     /// <summary>Takes the next request: its name, what it reads and what it writes. False: there is none.</summary>
     public bool TryTake(int queue, out ushort head, out Span<byte> readable, out Span<byte> writable)
     {
-        ref Ring ring = ref _rings[queue];
+        ref Ring ring = ref RingOf(queue);
         head = 0;
         readable = writable = default;
         if (Volatile.Read(ref *(ushort*)(ring.Available + 2)) == ring.Next)
@@ -185,17 +199,17 @@ internal sealed unsafe partial class FakeBackEnd : IDisposable
     /// <summary>Gives something back, which need not be a request, with as many steps of the index.</summary>
     public void GiveBack(int queue, uint head, uint written, ushort steps = 1)
     {
-        ref Ring ring = ref _rings[queue];
+        ref Ring ring = ref RingOf(queue);
         *(ulong*)(ring.Used + 4 + ring.Back % ring.Size * 8) = head | (ulong)written << 32;
         ring.Back += steps;
         Volatile.Write(ref *(ushort*)(ring.Used + 2), ring.Back);
     }
 
     /// <summary>Says that there is something.</summary>
-    public void Call(int queue) => _ = EventFd.Signal(_rings[queue].Call);
+    public void Call(int queue) => _ = EventFd.Signal(RingOf(queue).Call);
 
     /// <summary>Whether the device has said that there is something.</summary>
-    public bool WasKicked(int queue) => EventFd.Drain(_rings[queue].Kick) != 0;
+    public bool WasKicked(int queue) => EventFd.Drain(RingOf(queue).Kick) != 0;
 
     public void Dispose()
     {
