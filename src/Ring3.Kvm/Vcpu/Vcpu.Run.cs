@@ -67,7 +67,7 @@ public sealed partial class Vcpu
             Memory.DirtyRing.Current = DirtyRing;
         int r = BeginRun(thread);
         while (r > 0)
-            r = CanRunGuest() ? EnterGuest() : Block();
+            r = _activity.State == MpState.Runnable ? EnterGuest() : Block();
         if (_finishOnly && _mmio.IsPosted && r != -Errno.EIO)
             r = _mmio.LeaveWithPosted();
         EndRun();
@@ -151,9 +151,6 @@ public sealed partial class Vcpu
     }
 
     private unsafe bool IsSignalled => Volatile.Read(ref Signal->Signalled) != 0;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private bool CanRunGuest() => _activity.State == MpState.Runnable;
 
     /// <summary>One stay in the guest.</summary>
     private unsafe int EnterGuest()
