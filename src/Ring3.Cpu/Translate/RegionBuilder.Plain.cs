@@ -17,7 +17,6 @@ internal sealed unsafe partial class RegionBuilder
         bool store = g.SiteAfter, needsFlags = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
         // The check of an access costs the flags: an operand that is only read is loaded before they are brought back.
         bool loadFirst = memory && needsFlags && !store;
-        _passing.Clear();
         Window? window = memory ? WindowOf(g) : null;
         if (window is not null && !Assign(ref code, true, true, false))
             (window, code) = (null, g.Code);
@@ -183,6 +182,7 @@ internal sealed unsafe partial class RegionBuilder
             (true, false, true) => [HostRegisters.Entry, HostRegisters.Address],
             _ => [HostRegisters.Spare],
         };
+        _passing.Clear();
         int taken = 0;
         int operands = code.OpCount;
         for (int n = 0; n < operands; n++)
