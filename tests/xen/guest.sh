@@ -3,7 +3,8 @@ dmesg | grep -i -E 'xen|grant'
 # rows REGEX: sum of the interrupts in the rows that match.
 rows() { awk -v row="$1" '$0 ~ row { for (i = 2; i <= NF && $i ~ /^[0-9]+$/; i++) n += $i } END { print n + 0 }' /proc/interrupts; }
 grows() { [ "$3" -gt "$2" ] && echo "$1 grow" || echo "$1 stand at $2, then $3"; }
-timer=$(rows 'xen-percpu.*timer') ipi=$(rows 'xen-percpu.*-ipi') store=$(rows 'xen-dyn.*xenbus')
+# Of processor 0: the rows of one that comes back begin again.
+timer=$(rows 'xen-percpu.*timer0$') ipi=$(rows 'xen-percpu.*-ipi.*0$') store=$(rows 'xen-dyn.*xenbus')
 
 # Pipes between two processors, one message at a time: each wake-up is an event.
 pingpong() { mkfifo /tmp/there$1 /tmp/back$1
@@ -18,8 +19,8 @@ echo "processor 1 came back $came times"
 echo "sums $(sort -u /tmp/sum? | grep -c .)"
 taskset 2 sh -c 'sleep 0.2; echo "slept on processor 1"'
 cat /proc/interrupts
-grows 'xen timer rows' "$timer" "$(rows 'xen-percpu.*timer')"
-grows 'xen ipi rows' "$ipi" "$(rows 'xen-percpu.*-ipi')"
+grows 'xen timer rows' "$timer" "$(rows 'xen-percpu.*timer0$')"
+grows 'xen ipi rows' "$ipi" "$(rows 'xen-percpu.*-ipi.*0$')"
 grows 'xen event rows' 0 "$store"
 # The command's output travels over serial ports.
 grows 'xen pirq rows' 0 "$(rows 'xen-pirq.*ttyS')"
