@@ -24,7 +24,8 @@ string texts = Path.Combine(output, "licenses");
 Directory.CreateDirectory(texts);
 foreach (Linked package in packages.Values)
     WriteLicense(package, texts, license);
-string sbom = Sbom(version, created, packages.Values).ToJsonString(new JsonSerializerOptions { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
+string sbom = Sbom(version, created, packages.Values).ToJsonString(new JsonSerializerOptions { WriteIndented = true,
+    Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
 File.WriteAllText(Path.Combine(output, "sbom.spdx.json"), sbom + "\n");
 return 0;
 
@@ -60,13 +61,15 @@ static void AddResolved(JsonObject assets, SortedDictionary<string, Linked> pack
     }
 }
 
-// The texts that come with a package; where only "MIT" does, that text with the package's own line of copyright; where nothing does, what packaging/licenses has
+// The texts that come with a package; where only "MIT" does, that text with the package's own line of copyright; where nothing does, what
+// packaging/licenses has
 // from its repository.
 static void WriteLicense(Linked package, string directory, string given)
 {
     string mit = File.ReadAllText(given);
     string ours = Path.Combine(Path.GetDirectoryName(given)!, "packaging", "licenses", $"{package.Name}.txt");
-    string[] files = File.Exists(ours) ? [ours] : [.. Directory.GetFiles(package.Folder).Where(f => IsLicense(Path.GetFileName(f))).Order(StringComparer.Ordinal)];
+    string[] files = File.Exists(ours) ? [ours]
+        : [.. Directory.GetFiles(package.Folder).Where(f => IsLicense(Path.GetFileName(f))).Order(StringComparer.Ordinal)];
     var text = new StringBuilder($"{package.Name} {package.Version}\n\n");
     if (package.License == "MIT" && !files.Any(f => Path.GetFileName(f).StartsWith("LICENSE", StringComparison.OrdinalIgnoreCase)))
     {

@@ -6,7 +6,8 @@ using Ring3.Mmu;
 namespace Ring3.Bench;
 
 /// <summary>
-/// <c>bench age</c>: aging passes over 16 GiB of 4-KiB mappings while two vCPUs write to them and fault. Times are wall-clock medians of passes that alternate with each other. See docs/aging.md for what is compared and how the loss of
+/// <c>bench age</c>: aging passes over 16 GiB of 4-KiB mappings while two vCPUs write to them and fault. Times are wall-clock medians of passes that
+/// alternate with each other. See docs/aging.md for what is compared and how the loss of
 /// throughput is measured.
 /// </summary>
 internal static class AgeBench
@@ -43,7 +44,8 @@ internal static class AgeBench
 
     private static void Compare(AgeGuest guest, ulong[] bitmap)
     {
-        double[] free = new double[Passes], locked = new double[Passes], scanLocked = new double[Passes], pageFree = new double[Passes], pageLocked = new double[Passes];
+        double[] free = new double[Passes], locked = new double[Passes], scanLocked = new double[Passes], pageFree = new double[Passes],
+            pageLocked = new double[Passes];
         double young = 0;
         for (int i = 0; i < Passes; i++)
         {
@@ -57,8 +59,10 @@ internal static class AgeBench
                 Lockless(guest, bitmap);
             });
             // One call for each page, as page_idle and Linux's multi-gen LRU call the notifier; a sixteenth of the pages.
-            pageFree[i] = 16 * Pass(bitmap, () => { for (ulong gfn = 0; gfn < SamplePages; gfn++) guest.Mmu.TestClearYoung(gfn, gfn + 1, bitmap.AsSpan((int)(gfn / 64))); });
-            pageLocked[i] = 16 * Pass(bitmap, () => { for (ulong gfn = 0; gfn < SamplePages; gfn++) guest.Mmu.TestClearYoungLocked(gfn, gfn + 1, bitmap.AsSpan((int)(gfn / 64))); });
+            pageFree[i] = 16 * Pass(bitmap, () => { for (ulong gfn = 0; gfn < SamplePages; gfn++) guest.Mmu.TestClearYoung(gfn, gfn + 1,
+                bitmap.AsSpan((int)(gfn / 64))); });
+            pageLocked[i] = 16 * Pass(bitmap, () => { for (ulong gfn = 0; gfn < SamplePages; gfn++) guest.Mmu.TestClearYoungLocked(gfn, gfn + 1,
+                bitmap.AsSpan((int)(gfn / 64))); });
         }
         Print("age.young_pct", 100 * young / Passes / AgeGuest.Pages, "%");
         Print("age.lockfree_ms", Median(free), "ms");
@@ -83,7 +87,8 @@ internal static class AgeBench
     }
 
     /// <summary>
-    /// Windows with one pass each alternate with windows without. A vCPU's throughput is what its guest has done for each second of processor time of its thread: the time that the aging thread takes from the two processors is not the guest's
+    /// Windows with one pass each alternate with windows without. A vCPU's throughput is what its guest has done for each second of processor time of
+    /// its thread: the time that the aging thread takes from the two processors is not the guest's
     /// loss, it is printed apart.
     /// </summary>
     private static void Loss(AgeGuest guest, ulong[] bitmap)
@@ -150,7 +155,8 @@ internal static class AgeBench
         return values[values.Length / 2];
     }
 
-    private static void Print(string name, double value, string unit) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
+    private static void Print(string name, double value, string unit) =>
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
 
     /// <summary>Unmaps the window again and again, so that the vCPUs keep faulting under mmu_lock.</summary>
     private sealed class Unmapper : IDisposable

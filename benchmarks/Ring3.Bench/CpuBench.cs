@@ -4,7 +4,8 @@ using System.Globalization;
 namespace Ring3.Bench;
 
 /// <summary>
-/// <c>bench cpu</c>: the kernels on the software machine, as a process, and under QEMU TCG when it is installed. Processor time for the same iterations; start-up is subtracted by running two sizes.
+/// <c>bench cpu</c>: the kernels on the software machine, as a process, and under QEMU TCG when it is installed. Processor time for the same
+/// iterations; start-up is subtracted by running two sizes.
 /// Prints cpu.KERNEL.mips (guest instructions a second), .vs_native and .vs_tcg (times slower; below 1 = faster).
 /// </summary>
 internal static class CpuBench

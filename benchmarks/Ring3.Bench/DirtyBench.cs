@@ -10,8 +10,10 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Bench;
 
 /// <summary>
-/// <c>bench dirty</c>: guest code writes 1 GiB at random; whenever it has made as many writes as there are pages, another thread takes the dirty log beside it (so that the work is the same on a busy machine). dirty.MODE_slowdown is the
-/// guest's processor time with logging over that without, for MODE bitmap, manual (protect) and ring with the tracking that is chosen automatically, and MODE_scan and MODE_wp (write protection) beside it. none_4k_slowdown: without
+/// <c>bench dirty</c>: guest code writes 1 GiB at random; whenever it has made as many writes as there are pages, another thread takes the dirty log
+/// beside it (so that the work is the same on a busy machine). dirty.MODE_slowdown is the
+/// guest's processor time with logging over that without, for MODE bitmap, manual (protect) and ring with the tracking that is chosen automatically,
+/// and MODE_scan and MODE_wp (write protection) beside it. none_4k_slowdown: without
 /// logging, but in 4 KiB mappings, which every kind of logging needs. harvest_mpages: dirty pages reported in a second of the calls that report them.
 /// </summary>
 internal static unsafe class DirtyBench
@@ -31,7 +33,8 @@ internal static unsafe class DirtyBench
     private static readonly Mode[] s_modes =
     [
         new("none", Log.None, default), new("none_4k", Log.None, default),
-        new("bitmap", Log.Bitmap, DirtyTracking.Automatic), new("bitmap_scan", Log.Bitmap, DirtyTracking.DirtyScan), new("bitmap_wp", Log.Bitmap, DirtyTracking.WriteProtect),
+        new("bitmap", Log.Bitmap, DirtyTracking.Automatic), new("bitmap_scan", Log.Bitmap, DirtyTracking.DirtyScan),
+            new("bitmap_wp", Log.Bitmap, DirtyTracking.WriteProtect),
         new("manual", Log.Manual, DirtyTracking.Automatic), new("manual_wp", Log.Manual, DirtyTracking.WriteProtect),
         new("ring", Log.Ring, DirtyTracking.Automatic), new("ring_wp", Log.Ring, DirtyTracking.WriteProtect),
     ];
@@ -186,5 +189,6 @@ internal static unsafe class DirtyBench
         }
     }
 
-    private static void Print(string name, double value, string unit) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
+    private static void Print(string name, double value, string unit) =>
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
 }

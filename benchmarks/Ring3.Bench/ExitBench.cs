@@ -4,7 +4,8 @@ using System.Globalization;
 namespace Ring3.Bench;
 
 /// <summary>
-/// <c>bench exit</c>: one port write of the guest, from <see cref="VirtualCpu.Run"/> to its return and in again. exit.pio_ns is the best of several rounds, exit.pio_bytes the managed bytes allocated for each.
+/// <c>bench exit</c>: one port write of the guest, from <see cref="VirtualCpu.Run"/> to its return and in again. exit.pio_ns is the best of several
+/// rounds, exit.pio_bytes the managed bytes allocated for each.
 /// </summary>
 internal static class ExitBench
 {
@@ -39,5 +40,6 @@ internal static class ExitBench
         return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    private static void Print(string name, double value, string unit) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
+    private static void Print(string name, double value, string unit) =>
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
 }

@@ -7,8 +7,10 @@ using Ring3.Mmu;
 namespace Ring3.Bench;
 
 /// <summary>
-/// <c>bench faults</c>: vCPUs touch pages of memory that the host has and the VM does not map, in 4 KiB mappings. faults.per_s_N: faults a second of each of N vCPUs, by elapsed time; faults.scaling is the second over the first.
-/// faults.cpu_ns_N: processor time of a fault, guest instruction, walk, exit and entry included. Rounds are short and start together, and the best counts: in it no vCPU has lost its host processor, even on a busy machine.
+/// <c>bench faults</c>: vCPUs touch pages of memory that the host has and the VM does not map, in 4 KiB mappings. faults.per_s_N: faults a second of
+/// each of N vCPUs, by elapsed time; faults.scaling is the second over the first.
+/// faults.cpu_ns_N: processor time of a fault, guest instruction, walk, exit and entry included. Rounds are short and start together, and the best
+/// counts: in it no vCPU has lost its host processor, even on a busy machine.
 /// </summary>
 internal static class FaultsBench
 {
@@ -71,5 +73,6 @@ internal static class FaultsBench
         return (perSecond, ns);
     }
 
-    private static void Print(string name, double value, string unit) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
+    private static void Print(string name, double value, string unit) =>
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
 }

@@ -5,7 +5,9 @@ using Ring3.Arch;
 
 namespace Ring3.Bench;
 
-/// <summary>A library virtual machine with one processor and 64 MiB that runs a multiboot image to its debug exit. No devices, no interrupt controllers.</summary>
+/// <summary>
+/// A library virtual machine with one processor and 64 MiB that runs a multiboot image to its debug exit. No devices, no interrupt controllers.
+/// </summary>
 internal sealed class FlatGuest : IDisposable
 {
     private const ulong MemorySize = 64 << 20;
@@ -66,7 +68,8 @@ internal sealed class FlatGuest : IDisposable
         {
             CpuExit exit = _cpu.Run();
             if (exit.Kind == CpuExitKind.PortWrite && exit.Port == 0xf4)
-                return exit.Data[0] == 0x10 ? _cpu.InstructionsRetired : throw new InvalidOperationException($"the guest failed with status 0x{exit.Data[0]:x}");
+                return exit.Data[0] == 0x10 ? _cpu.InstructionsRetired
+                    : throw new InvalidOperationException($"the guest failed with status 0x{exit.Data[0]:x}");
             if (exit.Kind != CpuExitKind.Interrupted)
                 throw new InvalidOperationException($"unexpected exit {exit.Kind} at 0x{_cpu.Registers.rip:x}");
         }

@@ -19,16 +19,19 @@ internal static class Guests
 
     /// <summary>Processor seconds that the kernel takes as a process.</summary>
     internal static double Native(string name, long iterations) =>
-        long.Parse(Shell(Path.Combine(Folder, name + ".native"), [iterations.ToString(CultureInfo.InvariantCulture)], 0).Output, CultureInfo.InvariantCulture) / 1e9;
+        long.Parse(Shell(Path.Combine(Folder, name + ".native"), [iterations.ToString(CultureInfo.InvariantCulture)], 0).Output,
+            CultureInfo.InvariantCulture) / 1e9;
 
-    internal static bool HasQemu { get; } = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Any(p => File.Exists(Path.Combine(p, "qemu-system-x86_64")));
+    internal static bool HasQemu { get; } = (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Any(p =>
+        File.Exists(Path.Combine(p, "qemu-system-x86_64")));
 
     /// <summary>Processor seconds (user and system, all threads) of one QEMU TCG run, start-up included.</summary>
     internal static double Tcg(string name, long iterations)
     {
         // The shell measures the finished child; 33 is debug-exit's status for "done".
         const string script = "TIMEFORMAT='%3U %3S'; time \"$@\" </dev/null >/dev/null";
-        string[] command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", Image(name), "-append", iterations.ToString(CultureInfo.InvariantCulture)];
+        string[] command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-display", "none", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel",
+            Image(name), "-append", iterations.ToString(CultureInfo.InvariantCulture)];
         string[] times = Shell("bash", ["-c", script, "bash", .. command], 33).Errors.Trim().Split('\n')[^1].Split(' ');
         return times.Sum(t => double.Parse(t, CultureInfo.InvariantCulture));
     }
@@ -41,7 +44,8 @@ internal static class Guests
         Task<string> errors = p.StandardError.ReadToEndAsync();
         string output = p.StandardOutput.ReadToEnd();
         p.WaitForExit();
-        return p.ExitCode == expected ? (output, errors.Result) : throw new InvalidOperationException($"{program} {string.Join(' ', arguments)}: status {p.ExitCode}\n{errors.Result}");
+        return p.ExitCode == expected ? (output, errors.Result)
+            : throw new InvalidOperationException($"{program} {string.Join(' ', arguments)}: status {p.ExitCode}\n{errors.Result}");
     }
 
     private static string FindRoot()

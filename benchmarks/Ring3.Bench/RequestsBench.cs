@@ -9,7 +9,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Bench;
 
 /// <summary>
-/// <c>bench requests</c>: how long a waiting request to all vCPUs takes while one runs guest code (from the call to its return; samples in which the vCPU was kicked), for several kinds of guest code; how long a halted vCPU takes to run again;
+/// <c>bench requests</c>: how long a waiting request to all vCPUs takes while one runs guest code (from the call to its return; samples in which the
+/// vCPU was kicked), for several kinds of guest code; how long a halted vCPU takes to run again;
 /// and how many kicks a storm of requests without Wait sends for each exit of the guest.
 /// </summary>
 internal static class RequestsBench
@@ -18,14 +19,17 @@ internal static class RequestsBench
     private const uint Code = 0x1000, Handler = 0x1800, Gdt = 0x5000, Idt = 0x3000;
     private const ulong Progress = 0x8000;
 
-    // The work of a kernel: calls, branches, loads, stores. again: mov ecx, 100; loop: add eax, [0x9000]; xor eax, ecx; mov [0x9040], eax; call f; dec ecx; jnz loop; inc dword [0x8000]; jmp again; f: test eax, eax; js +1; nop; ret
+    // The work of a kernel: calls, branches, loads, stores. again: mov ecx, 100; loop: add eax, [0x9000]; xor eax, ecx; mov [0x9040], eax; call f; dec
+    // ecx; jnz loop; inc dword [0x8000]; jmp again; f: test eax, eax; js +1; nop; ret
     private static ReadOnlySpan<byte> Mixed =>
     [
-        0xb9, 100, 0, 0, 0, 0x03, 0x05, 0x00, 0x90, 0, 0, 0x31, 0xc8, 0xa3, 0x40, 0x90, 0, 0, 0xe8, 0x0b, 0, 0, 0, 0x49, 0x75, 0xeb, 0xff, 0x05, 0x00, 0x80, 0, 0, 0xeb, 0xde, 0x85, 0xc0, 0x78, 0x01, 0x90, 0xc3,
+        0xb9, 100, 0, 0, 0, 0x03, 0x05, 0x00, 0x90, 0, 0, 0x31, 0xc8, 0xa3, 0x40, 0x90, 0, 0, 0xe8, 0x0b, 0, 0, 0, 0x49, 0x75, 0xeb, 0xff, 0x05, 0x00, 0x80, 0,
+            0, 0xeb, 0xde, 0x85, 0xc0, 0x78, 0x01, 0x90, 0xc3,
     ];
 
     // again: mov esi, 0x100000; mov edi, 0x200000; mov ecx, 0x20000; rep movsb; inc dword [0x8000]; jmp again
-    private static ReadOnlySpan<byte> Copy => [0xbe, 0, 0, 0x10, 0, 0xbf, 0, 0, 0x20, 0, 0xb9, 0, 0, 2, 0, 0xf3, 0xa4, 0xff, 0x05, 0x00, 0x80, 0, 0, 0xeb, 0xe7];
+    private static ReadOnlySpan<byte> Copy => [0xbe, 0, 0, 0x10, 0, 0xbf, 0, 0, 0x20, 0, 0xb9, 0, 0, 2, 0, 0xf3, 0xa4, 0xff, 0x05, 0x00, 0x80, 0, 0, 0xeb,
+        0xe7];
 
     // again: fldpi; fsin (x87, by thunk); fstp st0; inc dword [0x8000]; jmp again
     private static ReadOnlySpan<byte> Float => [0xd9, 0xeb, 0xd9, 0xfe, 0xdd, 0xd8, 0xff, 0x05, 0x00, 0x80, 0, 0, 0xeb, 0xf2];
@@ -121,20 +125,24 @@ internal static class RequestsBench
     }
 
     /// <summary>
-    /// Microseconds between a TSC deadline, 300 us away when it is set, and the first instruction of the interrupt's handler, by the guest's own clock; the guest spins or halts meanwhile. To be run beside other load as well.
+    /// Microseconds between a TSC deadline, 300 us away when it is set, and the first instruction of the interrupt's handler, by the guest's own clock;
+    /// the guest spins or halts meanwhile. To be run beside other load as well.
     /// </summary>
     private static (double P50, double P99, double Max) Deadlines(bool halts)
     {
         const uint Late = 0x100000, DelayUs = 300;
         using Guest guest = new([], irqchip: true);
         // spins: cmp [0x8000], edi; je spins. halts: cli; cmp [0x8000], edi; jne done; sti; hlt; jmp halts
-        ReadOnlySpan<byte> wait = halts ? [0xfa, 0x39, 0x3d, 0x00, 0x80, 0, 0, 0x75, 0x04, 0xfb, 0xf4, 0xeb, 0xf3] : [0xfb, 0x39, 0x3d, 0x00, 0x80, 0, 0, 0x74, 0xf8];
+        ReadOnlySpan<byte> wait = halts ? [0xfa, 0x39, 0x3d, 0x00, 0x80, 0, 0, 0x75, 0x04, 0xfb, 0xf4, 0xeb, 0xf3] : [0xfb, 0x39, 0x3d, 0x00, 0x80, 0, 0, 0x74,
+            0xf8];
         guest.Vm.Memory.Write(Code,
         [
             0xc7, 0x05, 0x20, 0x03, 0xe0, 0xfe, 0x40, 0x00, 0x04, 0x00, 0x31, 0xf6, // LVT timer: TSC deadline, vector 0x40; xor esi, esi
-            0x8b, 0x3d, 0x00, 0x80, 0, 0, 0x0f, 0x31, 0x05, .. BitConverter.GetBytes(guest.Cpu.TscKhz / 1000 * DelayUs), 0x83, 0xd2, 0, // again: mov edi, [0x8000]; rdtsc; add eax, ticks; adc edx, 0
+            0x8b, 0x3d, 0x00, 0x80, 0, 0, 0x0f, 0x31, 0x05, .. BitConverter.GetBytes(guest.Cpu.TscKhz / 1000 * DelayUs), 0x83, 0xd2, 0,
+                // again: mov edi, [0x8000]; rdtsc; add eax, ticks; adc edx, 0
             0x89, 0xc3, 0xb9, 0xe0, 0x06, 0, 0, 0x0f, 0x30, .. wait, // mov ebx, eax; wrmsr; wait
-            0x29, 0xdd, 0x89, 0x2c, 0xb5, .. BitConverter.GetBytes(Late), 0x46, 0x81, 0xfe, .. BitConverter.GetBytes(DeadlineCount), // sub ebp, ebx; mov [late + 4 * esi], ebp; inc esi; cmp esi, count
+            0x29, 0xdd, 0x89, 0x2c, 0xb5, .. BitConverter.GetBytes(Late), 0x46, 0x81, 0xfe, .. BitConverter.GetBytes(DeadlineCount),
+                // sub ebp, ebx; mov [late + 4 * esi], ebp; inc esi; cmp esi, count
             0x72, (byte)-(25 + wait.Length + 18), 0xe6, 0xf4, // jb again; out 0xf4, al
         ]);
         // rdtsc; mov ebp, eax; EOI; inc dword [0x8000]; iret
@@ -150,7 +158,10 @@ internal static class RequestsBench
         return (Percentile(us, 0.5), Percentile(us, 0.99), us[^1]);
     }
 
-    /// <summary>Two threads make requests without Wait, one to the vCPU and one to all. The vCPU is stopped between the parts, so that kicks and exits are counted exactly.</summary>
+    /// <summary>
+    /// Two threads make requests without Wait, one to the vCPU and one to all. The vCPU is stopped between the parts, so that kicks and exits are
+    /// counted exactly.
+    /// </summary>
     private static void Storm()
     {
         using Guest guest = new(Mixed, irqchip: false);
@@ -206,7 +217,8 @@ internal static class RequestsBench
         return values[(int)(values.Length * part)];
     }
 
-    private static void Print(string name, double value, string unit) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
+    private static void Print(string name, double value, string unit) =>
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
 
     /// <summary>One vCPU in flat 32-bit mode on a thread of its own.</summary>
     private sealed unsafe class Guest : IDisposable
@@ -229,7 +241,8 @@ internal static class RequestsBench
             Vm.Memory.TryWrite(Idt + 8 * 0x40UL, Handler | 8UL << 16 | 0x8e00UL << 32);
             Cpu = Vm.CreateVcpu(0);
             Cpu.GetSregs(out kvm_sregs s);
-            kvm_segment cs = new() { limit = uint.MaxValue, selector = 8, type = 11, present = 1, s = 1, db = 1, g = 1 }, data = new() { limit = uint.MaxValue, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
+            kvm_segment cs = new() { limit = uint.MaxValue, selector = 8, type = 11, present = 1, s = 1, db = 1, g = 1 },
+                data = new() { limit = uint.MaxValue, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
             (s.cs, s.ds, s.es, s.fs, s.gs, s.ss) = (cs, data, data, data, data, data);
             (s.gdt.@base, s.gdt.limit, s.idt.@base, s.idt.limit) = (Gdt, 0x17, Idt, 0x7ff);
             s.cr0 = Cr0.PE | Cr0.ET;

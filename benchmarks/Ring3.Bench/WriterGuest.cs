@@ -7,16 +7,21 @@ using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Bench;
 
-/// <summary>A VM without devices whose vCPUs write memory in 32-bit protected mode without paging: every miss is one nested walk. Code in slot 0, the memory that is written in slot 1.</summary>
+/// <summary>
+/// A VM without devices whose vCPUs write memory in 32-bit protected mode without paging: every miss is one nested walk. Code in slot 0, the memory
+/// that is written in slot 1.
+/// </summary>
 internal sealed unsafe class WriterGuest : IDisposable
 {
     /// <summary>Guest-physical address of slot 1.</summary>
     public const uint Base = 0x4000_0000;
     private const uint RandomAt = 0x1000, TouchAt = 0x1100, Gdt = 0x5000;
 
-    // again: imul eax, eax, 0x19660d; add eax, 0x3c6ef35f; mov edx, eax; shr edx, 2; and edx, ~3; mov [esi+edx], eax; dec ecx; jnz again; out 0x80, al; jmp again
+    // again: imul eax, eax, 0x19660d; add eax, 0x3c6ef35f; mov edx, eax; shr edx, 2; and edx, ~3; mov [esi+edx], eax; dec ecx; jnz again; out 0x80, al;
+    // jmp again
     private static ReadOnlySpan<byte> RandomCode =>
-        [0x69, 0xc0, 0x0d, 0x66, 0x19, 0, 0x05, 0x5f, 0xf3, 0x6e, 0x3c, 0x89, 0xc2, 0xc1, 0xea, 0x02, 0x83, 0xe2, 0xfc, 0x89, 0x04, 0x16, 0x49, 0x75, 0xe7, 0xe6, 0x80, 0xeb, 0xe3];
+        [0x69, 0xc0, 0x0d, 0x66, 0x19, 0, 0x05, 0x5f, 0xf3, 0x6e, 0x3c, 0x89, 0xc2, 0xc1, 0xea, 0x02, 0x83, 0xe2, 0xfc, 0x89, 0x04, 0x16, 0x49, 0x75, 0xe7,
+            0xe6, 0x80, 0xeb, 0xe3];
 
     // again: mov [esi], eax; add esi, 4096; dec ecx; jnz again; out 0x80, al; jmp again
     private static ReadOnlySpan<byte> TouchCode => [0x89, 0x06, 0x81, 0xc6, 0, 0x10, 0, 0, 0x49, 0x75, 0xf5, 0xe6, 0x80, 0xeb, 0xf1];

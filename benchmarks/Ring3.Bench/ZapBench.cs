@@ -9,7 +9,8 @@ using Ring3.Sync;
 namespace Ring3.Bench;
 
 /// <summary>
-/// <c>bench zap</c>: what becomes of a vCPU that drops the last reference of a root that maps 1 GiB, 64 GiB or 1 TiB with 4-KiB entries, in the three ways to zap; the rate at which roots are zapped, where nothing tracks their leaves and where a
+/// <c>bench zap</c>: what becomes of a vCPU that drops the last reference of a root that maps 1 GiB, 64 GiB or 1 TiB with 4-KiB entries, in the three
+/// ways to zap; the rate at which roots are zapped, where nothing tracks their leaves and where a
 /// slot is logged by Dirty bits; and the memory that comes back. Slots of 1 GiB alias one GiB of host memory that is all zero page.
 /// </summary>
 internal static unsafe class ZapBench
@@ -126,7 +127,8 @@ internal static unsafe class ZapBench
         Print("zap.tables_left_mb.1t", terabyte.LeftMb, "MiB");
         Print("zap.unlink_ns_per_table", terabyte.UnlinkUs * 1000 / tables, "ns");
         Print("zap.free_ns_per_table", (terabyte.TotalUs - terabyte.UnlinkUs) * 1000 / tables, "ns");
-        // The last reference costs a queueing whatever the root maps; the worker's time grows with the number of tables: it unlinks each by its 64-byte record, and gives them back to the host by chunks of 504.
+        // The last reference costs a queueing whatever the root maps; the worker's time grows with the number of tables: it unlinks each by its 64-byte
+        // record, and gives them back to the host by chunks of 504.
         Print("zap.extrapolated_64t.block_us", terabyte.BlockUs, "us");
         Print("zap.extrapolated_64t.worker_s", 64 * terabyte.TotalUs / 1e6, "s");
         Print("zap.extrapolated_64t.bound_by_unlink_pct", 100 * terabyte.UnlinkUs / terabyte.TotalUs, "%");
@@ -197,5 +199,6 @@ internal static unsafe class ZapBench
 
     private static double Us(long start) => Stopwatch.GetElapsedTime(start).TotalMicroseconds;
 
-    private static void Print(string name, double value, string unit) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
+    private static void Print(string name, double value, string unit) =>
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}\t{value:0.###}\t{unit}"));
 }

@@ -61,7 +61,8 @@ internal static unsafe class Program
     private static void Faults()
     {
         Print("fault.4k_ns", BestOf(5, () => { using var m = new Machine(G, P); return Time(() => m.FaultAll(P, G)) / (G / P); }), "ns");
-        Print("fault.2m_ns", BestOf(5, () => { using var m = new Machine(64 * G, 2 * M) { }; m.Tdp.MaxLevel = 2; return Time(() => m.FaultAll(2 * M, 64 * G)) / (64 * G / (2 * M)); }), "ns");
+        Print("fault.2m_ns", BestOf(5, () => { using var m = new Machine(64 * G, 2 * M) { }; m.Tdp.MaxLevel = 2; return Time(() =>
+            m.FaultAll(2 * M, 64 * G)) / (64 * G / (2 * M)); }), "ns");
         using var machine = new Machine(256 * M, P, KvmApi.KVM_MEM_LOG_DIRTY_PAGES);
         machine.FaultAll(P, 256 * M);
         ulong[] bitmap = new ulong[256 * M / P / 64];

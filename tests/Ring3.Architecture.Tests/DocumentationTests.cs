@@ -2,7 +2,10 @@ using System.Text.RegularExpressions;
 
 namespace Ring3.Architecture.Tests;
 
-/// <summary>What the documentation names is there: links, files, commands, models. Its C# is compiled by Ring3.Tests (ReadmeTests), its table of locks compared by <see cref="LockTableTests"/>.</summary>
+/// <summary>
+/// What the documentation names is there: links, files, commands, models. Its C# is compiled by Ring3.Tests (ReadmeTests), its table of locks compared
+/// by <see cref="LockTableTests"/>.
+/// </summary>
 public partial class DocumentationTests
 {
     /// <summary>Everything for readers, except the changelog, which tells of things that are gone.</summary>

@@ -11,7 +11,8 @@ public partial class LockTableTests
     private static readonly string s_ranks = Path.Combine(Repository.Root, "src", "Ring3.Host", "LockRank.cs");
 
     /// <summary>Types of locks, and the files that define them.</summary>
-    private static readonly string[] s_definitions = ["src/Ring3.Host/LockOrder.cs", "src/Ring3.Host/RankedLock.cs", "src/Ring3.Sync/FutexMutex.cs", "src/Ring3.Sync/MmuLock.cs", "src/Ring3.Sync/TinyLock.cs"];
+    private static readonly string[] s_definitions = ["src/Ring3.Host/LockOrder.cs", "src/Ring3.Host/RankedLock.cs", "src/Ring3.Sync/FutexMutex.cs",
+        "src/Ring3.Sync/MmuLock.cs", "src/Ring3.Sync/TinyLock.cs"];
 
     private static IEnumerable<string> Products() => Repository.Sources("src").Where(f => !s_definitions.Contains(Repository.Relative(f)));
 

@@ -22,7 +22,8 @@ internal static class Repository
     public static string NameOf(string project) => Path.GetFileNameWithoutExtension(project);
 
     public static string[] ReferencesOf(string project) =>
-        [.. XDocument.Load(project).Descendants("ProjectReference").Select(r => Path.GetFileNameWithoutExtension(r.Attribute("Include")!.Value.Replace('\\', '/')))];
+        [.. XDocument.Load(project).Descendants("ProjectReference").Select(r =>
+            Path.GetFileNameWithoutExtension(r.Attribute("Include")!.Value.Replace('\\', '/')))];
 
     public static IEnumerable<string> Sources(params string[] folders) => folders
         .Where(f => Directory.Exists(Path.Combine(Root, f)))

@@ -66,7 +66,9 @@ public partial class SourceRuleTests
     [GeneratedRegex(@"^(?:\w+ )*(?:class|struct) (\w+)", RegexOptions.Multiline)]
     private static partial Regex TopLevelType();
 
-    /// <summary>Tests wait for what happens, not for time to pass. Where one sleeps nevertheless, and what for: never does a pass depend on its length.</summary>
+    /// <summary>
+    /// Tests wait for what happens, not for time to pass. Where one sleeps nevertheless, and what for: never does a pass depend on its length.
+    /// </summary>
     private static readonly Dictionary<string, string> s_sleeps = new()
     {
         ["tests/Ring3.Kvm.Tests/LatencyTests.cs"] = "lets a long instruction get on before it is interrupted, which is right at any point",
@@ -151,10 +153,14 @@ public partial class SourceRuleTests
             select m.Value);
     }
 
-    /// <summary>Who yields gives a whole time slice away, and with several in a row the turn of hundreds of milliseconds on a busy host (see Ring3.Sync.Backoff). Here the yield is what was asked for, or the thread is nobody's vCPU.</summary>
+    /// <summary>
+    /// Who yields gives a whole time slice away, and with several in a row the turn of hundreds of milliseconds on a busy host (see
+    /// Ring3.Sync.Backoff). Here the yield is what was asked for, or the thread is nobody's vCPU.
+    /// </summary>
     private static readonly string[] s_yields =
     [
-        "src/Ring3.Cli/", "src/Ring3.Host/Terminal.cs", "src/Ring3.Kvm/Vcpu/Paravirt/Hypercalls.cs", "src/Ring3.Kvm/Vcpu/Vcpu.Run.cs", "src/Ring3.Kvm/Xen/XenProcessor.cs", "src/Ring3.Mmu/TdpMmu.ZapRoots.cs", "src/Ring3.Sync/MmuLock.cs",
+        "src/Ring3.Cli/", "src/Ring3.Host/Terminal.cs", "src/Ring3.Kvm/Vcpu/Paravirt/Hypercalls.cs", "src/Ring3.Kvm/Vcpu/Vcpu.Run.cs",
+            "src/Ring3.Kvm/Xen/XenProcessor.cs", "src/Ring3.Mmu/TdpMmu.ZapRoots.cs", "src/Ring3.Sync/MmuLock.cs",
     ];
 
     [Fact]
@@ -164,7 +170,10 @@ public partial class SourceRuleTests
         where Regex.IsMatch(File.ReadAllText(file), @"Thread\.Yield\(|\.SpinOnce\(") && !Array.Exists(s_yields, name.StartsWith)
         select name);
 
-    /// <summary>Where locked host instructions meet memory by address, and why none of them can cross a cache line. Few hosts can be asked whether one was: the places are counted instead.</summary>
+    /// <summary>
+    /// Where locked host instructions meet memory by address, and why none of them can cross a cache line. Few hosts can be asked whether one was: the
+    /// places are counted instead.
+    /// </summary>
     private static readonly Dictionary<string, string> s_lockedAccesses = new()
     {
         ["src/Ring3.Cpu/Interp/MachineBus.cs"] = "own memory, aligned",
@@ -182,7 +191,8 @@ public partial class SourceRuleTests
         s_lockedAccesses.Keys.Order(),
         from file in Repository.Sources("src")
         let name = Repository.Relative(file)
-        where (name.StartsWith("src/Ring3.Cpu/", StringComparison.Ordinal) || name.StartsWith("src/Ring3.Memory/", StringComparison.Ordinal) || name.StartsWith("src/Ring3.Xen/", StringComparison.Ordinal))
+        where (name.StartsWith("src/Ring3.Cpu/", StringComparison.Ordinal) || name.StartsWith("src/Ring3.Memory/", StringComparison.Ordinal)
+            || name.StartsWith("src/Ring3.Xen/", StringComparison.Ordinal))
             && LockedAccess().IsMatch(File.ReadAllText(file))
         orderby name
         select name);

@@ -24,7 +24,8 @@ public partial class UnsafeCodeTests
         select Repository.Relative(file));
 
     /// <summary>
-    /// Outside the processor, whose every handler works on CpuState by address, methods, fields and blocks are unsafe and types are not. A constructor's parameters in the type's own line have no other place to say it.
+    /// Outside the processor, whose every handler works on CpuState by address, methods, fields and blocks are unsafe and types are not. A
+    /// constructor's parameters in the type's own line have no other place to say it.
     /// </summary>
     [Fact]
     public void Types_AreNotUnsafe() => Assert.Empty(
@@ -35,7 +36,10 @@ public partial class UnsafeCodeTests
         where !m.Groups[1].Value.Contains('*')
         select $"{name}: {m.Value.Trim()}");
 
-    /// <summary>Who makes a pointer of a host virtual address of the client's, and why that is not followed there. All others ask Ring3.Memory or UserCopy, which survive memory that has gone.</summary>
+    /// <summary>
+    /// Who makes a pointer of a host virtual address of the client's, and why that is not followed there. All others ask Ring3.Memory or UserCopy,
+    /// which survive memory that has gone.
+    /// </summary>
     private static readonly Dictionary<string, string> s_clientPointers = new()
     {
         ["src/Ring3.Kvm/Vm/Memory/VmMemory.cs"] = "names a written range to the decoder, which compares",

@@ -75,9 +75,11 @@ internal sealed unsafe class CaseBatch
     }
 
     /// <summary>RIP of a code slot's first byte.</summary>
-    internal static ulong SlotAddress(int bits, int index) => bits == 16 ? (ulong)(index * Sandbox.SlotSize & 0xffff) : Sandbox.CodeAddress + (ulong)(index * Sandbox.SlotSize);
+    internal static ulong SlotAddress(int bits, int index) => bits == 16 ? (ulong)(index * Sandbox.SlotSize & 0xffff) : Sandbox.CodeAddress
+        + (ulong)(index * Sandbox.SlotSize);
 
-    internal static uint CodeSelector(int bits, int index) => bits switch { 64 => 0x33, 32 => 0x23, _ => index < Sandbox.MaxCases / 2 ? Sandbox.WordCodeSelector0 : Sandbox.WordCodeSelector1 };
+    internal static uint CodeSelector(int bits, int index) => bits switch { 64 => 0x33, 32 => 0x23, _ => index < Sandbox.MaxCases / 2
+        ? Sandbox.WordCodeSelector0 : Sandbox.WordCodeSelector1 };
 
     private bool TryFillCase(ref FuzzRandom r, int index)
     {
@@ -121,7 +123,10 @@ internal sealed unsafe class CaseBatch
     /// <summary>Which pieces of a state image are checked for alignment is the processor's own business.</summary>
     private static bool IsStateImage(in Instruction i) => i.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fldenv or Mnemonic.Fnsave or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
 
-    /// <summary>Up to six instructions behind the first one, with RIP-relative memory operands or none; the last may be a branch. Flags that are undefined are never read.</summary>
+    /// <summary>
+    /// Up to six instructions behind the first one, with RIP-relative memory operands or none; the last may be a branch. Flags that are undefined are
+    /// never read.
+    /// </summary>
     private bool PublishSequence(ref FuzzRandom r, int index, int start, in Instruction first)
     {
         CaseInput* s = _cases.Input(index);
@@ -132,7 +137,8 @@ internal sealed unsafe class CaseBatch
         for (int tries = 0; count < wanted && tries < 60; tries++)
         {
             Instruction next = _source.Next(ref r, r.Below(_source.Count), s->Rip + (ulong)length);
-            if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || next.IsPrivileged || (FlagsRead(next) & undefined) != 0 || ChangesControl(next))
+            if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || next.IsPrivileged || (FlagsRead(next) & undefined) != 0
+                || ChangesControl(next))
                 continue;
             if (!IsRegisterOnly(next) && (_bits != 64 || ChangesControl(first) || !TryMakeRipRelative(ref r, ref next, s)))
                 continue;
@@ -153,19 +159,23 @@ internal sealed unsafe class CaseBatch
         }
         s->NextRip = s->Rip + (ulong)length;
         EmitExit(slot + start + length, s, _cases.ExitAddress);
-        Meta[index] = new CaseMeta { Kind = CaseKind.Compare, Instruction = first, Length = length, Count = count, UndefinedAtEnd = undefined, UndefinedAnywhere = anywhere };
+        Meta[index] = new CaseMeta { Kind = CaseKind.Compare, Instruction = first, Length = length, Count = count, UndefinedAtEnd = undefined,
+            UndefinedAnywhere = anywhere };
         return true;
     }
 
     /// <summary>Control words and segment bases: values that later instructions of a sequence must find as they were placed.</summary>
-    private static bool ChangesControl(in Instruction i) => i.Mnemonic is Mnemonic.Wrfsbase or Mnemonic.Wrgsbase or Mnemonic.Ldmxcsr or Mnemonic.Vldmxcsr or Mnemonic.Ud2 || IsStateImage(i);
+    private static bool ChangesControl(in Instruction i) =>
+        i.Mnemonic is Mnemonic.Wrfsbase or Mnemonic.Wrgsbase or Mnemonic.Ldmxcsr or Mnemonic.Vldmxcsr or Mnemonic.Ud2 || IsStateImage(i);
 
     /// <summary>Turns the one memory operand into a RIP-relative one. False when that is not possible.</summary>
     private bool TryMakeRipRelative(ref FuzzRandom r, ref Instruction i, CaseInput* s)
     {
-        if (i.IsVsib || i.IsStringInstruction || i.Op0Kind != OpKind.Memory && i.Op1Kind != OpKind.Memory && i.Op2Kind != OpKind.Memory && i.Op3Kind != OpKind.Memory)
+        if (i.IsVsib || i.IsStringInstruction || i.Op0Kind != OpKind.Memory && i.Op1Kind != OpKind.Memory && i.Op2Kind != OpKind.Memory
+            && i.Op3Kind != OpKind.Memory)
             return false;
-        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == OpKind.Register || i.FlowControl != FlowControl.Next || i.Mnemonic is Mnemonic.Push or Mnemonic.Pop or Mnemonic.Xlatb)
+        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == OpKind.Register || i.FlowControl != FlowControl.Next
+            || i.Mnemonic is Mnemonic.Push or Mnemonic.Pop or Mnemonic.Xlatb)
             return false;
         Code code = i.Code;
         if (!_source.MakeRipRelative(ref i) || i.Code != code || i.MemoryBase != Register.RIP)
@@ -187,7 +197,8 @@ internal sealed unsafe class CaseBatch
     /// <summary>Rotates through carry read it whatever the count: the decoder's tables reduce some counts to none.</summary>
     private static ulong FlagsRead(in Instruction i) => Status(i.RflagsRead) | (i.Mnemonic is Mnemonic.Rcl or Mnemonic.Rcr ? Rflags.CF : 0);
 
-    private static bool IsShiftByRegister(in Instruction i) => i.OpCount > 1 && i.GetOpKind(i.OpCount - 1) == OpKind.Register && i.GetOpRegister(i.OpCount - 1) == Register.CL;
+    private static bool IsShiftByRegister(in Instruction i) => i.OpCount > 1 && i.GetOpKind(i.OpCount - 1) == OpKind.Register
+        && i.GetOpRegister(i.OpCount - 1) == Register.CL;
 
     private static ulong Status(RflagsBits bits)
     {
@@ -217,7 +228,10 @@ internal sealed unsafe class CaseBatch
         return op is (>= 0x41 and <= 0x4b) or (>= 0x90 and <= 0x99) or (>= 0x30 and <= 0x33);
     }
 
-    /// <summary>LOCK MOV to or from a control register: AMD's other name of CR8, which checks the privilege first. LOCK VERR and VERW, which AMD does not refuse.</summary>
+    /// <summary>
+    /// LOCK MOV to or from a control register: AMD's other name of CR8, which checks the privilege first. LOCK VERR and VERW, which AMD does not
+    /// refuse.
+    /// </summary>
     private static bool MayBeLockedControl(ReadOnlySpan<byte> bytes)
     {
         int at = bytes.IndexOf((byte)0x0f);

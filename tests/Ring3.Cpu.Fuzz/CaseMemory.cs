@@ -3,7 +3,8 @@ using Ring3.Host;
 namespace Ring3.Differential;
 
 /// <summary>Where a batch lives: code slots, the data pages' initial contents, inputs and outputs, laid out as tests/native/oracle.h has them.</summary>
-/// <remarks>SAFETY: the memory is mapped by the derived class for the lifetime of the object; callers keep indices below <see cref="Sandbox.MaxCases"/>.</remarks>
+/// <remarks>SAFETY: the memory is mapped by the derived class for the lifetime of the object; callers keep indices below
+/// <see cref="Sandbox.MaxCases"/>.</remarks>
 internal abstract unsafe class CaseMemory
 {
     private protected byte* Base { get; init; }

@@ -4,7 +4,8 @@ using Iced.Intel;
 namespace Ring3.Differential;
 
 /// <summary>
-/// Takes out of a case what its instructions do not use: registers get a pattern, memory away from the operands becomes zero, the patch becomes part of the data. A case that is kept in a file is small then, and its result is the same in all
+/// Takes out of a case what its instructions do not use: registers get a pattern, memory away from the operands becomes zero, the patch becomes part of
+/// the data. A case that is kept in a file is small then, and its result is the same in all
 /// that it changes: the native side runs the simplified case.
 /// </summary>
 /// <remarks>SAFETY: writes only inside the given case and its data pages.</remarks>

@@ -42,7 +42,8 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
     }
 
     /// <summary>True when both sides agree.</summary>
-    internal bool Same(in CaseMeta meta, CaseInput* input, ReadOnlySpan<byte> code, CaseOutput* native, CaseOutput* guest) => Compare(meta, input, code, native, guest, null);
+    internal bool Same(in CaseMeta meta, CaseInput* input, ReadOnlySpan<byte> code, CaseOutput* native, CaseOutput* guest) =>
+        Compare(meta, input, code, native, guest, null);
 
     /// <summary>What differs, one item for each register, flag or line.</summary>
     internal string Describe(in CaseMeta meta, CaseInput* input, ReadOnlySpan<byte> code, CaseOutput* native, CaseOutput* guest)
@@ -52,7 +53,9 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
         return text.ToString().Trim();
     }
 
-    /// <summary>MXCSR.MM, AMD's mask of misaligned exceptions: setting it is #GP(0) on Intel's processors. SPEC: APM volume 1, "Misaligned Exception Mask".</summary>
+    /// <summary>
+    /// MXCSR.MM, AMD's mask of misaligned exceptions: setting it is #GP(0) on Intel's processors. SPEC: APM volume 1, "Misaligned Exception Mask".
+    /// </summary>
     private const uint MisalignedMask = 1 << 17;
 
     /// <summary>The two sides are of different vendors' models: whether MXCSR.MM exists is no difference.</summary>
@@ -64,11 +67,13 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
             return true;
         bool differ = false;
         // Images of many parts are accessed in pieces: which piece comes first, and so which of two pages faults, is the processor's own business.
-        bool pieces = native->Vector == Vector.PF && meta.Instruction.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fnsave or Mnemonic.Fldenv or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64
+        bool pieces = native->Vector == Vector.PF
+            && meta.Instruction.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fnsave or Mnemonic.Fldenv or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64
             or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
         bool otherOperand = IsOtherOperandOfCmps(meta.Instruction, input, native, guest);
         pieces |= native->Vector == Vector.PF && probes is { ReportsPageFaults: false };
-        if (native->Vector != guest->Vector && !otherOperand || !pieces && !otherOperand && (native->ErrorCode != guest->ErrorCode || native->Cr2 != guest->Cr2))
+        if (native->Vector != guest->Vector && !otherOperand || !pieces && !otherOperand && (native->ErrorCode != guest->ErrorCode
+            || native->Cr2 != guest->Cr2))
         {
             report?.Append(CultureInfo.InvariantCulture, $" exception native={Name(native)} guest={Name(guest)}");
             if (report is null && meta.Kind != CaseKind.Invalid)
@@ -104,7 +109,8 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
     private static bool IsTooLong(CaseOutput* native, CaseOutput* guest, ReadOnlySpan<byte> code)
     {
         int prefixes = 0;
-        while (prefixes < code.Length && code[prefixes] is 0x26 or 0x2e or 0x36 or 0x3e or 0x64 or 0x65 or 0x66 or 0x67 or 0xf0 or 0xf2 or 0xf3 or (>= 0x40 and <= 0x4f))
+        while (prefixes < code.Length
+            && code[prefixes] is 0x26 or 0x2e or 0x36 or 0x3e or 0x64 or 0x65 or 0x66 or 0x67 or 0xf0 or 0xf2 or 0xf3 or (>= 0x40 and <= 0x4f))
             prefixes++;
         // VEX, XOP and EVEX lead in with as many bytes again.
         if (prefixes < code.Length && code[prefixes] is 0x62 or 0x8f or 0xc4 or 0xc5)
@@ -117,7 +123,9 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
 
     /// <summary>When both operands of CMPS fault: Zen 5 takes the one at RSI first, but whether always has not been seen.</summary>
     private bool IsOtherOperandOfCmps(in Instruction i, CaseInput* input, CaseOutput* native, CaseOutput* guest) =>
-        probes is not null && ProcessorModel.Host.Family == ProcessorModel.Zen5.Family && i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq && i.IsStringInstruction && native->Rip == input->Rip && guest->Rip == input->Rip
+        probes is not null && ProcessorModel.Host.Family == ProcessorModel.Zen5.Family
+            && i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq && i.IsStringInstruction && native->Rip == input->Rip
+            && guest->Rip == input->Rip
         && IsMemoryFault(native->Vector) && IsMemoryFault(guest->Vector);
 
     private static bool IsMemoryFault(uint vector) => vector is Vector.PF or Vector.GP or Vector.SS or Vector.AC;
@@ -142,7 +150,8 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
     {
         // An unmasked overflow or underflow also reports whether the unbounded result is inexact; the machine, which sees the masked result, always reports it.
         const uint overflow = 1 << 3, underflow = 1 << 4, inexact = 1 << 5;
-        uint a0 = Unsafe.ReadUnaligned<uint>(native + XsaveArea.Mxcsr), b0 = Unsafe.ReadUnaligned<uint>(guest + XsaveArea.Mxcsr), unmasked = ~(a0 >> 7) & a0 & (overflow | underflow);
+        uint a0 = Unsafe.ReadUnaligned<uint>(native + XsaveArea.Mxcsr), b0 = Unsafe.ReadUnaligned<uint>(guest + XsaveArea.Mxcsr),
+            unmasked = ~(a0 >> 7) & a0 & (overflow | underflow);
         bool same = Check(report, "mxcsr", faulted && unmasked != 0 ? a0 | inexact : a0, faulted && unmasked != 0 ? b0 | inexact : b0);
         foreach ((int at, string name) in ((int, string)[])[(XsaveArea.Xmm, "xmm"), (XsaveArea.YmmHigh, "ymmh")])
         {
@@ -267,7 +276,8 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
             else if (full.IsSegmentRegister() && full is Register.FS or Register.GS)
                 Show(full.ToString().ToLowerInvariant(), (full == Register.FS ? s->FsBase : s->GsBase).ToString("x", CultureInfo.InvariantCulture));
         }
-        bool x87 = meta.Instruction.Code.ToString().Contains("_mm", StringComparison.Ordinal) || Disassemble(meta, s, code).Split("; ").Any(i => i.StartsWith('f'));
+        bool x87 = meta.Instruction.Code.ToString().Contains("_mm", StringComparison.Ordinal) || Disassemble(meta, s, code).Split("; ").Any(i =>
+            i.StartsWith('f'));
         if (x87)
         {
             Show("fcw", Unsafe.ReadUnaligned<ushort>(s->Xsave).ToString("x", CultureInfo.InvariantCulture));

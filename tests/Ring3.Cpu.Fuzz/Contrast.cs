@@ -1,6 +1,9 @@
 namespace Ring3.Differential;
 
-/// <summary>The machine as one model against the machine as another, over the generator's cases: what the models say differently, and nothing else, must differ. Needs no native side.</summary>
+/// <summary>
+/// The machine as one model against the machine as another, over the generator's cases: what the models say differently, and nothing else, must differ.
+/// Needs no native side.
+/// </summary>
 /// <remarks>SAFETY: pointers into the case memory, which lives as long as the run; indices are below <see cref="Sandbox.MaxCases"/>.</remarks>
 internal static unsafe class Contrast
 {
@@ -37,7 +40,8 @@ internal static unsafe class Contrast
                 two.Run(input, meta, step, &b);
                 if (comparer.Same(meta, input, code, &a, &b))
                     continue;
-                string key = meta.Kind switch { CaseKind.Compare when meta.Count > 1 => "(sequence)", CaseKind.Compare => meta.Instruction.Code.ToString(), _ => $"({meta.Kind})" };
+                string key = meta.Kind switch { CaseKind.Compare when meta.Count > 1 => "(sequence)", CaseKind.Compare => meta.Instruction.Code.ToString(),
+                    _ => $"({meta.Kind})" };
                 string text = $"{comparer.Describe(meta, input, code, &a, &b)}\n      {Comparer.Reproducer(meta, input, code)}\n      --seed {options.Seed} --bits {options.Bits} --batch {number} (case {i})";
                 differences.Add(new Difference(key, LeftOpen.Rule(meta, input, code, &a, &b), text));
             }

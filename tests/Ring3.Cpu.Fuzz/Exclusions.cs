@@ -4,7 +4,10 @@ using Iced.Intel;
 
 namespace Ring3.Differential;
 
-/// <summary>Instructions that one host case cannot compare, with the reason: tests/vectors/fuzz-excluded.csv (pattern of Iced's Code names, reason, modes when not all).</summary>
+/// <summary>
+/// Instructions that one host case cannot compare, with the reason: tests/vectors/fuzz-excluded.csv (pattern of Iced's Code names, reason, modes when
+/// not all).
+/// </summary>
 internal sealed class Exclusions
 {
     private readonly (string Reason, string Modes)?[] _rules = new (string, string)?[IcedConstants.CodeEnumCount];
@@ -27,7 +30,8 @@ internal sealed class Exclusions
     internal static Exclusions Load() => new(Vectors.Path("fuzz-excluded.csv"));
 
     /// <summary>Why this code is left out in the 16-, 32- or 64-bit mode, or null.</summary>
-    internal string? Reason(Code code, int bits) => _rules[(int)code] is { } rule && rule.Modes.Contains(bits.ToString(CultureInfo.InvariantCulture), StringComparison.Ordinal) ? rule.Reason : null;
+    internal string? Reason(Code code, int bits) => _rules[(int)code] is { } rule && rule.Modes.Contains(bits.ToString(CultureInfo.InvariantCulture),
+        StringComparison.Ordinal) ? rule.Reason : null;
 }
 
 /// <summary>Text vectors in tests/vectors: comma-separated, '#' starts a comment line.</summary>

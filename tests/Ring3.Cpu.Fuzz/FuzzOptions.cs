@@ -84,8 +84,10 @@ internal sealed record FuzzOptions
                 case "--filter" when value is not null: o = o with { Filter = value }; i++; continue;
                 case "--mnemonics": o = o with { Mnemonics = true }; continue;
                 case "--from" when value is not null: o = o with { From = [.. o.From, value] }; i++; continue;
-                case "--at" when value?.Split(':') is [var seed, var batch, var index] && ulong.TryParse(seed, NumberStyles.None, CultureInfo.InvariantCulture, out ulong s)
-                    && ulong.TryParse(batch, NumberStyles.None, CultureInfo.InvariantCulture, out ulong b) && int.TryParse(index, NumberStyles.None, CultureInfo.InvariantCulture, out int c) && c < Sandbox.MaxCases:
+                case "--at" when value?.Split(':') is [var seed, var batch, var index] && ulong.TryParse(seed, NumberStyles.None, CultureInfo.InvariantCulture,
+                    out ulong s)
+                    && ulong.TryParse(batch, NumberStyles.None, CultureInfo.InvariantCulture, out ulong b) && int.TryParse(index, NumberStyles.None,
+                        CultureInfo.InvariantCulture, out int c) && c < Sandbox.MaxCases:
                     o = o with { At = [.. o.At, (s, b, c)] };
                     i++;
                     continue;

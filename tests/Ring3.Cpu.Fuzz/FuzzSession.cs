@@ -70,7 +70,8 @@ internal sealed class FuzzSession(FuzzOptions options)
     private unsafe void Work(long batches)
     {
         using var oracle = new NativeOracle();
-        using GuestProcessor? guest = options.Self || options.Kvm is not null ? null : new GuestProcessor(oracle, options.Bits, options.Model, options.Translate);
+        using GuestProcessor? guest = options.Self || options.Kvm is not null ? null : new GuestProcessor(oracle, options.Bits, options.Model,
+            options.Translate);
         using KvmOracle? kvm = options.Kvm is { } launcher ? new KvmOracle(launcher) : null;
         var batch = new CaseBatch(oracle, _codes, options.Bits, options.Filter.Length == 0 ? options.Raw : 0, _undefined);
         var comparer = new Comparer(_undefined, oracle.Probes);
@@ -126,7 +127,8 @@ internal sealed class FuzzSession(FuzzOptions options)
                     Comparer.NormalizeNative(oracle.Input(i), &result);
                 if (comparer.Same(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native, &result))
                     continue;
-                if (options.Self || options.Model.IsKnown || LeftOpen.Rule(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native, &result) is not { } rule)
+                if (options.Self || options.Model.IsKnown || LeftOpen.Rule(batch.Meta[i], oracle.Input(i), CodeOf(i, batch, oracle), native,
+                    &result) is not { } rule)
                     Report(number, i, batch, comparer, oracle, &result, null);
                 else
                     Count(_leftOpen, rule);
@@ -164,7 +166,8 @@ internal sealed class FuzzSession(FuzzOptions options)
     {
         Interlocked.Increment(ref _mismatches);
         CaseMeta meta = batch.Meta[index];
-        string key = meta.Kind switch { CaseKind.Compare when meta.Count > 1 => "(sequence)", CaseKind.Compare => meta.Instruction.Code.ToString(), CaseKind.Invalid => "(invalid)", _ => "(truncated)" };
+        string key = meta.Kind switch { CaseKind.Compare when meta.Count > 1 => "(sequence)", CaseKind.Compare => meta.Instruction.Code.ToString(),
+            CaseKind.Invalid => "(invalid)", _ => "(truncated)" };
         lock (_lock)
         {
             if (!_findings.TryGetValue(key, out Finding? finding))

@@ -5,7 +5,10 @@ using Ring3.Host;
 
 namespace Ring3.Differential;
 
-/// <summary>The machine side: one logical processor in 64-bit or compatibility mode or with 16-bit segments, at CPL 3, whose page tables map the sandbox at the native side's addresses. Runs one instruction and reports like the native side.</summary>
+/// <summary>
+/// The machine side: one logical processor in 64-bit or compatibility mode or with 16-bit segments, at CPL 3, whose page tables map the sandbox at the
+/// native side's addresses. Runs one instruction and reports like the native side.
+/// </summary>
 /// <remarks>SAFETY: table pages and data are mapped for the lifetime of the object; code is the cases' memory, which outlives it.</remarks>
 internal sealed unsafe class GuestProcessor : IDisposable
 {
@@ -66,7 +69,8 @@ internal sealed unsafe class GuestProcessor : IDisposable
         for (ulong n = 0; n < Sandbox.CodeSize / 4096; n++)
             leaves[((Sandbox.CodeAddress >> 12) & 511) + n] = (CodeGpa + n * 4096) | Pte.P | Pte.U | Pte.A;
         for (ulong n = 0; n < Sandbox.DataSize / 4096; n++)
-            leaves[((Sandbox.DataAddress >> 12) & 511) + n] = (DataGpa + n * 4096) | Pte.P | Pte.U | Pte.A | Pte.NX | (n < Sandbox.DataWritable / 4096 ? Pte.W : 0);
+            leaves[((Sandbox.DataAddress >> 12) & 511) + n] = (DataGpa + n * 4096) | Pte.P | Pte.U | Pte.A | Pte.NX | (n < Sandbox.DataWritable / 4096 ? Pte.W
+                : 0);
     }
 
     private void Initialize(CpuState* c, int bits)
@@ -91,7 +95,8 @@ internal sealed unsafe class GuestProcessor : IDisposable
         {
             c->Cs.Limit = 0xffff;
             c->Cs.Access = 0xb | Segment.S | Segment.DplMask | Segment.P;
-            c->Ss = c->Ds = c->Es = new Segment { Selector = (ushort)Sandbox.WordDataSelector, Base = Sandbox.WordDataBase, Limit = 0xffff, Access = 0x3 | Segment.S | Segment.DplMask | Segment.P };
+            c->Ss = c->Ds = c->Es = new Segment { Selector = (ushort)Sandbox.WordDataSelector, Base = Sandbox.WordDataBase, Limit = 0xffff, Access = 0x3
+                | Segment.S | Segment.DplMask | Segment.P };
         }
         c->Gdtr = c->Idtr = default;
         c->Ldtr = new Segment { Access = Segment.Unusable };
@@ -113,7 +118,8 @@ internal sealed unsafe class GuestProcessor : IDisposable
     }
 
     /// <summary>
-    /// Runs the case. Stepped: one instruction through the host's single step. Otherwise the processor runs freely and stops at what follows the instruction: the jump to the native side's exit,
+    /// Runs the case. Stepped: one instruction through the host's single step. Otherwise the processor runs freely and stops at what follows the
+    /// instruction: the jump to the native side's exit,
     /// whose target this guest does not map, or the bytes that a branch lands on.
     /// </summary>
     internal void Run(CaseInput* input, in CaseMeta meta, bool step, CaseOutput* output)
@@ -144,7 +150,8 @@ internal sealed unsafe class GuestProcessor : IDisposable
     private void NormalizeFree(CaseInput* input, in CaseMeta meta, CaseOutput* o)
     {
         // 64-bit: the fetch at the exit's address. Otherwise: the far jump behind the instruction, which finds no descriptor.
-        bool left = meta.Kind == CaseKind.Compare && (input->Bits == 64 ? o->Vector == Vector.PF && o->Rip == _cases.ExitAddress : o->Vector == Vector.GP && o->Rip == input->NextRip && o->ErrorCode != 0);
+        bool left = meta.Kind == CaseKind.Compare && (input->Bits == 64 ? o->Vector == Vector.PF && o->Rip == _cases.ExitAddress : o->Vector == Vector.GP
+            && o->Rip == input->NextRip && o->ErrorCode != 0);
         if (!left)
         {
             // An intercepted INT3 leaves RIP at the instruction; natively it is behind it.

@@ -3,7 +3,10 @@ using Ring3.Arch;
 
 namespace Ring3.Differential;
 
-/// <summary>Cases that this host cannot run as the processor would. Generation knows nothing of the host, so that a seed means the same cases everywhere; such cases are passed over when they have been generated.</summary>
+/// <summary>
+/// Cases that this host cannot run as the processor would. Generation knows nothing of the host, so that a seed means the same cases everywhere; such
+/// cases are passed over when they have been generated.
+/// </summary>
 /// <remarks>SAFETY: reads inside the given case.</remarks>
 internal sealed unsafe class HostLimits(HostProbes probes)
 {
@@ -36,7 +39,8 @@ internal sealed unsafe class HostLimits(HostProbes probes)
         return false;
     }
 
-    private static bool IsLocked(in Instruction i) => (i.HasLockPrefix || i.Mnemonic == Mnemonic.Xchg) && (i.Op0Kind == OpKind.Memory || i.Op1Kind == OpKind.Memory);
+    private static bool IsLocked(in Instruction i) => (i.HasLockPrefix || i.Mnemonic == Mnemonic.Xchg)
+        && (i.Op0Kind == OpKind.Memory || i.Op1Kind == OpKind.Memory);
 
     /// <summary>Behind the first instruction of a sequence, memory operands are RIP-relative: the initial state gives every address.</summary>
     private static bool Crosses(in Instruction i, CaseInput* s)

@@ -6,7 +6,8 @@ using Ring3.Arch;
 namespace Ring3.Differential;
 
 /// <summary>
-/// What this host does otherwise than a bare processor under Linux: a hypervisor, a container or a kernel option can stand between a case and the processor. Found once, by cases of its own, before any comparison.
+/// What this host does otherwise than a bare processor under Linux: a hypervisor, a container or a kernel option can stand between a case and the
+/// processor. Found once, by cases of its own, before any comparison.
 /// </summary>
 /// <remarks>SAFETY: writes inside the oracle's shared mapping, at indices below <see cref="Sandbox.MaxCases"/>.</remarks>
 internal sealed unsafe class HostProbes
@@ -36,7 +37,10 @@ internal sealed unsafe class HostProbes
     internal bool KeepsUpperGsBase { get; }
     /// <summary>An interrupt returns to code whose RSP is not canonical.</summary>
     internal bool ReturnsToAnyStack { get; }
-    /// <summary>FIP, FOP and FDP are the processor's, through a fault too, and the manual says how they are updated. AMD's leaves open what XRSTOR makes of the selectors that they have.</summary>
+    /// <summary>
+    /// FIP, FOP and FDP are the processor's, through a fault too, and the manual says how they are updated. AMD's leaves open what XRSTOR makes of the
+    /// selectors that they have.
+    /// </summary>
     internal bool ReportsX87Pointers { get; }
     /// <summary>Locked accesses across a cache line run at the processor's own speed.</summary>
     internal bool RunsSplitLocks { get; }
@@ -69,21 +73,33 @@ internal sealed unsafe class HostProbes
         _oracle = oracle;
         if (Outcome([0x0f, 0x0b]) is not { Vector: Vector.UD })
             throw new InvalidOperationException("the native oracle does not see UD2 of its own cases: nothing can be compared on this host");
-        ReportsNestedTask = Note("nt", (Outcome([0x90], rflags: Rflags.NT).Rflags & Outcome([0x0f, 0x0b], rflags: Rflags.NT).Rflags & Rflags.NT) != 0, "RFLAGS.NT is lost on the way: not compared");
-        RunsCompatibilityMode = Note("compatibility-mode", Outcome([0x90], bits: 32).Vector == CaseOutput.NoVector, "32-bit code cannot be entered: no cases of 32 bits");
-        RunsWordSegments = Note("16-bit-segments", Outcome([0x90], bits: 16).Vector == CaseOutput.NoVector, "16-bit code cannot be entered: no cases of 16 bits");
-        SingleSteps = Note("single-step", Outcome([0x90, 0x90], rflags: Rflags.TF) is { Vector: Vector.DB, Behind: 1 }, "TF does not stop behind one instruction: undefined bytes are not run");
+        ReportsNestedTask = Note("nt", (Outcome([0x90], rflags: Rflags.NT).Rflags & Outcome([0x0f, 0x0b], rflags: Rflags.NT).Rflags & Rflags.NT) != 0,
+            "RFLAGS.NT is lost on the way: not compared");
+        RunsCompatibilityMode = Note("compatibility-mode", Outcome([0x90], bits: 32).Vector == CaseOutput.NoVector,
+            "32-bit code cannot be entered: no cases of 32 bits");
+        RunsWordSegments = Note("16-bit-segments", Outcome([0x90], bits: 16).Vector == CaseOutput.NoVector,
+            "16-bit code cannot be entered: no cases of 16 bits");
+        SingleSteps = Note("single-step", Outcome([0x90, 0x90], rflags: Rflags.TF) is { Vector: Vector.DB, Behind: 1 },
+            "TF does not stop behind one instruction: undefined bytes are not run");
         // MOV EAX, [RBX]
-        ChecksAlignment = Note("alignment-check", Outcome([0x8b, 0x03], rflags: Rflags.AC, rbx: Sandbox.DataAddress + 1).Vector == Vector.AC, "RFLAGS.AC has no effect: cases with it are not run");
-        ReportsPageFaults = Note("page-fault", Outcome([0x8b, 0x03], rbx: Sandbox.DataAddress - 8) is { Vector: Vector.PF, ErrorCode: 4, Cr2: Sandbox.DataAddress - 8 }
-            && Outcome([0x89, 0x03], rbx: Sandbox.DataAddress + Sandbox.DataWritable) is { Vector: Vector.PF, ErrorCode: 7, Cr2: Sandbox.DataAddress + Sandbox.DataWritable }, "error code and CR2 of #PF are not the processor's: not compared");
-        KeepsBases = Note("fsgsbase", (AuxiliaryVector(26) & 2) != 0, "the kernel does not know FSGSBASE, a switch of threads loses the bases: cases that show it run again");
+        ChecksAlignment = Note("alignment-check", Outcome([0x8b, 0x03], rflags: Rflags.AC, rbx: Sandbox.DataAddress + 1).Vector == Vector.AC,
+            "RFLAGS.AC has no effect: cases with it are not run");
+        ReportsPageFaults = Note("page-fault", Outcome([0x8b, 0x03], rbx: Sandbox.DataAddress - 8) is { Vector: Vector.PF, ErrorCode: 4,
+            Cr2: Sandbox.DataAddress - 8 }
+            && Outcome([0x89, 0x03], rbx: Sandbox.DataAddress + Sandbox.DataWritable) is { Vector: Vector.PF, ErrorCode: 7, Cr2: Sandbox.DataAddress
+                + Sandbox.DataWritable }, "error code and CR2 of #PF are not the processor's: not compared");
+        KeepsBases = Note("fsgsbase", (AuxiliaryVector(26) & 2) != 0,
+            "the kernel does not know FSGSBASE, a switch of threads loses the bases: cases that show it run again");
         // WRGSBASE RBX; UD2
-        KeepsUpperGsBase = Note("gs-base-upper", Outcome([0xf3, 0x48, 0x0f, 0xae, 0xdb, 0x0f, 0x0b], rbx: ulong.MaxValue << 12).GsBase == ulong.MaxValue << 12, "a fault clears a GS base in the upper half: not compared then");
+        KeepsUpperGsBase = Note("gs-base-upper", Outcome([0xf3, 0x48, 0x0f, 0xae, 0xdb, 0x0f, 0x0b], rbx: ulong.MaxValue << 12).GsBase == ulong.MaxValue << 12,
+            "a fault clears a GS base in the upper half: not compared then");
         // JMP to itself, until the timer ends it.
-        KeepsNestedTask = Note("nt-interrupt", (Outcome([0xeb, 0xfe], rflags: Rflags.NT).Rflags & Rflags.NT) != 0, "an interrupt clears RFLAGS.NT: cases that show it run until two runs agree");
-        ReturnsToAnyStack = Note("stack-not-canonical", Outcome([0x90], rflags: Rflags.TF, rsp: 1UL << 48).Vector == Vector.DB, "an interrupt with an RSP that is not canonical ends in #GP: cases that show it run until two runs agree");
-        ReportsX87Pointers = Note("x87-pointers", HasDefinedPointers() && KeepsPointers(), "FIP, FOP and FDP are not those of CPUID's FDP_EXCPTN_ONLY and ZERO_FCS_FDS: zero before a case and not compared behind it");
+        KeepsNestedTask = Note("nt-interrupt", (Outcome([0xeb, 0xfe], rflags: Rflags.NT).Rflags & Rflags.NT) != 0,
+            "an interrupt clears RFLAGS.NT: cases that show it run until two runs agree");
+        ReturnsToAnyStack = Note("stack-not-canonical", Outcome([0x90], rflags: Rflags.TF, rsp: 1UL << 48).Vector == Vector.DB,
+            "an interrupt with an RSP that is not canonical ends in #GP: cases that show it run until two runs agree");
+        ReportsX87Pointers = Note("x87-pointers", HasDefinedPointers() && KeepsPointers(),
+            "FIP, FOP and FDP are not those of CPUID's FDP_EXCPTN_ONLY and ZERO_FCS_FDS: zero before a case and not compared behind it");
         RunsSplitLocks = Note("split-lock", !DetectsSplitLocks(), "locked accesses across a cache line are trapped or slowed down: not run");
     }
 
@@ -113,8 +129,11 @@ internal sealed unsafe class HostProbes
         return holds;
     }
 
-    /// <summary>FOP and FDP follow unmasked exceptions only, and there are no selectors. SPEC: SDM volume 1, "x87 FPU Instruction and Data (Operand) Pointers".</summary>
-    private static bool HasDefinedPointers() => X86Base.IsSupported && X86Base.CpuId(0, 0).Eax >= 7 && (X86Base.CpuId(7, 0).Ebx & (1 << 6 | 1 << 13)) == (1 << 6 | 1 << 13);
+    /// <summary>
+    /// FOP and FDP follow unmasked exceptions only, and there are no selectors. SPEC: SDM volume 1, "x87 FPU Instruction and Data (Operand) Pointers".
+    /// </summary>
+    private static bool HasDefinedPointers() => X86Base.IsSupported && X86Base.CpuId(0, 0).Eax >= 7
+        && (X86Base.CpuId(7, 0).Ebx & (1 << 6 | 1 << 13)) == (1 << 6 | 1 << 13);
 
     /// <summary>FLD1 leaves its address and nothing else; UD2 behind it reports all three.</summary>
     private bool KeepsPointers()
@@ -128,7 +147,8 @@ internal sealed unsafe class HostProbes
     private readonly record struct Seen(uint Vector, uint ErrorCode, ulong Cr2, ulong Rflags, ulong GsBase, int Behind);
 
     /// <summary>Runs one case with the given bytes.</summary>
-    private Seen Outcome(ReadOnlySpan<byte> bytes, ulong rflags = 0, int bits = 64, ulong rbx = 0, ulong rsp = Sandbox.DataAddress + 0x800, ushort fop = 0, ulong fdp = 0)
+    private Seen Outcome(ReadOnlySpan<byte> bytes, ulong rflags = 0, int bits = 64, ulong rbx = 0, ulong rsp = Sandbox.DataAddress + 0x800, ushort fop = 0,
+        ulong fdp = 0)
     {
         CaseInput* s = _oracle.Input(0);
         *s = default;
@@ -154,7 +174,8 @@ internal sealed unsafe class HostProbes
     }
 
     /// <summary>
-    /// Linux names the feature; under a hypervisor only the time tells. INC across a line takes a microsecond at most, a trap that slows the thread down sleeps for milliseconds; the fastest of the runs is not the scheduler's doing, and one that is fast enough is enough.
+    /// Linux names the feature; under a hypervisor only the time tells. INC across a line takes a microsecond at most, a trap that slows the thread
+    /// down sleeps for milliseconds; the fastest of the runs is not the scheduler's doing, and one that is fast enough is enough.
     /// </summary>
     private bool DetectsSplitLocks()
     {

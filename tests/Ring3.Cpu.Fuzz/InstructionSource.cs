@@ -3,8 +3,10 @@ using Iced.Intel;
 namespace Ring3.Differential;
 
 /// <summary>
-/// Random instruction bytes. For a chosen <see cref="Code"/> it writes opcode, mandatory prefix and operand-size prefixes as the opcode map says, and leaves everything else (ModRM, SIB, displacement,
-/// immediate, REX/VEX register bits, redundant prefixes) to chance; the decoder then says which instruction that is. So encodings that no assembler writes are covered as well.
+/// Random instruction bytes. For a chosen <see cref="Code"/> it writes opcode, mandatory prefix and operand-size prefixes as the opcode map says, and
+/// leaves everything else (ModRM, SIB, displacement,
+/// immediate, REX/VEX register bits, redundant prefixes) to chance; the decoder then says which instruction that is. So encodings that no assembler
+/// writes are covered as well.
 /// </summary>
 internal sealed class InstructionSource
 {
@@ -34,7 +36,8 @@ internal sealed class InstructionSource
     /// <summary>Every instruction that user code can run in 64-bit (or 32-bit) mode and that is not excluded.</summary>
     internal static Code[] AllCodes(Exclusions exclusions, Func<Code, bool> supported, int bits = 64) =>
     [
-        .. Enum.GetValues<Code>().Where(c => c != Code.INVALID && exclusions.Reason(c, bits) is null && c.ToOpCode() is { IsInstruction: true } info && (bits switch { 64 => info.Mode64, 32 => info.Mode32, _ => info.Mode16 }) && supported(c)),
+        .. Enum.GetValues<Code>().Where(c => c != Code.INVALID && exclusions.Reason(c, bits) is null && c.ToOpCode() is { IsInstruction: true } info
+            && (bits switch { 64 => info.Mode64, 32 => info.Mode32, _ => info.Mode16 }) && supported(c)),
     ];
 
     /// <summary>Random bytes for the code at <paramref name="index"/>, decoded at <paramref name="rip"/>; any instruction may come out.</summary>
@@ -81,7 +84,8 @@ internal sealed class InstructionSource
     }
 
     /// <summary>
-    /// A near branch in 64-bit mode with an operand-size prefix: ignored on Intel, 16-bit on AMD. LOOPE and LOOPNE with a REP prefix: the prefix is reserved, and chooses the condition on AMD.
+    /// A near branch in 64-bit mode with an operand-size prefix: ignored on Intel, 16-bit on AMD. LOOPE and LOOPNE with a REP prefix: the prefix is
+    /// reserved, and chooses the condition on AMD.
     /// </summary>
     internal bool IsVendorSpecific(in Instruction instruction)
     {
@@ -99,7 +103,10 @@ internal sealed class InstructionSource
         return false;
     }
 
-    /// <summary>Replaces ModRM, SIB and displacement by a RIP-relative operand; the immediate moves behind it. False when the instruction has no displacement to find its place by.</summary>
+    /// <summary>
+    /// Replaces ModRM, SIB and displacement by a RIP-relative operand; the immediate moves behind it. False when the instruction has no displacement to
+    /// find its place by.
+    /// </summary>
     internal bool MakeRipRelative(ref Instruction instruction)
     {
         ConstantOffsets offsets = _decoder.GetConstantOffsets(instruction);

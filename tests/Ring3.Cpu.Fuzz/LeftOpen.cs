@@ -4,13 +4,17 @@ using Ring3.Arch;
 namespace Ring3.Differential;
 
 /// <summary>
-/// Differences between processors that the manuals leave open, as far as two processors have shown them. On a family that a model describes they are mismatches like any other; on one that no model knows they are reported by name and fail
+/// Differences between processors that the manuals leave open, as far as two processors have shown them. On a family that a model describes they are
+/// mismatches like any other; on one that no model knows they are reported by name and fail
 /// nothing. What matches no rule here is defined, and fails everywhere. Models may differ in nothing else.
 /// </summary>
 /// <remarks>SAFETY: reads inside the given case and outputs.</remarks>
 internal static unsafe class LeftOpen
 {
-    /// <summary>Name of the rule that covers the difference, or null. A sequence is covered when one of its instructions is: what follows it sees the difference.</summary>
+    /// <summary>
+    /// Name of the rule that covers the difference, or null. A sequence is covered when one of its instructions is: what follows it sees the
+    /// difference.
+    /// </summary>
     internal static string? Rule(in CaseMeta meta, CaseInput* s, ReadOnlySpan<byte> code, CaseOutput* native, CaseOutput* guest)
     {
         if (meta.Kind != CaseKind.Compare)
@@ -29,7 +33,8 @@ internal static unsafe class LeftOpen
     {
         bool memory = HasMemory(i), fault = Faulted(native) || Faulted(guest);
         if (i.Code is Code.Shld_rm16_r16_CL or Code.Shrd_rm16_r16_CL or Code.Shld_rm16_r16_imm8 or Code.Shrd_rm16_r16_imm8)
-            return ((i.Op2Kind == OpKind.Register ? s->Gpr[1] : i.Immediate8) & 31) > 16 || i.Op2Kind == OpKind.Register ? "SHLD, SHRD of 16 bits by more than 16" : null;
+            return ((i.Op2Kind == OpKind.Register ? s->Gpr[1] : i.Immediate8) & 31) > 16 || i.Op2Kind == OpKind.Register
+                ? "SHLD, SHRD of 16 bits by more than 16" : null;
         if (i.Mnemonic == Mnemonic.Push && i.Op0Kind == OpKind.Register && i.Op0Register.IsSegmentRegister())
             return "bytes that PUSH of a segment register writes";
         if (i.Mnemonic == Mnemonic.Call && fault)
@@ -46,7 +51,8 @@ internal static unsafe class LeftOpen
             return "alignment of a SHA operand";
         if (i.IsVsib && fault)
             return "elements that a gather has loaded when it faults";
-        if ((i.MemorySize.GetSize() >= 16 || i.Encoding == EncodingKind.VEX) && (s->Rflags & Rflags.AC) != 0 && (native->Vector == Vector.AC || guest->Vector == Vector.AC) && !IsStateImage(i))
+        if ((i.MemorySize.GetSize() >= 16 || i.Encoding == EncodingKind.VEX) && (s->Rflags & Rflags.AC) != 0
+            && (native->Vector == Vector.AC || guest->Vector == Vector.AC) && !IsStateImage(i))
             return "alignment check of a vector access";
         if (i.Mnemonic == Mnemonic.Vcvtps2ph)
             return "exceptions of a conversion whose store faults";

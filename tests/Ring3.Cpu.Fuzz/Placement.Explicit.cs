@@ -53,7 +53,8 @@ internal sealed unsafe partial class Placement
         _address = (ushort)offset + SegmentBase(i.MemorySegment, s);
     }
 
-    private static bool UsesWordAddress(in Instruction i) => i.MemoryBase.IsGPR16() || i.MemoryIndex.IsGPR16() || i.MemoryBase == Register.None && i.MemoryIndex == Register.None && i.MemoryDisplSize == 2;
+    private static bool UsesWordAddress(in Instruction i) => i.MemoryBase.IsGPR16() || i.MemoryIndex.IsGPR16() || i.MemoryBase == Register.None
+        && i.MemoryIndex == Register.None && i.MemoryDisplSize == 2;
 
     private static int UnsizedOperand(in Instruction i) => i.Mnemonic switch
     {
@@ -166,7 +167,8 @@ internal sealed unsafe partial class Placement
     private void Contents(ref FuzzRandom r, in Instruction i, CaseInput* s, int size)
     {
         ulong at = _address;
-        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc || size > Sandbox.MaxPatch || r.Chance(25) && i.Mnemonic is not (Mnemonic.Ldmxcsr or Mnemonic.Vldmxcsr or Mnemonic.Fxrstor or Mnemonic.Fxrstor64))
+        if (i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc || size > Sandbox.MaxPatch || r.Chance(25)
+            && i.Mnemonic is not (Mnemonic.Ldmxcsr or Mnemonic.Vldmxcsr or Mnemonic.Fxrstor or Mnemonic.Fxrstor64))
             return;
         byte* value = stackalloc byte[512];
         switch (i.Mnemonic)

@@ -4,7 +4,8 @@ using Ring3.Arch;
 namespace Ring3.Differential;
 
 /// <summary>
-/// Chooses register values, displacements and memory contents so that the instruction does something interesting inside the sandbox: addresses land on the data pages, on their edges, on unmapped or read-only
+/// Chooses register values, displacements and memory contents so that the instruction does something interesting inside the sandbox: addresses land on
+/// the data pages, on their edges, on unmapped or read-only
 /// neighbours or are non-canonical; branches land on known bytes; counts are bounded. Cases that could touch anything else are refused.
 /// </summary>
 /// <remarks>SAFETY: writes only inside the given <see cref="CaseInput"/>; patches are bounded by <see cref="Sandbox.MaxPatch"/>.</remarks>
@@ -71,7 +72,8 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
     private static bool IsCanonical(ulong a) => (ulong)((long)a << 16 >> 16) == a;
     private static bool IsInWindow(ulong a) => a is >= Sandbox.WindowStart and < Sandbox.WindowEnd;
 
-    private ulong SegmentBase(Register segment, CaseInput* s) => segment switch { Register.FS => s->FsBase, Register.GS => s->GsBase, _ => bits == 16 ? Sandbox.WordDataBase : 0 };
+    private ulong SegmentBase(Register segment, CaseInput* s) => segment switch { Register.FS => s->FsBase, Register.GS => s->GsBase, _ => bits == 16
+        ? Sandbox.WordDataBase : 0 };
 
     // ---- implicit operands
 

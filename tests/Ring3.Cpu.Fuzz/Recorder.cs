@@ -25,7 +25,10 @@ internal sealed unsafe class Recorder : IDisposable
         _comparer = new Comparer(undefined, _oracle.Probes);
     }
 
-    /// <summary>Looks at as many generated cases as the options say; keeps <see cref="FuzzOptions.Examples"/> for each instruction, and 128 times as many sequences.</summary>
+    /// <summary>
+    /// Looks at as many generated cases as the options say; keeps <see cref="FuzzOptions.Examples"/> for each instruction, and 128 times as many
+    /// sequences.
+    /// </summary>
     internal List<RecordedCase> Run()
     {
         var cases = new List<RecordedCase>();
@@ -95,7 +98,8 @@ internal sealed unsafe class Recorder : IDisposable
     private string Key(in CaseMeta meta) => meta.Kind != CaseKind.Compare ? meta.Kind.ToString() : meta.Count > 1 ? "sequence"
         : _options.Mnemonics ? meta.Instruction.Mnemonic.ToString() : meta.Instruction.Code.ToString();
 
-    private bool Wanted(in CaseMeta meta) => _kept.GetValueOrDefault(Key(meta)) < _options.Examples * (meta.Kind == CaseKind.Compare && meta.Count > 1 ? 128 : meta.Kind == CaseKind.Compare ? 1 : 16);
+    private bool Wanted(in CaseMeta meta) => _kept.GetValueOrDefault(Key(meta)) < _options.Examples * (meta.Kind == CaseKind.Compare && meta.Count > 1 ? 128
+        : meta.Kind == CaseKind.Compare ? 1 : 16);
 
     /// <summary>The case with the host's result; null when this host cannot run it, or does not give the same result twice.</summary>
     private RecordedCase? Record(int index)
@@ -104,8 +108,10 @@ internal sealed unsafe class Recorder : IDisposable
         CaseMeta meta = _batch.Meta[index];
         int offset = index * Sandbox.SlotSize + (int)(from->Rip % Sandbox.SlotSize);
         var code = new ReadOnlySpan<byte>(_generated.Code + offset, Math.Min(meta.Length, Sandbox.CodeSize - offset));
-        // Split locks are never run here: a recorded set must not depend on how the host treats them. Approximations say nothing on another host, whose unit the machine uses.
-        if (_limits.Reason(meta, from, code) is not null || meta.Kind != CaseKind.Invalid && HostLimits.HasSplitLock(from, code) || Approximations.IsIn(meta, from, code))
+        // Split locks are never run here: a recorded set must not depend on how the host treats them. Approximations say nothing on another host, whose
+        // unit the machine uses.
+        if (_limits.Reason(meta, from, code) is not null || meta.Kind != CaseKind.Invalid && HostLimits.HasSplitLock(from, code)
+            || Approximations.IsIn(meta, from, code))
             return null;
         var c = new RecordedCase { Input = *from, Meta = meta, Slot = index, Code = code.ToArray() };
         new ReadOnlySpan<byte>(_generated.Data, Sandbox.DataSize).CopyTo(c.Data);

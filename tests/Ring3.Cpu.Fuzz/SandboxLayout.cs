@@ -14,11 +14,16 @@ internal static class Sandbox
     internal const ulong DataAddress = 0x5010_0000;
     internal const int DataWritable = 0x2000, DataSize = 0x3000;
 
-    /// <summary>16-bit cases: base of the data and stack segment (limit 0xffff); offset 0x4000 is the first data page. The code segments start at CodeAddress and 64 KiB behind it.</summary>
+    /// <summary>
+    /// 16-bit cases: base of the data and stack segment (limit 0xffff); offset 0x4000 is the first data page. The code segments start at CodeAddress
+    /// and 64 KiB behind it.
+    /// </summary>
     internal const ulong WordDataBase = DataAddress - 0x4000;
     internal const uint WordDataSelector = 0x17, WordCodeSelector0 = 0x07, WordCodeSelector1 = 0x0f;
 
-    /// <summary>Cases of one batch; each has its own code slot, filled with INT3 around the instruction so that near branches land on something known.</summary>
+    /// <summary>
+    /// Cases of one batch; each has its own code slot, filled with INT3 around the instruction so that near branches land on something known.
+    /// </summary>
     internal const int MaxCases = 256;
     internal const int SlotSize = CodeSize / MaxCases;
     internal const int MaxDiffs = 16, Line = 64, MaxPatch = 1024;

@@ -49,11 +49,15 @@ internal static unsafe class StateBuilder
             header[i] = 0;
     }
 
-    /// <summary>What a last x87 instruction has left. From a source of its own, so that the cases of a seed are those that they were without pointers. FIP is canonical: XRSTOR makes it so on some processors.</summary>
+    /// <summary>
+    /// What a last x87 instruction has left. From a source of its own, so that the cases of a seed are those that they were without pointers. FIP is
+    /// canonical: XRSTOR makes it so on some processors.
+    /// </summary>
     private static void Pointers(FuzzRandom r, byte* x)
     {
         Unsafe.WriteUnaligned(x + XsaveArea.Fop, (ushort)(r.Next() & 0x7ff));
-        Unsafe.WriteUnaligned(x + XsaveArea.Fip, r.Chance(50) ? Sandbox.CodeAddress + r.Next() % Sandbox.CodeSize : (ulong)((long)r.Next() >> r.Below(40) + 16));
+        Unsafe.WriteUnaligned(x + XsaveArea.Fip, r.Chance(50) ? Sandbox.CodeAddress + r.Next() % Sandbox.CodeSize : (ulong)((long)r.Next() >> r.Below(40)
+            + 16));
         Unsafe.WriteUnaligned(x + XsaveArea.Fdp, r.Chance(50) ? Sandbox.DataAddress + r.Next() % Sandbox.DataSize : r.Next() >> r.Below(40));
     }
 

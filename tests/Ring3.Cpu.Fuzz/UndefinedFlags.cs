@@ -18,7 +18,8 @@ internal sealed unsafe class UndefinedFlags
                 throw new InvalidDataException($"{path}:{line}: expected mnemonic,condition,flags");
             ulong flags = 0;
             foreach (string flag in fields[2].Split(' ', StringSplitOptions.RemoveEmptyEntries))
-                flags |= flag switch { "CF" => Rflags.CF, "PF" => Rflags.PF, "AF" => Rflags.AF, "ZF" => Rflags.ZF, "SF" => Rflags.SF, "OF" => Rflags.OF, _ => throw new InvalidDataException($"{path}:{line}: flag {flag}") };
+                flags |= flag switch { "CF" => Rflags.CF, "PF" => Rflags.PF, "AF" => Rflags.AF, "ZF" => Rflags.ZF, "SF" => Rflags.SF, "OF" => Rflags.OF, _ =>
+                    throw new InvalidDataException($"{path}:{line}: flag {flag}") };
             (_rules[(int)mnemonic] ??= []).Add((when, flags));
         }
     }

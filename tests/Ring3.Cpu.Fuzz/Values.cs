@@ -8,27 +8,38 @@ internal static unsafe class Values
 {
     private static readonly uint[] s_single =
     [
-        0, 0x8000_0000, 0x3f80_0000, 0xbf80_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0xff80_0001, 0x7fbf_ffff, 0x7fff_ffff, 1, 0x8000_0001, 0x007f_ffff,
-        0x807f_ffff, 0x0080_0000, 0x8080_0000, 0x7f7f_ffff, 0xff7f_ffff, 0x4f00_0000, 0xcf00_0000, 0x5f00_0000, 0xdf00_0000, 0x4eff_ffff, 0x4f80_0000, 0x3f00_0000, 0xbf00_0000,
-        0x3fc0_0000, 0x4020_0000, 0x4b00_0000, 0x4b7f_ffff, 0x4b80_0000, 0x3400_0000, 0x3eaa_aaab, 0x4049_0fdb, 0x477f_e000, 0x477f_f000, 0x3380_0000, 0x3300_0000, 0x3880_0000, 0x387f_c000,
+        0, 0x8000_0000, 0x3f80_0000, 0xbf80_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0xff80_0001, 0x7fbf_ffff, 0x7fff_ffff, 1,
+            0x8000_0001, 0x007f_ffff,
+        0x807f_ffff, 0x0080_0000, 0x8080_0000, 0x7f7f_ffff, 0xff7f_ffff, 0x4f00_0000, 0xcf00_0000, 0x5f00_0000, 0xdf00_0000, 0x4eff_ffff, 0x4f80_0000,
+            0x3f00_0000, 0xbf00_0000,
+        0x3fc0_0000, 0x4020_0000, 0x4b00_0000, 0x4b7f_ffff, 0x4b80_0000, 0x3400_0000, 0x3eaa_aaab, 0x4049_0fdb, 0x477f_e000, 0x477f_f000, 0x3380_0000,
+            0x3300_0000, 0x3880_0000, 0x387f_c000,
     ];
 
     private static readonly ulong[] s_double =
     [
-        0, 0x8000_0000_0000_0000, 0x3ff0_0000_0000_0000, 0xbff0_0000_0000_0000, 0x7ff0_0000_0000_0000, 0xfff0_0000_0000_0000, 0x7ff8_0000_0000_0000, 0xfff8_0000_0000_0000, 0x7ff0_0000_0000_0001,
-        0xfff0_0000_0000_0001, 0x7ff7_ffff_ffff_ffff, 0x7fff_ffff_ffff_ffff, 1, 0x8000_0000_0000_0001, 0x000f_ffff_ffff_ffff, 0x800f_ffff_ffff_ffff, 0x0010_0000_0000_0000, 0x8010_0000_0000_0000,
-        0x7fef_ffff_ffff_ffff, 0xffef_ffff_ffff_ffff, 0x41e0_0000_0000_0000, 0xc1e0_0000_0000_0000, 0x41df_ffff_ffc0_0000, 0x43e0_0000_0000_0000, 0xc3e0_0000_0000_0000, 0x3fe0_0000_0000_0000,
-        0xbfe0_0000_0000_0000, 0x4004_0000_0000_0000, 0x4330_0000_0000_0000, 0x433f_ffff_ffff_ffff, 0x3cb0_0000_0000_0000, 0x47ef_ffff_e000_0000, 0x47ef_ffff_f000_0000, 0x3810_0000_0000_0000,
+        0, 0x8000_0000_0000_0000, 0x3ff0_0000_0000_0000, 0xbff0_0000_0000_0000, 0x7ff0_0000_0000_0000, 0xfff0_0000_0000_0000, 0x7ff8_0000_0000_0000,
+            0xfff8_0000_0000_0000, 0x7ff0_0000_0000_0001,
+        0xfff0_0000_0000_0001, 0x7ff7_ffff_ffff_ffff, 0x7fff_ffff_ffff_ffff, 1, 0x8000_0000_0000_0001, 0x000f_ffff_ffff_ffff, 0x800f_ffff_ffff_ffff,
+            0x0010_0000_0000_0000, 0x8010_0000_0000_0000,
+        0x7fef_ffff_ffff_ffff, 0xffef_ffff_ffff_ffff, 0x41e0_0000_0000_0000, 0xc1e0_0000_0000_0000, 0x41df_ffff_ffc0_0000, 0x43e0_0000_0000_0000,
+            0xc3e0_0000_0000_0000, 0x3fe0_0000_0000_0000,
+        0xbfe0_0000_0000_0000, 0x4004_0000_0000_0000, 0x4330_0000_0000_0000, 0x433f_ffff_ffff_ffff, 0x3cb0_0000_0000_0000, 0x47ef_ffff_e000_0000,
+            0x47ef_ffff_f000_0000, 0x3810_0000_0000_0000,
         0x380f_ffff_ffff_ffff, 0x36a0_0000_0000_0000, 0x3690_0000_0000_0000, 0x3fd5_5555_5555_5555, 0x4009_21fb_5444_2d18,
     ];
 
     /// <summary>Exponent and sign word, then significand, of 80-bit numbers.</summary>
     private static readonly (ushort SignExponent, ulong Significand)[] s_extended =
     [
-        (0, 0), (0x8000, 0), (0x3fff, 1UL << 63), (0xbfff, 1UL << 63), (0x7fff, 1UL << 63), (0xffff, 1UL << 63), (0x7fff, 0xc000_0000_0000_0000), (0xffff, 0xc000_0000_0000_0000),
-        (0x7fff, 0x8000_0000_0000_0001), (0xffff, 0xa000_0000_0000_0000), (0, 1), (0x8000, 0x7fff_ffff_ffff_ffff), (0, 1UL << 63), (0x0001, 1UL << 63), (0x7ffe, ulong.MaxValue), (0xfffe, ulong.MaxValue),
-        (0x7fff, 0), (0x7fff, 0x4000_0000_0000_0000), (0x3fff, 0x4000_0000_0000_0000), (0x4000, 0xc90f_daa2_2168_c235), (0x403e, 1UL << 63), (0xc03e, 1UL << 63), (0x401e, 1UL << 63), (0x400e, 1UL << 63),
-        (0x3ffe, 1UL << 63), (0x4000, 0xa000_0000_0000_0000), (0x403e, ulong.MaxValue), (0x3ffd, 0xaaaa_aaaa_aaaa_aaab), (0x43fe, ulong.MaxValue), (0x3c01, 1UL << 63), (0x407e, 0xffff_ff80_0000_0000), (0x3f81, 1UL << 63),
+        (0, 0), (0x8000, 0), (0x3fff, 1UL << 63), (0xbfff, 1UL << 63), (0x7fff, 1UL << 63), (0xffff, 1UL << 63), (0x7fff, 0xc000_0000_0000_0000),
+            (0xffff, 0xc000_0000_0000_0000),
+        (0x7fff, 0x8000_0000_0000_0001), (0xffff, 0xa000_0000_0000_0000), (0, 1), (0x8000, 0x7fff_ffff_ffff_ffff), (0, 1UL << 63), (0x0001, 1UL << 63),
+            (0x7ffe, ulong.MaxValue), (0xfffe, ulong.MaxValue),
+        (0x7fff, 0), (0x7fff, 0x4000_0000_0000_0000), (0x3fff, 0x4000_0000_0000_0000), (0x4000, 0xc90f_daa2_2168_c235), (0x403e, 1UL << 63),
+            (0xc03e, 1UL << 63), (0x401e, 1UL << 63), (0x400e, 1UL << 63),
+        (0x3ffe, 1UL << 63), (0x4000, 0xa000_0000_0000_0000), (0x403e, ulong.MaxValue), (0x3ffd, 0xaaaa_aaaa_aaaa_aaab), (0x43fe, ulong.MaxValue),
+            (0x3c01, 1UL << 63), (0x407e, 0xffff_ff80_0000_0000), (0x3f81, 1UL << 63),
     ];
 
     internal static ulong Integer(ref FuzzRandom r)

@@ -42,7 +42,8 @@ internal sealed unsafe class RecordedCase
 }
 
 /// <summary>
-/// Files of recorded cases: a header, then five Brotli streams (control, general registers, vectors, memory, code), so that like compresses with like. Registers that hold the simplifier's pattern and results that equal the initial state are
+/// Files of recorded cases: a header, then five Brotli streams (control, general registers, vectors, memory, code), so that like compresses with like.
+/// Registers that hold the simplifier's pattern and results that equal the initial state are
 /// not stored.
 /// </summary>
 /// <remarks>SAFETY: fixed buffers of local structures, at indices below their sizes.</remarks>

@@ -195,7 +195,8 @@ public sealed unsafe class CoreSequenceTests
     }
 
     /// <summary>
-    /// Translated programs against single steps of the interpreter. The programs read no flag that the manuals leave undefined: there the translated instruction has what the host's processor gives.
+    /// Translated programs against single steps of the interpreter. The programs read no flag that the manuals leave undefined: there the translated
+    /// instruction has what the host's processor gives.
     /// </summary>
     [Fact]
     public void TranslatedProgramsBehaveLikeSingleInstructions()

@@ -12,7 +12,10 @@ public sealed unsafe class CoreSharedCodeTests
 {
     private static byte[] Assemble(Action<Assembler> body, ulong at = CpuHarness.CodeAddress) => CoreSmokeTests.Assemble(64, body, at);
 
-    /// <summary>Many times: the write must also be harmless between any two steps of the processor that is in the code (it once cleared a link between its test and its use).</summary>
+    /// <summary>
+    /// Many times: the write must also be harmless between any two steps of the processor that is in the code (it once cleared a link between its test
+    /// and its use).
+    /// </summary>
     [Fact]
     public void OtherProcessorsCodeWriteIsSeen()
     {
@@ -111,7 +114,10 @@ public sealed unsafe class CoreSharedCodeTests
         Assert.Equal(2UL, h.Rax);
     }
 
-    /// <summary>A lone processor counts its stays for itself; with the second one the count is shared, and what was compared under the old count is compared again.</summary>
+    /// <summary>
+    /// A lone processor counts its stays for itself; with the second one the count is shared, and what was compared under the old count is compared
+    /// again.
+    /// </summary>
     [Fact]
     public void ExternalWritersAreNoticedAcrossTheCreationOfASecondProcessor()
     {
@@ -194,7 +200,8 @@ public sealed unsafe class CoreSharedCodeTests
     }
 
     /// <summary>
-    /// A lookup and others that drop everything all the time: a block that is found before the drops and used after them would lie in an arena that the next drop reuses, because the processor has told by then that it is in a later epoch.
+    /// A lookup and others that drop everything all the time: a block that is found before the drops and used after them would lie in an arena that the
+    /// next drop reuses, because the processor has told by then that it is in a later epoch.
     /// </summary>
     [Fact]
     public void ABlockThatIsFound_LiesInAnArenaOfTheEpochThatTheProcessorIsIn()

@@ -4,7 +4,8 @@ using Ring3.Host;
 namespace Ring3.Cpu.Tests;
 
 /// <summary>
-/// A bare machine for tests: one processor, guest-physical memory in one host buffer mapped read-write-execute by a nested table, and for the paged modes an identity-mapped guest page table at the top of it.
+/// A bare machine for tests: one processor, guest-physical memory in one host buffer mapped read-write-execute by a nested table, and for the paged
+/// modes an identity-mapped guest page table at the top of it.
 /// Exceptions leave the guest (ExceptionIntercepts is all ones), so no IDT is needed. HLT ends a run.
 /// </summary>
 internal sealed unsafe class CpuHarness : IDisposable
@@ -68,7 +69,8 @@ internal sealed unsafe class CpuHarness : IDisposable
     }
 
     /// <summary>A processor in 64-bit mode with identity-mapped memory (2 MiB user pages), flat segments, CPL <paramref name="cpl"/>.</summary>
-    public static CpuHarness Long(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, Machine? machine = null, byte* memory = null, ProcessorModel? model = null, bool translate = false)
+    public static CpuHarness Long(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, Machine? machine = null, byte* memory = null,
+        ProcessorModel? model = null, bool translate = false)
     {
         CpuHarness h = new(size, machine, memory, model);
         if (translate)

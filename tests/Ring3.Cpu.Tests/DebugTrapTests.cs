@@ -23,7 +23,8 @@ public sealed unsafe class DebugTrapTests
             foreach (BoundaryEvents b in Enum.GetValues<BoundaryEvents>())
                 for (int blocking = 0; blocking < 256; blocking++)
                 {
-                    bool openA = a != 0 && EventPriority.First(a, (EventBlocking)blocking) == a, openB = b != 0 && EventPriority.First(b, (EventBlocking)blocking) == b;
+                    bool openA = a != 0 && EventPriority.First(a, (EventBlocking)blocking) == a, openB = b != 0
+                        && EventPriority.First(b, (EventBlocking)blocking) == b;
                     BoundaryEvents expected = openA && openB ? (BoundaryEvents)Math.Min((ushort)a, (ushort)b) : openA ? a : openB ? b : 0;
                     Assert.Equal(expected, EventPriority.First(a | b, (EventBlocking)blocking));
                 }

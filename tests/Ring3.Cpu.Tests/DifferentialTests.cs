@@ -58,13 +58,17 @@ public class DifferentialTests
         Assert.True(session.Mismatches == 0, Text(session));
     }
 
-    /// <summary>What a case puts into memory is on the data pages: both sides write it without a look. In this batch a string of equal bytes runs down from offset 12, so that its start wraps; it ended the native process.</summary>
+    /// <summary>
+    /// What a case puts into memory is on the data pages: both sides write it without a look. In this batch a string of equal bytes runs down from
+    /// offset 12, so that its start wraps; it ended the native process.
+    /// </summary>
     [Fact]
     public void Patches_AreOnTheDataPages()
     {
         const ulong start = Sandbox.DataAddress;
         Assert.True(Placement.IsWritable(start, Sandbox.DataWritable) && Placement.IsWritable(start + Sandbox.DataWritable - 1, 1));
-        Assert.False(Placement.IsWritable(start, Sandbox.DataWritable + 1) || Placement.IsWritable(start + Sandbox.DataWritable - 1, 2) || Placement.IsWritable(start - 1, 1) || Placement.IsWritable(ulong.MaxValue - 19, 32));
+        Assert.False(Placement.IsWritable(start, Sandbox.DataWritable + 1) || Placement.IsWritable(start + Sandbox.DataWritable - 1, 2)
+            || Placement.IsWritable(start - 1, 1) || Placement.IsWritable(ulong.MaxValue - 19, 32));
         using var memory = new LocalCaseMemory();
         var batch = new CaseBatch(memory, new FuzzSession(new FuzzOptions { Bits = 32 }).SelectCodes(), 32, 3, UndefinedFlags.Load());
         batch.Fill(6062, 932);
@@ -76,10 +80,14 @@ public class DifferentialTests
     {
         CpuidFeature[] reported =
         [
-            CpuidFeature.INTEL8086, CpuidFeature.INTEL186, CpuidFeature.INTEL286, CpuidFeature.INTEL386, CpuidFeature.INTEL486, CpuidFeature.X64, CpuidFeature.CMOV, CpuidFeature.CX8, CpuidFeature.CMPXCHG16B,
-            CpuidFeature.MULTIBYTENOP, CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387, CpuidFeature.MMX, CpuidFeature.SSE, CpuidFeature.SSE2, CpuidFeature.SSE3, CpuidFeature.SSSE3, CpuidFeature.SSE4_1,
-            CpuidFeature.SSE4_2, CpuidFeature.POPCNT, CpuidFeature.AES, CpuidFeature.PCLMULQDQ, CpuidFeature.SHA, CpuidFeature.AVX, CpuidFeature.AVX2, CpuidFeature.FMA, CpuidFeature.F16C, CpuidFeature.BMI1, CpuidFeature.BMI2,
-            CpuidFeature.LZCNT, CpuidFeature.MOVBE, CpuidFeature.ADX, CpuidFeature.FXSR, CpuidFeature.CLFSH, CpuidFeature.CLFLUSHOPT, CpuidFeature.FSGSBASE, CpuidFeature.PREFETCHW,
+            CpuidFeature.INTEL8086, CpuidFeature.INTEL186, CpuidFeature.INTEL286, CpuidFeature.INTEL386, CpuidFeature.INTEL486, CpuidFeature.X64,
+                CpuidFeature.CMOV, CpuidFeature.CX8, CpuidFeature.CMPXCHG16B,
+            CpuidFeature.MULTIBYTENOP, CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387, CpuidFeature.MMX, CpuidFeature.SSE, CpuidFeature.SSE2,
+                CpuidFeature.SSE3, CpuidFeature.SSSE3, CpuidFeature.SSE4_1,
+            CpuidFeature.SSE4_2, CpuidFeature.POPCNT, CpuidFeature.AES, CpuidFeature.PCLMULQDQ, CpuidFeature.SHA, CpuidFeature.AVX, CpuidFeature.AVX2,
+                CpuidFeature.FMA, CpuidFeature.F16C, CpuidFeature.BMI1, CpuidFeature.BMI2,
+            CpuidFeature.LZCNT, CpuidFeature.MOVBE, CpuidFeature.ADX, CpuidFeature.FXSR, CpuidFeature.CLFSH, CpuidFeature.CLFLUSHOPT, CpuidFeature.FSGSBASE,
+                CpuidFeature.PREFETCHW,
             CpuidFeature.SSE4A, CpuidFeature.CLZERO,
             .. VectorFeatures.Gfni ? [CpuidFeature.GFNI] : ReadOnlySpan<CpuidFeature>.Empty,
             .. VectorFeatures.Vaes ? [CpuidFeature.VAES] : ReadOnlySpan<CpuidFeature>.Empty,

@@ -32,7 +32,8 @@ public unsafe class ProcessorModelTests
     [MemberData(nameof(Vendors))]
     public void Iret_ToANonCanonicalTarget(string vendor)
     {
-        using SysLongHarness m = new(0, a => { a.push(SysLongHarness.UserData); a.push(0x7_0000); a.push(2); a.push(SysLongHarness.UserCode); a.mov(rax, NotCanonical); a.push(rax); a.iretq(); }, Model(vendor));
+        using SysLongHarness m = new(0, a => { a.push(SysLongHarness.UserData); a.push(0x7_0000); a.push(2); a.push(SysLongHarness.UserCode); a.mov(rax,
+            NotCanonical); a.push(rax); a.iretq(); }, Model(vendor));
         Assert.Equal(Vector.GP, m.RunToHandler());
         Assert.Equal((0UL, (ulong)SysLongHarness.KernelCode), (m.Frame(0), m.Frame(2)));
     }
@@ -70,7 +71,9 @@ public unsafe class ProcessorModelTests
     [InlineData("amd", ProcessorVendor.Intel, true)]
     public void Syscall_InCompatibilityMode(string vendor, ProcessorVendor seen, bool exists)
     {
-        using SysLongHarness m = new(0, a => { a.push(SysLongHarness.UserData); a.push(0x7_0000); a.push(2); a.push(SysLongHarness.UserCode32); a.push((int)Target); a.iretq(); }, Model(vendor));
+        using SysLongHarness m = new(0, a =>
+            { a.push(SysLongHarness.UserData); a.push(0x7_0000); a.push(2); a.push(SysLongHarness.UserCode32); a.push((int)Target); a.iretq(); },
+            Model(vendor));
         m.P.CpuidFeatures.Vendor = seen;
         m.C->Star = (ulong)SysLongHarness.KernelCode << 32;
         m.C->Cstar = Target + 0x100;
@@ -80,7 +83,8 @@ public unsafe class ProcessorModelTests
     }
 
     /// <summary>
-    /// A near branch with an operand-size prefix in 64-bit mode: AMD truncates RIP (and a CALL pushes, a RET pops) 16 bits and takes a displacement of as many; Intel ignores the prefix. REX.W outweighs it on both. As Zen 4 runs them natively.
+    /// A near branch with an operand-size prefix in 64-bit mode: AMD truncates RIP (and a CALL pushes, a RET pops) 16 bits and takes a displacement of
+    /// as many; Intel ignores the prefix. REX.W outweighs it on both. As Zen 4 runs them natively.
     /// </summary>
     [Theory]
     [InlineData("66e91000", 0x14, 0, "66e910000000", 0x10016, 0)]
@@ -98,7 +102,8 @@ public unsafe class ProcessorModelTests
     [InlineData("66e210", 0x13, 0, "66e210", 0x10013, 0)]
     public void OperandSizePrefix_OnNearBranches(string amd, int amdTarget, int amdStack, string intel, int intelTarget, int intelStack)
     {
-        foreach ((ProcessorModel model, string bytes, int target, int stack) in ((ProcessorModel, string, int, int)[])[(ProcessorModel.Zen4, amd, amdTarget, amdStack), (ProcessorModel.EmeraldRapids, intel, intelTarget, intelStack)])
+        foreach ((ProcessorModel model, string bytes, int target, int stack) in ((ProcessorModel, string, int, int)[])[(ProcessorModel.Zen4, amd, amdTarget,
+            amdStack), (ProcessorModel.EmeraldRapids, intel, intelTarget, intelStack)])
         {
             using CpuHarness h = CpuHarness.Long(Convert.FromHexString(bytes + "f4f4f4"), model: model);
             h.Rcx = 0x2_5678;
@@ -142,7 +147,8 @@ public unsafe class ProcessorModelTests
     [InlineData("amd", false, true)]
     public void InstructionBreakpoint_BehindAShadow(string vendor, bool movSs, bool hits)
     {
-        using SysLongHarness m = new(0, a => { a.mov(eax, SysLongHarness.KernelData); if (movSs) a.mov(ss, eax); else { a.sti(); a.nop(); } a.inc(ecx); a.int3(); }, Model(vendor));
+        using SysLongHarness m = new(0, a =>
+            { a.mov(eax, SysLongHarness.KernelData); if (movSs) a.mov(ss, eax); else { a.sti(); a.nop(); } a.inc(ecx); a.int3(); }, Model(vendor));
         m.C->Gpr[1] = 0;
         m.C->Dr0 = CpuHarness.CodeAddress + (movSs ? 7u : 6u);
         m.C->Dr7 = Dr.Dr7Fixed1 | 1;

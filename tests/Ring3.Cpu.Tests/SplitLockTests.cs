@@ -49,10 +49,12 @@ public sealed unsafe class SplitLockTests
         ["inc16"] = (2, a => a.@lock.inc(__word_ptr[rsi])),
         ["add16"] = (2, a => a.@lock.add(__word_ptr[rsi], 1)),
         // Spin locks in the four bytes before the plain number at rsi: 128 bytes further on, across a line as well.
-        ["xchg"] = (8, a => Locked(a, again => { a.mov(eax, -1); a.xchg(__dword_ptr[rsi + 128], eax); a.test(eax, eax); a.jnz(again); }, () => a.xchg(__dword_ptr[rsi + 128], eax))),
+        ["xchg"] = (8, a => Locked(a, again => { a.mov(eax, -1); a.xchg(__dword_ptr[rsi + 128], eax); a.test(eax, eax); a.jnz(again); }, () =>
+            a.xchg(__dword_ptr[rsi + 128], eax))),
         ["bts, btr"] = (8, a => Locked(a, again => { a.@lock.bts(__dword_ptr[rsi + 256], 30); a.jc(again); }, () => a.@lock.btr(__dword_ptr[rsi + 256], 30))),
         ["btc"] = (8, a => Locked(a, again => { a.@lock.bts(__dword_ptr[rsi + 384], 9); a.jc(again); }, () => a.@lock.btc(__dword_ptr[rsi + 384], 9))),
-        ["or, and"] = (8, a => Locked(a, again => { a.@lock.bts(__dword_ptr[rsi + 512], 3); a.jc(again); }, () => { a.@lock.or(__dword_ptr[rsi + 512], 0x300); a.@lock.and(__dword_ptr[rsi + 512], 0); })),
+        ["or, and"] = (8, a => Locked(a, again => { a.@lock.bts(__dword_ptr[rsi + 512], 3); a.jc(again); }, () =>
+            { a.@lock.or(__dword_ptr[rsi + 512], 0x300); a.@lock.and(__dword_ptr[rsi + 512], 0); })),
         ["xor, neg, not"] = (8, a => Locked(a, again => { a.@lock.bts(__dword_ptr[rsi + 640], 0); a.jc(again); },
             () => { a.@lock.neg(__dword_ptr[rsi + 640]); a.@lock.not(__dword_ptr[rsi + 640]); a.@lock.xor(__dword_ptr[rsi + 640], 0); })),
     };
@@ -241,7 +243,10 @@ public sealed unsafe class SplitLockTests
         Assert.Equal((uint)neighbour, Number(h, counter - 4, 4));
     }
 
-    /// <summary>A number grows by locked additions whose low half overflows again and again. A processor that reads the halves apart, the upper one before and after, must never see it shrink: it would between two separate writes.</summary>
+    /// <summary>
+    /// A number grows by locked additions whose low half overflows again and again. A processor that reads the halves apart, the upper one before and
+    /// after, must never see it shrink: it would between two separate writes.
+    /// </summary>
     [Fact]
     public void ReaderOfAlignedHalves_NeverSeesOneWithoutTheOther()
     {

@@ -7,7 +7,8 @@ namespace Ring3.Cpu.Tests;
 /// <summary>A start-up IPI's way from real mode through protected mode to long mode, with nothing set by the test but CS:IP and memory.</summary>
 public sealed unsafe class SysBootTests
 {
-    private const ulong Trampoline = 0x8000, Gdt = 0x9000, Gdtr = 0x9100, Idtr = 0x9110, Idt = 0xb000, Code32 = 0xa000, Code64 = 0xa800, Root = 0x2_0000, Tss = 0x9200;
+    private const ulong Trampoline = 0x8000, Gdt = 0x9000, Gdtr = 0x9100, Idtr = 0x9110, Idt = 0xb000, Code32 = 0xa000, Code64 = 0xa800, Root = 0x2_0000,
+        Tss = 0x9200;
 
     [Fact]
     public void RealModeToLongMode()

@@ -5,7 +5,8 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Ring3.Cpu.Tests;
 
 /// <summary>
-/// A 64-bit guest with descriptor tables: every IDT entry leads to its own HLT, so that a run ends in the handler of the first event, whose frame the test reads.
+/// A 64-bit guest with descriptor tables: every IDT entry leads to its own HLT, so that a run ends in the handler of the first event, whose frame the
+/// test reads.
 /// </summary>
 internal sealed unsafe class SysLongHarness : IDisposable
 {
@@ -20,7 +21,8 @@ internal sealed unsafe class SysLongHarness : IDisposable
     {
         H = CpuHarness.Long(Assemble(64, CpuHarness.CodeAddress, program), cpl, model: model);
         C->ExceptionIntercepts = 0;
-        ulong[] gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff, 0x00cf_9b00_0000_ffff, 0, 0x0000_8900_2000_0067, 0];
+        ulong[] gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff,
+            0x00cf_9b00_0000_ffff, 0, 0x0000_8900_2000_0067, 0];
         for (int i = 0; i < gdt.Length; i++)
             H.Word(Gdt + 8 * (ulong)i) = gdt[i];
         C->Gdtr = new TableRegister { Base = Gdt, Limit = (uint)gdt.Length * 8 - 1 };

@@ -223,7 +223,8 @@ public sealed unsafe class SysLongModeTests
     [Fact]
     public void SmapStopsSupervisorUnlessAcIsSet()
     {
-        Action<Assembler> program = a => { a.mov(rax, 0x100000); a.stac(); a.mov(ecx, __dword_ptr[rax]); a.mov(ebx, 1); a.clac(); a.mov(ecx, __dword_ptr[rax]); };
+        Action<Assembler> program = a => { a.mov(rax, 0x100000); a.stac(); a.mov(ecx, __dword_ptr[rax]); a.mov(ebx, 1); a.clac(); a.mov(ecx,
+            __dword_ptr[rax]); };
         using SysLongHarness m = new(0, program);
         ulong root = m.C->Cr3;
         // Page 0 (code, tables, stacks) becomes a supervisor page of 2 MiB; the data at 1 MiB is in it too, so map it anew behind 2 MiB.

@@ -4,7 +4,8 @@ namespace Ring3.Cpu.Tests;
 
 /// <summary>
 /// What the manual says a linear access does, as a function of values: nothing here shares code or structure with the processor's walk.
-/// SPEC: SDM volume 3, chapter "Paging" (figures of entry formats, "Determination of Access Rights", "Protection Keys", "Page-Fault Exceptions", "Accessed and Dirty Flags"),
+/// SPEC: SDM volume 3, chapter "Paging" (figures of entry formats, "Determination of Access Rights", "Protection Keys", "Page-Fault Exceptions",
+/// "Accessed and Dirty Flags"),
 /// and "EPT Violations" / "EPT Misconfigurations".
 /// </summary>
 internal static class SysPageWalkSpecification
@@ -27,8 +28,10 @@ internal static class SysPageWalkSpecification
     {
         "32-bit" => new([22, 12], ["", ""], ["21:21", ""], [c.Pse, false]),
         "PAE" => new([21, 12], ["62:M", "62:M"], ["20:13", ""], [true, false]),
-        "4-level" => new([39, 30, 21, 12], ["51:M 7:7", c.Pages1G ? "51:M" : "51:M 7:7", "51:M", "51:M"], ["", "29:13", "20:13", ""], [false, c.Pages1G, true, false]),
-        _ => new([48, 39, 30, 21, 12], ["51:M 7:7", "51:M 7:7", c.Pages1G ? "51:M" : "51:M 7:7", "51:M", "51:M"], ["", "", "29:13", "20:13", ""], [false, false, c.Pages1G, true, false]),
+        "4-level" => new([39, 30, 21, 12], ["51:M 7:7", c.Pages1G ? "51:M" : "51:M 7:7", "51:M", "51:M"], ["", "29:13", "20:13", ""],
+            [false, c.Pages1G, true, false]),
+        _ => new([48, 39, 30, 21, 12], ["51:M 7:7", "51:M 7:7", c.Pages1G ? "51:M" : "51:M 7:7", "51:M", "51:M"], ["", "", "29:13", "20:13", ""],
+            [false, false, c.Pages1G, true, false]),
     };
 
     private static ulong MaskOf(string ranges, int maxPhysical)
@@ -108,7 +111,9 @@ internal static class SysPageWalkSpecification
         return Bit(nested, write ? 1 : 0) ? null : "Nested";
     }
 
-    /// <summary>"Protection Keys" and bit 5 of "Page-Fault Exceptions", which have the same conditions: all of them, whatever else forbids the access.</summary>
+    /// <summary>
+    /// "Protection Keys" and bit 5 of "Page-Fault Exceptions", which have the same conditions: all of them, whatever else forbids the access.
+    /// </summary>
     private static bool KeyForbids(Case c, ulong[] path, bool userMode)
     {
         bool longMode = c.Mode is "4-level" or "5-level";

@@ -50,7 +50,8 @@ public sealed unsafe class SysPageWalkTests
                 entries[levels - 1] = leaf;
                 ulong[] nested = new ulong[levels];
                 Array.Fill(nested, NestedPte.RWX);
-                Case c = new(mode, B(5), B(6), B(7), B(8), B(9), B(10) ? 3 : 0, B(11), B(12), (Kind)access, entries, nested, B(13) ? NestedPte.RWX : NestedPte.R, 46, true);
+                Case c = new(mode, B(5), B(6), B(7), B(8), B(9), B(10) ? 3 : 0, B(11), B(12), (Kind)access, entries, nested, B(13) ? NestedPte.RWX
+                    : NestedPte.R, 46, true);
                 if (c.Implicit && c.Access == Kind.Fetch)
                     continue;
                 Check(m, c, $"{mode} leaf {bits:x} {c.Access}");
@@ -60,7 +61,10 @@ public sealed unsafe class SysPageWalkTests
 
     public static TheoryData<string> Modes => [.. s_modes];
 
-    /// <summary>Every key with every right of it, against privilege, CR0.WP, the page's own rights and the kind of access; keys of the entries above the leaf are nobody's.</summary>
+    /// <summary>
+    /// Every key with every right of it, against privilege, CR0.WP, the page's own rights and the kind of access; keys of the entries above the leaf
+    /// are nobody's.
+    /// </summary>
     [Theory]
     [InlineData("4-level")]
     [InlineData("5-level")]
@@ -84,7 +88,8 @@ public sealed unsafe class SysPageWalkTests
             Array.Fill(nested, NestedPte.RWX);
             for (int access = 0; access < 3; access++)
             {
-                Case c = new(mode, B(8), false, B(9), true, true, B(10) ? 3 : 0, true, B(11) && access != 2, (Kind)access, entries, nested, NestedPte.RWX, 46, true, Pke: B(12), Pkru: pkru);
+                Case c = new(mode, B(8), false, B(9), true, true, B(10) ? 3 : 0, true, B(11) && access != 2, (Kind)access, entries, nested, NestedPte.RWX, 46,
+                    true, Pke: B(12), Pkru: pkru);
                 Check(m, c, $"{mode} key {key} rights {rights} {c.Access}");
             }
         }
@@ -113,7 +118,8 @@ public sealed unsafe class SysPageWalkTests
 
     private static ulong RandomEntry(Random r, string mode, int levels, int i, int maxPhysical, bool pse)
     {
-        ulong e = (r.Next(12) != 0 ? Pte.P : 0) | (r.Next(3) != 0 ? Pte.W : 0) | (r.Next(3) != 0 ? Pte.U : 0) | (r.Next(2) == 0 ? Pte.A : 0) | (r.Next(2) == 0 ? Pte.D : 0) | (r.Next(2) == 0 ? Pte.G : 0);
+        ulong e = (r.Next(12) != 0 ? Pte.P : 0) | (r.Next(3) != 0 ? Pte.W : 0) | (r.Next(3) != 0 ? Pte.U : 0) | (r.Next(2) == 0 ? Pte.A : 0)
+            | (r.Next(2) == 0 ? Pte.D : 0) | (r.Next(2) == 0 ? Pte.G : 0);
         e |= (ulong)r.Next(8) << 9;
         if (r.Next(5) == 0)
             e |= Pte.PWT | Pte.PCD;
@@ -186,7 +192,8 @@ public sealed unsafe class SysPageWalkTests
         ulong linear = t.Mode switch { "5-level" => Linear57, "4-level" => Linear64, _ => Linear32 };
         bool longMode = levels >= 4;
         c->Cr0 = Cr0.PE | Cr0.PG | Cr0.ET | (t.Wp ? Cr0.WP : 0);
-        c->Cr4 = (t.Mode != "32-bit" ? Cr4.PAE : 0) | (t.Mode == "5-level" ? Cr4.LA57 : 0) | (t.Smep ? Cr4.SMEP : 0) | (t.Smap ? Cr4.SMAP : 0) | (t.Pse ? Cr4.PSE : 0) | (t.Pke ? Cr4.PKE : 0);
+        c->Cr4 = (t.Mode != "32-bit" ? Cr4.PAE : 0) | (t.Mode == "5-level" ? Cr4.LA57 : 0) | (t.Smep ? Cr4.SMEP : 0) | (t.Smap ? Cr4.SMAP : 0)
+            | (t.Pse ? Cr4.PSE : 0) | (t.Pke ? Cr4.PKE : 0);
         c->Pkru = t.Pkru;
         c->Efer = (t.Nxe ? Efer.NXE : 0) | (longMode ? Efer.LME | Efer.LMA : 0);
         c->Cr3 = TablePage(0);
@@ -274,11 +281,13 @@ public sealed unsafe class SysPageWalkTests
                 Assert.True((nested & NestedPte.D) != 0 == (t.Access == Kind.Write || (t.LeafNested & NestedPte.D) != 0), message + ": nested D");
                 break;
             case "Fault":
-                Assert.True(!ok && c->ExitPending == 0 && c->PendingVector == Vector.PF && c->PendingErrorCode == expected.ErrorCode && c->PendingAddress == linear,
+                Assert.True(!ok && c->ExitPending == 0 && c->PendingVector == Vector.PF && c->PendingErrorCode == expected.ErrorCode
+                    && c->PendingAddress == linear,
                     message + $" got vector {c->PendingVector} code {c->PendingErrorCode:x} exit {m.P.Exit->Reason}");
                 break;
             case "Nested":
-                Assert.True(!ok && c->ExitPending != 0 && m.P.Exit->Reason == ExitReason.NestedFault, message + $" got {m.P.Exit->Reason} vector {c->PendingVector}");
+                Assert.True(!ok && c->ExitPending != 0 && m.P.Exit->Reason == ExitReason.NestedFault, message
+                    + $" got {m.P.Exit->Reason} vector {c->PendingVector}");
                 CompareNested(m, t, expected, linear, leafGpa, message);
                 break;
             default:
@@ -304,6 +313,7 @@ public sealed unsafe class SysPageWalkTests
         ulong entry = walk ? t.TableNested[expected.NestedAt] : t.LeafNested;
         if ((entry & 7) != 0)
             kind |= AccessKind.Present;
-        Assert.True(exit->Gpa == gpa && exit->Gva == linear && (exit->Access & ~AccessKind.User) == kind, message + $" got gpa {exit->Gpa:x} gva {exit->Gva:x} access {exit->Access}, expected {gpa:x} {kind}");
+        Assert.True(exit->Gpa == gpa && exit->Gva == linear && (exit->Access & ~AccessKind.User) == kind, message
+            + $" got gpa {exit->Gpa:x} gva {exit->Gva:x} access {exit->Access}, expected {gpa:x} {kind}");
     }
 }

@@ -7,7 +7,8 @@ namespace Ring3.Cpu.Tests;
 internal sealed unsafe class SysProtectedHarness : IDisposable
 {
     public const ulong Tss = 0x2000, Tss2 = 0x2100, Tss16 = 0x2200, Gdt = 0x3000, Idt = 0x4000, Stubs = 0x6000, Esp0 = 0x6_0000, UserStack = 0x9_0000;
-    public const ushort Code = 0x08, Data = 0x10, UserCode = 0x1b, UserData = 0x23, TssSelector = 0x28, Tss2Selector = 0x30, Tss16Selector = 0x38, Gate = 0x43, TaskGate = 0x4b, Conforming = 0x50, Code16 = 0x58, Ldt = 0x60;
+    public const ushort Code = 0x08, Data = 0x10, UserCode = 0x1b, UserData = 0x23, TssSelector = 0x28, Tss2Selector = 0x30, Tss16Selector = 0x38, Gate = 0x43,
+        TaskGate = 0x4b, Conforming = 0x50, Code16 = 0x58, Ldt = 0x60;
     public readonly CpuHarness H;
 
     public CpuState* C => H.State;
@@ -19,7 +20,8 @@ internal sealed unsafe class SysProtectedHarness : IDisposable
         C->ExceptionIntercepts = 0;
         ulong[] gdt =
         [
-            0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x0000_8b00_2000_0067, 0x0000_8900_2100_0067, 0x0000_8100_2200_002b,
+            0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x0000_8b00_2000_0067, 0x0000_8900_2100_0067,
+                0x0000_8100_2200_002b,
             0, 0x0000_e500_0030_0000, 0x00cf_9f00_0000_ffff, 0x000f_9b00_0000_ffff, 0x0000_8200_5000_001f,
         ];
         for (int i = 0; i < gdt.Length; i++)

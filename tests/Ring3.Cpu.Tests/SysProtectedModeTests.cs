@@ -50,7 +50,8 @@ public sealed unsafe class SysProtectedModeTests
     [Fact]
     public void NullSegmentFaultsWhenUsedAndAccessedBitIsSet()
     {
-        using SysProtectedHarness m = new(0, a => { a.xor(eax, eax); a.mov(ds, ax); a.mov(eax, 0x20); a.mov(es, ax); a.mov(al, __byte_ptr.es[0x100000]); a.mov(al, __byte_ptr[0x100000]); });
+        using SysProtectedHarness m = new(0, a =>
+            { a.xor(eax, eax); a.mov(ds, ax); a.mov(eax, 0x20); a.mov(es, ax); a.mov(al, __byte_ptr.es[0x100000]); a.mov(al, __byte_ptr[0x100000]); });
         m.H.Memory[SysProtectedHarness.Gdt + 0x25] = 0xf2;
         Assert.Equal(Vector.GP, m.RunToHandler());
         Assert.Equal(0xf3, m.H.Memory[SysProtectedHarness.Gdt + 0x25]);
@@ -70,7 +71,8 @@ public sealed unsafe class SysProtectedModeTests
         });
         m.SetGate(0x80, 0xee);
         m.SetCallGate(SysProtectedHarness.Code, (uint)Handler, 2);
-        m.H.Write(Handler, SysLongHarness.Assemble(32, Handler, a => { a.mov(ecx, __[esp + 8]); a.mov(edx, __[esp + 12]); a.mov(esi, esp); a.mov(edi, cs); a.db(0xca, 8, 0); }));
+        m.H.Write(Handler, SysLongHarness.Assemble(32, Handler, a => { a.mov(ecx, __[esp + 8]); a.mov(edx, __[esp + 12]); a.mov(esi, esp); a.mov(edi,
+            cs); a.db(0xca, 8, 0); }));
         Assert.Equal(0x80, m.RunToHandler());
         Assert.Equal(0x2222UL, m.C->Gpr[1]);
         Assert.Equal(0x1111UL, m.C->Gpr[2]);
@@ -174,7 +176,8 @@ public sealed unsafe class SysProtectedModeTests
             a.hlt();
         });
         FillTss(m, SysProtectedHarness.Tss2, (uint)Handler);
-        m.H.Write(Handler, SysLongHarness.Assemble(32, Handler, a => { a.mov(__dword_ptr[0x100000], ebx); a.str(ax); a.mov(__word_ptr[0x100004], ax); a.pushfd(); a.pop(__dword_ptr[0x100008]); a.iretd(); }));
+        m.H.Write(Handler, SysLongHarness.Assemble(32, Handler, a =>
+            { a.mov(__dword_ptr[0x100000], ebx); a.str(ax); a.mov(__word_ptr[0x100004], ax); a.pushfd(); a.pop(__dword_ptr[0x100008]); a.iretd(); }));
         Assert.Equal(-1, m.RunToHandler());
         Assert.Equal(0x77u, m.Word32(0x10_0000));
         Assert.Equal(SysProtectedHarness.Tss2Selector, (ushort)m.Word32(0x10_0004));

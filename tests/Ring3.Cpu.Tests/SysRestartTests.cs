@@ -5,12 +5,14 @@ using Ring3.Host;
 namespace Ring3.Cpu.Tests;
 
 /// <summary>
-/// Restart-exactness: an instruction that is interrupted by a nested fault at each page it touches, and restarted each time, must end in the state of an undisturbed run.
+/// Restart-exactness: an instruction that is interrupted by a nested fault at each page it touches, and restarted each time, must end in the state of
+/// an undisturbed run.
 /// Random descriptor tables, gates, TSSs, stacks, registers and system instructions in every mode.
 /// </summary>
 public sealed unsafe class SysRestartTests
 {
-    private const ulong Gdt = 0x3000, Ldt = 0x3800, Idt = 0x4ff8, Tss = 0x6fd0, Tss2 = 0x7fb0, Tss16 = 0x8ff0, Root = 0x1_0000, Low = 0x2_0000, Window = 0x4_0000;
+    private const ulong Gdt = 0x3000, Ldt = 0x3800, Idt = 0x4ff8, Tss = 0x6fd0, Tss2 = 0x7fb0, Tss16 = 0x8ff0, Root = 0x1_0000, Low = 0x2_0000,
+        Window = 0x4_0000;
     private const int Used = 0x8_0000;
 
     private readonly byte* _snapshot = HostMemory.Map(Used), _result = HostMemory.Map(Used);
@@ -113,7 +115,8 @@ public sealed unsafe class SysRestartTests
     {
         public ExitInfoCopy(ExitInfo* e)
             : this(e->Reason, e->Reason == ExitReason.Exception ? e->Vector : (byte)0, e->Reason == ExitReason.Exception ? e->ErrorCode : 0,
-                e->Reason is ExitReason.MsrRead or ExitReason.MsrWrite or ExitReason.Cpuid or ExitReason.Hypercall ? e->InstructionLength : (byte)0, e->Reason == ExitReason.Exception ? e->Payload : 0) { }
+                e->Reason is ExitReason.MsrRead or ExitReason.MsrWrite or ExitReason.Cpuid or ExitReason.Hypercall ? e->InstructionLength : (byte)0,
+                    e->Reason == ExitReason.Exception ? e->Payload : 0) { }
     }
 
     private ExitReason Run(SysMachine m, bool demand, string what)
@@ -159,11 +162,15 @@ public sealed unsafe class SysRestartTests
             for (int i = 0; i < 8; i++)
             {
                 Segment s = *CpuState.SegmentAt(x, i), t = *CpuState.SegmentAt(y, i);
-                Assert.True(s.Selector == t.Selector && s.Base == t.Base && s.Limit == t.Limit && s.Access == t.Access, $"{what}: segment {i} {s.Selector:x} {s.Access:x} {t.Selector:x} {t.Access:x}");
+                Assert.True(s.Selector == t.Selector && s.Base == t.Base && s.Limit == t.Limit && s.Access == t.Access,
+                    $"{what}: segment {i} {s.Selector:x} {s.Access:x} {t.Selector:x} {t.Access:x}");
             }
-            Assert.True((x->Cr0, x->Cr2, x->Cr3, x->Cr4, x->Efer) == (y->Cr0, y->Cr2, y->Cr3, y->Cr4, y->Efer), $"{what}: control registers, cr2 {x->Cr2:x} {y->Cr2:x} cr3 {x->Cr3:x} {y->Cr3:x}");
-            Assert.True((x->Gdtr.Base, x->Gdtr.Limit, x->Idtr.Base, x->Idtr.Limit) == (y->Gdtr.Base, y->Gdtr.Limit, y->Idtr.Base, y->Idtr.Limit), what + ": table registers");
-            Assert.True((x->Cpl, x->BlockMode, x->InterruptShadow, x->NmiBlocked, x->Dr6, x->Dr7) == (y->Cpl, y->BlockMode, y->InterruptShadow, y->NmiBlocked, y->Dr6, y->Dr7), what + ": mode or debug state");
+            Assert.True((x->Cr0, x->Cr2, x->Cr3, x->Cr4, x->Efer) == (y->Cr0, y->Cr2, y->Cr3, y->Cr4, y->Efer),
+                $"{what}: control registers, cr2 {x->Cr2:x} {y->Cr2:x} cr3 {x->Cr3:x} {y->Cr3:x}");
+            Assert.True((x->Gdtr.Base, x->Gdtr.Limit, x->Idtr.Base, x->Idtr.Limit) == (y->Gdtr.Base, y->Gdtr.Limit, y->Idtr.Base, y->Idtr.Limit), what
+                + ": table registers");
+            Assert.True((x->Cpl, x->BlockMode, x->InterruptShadow, x->NmiBlocked, x->Dr6, x->Dr7) == (y->Cpl, y->BlockMode, y->InterruptShadow, y->NmiBlocked,
+                y->Dr6, y->Dr7), what + ": mode or debug state");
         }
     }
 
@@ -226,12 +233,15 @@ public sealed unsafe class SysRestartTests
         c->ExceptionIntercepts = 0;
         for (int i = 0; i < 16; i++)
             c->Gpr[i] = r.Next(2) == 0 ? Window + (uint)r.Next(0x1_0000) : RandomSelector(r);
-        c->Gpr[4] = real || v86 ? (ulong)r.Next(0x40, 0xff00) : Window + (r.Next(2) == 0 ? (ulong)r.Next(0x100, 0xf000) : 0x1000 * (ulong)r.Next(1, 15) + (ulong)r.Next(4, 40));
+        c->Gpr[4] = real || v86 ? (ulong)r.Next(0x40, 0xff00) : Window + (r.Next(2) == 0 ? (ulong)r.Next(0x100, 0xf000) : 0x1000 * (ulong)r.Next(1, 15)
+            + (ulong)r.Next(4, 40));
         uint codeBits = mode == "long" ? Segment.L : mode is "compat" or "32" ? Segment.DB : 0;
         for (int i = 0; i < 6; i++)
             *CpuState.SegmentAt(c, i) = real || v86
-                ? new Segment { Selector = (ushort)(i == 1 ? Low >> 4 : Window >> 4), Base = i == 1 ? Low : Window, Limit = 0xffff, Access = v86 ? 0xf3u : 0x93u }
-                : new Segment { Selector = (ushort)((uint)(8 * r.Next(1, 8)) | cpl), Limit = uint.MaxValue, Access = (i == 1 ? 0x9b | codeBits : 0x93 | Segment.DB) | Segment.G | cpl << 5 };
+                ? new Segment { Selector = (ushort)(i == 1 ? Low >> 4 : Window >> 4), Base = i == 1 ? Low : Window, Limit = 0xffff, Access = v86 ? 0xf3u
+                    : 0x93u }
+                : new Segment { Selector = (ushort)((uint)(8 * r.Next(1, 8)) | cpl), Limit = uint.MaxValue, Access = (i == 1 ? 0x9b | codeBits : 0x93
+                    | Segment.DB) | Segment.G | cpl << 5 };
         c->Cr0 = Cr0.ET | (real ? 0 : Cr0.PE) | (real ? 0 : Cr0.PG | Cr0.WP);
         c->Cr4 = longMode ? Cr4.PAE : Cr4.PSE;
         c->Efer = longMode ? Efer.LME | Efer.LMA | Efer.SCE | Efer.NXE : 0;
@@ -247,7 +257,8 @@ public sealed unsafe class SysRestartTests
         c->SysenterCs = RandomSelector(r);
         c->SysenterEsp = Window + 0x800;
         c->SysenterEip = Low + 0x1900;
-        Flags.Set(c, Rflags.Fixed1 | ((ulong)(uint)r.Next() & (Rflags.Status | Rflags.IF | Rflags.DF)) | (r.Next(3) == 0 ? Rflags.IOPL : 0) | (r.Next(6) == 0 ? Rflags.NT : 0) | (v86 ? Rflags.VM : 0));
+        Flags.Set(c, Rflags.Fixed1 | ((ulong)(uint)r.Next() & (Rflags.Status | Rflags.IF | Rflags.DF)) | (r.Next(3) == 0 ? Rflags.IOPL : 0)
+            | (r.Next(6) == 0 ? Rflags.NT : 0) | (v86 ? Rflags.VM : 0));
         m.P.RecomputeMode();
     }
 
@@ -268,7 +279,8 @@ public sealed unsafe class SysRestartTests
             m.At64(Root + 0x3000 + 8 * i) = i << 12 | rwu;
     }
 
-    private static ushort RandomSelector(Random r) => r.Next(20) == 0 ? (ushort)r.Next(0x10000) : (ushort)(8 * r.Next(0, 20) | (r.Next(4) == 0 ? r.Next(8) : r.Next(2) * 3));
+    private static ushort RandomSelector(Random r) => r.Next(20) == 0 ? (ushort)r.Next(0x10000)
+        : (ushort)(8 * r.Next(0, 20) | (r.Next(4) == 0 ? r.Next(8) : r.Next(2) * 3));
     private static ushort RandomWord(Random r) => r.Next(3) == 0 ? (ushort)r.Next(0x10000) : RandomSelector(r);
 
     private static ulong RandomDescriptor(Random r, bool longMode)
@@ -279,7 +291,8 @@ public sealed unsafe class SysRestartTests
         {
             case 0:
             case 1:
-                return flat | present | dpl | 0x1aUL << 40 | (ulong)r.Next(2) << 40 | (r.Next(5) == 0 ? 4UL << 40 : 0) | (longMode && r.Next(3) != 0 ? 1UL << 53 : (ulong)r.Next(2) << 54);
+                return flat | present | dpl | 0x1aUL << 40 | (ulong)r.Next(2) << 40 | (r.Next(5) == 0 ? 4UL << 40 : 0)
+                    | (longMode && r.Next(3) != 0 ? 1UL << 53 : (ulong)r.Next(2) << 54);
             case 2:
             case 3:
                 return flat | present | dpl | 0x12UL << 40 | (ulong)r.Next(2) << 40 | 1UL << 54;
@@ -289,7 +302,8 @@ public sealed unsafe class SysRestartTests
             case 5:
                 return 0xff | Ldt << 16 | present | 2UL << 40;
             case 6:
-                return (Low + 0x1a00 & 0xffff) | Low >> 16 << 48 | (ulong)(8 * r.Next(1, 20)) << 16 | (ulong)r.Next(4) << 32 | present | dpl | (r.Next(3) == 0 ? 5UL : r.Next(2) == 0 ? 12UL : 4UL) << 40;
+                return (Low + 0x1a00 & 0xffff) | Low >> 16 << 48 | (ulong)(8 * r.Next(1, 20)) << 16 | (ulong)r.Next(4) << 32 | present | dpl
+                    | (r.Next(3) == 0 ? 5UL : r.Next(2) == 0 ? 12UL : 4UL) << 40;
             default:
                 return r.Next(3) == 0 ? (ulong)r.NextInt64() : flat | present | dpl | (ulong)r.Next(32) << 40;
         }
@@ -299,7 +313,8 @@ public sealed unsafe class SysRestartTests
     {
         ulong type = r.Next(10) switch { 0 => 5UL, 1 => 6UL, 2 => 7UL, 3 => 15UL, 4 => (ulong)r.Next(16), _ => 14UL };
         ulong target = Low + 0x1b00 + 4 * vector;
-        ulong gate = (target & 0xffff) | (ulong)(8 * r.Next(1, 20)) << 16 | type << 40 | (ulong)(r.Next(2) * 3) << 45 | (r.Next(15) == 0 ? 0 : 1UL << 47) | target >> 16 << 48;
+        ulong gate = (target & 0xffff) | (ulong)(8 * r.Next(1, 20)) << 16 | type << 40 | (ulong)(r.Next(2) * 3) << 45 | (r.Next(15) == 0 ? 0 : 1UL << 47)
+            | target >> 16 << 48;
         m.Ram[target] = 0xf4;
         if (!longMode)
         {
@@ -316,15 +331,20 @@ public sealed unsafe class SysRestartTests
         byte[][] forms =
         [
             [0xcf], [0x66, 0xcf], [0xcb], [0xca, 4, 0], [0x66, 0xcb], [0xcd, (byte)r.Next(64)], [0xcc], [0xce], [0xf1], [0x0f, 0x0b],
-            [0x8e, (byte)(0xc0 | r.Next(6) << 3 | r.Next(8))], [0x8e, (byte)(r.Next(6) << 3 | 3)], [0x8c, (byte)(0xc0 | r.Next(6) << 3 | r.Next(8))], [0x8c, (byte)(r.Next(6) << 3 | 3)],
+            [0x8e, (byte)(0xc0 | r.Next(6) << 3 | r.Next(8))], [0x8e, (byte)(r.Next(6) << 3 | 3)], [0x8c, (byte)(0xc0 | r.Next(6) << 3 | r.Next(8))],
+                [0x8c, (byte)(r.Next(6) << 3 | 3)],
             [0x06], [0x07], [0x16], [0x17], [0x1e], [0x1f], [0x0f, 0xa0], [0x0f, 0xa1], [0x0f, 0xa8], [0x0f, 0xa9],
-            [0xff, 0x1b], [0xff, 0x2b], [0x66, 0xff, 0x1b], [0xff, 0x1e], [0x0f, 0xb2, 0x03], [0x0f, 0xb4, 0x03], [0x0f, 0xb5, 0x06], [0xc4, 0x03], [0xc5, 0x06],
+            [0xff, 0x1b], [0xff, 0x2b], [0x66, 0xff, 0x1b], [0xff, 0x1e], [0x0f, 0xb2, 0x03], [0x0f, 0xb4, 0x03], [0x0f, 0xb5, 0x06], [0xc4, 0x03],
+                [0xc5, 0x06],
             [0x9a, 0, 0x1c, 2, 0, RandomLow(r), 0], [0xea, 0, 0x1c, 2, 0, RandomLow(r), 0],
-            [0x0f, 0x00, (byte)(r.Next(6) << 3 | 3)], [0x0f, 0x00, (byte)(0xc0 | r.Next(6) << 3 | r.Next(8))], [0x0f, 0x01, (byte)(r.Next(5) << 3 | 3)], [0x0f, 0x01, (byte)(0xe0 | r.Next(8))],
+            [0x0f, 0x00, (byte)(r.Next(6) << 3 | 3)], [0x0f, 0x00, (byte)(0xc0 | r.Next(6) << 3 | r.Next(8))], [0x0f, 0x01, (byte)(r.Next(5) << 3 | 3)],
+                [0x0f, 0x01, (byte)(0xe0 | r.Next(8))],
             [0x0f, 0x02, (byte)r.Next(0xc0, 0x100)], [0x0f, 0x03, (byte)r.Next(0xc0, 0x100)], [0x0f, 0x02, 0x03], [0x63, 0x03],
             [0x0f, 0x20, (byte)(0xc0 | r.Next(8) << 3 | r.Next(8))], [0x0f, 0x22, 0xd8], [0x0f, 0x06], [0x0f, 0x21, (byte)(0xc0 | r.Next(8) << 3 | r.Next(8))],
-            [0x0f, 0x05], [0x0f, 0x07], [0x48, 0x0f, 0x07], [0x0f, 0x34], [0x0f, 0x35], [0x0f, 0x32], [0x0f, 0x30], [0x0f, 0xa2], [0x0f, 0x01, 0xc1], [0x0f, 0x01, 0xf8],
-            [0x0f, 0x01, 0x3b], [0xf4], [0x9c], [0x9d], [0x60], [0x61], [0xc8, 0x20, 0, 3], [0xc9], [0xe8, 0, 0, 0, 0], [0xc3], [0xff, 0x33], [0x8f, 0x03], [0xa5], [0x6d], [0xee],
+            [0x0f, 0x05], [0x0f, 0x07], [0x48, 0x0f, 0x07], [0x0f, 0x34], [0x0f, 0x35], [0x0f, 0x32], [0x0f, 0x30], [0x0f, 0xa2], [0x0f, 0x01, 0xc1],
+                [0x0f, 0x01, 0xf8],
+            [0x0f, 0x01, 0x3b], [0xf4], [0x9c], [0x9d], [0x60], [0x61], [0xc8, 0x20, 0, 3], [0xc9], [0xe8, 0, 0, 0, 0], [0xc3], [0xff, 0x33], [0x8f, 0x03],
+                [0xa5], [0x6d], [0xee],
             [0x48, 0xcf], [0x48, 0xcb], [0xf3, 0x48, 0x0f, 0xae, 0xd0], [0xfa], [0xfb], [0x0f, 0xc7, 0x0b], [0xf0, 0x0f, 0xc1, 0x03],
         ];
         _ = is64;

@@ -2,10 +2,13 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu.Tests;
 
-/// <summary>What the TLB keeps and what each flush drops. The guest's tables are changed behind its back: a stale answer proves a hit, a fresh one a miss.</summary>
+/// <summary>
+/// What the TLB keeps and what each flush drops. The guest's tables are changed behind its back: a stale answer proves a hit, a fresh one a miss.
+/// </summary>
 public sealed unsafe class SysTlbTests
 {
-    private const ulong Root = 0x10_0000, Pdpt = 0x10_1000, Pd = 0x10_2000, Pt = 0x10_3000, Root2 = 0x10_4000, PageA = 0x20_0000, PageB = 0x20_1000, Linear = 0x5000;
+    private const ulong Root = 0x10_0000, Pdpt = 0x10_1000, Pd = 0x10_2000, Pt = 0x10_3000, Root2 = 0x10_4000, PageA = 0x20_0000, PageB = 0x20_1000,
+        Linear = 0x5000;
     private const ulong Rwu = Pte.P | Pte.W | Pte.U;
 
     private static SysMachine Create(ulong cr4 = 0)

@@ -3,7 +3,10 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Ring3.Cpu.Tests;
 
-/// <summary>CR4.VME and CR4.PVI: each instruction that knows the interrupt flag, from every combination of mode, CR4, IOPL, IF, VIF and VIP, against the manual's tables; and ways in and out of virtual-8086 mode.</summary>
+/// <summary>
+/// CR4.VME and CR4.PVI: each instruction that knows the interrupt flag, from every combination of mode, CR4, IOPL, IF, VIF and VIP, against the
+/// manual's tables; and ways in and out of virtual-8086 mode.
+/// </summary>
 public sealed unsafe class SysVirtualInterruptTests
 {
     public enum Mode { Virtual8086, User, Supervisor }
@@ -57,7 +60,8 @@ public sealed unsafe class SysVirtualInterruptTests
             case Step.Popf32 or Step.Iret32 when trapped:
                 return Outcome.Fault;
             case Step.Popf16 or Step.Iret16 or Step.Popf32 or Step.Iret32:
-                ulong mask = Loadable | (owns ? Rflags.IF : 0) | (cpl == 0 ? Rflags.IOPL : 0) | (t.Step is Step.Popf32 or Step.Iret32 ? Rflags.AC | Rflags.ID : 0);
+                ulong mask = Loadable | (owns ? Rflags.IF : 0) | (cpl == 0 ? Rflags.IOPL : 0) | (t.Step is Step.Popf32 or Step.Iret32 ? Rflags.AC | Rflags.ID
+                    : 0);
                 return new(-1, f & ~mask | t.Image & mask, 0, t.Step is Step.Iret16 or Step.Iret32 ? TargetAt : next);
             case Step.IntProgram when t.Vme:
                 return new(-1, f & ~(Rflags.TF | (trapped ? Rflags.VIF : Rflags.IF)), (ushort)seen, ProgramHandler);
@@ -117,8 +121,10 @@ public sealed unsafe class SysVirtualInterruptTests
         {
             bool user = t.Mode == Mode.User;
             for (int i = 0; i < 6; i++)
-                *CpuState.SegmentAt(c, i) = new Segment { Limit = uint.MaxValue, Access = user ? 0xc0f3u : 0xc093u, Selector = user ? SysProtectedHarness.UserData : SysProtectedHarness.Data };
-            c->Cs = new Segment { Limit = uint.MaxValue, Access = user ? 0xc0fbu : 0xc09bu, Selector = user ? SysProtectedHarness.UserCode : SysProtectedHarness.Code };
+                *CpuState.SegmentAt(c, i) = new Segment { Limit = uint.MaxValue, Access = user ? 0xc0f3u : 0xc093u, Selector = user
+                    ? SysProtectedHarness.UserData : SysProtectedHarness.Data };
+            c->Cs = new Segment { Limit = uint.MaxValue, Access = user ? 0xc0fbu : 0xc09bu, Selector = user ? SysProtectedHarness.UserCode
+                : SysProtectedHarness.Code };
             (c->Rip, c->Gpr[4]) = (CodeAt, StackAt + 0x8000);
         }
         ulong at = StackAt + 0x8000;
@@ -189,7 +195,8 @@ public sealed unsafe class SysVirtualInterruptTests
             m.H.Write(CodeAt, CodeOf(new Case(mode, step, 0, 0, 0)));
             for (ulong bits = 0; bits < 1 << 7; bits++)
             {
-                ulong flags = Rflags.CF | (bits & 3) << Rflags.IoplShift | ((bits & 4) != 0 ? Rflags.IF : 0) | ((bits & 8) != 0 ? Rflags.VIF : 0) | ((bits & 16) != 0 ? Rflags.VIP : 0);
+                ulong flags = Rflags.CF | (bits & 3) << Rflags.IoplShift | ((bits & 4) != 0 ? Rflags.IF : 0) | ((bits & 8) != 0 ? Rflags.VIF : 0)
+                    | ((bits & 16) != 0 ? Rflags.VIP : 0);
                 foreach (ulong image in pops ? images : [0])
                     Check(m, new Case(mode, step, bits >> 5, flags, image | Rflags.Fixed1));
             }
@@ -301,7 +308,8 @@ public sealed unsafe class SysVirtualInterruptTests
         using SysProtectedHarness task = new(0, a => a.db(0xea, 0, 0, 0, 0, (byte)SysProtectedHarness.Tss2Selector, 0));
         ulong tss = SysProtectedHarness.Tss2;
         (task.Word32(tss + 4), task.Word32(tss + 8)) = ((uint)SysProtectedHarness.Esp0, SysProtectedHarness.Data);
-        (task.Word32(tss + 0x20), task.Word32(tss + 0x24), task.Word32(tss + 0x38), task.Word32(tss + 0x4c), task.Word32(tss + 0x50)) = (0x20, (uint)(Rflags.VM | Rflags.VIF | Rflags.VIP | 2), 0x1000, 0x1100, 0x7000);
+        (task.Word32(tss + 0x20), task.Word32(tss + 0x24), task.Word32(tss + 0x38), task.Word32(tss + 0x4c), task.Word32(tss + 0x50)) = (0x20,
+            (uint)(Rflags.VM | Rflags.VIF | Rflags.VIP | 2), 0x1000, 0x1100, 0x7000);
         task.C->Cr4 = Cr4.VME;
         task.H.Write(0x1_1020, [0x40, 0xf4]);
         task.P.RecomputeMode();
@@ -310,7 +318,9 @@ public sealed unsafe class SysVirtualInterruptTests
 
         foreach (bool pvi in (bool[])[true, false])
         {
-            using SysProtectedHarness m = new(0, a => { a.push(SysProtectedHarness.UserData); a.push(0x9_0000); a.push((int)(Rflags.VIF | Rflags.VIP | 2)); a.push(SysProtectedHarness.UserCode); a.push(0x1_1020); a.iretd(); });
+            using SysProtectedHarness m = new(0, a =>
+                { a.push(SysProtectedHarness.UserData); a.push(0x9_0000); a.push((int)(Rflags.VIF | Rflags.VIP
+                | 2)); a.push(SysProtectedHarness.UserCode); a.push(0x1_1020); a.iretd(); });
             m.C->Cr4 = pvi ? Cr4.PVI : Cr4.VME;
             m.H.Write(0x1_1020, [0x40, 0xf4]);
             m.P.RecomputeMode();
@@ -354,7 +364,8 @@ public sealed unsafe class SysVirtualInterruptTests
         Assert.Equal(0x2_0001UL, m.C->Rip);
         Assert.Equal(SysProtectedHarness.Esp0 - 36, m.C->Gpr[4]);
         uint[] frame = [.. Enumerable.Range(0, 9).Select(m.Frame)];
-        Assert.Equal([0x22, 0x1100, (uint)(Rflags.VM | Rflags.IOPL | Rflags.IF | Rflags.VIF | Rflags.Fixed1), 0x1000, 0x7000, 0x2000, 0x3000, 0x4000, 0x5000], frame);
+        Assert.Equal([0x22, 0x1100, (uint)(Rflags.VM | Rflags.IOPL | Rflags.IF | Rflags.VIF | Rflags.Fixed1), 0x1000, 0x7000, 0x2000, 0x3000, 0x4000, 0x5000],
+            frame);
         foreach (int i in (int[])[SegmentIndex.ES, SegmentIndex.DS, SegmentIndex.FS, SegmentIndex.GS])
             Assert.Equal((0, Segment.Unusable), (CpuState.SegmentAt(m.C, i)->Selector, CpuState.SegmentAt(m.C, i)->Access & Segment.Unusable));
         // A trap gate: IF stays, VM and NT go, VIF stays for the monitor to see.

@@ -2,10 +2,14 @@ using Ring3.Differential;
 
 namespace Ring3.Cpu.Tests;
 
-/// <summary>The software machine against recorded results of real processors: no host is needed, so a change made on one vendor's machine is checked against the others too.</summary>
+/// <summary>
+/// The software machine against recorded results of real processors: no host is needed, so a change made on one vendor's machine is checked against the
+/// others too.
+/// </summary>
 public class VectorReplayTests
 {
-    public static TheoryData<string> Sets => [.. Directory.GetFiles(Vectors.Path("replay"), "*.r3v").Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal)];
+    public static TheoryData<string> Sets =>
+        [.. Directory.GetFiles(Vectors.Path("replay"), "*.r3v").Select(f => Path.GetFileName(f)).Order(StringComparer.Ordinal)];
 
     [Theory]
     [MemberData(nameof(Sets))]
@@ -17,7 +21,9 @@ public class VectorReplayTests
         Assert.True(replay.Mismatches.Count == 0, $"{replay.Mismatches.Count} mismatches\n{string.Join('\n', replay.Mismatches.Take(20))}");
     }
 
-    /// <summary>The same results as a family's that no model knows: what the manuals leave open is counted by rule, and is no mismatch; anything else still is.</summary>
+    /// <summary>
+    /// The same results as a family's that no model knows: what the manuals leave open is counted by rule, and is no mismatch; anything else still is.
+    /// </summary>
     [Fact]
     public unsafe void UnknownFamilies_AreReported()
     {
@@ -29,7 +35,8 @@ public class VectorReplayTests
             VectorFile.Write(file.Path, host with { Family = 5 }, cases);
             replay.Run(file.Path);
             Assert.Empty(replay.Mismatches);
-            RecordedCase retired = cases.First(c => c.Meta.Kind == CaseKind.Compare && c.Native.Vector == CaseOutput.NoVector && c.Meta.Instruction.Mnemonic == Iced.Intel.Mnemonic.Push);
+            RecordedCase retired = cases.First(c => c.Meta.Kind == CaseKind.Compare && c.Native.Vector == CaseOutput.NoVector
+                && c.Meta.Instruction.Mnemonic == Iced.Intel.Mnemonic.Push);
             retired.Native.Gpr[15] ^= 1;
             VectorFile.Write(file.Path, host, [retired]);
             using var known = new Replay();
@@ -44,7 +51,8 @@ public class VectorReplayTests
     public unsafe void ChangedResults_AreMismatches()
     {
         (VectorHost host, List<RecordedCase> cases) = VectorFile.Read(Path.Combine(Vectors.Path("replay"), "amd-zen5-64.r3v"));
-        List<RecordedCase> chosen = [.. cases.Where(c => c.Meta.Kind == CaseKind.Compare && c.Native.Vector == CaseOutput.NoVector && c.Native.Diffs == 1).Take(6)];
+        List<RecordedCase> chosen = [.. cases.Where(c => c.Meta.Kind == CaseKind.Compare && c.Native.Vector == CaseOutput.NoVector
+            && c.Native.Diffs == 1).Take(6)];
         chosen[0].Native.Gpr[15] ^= 1;
         chosen[1].Native.Rip ^= 1;
         chosen[2].Native.Xsave[XsaveArea.YmmHigh + 255] ^= 1;
@@ -65,8 +73,10 @@ public class VectorReplayTests
         (VectorHost host, List<RecordedCase> cases) = VectorFile.Read(Path.Combine(Vectors.Path("replay"), "amd-zen5-64.r3v"));
         using var replay = new Replay();
         using var file = new TemporaryFile();
-        RecordedCase reciprocal = cases.First(c => c.Meta is { Count: 1, Instruction.Mnemonic: Iced.Intel.Mnemonic.Rcpps } && c.Native.Vector == CaseOutput.NoVector && float.IsNormal(Lane(c)));
-        RecordedCase other = cases.First(c => c.Meta is { Count: 1, Instruction.Mnemonic: Iced.Intel.Mnemonic.Addps } && c.Native.Vector == CaseOutput.NoVector && float.IsNormal(Lane(c)));
+        RecordedCase reciprocal = cases.First(c => c.Meta is { Count: 1, Instruction.Mnemonic: Iced.Intel.Mnemonic.Rcpps }
+            && c.Native.Vector == CaseOutput.NoVector && float.IsNormal(Lane(c)));
+        RecordedCase other = cases.First(c => c.Meta is { Count: 1, Instruction.Mnemonic: Iced.Intel.Mnemonic.Addps } && c.Native.Vector == CaseOutput.NoVector
+            && float.IsNormal(Lane(c)));
         Assert.Equal(0, Mismatches(1, reciprocal));
         Assert.Equal(1, Mismatches(1.01f, reciprocal));
         Assert.Equal(1, Mismatches(1.0001f, other));

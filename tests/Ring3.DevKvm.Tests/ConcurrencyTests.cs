@@ -141,7 +141,8 @@ public unsafe class ConcurrencyTests
     {
         using Client c = new(s_loop);
         byte* extra = HostMemory.Map(4096 * 2);
-        Assert.Equal(0, c.Vm.Set(KVM_SET_USER_MEMORY_REGION, new kvm_userspace_memory_region { slot = 1, guest_phys_addr = 0x200000, memory_size = 8192, userspace_addr = (ulong)extra }));
+        Assert.Equal(0, c.Vm.Set(KVM_SET_USER_MEMORY_REGION, new kvm_userspace_memory_region { slot = 1, guest_phys_addr = 0x200000, memory_size = 8192,
+            userspace_addr = (ulong)extra }));
         ulong lo = (ulong)extra, hi = lo + 8192;
         Assert.True(KvmDevice.IsClientMemory(lo + 4096, hi));
         Assert.True(KvmDevice.ClientMemoryBounds[0] <= lo && KvmDevice.ClientMemoryBounds[1] >= hi);

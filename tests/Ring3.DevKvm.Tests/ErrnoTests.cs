@@ -7,7 +7,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.DevKvm.Tests;
 
 /// <summary>
-/// What each call answers to pointers, sizes, flags and states that are wrong. The expectations are KVM's: with RING3_ORACLE=1 and a usable /dev/kvm the same table is put to the host's KVM instead.
+/// What each call answers to pointers, sizes, flags and states that are wrong. The expectations are KVM's: with RING3_ORACLE=1 and a usable /dev/kvm
+/// the same table is put to the host's KVM instead.
 /// </summary>
 [Collection("devkvm")]
 public unsafe class ErrnoTests : IDisposable
@@ -106,17 +107,23 @@ public unsafe class ErrnoTests : IDisposable
     public void WildPointers_AreEfault()
     {
         Call kvm = Kvm(), vm = Make(kvm, KVM_CREATE_VM), vcpu;
-        ExpectFault(kvm, KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST, KVM_GET_SUPPORTED_CPUID, KVM_GET_EMULATED_CPUID, KVM_GET_MSRS, KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_GET_DEVICE_ATTR, KVM_HAS_DEVICE_ATTR);
+        ExpectFault(kvm, KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST, KVM_GET_SUPPORTED_CPUID, KVM_GET_EMULATED_CPUID, KVM_GET_MSRS,
+            KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_GET_DEVICE_ATTR, KVM_HAS_DEVICE_ATTR);
         Expect(0, vm(KVM_CREATE_IRQCHIP, 0), "irqchip");
         ExpectFault(vm, KVM_CREATE_PIT2);
         Expect(0, vm(KVM_CREATE_PIT2, Put(default(kvm_pit_config))), "pit");
-        ExpectFault(vm, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG, KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO, KVM_SET_IDENTITY_MAP_ADDR, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS,
-            KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_PIT, KVM_SET_PIT, KVM_GET_PIT2, KVM_SET_PIT2, KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_IOEVENTFD, KVM_SET_CLOCK, KVM_GET_CLOCK, KVM_SIGNAL_MSI, KVM_X86_SET_MSR_FILTER,
+        ExpectFault(vm, KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG, KVM_REGISTER_COALESCED_MMIO,
+            KVM_UNREGISTER_COALESCED_MMIO, KVM_SET_IDENTITY_MAP_ADDR, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS,
+            KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_PIT, KVM_SET_PIT, KVM_GET_PIT2, KVM_SET_PIT2, KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_IOEVENTFD,
+                KVM_SET_CLOCK, KVM_GET_CLOCK, KVM_SIGNAL_MSI, KVM_X86_SET_MSR_FILTER,
             KVM_CREATE_DEVICE, KVM_ENABLE_CAP);
         vcpu = Make(vm, KVM_CREATE_VCPU);
-        ExpectFault(vcpu, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_SREGS2, KVM_SET_SREGS2, KVM_TRANSLATE, KVM_INTERRUPT, KVM_GET_MSRS, KVM_SET_MSRS, KVM_SET_CPUID, KVM_SET_CPUID2, KVM_GET_CPUID2,
-            KVM_SET_SIGNAL_MASK, KVM_GET_FPU, KVM_SET_FPU, KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_TPR_ACCESS_REPORTING, KVM_SET_VAPIC_ADDR, KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_SET_GUEST_DEBUG, KVM_X86_SETUP_MCE, KVM_X86_SET_MCE,
-            KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS, KVM_ENABLE_CAP, KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR);
+        ExpectFault(vcpu, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_SREGS2, KVM_SET_SREGS2, KVM_TRANSLATE, KVM_INTERRUPT, KVM_GET_MSRS,
+            KVM_SET_MSRS, KVM_SET_CPUID, KVM_SET_CPUID2, KVM_GET_CPUID2,
+            KVM_SET_SIGNAL_MASK, KVM_GET_FPU, KVM_SET_FPU, KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_TPR_ACCESS_REPORTING, KVM_SET_VAPIC_ADDR, KVM_GET_MP_STATE,
+                KVM_SET_MP_STATE, KVM_SET_GUEST_DEBUG, KVM_X86_SETUP_MCE, KVM_X86_SET_MCE,
+            KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS,
+                KVM_ENABLE_CAP, KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR);
     }
 
     [Fact]
@@ -200,7 +207,8 @@ public unsafe class ErrnoTests : IDisposable
         Call kvm = Kvm(), vm = Make(kvm, KVM_CREATE_VM);
         ulong mem = (ulong)_scratch & ~0xfffUL;
         long Set(uint slot, uint flags, ulong gpa, ulong size, ulong hva) =>
-            vm(KVM_SET_USER_MEMORY_REGION, Put(new kvm_userspace_memory_region { slot = slot, flags = flags, guest_phys_addr = gpa, memory_size = size, userspace_addr = hva }));
+            vm(KVM_SET_USER_MEMORY_REGION, Put(new kvm_userspace_memory_region { slot = slot, flags = flags, guest_phys_addr = gpa, memory_size = size,
+                userspace_addr = hva }));
         Expect(-EINVAL, Set(0, 0, 0, 0, mem), "delete nothing");
         Expect(-EINVAL, Set(0, 4, 0, 4096, mem), "flag");
         Expect(-EINVAL, Set(0, 0, 1, 4096, mem), "gpa alignment");

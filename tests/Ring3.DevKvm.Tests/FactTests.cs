@@ -8,7 +8,8 @@ using Ring3.Host;
 namespace Ring3.DevKvm.Tests;
 
 /// <summary>
-/// The programs of tests/facts as libraries, on the Ring3 in this process: what a client of /dev/kvm is told, without an interposer and under the runtime's own compiler. `./test facts` runs the same files below
+/// The programs of tests/facts as libraries, on the Ring3 in this process: what a client of /dev/kvm is told, without an interposer and under the
+/// runtime's own compiler. `./test facts` runs the same files below
 /// `ring3 exec`, which is compiled ahead of time, and on the kernel's /dev/kvm.
 /// </summary>
 /// <remarks>SAFETY: the libraries are ours; they get function pointers of static methods, and a message buffer of the size that fact.h has.</remarks>
@@ -31,7 +32,8 @@ public sealed unsafe class FactTests(ITestOutputHelper output)
 
     private static readonly string s_facts = Path.Combine(Root(), "tests", "facts");
 
-    public static TheoryData<string> Names => [.. Directory.GetFiles(s_facts, "*.c").Select(f => Path.GetFileNameWithoutExtension(f)!).Order(StringComparer.Ordinal)];
+    public static TheoryData<string> Names =>
+        [.. Directory.GetFiles(s_facts, "*.c").Select(f => Path.GetFileNameWithoutExtension(f)!).Order(StringComparer.Ordinal)];
 
     [Theory]
     [MemberData(nameof(Names))]
@@ -71,7 +73,8 @@ public sealed unsafe class FactTests(ITestOutputHelper output)
     private static string Compile(string name)
     {
         string library = Path.Combine(Path.GetTempPath(), $"ring3-fact-{Environment.ProcessId}-{name}.so");
-        string[] arguments = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-DFACT_LIBRARY", "-o", library, Path.Combine(s_facts, name + ".c")];
+        string[] arguments = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-DFACT_LIBRARY", "-o", library,
+            Path.Combine(s_facts, name + ".c")];
         using Process gcc = Process.Start(new ProcessStartInfo("gcc", arguments) { RedirectStandardError = true })!;
         // A stream that was asked for is not closed with its process, but by its finalizer, some time.
         using StreamReader stream = gcc.StandardError;

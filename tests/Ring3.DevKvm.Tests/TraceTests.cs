@@ -40,7 +40,8 @@ public unsafe class TraceTests
     [Fact]
     public void Structures_PrintFieldByField()
     {
-        var region = new kvm_userspace_memory_region { slot = 1, flags = 0, guest_phys_addr = 0x10000, memory_size = 0x200000, userspace_addr = 0x7f0000000000 };
+        var region = new kvm_userspace_memory_region { slot = 1, flags = 0, guest_phys_addr = 0x10000, memory_size = 0x200000,
+            userspace_addr = 0x7f0000000000 };
         var text = new StringBuilder();
         Decoder.Append(text, Schemas.Ioctls[KVM_SET_USER_MEMORY_REGION], (ulong)&region);
         Assert.Equal("{slot=1, flags=0, guest_phys_addr=0x10000, memory_size=0x200000, userspace_addr=0x7f0000000000}", text.ToString());

@@ -5,7 +5,10 @@ namespace Ring3.Fuzz;
 /// <summary>One kind of hostile run.</summary>
 internal interface IHostileRun : IDisposable
 {
-    /// <summary>Runs once; everything random comes from <paramref name="random"/>. Returns how the guest ended, for the statistics. Throws when the hypervisor misbehaved.</summary>
+    /// <summary>
+    /// Runs once; everything random comes from <paramref name="random"/>. Returns how the guest ended, for the statistics. Throws when the hypervisor
+    /// misbehaved.
+    /// </summary>
     string Once(Random random);
 
     /// <summary>Gets a run out of the guest. Any thread.</summary>
@@ -28,7 +31,10 @@ internal sealed class Campaign(IHostileRun target, string name, long seed)
     private long _run;
     private long _startedAt;
 
-    /// <summary>Returns 0, or 1 after a finding. A hang ends the process with status 1 from the watchdog; a crash is a finding by the process's own status, with the run's number on standard output.</summary>
+    /// <summary>
+    /// Returns 0, or 1 after a finding. A hang ends the process with status 1 from the watchdog; a crash is a finding by the process's own status, with
+    /// the run's number on standard output.
+    /// </summary>
     public int Execute(long runs, long only)
     {
         long first = only >= 0 ? only : 0, end = only >= 0 ? only + 1 : runs, baseline = 0;

@@ -8,10 +8,12 @@ using Ring3.Kvm;
 namespace Ring3.Fuzz;
 
 /// <summary>
-/// Hostile clients of /dev/kvm: sessions of random ioctls by one or several threads on shared objects, with guest memory that disappears under them. After a session nothing may be left: no object,
+/// Hostile clients of /dev/kvm: sessions of random ioctls by one or several threads on shared objects, with guest memory that disappears under them.
+/// After a session nothing may be left: no object,
 /// no descriptor, no memory.
 /// </summary>
-/// <remarks>SAFETY: signal words can be written for ever, what they point to may go and is written with a check; the run page is a mapping of the session.</remarks>
+/// <remarks>SAFETY: signal words can be written for ever, what they point to may go and is written with a check; the run page is a mapping of the
+/// session.</remarks>
 internal sealed unsafe class IoctlRun(int threads) : IHostileRun
 {
     private const int CallsPerThread = 200;

@@ -9,7 +9,8 @@ namespace Ring3.Fuzz;
 
 /// <summary>The client's memory, and what it passes to calls: mostly structures that mean something, sometimes anything.</summary>
 /// <remarks>
-/// SAFETY: guest memory and argument pointers lie in mappings of this object, in pages without access around them, or where no process has memory, so that nothing here can hit the fuzzer itself.
+/// SAFETY: guest memory and argument pointers lie in mappings of this object, in pages without access around them, or where no process has memory, so
+/// that nothing here can hit the fuzzer itself.
 /// </remarks>
 internal sealed unsafe class IoctlWorld
 {
@@ -17,19 +18,25 @@ internal sealed unsafe class IoctlWorld
     private readonly byte* _reserved = HostMemory.Map(4 * GuestBytes), _scratches = HostMemory.Map(Threads * ScratchStride);
     private readonly int _eventFd = EventFd.Create();
     private readonly (uint Value, string Name)[] _commands =
-        [.. typeof(KvmApi).GetFields(BindingFlags.Public | BindingFlags.Static).Where(f => f.FieldType == typeof(uint) && f.IsLiteral && ((uint)f.GetRawConstantValue()! >> 8 & 0xff) == 0xae && f.Name.StartsWith("KVM_", StringComparison.Ordinal))
+        [.. typeof(KvmApi).GetFields(BindingFlags.Public | BindingFlags.Static).Where(f => f.FieldType == typeof(uint) && f.IsLiteral
+            && ((uint)f.GetRawConstantValue()! >> 8 & 0xff) == 0xae && f.Name.StartsWith("KVM_", StringComparison.Ordinal))
             .Select(f => ((uint)f.GetRawConstantValue()!, f.Name)).DistinctBy(c => c.Item1)];
     private static readonly Dictionary<uint, uint> s_pairs = new()
     {
-        [KVM_SET_REGS] = KVM_GET_REGS, [KVM_SET_SREGS] = KVM_GET_SREGS, [KVM_SET_SREGS2] = KVM_GET_SREGS2, [KVM_SET_FPU] = KVM_GET_FPU, [KVM_SET_XSAVE] = KVM_GET_XSAVE, [KVM_SET_XCRS] = KVM_GET_XCRS,
-        [KVM_SET_DEBUGREGS] = KVM_GET_DEBUGREGS, [KVM_SET_VCPU_EVENTS] = KVM_GET_VCPU_EVENTS, [KVM_SET_LAPIC] = KVM_GET_LAPIC, [KVM_SET_MP_STATE] = KVM_GET_MP_STATE, [KVM_SET_PIT2] = KVM_GET_PIT2,
+        [KVM_SET_REGS] = KVM_GET_REGS, [KVM_SET_SREGS] = KVM_GET_SREGS, [KVM_SET_SREGS2] = KVM_GET_SREGS2, [KVM_SET_FPU] = KVM_GET_FPU,
+            [KVM_SET_XSAVE] = KVM_GET_XSAVE, [KVM_SET_XCRS] = KVM_GET_XCRS,
+        [KVM_SET_DEBUGREGS] = KVM_GET_DEBUGREGS, [KVM_SET_VCPU_EVENTS] = KVM_GET_VCPU_EVENTS, [KVM_SET_LAPIC] = KVM_GET_LAPIC,
+            [KVM_SET_MP_STATE] = KVM_GET_MP_STATE, [KVM_SET_PIT2] = KVM_GET_PIT2,
         [KVM_SET_IRQCHIP] = KVM_GET_IRQCHIP, [KVM_SET_CLOCK] = KVM_GET_CLOCK, [KVM_SET_CPUID2] = KVM_GET_CPUID2, [KVM_SET_MSRS] = KVM_GET_MSRS,
     };
     private static readonly uint[] s_vcpuFavourites =
-        [KVM_RUN, KVM_RUN, KVM_RUN, KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_MSRS, KVM_SET_CPUID2, KVM_SET_VCPU_EVENTS, KVM_SET_LAPIC, KVM_SET_MP_STATE, KVM_INTERRUPT, KVM_NMI, KVM_SMI, KVM_TRANSLATE, KVM_SET_XSAVE, KVM_SET_GUEST_DEBUG, KVM_ENABLE_CAP, KVM_PRE_FAULT_MEMORY];
+        [KVM_RUN, KVM_RUN, KVM_RUN, KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_MSRS, KVM_SET_CPUID2, KVM_SET_VCPU_EVENTS, KVM_SET_LAPIC, KVM_SET_MP_STATE,
+            KVM_INTERRUPT, KVM_NMI, KVM_SMI, KVM_TRANSLATE, KVM_SET_XSAVE, KVM_SET_GUEST_DEBUG, KVM_ENABLE_CAP, KVM_PRE_FAULT_MEMORY];
     private static readonly uint[] s_vmFavourites =
-        [KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP, KVM_CREATE_PIT2, KVM_IRQ_LINE, KVM_SIGNAL_MSI, KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_IOEVENTFD,
-         KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG, KVM_REGISTER_COALESCED_MMIO, KVM_ENABLE_CAP, KVM_CREATE_GUEST_MEMFD, KVM_SET_MEMORY_ATTRIBUTES, KVM_RESET_DIRTY_RINGS, KVM_SET_TSS_ADDR, KVM_X86_SET_MSR_FILTER, KVM_CREATE_DEVICE];
+        [KVM_SET_USER_MEMORY_REGION, KVM_SET_USER_MEMORY_REGION2, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP,
+            KVM_CREATE_PIT2, KVM_IRQ_LINE, KVM_SIGNAL_MSI, KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_IOEVENTFD,
+         KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG, KVM_REGISTER_COALESCED_MMIO, KVM_ENABLE_CAP, KVM_CREATE_GUEST_MEMFD, KVM_SET_MEMORY_ATTRIBUTES,
+             KVM_RESET_DIRTY_RINGS, KVM_SET_TSS_ADDR, KVM_X86_SET_MSR_FILTER, KVM_CREATE_DEVICE];
     private byte* Guest => _reserved + GuestBytes;
 
     public IoctlWorld()
@@ -177,7 +184,8 @@ internal sealed unsafe class IoctlWorld
                 (d[0], q[1]) = ((uint)random.Next(5), random.Next(6) == 0 ? Wild(random, s) : (ulong)s + 4096);
                 break;
             case KVM_CLEAR_DIRTY_LOG:
-                (d[0], d[1], q[1], q[2]) = ((uint)random.Next(5), (uint)random.Next(2000), (ulong)random.Next(40) * 32, random.Next(6) == 0 ? Wild(random, s) : (ulong)s + 4096);
+                (d[0], d[1], q[1], q[2]) = ((uint)random.Next(5), (uint)random.Next(2000), (ulong)random.Next(40) * 32, random.Next(6) == 0 ? Wild(random, s)
+                    : (ulong)s + 4096);
                 break;
             case KVM_ENABLE_CAP:
                 Unsafe.InitBlock(s, 0, 104);
@@ -206,7 +214,8 @@ internal sealed unsafe class IoctlWorld
             case KVM_GET_MSRS or KVM_SET_MSRS:
                 d[0] = (uint)random.Next(random.Next(20) == 0 ? 300 : 12);
                 for (int i = 0; i < 12; i++)
-                    d[2 + 4 * i] = random.Next(5) switch { 0 => 0xc000_0080 + (uint)random.Next(8), 1 => 0x4b56_4d00 + (uint)random.Next(10), 2 => 0x10 + (uint)random.Next(0x30), 3 => 0x800 + (uint)random.Next(0x40), _ => (uint)random.Next(0x400) };
+                    d[2 + 4 * i] = random.Next(5) switch { 0 => 0xc000_0080 + (uint)random.Next(8), 1 => 0x4b56_4d00 + (uint)random.Next(10), 2 => 0x10
+                        + (uint)random.Next(0x30), 3 => 0x800 + (uint)random.Next(0x40), _ => (uint)random.Next(0x400) };
                 break;
             case KVM_SET_CPUID2 or KVM_GET_CPUID2 or KVM_GET_SUPPORTED_CPUID:
                 d[0] = (uint)random.Next(random.Next(6) == 0 ? 400 : 100);
@@ -232,7 +241,8 @@ internal sealed unsafe class IoctlWorld
                 Unsafe.InitBlock(s, 0, 400);
                 d[0] = (uint)random.Next(3);
                 for (int i = 0; i < 3; i++)
-                    (d[2 + 6 * i], d[3 + 6 * i], d[4 + 6 * i], q[(4 + 6 * i) / 2 + 1]) = ((uint)random.Next(4), (uint)random.Next(2000), (uint)random.Next(0x400), (ulong)s + 4096);
+                    (d[2 + 6 * i], d[3 + 6 * i], d[4 + 6 * i], q[(4 + 6 * i) / 2 + 1]) = ((uint)random.Next(4), (uint)random.Next(2000),
+                        (uint)random.Next(0x400), (ulong)s + 4096);
                 break;
         }
     }

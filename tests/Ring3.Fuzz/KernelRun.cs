@@ -4,7 +4,9 @@ using Ring3.Vmm;
 
 namespace Ring3.Fuzz;
 
-/// <summary>Random and damaged kernel images: the loader refuses them with one message, or loads them inside the guest's memory and the guest boots them.</summary>
+/// <summary>
+/// Random and damaged kernel images: the loader refuses them with one message, or loads them inside the guest's memory and the guest boots them.
+/// </summary>
 /// <remarks>SAFETY: the guest's memory is disposed after the virtual machine that uses it.</remarks>
 internal sealed unsafe class KernelRun : IHostileRun
 {

@@ -3,7 +3,8 @@ using System.Globalization;
 namespace Ring3.Fuzz;
 
 /// <summary>
-/// Hostile guests: random instruction streams in every processor mode, and random bytes as kernels. Each run must end by itself or by a kick, without an exception in the
+/// Hostile guests: random instruction streams in every processor mode, and random bytes as kernels. Each run must end by itself or by a kick, without
+/// an exception in the
 /// hypervisor, a hang, a leak, or a byte written outside the guest's memory. And hostile clients: random calls of /dev/kvm's front door.
 /// </summary>
 internal static class Program

@@ -14,7 +14,8 @@ internal sealed unsafe class StreamRun : IHostileRun
 {
     private const int MemoryBytes = 1 << 20, GuardBytes = 1 << 16;
     private const byte Guard = 0xa5;
-    private const ulong Pml4 = 0x1000, Pdpt = 0x2000, Directory = 0x3000, Table = 0x4000, Gdt = 0x5000, Idt = 0x6000, Tss = 0x7000, Stack = 0x9000, Code = 0x10000;
+    private const ulong Pml4 = 0x1000, Pdpt = 0x2000, Directory = 0x3000, Table = 0x4000, Gdt = 0x5000, Idt = 0x6000, Tss = 0x7000, Stack = 0x9000,
+        Code = 0x10000;
 
     private readonly byte* _all = (byte*)NativeMemory.AlignedAlloc(MemoryBytes + 2 * GuardBytes, 1 << 16);
     private readonly byte* _memory;
@@ -142,7 +143,9 @@ internal sealed unsafe class StreamRun : IHostileRun
         bool user = mode == StreamMode.LongUser;
         bool longMode = mode >= StreamMode.Compatibility, pe = mode != StreamMode.Real;
         byte dpl = user ? (byte)3 : (byte)0;
-        kvm_segment code = new() { limit = 0xffffffff, selector = user ? (ushort)0x1b : (ushort)8, type = 11, present = 1, dpl = dpl, s = 1, g = 1, db = mode is StreamMode.Protected32 or StreamMode.Paged32 or StreamMode.Pae or StreamMode.Compatibility ? (byte)1 : (byte)0, l = mode >= StreamMode.Long ? (byte)1 : (byte)0 };
+        kvm_segment code = new() { limit = 0xffffffff, selector = user ? (ushort)0x1b : (ushort)8, type = 11, present = 1, dpl = dpl, s = 1, g = 1,
+            db = mode is StreamMode.Protected32 or StreamMode.Paged32 or StreamMode.Pae or StreamMode.Compatibility ? (byte)1 : (byte)0,
+            l = mode >= StreamMode.Long ? (byte)1 : (byte)0 };
         kvm_segment data = new() { limit = 0xffffffff, selector = user ? (ushort)0x23 : (ushort)0x10, type = 3, present = 1, dpl = dpl, s = 1, g = 1, db = 1 };
         if (mode is StreamMode.Real or StreamMode.Protected16)
         {
@@ -172,7 +175,8 @@ internal sealed unsafe class StreamRun : IHostileRun
         kvm_regs r = default;
         Span<ulong> registers = new(&r, 16);
         for (int i = 0; i < 16; i++)
-            registers[i] = random.Next(3) switch { 0 => (ulong)random.Next(MemoryBytes), 1 => (ulong)random.NextInt64(long.MinValue, long.MaxValue), _ => (ulong)random.Next(256) };
+            registers[i] = random.Next(3) switch { 0 => (ulong)random.Next(MemoryBytes), 1 => (ulong)random.NextInt64(long.MinValue, long.MaxValue), _ =>
+                (ulong)random.Next(256) };
         r.rsp = Stack + (ulong)random.Next(0x400);
         r.rip = mode == StreamMode.Real ? (ulong)random.Next(0x1000) : Code + (ulong)random.Next(0x1000);
         r.rflags = 2 | (ulong)random.Next(1 << 12) & 0xed5 | (random.Next(8) == 0 ? 0x100UL : 0);

@@ -10,7 +10,8 @@ using Ring3.Vmm;
 namespace Ring3.Fuzz;
 
 /// <summary>
-/// A hostile driver: random accesses of configuration space and registers, random rings, and frames that arrive meanwhile, for every device and both layouts. <see cref="CasesPerRun"/> cases a run.
+/// A hostile driver: random accesses of configuration space and registers, random rings, and frames that arrive meanwhile, for every device and both
+/// layouts. <see cref="CasesPerRun"/> cases a run.
 /// </summary>
 /// <remarks>SAFETY: guest memory is one allocation with a guard area on each side, written through spans of its length.</remarks>
 internal sealed unsafe class VirtioRun : IHostileRun
@@ -180,7 +181,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
         ulong features = random.Next(8) == 0 ? 0 : BringUp(card, random);
         for (int i = 0; i < CasesPerRun; i++)
             Case(card, features, random);
-        if (new ReadOnlySpan<byte>(_all, GuardBytes).ContainsAnyExcept(Guard) || new ReadOnlySpan<byte>(_memory + MemoryBytes, GuardBytes).ContainsAnyExcept(Guard))
+        if (new ReadOnlySpan<byte>(_all, GuardBytes).ContainsAnyExcept(Guard) || new ReadOnlySpan<byte>(_memory + MemoryBytes,
+            GuardBytes).ContainsAnyExcept(Guard))
             throw new InvalidOperationException("a device has written outside the guest's memory");
         if (_message.Contains('\n'))
             throw new InvalidOperationException($"not one line: '{_message}'");
@@ -236,7 +238,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
         return features;
     }
 
-    private static (ulong Descriptors, ulong Driver, ulong Device) Places(int queue) => (0x2000UL * (uint)queue, 0x2000UL * (uint)queue + 0x1000, 0x2000UL * (uint)queue + 0x1800);
+    private static (ulong Descriptors, ulong Driver, ulong Device) Places(int queue) => (0x2000UL * (uint)queue, 0x2000UL * (uint)queue + 0x1000,
+        0x2000UL * (uint)queue + 0x1800);
 
     private static ulong Wild(Random random) => random.Next(5) switch
     {
@@ -303,7 +306,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
             random.NextBytes(readable[..Math.Min(readable.Length, 64)]);
             random.NextBytes(writable[..Math.Min(writable.Length, 64)]);
             bool lies = random.Next(3000) == 0;
-            back.GiveBack(queue, lies ? (uint)random.Next(300) : head, (uint)random.Next(writable.Length + (lies ? 100 : 1)), (ushort)(lies ? random.Next(3) : 1));
+            back.GiveBack(queue, lies ? (uint)random.Next(300) : head, (uint)random.Next(writable.Length + (lies ? 100 : 1)),
+                (ushort)(lies ? random.Next(3) : 1));
         }
         device.Collect(queue);
     }

@@ -7,7 +7,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Fuzz;
 
 /// <summary>
-/// A hostile Xen guest and a careless client: random hypercalls, attributes, sends, routes, slot changes and contents of every page that is shared. <see cref="CasesPerRun"/> cases a run.
+/// A hostile Xen guest and a careless client: random hypercalls, attributes, sends, routes, slot changes and contents of every page that is shared.
+/// <see cref="CasesPerRun"/> cases a run.
 /// </summary>
 /// <remarks>SAFETY: guest memory is one allocation with a guard area on each side, written through spans of its length.</remarks>
 internal sealed unsafe class XenRun : IHostileRun
@@ -124,28 +125,35 @@ internal sealed unsafe class XenRun : IHostileRun
         _ => Shared + (ulong)random.Next(SharedPages * 4096 / 8) * 8,
     };
 
-    private static uint AnyPort(Random random) => random.Next(6) switch { 0 => (uint)random.NextInt64(), 1 => (uint)random.Next(140_000), 2 => (uint)random.Next(5000), _ => (uint)random.Next(64) };
+    private static uint AnyPort(Random random) => random.Next(6) switch { 0 => (uint)random.NextInt64(), 1 => (uint)random.Next(140_000), 2 =>
+        (uint)random.Next(5000), _ => (uint)random.Next(64) };
 
     private static uint AnyPirq(Random random) => random.Next(6) == 0 ? (uint)random.NextInt64() : (uint)random.Next(64);
 
     private static uint AnyPriority(Random random) => random.Next(3) == 0 ? (uint)random.Next(20) : KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL;
 
     /// <summary>A host address the client may name: guest memory, or nothing at all. Anything else would be the client's own harm.</summary>
-    private ulong AnyHva(Random random) => random.Next(3) == 0 ? (ulong)random.Next(1, 15) * 4096 : (ulong)_memory + Shared + (ulong)random.Next(SharedPages) * 4096 + (random.Next(3) == 0 ? (ulong)random.Next(4096) : 0);
+    private ulong AnyHva(Random random) => random.Next(3) == 0 ? (ulong)random.Next(1, 15) * 4096 : (ulong)_memory + Shared
+        + (ulong)random.Next(SharedPages) * 4096 + (random.Next(3) == 0 ? (ulong)random.Next(4096) : 0);
 
     private void SetVmAttribute(Random random)
     {
-        kvm_xen_hvm_attr a = new() { type = random.Next(8) switch { 0 => RING3_XEN_ATTR_TYPE_FIFO, 1 => RING3_XEN_ATTR_TYPE_PIRQ, _ => (ushort)random.Next(9) }, gfn = (ulong)random.NextInt64() };
+        kvm_xen_hvm_attr a = new() { type = random.Next(8) switch { 0 => RING3_XEN_ATTR_TYPE_FIFO, 1 => RING3_XEN_ATTR_TYPE_PIRQ, _ => (ushort)random.Next(9) },
+            gfn = (ulong)random.NextInt64() };
         switch (a.type)
         {
-            case KVM_XEN_ATTR_TYPE_SHARED_INFO: a.gfn = random.Next(6) == 0 ? (ulong)random.NextInt64() : (Shared >> 12) + (ulong)random.Next(SharedPages); break;
+            case KVM_XEN_ATTR_TYPE_SHARED_INFO: a.gfn = random.Next(6) == 0 ? (ulong)random.NextInt64() : (Shared >> 12) + (ulong)random.Next(SharedPages);
+                break;
             case KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA: a.hva = random.Next(6) == 0 ? 0 : AnyHva(random); break;
             case KVM_XEN_ATTR_TYPE_EVTCHN:
                 uint port = AnyPort(random);
-                a.evtchn = new() { send_port = port, type = (uint)random.Next(7), flags = random.Next(3) == 0 ? (uint)random.Next(6) : 0, port = random.Next(2) == 0 ? port : AnyPort(random), vcpu = (uint)random.Next(4), priority = AnyPriority(random) };
+                a.evtchn = new() { send_port = port, type = (uint)random.Next(7), flags = random.Next(3) == 0 ? (uint)random.Next(6) : 0,
+                    port = random.Next(2) == 0 ? port : AnyPort(random), vcpu = (uint)random.Next(4), priority = AnyPriority(random) };
                 break;
-            case RING3_XEN_ATTR_TYPE_PIRQ: a.pirq = new() { pirq = AnyPirq(random), port = AnyPort(random), vcpu = (uint)random.Next(4), priority = AnyPriority(random) }; break;
-            case RING3_XEN_ATTR_TYPE_FIFO: a.fifo = new() { command = (uint)random.Next(4), gfn = random.Next(8) == 0 ? (ulong)random.NextInt64() : (Shared >> 12) + (ulong)random.Next(SharedPages) }; break;
+            case RING3_XEN_ATTR_TYPE_PIRQ: a.pirq = new() { pirq = AnyPirq(random), port = AnyPort(random), vcpu = (uint)random.Next(4),
+                priority = AnyPriority(random) }; break;
+            case RING3_XEN_ATTR_TYPE_FIFO: a.fifo = new() { command = (uint)random.Next(4), gfn = random.Next(8) == 0 ? (ulong)random.NextInt64()
+                : (Shared >> 12) + (ulong)random.Next(SharedPages) }; break;
         }
         _ = _vm!.XenSetAttr(a);
     }
@@ -156,11 +164,13 @@ internal sealed unsafe class XenRun : IHostileRun
         switch (a.type)
         {
             case KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA: a.hva = AnyHva(random); break;
-            case KVM_XEN_VCPU_ATTR_TYPE_TIMER: a.timer = new() { port = AnyPort(random), priority = AnyPriority(random), expires_ns = random.Next(2) == 0 ? (ulong)_vm!.Clock.NowNs + (ulong)random.Next(2_000_000) : (ulong)random.NextInt64() }; break;
+            case KVM_XEN_VCPU_ATTR_TYPE_TIMER: a.timer = new() { port = AnyPort(random), priority = AnyPriority(random), expires_ns = random.Next(2) == 0
+                ? (ulong)_vm!.Clock.NowNs + (ulong)random.Next(2_000_000) : (ulong)random.NextInt64() }; break;
             case KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT: a.runstate.state = (ulong)random.Next(6); break;
             case KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA or KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADJUST:
                 ulong t = (ulong)random.NextInt64() >> random.Next(64);
-                a.runstate = new() { state = random.Next(4) == 0 ? ulong.MaxValue : (ulong)random.Next(5), state_entry_time = random.Next(2) == 0 ? t : 0, time_blocked = t };
+                a.runstate = new() { state = random.Next(4) == 0 ? ulong.MaxValue : (ulong)random.Next(5), state_entry_time = random.Next(2) == 0 ? t : 0,
+                    time_blocked = t };
                 break;
         }
         _ = _vcpus[random.Next(2)]!.XenSetAttr(a);
@@ -222,7 +232,8 @@ internal sealed unsafe class XenRun : IHostileRun
         ulong argument = random.Next(5) == 0 ? AnyGpa(random) : Arguments + (ulong)random.Next(4096);
         FillArgument(random, argument);
         uint number = random.Next(12) == 0 ? (uint)random.NextInt64() : s_calls[random.Next(s_calls.Length)];
-        ulong command = number == XenAbi.event_channel_op ? XenAbi.EVTCHNOP_send : number == XenAbi.sched_op && random.Next(20) == 0 ? XenAbi.SCHEDOP_poll : (ulong)random.Next(16);
+        ulong command = number == XenAbi.event_channel_op ? XenAbi.EVTCHNOP_send : number == XenAbi.sched_op && random.Next(20) == 0 ? XenAbi.SCHEDOP_poll
+            : (ulong)random.Next(16);
         if (number == XenAbi.sched_op && command == XenAbi.SCHEDOP_poll && random.Next(20) != 0)
             command = XenAbi.SCHEDOP_yield;
         ulong third = number == XenAbi.vcpu_op ? argument : (ulong)random.NextInt64();
@@ -256,13 +267,15 @@ internal sealed unsafe class XenRun : IHostileRun
             return;
         }
         // A plausible poll: ports, count, timeout in the nanoseconds.
-        (words[0], words[1], words[2], words[3], words[4], words[5]) = ((uint)Arguments, random.Next(2) == 0 ? 0 : (uint)random.Next(130), (uint)random.Next(130), 0, (uint)random.Next(1_000_000), 0);
+        (words[0], words[1], words[2], words[3], words[4], words[5]) = ((uint)Arguments, random.Next(2) == 0 ? 0 : (uint)random.Next(130),
+            (uint)random.Next(130), 0, (uint)random.Next(1_000_000), 0);
     }
 
     private static void SetState(Vcpu vcpu, bool wide)
     {
         vcpu.GetSregs(out kvm_sregs s);
-        s.cs = new kvm_segment { limit = uint.MaxValue, selector = 8, type = 11, present = 1, s = 1, g = 1, l = wide ? (byte)1 : (byte)0, db = wide ? (byte)0 : (byte)1 };
+        s.cs = new kvm_segment { limit = uint.MaxValue, selector = 8, type = 11, present = 1, s = 1, g = 1, l = wide ? (byte)1 : (byte)0, db = wide ? (byte)0
+            : (byte)1 };
         s.ds = s.es = s.fs = s.gs = s.ss = new kvm_segment { limit = uint.MaxValue, selector = 16, type = 3, present = 1, s = 1, g = 1, db = 1 };
         s.cr3 = Pml4;
         s.cr4 = wide ? Cr4.PAE : 0;

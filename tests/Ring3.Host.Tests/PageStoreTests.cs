@@ -105,7 +105,10 @@ public sealed unsafe class PageStoreTests : IDisposable
     [Fact]
     public void Discard_OutsideOfRanges_Throws() => Assert.Throws<ArgumentOutOfRangeException>(() => _store.Discard(0x1000, Page));
 
-    /// <summary>Threads increment counters with ordinary stores, in managed code and in the accessors, while their pages are evicted again and again; every increment counts.</summary>
+    /// <summary>
+    /// Threads increment counters with ordinary stores, in managed code and in the accessors, while their pages are evicted again and again; every
+    /// increment counts.
+    /// </summary>
     [Fact]
     public void Evict_LosesNoWrite() => Assert.Equal(0, LostWrites(safe: true));
 

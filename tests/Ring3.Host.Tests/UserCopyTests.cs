@@ -97,7 +97,8 @@ public unsafe class UserCopyTests : IDisposable
         Assert.True(UserCopy.CompareExchange(a, 7u, 9u, out uint seen4) && seen4 == 9 && *(ulong*)_map == 7);
         Assert.True(UserCopy.CompareExchange(a, (byte)6, (byte)7, out byte seen1) && seen1 == 7 && *(ulong*)_map == 6);
         *(UInt128*)_map = new UInt128(1, 2);
-        Assert.True(UserCopy.CompareExchange(a, new UInt128(3, 4), new UInt128(1, 2), out UInt128 wide) && wide == new UInt128(1, 2) && *(UInt128*)_map == new UInt128(3, 4));
+        Assert.True(UserCopy.CompareExchange(a, new UInt128(3, 4), new UInt128(1, 2), out UInt128 wide) && wide == new UInt128(1, 2)
+            && *(UInt128*)_map == new UInt128(3, 4));
         Assert.True(UserCopy.ProbeWrite(a) && *(UInt128*)_map == new UInt128(3, 4));
     }
 

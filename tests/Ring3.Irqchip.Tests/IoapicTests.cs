@@ -143,7 +143,10 @@ public class IoapicTests
         Assert.Equal(1, acks);
     }
 
-    /// <summary>The EOI of an edge-triggered pin is wanted as long as somebody waits for it, and no longer: then the guest may end the interrupt without an exit.</summary>
+    /// <summary>
+    /// The EOI of an edge-triggered pin is wanted as long as somebody waits for it, and no longer: then the guest may end the interrupt without an
+    /// exit.
+    /// </summary>
     [Fact]
     public void AckNotifier_WantsTheEoiOfAnEdgePin_UntilItIsRemoved()
     {
@@ -227,7 +230,10 @@ public class IoapicTests
         Assert.Equal(0u, other.Requested(0x35));
     }
 
-    /// <summary>A handler moves its own pin to the other CPU before it ends the interrupt: the end is still seen, remote IRR falls, and the line that is still up reaches the new CPU.</summary>
+    /// <summary>
+    /// A handler moves its own pin to the other CPU before it ends the interrupt: the end is still seen, remote IRR falls, and the line that is still
+    /// up reaches the new CPU.
+    /// </summary>
     [Theory]
     [InlineData(0x11)]
     [InlineData(0x20)]
@@ -255,7 +261,10 @@ public class IoapicTests
         rig.Chip.RemoveAckNotifier(18, acked);
     }
 
-    /// <summary>Another vector is another matter: the EOI does not name the entry any more, as in the data sheet and in KVM. Edge mode and back frees the pin, which is what operating systems do.</summary>
+    /// <summary>
+    /// Another vector is another matter: the EOI does not name the entry any more, as in the data sheet and in KVM. Edge mode and back frees the pin,
+    /// which is what operating systems do.
+    /// </summary>
     [Fact]
     public void LevelPin_GivenAnotherVectorByItsHandler_IsFreedByEdgeMode()
     {

@@ -12,8 +12,10 @@ public class LapicTests
         Assert.Equal(ApicBase.DefaultAddress | ApicBase.EN, rig.Apics[1].Base);
         (int Offset, uint Value)[] expected =
         [
-            (ApicRegister.ID, 1 << 24), (ApicRegister.VERSION, 0x50014), (ApicRegister.TPR, 0), (ApicRegister.LDR, 0), (ApicRegister.DFR, 0xffff_ffff), (ApicRegister.SVR, 0xff),
-            (ApicRegister.ICR, 0), (ApicRegister.LVT_TIMER, 0x10000), (ApicRegister.LVT_LINT0, 0x10000), (ApicRegister.LVT_LINT1, 0x10000), (ApicRegister.LVT_ERROR, 0x10000), (ApicRegister.TMICT, 0), (ApicRegister.TDCR, 0),
+            (ApicRegister.ID, 1 << 24), (ApicRegister.VERSION, 0x50014), (ApicRegister.TPR, 0), (ApicRegister.LDR, 0), (ApicRegister.DFR, 0xffff_ffff),
+                (ApicRegister.SVR, 0xff),
+            (ApicRegister.ICR, 0), (ApicRegister.LVT_TIMER, 0x10000), (ApicRegister.LVT_LINT0, 0x10000), (ApicRegister.LVT_LINT1, 0x10000),
+                (ApicRegister.LVT_ERROR, 0x10000), (ApicRegister.TMICT, 0), (ApicRegister.TDCR, 0),
         ];
         foreach ((int offset, uint value) in expected)
             Assert.Equal(value, rig.Read(1, offset));

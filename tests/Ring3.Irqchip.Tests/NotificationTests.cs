@@ -18,7 +18,10 @@ public class NotificationTests
         public uint GuestTscKhz => 1;
     }
 
-    /// <summary>Each sender sends its vector and waits until the owner has taken it; the owner sleeps whenever it finds nothing. A lost notification stops the test.</summary>
+    /// <summary>
+    /// Each sender sends its vector and waits until the owner has taken it; the owner sleeps whenever it finds nothing. A lost notification stops the
+    /// test.
+    /// </summary>
     [Fact]
     public async Task Notify_ReachesASleepingOwner()
     {

@@ -9,7 +9,8 @@ public class PicTests
     {
         var rig = new Rig();
         PicPair pic = rig.Chip.Pic!;
-        foreach ((ushort port, byte value) in (ReadOnlySpan<(ushort, byte)>)[(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, icw4), (0xa0, 0x11), (0xa1, 0x28), (0xa1, 2), (0xa1, icw4), (0x21, 0), (0xa1, 0)])
+        foreach ((ushort port, byte value) in (ReadOnlySpan<(ushort, byte)>)[(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, icw4), (0xa0, 0x11), (0xa1, 0x28),
+            (0xa1, 2), (0xa1, icw4), (0x21, 0), (0xa1, 0)])
             pic.Write(port, value);
         return (rig, pic);
     }

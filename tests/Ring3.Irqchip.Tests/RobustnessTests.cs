@@ -33,7 +33,8 @@ public class RobustnessTests
                 case 6: _ = rig.Chip.AckInterrupt(apic); break;
                 case 7: apic.SetEoi(); break;
                 case 8: _ = rig.Chip.SetIrq(random.Next(3), (uint)random.Next(40), random.Next(2) == 0, random.Next(2) == 0); break;
-                case 9: _ = rig.Chip.SetMsi(new kvm_msi { address_lo = word, address_hi = (uint)random.Next(), data = word ^ (uint)random.Next(0x10000) }); break;
+                case 9: _ = rig.Chip.SetMsi(new kvm_msi { address_lo = word, address_hi = (uint)random.Next(), data = word ^ (uint)random.Next(0x10000) });
+                    break;
                 case 10: rig.Chip.Ioapic?.MmioWrite(random.Next(0x100), data); break;
                 case 11: rig.Chip.Ioapic?.MmioWrite(random.Next(2) * 0x10, data[..1]); break;
                 case 12: rig.Chip.Pic?.Write(new ushort[] { 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1 }[random.Next(6)], buffer[0]); break;

@@ -173,7 +173,8 @@ public class RoutingTests
         var rig = new Rig();
         var recorder = new Recorder();
         rig.Chip.Routing.Extension = recorder;
-        var entry = new kvm_irq_routing_entry { gsi = 40, type = KvmApi.KVM_IRQ_ROUTING_XEN_EVTCHN, xen_evtchn = new kvm_irq_routing_xen_evtchn { port = 7, vcpu = 0, priority = uint.MaxValue } };
+        var entry = new kvm_irq_routing_entry { gsi = 40, type = KvmApi.KVM_IRQ_ROUTING_XEN_EVTCHN, xen_evtchn = new kvm_irq_routing_xen_evtchn { port = 7,
+            vcpu = 0, priority = uint.MaxValue } };
         Assert.Equal(0, rig.Chip.Routing.Set([entry]));
         Assert.Equal(1, rig.Chip.SetIrq(0, 40, true));
         Assert.Equal([(7u, true)], recorder.Fired);
@@ -187,7 +188,8 @@ public class RoutingTests
         rig.Chip.Routing.Extension = recorder;
         // Vector 0 by ExtINT, directly and behind a route; another vector and another mode are a local APIC's.
         Assert.Equal(1, rig.Chip.SetMsi(new kvm_msi { address_lo = 0xfee1_0000, data = 7 << 8 }));
-        Assert.Equal(0, rig.Chip.Routing.Set([new kvm_irq_routing_entry { gsi = 40, type = KvmApi.KVM_IRQ_ROUTING_MSI, msi = new kvm_irq_routing_msi { address_lo = 0xfee1_0000, data = 7 << 8 } }]));
+        Assert.Equal(0, rig.Chip.Routing.Set([new kvm_irq_routing_entry { gsi = 40, type = KvmApi.KVM_IRQ_ROUTING_MSI,
+            msi = new kvm_irq_routing_msi { address_lo = 0xfee1_0000, data = 7 << 8 } }]));
         Assert.Equal(1, rig.Chip.SetIrq(0, 40, true));
         Assert.Equal(-1, rig.Chip.SetIrq(0, 40, false));
         Assert.Equal([0xfee1_0000u, 0xfee1_0000u], recorder.Messages);

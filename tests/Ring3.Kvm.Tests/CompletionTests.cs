@@ -94,7 +94,8 @@ public sealed unsafe class CompletionTests
         g.Cpu.SetRegs(new kvm_regs { rip = TestGuest.Code, rsp = Device + 0x1000, rflags = 2 });
         Assert.Equal(KVM_EXIT_INTERNAL_ERROR, g.Run());
         kvm_run* run = g.Cpu.KvmRun;
-        Assert.Equal((KVM_INTERNAL_ERROR_DELIVERY_EV, 5u, 6UL, 0UL), (run->@internal.suberror, run->@internal.ndata, run->@internal.data[0] & 0xff, run->@internal.data[2]));
+        Assert.Equal((KVM_INTERNAL_ERROR_DELIVERY_EV, 5u, 6UL, 0UL), (run->@internal.suberror, run->@internal.ndata, run->@internal.data[0] & 0xff,
+            run->@internal.data[2]));
         Assert.Equal((Device + 0x1000UL) & ~0xfffUL, (run->@internal.data[3] + 0xfffUL) & ~0xfffUL);
         g.Cpu.Kick();
         Assert.Equal(-Errno.EINTR, g.Cpu.Run());

@@ -50,7 +50,8 @@ public sealed unsafe class CpuidAndMsrTests
         {
             using TestGuest g = new(irqchip: true, options: new VmOptions { Processor = model }, cpuid: false);
             if (!empty)
-                Assert.Equal(0, g.Cpu.SetCpuid2(Array.ConvertAll(SupportedCpuid.Of(model).ToArray(), e => e.function is 0 or 0x8000_0000 ? e : new() { function = e.function, index = e.index, flags = e.flags })));
+                Assert.Equal(0, g.Cpu.SetCpuid2(Array.ConvertAll(SupportedCpuid.Of(model).ToArray(), e => e.function is 0 or 0x8000_0000 ? e
+                    : new() { function = e.function, index = e.index, flags = e.flags })));
             foreach (uint msr in KvmSystem.MsrIndexListOf(model))
             {
                 ulong value = Get(g.Cpu, msr);

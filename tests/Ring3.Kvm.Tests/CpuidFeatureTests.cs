@@ -23,7 +23,8 @@ public sealed unsafe class CpuidFeatureTests
     /// <summary>1, or 13 where the guest's WRMSR is #GP.</summary>
     private static int GuestWrites(TestGuest g, uint msr, ulong value)
     {
-        g.Load([0xb9, .. BitConverter.GetBytes(msr), 0xb8, .. BitConverter.GetBytes((uint)value), 0xba, .. BitConverter.GetBytes((uint)(value >> 32)), 0x0f, 0x30, 0xb0, 1, 0xe6, 0xf4]);
+        g.Load([0xb9, .. BitConverter.GetBytes(msr), 0xb8, .. BitConverter.GetBytes((uint)value), 0xba, .. BitConverter.GetBytes((uint)(value >> 32)), 0x0f,
+            0x30, 0xb0, 1, 0xe6, 0xf4]);
         g.Cpu.SetRegs(new kvm_regs { rip = TestGuest.Code, rsp = TestGuest.Stack, rflags = 2 });
         return g.RunToEnd();
     }
@@ -45,7 +46,10 @@ public sealed unsafe class CpuidFeatureTests
         Assert.Equal(0x0007_0406_0105_0406UL, Get(g, Msr.PAT));
     }
 
-    /// <summary>IBRS, STIBP and SSBD have nothing to hold back; the register keeps them, by whichever vendor's bit the guest knows it, and is not there without any.</summary>
+    /// <summary>
+    /// IBRS, STIBP and SSBD have nothing to hold back; the register keeps them, by whichever vendor's bit the guest knows it, and is not there without
+    /// any.
+    /// </summary>
     [Theory]
     [InlineData(26, 0)]
     [InlineData(0, 14)]
@@ -84,7 +88,8 @@ public sealed unsafe class CpuidFeatureTests
     public void AsynchronousFaults_AreEnabledByInterruptOnly_AndNeverComeWithout()
     {
         using TestGuest g = Guest(ProcessorModel.Host, irqchip: true);
-        Assert.Equal(1 << KvmPara.KVM_FEATURE_ASYNC_PF, (int)g.Cpu.Cpuid(KvmPara.KVM_CPUID_FEATURES, 0).Eax & (1 << KvmPara.KVM_FEATURE_ASYNC_PF | 1 << KvmPara.KVM_FEATURE_ASYNC_PF_INT));
+        Assert.Equal(1 << KvmPara.KVM_FEATURE_ASYNC_PF, (int)g.Cpu.Cpuid(KvmPara.KVM_CPUID_FEATURES, 0).Eax & (1 << KvmPara.KVM_FEATURE_ASYNC_PF
+            | 1 << KvmPara.KVM_FEATURE_ASYNC_PF_INT));
         foreach (ulong value in (ulong[])[0x30001, 0x30003, 0x30007, 0])
         {
             Assert.Equal(1, GuestWrites(g, Msr.KVM_ASYNC_PF_EN, value));

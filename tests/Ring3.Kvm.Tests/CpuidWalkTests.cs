@@ -6,14 +6,18 @@ using Ring3.Cpu;
 
 namespace Ring3.Kvm.Tests;
 
-/// <summary>Every bit that CPUID and the feature MSRs can report has a line in tests/vectors/cpuid-bits.csv that says what proves it; where that is cheap the line is the proof and is carried out here.</summary>
+/// <summary>
+/// Every bit that CPUID and the feature MSRs can report has a line in tests/vectors/cpuid-bits.csv that says what proves it; where that is cheap the
+/// line is the proof and is carried out here.
+/// </summary>
 public sealed unsafe class CpuidWalkTests
 {
     private const uint Data = 0x20000;
 
     private sealed record Line(int Number, string Place, int High, int Low, string Kind, string Proof)
     {
-        public bool Covers(string place, int bit) => bit >= Low && bit <= High && Regex.IsMatch(place, "^" + Regex.Escape(Place).Replace("\\*", "[0-9a-z]+", StringComparison.Ordinal) + "$");
+        public bool Covers(string place, int bit) => bit >= Low && bit <= High
+            && Regex.IsMatch(place, "^" + Regex.Escape(Place).Replace("\\*", "[0-9a-z]+", StringComparison.Ordinal) + "$");
     }
 
     private static readonly string s_root = FindRoot();

@@ -5,7 +5,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Kvm.Tests;
 
 /// <summary>
-/// Descriptors that scream: each number that becomes free is taken at once by an eventfd with a known count, which neither a signal (a write) nor a drain (a read) of somebody who believes in the old descriptor leaves as it is.
+/// Descriptors that scream: each number that becomes free is taken at once by an eventfd with a known count, which neither a signal (a write) nor a
+/// drain (a read) of somebody who believes in the old descriptor leaves as it is.
 /// </summary>
 internal sealed class Decoys : IDisposable
 {
@@ -41,7 +42,8 @@ internal sealed class Decoys : IDisposable
 }
 
 /// <summary>
-/// Closed-descriptor races, under load: descriptors of the client come and go while others signal through them without end. Ring3.Mutants.Tests makes the same of a copy that closes too early.
+/// Closed-descriptor races, under load: descriptors of the client come and go while others signal through them without end. Ring3.Mutants.Tests makes
+/// the same of a copy that closes too early.
 /// </summary>
 internal static unsafe class DescriptorScenes
 {
@@ -94,7 +96,10 @@ internal static unsafe class DescriptorScenes
         return new Result(decoys.Screams, late, signals);
     }
 
-    /// <summary>A device raises an interrupt without end, through the event loop and by the shortcut for writes of the process's own threads, while its irqfd is taken away and put back.</summary>
+    /// <summary>
+    /// A device raises an interrupt without end, through the event loop and by the shortcut for writes of the process's own threads, while its irqfd is
+    /// taken away and put back.
+    /// </summary>
     internal static Result Irqfd(int rounds, bool untilScream = false)
     {
         using TestGuest g = new(irqchip: true);

@@ -27,7 +27,8 @@ public sealed unsafe class DirtyRingTests : IDisposable
         Assert.Equal(0, _v.SetCpuid2(SupportedCpuid.Entries));
         TestGuest.StartLong(_v, TestGuest.Code, TestGuest.Stack);
         // mov ebx, Gpa; mov ecx, Pages; again: inc dword [rbx]; add rbx, 4096; loop again; out 0xf4, al; jmp start
-        _vm.Memory.Write(TestGuest.Code, [0xbb, 0, 0, 0, 0x40, 0xb9, 0, 2, 0, 0, 0xff, 0x03, 0x48, 0x81, 0xc3, 0, 0x10, 0, 0, 0xe2, 0xf5, 0xe6, 0xf4, 0xeb, 0xe7]);
+        _vm.Memory.Write(TestGuest.Code, [0xbb, 0, 0, 0, 0x40, 0xb9, 0, 2, 0, 0, 0xff, 0x03, 0x48, 0x81, 0xc3, 0, 0x10, 0, 0, 0xe2, 0xf5, 0xe6, 0xf4, 0xeb,
+            0xe7]);
     }
 
     public void Dispose()
@@ -120,7 +121,8 @@ public sealed unsafe class DirtyRingTests : IDisposable
         using Vm vm = Vm.Create();
         Assert.Equal(-Errno.EINVAL, vm.ResetDirtyRings());
         var cap = new kvm_enable_cap { cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL };
-        foreach (var (bytes, expected) in new[] { (0UL, -Errno.EINVAL), (2048UL, -Errno.EINVAL), (12288UL, -Errno.EINVAL), (2UL << 20, -Errno.E2BIG), (1UL << 20, 0), (1UL << 20, -Errno.EINVAL) })
+        foreach (var (bytes, expected) in new[] { (0UL, -Errno.EINVAL), (2048UL, -Errno.EINVAL), (12288UL, -Errno.EINVAL), (2UL << 20, -Errno.E2BIG),
+            (1UL << 20, 0), (1UL << 20, -Errno.EINVAL) })
         {
             cap.args[0] = bytes;
             Assert.Equal(expected, vm.EnableCap(cap));

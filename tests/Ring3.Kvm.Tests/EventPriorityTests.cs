@@ -22,11 +22,16 @@ public sealed unsafe class EventPriorityTests
             g.LoadAt(at, 0x50, 0xb0, (byte)letter, 0xe6, 0x0e, 0x58, 0x48, 0xcf);
             return;
         }
-        // push rax; mov al, letter; out 0x0e, al; and dword [rsp + 24], ~TF; mov rax, dr6; test al, 1; jz +8; or dword [rsp + 24], RF; xor eax, eax; mov dr6, rax; pop rax; iretq
-        g.LoadAt(at, 0x50, 0xb0, (byte)letter, 0xe6, 0x0e, 0x81, 0x64, 0x24, 0x18, 0xff, 0xfe, 0xff, 0xff, 0x0f, 0x21, 0xf0, 0xa8, 1, 0x74, 8, 0x81, 0x4c, 0x24, 0x18, 0, 0, 1, 0, 0x31, 0xc0, 0x0f, 0x23, 0xf0, 0x58, 0x48, 0xcf);
+        // push rax; mov al, letter; out 0x0e, al; and dword [rsp + 24], ~TF; mov rax, dr6; test al, 1; jz +8; or dword [rsp + 24], RF; xor eax, eax;
+        // mov dr6, rax; pop rax; iretq
+        g.LoadAt(at, 0x50, 0xb0, (byte)letter, 0xe6, 0x0e, 0x81, 0x64, 0x24, 0x18, 0xff, 0xfe, 0xff, 0xff, 0x0f, 0x21, 0xf0, 0xa8, 1, 0x74, 8, 0x81, 0x4c, 0x24,
+            0x18, 0, 0, 1, 0, 0x31, 0xc0, 0x0f, 0x23, 0xf0, 0x58, 0x48, 0xcf);
     }
 
-    /// <summary>S: SMI, D: single step, N: NMI, I: interrupt, B: instruction breakpoint, whose letter is D. An NMI that comes second is taken at the first instruction of the #DB's handler, before that writes.</summary>
+    /// <summary>
+    /// S: SMI, D: single step, N: NMI, I: interrupt, B: instruction breakpoint, whose letter is D. An NMI that comes second is taken at the first
+    /// instruction of the #DB's handler, before that writes.
+    /// </summary>
     [Theory]
     [InlineData("SD", "SD")]
     [InlineData("SN", "SN")]
@@ -166,7 +171,8 @@ public sealed unsafe class EventPriorityTests
         g.Cpu.SetRegs(r);
         saved.interrupt.shadow = KVM_X86_SHADOW_INT_MOV_SS;
         Assert.Equal(0, g.Cpu.SetVcpuEvents(saved));
-        Assert.Equal((1, Bs, (byte)KVM_X86_SHADOW_INT_MOV_SS), (Events(g.Cpu).exception.pending, Events(g.Cpu).exception_payload, Events(g.Cpu).interrupt.shadow));
+        Assert.Equal((1, Bs, (byte)KVM_X86_SHADOW_INT_MOV_SS), (Events(g.Cpu).exception.pending, Events(g.Cpu).exception_payload,
+            Events(g.Cpu).interrupt.shadow));
         Assert.Equal("D", Rest());
     }
 

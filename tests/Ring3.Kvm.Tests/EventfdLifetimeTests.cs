@@ -48,7 +48,8 @@ public sealed class EventfdLifetimeTests
         });
         reader.Start();
         inside.Wait();
-        Task<int> deassign = Task.Run(() => vm.RegisterIoeventfd(s_doorbell with { fd = client, flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN }));
+        Task<int> deassign = Task.Run(() => vm.RegisterIoeventfd(s_doorbell with { fd = client, flags = KVM_IOEVENTFD_FLAG_PIO
+            | KVM_IOEVENTFD_FLAG_DEASSIGN }));
         SpinWait.SpinUntil(() => !vm.Ports.MayClaim(Port));
         Assert.False(deassign.IsCompleted);
         leave.Set();
@@ -102,7 +103,9 @@ public sealed class EventfdLifetimeTests
     [System.Runtime.InteropServices.DllImport("libc", EntryPoint = "eventfd")]
     private static extern int CreateEventfd(uint initial, int flags);
 
-    /// <summary>An acknowledgement that is on its way when its irqfd goes away touches neither the descriptor nor the line, which may be the next irqfd's.</summary>
+    /// <summary>
+    /// An acknowledgement that is on its way when its irqfd goes away touches neither the descriptor nor the line, which may be the next irqfd's.
+    /// </summary>
     [Fact]
     public void RemovedResampleIrqfd_DoesNotLowerTheNextOnesLine()
     {

@@ -4,7 +4,10 @@ using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm.Tests;
 
-/// <summary>Exits that exist because the client asked for them: bus locks, windows for events that never open, accesses to the task priority register, addresses beyond the guest's MAXPHYADDR.</summary>
+/// <summary>
+/// Exits that exist because the client asked for them: bus locks, windows for events that never open, accesses to the task priority register, addresses
+/// beyond the guest's MAXPHYADDR.
+/// </summary>
 public sealed unsafe class ExitPolicyTests
 {
     private const ulong Data = 0x20000;
@@ -128,7 +131,8 @@ public sealed unsafe class ExitPolicyTests
     private const ulong UserStack = 0x30001;
 
     /// <summary>
-    /// A guest at privilege 3 in 32-bit mode with alignment checks, whose stack is misaligned and whose #AC handler runs at privilege 3: the delivery of #AC gives #AC.
+    /// A guest at privilege 3 in 32-bit mode with alignment checks, whose stack is misaligned and whose #AC handler runs at privilege 3: the delivery
+    /// of #AC gives #AC.
     /// </summary>
     private static TestGuest EndlessDelivery(ulong? notify = null)
     {
@@ -139,7 +143,8 @@ public sealed unsafe class ExitPolicyTests
         Vcpu v = g.Vm.CreateVcpu(0);
         Assert.Equal(0, v.SetCpuid2(SupportedCpuid.Entries));
         v.GetSregs(out kvm_sregs s);
-        kvm_segment code = new() { limit = 0xffff_ffff, selector = 11, type = 11, present = 1, s = 1, db = 1, g = 1, dpl = 3 }, data = new() { limit = 0xffff_ffff, selector = 19, type = 3, present = 1, s = 1, db = 1, g = 1, dpl = 3 };
+        kvm_segment code = new() { limit = 0xffff_ffff, selector = 11, type = 11, present = 1, s = 1, db = 1, g = 1, dpl = 3 },
+            data = new() { limit = 0xffff_ffff, selector = 19, type = 3, present = 1, s = 1, db = 1, g = 1, dpl = 3 };
         (s.cs, s.ds, s.es, s.fs, s.gs, s.ss) = (code, data, data, data, data, data);
         ulong gdt = TestGuest.Tables + 0x2000, idt = TestGuest.Tables + 0x3000;
         s.gdt = new() { @base = gdt, limit = 23 };
@@ -239,7 +244,8 @@ public sealed unsafe class ExitPolicyTests
         Assert.Equal(-Errno.EINVAL, g.Cpu.SetVapicAddress(1UL << 40));
         Assert.Equal(0, g.Cpu.SetVapicAddress(Data));
         // mov ebx, 0xfee00080; mov dword [rbx], 0x40; out 0x80, al; mov byte [Data], 0x70; out 0x80, al; mov eax, [rbx]; out 0xf4, al
-        g.Load(0xbb, 0x80, 0x00, 0xe0, 0xfe, 0xc7, 0x03, 0x40, 0, 0, 0, 0xe6, 0x80, 0xc6, 0x04, 0x25, 0x00, 0x00, 0x02, 0x00, 0x70, 0xe6, 0x80, 0x8b, 0x03, 0xe6, 0xf4);
+        g.Load(0xbb, 0x80, 0x00, 0xe0, 0xfe, 0xc7, 0x03, 0x40, 0, 0, 0, 0xe6, 0x80, 0xc6, 0x04, 0x25, 0x00, 0x00, 0x02, 0x00, 0x70, 0xe6, 0x80, 0x8b, 0x03,
+            0xe6, 0xf4);
         Assert.Equal(KVM_EXIT_IO, g.Run());
         Assert.True(g.Vm.Memory.TryRead(Data, out uint word));
         Assert.Equal(0x40u, word & 0xff);

@@ -245,7 +245,8 @@ public sealed unsafe class ExitTests
         kvm_segment code = new() { limit = 0xffff_ffff, selector = 0x2000, @base = 0x20000, type = 11, present = 1, s = 1, g = 1 };
         (s.cs, s.cr0, s.cr4, s.efer) = (code, 0x10, 0, 0);
         Assert.Equal(0, g.Cpu.SetSregs(s));
-        // jmp far away with an operand of 32 bits, as firmware does behind an SMI; there cpuid, rdmsr (EFER) and in, which the hypervisor completes; out 0xf4, al.
+        // jmp far away with an operand of 32 bits, as firmware does behind an SMI; there cpuid, rdmsr (EFER) and in, which the hypervisor completes;
+        // out 0xf4, al.
         g.LoadAt(0x20000 + 0x100, 0x66, 0xbd, 0x00, 0x00, 0x05, 0x00, 0x66, 0xff, 0xe5);
         g.LoadAt(0x20000 + 0x50000, 0x0f, 0xa2, 0x66, 0xb9, 0x80, 0x00, 0x00, 0xc0, 0x0f, 0x32, 0xe4, 0x81, 0xe6, 0xf4);
         g.Cpu.SetRegs(new kvm_regs { rip = 0x100, rsp = 0x8000, rflags = 2 });

@@ -3,7 +3,8 @@ using Ring3.Host;
 namespace Ring3.Kvm.Tests;
 
 /// <summary>
-/// The protocol of VcpuRequests with one of its historical bugs in it: the control of each litmus test. Frozen: it is not to follow changes of the original, and its bugs are not to be repaired.
+/// The protocol of VcpuRequests with one of its historical bugs in it: the control of each litmus test. Frozen: it is not to follow changes of the
+/// original, and its bugs are not to be repaired.
 /// </summary>
 internal sealed unsafe class FrozenRequests : IDisposable
 {

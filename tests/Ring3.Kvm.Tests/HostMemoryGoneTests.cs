@@ -4,7 +4,10 @@ using Ring3.Host;
 
 namespace Ring3.Kvm.Tests;
 
-/// <summary>Host memory that goes away under a guest, without notice: KVM_RUN gives -EFAULT with the state of before the instruction, and goes on when the memory is back.</summary>
+/// <summary>
+/// Host memory that goes away under a guest, without notice: KVM_RUN gives -EFAULT with the state of before the instruction, and goes on when the
+/// memory is back.
+/// </summary>
 public sealed unsafe partial class HostMemoryGoneTests
 {
     private const ulong Extra = 0x4000_0000;
@@ -62,13 +65,18 @@ public sealed unsafe partial class HostMemoryGoneTests
     /// <summary>Instructions that access [rbx] and may use rax, rdx, rsi, rdi and vector registers.</summary>
     public static TheoryData<string, string> Forms => new()
     {
-        { "load", "488b03" }, { "store", "488903" }, { "inc", "ff03" }, { "add to register", "480303" }, { "cmp with jump", "48833b077400" }, { "narrow store", "8803" },
-        { "lock xadd", "f0480fc103" }, { "lock cmpxchg", "f0480fb103" }, { "cmpxchg16b", "f0480fc70b" }, { "xchg", "488703" }, { "bts", "480fba2b05" }, { "push memory", "ff33 58" }, { "pop memory", "50 8f03" },
+        { "load", "488b03" }, { "store", "488903" }, { "inc", "ff03" }, { "add to register", "480303" }, { "cmp with jump", "48833b077400" },
+            { "narrow store", "8803" },
+        { "lock xadd", "f0480fc103" }, { "lock cmpxchg", "f0480fb103" }, { "cmpxchg16b", "f0480fc70b" }, { "xchg", "488703" }, { "bts", "480fba2b05" },
+            { "push memory", "ff33 58" }, { "pop memory", "50 8f03" },
         { "crossing load", "488b83fd0f0000" }, { "crossing store", "488983fd0f0000" }, { "crossing lock inc", "f048ff83fd0f0000" },
-        { "movups load", "0f1003" }, { "movups store", "0f1103" }, { "paddd", "660ffe0b" }, { "addsd", "f20f5803" }, { "two vector ops", "0f1003 660ffe0b 0f1103" }, { "crossing movups", "0f1083f80f0000" },
-        { "fld", "dd03 ddd8" }, { "fstp", "d9e8 dd1b" }, { "fild fistp", "d9eb df2b df3b" }, { "mmx", "0f6f03 0f77" }, { "vmovups", "c5fc1003" }, { "vaddpd", "c5fd5803" },
+        { "movups load", "0f1003" }, { "movups store", "0f1103" }, { "paddd", "660ffe0b" }, { "addsd", "f20f5803" },
+            { "two vector ops", "0f1003 660ffe0b 0f1103" }, { "crossing movups", "0f1083f80f0000" },
+        { "fld", "dd03 ddd8" }, { "fstp", "d9e8 dd1b" }, { "fild fistp", "d9eb df2b df3b" }, { "mmx", "0f6f03 0f77" }, { "vmovups", "c5fc1003" },
+            { "vaddpd", "c5fd5803" },
         { "rep movsb from", "4889de 4889cd b964000000 bf00800000 f3a4 4889e9" }, { "rep movsq to", "4889df 4889cd b904010000 be00800000 f348a5 4889e9" },
-        { "rep stosb", "4889df 4889cd b964000000 f3aa 4889e9" }, { "repe cmpsb", "4889de 4889df 4889cd b964000000 f3a6 4889e9" }, { "repne scasb", "4889df 4889cd b964000000 b0ff f2ae 4889e9" }, { "lodsq", "4889de 48ad" },
+        { "rep stosb", "4889df 4889cd b964000000 f3aa 4889e9" }, { "repe cmpsb", "4889de 4889df 4889cd b964000000 f3a6 4889e9" },
+            { "repne scasb", "4889df 4889cd b964000000 b0ff f2ae 4889e9" }, { "lodsq", "4889de 48ad" },
         { "fxsave", "480fae03" }, { "fxrstor", "480fae03 480fae0b" }, { "stmxcsr", "0fae1b" }, { "crc32", "f2480f38f103" }, { "movbe", "480f38f003" },
     };
 
@@ -82,7 +90,8 @@ public sealed unsafe partial class HostMemoryGoneTests
         byte* memory = Map(fd);
         Assert.Equal(0, g.Vm.SetUserMemoryRegion(1, 0, Extra, Bytes, (ulong)memory));
         // xsetbv of 7; mov ebx, Extra; mov ecx, count; again: body; dec ecx; jnz again; out 0xf4, al
-        byte[] code = [0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x31, 0xc9, 0x0f, 0x01, 0xd1, 0xbb, 0, 0, 0, 0x40, 0xb9, 60, 0, 0, 0, .. body, 0xff, 0xc9, 0x0f, 0x85, .. BitConverter.GetBytes(-body.Length - 8), 0xe6, 0xf4];
+        byte[] code = [0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x31, 0xc9, 0x0f, 0x01, 0xd1, 0xbb, 0, 0, 0, 0x40, 0xb9, 60, 0, 0, 0, .. body, 0xff, 0xc9, 0x0f, 0x85,
+            .. BitConverter.GetBytes(-body.Length - 8), 0xe6, 0xf4];
         g.Load(code);
         ulong first = TestGuest.Code + 22, end = first + (ulong)body.Length;
         for (int round = 0; round < 3; round++)
@@ -106,7 +115,8 @@ public sealed unsafe partial class HostMemoryGoneTests
                     Assert.True(before.rip >= first && before.rip < end, $"{what}: rip {before.rip:x}");
                     Assert.Equal(-Errno.EFAULT, g.Cpu.Run());
                     kvm_regs after = g.Regs();
-                    Assert.True(new ReadOnlySpan<byte>(&before, sizeof(kvm_regs)).SequenceEqual(new ReadOnlySpan<byte>(&after, sizeof(kvm_regs))), what + ": registers changed");
+                    Assert.True(new ReadOnlySpan<byte>(&before, sizeof(kvm_regs)).SequenceEqual(new ReadOnlySpan<byte>(&after, sizeof(kvm_regs))), what
+                        + ": registers changed");
                     Return(way, memory, fd);
                     g.RunToEnd();
                 }

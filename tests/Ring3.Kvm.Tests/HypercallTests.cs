@@ -4,7 +4,10 @@ using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Kvm.Tests;
 
-/// <summary>Hypercall instructions of both vendors, hypercalls and instructions that go to the client, and the other settings of KVM_ENABLE_CAP that guests notice.</summary>
+/// <summary>
+/// Hypercall instructions of both vendors, hypercalls and instructions that go to the client, and the other settings of KVM_ENABLE_CAP that guests
+/// notice.
+/// </summary>
 public sealed unsafe class HypercallTests
 {
     private static byte Native => ProcessorModel.Host.IsAmd ? (byte)0xd9 : (byte)0xc1;
@@ -68,7 +71,8 @@ public sealed unsafe class HypercallTests
         Assert.Equal(0, Enable(g, KVM_CAP_EXIT_HYPERCALL, 1 << 12));
         Assert.Equal(KVM_EXIT_HYPERCALL, g.Run());
         kvm_run* run = g.Cpu.KvmRun;
-        Assert.Equal((12UL, 0x5000UL, 2UL, 0x11UL, 1u), (run->hypercall.nr, run->hypercall.args[0], run->hypercall.args[1], run->hypercall.args[2], run->hypercall.longmode));
+        Assert.Equal((12UL, 0x5000UL, 2UL, 0x11UL, 1u), (run->hypercall.nr, run->hypercall.args[0], run->hypercall.args[1], run->hypercall.args[2],
+            run->hypercall.longmode));
         run->hypercall.ret = 0x2a;
         Assert.Equal(0x2a, g.RunToEnd());
         // Not page-aligned: the hypervisor answers itself.
@@ -93,8 +97,10 @@ public sealed unsafe class HypercallTests
         Assert.Equal(0, Enable(g, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1));
         Assert.Equal(KVM_EXIT_INTERNAL_ERROR, g.Run());
         kvm_run* run = g.Cpu.KvmRun;
-        Assert.Equal((KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES), (run->emulation_failure.suberror, run->emulation_failure.flags));
-        Assert.Equal((15, 0xd9, 0x04, 0x25), (run->emulation_failure.insn_size, run->emulation_failure.insn_bytes[0], run->emulation_failure.insn_bytes[1], run->emulation_failure.insn_bytes[2]));
+        Assert.Equal((KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES),
+            (run->emulation_failure.suberror, run->emulation_failure.flags));
+        Assert.Equal((15, 0xd9, 0x04, 0x25), (run->emulation_failure.insn_size, run->emulation_failure.insn_bytes[0], run->emulation_failure.insn_bytes[1],
+            run->emulation_failure.insn_bytes[2]));
         kvm_regs r = g.Regs();
         Assert.Equal(TestGuest.Code, r.rip);
         r.rip += 7;
@@ -126,7 +132,8 @@ public sealed unsafe class HypercallTests
     {
         using TestGuest g = new();
         // xor ecx, ecx; xor edx, edx; monitor; mwait; mov al, 1; out 0xf4, al; jmp again
-        g.SetVector(6, 0x11000).LoadAt(0x11000, 0xb0, 0x06, 0xe6, 0xf4).Load(0x31, 0xc9, 0x31, 0xd2, 0x0f, 0x01, 0xc8, 0x0f, 0x01, 0xc9, 0xb0, 0x01, 0xe6, 0xf4, 0xeb, 0xf0);
+        g.SetVector(6, 0x11000).LoadAt(0x11000, 0xb0, 0x06, 0xe6, 0xf4).Load(0x31, 0xc9, 0x31, 0xd2, 0x0f, 0x01, 0xc8, 0x0f, 0x01, 0xc9, 0xb0, 0x01, 0xe6, 0xf4,
+            0xeb, 0xf0);
         Assert.Equal(1, g.RunToEnd());
         Assert.Equal(0, Enable(g, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS));
         Assert.Equal(6, g.RunToEnd());

@@ -145,7 +145,9 @@ public sealed class IoBusTests
         Assert.Equal((2, 0, 0), (declines.Asked, empty.Asked, wraps.Asked));
     }
 
-    /// <summary>Random ranges come, move and go; at every address the bus says what a list of them says, and a port is claimed exactly when somebody has it.</summary>
+    /// <summary>
+    /// Random ranges come, move and go; at every address the bus says what a list of them says, and a port is claimed exactly when somebody has it.
+    /// </summary>
     [Fact]
     public void AnyHistory_IsThatOfAList()
     {

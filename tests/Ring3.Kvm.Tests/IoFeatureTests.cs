@@ -10,7 +10,8 @@ public sealed unsafe class IoFeatureTests
     private const ulong Handler = 0x11000;
 
     /// <summary>x2APIC on, software-enabled.</summary>
-    private static readonly byte[] s_enableX2Apic = [0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x0d, 0x00, 0x04, 0, 0, 0x0f, 0x30, 0xb9, 0x0f, 0x08, 0, 0, 0xb8, 0xff, 0x01, 0, 0, 0x31, 0xd2, 0x0f, 0x30];
+    private static readonly byte[] s_enableX2Apic = [0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x0d, 0x00, 0x04, 0, 0, 0x0f, 0x30, 0xb9, 0x0f, 0x08, 0, 0, 0xb8, 0xff,
+        0x01, 0, 0, 0x31, 0xd2, 0x0f, 0x30];
 
     /// <summary>EOI and return.</summary>
     private static readonly byte[] s_handler = [0x50, 0x51, 0x52, 0xb9, 0x0b, 0x08, 0, 0, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30, 0x5a, 0x59, 0x58, 0x48, 0xcf];
@@ -40,7 +41,10 @@ public sealed unsafe class IoFeatureTests
         Host.EventFd.Close(resample);
     }
 
-    /// <summary>Two vCPUs pass a level interrupt on: the handler of each moves the pin to the other before its EOI, which has to reach the resample descriptor each time.</summary>
+    /// <summary>
+    /// Two vCPUs pass a level interrupt on: the handler of each moves the pin to the other before its EOI, which has to reach the resample descriptor
+    /// each time.
+    /// </summary>
     [Fact]
     public void ResampleIrqfd_WhosePinIsMovedByItsHandler_IsAcknowledged()
     {
@@ -105,7 +109,8 @@ public sealed unsafe class IoFeatureTests
         Assert.Equal(0, v.SetCpuid2(SupportedCpuid.Entries));
         TestGuest.StartLong(v, TestGuest.Code, TestGuest.Stack);
         // The client's pin 3: a level-triggered message with vector 0x45. A resample irqfd needs an I/O APIC here.
-        Assert.Equal(0, vm.SetGsiRouting([new kvm_irq_routing_entry { gsi = 3, type = KVM_IRQ_ROUTING_MSI, msi = new() { address_lo = 0xfee00000, data = 0xc045 } }]));
+        Assert.Equal(0, vm.SetGsiRouting([new kvm_irq_routing_entry { gsi = 3, type = KVM_IRQ_ROUTING_MSI,
+            msi = new() { address_lo = 0xfee00000, data = 0xc045 } }]));
         int fd = Host.EventFd.Create();
         Assert.Equal(-Errno.EINVAL, vm.RegisterIrqfd(new kvm_irqfd { fd = (uint)fd, gsi = 3, flags = KVM_IRQFD_FLAG_RESAMPLE, resamplefd = (uint)fd }));
         Assert.Equal(0, vm.RegisterIrqfd(new kvm_irqfd { fd = (uint)fd, gsi = 3 }));
@@ -146,9 +151,11 @@ public sealed unsafe class IoFeatureTests
         using TestGuest g = new();
         int any = Host.EventFd.Create(), four = Host.EventFd.Create();
         Assert.Equal(0, g.Vm.RegisterIoeventfd(new kvm_ioeventfd { addr = 0xd000_0000, len = 0, fd = any }));
-        Assert.Equal(0, g.Vm.RegisterIoeventfd(new kvm_ioeventfd { addr = 0xd000_0100, len = 4, fd = four, datamatch = 7, flags = KVM_IOEVENTFD_FLAG_DATAMATCH }));
+        Assert.Equal(0, g.Vm.RegisterIoeventfd(new kvm_ioeventfd { addr = 0xd000_0100, len = 4, fd = four, datamatch = 7,
+            flags = KVM_IOEVENTFD_FLAG_DATAMATCH }));
         // mov ebx, 0xd0000000; mov byte [rbx], 1; mov dword [rbx], 1; mov qword [rbx], 1; mov dword [rbx+0x100], 7; mov dword [rbx+0x100], 8; hlt
-        g.Load(0xbb, 0, 0, 0, 0xd0, 0xc6, 0x03, 1, 0xc7, 0x03, 1, 0, 0, 0, 0x48, 0xc7, 0x03, 1, 0, 0, 0, 0xc7, 0x83, 0, 1, 0, 0, 7, 0, 0, 0, 0xc7, 0x83, 0, 1, 0, 0, 8, 0, 0, 0, 0xf4);
+        g.Load(0xbb, 0, 0, 0, 0xd0, 0xc6, 0x03, 1, 0xc7, 0x03, 1, 0, 0, 0, 0x48, 0xc7, 0x03, 1, 0, 0, 0, 0xc7, 0x83, 0, 1, 0, 0, 7, 0, 0, 0, 0xc7, 0x83, 0, 1,
+            0, 0, 8, 0, 0, 0, 0xf4);
         Assert.Equal(KVM_EXIT_MMIO, g.Run());
         Assert.Equal((0xd000_0100UL, 8), (g.Cpu.KvmRun->mmio.phys_addr, g.Cpu.KvmRun->mmio.data[0]));
         Assert.Equal((3UL, 1UL), (Host.EventFd.Drain(any), Host.EventFd.Drain(four)));

@@ -21,7 +21,10 @@ public sealed unsafe class LegacyFeatureTests
         return g;
     }
 
-    /// <summary>The vCPU at <see cref="TestGuest.Code"/> in flat 32-bit code with 32-bit paging: the first 4 MiB are themselves, linear 0x800000 is <paramref name="entry"/>.</summary>
+    /// <summary>
+    /// The vCPU at <see cref="TestGuest.Code"/> in flat 32-bit code with 32-bit paging: the first 4 MiB are themselves, linear 0x800000 is
+    /// <paramref name="entry"/>.
+    /// </summary>
     private static void Start32(TestGuest g, uint entry)
     {
         const ulong directory = 0x20_0000;

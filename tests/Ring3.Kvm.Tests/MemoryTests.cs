@@ -72,7 +72,10 @@ public sealed unsafe class MemoryTests
         Assert.Equal(0b100000UL, bits);
     }
 
-    /// <summary>The processor's log holds 512 pages: the guest goes on where it stopped when it was full, and only write protection faults for pages that are mapped.</summary>
+    /// <summary>
+    /// The processor's log holds 512 pages: the guest goes on where it stopped when it was full, and only write protection faults for pages that are
+    /// mapped.
+    /// </summary>
     [Theory]
     [InlineData(DirtyTracking.DirtyLog, 0, 3)]
     [InlineData(DirtyTracking.DirtyScan, 0, 0)]

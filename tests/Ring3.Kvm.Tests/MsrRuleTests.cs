@@ -20,7 +20,8 @@ public sealed unsafe class MsrRuleTests
     /// <summary>WRMSR of ECX with EDX:EAX, then 1 on port 0xf4; #GP gives 13.</summary>
     private static int GuestWrites(TestGuest g, uint msr, ulong value)
     {
-        g.SetVector(13, 0x11000).LoadAt(0x11000, 0xb0, 13, 0xe6, 0xf4).Load([0xb9, .. BitConverter.GetBytes(msr), 0xb8, .. BitConverter.GetBytes((uint)value), 0xba, .. BitConverter.GetBytes((uint)(value >> 32)), 0x0f, 0x30, 0xb0, 1, 0xe6, 0xf4]);
+        g.SetVector(13, 0x11000).LoadAt(0x11000, 0xb0, 13, 0xe6, 0xf4).Load([0xb9, .. BitConverter.GetBytes(msr), 0xb8, .. BitConverter.GetBytes((uint)value),
+            0xba, .. BitConverter.GetBytes((uint)(value >> 32)), 0x0f, 0x30, 0xb0, 1, 0xe6, 0xf4]);
         g.Cpu.SetRegs(new kvm_regs { rip = TestGuest.Code, rsp = TestGuest.Stack, rflags = 2 });
         return g.RunToEnd();
     }
@@ -78,7 +79,8 @@ public sealed unsafe class MsrRuleTests
         {
             using TestGuest g = new(cpuid: false);
             // AMD's own bits for the same registers are in EBX of leaf 0x80000008.
-            Assert.Equal(0, g.Cpu.SetCpuid2(Cpuid(e => e with { ebx = e.function == 0x8000_0008 ? 0 : e.ebx, edx = e.function != 7 ? e.edx : present ? e.edx | SpecCtrl | FlushL1d | ArchCapabilities : e.edx & ~(SpecCtrl | FlushL1d | ArchCapabilities) })));
+            Assert.Equal(0, g.Cpu.SetCpuid2(Cpuid(e => e with { ebx = e.function == 0x8000_0008 ? 0 : e.ebx, edx = e.function != 7 ? e.edx : present ? e.edx
+                | SpecCtrl | FlushL1d | ArchCapabilities : e.edx & ~(SpecCtrl | FlushL1d | ArchCapabilities) })));
             Assert.Equal(present ? 1 : 13, GuestWrites(g, Msr.SPEC_CTRL, 1));
             Assert.Equal(present ? 1 : 0x113, GuestReads(g, Msr.SPEC_CTRL));
             Assert.Equal(present ? 1 : 13, GuestWrites(g, Msr.PRED_CMD, 1));
@@ -206,13 +208,15 @@ public sealed unsafe class MsrRuleTests
             Assert.Equal(la57 ? 1 : 13, GuestWrites(g, msr, Wide));
             Assert.Equal(13, GuestWrites(g, msr, TooWide));
         }
-        foreach ((byte[] code, bool table) in (ValueTuple<byte[], bool>[])[([0x0f, 0x01, 0x10], true) /* lgdt [rax] */, ([0x0f, 0x01, 0x18], true) /* lidt [rax] */, ([0x66, 0x0f, 0x38, 0x82, 0x18], false) /* invpcid rbx, [rax] */])
+        foreach ((byte[] code, bool table) in (ValueTuple<byte[], bool>[])[([0x0f, 0x01, 0x10], true) /* lgdt [rax] */,
+            ([0x0f, 0x01, 0x18], true) /* lidt [rax] */, ([0x66, 0x0f, 0x38, 0x82, 0x18], false) /* invpcid rbx, [rax] */])
         {
             foreach (ulong address in (ulong[])[Wide, TooWide])
             {
                 // A table register's limit stands before its base; INVPCID's PCID is 8 bytes.
                 g.Vm.Memory.TryWrite(0x12000, 0x17UL);
-                Assert.True(g.Vm.Memory.Write(0x12000ul, [.. table ? BitConverter.GetBytes((ushort)0x17) : BitConverter.GetBytes(0UL), .. BitConverter.GetBytes(address)]));
+                Assert.True(g.Vm.Memory.Write(0x12000ul, [.. table ? BitConverter.GetBytes((ushort)0x17) : BitConverter.GetBytes(0UL),
+                    .. BitConverter.GetBytes(address)]));
                 g.SetVector(13, 0x11000).LoadAt(0x11000, 0xb0, 13, 0xe6, 0xf4).Load([0x31, 0xdb, 0xb8, 0x00, 0x20, 0x01, 0x00, .. code, 0xb0, 1, 0xe6, 0xf4]);
                 TestGuest.StartLong(g.Cpu, TestGuest.Code, TestGuest.Stack);
                 Assert.Equal(la57 && address == Wide ? 1 : 13, g.RunToEnd());

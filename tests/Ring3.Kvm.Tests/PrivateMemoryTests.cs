@@ -22,7 +22,8 @@ public sealed unsafe class PrivateMemoryTests : IDisposable
         _g.Load(0xbb, 0, 0, 0, 0x40, 0x8b, 0x03, 0xff, 0x03, 0xe6, 0xf4, 0xeb, 0xf8);
     }
 
-    private kvm_userspace_memory_region2 Region(ulong bytes) => new() { slot = 1, flags = KVM_MEM_GUEST_MEMFD, guest_phys_addr = Gpa, memory_size = bytes, userspace_addr = _shared.Hva };
+    private kvm_userspace_memory_region2 Region(ulong bytes) => new() { slot = 1, flags = KVM_MEM_GUEST_MEMFD, guest_phys_addr = Gpa, memory_size = bytes,
+        userspace_addr = _shared.Hva };
 
     public void Dispose()
     {
@@ -32,7 +33,8 @@ public sealed unsafe class PrivateMemoryTests : IDisposable
     }
 
     private void Convert(ulong gpa, ulong size, bool isPrivate)
-        => Assert.Equal(0, _g.Vm.SetMemoryAttributes(new kvm_memory_attributes { address = gpa, size = size, attributes = isPrivate ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0 }));
+        => Assert.Equal(0, _g.Vm.SetMemoryAttributes(new kvm_memory_attributes { address = gpa, size = size, attributes = isPrivate
+            ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0 }));
 
     private void ExpectFault(ulong gpa)
     {

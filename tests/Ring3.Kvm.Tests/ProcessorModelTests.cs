@@ -13,7 +13,8 @@ public sealed class ProcessorModelTests
 
     private static ProcessorModel Model(string name) => ProcessorModel.TryParse(name, out ProcessorModel model) ? model : throw new ArgumentException(name);
 
-    private static kvm_cpuid_entry2 Leaf(ProcessorModel model, uint function, uint index = 0) => SupportedCpuid.Of(model).ToArray().FirstOrDefault(e => e.function == function && e.index == index);
+    private static kvm_cpuid_entry2 Leaf(ProcessorModel model, uint function, uint index = 0) => SupportedCpuid.Of(model).ToArray().FirstOrDefault(e =>
+        e.function == function && e.index == index);
 
     private static bool Has(ProcessorModel model, uint function) => SupportedCpuid.Of(model).ToArray().Any(e => e.function == function);
 
@@ -27,16 +28,19 @@ public sealed class ProcessorModelTests
         kvm_cpuid_entry2 first = Leaf(model, 0), extended = Leaf(model, 0x8000_0000);
         Assert.Equal(model.VendorId, Text(first.ebx, first.edx, first.ecx));
         Assert.Equal((model.Family, model.ModelNumber), (ProcessorModel.FamilyOf(Leaf(model, 1).eax), ProcessorModel.ModelOf(Leaf(model, 1).eax)));
-        string brand = string.Concat(new uint[] { 0x8000_0002, 0x8000_0003, 0x8000_0004 }.Select(f => Leaf(model, f)).Select(e => Encoding.Latin1.GetString(MemoryMarshal.AsBytes((ReadOnlySpan<uint>)[e.eax, e.ebx, e.ecx, e.edx]))));
+        string brand = string.Concat(new uint[] { 0x8000_0002, 0x8000_0003, 0x8000_0004 }.Select(f => Leaf(model, f)).Select(e =>
+            Encoding.Latin1.GetString(MemoryMarshal.AsBytes((ReadOnlySpan<uint>)[e.eax, e.ebx, e.ecx, e.edx]))));
         Assert.Equal(model.Brand, brand.TrimEnd('\0'));
         uint[] intel = [4, 0x15, 0x16, 0x1f], amd = [0x8000_0005, 0x8000_001a, 0x8000_001d, 0x8000_001e, 0x8000_0021];
         Assert.All(intel, f => Assert.NotEqual(model.IsAmd, Has(model, f)));
         Assert.All(amd, f => Assert.Equal(model.IsAmd, Has(model, f)));
-        Assert.All(SupportedCpuid.Of(model).ToArray(), e => Assert.True(e.function <= (e.function < 0x4000_0000 ? first.eax : e.function < 0x8000_0000 ? 0x4000_ffff : extended.eax), $"leaf {e.function:x} is beyond the last"));
+        Assert.All(SupportedCpuid.Of(model).ToArray(), e => Assert.True(e.function <= (e.function < 0x4000_0000 ? first.eax : e.function < 0x8000_0000
+            ? 0x4000_ffff : extended.eax), $"leaf {e.function:x} is beyond the last"));
         // LAHF, LZCNT and PREFETCHW are everybody's; SYSCALL, NX, 1-GiB pages, RDTSCP and LM too.
         const uint SharedEcx = 1 | 1 << 5 | 1 << 8, SharedEdx = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29, Wbnoinvd = 1 << 9;
         if (!model.IsAmd)
-            Assert.Equal((0u, 0u, 0u), (Leaf(model, 0x8000_0001).ecx & ~SharedEcx, Leaf(model, 0x8000_0001).edx & ~SharedEdx, Leaf(model, 0x8000_0008).ebx & ~Wbnoinvd));
+            Assert.Equal((0u, 0u, 0u), (Leaf(model, 0x8000_0001).ecx & ~SharedEcx, Leaf(model, 0x8000_0001).edx & ~SharedEdx,
+                Leaf(model, 0x8000_0008).ebx & ~Wbnoinvd));
         Assert.Equal(!model.IsAmd, (Leaf(model, 7).edx & 1 << 29) != 0);
     }
 
@@ -97,7 +101,8 @@ public sealed class ProcessorModelTests
         Assert.Null(ProcessorModel.Find("GenuineIntel", 6, 85));
         Assert.Null(ProcessorModel.Find("AuthenticAMD", 23, 49));
         Assert.Equal((6, 207), (ProcessorModel.EmeraldRapids.Family, ProcessorModel.EmeraldRapids.ModelNumber));
-        Assert.Equal((25, 17, 26, 2), (ProcessorModel.Zen4.Family, ProcessorModel.Zen4.ModelNumber, ProcessorModel.Zen5.Family, ProcessorModel.Zen5.ModelNumber));
+        Assert.Equal((25, 17, 26, 2), (ProcessorModel.Zen4.Family, ProcessorModel.Zen4.ModelNumber, ProcessorModel.Zen5.Family,
+            ProcessorModel.Zen5.ModelNumber));
         Assert.False(ProcessorModel.TryParse("cyrix", out ProcessorModel fallback));
         Assert.Same(ProcessorModel.Host, fallback);
     }

@@ -12,7 +12,10 @@ public sealed unsafe class ReclaimTests
     private const ulong Extra = 0x4000_0000, ExtraBytes = 64 << 20, Limit = 20 << 20;
     private const int Page = 4096;
 
-    /// <summary>Fills [rbx, rcx) with words that depend on the address and on rbp, then r12 times verifies each and writes the next one. Port 0xf4: 0, or 1 at the first wrong word.</summary>
+    /// <summary>
+    /// Fills [rbx, rcx) with words that depend on the address and on rbp, then r12 times verifies each and writes the next one. Port 0xf4: 0, or 1 at
+    /// the first wrong word.
+    /// </summary>
     private static readonly byte[] s_fillAndVerify = Convert.FromHexString(
         "4889df4889f8490fafc54801e84889074883c7404839cf72ea4889df4889f8490fafc54801e8483907751b48ffc04889074883c7404839cf72e248ffc549ffcc75d731c0e6f4b001e6f4");
 
@@ -82,8 +85,10 @@ public sealed unsafe class ReclaimTests
     }
 
     /// <summary>
-    /// The checksummed workload at 4:1: two processors fill and verify halves of 64 MiB several times, while a device writes through the accessors, a cache of a translation is written, and a third thread evicts everything
-    /// now and then. Every word is right, every write of the host is there, and the kernel never counts more resident memory than the limit and the pages of the device and the cache,
+    /// The checksummed workload at 4:1: two processors fill and verify halves of 64 MiB several times, while a device writes through the accessors, a
+    /// cache of a translation is written, and a third thread evicts everything
+    /// now and then. Every word is right, every write of the host is there, and the kernel never counts more resident memory than the limit and the
+    /// pages of the device and the cache,
     /// whose copies are counted but not held back (docs/reclaim.md).
     /// </summary>
     [Theory]
@@ -113,7 +118,8 @@ public sealed unsafe class ReclaimTests
         {
             // Below the code: pages that only the device uses.
             for (; Volatile.Read(ref running) != 0; device++)
-                Assert.True(g.Vm.Memory.TryWrite(0x200000 + (ulong)device % DevicePages * Page, device) && g.Vm.Memory.TryRead(0x200000 + (ulong)device % DevicePages * Page, out long back) && back == device);
+                Assert.True(g.Vm.Memory.TryWrite(0x200000 + (ulong)device % DevicePages * Page, device)
+                    && g.Vm.Memory.TryRead(0x200000 + (ulong)device % DevicePages * Page, out long back) && back == device);
         });
         Thread cache = Start(() =>
         {
@@ -127,7 +133,8 @@ public sealed unsafe class ReclaimTests
         ulong most = 0;
         for (int n = 0; Volatile.Read(ref running) != 0; n++)
         {
-            // The map is read piece by piece: a page that was counted may have been evicted since, for one that is counted later. Evictions in progress end first.
+            // The map is read piece by piece: a page that was counted may have been evicted since, for one that is counted later. Evictions in progress
+            // end first.
             long before = limit.Measure().Evictions;
             ulong seen = meter.Read();
             limit.EvictTo(Limit);
@@ -170,7 +177,10 @@ public sealed unsafe class ReclaimTests
     /// <summary>How pages are taken away under a guest that counts in them.</summary>
     public enum Way { Limit, CopyBeforeZap }
 
-    /// <summary>A guest increments words while their pages are evicted: each increment counts. Control: a copy that is made before the translations are gone loses some.</summary>
+    /// <summary>
+    /// A guest increments words while their pages are evicted: each increment counts. Control: a copy that is made before the translations are gone
+    /// loses some.
+    /// </summary>
     [Theory]
     [InlineData(Way.Limit)]
     [InlineData(Way.CopyBeforeZap)]
@@ -265,7 +275,9 @@ public sealed unsafe class ReclaimTests
         }
     }
 
-    /// <summary>Pages that came back, were dropped behind the limit's back, and are discarded while they are not resident: counted as evicted no more than once.</summary>
+    /// <summary>
+    /// Pages that came back, were dropped behind the limit's back, and are discarded while they are not resident: counted as evicted no more than once.
+    /// </summary>
     [Fact]
     public void Discard_OfPagesThatHaveBeenInTheStore_IsCountedOnce()
     {

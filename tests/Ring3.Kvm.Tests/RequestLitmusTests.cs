@@ -4,7 +4,8 @@ using Ring3.Host;
 namespace Ring3.Kvm.Tests;
 
 /// <summary>
-/// Races between a vCPU and requesters, each on the real protocol and, as its control, on a frozen copy with the bug that the protocol exists to avoid. A control that finds nothing fails: its detector would prove nothing.
+/// Races between a vCPU and requesters, each on the real protocol and, as its control, on a frozen copy with the bug that the protocol exists to avoid.
+/// A control that finds nothing fails: its detector would prove nothing.
 /// </summary>
 public sealed unsafe class RequestLitmusTests : IDisposable
 {
@@ -38,10 +39,12 @@ public sealed unsafe class RequestLitmusTests : IDisposable
     // ---- Lost request: the Dekker pair ---------------------------------------------------------------------------------
 
     /// <summary>
-    /// Both sides take one step at the same time, again and again. Returns the rounds in which the vCPU is in the guest with a request that nobody will tell it of. The vCPU's stores to cold lines before its entry keep the store of the
+    /// Both sides take one step at the same time, again and again. Returns the rounds in which the vCPU is in the guest with a request that nobody will
+    /// tell it of. The vCPU's stores to cold lines before its entry keep the store of the
     /// mode in the store buffer for a while: that is the window.
     /// </summary>
-    private static int LostRequests(Func<bool> tryEnter, Action leave, Func<bool> told, Func<bool> pending, Action take, Action make, long durationNs, bool untilFound)
+    private static int LostRequests(Func<bool> tryEnter, Action leave, Func<bool> told, Func<bool> pending, Action take, Action make, long durationNs,
+        bool untilFound)
     {
         int round = 0, entered = 0, made = 0, lost = 0;
         bool stop = false;
@@ -85,7 +88,8 @@ public sealed unsafe class RequestLitmusTests : IDisposable
     public void Dekker_NoRequestIsLost()
     {
         VcpuRequests q = _qs[0];
-        Assert.Equal(0, LostRequests(q.TryEnterGuestMode, q.LeaveGuestMode, () => Volatile.Read(ref *_exits) != 0, () => q.AnyPending, () => q.Check(VcpuRequest.Event), () => q.Make(VcpuRequest.Event), 2 * SecondNs, untilFound: false));
+        Assert.Equal(0, LostRequests(q.TryEnterGuestMode, q.LeaveGuestMode, () => Volatile.Read(ref *_exits) != 0, () => q.AnyPending, () =>
+            q.Check(VcpuRequest.Event), () => q.Make(VcpuRequest.Event), 2 * SecondNs, untilFound: false));
     }
 
     [Fact]
@@ -93,7 +97,8 @@ public sealed unsafe class RequestLitmusTests : IDisposable
     {
         Assert.SkipWhen(Environment.ProcessorCount == 1, "a processor sees its own stores in order: with one of them there is nothing to find");
         using FrozenRequests f = new(FrozenRequests.Bug.NoFence);
-        Assert.NotEqual(0, LostRequests(f.TryEnter, f.Leave, () => Volatile.Read(ref f.PollWord(0)) != 0, () => f.AnyPending, f.TakeAll, () => f.Make(wait: false), ControlLimitNs, untilFound: true));
+        Assert.NotEqual(0, LostRequests(f.TryEnter, f.Leave, () => Volatile.Read(ref f.PollWord(0)) != 0, () => f.AnyPending, f.TakeAll, () =>
+            f.Make(wait: false), ControlLimitNs, untilFound: true));
     }
 
     /// <summary>A vCPU that stays in until it is kicked gets every request, whatever comes between.</summary>
@@ -135,10 +140,12 @@ public sealed unsafe class RequestLitmusTests : IDisposable
     // ---- The missed synchronisation of the mail -------------------------------------------------------------------------
 
     /// <summary>
-    /// A vCPU uses a cell while it is in the guest, also for a while after it has been kicked, as a block of guest code goes on to its end. One thread kicks it all the time; another makes waiting requests and then takes the cell away.
+    /// A vCPU uses a cell while it is in the guest, also for a while after it has been kicked, as a block of guest code goes on to its end. One thread
+    /// kicks it all the time; another makes waiting requests and then takes the cell away.
     /// Returns the uses of cells that were taken away.
     /// </summary>
-    private static int UsesAfterFree(Func<bool> tryEnter, Action leave, Func<bool> told, Action take, Action notice, Action flush, long durationNs, bool untilFound)
+    private static int UsesAfterFree(Func<bool> tryEnter, Action leave, Func<bool> told, Action take, Action notice, Action flush, long durationNs,
+        bool untilFound)
     {
         long[] cells = [0, 1];
         long current = 0;
@@ -189,14 +196,16 @@ public sealed unsafe class RequestLitmusTests : IDisposable
             _ = q.Check(VcpuRequest.TlbFlush);
             _ = q.Check(VcpuRequest.Event);
         }
-        Assert.Equal(0, UsesAfterFree(q.TryEnterGuestMode, q.LeaveGuestMode, () => Volatile.Read(ref *_exits) != 0, Take, () => q.Make(VcpuRequest.Event), () => q.Make(VcpuRequest.TlbFlush), 2 * SecondNs, untilFound: false));
+        Assert.Equal(0, UsesAfterFree(q.TryEnterGuestMode, q.LeaveGuestMode, () => Volatile.Read(ref *_exits) != 0, Take, () => q.Make(VcpuRequest.Event),
+            () => q.Make(VcpuRequest.TlbFlush), 2 * SecondNs, untilFound: false));
     }
 
     [Fact]
     public void WaitingRequest_Control_TrustingTheOthersKickUsesWhatWasFreed()
     {
         using FrozenRequests f = new(FrozenRequests.Bug.KickIsAcknowledgement);
-        Assert.NotEqual(0, UsesAfterFree(f.TryEnter, f.Leave, () => Volatile.Read(ref f.PollWord(0)) != 0, f.TakeAll, () => f.Make(wait: false), () => f.Make(wait: true), ControlLimitNs, untilFound: true));
+        Assert.NotEqual(0, UsesAfterFree(f.TryEnter, f.Leave, () => Volatile.Read(ref f.PollWord(0)) != 0, f.TakeAll, () => f.Make(wait: false), () =>
+            f.Make(wait: true), ControlLimitNs, untilFound: true));
     }
 
     /// <summary>Two vCPUs that both make waiting requests to all vCPUs do not wait for each other.</summary>
@@ -230,7 +239,9 @@ public sealed unsafe class RequestLitmusTests : IDisposable
 
     // ---- Readers of tables ------------------------------------------------------------------------------------------------
 
-    /// <summary>A thread reads tables outside the guest; another unlinks one, makes a request and frees it. Returns whether the reader met freed tables.</summary>
+    /// <summary>
+    /// A thread reads tables outside the guest; another unlinks one, makes a request and frees it. Returns whether the reader met freed tables.
+    /// </summary>
     private bool ReaderMeetsFreedTable(VcpuRequest request)
     {
         VcpuRequests q = _qs[0];

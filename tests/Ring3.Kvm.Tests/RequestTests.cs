@@ -8,7 +8,8 @@ public sealed unsafe class RequestTests : IDisposable
     [Fact]
     public void RequestNumbers_AreUnique()
     {
-        var numbers = typeof(VcpuRequest).GetFields(System.Reflection.BindingFlags.Public | System.Reflection.BindingFlags.Static).Where(f => f.FieldType == typeof(VcpuRequest)).Select(f => (VcpuRequest)f.GetValue(null)!)
+        var numbers = typeof(VcpuRequest).GetFields(System.Reflection.BindingFlags.Public | System.Reflection.BindingFlags.Static).Where(f =>
+            f.FieldType == typeof(VcpuRequest)).Select(f => (VcpuRequest)f.GetValue(null)!)
             .Where(r => !r.Has(VcpuRequest.NoAction)).Select(r => r.Number).ToList();
         Assert.True(numbers.Count > 10);
         Assert.Equal(numbers.Count, numbers.Distinct().Count());

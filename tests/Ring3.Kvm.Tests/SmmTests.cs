@@ -61,13 +61,15 @@ public sealed unsafe class SmmTests
         Assert.Equal((1, 1), (Events(g.Cpu).smi.smm, Events(g.Cpu).nmi.masked));
         g.Cpu.GetSregs(out kvm_sregs inside);
         Assert.Equal((0UL, 0UL, Smbase, unchecked((ushort)(Smbase >> 4))), (inside.cr0 & 0x8000_0001, inside.efer, inside.cs.@base, inside.cs.selector));
-        Assert.Equal((before.rip, 0x0002_0064u, sregs.cr3, sregs.efer), (g.Saved<ulong>(0xff78), g.Saved<uint>(0xfefc), g.Saved<ulong>(0xff50), g.Saved<ulong>(0xfed0)));
+        Assert.Equal((before.rip, 0x0002_0064u, sregs.cr3, sregs.efer), (g.Saved<ulong>(0xff78), g.Saved<uint>(0xfefc), g.Saved<ulong>(0xff50),
+            g.Saved<ulong>(0xfed0)));
         Assert.Equal((8, 0xa09b), (g.Saved<ushort>(0xfe10), g.Saved<ushort>(0xfe12)));
 
         Assert.Equal(0x35, g.Guest.RunToEnd());
         Assert.Equal(0, g.Cpu.KvmRun->flags);
         g.Cpu.GetSregs(out kvm_sregs after);
-        Assert.Equal((sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer, sregs.cs.l, sregs.gdt.@base), (after.cr0, after.cr3, after.cr4, after.efer, after.cs.l, after.gdt.@base));
+        Assert.Equal((sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer, sregs.cs.l, sregs.gdt.@base), (after.cr0, after.cr3, after.cr4, after.efer, after.cs.l,
+            after.gdt.@base));
         Assert.Equal((0, 0), (Events(g.Cpu).smi.smm, Events(g.Cpu).nmi.masked));
     }
 
@@ -188,7 +190,8 @@ public sealed unsafe class SmmTests
             if (cpuid[i].function == 0x8000_0001)
                 cpuid[i].edx &= ~(1u << 29);
         Assert.Equal(0, g.Cpu.SetCpuid2(cpuid));
-        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, db = 1, g = 1 }, data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
+        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, db = 1, g = 1 },
+            data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
         g.Cpu.GetSregs(out kvm_sregs s);
         (s.cs, s.ds, s.es, s.fs, s.gs, s.ss, s.cr0, s.cr3, s.cr4, s.efer) = (code, data, data, data, data, data, 0x33, 0, 0, 0);
         Assert.Equal(0, g.Cpu.SetSregs(s));
@@ -197,7 +200,8 @@ public sealed unsafe class SmmTests
         g.Guest.Load(0x88, 0xd8, 0xe6, 0xf4);
         g.Cpu.InjectSmi();
         Assert.Equal(KVM_EXIT_IO, g.Guest.Run());
-        Assert.Equal((0x0002_0000u, (uint)TestGuest.Code, 0x1122_3344u, 0x33u, 8u, 0xc09b00u), (g.Saved<uint>(0xfefc), g.Saved<uint>(0xfff0), g.Saved<uint>(0xffdc), g.Saved<uint>(0xfffc), g.Saved<uint>(0xffac), g.Saved<uint>(0xff90)));
+        Assert.Equal((0x0002_0000u, (uint)TestGuest.Code, 0x1122_3344u, 0x33u, 8u, 0xc09b00u), (g.Saved<uint>(0xfefc), g.Saved<uint>(0xfff0),
+            g.Saved<uint>(0xffdc), g.Saved<uint>(0xfffc), g.Saved<uint>(0xffac), g.Saved<uint>(0xff90)));
         Assert.Equal(0x44, g.Guest.RunToEnd());
     }
 

@@ -31,8 +31,10 @@ public sealed unsafe class StateTests
         g.SetVector(13, 0x11000).LoadAt(0x11000, 0xb0, 0x0d, 0xe6, 0xf4);
         foreach ((uint msr, uint low, uint high, bool faults) in new (uint, uint, uint, bool)[]
         {
-            (0x1234567, 0, 0, true), (Msr.PAT, 0x02020202, 0, true), (Msr.PAT, 0x00070406, 0x00070406, false), (Msr.LSTAR, 0, 0x80000000, true), (Msr.MTRR_DEF_TYPE, 0xc06, 0, false), (Msr.MTRR_DEF_TYPE, 0xc02, 0, true),
-            (Msr.BIOS_SIGN_ID, 0, 0, false), (Msr.MC0_CTL, 0xffffffff, 0xffffffff, false), (Msr.MC0_CTL, 5, 0, true), (Msr.MC0_CTL + 1, 0, 0, false), (Msr.MC0_CTL + 1, 1, 0, true), (0x200, 6, 0, false), (0x201, 0x800, 0xffff0000, true),
+            (0x1234567, 0, 0, true), (Msr.PAT, 0x02020202, 0, true), (Msr.PAT, 0x00070406, 0x00070406, false), (Msr.LSTAR, 0, 0x80000000, true),
+                (Msr.MTRR_DEF_TYPE, 0xc06, 0, false), (Msr.MTRR_DEF_TYPE, 0xc02, 0, true),
+            (Msr.BIOS_SIGN_ID, 0, 0, false), (Msr.MC0_CTL, 0xffffffff, 0xffffffff, false), (Msr.MC0_CTL, 5, 0, true), (Msr.MC0_CTL + 1, 0, 0, false),
+                (Msr.MC0_CTL + 1, 1, 0, true), (0x200, 6, 0, false), (0x201, 0x800, 0xffff0000, true),
             (Msr.KVM_STEAL_TIME, 2, 0, true), (Msr.DEBUGCTL, 1, 0, false), (Msr.DEBUGCTL, 0x40, 0, true),
         })
         {
@@ -102,7 +104,8 @@ public sealed unsafe class StateTests
         Assert.Equal(Bytes(a), Bytes(b));
         foreach (Func<kvm_sregs, kvm_sregs> spoil in new Func<kvm_sregs, kvm_sregs>[]
         {
-            s => s with { cr0 = 0x8000_0000 }, s => s with { cr4 = 0x620 & ~0x20UL }, s => s with { efer = 0x101 }, s => s with { cr4 = 1UL << 40 }, s => s with { cr0 = a.cr0 | 1UL << 32 },
+            s => s with { cr0 = 0x8000_0000 }, s => s with { cr4 = 0x620 & ~0x20UL }, s => s with { efer = 0x101 }, s => s with { cr4 = 1UL << 40 }, s =>
+                s with { cr0 = a.cr0 | 1UL << 32 },
             s => s with { apic_base = 1 },
         })
             Assert.Equal(-Errno.EINVAL, g.Cpu.SetSregs(spoil(a)));

@@ -4,7 +4,10 @@ using Ring3.Memory;
 
 namespace Ring3.Kvm.Tests;
 
-/// <summary>The walkers of ReadingShadowPageTables: the vCPU's thread follows translations outside the guest when it finishes a string input and when it reports an instruction.</summary>
+/// <summary>
+/// The walkers of ReadingShadowPageTables: the vCPU's thread follows translations outside the guest when it finishes a string input and when it reports
+/// an instruction.
+/// </summary>
 public sealed unsafe class TableWalkerTests
 {
     private const ulong Target = 0x200_0000;
@@ -41,7 +44,10 @@ public sealed unsafe class TableWalkerTests
         Assert.True(done > 0, "the input went nowhere");
     }
 
-    /// <summary>A slot moves between two pieces of memory while the vCPU stores its input: what a slot no longer shows is not written after SetUserMemoryRegion has returned.</summary>
+    /// <summary>
+    /// A slot moves between two pieces of memory while the vCPU stores its input: what a slot no longer shows is not written after SetUserMemoryRegion
+    /// has returned.
+    /// </summary>
     [Fact]
     public void StringInput_EndsWithTheSlotItGoesTo()
     {

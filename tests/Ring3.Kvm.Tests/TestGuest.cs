@@ -45,7 +45,8 @@ internal sealed unsafe class TestGuest : IDisposable
     public static void StartLong(Vcpu v, ulong rip, ulong rsp)
     {
         v.GetSregs(out kvm_sregs s);
-        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, l = 1, g = 1 }, data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
+        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, l = 1, g = 1 },
+            data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
         (s.cs, s.ds, s.es, s.fs, s.gs, s.ss) = (code, data, data, data, data, data);
         s.gdt = new() { @base = Tables + 0x2000, limit = 23 };
         s.idt = new() { @base = Tables + 0x3000, limit = 0xfff };

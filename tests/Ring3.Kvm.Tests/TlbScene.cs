@@ -18,7 +18,8 @@ internal sealed unsafe class TlbScene : IDisposable
 
     /// <param name="middle">Instructions between the count and the exit.</param>
     /// <param name="exits">False: the guest counts for ever.</param>
-    public TlbScene(ReadOnlySpan<byte> middle = default, uint flags = 0, bool rings = false, bool manual = false, DirtyTracking tracking = default, bool isProtected = false, bool exits = true, VmOptions? options = null)
+    public TlbScene(ReadOnlySpan<byte> middle = default, uint flags = 0, bool rings = false, bool manual = false, DirtyTracking tracking = default,
+        bool isProtected = false, bool exits = true, VmOptions? options = null)
     {
         Vm = Vm.Create((options ?? new VmOptions()) with { CheckTlb = true, DirtyTracking = tracking, Type = isProtected ? KVM_X86_SW_PROTECTED_VM : 0 });
         if (rings)

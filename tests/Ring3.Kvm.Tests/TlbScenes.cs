@@ -8,7 +8,8 @@ using static Ring3.Kvm.Tests.TlbScene;
 namespace Ring3.Kvm.Tests;
 
 /// <summary>
-/// What makes translations stale, site by site, in a checked VM. With the flush that belongs to it nothing is reported; Ring3.Mutants.Tests leaves the flush out, and then the next use of the stale translation is.
+/// What makes translations stale, site by site, in a checked VM. With the flush that belongs to it nothing is reported; Ring3.Mutants.Tests leaves the
+/// flush out, and then the next use of the stale translation is.
 /// </summary>
 internal static unsafe class TlbScenes
 {
@@ -173,7 +174,8 @@ internal static unsafe class TlbScenes
         }
         Assert.True(thread.Join(60_000));
         Assert.Equal(s.Vm.IsDead ? -Errno.EIO : -Errno.EINTR, result);
-        // Nothing of the root has changed when it becomes obsolete, and whatever the zap takes away is taken after its retirement was recorded: so it is rule (b) whenever the guest is caught.
+        // Nothing of the root has changed when it becomes obsolete, and whatever the zap takes away is taken after its retirement was recorded: so it
+        // is rule (b) whenever the guest is caught.
         if (s.Vm.IsDead)
             Assert.Contains("(b) translation of a root that is obsolete since change", s.Vm.BugMessage);
         return !s.Vm.IsDead;
@@ -184,7 +186,8 @@ internal static unsafe class TlbScenes
     {
         using var s = new TlbScene(isProtected: true);
         Assert.Equal(0, s.Vm.CreateGuestMemfd(new kvm_create_guest_memfd { size = Size }, out GuestMemfd? memory));
-        var region = new kvm_userspace_memory_region2 { slot = Slot, flags = KVM_MEM_GUEST_MEMFD, guest_phys_addr = Gpa, memory_size = Size, userspace_addr = s.Ram.Hva };
+        var region = new kvm_userspace_memory_region2 { slot = Slot, flags = KVM_MEM_GUEST_MEMFD, guest_phys_addr = Gpa, memory_size = Size,
+            userspace_addr = s.Ram.Hva };
         Assert.Equal(0, s.Vm.SetUserMemoryRegion(region, memory));
         Assert.True(s.Count());
         before?.Invoke();
@@ -223,7 +226,10 @@ internal static unsafe class TlbScenes
         return fine;
     }
 
-    /// <summary>INIT of a guest with paging: CR0.PG drops what is linear, so what the reset's own flush drops is the guest-physical translation of the code page, which real mode uses next.</summary>
+    /// <summary>
+    /// INIT of a guest with paging: CR0.PG drops what is linear, so what the reset's own flush drops is the guest-physical translation of the code
+    /// page, which real mode uses next.
+    /// </summary>
     public static bool PlayReset(Action? before = null)
     {
         using var s = new TlbScene();

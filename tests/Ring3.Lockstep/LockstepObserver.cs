@@ -5,12 +5,15 @@ using Machine = Ring3.Cpu.Machine;
 namespace Ring3.Lockstep;
 
 /// <summary>
-/// Executes every stay in the guest twice from the same state and memory: by a processor that translates, whose owner sees the result, and by one that interprets, which has decoded code and translations of its own. Both must
+/// Executes every stay in the guest twice from the same state and memory: by a processor that translates, whose owner sees the result, and by one that
+/// interprets, which has decoded code and translations of its own. Both must
 /// come to the same state, memory and exit. Between the two, memory is put back; the clock and random numbers of the second are those of the first.
 /// </summary>
 /// <remarks>
-/// One processor in the machine: another's stores, and a device's, would come between. Translations are flushed before each stay, because the second processor hears of no flush.
-/// SAFETY: copies states between two processors of which one at a time is inside the guest, and keeps what belongs to each; pages are put back while no guest code runs.
+/// One processor in the machine: another's stores, and a device's, would come between. Translations are flushed before each stay, because the second
+/// processor hears of no flush.
+/// SAFETY: copies states between two processors of which one at a time is inside the guest, and keeps what belongs to each; pages are put back while no
+/// guest code runs.
 /// </remarks>
 internal sealed unsafe class LockstepObserver : ExecutionObserver
 {
@@ -152,7 +155,8 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     private void Differ(string text) => _differences.Add(new Difference(text, ulong.MaxValue));
 
     /// <summary>
-    /// Repeats the follower's part singly, and finds which status flags the last instructions have left undefined, and which were when flags were stored: the engines need not agree about them.
+    /// Repeats the follower's part singly, and finds which status flags the last instructions have left undefined, and which were when flags were
+    /// stored: the engines need not agree about them.
     /// </summary>
     private void ForgiveUndefinedFlags()
     {
@@ -179,7 +183,8 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         Instruction i = Decoder.Create(64, _code, f->Rip).Decode();
         ulong before = f->InstructionsRetired;
         ExitReason reason = _follower.EnterOnce();
-        if (f->InstructionsRetired == before && f->BetweenIterations == 0 || i.Mnemonic is Mnemonic.Pushfq or Mnemonic.Pushf or Mnemonic.Syscall or Mnemonic.Int or Mnemonic.Int3)
+        if (f->InstructionsRetired == before && f->BetweenIterations == 0
+            || i.Mnemonic is Mnemonic.Pushfq or Mnemonic.Pushf or Mnemonic.Syscall or Mnemonic.Int or Mnemonic.Int3)
             _storedUndefined |= _undefined;
         if (f->InstructionsRetired != before)
             _undefined = _undefined & ~Bits(i.RflagsModified) | Bits(i.RflagsUndefined)
@@ -188,8 +193,10 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     }
 
     private static ulong Bits(RflagsBits bits) =>
-        ((bits & RflagsBits.CF) != 0 ? Arch.Rflags.CF : 0) | ((bits & RflagsBits.PF) != 0 ? Arch.Rflags.PF : 0) | ((bits & RflagsBits.AF) != 0 ? Arch.Rflags.AF : 0)
-        | ((bits & RflagsBits.ZF) != 0 ? Arch.Rflags.ZF : 0) | ((bits & RflagsBits.SF) != 0 ? Arch.Rflags.SF : 0) | ((bits & RflagsBits.OF) != 0 ? Arch.Rflags.OF : 0);
+        ((bits & RflagsBits.CF) != 0 ? Arch.Rflags.CF : 0) | ((bits & RflagsBits.PF) != 0 ? Arch.Rflags.PF : 0) | ((bits & RflagsBits.AF) != 0 ? Arch.Rflags.AF
+            : 0)
+        | ((bits & RflagsBits.ZF) != 0 ? Arch.Rflags.ZF : 0) | ((bits & RflagsBits.SF) != 0 ? Arch.Rflags.SF : 0)
+            | ((bits & RflagsBits.OF) != 0 ? Arch.Rflags.OF : 0);
 
     /// <summary>Gives a processor a state, but for what is the processor's own.</summary>
     private static void Load(LogicalProcessor p, CpuState* from)
@@ -264,11 +271,14 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
                 continue;
             for (int n = 0; n < 512; n++)
                 if (interpreted[n] != translated[n])
-                    _differences.Add(new Difference($"memory at {(ulong)(interpreted + n):x}: translated {translated[n]:x}, interpreted {interpreted[n]:x}", translated[n] ^ interpreted[n]));
+                    _differences.Add(new Difference($"memory at {(ulong)(interpreted + n):x}: translated {translated[n]:x}, interpreted {interpreted[n]:x}",
+                        translated[n] ^ interpreted[n]));
         }
     }
 
-    /// <summary>Repeats a stay whose results differ, in pieces as short as translated code allows, until one of them differs, and says all about that one.</summary>
+    /// <summary>
+    /// Repeats a stay whose results differ, in pieces as short as translated code allows, until one of them differs, and says all about that one.
+    /// </summary>
     private string Narrow(ExitReason reason)
     {
         StringWriter text = new();

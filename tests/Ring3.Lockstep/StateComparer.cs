@@ -10,7 +10,8 @@ internal readonly record struct Difference(string Text, ulong Bits);
 /// <remarks>SAFETY: reads the states of two processors that are outside the guest.</remarks>
 internal static unsafe class StateComparer
 {
-    private static readonly string[] s_registers = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+    private static readonly string[] s_registers = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+        "r15"];
     private static readonly string[] s_segments = ["es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"];
 
     public static string Name(int register) => s_registers[register];

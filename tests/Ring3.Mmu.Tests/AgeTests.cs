@@ -134,7 +134,10 @@ public class AgeTests
         Assert.Equal([6UL, 0, 0, 0], bitmap);
     }
 
-    /// <summary>Aging takes W with the rest. The log that protects the page next owes no flush, for it finds no W: so aging itself must have flushed, or the processor goes on writing through what it has cached.</summary>
+    /// <summary>
+    /// Aging takes W with the rest. The log that protects the page next owes no flush, for it finds no W: so aging itself must have flushed, or the
+    /// processor goes on writing through what it has cached.
+    /// </summary>
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

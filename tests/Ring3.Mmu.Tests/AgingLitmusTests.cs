@@ -3,7 +3,8 @@ using Ring3.Sync;
 namespace Ring3.Mmu.Tests;
 
 /// <summary>
-/// Lockless aging against a processor, a zap, a fault and the freeing of tables, on the real MMU with real threads. Each program runs with the real pass, and as a control with a copy that has a historical defect: the detector must report it.
+/// Lockless aging against a processor, a zap, a fault and the freeing of tables, on the real MMU with real threads. Each program runs with the real
+/// pass, and as a control with a copy that has a historical defect: the detector must report it.
 /// </summary>
 public unsafe class AgingLitmusTests
 {

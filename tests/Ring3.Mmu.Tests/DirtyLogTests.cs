@@ -8,7 +8,8 @@ public unsafe class DirtyLogTests
     private const ulong M = 1 << 20;
     private const uint Log = KvmApi.KVM_MEM_LOG_DIRTY_PAGES;
 
-    private static ulong[] Pages(ulong[] bitmap) => Enumerable.Range(0, bitmap.Length * 64).Where(i => (bitmap[i / 64] >> (i % 64) & 1) != 0).Select(i => (ulong)i).ToArray();
+    private static ulong[] Pages(ulong[] bitmap) => Enumerable.Range(0, bitmap.Length * 64).Where(i => (bitmap[i / 64] >> (i % 64) & 1) != 0).Select(i =>
+        (ulong)i).ToArray();
 
     [Theory]
     [InlineData(true, DirtyTracking.WriteProtect)]
@@ -78,7 +79,9 @@ public unsafe class DirtyLogTests
         Assert.Equal([3UL], Pages(f.GetDirtyLog(0)));
     }
 
-    /// <summary>The control of <see cref="WritersAgainstLog_LoseNothing"/>: processors whose log is not taken, and flushes that are not done, lose writes.</summary>
+    /// <summary>
+    /// The control of <see cref="WritersAgainstLog_LoseNothing"/>: processors whose log is not taken, and flushes that are not done, lose writes.
+    /// </summary>
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -95,7 +98,8 @@ public unsafe class DirtyLogTests
     }
 
     /// <summary>
-    /// Two vCPUs count pages up while the log is read. A copy of memory that takes each page after its bit was reported is equal to the memory in the end, and mappings that go meanwhile do not matter.
+    /// Two vCPUs count pages up while the log is read. A copy of memory that takes each page after its bit was reported is equal to the memory in the
+    /// end, and mappings that go meanwhile do not matter.
     /// </summary>
     [Theory]
     [InlineData(DirtyTracking.WriteProtect, false)]

@@ -4,7 +4,8 @@ using Ring3.Mmu;
 namespace Ring3.Mmu.Tests;
 
 /// <summary>
-/// A vCPU with a processor that walks the nested tables as the real one does, with an ASID-tagged translation cache, and answers requests at "instruction" boundaries only.
+/// A vCPU with a processor that walks the nested tables as the real one does, with an ASID-tagged translation cache, and answers requests at
+/// "instruction" boundaries only.
 /// </summary>
 internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
 {
@@ -153,7 +154,8 @@ internal sealed unsafe class FakeVcpu : IVcpuTlb, IDisposable
             if (write && (entry & (NestedPte.LogDirty | NestedPte.D)) == NestedPte.LogDirty)
                 _dirtyLog.Add(gpa & ~0xfffUL);
             ulong page = (entry & NestedPte.Address) + ((gfn & (PgLevel.Pages(level) - 1)) << 12);
-            e = new TlbEntry { Valid = true, Writable = (((entry | set) & NestedPte.D) != 0 || !AccessedAndDirty) && (entry & NestedPte.W) != 0, Asid = Mmu.Asid, Gfn = gfn, Hva = page };
+            e = new TlbEntry { Valid = true, Writable = (((entry | set) & NestedPte.D) != 0 || !AccessedAndDirty) && (entry & NestedPte.W) != 0,
+                Asid = Mmu.Asid, Gfn = gfn, Hva = page };
             hva = page + (gpa & 0xfff);
             return Walk.Ok;
         }

@@ -8,7 +8,9 @@ internal static unsafe class LeafStateScene
 {
     private const ulong M = 1 << 20, P = 4096;
 
-    /// <summary>8 MiB at a gpa that is not a multiple of 64 pages, logged by Dirty bits; every seventh page has D set by the processor behind the log's back.</summary>
+    /// <summary>
+    /// 8 MiB at a gpa that is not a multiple of 64 pages, logged by Dirty bits; every seventh page has D set by the processor behind the log's back.
+    /// </summary>
     internal static (MmuFixture F, DirtyBitmap Log, GuestRam Ram) Logged(RootZapPolicy policy = RootZapPolicy.Worker)
     {
         var f = new MmuFixture(1, policy);

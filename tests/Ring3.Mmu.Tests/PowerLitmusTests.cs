@@ -6,7 +6,8 @@ using Ring3.Sync;
 namespace Ring3.Mmu.Tests;
 
 /// <summary>
-/// Aging of a Power VM against the switch between radix and hash, and against the processor's C bit. Freed tables are kept and filled with ones, which look like referenced leaves: a pass that gets into one clears an R bit there.
+/// Aging of a Power VM against the switch between radix and hash, and against the processor's C bit. Freed tables are kept and filled with ones, which
+/// look like referenced leaves: a pass that gets into one clears an R bit there.
 /// </summary>
 public unsafe class PowerLitmusTests
 {
@@ -190,7 +191,10 @@ public unsafe class PowerLitmusTests
         NativeMemory.AlignedFree(memory);
     }
 
-    /// <summary>In a hashed entry R and C are neighbours of one doubleword, and the processor sets C by a store to its byte: whoever clears R with a store of the doubleword undoes it.</summary>
+    /// <summary>
+    /// In a hashed entry R and C are neighbours of one doubleword, and the processor sets C by a store to its byte: whoever clears R with a store of
+    /// the doubleword undoes it.
+    /// </summary>
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

@@ -1,7 +1,8 @@
 namespace Ring3.Mmu.Tests;
 
 /// <summary>
-/// The translation of a Power ISA v3.0 processor, driven by the partition-table entry as the hardware is: walks the radix tree by the sizes that its entries give, or searches the two groups of the hashed table; sets R and C; keeps translations
+/// The translation of a Power ISA v3.0 processor, driven by the partition-table entry as the hardware is: walks the radix tree by the sizes that its
+/// entries give, or searches the two groups of the hashed table; sets R and C; keeps translations
 /// until a flush. <see cref="Flush"/> returns when no processor is inside an access that began before.
 /// </summary>
 internal sealed unsafe class PowerProcessor(Func<ulong> partitionEntry)

@@ -2,7 +2,10 @@ using Ring3.Sync;
 
 namespace Ring3.Mmu.Tests;
 
-/// <summary>The invariants of roots, one by one (docs/tdp-mmu.md), as observations: each says whether the invariant holds. Ring3.Mutants.Tests makes the same of a copy with the mistakes that they forbid.</summary>
+/// <summary>
+/// The invariants of roots, one by one (docs/tdp-mmu.md), as observations: each says whether the invariant holds. Ring3.Mutants.Tests makes the same of
+/// a copy with the mistakes that they forbid.
+/// </summary>
 internal static unsafe class RootProtocol
 {
     private const ulong M = 1 << 20, P = 4096;
@@ -63,7 +66,8 @@ internal static unsafe class RootProtocol
             if (Interlocked.Exchange(ref first, 1) != 0)
                 return;
             zapping.Set();
-            // The zap stands still until the other thread has come back. With the invariant it does not, so this wait ends by time, and no result depends on how long it was.
+            // The zap stands still until the other thread has come back. With the invariant it does not, so this wait ends by time, and no result
+            // depends on how long it was.
             returned.Wait(200);
         };
         f.Tdp.TrimRoots();
@@ -116,7 +120,9 @@ internal static unsafe class RootProtocol
         return !zappers.Contains(Environment.CurrentManagedThreadId);
     }
 
-    /// <summary>Teardown flushes the queue before it looks whether anything is left. A reader holds back the grace period that the last tables wait for.</summary>
+    /// <summary>
+    /// Teardown flushes the queue before it looks whether anything is left. A reader holds back the grace period that the last tables wait for.
+    /// </summary>
     /// <param name="flushes">False: do not let the reader go while teardown is under way, which a teardown that flushes would wait for.</param>
     internal static bool TeardownFlushesBeforeItChecks(bool flushes = true)
     {

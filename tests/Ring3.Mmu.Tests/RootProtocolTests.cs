@@ -1,6 +1,8 @@
 namespace Ring3.Mmu.Tests;
 
-/// <summary>The invariants of roots hold. Their controls, the same observations of the protocol with the mistakes that they forbid, are in Ring3.Mutants.Tests.</summary>
+/// <summary>
+/// The invariants of roots hold. Their controls, the same observations of the protocol with the mistakes that they forbid, are in Ring3.Mutants.Tests.
+/// </summary>
 public class RootProtocolTests
 {
     [Fact]
@@ -28,7 +30,10 @@ public class RootProtocolTests
     [Fact]
     public void Teardown_FlushesBeforeItChecks() => Assert.True(RootProtocol.TeardownFlushesBeforeItChecks());
 
-    /// <summary>References are gifts: at every point exactly one of each vCPU that has the root, one of the MMU until invalidation, one of the zap until its end.</summary>
+    /// <summary>
+    /// References are gifts: at every point exactly one of each vCPU that has the root, one of the MMU until invalidation, one of the zap until its
+    /// end.
+    /// </summary>
     [Fact]
     public void References_AreExactlyAccountedFor()
     {

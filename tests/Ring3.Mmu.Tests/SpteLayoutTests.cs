@@ -109,7 +109,10 @@ public class SpteLayoutTests
         }
     }
 
-    /// <summary>Freeing in bulk: chunks that become empty go back to the host, what is freed in others is zero when it is allocated again, whatever the order and however many pages survive.</summary>
+    /// <summary>
+    /// Freeing in bulk: chunks that become empty go back to the host, what is freed in others is zero when it is allocated again, whatever the order
+    /// and however many pages survive.
+    /// </summary>
     [Theory]
     [InlineData(0, 1)]
     [InlineData(1, 1)]

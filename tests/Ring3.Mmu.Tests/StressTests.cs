@@ -4,7 +4,8 @@ using Ring3.Memory;
 namespace Ring3.Mmu.Tests;
 
 /// <summary>
-/// Seeded chaos: vCPUs that walk the tables and keep translations, against zaps, slot changes, ballooning, aging, dirty logging and root trimming. Detectors: a guest access must hit the page its slot says, never memory of a slot
+/// Seeded chaos: vCPUs that walk the tables and keep translations, against zaps, slot changes, ballooning, aging, dirty logging and root trimming.
+/// Detectors: a guest access must hit the page its slot says, never memory of a slot
 /// whose deletion has returned, and every write must be in a dirty log. The control runs the same detectors without flushes and must fail.
 /// </summary>
 public unsafe class StressTests
@@ -14,7 +15,8 @@ public unsafe class StressTests
     private const uint Log = KvmApi.KVM_MEM_LOG_DIRTY_PAGES;
 
     /// <summary>Guest layout: logged slot 0, huge-capable slot 1, slot 2 that moves, slot 3 that is replaced, slot 4 that is ballooned.</summary>
-    private const ulong LoggedGpa = 0, LoggedSize = 1 * M, HugeGpa = 16 * M, HugeSize = 8 * M, MoveA = 64 * M, MoveB = 96 * M, MoveSize = M, ReplacedGpa = 128 * M, ReplacedSize = M;
+    private const ulong LoggedGpa = 0, LoggedSize = 1 * M, HugeGpa = 16 * M, HugeSize = 8 * M, MoveA = 64 * M, MoveB = 96 * M, MoveSize = M,
+        ReplacedGpa = 128 * M, ReplacedSize = M;
     private const ulong BalloonGpa = 160 * M, BalloonSize = 4 * M;
 
 

@@ -5,7 +5,8 @@ using Microsoft.Build.Framework;
 using Microsoft.Build.Utilities;
 
 /// <summary>
-/// Applies Defects.patch to copies of the product's files. A hunk is a line "@@ project/file.cs" and the lines after it, that begin with ' ', '-' or '+': ' ' stays, '-' goes, '+' comes. What stays or goes must be found exactly once
+/// Applies Defects.patch to copies of the product's files. A hunk is a line "@@ project/file.cs" and the lines after it, that begin with ' ', '-' or
+/// '+': ' ' stays, '-' goes, '+' comes. What stays or goes must be found exactly once
 /// in the file: a defect that does not fit the code any more is an error of the build. Lines that begin with '#' are for readers.
 /// </summary>
 public class ApplyPatch : Task
@@ -52,7 +53,8 @@ public class ApplyPatch : Task
             }
             int at = text.IndexOf(before, StringComparison.Ordinal);
             if (at < 0 || text.IndexOf(before, at + 1, StringComparison.Ordinal) >= 0)
-                Refuse(header, "the lines of this defect are " + (at < 0 ? "not" : "more than once") + " in src/" + file + ": fit the defect to what the code is now");
+                Refuse(header, "the lines of this defect are " + (at < 0 ? "not" : "more than once") + " in src/" + file
+                    + ": fit the defect to what the code is now");
             else
                 texts[source] = text.Substring(0, at) + after + text.Substring(at + before.Length);
         }

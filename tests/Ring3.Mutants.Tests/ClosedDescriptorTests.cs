@@ -3,7 +3,8 @@ using Ring3.Kvm.Tests;
 namespace Ring3.Mutants.Tests;
 
 /// <summary>
-/// Faults injected into the closed-descriptor races: time between finding a descriptor and using it, and a close that does not wait for that. Either the close waits, and no scene sees a descriptor of others touched; or it does not,
+/// Faults injected into the closed-descriptor races: time between finding a descriptor and using it, and a close that does not wait for that. Either
+/// the close waits, and no scene sees a descriptor of others touched; or it does not,
 /// and each scene does.
 /// </summary>
 [Collection(nameof(Defects))]

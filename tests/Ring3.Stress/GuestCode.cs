@@ -5,11 +5,14 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Ring3.Stress;
 
 /// <summary>
-/// The program of all vCPUs. For ever: map a random window page to a random data page, flush as the architecture demands (INVLPG, MOV CR3 or INVPCID), check that the page's tag is seen, count in the page and in a private counter;
-/// check the tag of another window page mapped long ago; now and then change the PCID without a flush, or fill a garbage entry with random bits and read through it.
+/// The program of all vCPUs. For ever: map a random window page to a random data page, flush as the architecture demands (INVLPG, MOV CR3 or INVPCID),
+/// check that the page's tag is seen, count in the page and in a private counter;
+/// check the tag of another window page mapped long ago; now and then change the PCID without a flush, or fill a garbage entry with random bits and
+/// read through it.
 /// </summary>
 /// <remarks>
-/// r8 random state; r12 private counters; r13 offset of the cell in data pages; r14 window page table of the current PCID; r15 scratch page; rbp PCID. Scratch page: +0 iterations, +8 expected faults, +16 CR3 by PCID, +48 window table by PCID.
+/// r8 random state; r12 private counters; r13 offset of the cell in data pages; r14 window page table of the current PCID; r15 scratch page; rbp PCID.
+/// Scratch page: +0 iterations, +8 expected faults, +16 CR3 by PCID, +48 window table by PCID.
 /// The expected page of each window entry is in the entry's own bits 12-51, which the guest alone writes.
 /// </remarks>
 internal static class GuestCode
@@ -22,7 +25,8 @@ internal static class GuestCode
     public static (byte[] Code, ulong FaultHandler) Assemble()
     {
         var a = new Assembler(64);
-        Label loop = a.CreateLabel("loop"), cr3 = a.CreateLabel(), invpcid = a.CreateLabel(), flushed = a.CreateLabel(), global = a.CreateLabel(), write = a.CreateLabel(), noSwitch = a.CreateLabel(), noGarbage = a.CreateLabel(), bad = a.CreateLabel();
+        Label loop = a.CreateLabel("loop"), cr3 = a.CreateLabel(), invpcid = a.CreateLabel(), flushed = a.CreateLabel(), global = a.CreateLabel(),
+            write = a.CreateLabel(), noSwitch = a.CreateLabel(), noGarbage = a.CreateLabel(), bad = a.CreateLabel();
         a.Label(ref loop);
         a.inc(__qword_ptr[r15]);
         GuestRandom.Next(a);

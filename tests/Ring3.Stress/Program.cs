@@ -7,12 +7,16 @@ using Ring3.Tests.Shared;
 namespace Ring3.Stress;
 
 /// <summary>
-/// Hostile guests against a busy host: several vCPUs flip page tables, CR3 and PCIDs at full speed while the host deletes and moves slots, moves memory under the guest, ages, logs writes and collects the logs. Runs in rounds of a few
-/// seconds, each with its own machine and settings, all from one seed; about one in four (with --resident: all) keeps the guest's memory within a resident limit. Fails on a violation of the TLB rules, a lost page or write, a write that no dirty log has, an inconsistent table, or memory that grows.
+/// Hostile guests against a busy host: several vCPUs flip page tables, CR3 and PCIDs at full speed while the host deletes and moves slots, moves memory
+/// under the guest, ages, logs writes and collects the logs. Runs in rounds of a few
+/// seconds, each with its own machine and settings, all from one seed; about one in four (with --resident: all) keeps the guest's memory within a
+/// resident limit. Fails on a violation of the TLB rules, a lost page or write, a write that no dirty log has, an inconsistent table, or memory that
+/// grows.
 /// </summary>
 internal static class Program
 {
-    private const string Usage = "usage: Ring3.Stress [--seconds N] [--seed S] [--round N] [--cpus N] [--check on|off|mixed] [--resident] [--storm] [--verbose]";
+    private const string Usage =
+        "usage: Ring3.Stress [--seconds N] [--seed S] [--round N] [--cpus N] [--check on|off|mixed] [--resident] [--storm] [--verbose]";
 
     private static int Main(string[] args)
     {

@@ -5,14 +5,16 @@ namespace Ring3.Stress;
 
 /// <summary>What one round varies.</summary>
 /// <param name="Resident">The memory has a resident limit that changes all the time; it is never replaced.</param>
-internal sealed record Settings(int Seed, int Cpus, bool Check, DirtyTracking Tracking, bool Rings, bool ManualProtect, bool ZapAll, bool Ranges, double Seconds, bool Resident)
+internal sealed record Settings(int Seed, int Cpus, bool Check, DirtyTracking Tracking, bool Rings, bool ManualProtect, bool ZapAll, bool Ranges,
+    double Seconds, bool Resident)
 {
     public static Settings Of(long seed, long round, string check, int cpus, bool resident)
     {
         var r = new Random(unchecked((int)(seed * 0x9e37_79b9 + round * 7919)));
         bool rings = r.Next(3) == 0;
         var tracking = (DirtyTracking)r.Next(4);
-        return new Settings(r.Next(), cpus != 0 ? cpus : r.Next(2, Layout.MaxCpus + 1), check == "on" || check == "mixed" && round % 4 != 3, rings && tracking == DirtyTracking.DirtyScan ? DirtyTracking.DirtyLog : tracking,
+        return new Settings(r.Next(), cpus != 0 ? cpus : r.Next(2, Layout.MaxCpus + 1), check == "on" || check == "mixed" && round % 4 != 3, rings
+            && tracking == DirtyTracking.DirtyScan ? DirtyTracking.DirtyLog : tracking,
             rings, !rings && r.Next(2) == 0, r.Next(2) == 0, r.Next(4) != 0, 5 + r.Next(6), r.Next(4) == 0 || resident);
     }
 }
@@ -51,5 +53,6 @@ internal sealed class Tally
 {
     public long Iterations, Checks, HostOperations, Flushes;
 
-    public override string ToString() => $"{Iterations} guest iterations, {HostOperations} host operations, {Flushes} remote flushes, {Checks} translations checked";
+    public override string ToString() =>
+        $"{Iterations} guest iterations, {HostOperations} host operations, {Flushes} remote flushes, {Checks} translations checked";
 }

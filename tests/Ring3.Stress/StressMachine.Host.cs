@@ -62,7 +62,8 @@ internal sealed unsafe partial class StressMachine
                     if (region != LoggedRegion)
                         _vm.Mmu.SplitHugePages(GpaOfRegion(region) / Layout.Page, GpaOfRegion(region) / Layout.Page + Layout.RegionPages);
                     break;
-                case 9: _vm.Mmu.ZapGfnRange(GpaOfRegion(region) / Layout.Page + (ulong)random.Next((int)Layout.RegionPages), GpaOfRegion(region) / Layout.Page + Layout.RegionPages); break;
+                case 9: _vm.Mmu.ZapGfnRange(GpaOfRegion(region) / Layout.Page + (ulong)random.Next((int)Layout.RegionPages), GpaOfRegion(region) / Layout.Page
+                    + Layout.RegionPages); break;
                 case 10: Sample(); break;
                 default: Thread.Sleep(random.Next(3)); break;
             }
@@ -99,16 +100,21 @@ internal sealed unsafe partial class StressMachine
     /// <summary>The slot moves to another guest address and back.</summary>
     private void MoveAway(int region)
     {
-        Check(_vm.SetUserMemoryRegion((uint)region + 1, FlagsOf(region), Layout.MovedGpa + (ulong)region * Layout.RegionBytes, Layout.RegionBytes, _regions[region].Hva));
+        Check(_vm.SetUserMemoryRegion((uint)region + 1, FlagsOf(region), Layout.MovedGpa + (ulong)region * Layout.RegionBytes, Layout.RegionBytes,
+            _regions[region].Hva));
         Check(_vm.SetUserMemoryRegion((uint)region + 1, FlagsOf(region), GpaOfRegion(region), Layout.RegionBytes, _regions[region].Hva));
         if (region == LoggedRegion)
             CopyAll();
     }
 
-    /// <summary>Pages leave and come back, as with swap: content saved, memory given to the host (with a resident limit: and forgotten by its store), content restored, all behind the notifier.</summary>
+    /// <summary>
+    /// Pages leave and come back, as with swap: content saved, memory given to the host (with a resident limit: and forgotten by its store), content
+    /// restored, all behind the notifier.
+    /// </summary>
     private void Evict(Random random, int region)
     {
-        ulong first = (ulong)random.Next((int)Layout.RegionPages), pages = Math.Min(Layout.RegionPages - first, 1 + (ulong)random.Next(random.Next(4) == 0 ? (int)Layout.RegionPages : 8));
+        ulong first = (ulong)random.Next((int)Layout.RegionPages), pages = Math.Min(Layout.RegionPages - first, 1 + (ulong)random.Next(random.Next(4) == 0
+            ? (int)Layout.RegionPages : 8));
         ulong start = _regions[region].Hva + first * Layout.Page, bytes = pages * Layout.Page;
         bool active = _vm.Slots.Notifier.InvalidateRangeStart(start, start + bytes);
         byte[] saved = new ReadOnlySpan<byte>((void*)start, (int)bytes).ToArray();
@@ -184,7 +190,8 @@ internal sealed unsafe partial class StressMachine
                 ulong* bitmap = stackalloc ulong[(int)Layout.RegionPages / 64];
                 Check(_vm.GetDirtyLog(new kvm_dirty_log { slot = LoggedRegion + 1, dirty_bitmap = (ulong)bitmap }));
                 if (_settings.ManualProtect)
-                    Check(_vm.ClearDirtyLog(new kvm_clear_dirty_log { slot = LoggedRegion + 1, num_pages = (uint)Layout.RegionPages, dirty_bitmap = (ulong)bitmap }));
+                    Check(_vm.ClearDirtyLog(new kvm_clear_dirty_log { slot = LoggedRegion + 1, num_pages = (uint)Layout.RegionPages,
+                        dirty_bitmap = (ulong)bitmap }));
                 for (ulong page = 0; page < Layout.RegionPages; page++)
                     if ((bitmap[page / 64] >> (int)(page % 64) & 1) != 0)
                         CopyPage(page);
@@ -225,7 +232,8 @@ internal sealed unsafe partial class StressMachine
         finally { _layout.ExitReadLock(); }
     }
 
-    private void CopyPage(ulong page) => Buffer.MemoryCopy((void*)(_regions[LoggedRegion].Hva + page * Layout.Page), _replica.Pointer + page * Layout.Page, Layout.Page, Layout.Page);
+    private void CopyPage(ulong page) => Buffer.MemoryCopy((void*)(_regions[LoggedRegion].Hva + page * Layout.Page), _replica.Pointer + page * Layout.Page,
+        Layout.Page, Layout.Page);
 
     /// <summary>A write that this program made for the guest outside KVM_RUN: no ring has it.</summary>
     private void NoteHostWrite(ulong page)

@@ -28,9 +28,12 @@ internal sealed partial class StressMachine
     }
 
     /// <summary>From the least that is allowed to what the data needs.</summary>
-    private ulong RandomLimit(Random random) => ResidentLimit.MinBytes(_vcpus.Length) + (ulong)random.Next((int)(Layout.RegionBytes * Layout.Regions >> 21)) * Layout.Page * 128;
+    private ulong RandomLimit(Random random) => ResidentLimit.MinBytes(_vcpus.Length)
+        + (ulong)random.Next((int)(Layout.RegionBytes * Layout.Regions >> 21)) * Layout.Page * 128;
 
-    /// <summary>The limit falls, rises and is lifted, passes come early, and some or all pages leave, while slots move, guests write and logs are collected.</summary>
+    /// <summary>
+    /// The limit falls, rises and is lifted, passes come early, and some or all pages leave, while slots move, guests write and logs are collected.
+    /// </summary>
     private void Squeeze()
     {
         var random = new Random(_settings.Seed ^ 0x3c3c);

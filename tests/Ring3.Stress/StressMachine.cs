@@ -6,7 +6,10 @@ using static Ring3.Abi.KvmApi;
 
 namespace Ring3.Stress;
 
-/// <summary>One round's machine: memory, vCPU threads, and the checks at the end. What the host does to it is in StressMachine.Host.cs and StressMachine.Resident.cs.</summary>
+/// <summary>
+/// One round's machine: memory, vCPU threads, and the checks at the end. What the host does to it is in StressMachine.Host.cs and
+/// StressMachine.Resident.cs.
+/// </summary>
 /// <remarks>SAFETY: pointers go into guest memory that lives until Dispose, after the VM.</remarks>
 internal sealed unsafe partial class StressMachine : IDisposable
 {
@@ -94,7 +97,8 @@ internal sealed unsafe partial class StressMachine : IDisposable
             scratch[6 + p] = t + 0x3000;
         }
         v.GetSregs(out kvm_sregs s);
-        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, l = 1, g = 1 }, data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
+        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, l = 1, g = 1 },
+            data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
         (s.cs, s.ds, s.es, s.fs, s.gs, s.ss) = (code, data, data, data, data, data);
         s.gdt = new() { @base = Layout.Gdt, limit = 23 };
         s.idt = new() { @base = Layout.Idt, limit = 0xfff };
@@ -106,7 +110,8 @@ internal sealed unsafe partial class StressMachine : IDisposable
 
     private static kvm_regs StartRegs(int cpu, ulong random) => new()
     {
-        rip = Layout.Code, rflags = 2, rsp = Layout.PrivateOf(cpu) + 0xff0, r8 = random, r12 = Layout.CountersOf(cpu), r13 = Layout.CellOf(cpu), r14 = Layout.TablesOf(cpu, 0) + 0x3000, r15 = Layout.PrivateOf(cpu),
+        rip = Layout.Code, rflags = 2, rsp = Layout.PrivateOf(cpu) + 0xff0, r8 = random, r12 = Layout.CountersOf(cpu), r13 = Layout.CellOf(cpu),
+            r14 = Layout.TablesOf(cpu, 0) + 0x3000, r15 = Layout.PrivateOf(cpu),
     };
 
     /// <summary>What the round did.</summary>
@@ -238,7 +243,8 @@ internal sealed unsafe partial class StressMachine : IDisposable
         }
     }
 
-    private string Read(ulong page) => page < Layout.DataPages && _vm.Memory.TryRead(Layout.GpaOf(page), out ulong tag) ? $"0x{tag:x} is there now" : "nothing is there";
+    private string Read(ulong page) => page < Layout.DataPages && _vm.Memory.TryRead(Layout.GpaOf(page), out ulong tag) ? $"0x{tag:x} is there now"
+        : "nothing is there";
 
     /// <summary>A data page whose slot is away: waits until it is back, and does the access as the guest would have. Anything else reads as zero.</summary>
     private void ServeMmio(kvm_run* run)

@@ -19,7 +19,10 @@ public class CpuShareTests
         public void Rest(long ns) => Interlocked.Add(ref _wall, ns);
     }
 
-    /// <summary>Seeded steps of up to 200 us, at every wait exactly as much rest as asked for. Returns the largest excess over share * t + burst + step that any interval from the start showed.</summary>
+    /// <summary>
+    /// Seeded steps of up to 200 us, at every wait exactly as much rest as asked for. Returns the largest excess over share * t + burst + step that any
+    /// interval from the start showed.
+    /// </summary>
     private static long WorstExcess(int percent, bool obey, out long used, out long wall)
     {
         const long MaxStep = 200_000;
@@ -79,7 +82,8 @@ public class CpuShareTests
     [InlineData(0)]
     [InlineData(101)]
     [InlineData(-5)]
-    public void Percent_OutOfRange_IsRefused(int percent) => Assert.Throws<ArgumentOutOfRangeException>(() => new CpuShare(new TestClock()) { Percent = percent });
+    public void Percent_OutOfRange_IsRefused(int percent) => Assert.Throws<ArgumentOutOfRangeException>(() =>
+        new CpuShare(new TestClock()) { Percent = percent });
 
     private sealed class Bulk(WorkQueue queue, TestClock clock, int steps, Action<int>? each = null) : BulkWorkItem
     {

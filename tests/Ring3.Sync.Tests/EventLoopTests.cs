@@ -83,7 +83,9 @@ public sealed class EventLoopTests
         public void TimerExpired(HostTimer timer, long nowNs) => throw new InvalidOperationException("broken");
     }
 
-    /// <summary>The loop's thread may be in somebody else's process: a callback that throws is its owner's business, and the timers behind it still fire.</summary>
+    /// <summary>
+    /// The loop's thread may be in somebody else's process: a callback that throws is its owner's business, and the timers behind it still fire.
+    /// </summary>
     [Fact]
     public void Loop_OutlivesACallbackThatThrows()
     {
@@ -157,7 +159,10 @@ public sealed class EventLoopTests
         loop.Detach(member);
     }
 
-    /// <summary>A member that takes its time keeps nobody from the loop's lock: others come, go and arm meanwhile. Only who detaches the member itself waits for it.</summary>
+    /// <summary>
+    /// A member that takes its time keeps nobody from the loop's lock: others come, go and arm meanwhile. Only who detaches the member itself waits for
+    /// it.
+    /// </summary>
     [Fact]
     public void NobodyIsToldUnderALock_AndDetachWaits()
     {
@@ -286,7 +291,8 @@ public sealed class EventLoopTests
 
     private static HashSet<int> Epolls()
     {
-        IEnumerable<int> open = Directory.EnumerateFiles("/proc/self/fd").Select(f => int.Parse(Path.GetFileName(f), System.Globalization.CultureInfo.InvariantCulture));
+        IEnumerable<int> open = Directory.EnumerateFiles("/proc/self/fd").Select(f =>
+            int.Parse(Path.GetFileName(f), System.Globalization.CultureInfo.InvariantCulture));
         return [.. open.Where(fd => FileDescriptor.LinkTarget(fd) == "anon_inode:[eventpoll]")];
     }
 

@@ -51,7 +51,10 @@ public class RcuTests
         reader.Join();
     }
 
-    /// <summary>Readers look at an object through a published reference; the writer poisons it after a grace period. Control: without the grace period the detector must see poison.</summary>
+    /// <summary>
+    /// Readers look at an object through a published reference; the writer poisons it after a grace period. Control: without the grace period the
+    /// detector must see poison.
+    /// </summary>
     [Theory]
     [InlineData(true)]
     [InlineData(false)]

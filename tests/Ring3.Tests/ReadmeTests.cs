@@ -29,7 +29,8 @@ public class ReadmeTests
     [Fact]
     public void Sample_IsTheOneThatRuns()
     {
-        string compiled = Regex.Match(File.ReadAllText(ThisFile()), @" // README\.md begins\n(.*?) *// README\.md ends", RegexOptions.Singleline).Groups[1].Value;
+        string compiled = Regex.Match(File.ReadAllText(ThisFile()), @" // README\.md begins\n(.*?) *// README\.md ends",
+            RegexOptions.Singleline).Groups[1].Value;
         string readme = Path.Combine(Path.GetDirectoryName(ThisFile())!, "..", "..", "README.md");
         string printed = Assert.Single(Regex.Matches(File.ReadAllText(readme), "```csharp\n(.*?)```", RegexOptions.Singleline)).Groups[1].Value;
         Assert.Equal(Regex.Replace(compiled, "^        ", "", RegexOptions.Multiline), printed);

@@ -61,7 +61,8 @@ public sealed class BlockDeviceTests : IDisposable
         Assert.Equal(2u, bench.Get(VirtioTransport.DeviceAt + 34, 2));
         Assert.Equal(2u, bench.Get(18, 2));
         ulong offered = bench.Negotiate(VirtioFeature.Version1);
-        Assert.Equal(BlockDevice.DiscardCommand | BlockDevice.WriteZeroesCommand, offered & (BlockDevice.ReadOnly | BlockDevice.DiscardCommand | BlockDevice.WriteZeroesCommand));
+        Assert.Equal(BlockDevice.DiscardCommand | BlockDevice.WriteZeroesCommand, offered & (BlockDevice.ReadOnly | BlockDevice.DiscardCommand
+            | BlockDevice.WriteZeroesCommand));
     }
 
     [Fact]

@@ -9,7 +9,8 @@ public sealed class ConsoleDeviceTests : IDisposable
     private readonly StringBuilder _written = new();
     private readonly Bench _bench;
 
-    public ConsoleDeviceTests() => _bench = new Bench(m => new ConsoleDevice(m, [("terminal", _ => { }), ("input", data => _written.Append(Encoding.ASCII.GetString(data)))]));
+    public ConsoleDeviceTests() =>
+        _bench = new Bench(m => new ConsoleDevice(m, [("terminal", _ => { }), ("input", data => _written.Append(Encoding.ASCII.GetString(data)))]));
 
     public void Dispose() => _bench.Dispose();
 

@@ -138,7 +138,8 @@ public class RingTests
     [Theory, MemberData(nameof(Layouts))]
     public void WildBuffers_StopTheDevice(ulong layout)
     {
-        foreach (Piece wild in new[] { new Piece(Bench.RamBytes, 4, false), new Piece(ulong.MaxValue - 1, 4, false), new Piece(1UL << 51, 4, false), new Piece(Bench.RamBytes - 2, 4, false) })
+        foreach (Piece wild in new[] { new Piece(Bench.RamBytes, 4, false), new Piece(ulong.MaxValue - 1, 4, false), new Piece(1UL << 51, 4, false),
+            new Piece(Bench.RamBytes - 2, 4, false) })
         {
             using Bench bench = Inverting();
             Driver driver = Driver.Create(bench, 16, layout);

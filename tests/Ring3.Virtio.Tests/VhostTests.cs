@@ -103,8 +103,10 @@ public sealed class VhostTests : IDisposable
         const int EROFS = 30, ENOSYS = 38;
         Driver driver = Share(readOnly: true);
         foreach ((uint code, uint flags, bool allowed) in ((uint, uint, bool)[])
-            [(Lookup, 0, true), (Write, 0, false), (Open, 0, true), (Open, 1, false), (Open, 2, false), (Open, 0x200, false), (Open, 0x40, false), (4, 0, false), (8, 0, false),
-                (9, 0, false), (10, 0, false), (11, 0, false), (12, 0, false), (13, 0, false), (6, 0, false), (21, 0, false), (24, 0, false), (35, 0, false), (39, 0, false),
+            [(Lookup, 0, true), (Write, 0, false), (Open, 0, true), (Open, 1, false), (Open, 2, false), (Open, 0x200, false), (Open, 0x40, false),
+                (4, 0, false), (8, 0, false),
+                (9, 0, false), (10, 0, false), (11, 0, false), (12, 0, false), (13, 0, false), (6, 0, false), (21, 0, false), (24, 0, false), (35, 0, false),
+                    (39, 0, false),
                 (43, 0, false), (45, 0, false), (47, 0, false), (48, 0, false), (51, 0, false), (1000, 0, false)])
         {
             Request(driver, code, flags);
@@ -210,9 +212,11 @@ public sealed class VhostTests : IDisposable
 
     public static TheoryData<uint, byte[]?> Lies => new()
     {
-        { 1, null }, { 1, new byte[20] }, { 1, [1, 0, 0, 0, 5, 0, 0, 0, 255, 255, 255, 127, 0, 0, 0, 0, 0, 0, 0, 0] }, { 1, [1, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] },
+        { 1, null }, { 1, new byte[20] }, { 1, [1, 0, 0, 0, 5, 0, 0, 0, 255, 255, 255, 127, 0, 0, 0, 0, 0, 0, 0, 0] },
+            { 1, [1, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] },
         { 1, [1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }, { 1, [1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0] },
-        { 15, [15, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }, { 15, null }, { 17, [17, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }, { 24, null },
+        { 15, [15, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }, { 15, null },
+            { 17, [17, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }, { 24, null },
         { 24, [24, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0] },
     };
 

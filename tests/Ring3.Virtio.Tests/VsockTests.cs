@@ -139,7 +139,8 @@ public sealed class VsockTests : IDisposable
         program.Connect(new UnixDomainSocketEndPoint(Place));
         program.Send("CONNECT 80\nhello"u8);
         VsockHeader request = Next()!.Value.Header;
-        Assert.Equal((VsockOperation.Request, 80u, Cid, VsockDevice.HostCid), (request.Operation, request.DestinationPort, request.DestinationCid, request.SourceCid));
+        Assert.Equal((VsockOperation.Request, 80u, Cid, VsockDevice.HostCid), (request.Operation, request.DestinationPort, request.DestinationCid,
+            request.SourceCid));
         Say(VsockOperation.Response, 80, request.SourcePort, room: 3);
         var buffer = new byte[64];
         Assert.Equal($"OK {request.SourcePort}\n", Encoding.ASCII.GetString(buffer, 0, program.Receive(buffer)));

@@ -6,7 +6,8 @@ public class DiskOptionTests
     public void Words_AreRead()
     {
         Assert.Equal(new DiskOption { Path = "a,b" }, DiskOption.Parse("a,,b", out _));
-        Assert.Equal(new DiskOption { Path = "a", ReadOnly = true, Serial = "x=y", PackedRing = false }, DiskOption.Parse("a,ro,serial=x=y,format=raw,ring=split", out _));
+        Assert.Equal(new DiskOption { Path = "a", ReadOnly = true, Serial = "x=y", PackedRing = false },
+            DiskOption.Parse("a,ro,serial=x=y,format=raw,ring=split", out _));
         Assert.Equal("qcow2", DiskOption.Parse("a,format=qcow2", out _)!.Format);
     }
 

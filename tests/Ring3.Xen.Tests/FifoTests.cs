@@ -10,7 +10,8 @@ public sealed unsafe class FifoTests
     private const ulong Control = XenFixture.ControlGpa, Array = XenFixture.ArrayGpa, Info = XenFixture.VcpuInfoGpa;
     private const uint Linked = 1u << 29, Masked = 1u << 30, Pending = 1u << 31, LinkMask = (1u << 17) - 1;
 
-    private static int Fifo(XenFixture f, uint command, ulong gfn = 0) => f.Vm.SetAttribute(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_FIFO, fifo = new() { command = command, gfn = gfn } });
+    private static int Fifo(XenFixture f, uint command, ulong gfn = 0) =>
+        f.Vm.SetAttribute(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_FIFO, fifo = new() { command = command, gfn = gfn } });
 
     private static XenFixture Make()
     {
@@ -28,7 +29,8 @@ public sealed unsafe class FifoTests
     private const int LocalReady = 16;
 
     /// <summary>
-    /// The guest's side, as Linux does it: takes the head of the highest-priority ready queue. 0: none. Ready bits are moved out of the control block before the queues are looked at, and cleared only in the guest's own word:
+    /// The guest's side, as Linux does it: takes the head of the highest-priority ready queue. 0: none. Ready bits are moved out of the control block
+    /// before the queues are looked at, and cleared only in the guest's own word:
     /// a bit that is set again meanwhile is not lost.
     /// </summary>
     private static uint Take(XenFixture f, uint[] heads)

@@ -7,7 +7,8 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Xen.Tests;
 
 /// <summary>
-/// Races on the real code, each with a control: a frozen copy that contains the mistake and must be caught, or the detector proves nothing. Controls widen their own window, by sleeping in it, so that they fail on any machine, also where all threads share one processor.
+/// Races on the real code, each with a control: a frozen copy that contains the mistake and must be caught, or the detector proves nothing. Controls
+/// widen their own window, by sleeping in it, so that they fail on any machine, also where all threads share one processor.
 /// </summary>
 public sealed unsafe class LitmusTests
 {
@@ -31,7 +32,10 @@ public sealed unsafe class LitmusTests
         Volatile.Write(ref v.Shadow, 0);
     }, 60) >= 0, "the detector is blind");
 
-    /// <summary>Two senders whose events have selectors of their own, a page that comes and goes, and a vCPU that merges and serves. Returns the round in which an event stayed unserved, or -1.</summary>
+    /// <summary>
+    /// Two senders whose events have selectors of their own, a page that comes and goes, and a vCPU that merges and serves. Returns the round in which
+    /// an event stayed unserved, or -1.
+    /// </summary>
     private static int RunShadow(Action<XenVcpu> merge, double seconds = 4)
     {
         using var f = new XenFixture();
@@ -247,7 +251,8 @@ public sealed unsafe class LitmusTests
                 while (Volatile.Read(ref stop) == 0)
                 {
                     send(f, 11);
-                    if (f.Word(XenFixture.InfoGpa(0) + 8) != 0 || f.Word(XenFixture.InfoGpa(2) + 8) != 0 || f.Processors[0].Xen.HasShadowEvents || f.Processors[2].Xen.HasShadowEvents)
+                    if (f.Word(XenFixture.InfoGpa(0) + 8) != 0 || f.Word(XenFixture.InfoGpa(2) + 8) != 0 || f.Processors[0].Xen.HasShadowEvents
+                        || f.Processors[2].Xen.HasShadowEvents)
                         Volatile.Write(ref violated, 1);
                     f.Word(Shared + XenAbi.SharedInfo.Pending) = 0;
                     f.Word(XenFixture.InfoGpa(1) + 8) = 0;
@@ -264,7 +269,8 @@ public sealed unsafe class LitmusTests
     public void Runstate_ASnapshotAddsUp_AlsoAcrossAPage() => Assert.False(RunRunstate(XenFixture.RunstateGpa + 4096 - 20, updateFlag: true));
 
     [Fact]
-    public void Control_WithoutTheUpdateFlag_ASnapshotIsTorn() => Assert.True(RunRunstate(XenFixture.RunstateGpa + 4096 - 20, updateFlag: false), "the detector is blind");
+    public void Control_WithoutTheUpdateFlag_ASnapshotIsTorn() => Assert.True(RunRunstate(XenFixture.RunstateGpa + 4096 - 20, updateFlag: false),
+        "the detector is blind");
 
     private static bool RunRunstate(ulong gpa, bool updateFlag)
     {
@@ -290,7 +296,8 @@ public sealed unsafe class LitmusTests
                 {
                     // The guest's snapshot.
                     ulong entry = Volatile.Read(ref f.Word(gpa + 8));
-                    ulong a = Volatile.Read(ref f.Word(gpa + 16)), b = Volatile.Read(ref f.Word(gpa + 24)), c = Volatile.Read(ref f.Word(gpa + 32)), d = Volatile.Read(ref f.Word(gpa + 40));
+                    ulong a = Volatile.Read(ref f.Word(gpa + 16)), b = Volatile.Read(ref f.Word(gpa + 24)), c = Volatile.Read(ref f.Word(gpa + 32)),
+                        d = Volatile.Read(ref f.Word(gpa + 40));
                     if (Volatile.Read(ref f.Word(gpa + 8)) == entry && (entry & XenAbi.XEN_RUNSTATE_UPDATE) == 0 && a + b + c + d != entry)
                         Volatile.Write(ref torn, 1);
                 }

@@ -8,7 +8,8 @@ public sealed class PirqTests
     private const uint ExtInt = 7 << 8;
 
     private static int Bind(XenFixture f, uint pirq, uint port, uint vcpu = 10, uint priority = XenFixture.TwoLevel) =>
-        f.Vm.SetAttribute(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_PIRQ, pirq = new() { pirq = pirq, port = port, vcpu = vcpu, priority = priority } });
+        f.Vm.SetAttribute(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_PIRQ, pirq = new() { pirq = pirq, port = port, vcpu = vcpu,
+            priority = priority } });
 
     [Theory]
     [InlineData(16u, 0xfee1_0000u, 0u), InlineData(0x345u, 0xfee4_5000u, 0x300u)]

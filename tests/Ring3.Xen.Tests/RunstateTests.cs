@@ -25,7 +25,8 @@ public sealed unsafe class RunstateTests
         f.Now = 1_600_000;
         v.UpdateRunstate(XenAbi.RUNSTATE_running);
         var d = Data(v);
-        Assert.Equal((1_600_000UL, 300_000UL, 200_000UL, 100_000UL, 1_000_000UL), (d.state_entry_time, d.time_running, d.time_runnable, d.time_blocked, d.time_offline));
+        Assert.Equal((1_600_000UL, 300_000UL, 200_000UL, 100_000UL, 1_000_000UL), (d.state_entry_time, d.time_running, d.time_runnable, d.time_blocked,
+            d.time_offline));
         Assert.Equal(0u, f.Half(XenFixture.RunstateGpa));
         Assert.Equal(1_600_000UL, f.Word(XenFixture.RunstateGpa + 8));
         Assert.Equal(300_000UL, f.Word(XenFixture.RunstateGpa + 16));
@@ -58,7 +59,8 @@ public sealed unsafe class RunstateTests
     {
         Assert.Equal(d.state, f.Half(gpa));
         Assert.Equal(d.state_entry_time, f.Word(gpa + (ulong)entry));
-        Assert.Equal((d.time_running, d.time_runnable, d.time_blocked, d.time_offline), (f.Word(gpa + (ulong)entry + 8), f.Word(gpa + (ulong)entry + 16), f.Word(gpa + (ulong)entry + 24), f.Word(gpa + (ulong)entry + 32)));
+        Assert.Equal((d.time_running, d.time_runnable, d.time_blocked, d.time_offline), (f.Word(gpa + (ulong)entry + 8), f.Word(gpa + (ulong)entry + 16),
+            f.Word(gpa + (ulong)entry + 24), f.Word(gpa + (ulong)entry + 32)));
         Assert.Equal(0xa5, f.Byte(gpa + (ulong)entry + 40));
     }
 
@@ -67,9 +69,11 @@ public sealed unsafe class RunstateTests
     {
         using var f = new XenFixture();
         XenVcpu v = f.Processors[0].Xen;
-        Assert.Equal(-Errno.EINVAL, v.SetAttribute(new() { type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA, runstate = new() { state_entry_time = 5, time_running = 4 } }));
+        Assert.Equal(-Errno.EINVAL,
+            v.SetAttribute(new() { type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA, runstate = new() { state_entry_time = 5, time_running = 4 } }));
         Assert.Equal(-Errno.EINVAL, v.SetAttribute(new() { type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA, runstate = new() { state = 4 } }));
-        Assert.Equal(-Errno.EINVAL, v.SetAttribute(new() { type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA, runstate = new() { state_entry_time = 2_000_000, time_running = 2_000_000 } }));
+        Assert.Equal(-Errno.EINVAL,
+            v.SetAttribute(new() { type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA, runstate = new() { state_entry_time = 2_000_000, time_running = 2_000_000 } }));
         Assert.Equal(-Errno.EINVAL, v.SetAttribute(new() { type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT, runstate = new() { state = 4 } }));
         kvm_xen_vcpu_attr a = new() { type = KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADJUST };
         Assert.Equal(-Errno.EINVAL, v.GetAttribute(ref a));

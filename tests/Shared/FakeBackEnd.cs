@@ -5,7 +5,9 @@ using Ring3.Virtio;
 
 namespace Ring3.Tests.Shared;
 
-/// <summary>The other side of vhost-user, inside the test: takes part in the set-up on a thread, and answers requests, or lies, when the test says so.</summary>
+/// <summary>
+/// The other side of vhost-user, inside the test: takes part in the set-up on a thread, and answers requests, or lies, when the test says so.
+/// </summary>
 /// <remarks>SAFETY: the memory is a mapping of the file that came over the socket, of the size that came with it; message headers are locals of their
 /// size.</remarks>
 internal sealed unsafe partial class FakeBackEnd : IDisposable

@@ -10,11 +10,13 @@ using static Ring3.Abi.KvmApi;
 namespace Ring3.Tests.Shared;
 
 /// <summary>
-/// Slots are added, moved and deleted while real vCPUs run guest code, migrate between host threads, fault and are aged. Phase after phase, each followed by a check of every invariant of the MMU while nothing runs, references included.
+/// Slots are added, moved and deleted while real vCPUs run guest code, migrate between host threads, fault and are aged. Phase after phase, each
+/// followed by a check of every invariant of the MMU while nothing runs, references included.
 /// All random choices come from one seed.
 /// </summary>
 /// <remarks>
-/// The guest reads the tag of a random page of an 8 MiB area and writes a word of its own there, for ever; a wrong tag ends the run. Memory of a slot whose deletion has returned is poisoned, so a translation that outlived it is read, or spoils the poison.
+/// The guest reads the tag of a random page of an 8 MiB area and writes a word of its own there, for ever; a wrong tag ends the run. Memory of a slot
+/// whose deletion has returned is poisoned, so a translation that outlived it is read, or spoils the poison.
 /// SAFETY: pointers go into guest memory that lives until Dispose, after the VM.
 /// </remarks>
 internal sealed unsafe class SlotStorm : IDisposable
@@ -150,7 +152,8 @@ internal sealed unsafe class SlotStorm : IDisposable
         Vcpu v = _vm.CreateVcpu((uint)cpu);
         Check(v.SetCpuid2(SupportedCpuid.Entries));
         v.GetSregs(out kvm_sregs s);
-        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, l = 1, g = 1 }, data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
+        kvm_segment code = new() { limit = 0xffff_ffff, selector = 8, type = 11, present = 1, s = 1, l = 1, g = 1 },
+            data = new() { limit = 0xffff_ffff, selector = 16, type = 3, present = 1, s = 1, db = 1, g = 1 };
         (s.cs, s.ds, s.es, s.fs, s.gs, s.ss) = (code, data, data, data, data, data);
         s.gdt = new() { @base = Gdt, limit = 23 };
         (s.cr3, s.cr4, s.cr0, s.efer) = (Pml4, 0x6a0, 0x8001_0033, 0xd01);
@@ -161,10 +164,13 @@ internal sealed unsafe class SlotStorm : IDisposable
 
     // ---- Phases ----
 
-    /// <summary>Runs every phase for a while, in a random order, <paramref name="rounds"/> times, and one in which everything happens. A failure, or null.</summary>
+    /// <summary>
+    /// Runs every phase for a while, in a random order, <paramref name="rounds"/> times, and one in which everything happens. A failure, or null.
+    /// </summary>
     public string? Run(int rounds, int millisecondsPerPhase)
     {
-        (string Name, Action Step)[] steps = [("replace", Replace), ("move", Move), ("age", Age), ("dirty log", Log), ("migrate", Migrate), ("balloon", Discard), ("roots", DropRoots), ("pre-fault", Prefault)];
+        (string Name, Action Step)[] steps = [("replace", Replace), ("move", Move), ("age", Age), ("dirty log", Log), ("migrate", Migrate),
+            ("balloon", Discard), ("roots", DropRoots), ("pre-fault", Prefault)];
         for (int round = 0; round < rounds && _failure is null; round++)
         {
             _random.Shuffle(steps);

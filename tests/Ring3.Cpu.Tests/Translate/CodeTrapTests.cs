@@ -252,7 +252,8 @@ public sealed unsafe class CodeTrapTests
         }, null, cpl);
         Both(m, h => GuestEntry(h, Code) &= ~Pte.W);
         Assert.Equal(ExitReason.Exception, m.Run("read-only"));
-        Assert.Equal((Vector.PF, Code + 0x800, (cpl == 3 ? PageFaultError.U : 0) | PageFaultError.P | PageFaultError.W), (m.Fast.Exit->Vector, m.Fast.Exit->Payload, (ulong)m.Fast.Exit->ErrorCode));
+        Assert.Equal((Vector.PF, Code + 0x800, (cpl == 3 ? PageFaultError.U : 0) | PageFaultError.P | PageFaultError.W),
+            (m.Fast.Exit->Vector, m.Fast.Exit->Payload, (ulong)m.Fast.Exit->ErrorCode));
     }
 
     /// <summary>Code across two pages is overwritten in its first part, then in its second.</summary>
@@ -283,7 +284,10 @@ public sealed unsafe class CodeTrapTests
         Assert.NotEqual(0x11111111u, (uint)m.Fast.Rax);
     }
 
-    /// <summary>A hot loop that stores into the immediate of its next instruction, another value every round; and into one of another page that was written to before it first ran.</summary>
+    /// <summary>
+    /// A hot loop that stores into the immediate of its next instruction, another value every round; and into one of another page that was written to
+    /// before it first ran.
+    /// </summary>
     [Fact]
     public void StoresIntoCode_EveryRound()
     {

@@ -12,7 +12,8 @@ public sealed unsafe class ConcurrencyTrapTests
     private const ulong Data = RegionMachine.Data, Patched = 0x3_0000;
 
     /// <summary>
-    /// One processor writes rising numbers into an immediate of code that the other calls all the time, in a region of the caller or one of its own. The caller sees them rise, none that was not written, and the last.
+    /// One processor writes rising numbers into an immediate of code that the other calls all the time, in a region of the caller or one of its own.
+    /// The caller sees them rise, none that was not written, and the last.
     /// </summary>
     [Theory]
     [InlineData(0, false)]

@@ -27,11 +27,16 @@ public sealed unsafe class FlagTrapTests
 
     private static readonly Action<Assembler, int, int>[] s_producers =
     [
-        (a, x, y) => a.add(s_r64[x], s_r64[y]), (a, x, y) => a.sub(s_r32[x], s_r32[y]), (a, x, y) => a.cmp(s_r16[x], s_r16[y]), (a, x, y) => a.and(s_r8[x], s_r8[y]),
-        (a, x, y) => a.or(s_r64[x], -5), (a, x, y) => a.xor(s_r32[x], s_r32[y]), (a, x, y) => a.test(s_r64[x], s_r64[y]), (a, x, y) => a.adc(s_r32[x], s_r32[y]), (a, x, y) => a.sbb(s_r64[x], s_r64[y]),
-        (a, x, y) => a.inc(s_r16[x]), (a, x, y) => a.dec(s_r64[x]), (a, x, y) => a.neg(s_r8[x]), (a, x, y) => a.add(s_r16[x], -129), (a, x, y) => a.sub(s_r8[x], (sbyte)7), (a, x, y) => a.cmp(s_r64[x], 1),
-        (a, x, y) => a.shl(s_r32[x], 1), (a, x, y) => a.rcl(s_r64[x], 1), (a, x, y) => a.add(s_r64[x], __qword_ptr[rsi + 8]), (a, x, y) => a.sub(__dword_ptr[rsi + 16], s_r32[y]), (a, x, y) => a.cmp(__byte_ptr[rsi + 24], 3),
-        (a, x, y) => a.xadd(s_r32[x], s_r32[y]), (a, x, y) => a.cmpxchg(s_r64[x], s_r64[y]), (a, x, y) => a.popcnt(s_r32[x], s_r32[y]), (a, x, y) => { a.mov(s_r64[x], s_r64[y]); a.stc(); },
+        (a, x, y) => a.add(s_r64[x], s_r64[y]), (a, x, y) => a.sub(s_r32[x], s_r32[y]), (a, x, y) => a.cmp(s_r16[x], s_r16[y]), (a, x, y) =>
+            a.and(s_r8[x], s_r8[y]),
+        (a, x, y) => a.or(s_r64[x], -5), (a, x, y) => a.xor(s_r32[x], s_r32[y]), (a, x, y) => a.test(s_r64[x], s_r64[y]), (a, x, y) =>
+            a.adc(s_r32[x], s_r32[y]), (a, x, y) => a.sbb(s_r64[x], s_r64[y]),
+        (a, x, y) => a.inc(s_r16[x]), (a, x, y) => a.dec(s_r64[x]), (a, x, y) => a.neg(s_r8[x]), (a, x, y) => a.add(s_r16[x], -129), (a, x, y) =>
+            a.sub(s_r8[x], (sbyte)7), (a, x, y) => a.cmp(s_r64[x], 1),
+        (a, x, y) => a.shl(s_r32[x], 1), (a, x, y) => a.rcl(s_r64[x], 1), (a, x, y) => a.add(s_r64[x], __qword_ptr[rsi + 8]), (a, x, y) =>
+            a.sub(__dword_ptr[rsi + 16], s_r32[y]), (a, x, y) => a.cmp(__byte_ptr[rsi + 24], 3),
+        (a, x, y) => a.xadd(s_r32[x], s_r32[y]), (a, x, y) => a.cmpxchg(s_r64[x], s_r64[y]), (a, x, y) => a.popcnt(s_r32[x], s_r32[y]), (a, x, y) =>
+            { a.mov(s_r64[x], s_r64[y]); a.stc(); },
     ];
 
     private const int LeftShift = 15;
@@ -313,7 +318,8 @@ public sealed unsafe class FlagTrapTests
             }, h => Values(h, count));
             m.FlagMask = Rflags.ZF | Rflags.CF | Rflags.SF | Rflags.OF;
             Assert.Equal(ExitReason.Hlt, m.Run($"count {count}"));
-            Assert.Equal((count > 63 ? 1 : 0, count > 31 ? 1 : 0), (m.Fast.State->Gpr[8] & 0xff, m.Fast.State->Gpr[9] & 0xff) is var (x, y) ? ((int)x, (int)y) : default);
+            Assert.Equal((count > 63 ? 1 : 0, count > 31 ? 1 : 0), (m.Fast.State->Gpr[8] & 0xff, m.Fast.State->Gpr[9] & 0xff) is var (x, y) ? ((int)x, (int)y)
+                : default);
         }
     }
 }

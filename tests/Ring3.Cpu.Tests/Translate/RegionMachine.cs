@@ -25,7 +25,8 @@ internal sealed unsafe class RegionMachine : IDisposable
         prepare?.Invoke(Slow);
     }
 
-    public RegionMachine(Action<Assembler> program, Action<CpuHarness>? prepare = null, int cpl = 0) : this(CoreSmokeTests.Assemble(64, program), prepare, cpl) { }
+    public RegionMachine(Action<Assembler> program, Action<CpuHarness>? prepare = null, int cpl = 0) : this(CoreSmokeTests.Assemble(64, program), prepare,
+        cpl) { }
 
     public ulong Translated => Fast.Cpu.Translator.Counters.Translated;
 
@@ -42,7 +43,10 @@ internal sealed unsafe class RegionMachine : IDisposable
         return reason;
     }
 
-    /// <summary>Runs the translating machine to the first poll at which so many instructions have retired, brings the other there and compares. False: the program has ended before.</summary>
+    /// <summary>
+    /// Runs the translating machine to the first poll at which so many instructions have retired, brings the other there and compares. False: the
+    /// program has ended before.
+    /// </summary>
     public bool RunTo(ulong instructions, string what)
     {
         Fast.State->TimerDeadline = 1;
@@ -70,8 +74,10 @@ internal sealed unsafe class RegionMachine : IDisposable
         Assert.True(f->Rip == s->Rip, $"{what}: RIP is {f->Rip:x}, singly {s->Rip:x}");
         for (int i = 0; i < 16; i++)
             Assert.True(f->Gpr[i] == s->Gpr[i], $"{what}: register {i} is {f->Gpr[i]:x}, singly {s->Gpr[i]:x}, at {f->Rip:x}");
-        Assert.True(((Fast.RflagsValue ^ Slow.RflagsValue) & FlagMask) == 0, $"{what}: flags are {Fast.RflagsValue:x}, singly {Slow.RflagsValue:x}, at {f->Rip:x}");
-        Assert.True(f->InstructionsRetired == s->InstructionsRetired, $"{what}: {f->InstructionsRetired} instructions, singly {s->InstructionsRetired}, at {f->Rip:x}");
+        Assert.True(((Fast.RflagsValue ^ Slow.RflagsValue) & FlagMask) == 0,
+            $"{what}: flags are {Fast.RflagsValue:x}, singly {Slow.RflagsValue:x}, at {f->Rip:x}");
+        Assert.True(f->InstructionsRetired == s->InstructionsRetired,
+            $"{what}: {f->InstructionsRetired} instructions, singly {s->InstructionsRetired}, at {f->Rip:x}");
         Assert.True(f->InterruptShadow == s->InterruptShadow, $"{what}: shadow {f->InterruptShadow}, singly {s->InterruptShadow}");
         Assert.True(new Span<byte>(f->Ymm, 512).SequenceEqual(new Span<byte>(s->Ymm, 512)), $"{what}: vector registers");
         Assert.True(Fast.Data(Data, DataBytes).SequenceEqual(Slow.Data(Data, DataBytes)), $"{what}: memory");

@@ -5,7 +5,8 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Ring3.Cpu.Tests.Translate;
 
 /// <summary>
-/// The state that a region is left with, wherever it is left: every access of a program has a page of its own, and each in turn is the one that is not there; and every instruction count is in turn the one from which on a poll leaves.
+/// The state that a region is left with, wherever it is left: every access of a program has a page of its own, and each in turn is the one that is not
+/// there; and every instruction count is in turn the one from which on a poll leaves.
 /// Registers, flags, memory and counts must be those of single steps of the interpreter.
 /// </summary>
 public sealed unsafe class RegionStateTests

@@ -41,7 +41,9 @@ public sealed unsafe class RenewedRegionTests
         }
     }
 
-    /// <summary>Everything is dropped while a processor is in translated code: it does not look for what takes the place of its region in what was dropped.</summary>
+    /// <summary>
+    /// Everything is dropped while a processor is in translated code: it does not look for what takes the place of its region in what was dropped.
+    /// </summary>
     [Fact]
     public void EverythingIsDropped_WhileALoopRuns()
     {

@@ -118,7 +118,9 @@ public sealed unsafe class WindowTests
         Assert.True(ends is > 700 and < 1500 && translated > 100_000, $"{ends} ends, {translated} translated instructions");
     }
 
-    /// <summary>A page that is not there, that cannot be written, and that has not been accessed: the exit is that of the access, and no bit is set before it.</summary>
+    /// <summary>
+    /// A page that is not there, that cannot be written, and that has not been accessed: the exit is that of the access, and no bit is set before it.
+    /// </summary>
     [Fact]
     public void PagesThatFail()
     {
@@ -134,7 +136,8 @@ public sealed unsafe class WindowTests
                     h.NestedEntry(gone) = kept == 0 ? 0 : (ulong)(h.Memory + gone) | kept;
                 });
                 bool failed = m.Run(what) == ExitReason.NestedFault;
-                Assert.True((m.Fast.NestedEntry(gone) & 0xfff) == (m.Slow.NestedEntry(gone) & 0xfff), $"{what}: {m.Fast.NestedEntry(gone) & 0xfff:x}, singly {m.Slow.NestedEntry(gone) & 0xfff:x}");
+                Assert.True((m.Fast.NestedEntry(gone) & 0xfff) == (m.Slow.NestedEntry(gone) & 0xfff),
+                    $"{what}: {m.Fast.NestedEntry(gone) & 0xfff:x}, singly {m.Slow.NestedEntry(gone) & 0xfff:x}");
                 if (!failed)
                     continue;
                 left++;

@@ -17,7 +17,10 @@ internal unsafe struct NativeState
     public const int GprAt = 512, FlagsAt = 640, MxcsrAt = 648, FxAt = 704;
 }
 
-/// <summary>Runs one instruction on the host with all vector, general-purpose (but RSP and RBP) and x87 registers set: the reference that shares nothing with the thunks.</summary>
+/// <summary>
+/// Runs one instruction on the host with all vector, general-purpose (but RSP and RBP) and x87 registers set: the reference that shares nothing with
+/// the thunks.
+/// </summary>
 internal sealed unsafe class NativeRun
 {
     private const int ArenaBytes = 1 << 20;

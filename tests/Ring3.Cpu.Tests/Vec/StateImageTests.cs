@@ -63,7 +63,8 @@ public unsafe class StateImageTests
         all.Slice(at + 28, 4).Clear();
         for (int i = 0; i < all.Length; i++)
             Assert.True(hostWindow[i] == all[i], $"{code} components {_before->Gpr[0]:x}: area byte {i - at}: host {hostWindow[i]:x} guest {all[i]:x}");
-        Assert.True(new ReadOnlySpan<byte>(_host->Ymm, 512).SequenceEqual(new ReadOnlySpan<byte>(_guest->Ymm, 512)), $"{code} {_before->Gpr[0]:x}: vector registers");
+        Assert.True(new ReadOnlySpan<byte>(_host->Ymm, 512).SequenceEqual(new ReadOnlySpan<byte>(_guest->Ymm, 512)),
+            $"{code} {_before->Gpr[0]:x}: vector registers");
         Assert.Equal(_host->Mxcsr, _guest->Mxcsr);
         for (int i = 0; i < 160; i++)
             if (i is not (>= 5 and < 32) && (i < 32 || (i & 15) < 10))

@@ -90,7 +90,8 @@ public unsafe class UnmaskedTests
         _m.C->Gpr[7] = (ulong)(end - 8);
         for (int i = 0; i < 8; i++)
             ((uint*)(_m.C->Ymm + 96))[i] = i < 2 ? 0x80000000u : 0;
-        Instruction store = new() { Code = Code.VEX_Vpmaskmovd_m256_ymm_ymm, Op0Kind = Iced.Intel.OpKind.Memory, MemoryBase = Register.RDI, Op1Register = Register.YMM3, Op2Register = Register.YMM4 };
+        Instruction store = new() { Code = Code.VEX_Vpmaskmovd_m256_ymm_ymm, Op0Kind = Iced.Intel.OpKind.Memory, MemoryBase = Register.RDI,
+            Op1Register = Register.YMM3, Op2Register = Register.YMM4 };
         new Span<byte>(_m.C->Ymm + 128, 32).Fill(0x5a);
         Op op = _m.Decode(store);
         Assert.Equal(OpResult.Next, _m.Run(ref op));
@@ -108,7 +109,8 @@ public unsafe class UnmaskedTests
             Assert.Equal(OpResult.Fault, _m.Run(ref op));
             Assert.Equal(Arch.Vector.GP, _m.C->PendingVector);
         }
-        Instruction vex = new() { Code = Code.VEX_Vaddps_xmm_xmm_xmmm128, Op0Register = Register.XMM3, Op1Register = Register.XMM4, Op2Kind = Iced.Intel.OpKind.Memory, MemoryBase = Register.RDI };
+        Instruction vex = new() { Code = Code.VEX_Vaddps_xmm_xmm_xmmm128, Op0Register = Register.XMM3, Op1Register = Register.XMM4,
+            Op2Kind = Iced.Intel.OpKind.Memory, MemoryBase = Register.RDI };
         Op ok = _m.Decode(vex);
         Assert.Equal(OpResult.Next, _m.Run(ref ok));
     }

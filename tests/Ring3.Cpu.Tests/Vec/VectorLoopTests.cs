@@ -3,7 +3,10 @@ using Ring3.Arch;
 
 namespace Ring3.Cpu.Tests.Vec;
 
-/// <summary>Loops of vector instructions in the run loop, against the same program in single steps: final state, memory, and the state at a nested fault in the middle.</summary>
+/// <summary>
+/// Loops of vector instructions in the run loop, against the same program in single steps: final state, memory, and the state at a nested fault in the
+/// middle.
+/// </summary>
 public unsafe class VectorLoopTests
 {
     private readonly Random _random = new(2024);
@@ -138,12 +141,14 @@ public unsafe class VectorLoopTests
             for (int i = 0; i < 16; i++)
             {
                 Assert.True(fast.State->Gpr[i] == slow.State->Gpr[i], $"{what}: gpr{i} {fast.State->Gpr[i]:x} {slow.State->Gpr[i]:x}");
-                Assert.True(new ReadOnlySpan<byte>(fast.State->Ymm + 32 * i, 32).SequenceEqual(new ReadOnlySpan<byte>(slow.State->Ymm + 32 * i, 32)), $"{what}: ymm{i}");
+                Assert.True(new ReadOnlySpan<byte>(fast.State->Ymm + 32 * i, 32).SequenceEqual(new ReadOnlySpan<byte>(slow.State->Ymm + 32 * i, 32)),
+                    $"{what}: ymm{i}");
             }
             Assert.True(fast.RflagsValue == slow.RflagsValue, $"{what}: flags {fast.RflagsValue:x} {slow.RflagsValue:x}");
             Assert.True(fast.State->Mxcsr == slow.State->Mxcsr, $"{what}: mxcsr");
             Assert.True(fast.Data(CpuHarness.DataAddress, 0x20000).SequenceEqual(slow.Data(CpuHarness.DataAddress, 0x20000)), $"{what}: memory");
-            Assert.True(fast.State->InstructionsRetired - before == slow.State->InstructionsRetired, $"{what}: {fast.State->InstructionsRetired - before} retired, in steps {slow.State->InstructionsRetired}");
+            Assert.True(fast.State->InstructionsRetired - before == slow.State->InstructionsRetired,
+                $"{what}: {fast.State->InstructionsRetired - before} retired, in steps {slow.State->InstructionsRetired}");
         }
     }
 

@@ -25,8 +25,10 @@ public unsafe class VectorRunTests
 
     private static readonly Code[] s_integer =
     [
-        Code.Mov_r64_rm64, Code.Mov_r32_rm32, Code.Mov_rm64_r64, Code.Mov_rm32_r32, Code.Mov_rm16_r16, Code.Mov_rm8_r8, Code.Movzx_r32_rm8, Code.Movzx_r32_rm16, Code.Movsxd_r64_rm32, Code.Lea_r64_m,
-        Code.Lea_r32_m, Code.Add_rm64_r64, Code.Sub_rm32_r32, Code.Xor_rm64_r64, Code.And_rm32_r32, Code.Or_rm64_r64, Code.Add_rm64_imm8, Code.Sub_rm64_imm32, Code.Add_rm32_imm8, Code.And_rm32_imm32,
+        Code.Mov_r64_rm64, Code.Mov_r32_rm32, Code.Mov_rm64_r64, Code.Mov_rm32_r32, Code.Mov_rm16_r16, Code.Mov_rm8_r8, Code.Movzx_r32_rm8, Code.Movzx_r32_rm16,
+            Code.Movsxd_r64_rm32, Code.Lea_r64_m,
+        Code.Lea_r32_m, Code.Add_rm64_r64, Code.Sub_rm32_r32, Code.Xor_rm64_r64, Code.And_rm32_r32, Code.Or_rm64_r64, Code.Add_rm64_imm8, Code.Sub_rm64_imm32,
+            Code.Add_rm32_imm8, Code.And_rm32_imm32,
         Code.Shl_rm64_imm8, Code.Shr_rm32_imm8, Code.Shl_rm32_imm8, Code.Mov_r64_imm64, Code.Mov_r32_imm32, Code.Nopd,
     ];
 
@@ -115,7 +117,8 @@ public unsafe class VectorRunTests
     private void Randomize()
     {
         for (int i = 0; i < 64; i++)
-            ((ulong*)_before->Ymm)[i] = _random.Next(3) switch { 0 => BitConverter.DoubleToUInt64Bits((_random.NextDouble() - 0.5) * 1000), 1 => (ulong)_random.NextInt64(), _ => BitConverter.SingleToUInt32Bits(_random.NextSingle()) * 0x1_0000_0001UL };
+            ((ulong*)_before->Ymm)[i] = _random.Next(3) switch { 0 => BitConverter.DoubleToUInt64Bits((_random.NextDouble() - 0.5) * 1000), 1 =>
+                (ulong)_random.NextInt64(), _ => BitConverter.SingleToUInt32Bits(_random.NextSingle()) * 0x1_0000_0001UL };
         for (int i = 0; i < 16; i++)
             _before->Gpr[i] = (ulong)_random.NextInt64();
         _before->Gpr[7] = (ulong)(_m.Window + 4096 + _random.Next(16) * 32);
@@ -143,7 +146,8 @@ public unsafe class VectorRunTests
             Instruction i = new() { Code = store, MemoryBase = Register.RDI, MemoryDisplSize = 8 };
             i.SetOpKind(0, Iced.Intel.OpKind.Memory);
             i.SetOpKind(1, Iced.Intel.OpKind.Register);
-            i.SetOpRegister(1, store switch { Code.Mov_rm64_r64 => Register.R9, Code.Mov_rm8_r8 => Register.R9L, Code.Movdqu_xmmm128_xmm => Register.XMM1, _ => Register.YMM1 });
+            i.SetOpRegister(1, store switch { Code.Mov_rm64_r64 => Register.R9, Code.Mov_rm8_r8 => Register.R9L, Code.Movdqu_xmmm128_xmm => Register.XMM1, _ =>
+                Register.YMM1 });
             return i;
         }
         for (int i = 0; i < 4; i++)
@@ -163,7 +167,8 @@ public unsafe class VectorRunTests
         Assert.Equal(OpResult.Skip, ops[0].Handler(_m.P, _m.C, ops));
         Assert.Equal(at + 1, _m.C->SkipOps);
         Assert.Equal(0, _m.C->OverwrittenBytes);
-        Assert.Equal(store == Code.Mov_rm8_r8 ? (byte)_before->Gpr[9] : *(byte*)(store == Code.Mov_rm64_r64 ? (byte*)&_before->Gpr[9] : _before->Ymm + 32), *(byte*)_before->Gpr[7]);
+        Assert.Equal(store == Code.Mov_rm8_r8 ? (byte)_before->Gpr[9] : *(byte*)(store == Code.Mov_rm64_r64 ? (byte*)&_before->Gpr[9] : _before->Ymm + 32),
+            *(byte*)_before->Gpr[7]);
         _m.MarkCode(0);
     }
 
@@ -238,7 +243,8 @@ public unsafe class VectorRunTests
                 Assert.True(window.SequenceEqual(windowOne), $"{what}: memory");
                 for (int n = 0; n < 16; n++)
                 {
-                    Assert.True(new ReadOnlySpan<byte>(_one->Ymm + 32 * n, 32).SequenceEqual(new ReadOnlySpan<byte>(_run->Ymm + 32 * n, 32)), $"{what}: ymm{n}");
+                    Assert.True(new ReadOnlySpan<byte>(_one->Ymm + 32 * n, 32).SequenceEqual(new ReadOnlySpan<byte>(_run->Ymm + 32 * n, 32)),
+                        $"{what}: ymm{n}");
                     Assert.True(_one->Gpr[n] == _run->Gpr[n], $"{what}: gpr{n}");
                 }
                 Assert.True(ignoreFlags || ((_one->Flags ^ _run->Flags) & Rflags.Status) == 0, $"{what}: flags");

@@ -5,7 +5,10 @@ using Ring3.Host;
 
 namespace Ring3.Cpu.Tests.Vec;
 
-/// <summary>Every registered vector form against the host: random operands with special floating-point values, all rounding modes, FTZ and DAZ; results, flags, MXCSR and x87 state must agree bit for bit.</summary>
+/// <summary>
+/// Every registered vector form against the host: random operands with special floating-point values, all rounding modes, FTZ and DAZ; results, flags,
+/// MXCSR and x87 state must agree bit for bit.
+/// </summary>
 public unsafe class VectorTableTests
 {
     private readonly VectorMachine _m = new();
@@ -14,10 +17,13 @@ public unsafe class VectorTableTests
     private readonly NativeState* _before, _host, _guest;
 
     private static readonly ulong[] s_doubles =
-        [0, 1UL << 63, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000001, 0x7ff0000000000001, 0xfff4000000000000,
-         1, 0x8000000000000001, 0x000fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x43e0000000000000, 0x41dfffffffc00000, 0xc3e0000000000000, 0x3fe0000000000000, 0x36a0000000000000];
+        [0, 1UL << 63, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000001, 0x7ff0000000000001,
+            0xfff4000000000000,
+         1, 0x8000000000000001, 0x000fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x43e0000000000000, 0x41dfffffffc00000, 0xc3e0000000000000,
+             0x3fe0000000000000, 0x36a0000000000000];
     private static readonly uint[] s_singles =
-        [0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00001, 0x7f800001, 0xffa00000, 1, 0x80000001, 0x007fffff, 0x00800000, 0x7f7fffff, 0x4f000000, 0x5f000000, 0x3f000000, 0xcf000001, 0x33800000];
+        [0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00001, 0x7f800001, 0xffa00000, 1, 0x80000001, 0x007fffff, 0x00800000, 0x7f7fffff,
+            0x4f000000, 0x5f000000, 0x3f000000, 0xcf000001, 0x33800000];
 
     public VectorTableTests()
     {
@@ -37,7 +43,8 @@ public unsafe class VectorTableTests
     private static bool HasVectorOperand(OpCodeInfo info)
     {
         for (int i = 0; i < info.OpCount; i++)
-            if (info.GetOpKind(i).ToString() is var k && (k.StartsWith("xmm", StringComparison.Ordinal) || k.StartsWith("ymm", StringComparison.Ordinal) || k.StartsWith("mm", StringComparison.Ordinal)))
+            if (info.GetOpKind(i).ToString() is var k && (k.StartsWith("xmm", StringComparison.Ordinal) || k.StartsWith("ymm", StringComparison.Ordinal)
+                || k.StartsWith("mm", StringComparison.Ordinal)))
                 return true;
         return false;
     }

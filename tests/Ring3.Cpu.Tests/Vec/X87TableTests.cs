@@ -5,7 +5,10 @@ using Ring3.Host;
 
 namespace Ring3.Cpu.Tests.Vec;
 
-/// <summary>Every x87 form against the host: random stacks with empty registers and special values, all rounding and precision modes, masked and unmasked exceptions.</summary>
+/// <summary>
+/// Every x87 form against the host: random stacks with empty registers and special values, all rounding and precision modes, masked and unmasked
+/// exceptions.
+/// </summary>
 public unsafe class X87TableTests
 {
     private readonly VectorMachine _m = new();
@@ -15,8 +18,10 @@ public unsafe class X87TableTests
 
     private static readonly (ulong Significand, ushort Exponent)[] s_special =
     [
-        (0, 0), (0, 0x8000), (1UL << 63, 0x3fff), (1UL << 63, 0xbfff), (1UL << 63, 0x7fff), (1UL << 63, 0xffff), (0xc000000000000000, 0x7fff), (0xa000000000000001, 0x7fff), (0x8000000000000001, 0xffff),
-        (1, 0), (0x7fffffffffffffff, 0), (1UL << 63, 0), (1UL << 63, 1), (ulong.MaxValue, 0x7ffe), (0x4000000000000000, 0x4000), (0xc90fdaa22168c235, 0x4000), (0x8000000000000000, 0x403e), (0xffffffff00000000, 0xc01d),
+        (0, 0), (0, 0x8000), (1UL << 63, 0x3fff), (1UL << 63, 0xbfff), (1UL << 63, 0x7fff), (1UL << 63, 0xffff), (0xc000000000000000, 0x7fff),
+            (0xa000000000000001, 0x7fff), (0x8000000000000001, 0xffff),
+        (1, 0), (0x7fffffffffffffff, 0), (1UL << 63, 0), (1UL << 63, 1), (ulong.MaxValue, 0x7ffe), (0x4000000000000000, 0x4000), (0xc90fdaa22168c235, 0x4000),
+            (0x8000000000000000, 0x403e), (0xffffffff00000000, 0xc01d),
     ];
 
     public X87TableTests()
@@ -75,7 +80,8 @@ public unsafe class X87TableTests
                 continue;
             }
             instruction.SetOpKind(i, Iced.Intel.OpKind.Register);
-            instruction.SetOpRegister(i, kind switch { OpCodeOperandKind.st0 => Register.ST0, OpCodeOperandKind.ax => Register.AX, _ => Register.ST0 + _random.Next(8) });
+            instruction.SetOpRegister(i, kind switch { OpCodeOperandKind.st0 => Register.ST0, OpCodeOperandKind.ax => Register.AX, _ => Register.ST0
+                + _random.Next(8) });
         }
         Randomize(unmasked);
         ulong address = (ulong)_m.Window + 4096 + (ulong)_random.Next(1000);
@@ -138,7 +144,8 @@ public unsafe class X87TableTests
     }
 
     private (ulong Significand, ushort Exponent) Value()
-        => _random.Next(3) == 0 ? s_special[_random.Next(s_special.Length)] : ((ulong)_random.NextInt64() | 1UL << 63, (ushort)(0x3fff + _random.Next(-70, 70) | _random.Next(2) << 15));
+        => _random.Next(3) == 0 ? s_special[_random.Next(s_special.Length)] : ((ulong)_random.NextInt64() | 1UL << 63, (ushort)(0x3fff + _random.Next(-70, 70)
+            | _random.Next(2) << 15));
 
     private void Randomize(bool unmasked)
     {

@@ -49,13 +49,15 @@ public class CompressedImageTests
 
     /// <summary>Machine code, so that xz's branch filter has work; 0xe8 bytes in a row; zeros.</summary>
     private static byte[] Sample() =>
-        [.. File.ReadAllBytes(typeof(object).Assembly.Location)[..200_000], .. File.ReadAllBytes("/bin/sh"), .. Enumerable.Repeat((byte)0xe8, 500), .. new byte[100_000]];
+        [.. File.ReadAllBytes(typeof(object).Assembly.Location)[..200_000], .. File.ReadAllBytes("/bin/sh"), .. Enumerable.Repeat((byte)0xe8, 500),
+            .. new byte[100_000]];
 
     private static byte[] Pack(string packer, string options, byte[] sample)
     {
         string? path = Tools.Find(packer);
         Assert.SkipWhen(path is null, $"no {packer} on this machine");
-        using Process p = Process.Start(new ProcessStartInfo(path!, ["-c", .. options.Split(' ')]) { RedirectStandardInput = true, RedirectStandardOutput = true })!;
+        using Process p = Process.Start(new ProcessStartInfo(path!, ["-c", .. options.Split(' ')]) { RedirectStandardInput = true,
+            RedirectStandardOutput = true })!;
         Task write = Task.Run(() => { p.StandardInput.BaseStream.Write(sample); p.StandardInput.Close(); });
         var packed = new MemoryStream();
         p.StandardOutput.BaseStream.CopyTo(packed);

@@ -73,7 +73,8 @@ public class LoaderTests : IDisposable
     [Fact]
     public void BzImage64()
     {
-        var request = new BootRequest { CommandLine = "console=ttyS0 x", Modules = [new("a", new byte[] { 1, 2, 3 }), new("b", new byte[] { 4, 5 })], Rsdp = 0xe0000, RandomSeed = new byte[32] };
+        var request = new BootRequest { CommandLine = "console=ttyS0 x", Modules = [new("a", new byte[] { 1, 2, 3 }), new("b", new byte[] { 4, 5 })],
+            Rsdp = 0xe0000, RandomSeed = new byte[32] };
         EntryState e = Load(BzImage(), request);
         Assert.Equal((EntryMode.Long64, 0x100200UL, MemoryLayout.ZeroPage), (e.Mode, e.Rip, e.Rsi));
         Assert.Equal(0xff, _ram.Span(0x1000ff, 1, "")[0]);

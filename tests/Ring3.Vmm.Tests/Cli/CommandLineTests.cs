@@ -13,7 +13,8 @@ public class CommandLineTests : IDisposable
     private (int Status, string Output, string Error) Run(params string[] arguments)
     {
         string program = Path.Combine(AppContext.BaseDirectory, "ring3.dll");
-        var start = new ProcessStartInfo(Tools.Find("dotnet")!, [program, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true };
+        var start = new ProcessStartInfo(Tools.Find("dotnet")!, [program, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true,
+            RedirectStandardInput = true };
         start.Environment["XDG_CACHE_HOME"] = Path.Combine(_directory, "cache");
         start.Environment["PATH"] = _directory; // no apt-get: nothing is downloaded
         using Process p = Process.Start(start)!;
@@ -126,7 +127,8 @@ public class CommandLineTests : IDisposable
             return s;
         }
         // lidt of an empty table, then int3
-        (int status, _, string error) = Run("boot", "--kernel", FileOf("fault", Sector(0x31, 0xc0, 0xa3, 0x00, 0x06, 0x0f, 0x01, 0x1e, 0x00, 0x06, 0xcc)), "--cpus", "1", "--memory", "4M");
+        (int status, _, string error) = Run("boot", "--kernel", FileOf("fault", Sector(0x31, 0xc0, 0xa3, 0x00, 0x06, 0x0f, 0x01, 0x1e, 0x00, 0x06, 0xcc)),
+            "--cpus", "1", "--memory", "4M");
         Assert.Equal(121, status);
         Assert.Contains("triple-faulted", error);
         // out 0x64, 0xfe

@@ -5,7 +5,8 @@ public class CmosRtcTests
     private const long Second = 1_000_000_000;
 
     /// <summary>Thursday 2024-02-29 23:59:58.25 UTC.</summary>
-    private static readonly long s_start = (long)(new DateTime(2024, 2, 29, 23, 59, 58, DateTimeKind.Utc) - DateTime.UnixEpoch).TotalSeconds * Second + Second / 4;
+    private static readonly long s_start = (long)(new DateTime(2024, 2, 29, 23, 59, 58, DateTimeKind.Utc) - DateTime.UnixEpoch).TotalSeconds * Second
+        + Second / 4;
 
     private readonly FakeLine _line = new();
     private readonly FakeTimers _timers = new();

@@ -17,8 +17,10 @@ public class DeviceRobustnessTests
         var keyboard = new KeyboardController(machine);
         (IBusDevice Device, int Ports)[] devices =
         [
-            (new SerialPort(new FakeLine(), new FakeSerial()), SerialPort.Ports), (new CmosRtc(new FakeLine(), timers, 1_700_000_000_000_000_000, e => throw e), CmosRtc.Ports), (pci.Address, 1), (pci.Data, PciHost.DataPorts),
-            (cfg.Selector, FwCfg.SelectorPorts), (cfg.Dma, FwCfg.DmaPorts), (keyboard.Data, 1), (keyboard.Command, 1), (new Port92(machine), 1), (new ResetControl(machine), 1), (new DebugExit(machine), 4),
+            (new SerialPort(new FakeLine(), new FakeSerial()), SerialPort.Ports), (new CmosRtc(new FakeLine(), timers, 1_700_000_000_000_000_000, e => throw e),
+                CmosRtc.Ports), (pci.Address, 1), (pci.Data, PciHost.DataPorts),
+            (cfg.Selector, FwCfg.SelectorPorts), (cfg.Dma, FwCfg.DmaPorts), (keyboard.Data, 1), (keyboard.Command, 1), (new Port92(machine), 1),
+                (new ResetControl(machine), 1), (new DebugExit(machine), 4),
             (new PostCode(), 1), (new AcpiPm(machine, new FakeLine()), AcpiPm.Ports),
         ];
         var data = new byte[64];

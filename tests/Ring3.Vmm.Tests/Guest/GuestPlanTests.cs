@@ -24,7 +24,8 @@ public class GuestPlanTests : IDisposable
     public void ModulesHaveWords()
     {
         string plain = File("vmlinuz", [1]), spaced = File("my file", [2]);
-        GuestPlan plan = Plan(new BootOptions { Kernel = File("xen.gz", Initramfs.Gzip(Multiboot)), Initrd = [plain, $"{plain} console=hvc0  root=x", spaced, $"{spaced} a", $"{spaced}  b "] });
+        GuestPlan plan = Plan(new BootOptions { Kernel = File("xen.gz", Initramfs.Gzip(Multiboot)), Initrd = [plain, $"{plain} console=hvc0  root=x", spaced,
+            $"{spaced} a", $"{spaced}  b "] });
         Assert.Equal(Multiboot, plan.Kernel);
         Assert.Equal(["vmlinuz", "vmlinuz console=hvc0  root=x", "my file", "my file a", "my file  b "], plan.Request.Modules.Select(m => m.Name));
         Assert.Equal([1, 1, 2, 2, 2], plan.Request.Modules.Select(m => m.Data.Span[0]));

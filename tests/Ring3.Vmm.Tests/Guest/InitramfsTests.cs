@@ -60,7 +60,8 @@ public class InitramfsTests
         Assert.StartsWith("#!/.ring3/busybox sh\n", init);
         Assert.Contains("/dev/ttyS3", init);
         Assert.DoesNotContain("\r", init);
-        Assert.DoesNotContain("ttyS3", Encoding.UTF8.GetString(Parse(Initramfs.BuildOverlay(new InitOptions(), [])).Single(e => e.Name == ".ring3/init").Content));
+        Assert.DoesNotContain("ttyS3", Encoding.UTF8.GetString(Parse(Initramfs.BuildOverlay(new InitOptions(), [])).Single(e =>
+            e.Name == ".ring3/init").Content));
     }
 
     /// <summary>Words of every kind arrive as they are, and sh takes the scripts for scripts.</summary>
@@ -80,7 +81,8 @@ public class InitramfsTests
         List<Entry> entries = Parse(Initramfs.BuildOverlay(options, []));
         string command = Encoding.UTF8.GetString(entries.Single(e => e.Name == ".ring3/command").Content);
         Assert.Contains("--reuid 1 --regid 2 --groups 3,4 --", command);
-        Assert.Equal("it's|a b||$HOME|", Sh(command.Replace("/run/.ring3/pid", "/dev/null").Replace("/usr/bin/setpriv --reuid 1 --regid 2 --groups 3,4 --", "")));
+        Assert.Equal("it's|a b||$HOME|", Sh(command.Replace("/run/.ring3/pid", "/dev/null").Replace("/usr/bin/setpriv --reuid 1 --regid 2 --groups 3,4 --",
+            "")));
         _ = Sh(Encoding.UTF8.GetString(entries.Single(e => e.Name == ".ring3/init").Content), "-n");
     }
 

@@ -164,7 +164,8 @@ public sealed unsafe class XenPlatformTests : IDisposable
     public void AnyHypercall_HasAnAnswer()
     {
         var random = new Random(7);
-        uint[] numbers = [XenAbi.memory_op, XenAbi.xen_version, XenAbi.console_io, XenAbi.grant_table_op, XenAbi.vcpu_op, XenAbi.sched_op, XenAbi.event_channel_op, XenAbi.physdev_op, XenAbi.hvm_op];
+        uint[] numbers = [XenAbi.memory_op, XenAbi.xen_version, XenAbi.console_io, XenAbi.grant_table_op, XenAbi.vcpu_op, XenAbi.sched_op,
+            XenAbi.event_channel_op, XenAbi.physdev_op, XenAbi.hvm_op];
         Span<ulong> words = stackalloc ulong[4];
         for (int i = 0; i < 100_000; i++)
         {
