@@ -89,7 +89,8 @@ internal sealed unsafe partial class BlockCache
         using (_decodeLock.Enter())
         {
             Region* region = target->Uses != null ? RegionOf(target) : null;
-            if (region == null || site->Region->Stale != 0)
+            // Two processors come here from one site: it is in one region's chain, once.
+            if (region == null || site->Region->Stale != 0 || site->Target != RegionRoutines.Slow)
                 return;
             site->NextIncoming = region->Incoming;
             region->Incoming = site;

@@ -41,6 +41,42 @@ public sealed unsafe class RenewedRegionTests
         }
     }
 
+    /// <summary>Two processors that come to a branch before it leads anywhere both make it lead to its target: it is one of those that lead there, once.</summary>
+    [Fact]
+    public void ABranchThatIsLinkedTwice_LeavesNoLoop()
+    {
+        const ulong Target = CpuHarness.CodeAddress + 0x100;
+        byte[] code = CoreSmokeTests.Assemble(64, a =>
+        {
+            Label again = a.CreateLabel();
+            a.mov(ecx, 8);
+            a.Label(ref again);
+            a.dec(ecx);
+            a.jz(Target);
+            a.jmp(again);
+        });
+        using CpuHarness h = CpuHarness.Long(code, translate: true);
+        BlockCache blocks = h.Machine.Blocks;
+        h.Write(Target, CoreSmokeTests.Assemble(64, a => { a.mov(eax, 1); a.hlt(); }, Target));
+        // The first pass translates the target, the second links the branch to it.
+        for (int pass = 0; pass < 2; pass++)
+        {
+            h.State->Rip = CpuHarness.CodeAddress;
+            h.RunToHlt();
+        }
+        Block* target = blocks.Find(h.Memory + Target, h.State->BlockMode, null);
+        Assert.True(target != null && target->Uses != null && target->Uses->Region->Incoming != null);
+        Site* site = target->Uses->Region->Incoming;
+        Site* next = site->NextIncoming;
+        blocks.Link(site, target);
+        Assert.True(target->Uses->Region->Incoming == site && site->NextIncoming == next && next != site);
+        // Nothing hangs when the target is written, and what is there then is what runs.
+        h.Write(Target, CoreSmokeTests.Assemble(64, a => { a.mov(eax, 2); a.hlt(); }, Target));
+        h.State->Rip = CpuHarness.CodeAddress;
+        h.RunToHlt();
+        Assert.Equal(2UL, h.Rax);
+    }
+
     /// <summary>
     /// Everything is dropped while a processor is in translated code: it does not look for what takes the place of its region in what was dropped.
     /// </summary>
