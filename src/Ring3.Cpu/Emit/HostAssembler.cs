@@ -1,3 +1,5 @@
+using System.Buffers.Binary;
+using System.Runtime.CompilerServices;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
@@ -6,96 +8,74 @@ namespace Ring3.Cpu;
 /// <remarks>Instructions are encoded from their parts; guest bytes never get here as they are.</remarks>
 internal abstract class HostAssembler
 {
-    private sealed class Sink : CodeWriter
+    private sealed class Sink(HostAssembler assembler) : CodeWriter
     {
-        public byte[] Bytes = new byte[1024];
-        public int Count;
-
-        public override void WriteByte(byte value)
-        {
-            if (Count == Bytes.Length)
-                Array.Resize(ref Bytes, 2 * Count);
-            Bytes[Count++] = value;
-        }
+        public override void WriteByte(byte value) => assembler.Put(value, 1);
     }
 
-    private readonly Sink _sink = new();
-    private readonly Encoder _encoder;
-
-    protected HostAssembler() => _encoder = Encoder.Create(64, _sink);
+    private byte[] _bytes = new byte[1024];
+    private int _count;
+    private Encoder? _encoder;
 
     /// <summary>Bytes so far; also the position of the next instruction.</summary>
-    public int Position => _sink.Count;
+    public int Position => _count;
 
-    public ReadOnlySpan<byte> Bytes => _sink.Bytes.AsSpan(0, _sink.Count);
+    public ReadOnlySpan<byte> Bytes => _bytes.AsSpan(0, _count);
 
-    public void Clear() => _sink.Count = 0;
+    public void Clear() => _count = 0;
 
     public void Add(in Instruction instruction)
     {
         Room();
-        int bytes = HostEncoder.Encode(instruction, _sink.Bytes.AsSpan(_sink.Count));
+        int bytes = HostEncoder.Encode(instruction, _bytes.AsSpan(_count));
         if (bytes == 0)
-            _encoder.Encode(instruction, (ulong)_sink.Count);
-        _sink.Count += bytes;
+            (_encoder ??= Encoder.Create(64, new Sink(this))).Encode(instruction, (ulong)_count);
+        _count += bytes;
     }
 
     /// <summary>Makes room for an instruction.</summary>
-    protected void Room()
+    private void Room()
     {
-        if (_sink.Bytes.Length - _sink.Count < 2 * HostEncoder.MaxBytes)
-            Array.Resize(ref _sink.Bytes, 2 * _sink.Bytes.Length);
+        if (_bytes.Length - _count < 2 * HostEncoder.MaxBytes)
+            Array.Resize(ref _bytes, 2 * _bytes.Length);
+    }
+
+    /// <summary>The low bytes of a value, at most an instruction's worth.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    protected void Put(ulong bytes, int count)
+    {
+        Room();
+        BinaryPrimitives.WriteUInt64LittleEndian(_bytes.AsSpan(_count), bytes);
+        _count += count;
     }
 
     public static MemoryOperand Memory(Register pointer, int displacement = 0)
         => displacement == 0 ? new MemoryOperand(pointer) : new MemoryOperand(pointer, displacement, displacement is >= -128 and < 128 ? 1 : 8);
 
-    /// <summary>One byte, in room that was made.</summary>
-    protected void Put(int value) => _sink.Bytes[_sink.Count++] = (byte)value;
-
-    protected void Put32(int value)
-    {
-        System.Buffers.Binary.BinaryPrimitives.WriteInt32LittleEndian(_sink.Bytes.AsSpan(_sink.Count), value);
-        _sink.Count += sizeof(int);
-    }
-
     /// <summary>Conditional jump (second opcode byte 0F 8x); returns the place to give to <see cref="Bind(int)"/>.</summary>
     public int Jump(byte condition)
     {
-        Room();
-        Put(0x0f);
-        Put(0x80 | condition);
-        return Displacement();
+        Put(0x800fUL | (ulong)condition << 8, 6);
+        return _count;
     }
 
     /// <summary>Unconditional jump, to be bound.</summary>
     public int Jump()
     {
-        Room();
-        Put(0xe9);
-        return Displacement();
+        Put(0xe9, 5);
+        return _count;
     }
 
     /// <summary>A NOP with a displacement to be bound, which leads from its end.</summary>
     public int Nop()
     {
-        Room();
-        Put(0x0f);
-        Put(0x1f);
-        Put(0x84);
-        Put(0);
-        return Displacement();
-    }
-
-    private int Displacement()
-    {
-        Put32(0);
-        return _sink.Count;
+        Put(0x841f0f, 8);
+        return _count;
     }
 
     /// <summary>Makes a jump go to the current position.</summary>
-    public void Bind(int jump) => Bind(jump, _sink.Count);
+    public void Bind(int jump) => Bind(jump, _count);
 
     /// <summary>Makes a jump go to a position.</summary>
-    public void Bind(int jump, int position) => BitConverter.TryWriteBytes(_sink.Bytes.AsSpan(jump - 4), position - jump);
+    public void Bind(int jump, int position) => BinaryPrimitives.WriteInt32LittleEndian(_bytes.AsSpan(jump - 4), position - jump);
 }

@@ -64,14 +64,14 @@ internal unsafe struct GuestInstruction
 /// <summary>How the flags of a producer survive until they are overwritten.</summary>
 internal enum FlagPlan : byte { None, Recipe, Packed }
 
-/// <summary>Consecutive blocks, entered only at the first.</summary>
+/// <summary>Consecutive blocks, entered only at the first. The builder uses its traces again.</summary>
 /// <remarks>SAFETY: the block is used within the epoch in which the region is built.</remarks>
-internal sealed unsafe class Trace(Block* head)
+internal sealed unsafe class Trace
 {
-    public readonly Block* Head = head;
+    public Block* Head;
     public readonly List<GuestInstruction> Instructions = [];
     /// <summary>Page offset at which execution goes on behind the last instruction, or -1.</summary>
-    public int FallOffset = -1;
+    public int FallOffset;
     /// <summary>The trace there, or null.</summary>
     public Trace? Fall;
     /// <summary>Place among the region's traces.</summary>
@@ -83,6 +83,20 @@ internal sealed unsafe class Trace(Block* head)
     /// <summary>
     /// Positions of the entry, of the code behind its checks, and of that behind the test of the units; -1 while not known. Jumps to be bound to the last two.
     /// </summary>
-    public int Entry = -1, Body = -1, Live = -1;
+    public int Entry, Body, Live;
     public readonly List<int> Pending = [], PendingLive = [];
+
+    /// <summary>An empty trace that begins with a block.</summary>
+    public void Begin(Block* head)
+    {
+        Head = head;
+        Instructions.Clear();
+        Pending.Clear();
+        PendingLive.Clear();
+        FallOffset = Entry = Body = Live = -1;
+        (Fall, Index, NeedsFlags, Units) = (null, 0, false, Units.None);
+    }
+
+    /// <summary>Page offset of the first instruction.</summary>
+    public int Offset => (int)((nuint)Head->Host & 0xfff);
 }

@@ -167,8 +167,10 @@ internal static class HostEncoder
             return 0;
         Parts p = default;
         p.Group = f.Group;
-        if (f.Operands > 0 && !Take(i, 0, f.Role0, ref p) || f.Operands > 1 && !Take(i, 1, f.Role1, ref p)
-            || f.Operands > 2 && !Take(i, 2, f.Role2, ref p) || f.Operands > 3 && !Take(i, 3, f.Role3, ref p))
+        if (f.Role0 != Role.None && !Take(i, 0, i.Op0Kind, i.Op0Register, f.Role0, ref p)
+            || f.Role1 != Role.None && !Take(i, 1, i.Op1Kind, i.Op1Register, f.Role1, ref p)
+            || f.Role2 != Role.None && !Take(i, 2, i.Op2Kind, i.Op2Register, f.Role2, ref p)
+            || f.Role3 != Role.None && !Take(i, 3, i.Op3Kind, i.Op3Register, f.Role3, ref p))
             return 0;
         int rex = f.Wide << 3 | (p.Group & 8) >> 1 | (p.Index & 8) >> 2 | (p.Rm & 8) >> 3;
         if ((p.Marks & ForbidsRex) != 0 && (rex != 0 || (p.Marks & NeedsRex) != 0))
@@ -240,10 +242,8 @@ internal static class HostEncoder
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Put(ref byte at, int n, int value) => Unsafe.Add(ref at, n) = (byte)value;
 
-    private static bool Take(in Instruction i, int n, Role role, ref Parts p)
+    private static bool Take(in Instruction i, int n, Iced.Intel.OpKind kind, Register register, Role role, ref Parts p)
     {
-        if (role == Role.None)
-            return true;
         if (role >= Role.Byte)
         {
             // Two immediates (ENTER, is4 with one) are left to Iced.
@@ -253,9 +253,9 @@ internal static class HostEncoder
             p.Immediate = i.GetImmediate(n);
             return true;
         }
-        if (role == Role.Rm && i.GetOpKind(n) == Iced.Intel.OpKind.Memory)
+        if (role == Role.Rm && kind == Iced.Intel.OpKind.Memory)
             return TakeMemory(i, ref p);
-        byte number = s_numbers[(int)i.GetOpRegister(n)];
+        byte number = s_numbers[(int)register];
         if (number == NoRegister)
             return false;
         p.Marks |= number;

@@ -8,7 +8,8 @@ internal static class InstructionRules
 {
     private const RflagsBits Status = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF;
 
-    private static readonly HashSet<Mnemonic> s_plain =
+    /// <summary>By mnemonic: the instruction stays itself, with other registers.</summary>
+    private static readonly bool[] s_plain = Marked(
     [
         Mnemonic.Mov, Mnemonic.Movzx, Mnemonic.Movsx, Mnemonic.Movsxd, Mnemonic.Lea, Mnemonic.Add, Mnemonic.Adc, Mnemonic.Sub, Mnemonic.Sbb, Mnemonic.And,
         Mnemonic.Or, Mnemonic.Xor, Mnemonic.Cmp, Mnemonic.Test, Mnemonic.Inc, Mnemonic.Dec, Mnemonic.Neg, Mnemonic.Not, Mnemonic.Shl, Mnemonic.Shr,
@@ -18,12 +19,19 @@ internal static class InstructionRules
         Mnemonic.Pdep, Mnemonic.Pext, Mnemonic.Mulx, Mnemonic.Shlx, Mnemonic.Shrx, Mnemonic.Sarx, Mnemonic.Rorx, Mnemonic.Xadd, Mnemonic.Xchg,
         Mnemonic.Cmpxchg, Mnemonic.Movbe, Mnemonic.Clc, Mnemonic.Stc, Mnemonic.Cmc, Mnemonic.Shld, Mnemonic.Shrd,
         Mnemonic.Lahf, Mnemonic.Sahf, Mnemonic.Cmpxchg8b, Mnemonic.Cmpxchg16b,
-    ];
+        Mnemonic.Cmova, Mnemonic.Cmovae, Mnemonic.Cmovb, Mnemonic.Cmovbe, Mnemonic.Cmove, Mnemonic.Cmovg, Mnemonic.Cmovge, Mnemonic.Cmovl, Mnemonic.Cmovle,
+        Mnemonic.Cmovne, Mnemonic.Cmovno, Mnemonic.Cmovnp, Mnemonic.Cmovns, Mnemonic.Cmovo, Mnemonic.Cmovp, Mnemonic.Cmovs,
+        Mnemonic.Seta, Mnemonic.Setae, Mnemonic.Setb, Mnemonic.Setbe, Mnemonic.Sete, Mnemonic.Setg, Mnemonic.Setge, Mnemonic.Setl, Mnemonic.Setle,
+        Mnemonic.Setne, Mnemonic.Setno, Mnemonic.Setnp, Mnemonic.Setns, Mnemonic.Seto, Mnemonic.Setp, Mnemonic.Sets,
+    ]);
 
-    private static readonly HashSet<Mnemonic> s_moves = Named("Cmov"), s_sets = Named("Set");
-
-    private static HashSet<Mnemonic> Named(string prefix) =>
-        [.. Enum.GetValues<Mnemonic>().Where(m => m.ToString().StartsWith(prefix, StringComparison.Ordinal) && m is not Mnemonic.Setssbsy)];
+    private static bool[] Marked(ReadOnlySpan<Mnemonic> mnemonics)
+    {
+        bool[] marks = new bool[VectorHandlers.CodeCount];
+        foreach (Mnemonic m in mnemonics)
+            marks[(int)m] = true;
+        return marks;
+    }
 
     /// <summary>Whether a block that contains the instruction is left to the interpreter, which is faster than calls.</summary>
     public static bool IsRefused(in Instruction i)
@@ -81,8 +89,7 @@ internal static class InstructionRules
             case Mnemonic.Leave:
                 return i.Code == Code.Leaveq ? Lowering.Leave : Lowering.Handler;
         }
-        bool known = s_plain.Contains(i.Mnemonic) || s_moves.Contains(i.Mnemonic) || s_sets.Contains(i.Mnemonic);
-        if (!known || !IsDefined(i) || !IsEncodable(i, memory))
+        if (!s_plain[(int)i.Mnemonic] || !IsDefined(i) || !IsEncodable(i, memory))
             return Lowering.Handler;
         return memory && IsBitString(i) ? Lowering.BitString : Lowering.Plain;
     }

@@ -9,7 +9,7 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: offsets stay below the mappings' sizes.</remarks>
 internal sealed unsafe class RegionArena
 {
-    private const int CodeSize = 32 << 20, DataSize = 64 << 20, MaxArenas = 128;
+    private const int CodeSize = 32 << 20, DataSize = 64 << 20, MaxArenas = 128, Ahead = 256 << 10;
 
     private static readonly RankedLock s_lock = new(LockRank.RegionArena);
     private static readonly Stack<RegionArena> s_free = new();
@@ -17,7 +17,7 @@ internal sealed unsafe class RegionArena
 
     private readonly TranslatedMemory _code = new(CodeSize);
     private readonly byte* _data = HostMemory.Map(DataSize);
-    private int _dataUsed;
+    private int _dataUsed, _dataPresent;
 
     public Region* First;
 
@@ -54,7 +54,7 @@ internal sealed unsafe class RegionArena
     {
         HostMemory.Discard(_data, DataSize);
         _code.Reset();
-        _dataUsed = 0;
+        _dataUsed = _dataPresent = 0;
         First = null;
     }
 
@@ -67,6 +67,13 @@ internal sealed unsafe class RegionArena
     {
         byte* at = _data + _dataUsed;
         _dataUsed += (bytes + 15) & ~15;
+        if (_dataUsed > _dataPresent)
+        {
+            // As TranslatedMemory does.
+            int more = Math.Min(DataSize - _dataPresent, (_dataUsed - _dataPresent + Ahead - 1) & -Ahead);
+            HostMemory.Populate(_data + _dataPresent, (nuint)more);
+            _dataPresent += more;
+        }
         return at;
     }
 }

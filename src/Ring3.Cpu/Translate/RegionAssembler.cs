@@ -25,24 +25,16 @@ internal sealed class RegionAssembler : HostAssembler
 
     private void OnState(byte opcode, Register register, int displacement)
     {
-        Room();
         int r = Number(register);
-        Put(WideRex | r >> 3 << 2 | 1);
-        Put(opcode);
-        Displaced(r, Number(HostRegisters.Base), displacement);
+        Displaced(WideRex | r >> 3 << 2 | 1, opcode, r, Number(HostRegisters.Base), displacement);
     }
 
     /// <summary>register = register OPERATION field of the entry in <see cref="HostRegisters.Entry"/>. Five bytes unless it is the first.</summary>
     public void WithEntry(HostOperation operation, Register register, int field)
     {
-        Room();
         int r = Number(register), b = Number(HostRegisters.Base), x = Number(HostRegisters.Entry);
-        Put(WideRex | r >> 3 << 2 | x >> 3 << 1 | b >> 3);
-        Put((int)operation);
-        Put((field != 0 ? 0x44 : 4) | (r & 7) << 3);
-        Put((x & 7) << 3 | b & 7);
-        if (field != 0)
-            Put(field);
+        int rex = WideRex | r >> 3 << 2 | x >> 3 << 1 | b >> 3, modRM = (field != 0 ? 0x44 : 4) | (r & 7) << 3, sib = (x & 7) << 3 | b & 7;
+        Put((ulong)(uint)(rex | (int)operation << 8 | modRM << 16 | sib << 24) | (ulong)field << 32, field != 0 ? 5 : 4);
     }
 
     /// <summary>register = a slot of the frame that translated code runs in. See <see cref="RegionRoutines"/>.</summary>
@@ -52,14 +44,9 @@ internal sealed class RegionAssembler : HostAssembler
 
     private void OnSlot(byte opcode, Register register, int slot)
     {
-        Room();
         int r = Number(register);
         Debug.Assert(slot < 16);
-        Put(WideRex | r >> 3 << 2);
-        Put(opcode);
-        Put(0x44 | (r & 7) << 3);
-        Put(0x24);
-        Put(sizeof(long) * slot);
+        Put((ulong)(uint)(WideRex | r >> 3 << 2 | opcode << 8 | (0x44 | (r & 7) << 3) << 16 | 0x24 << 24) | (ulong)(sizeof(long) * slot) << 32, 5);
     }
 
     public void Move(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from);
@@ -68,11 +55,8 @@ internal sealed class RegionAssembler : HostAssembler
 
     private void OnRegisters(byte opcode, Register register, Register other)
     {
-        Room();
         int r = Number(register), m = Number(other);
-        Put(WideRex | r >> 3 << 2 | m >> 3);
-        Put(opcode);
-        Put(0xc0 | (r & 7) << 3 | m & 7);
+        Put((uint)(WideRex | r >> 3 << 2 | m >> 3 | opcode << 8 | (0xc0 | (r & 7) << 3 | m & 7) << 16), 3);
     }
 
     /// <summary>register = [pointer].</summary>
@@ -83,143 +67,156 @@ internal sealed class RegionAssembler : HostAssembler
 
     private void OnPointer(byte opcode, Register register, Register pointer)
     {
-        Room();
         int r = Number(register), m = Number(pointer);
         Debug.Assert((m & 7) is not (4 or 5));
-        Put(WideRex | r >> 3 << 2 | m >> 3);
-        Put(opcode);
-        Put((r & 7) << 3 | m & 7);
+        Put((uint)(WideRex | r >> 3 << 2 | m >> 3 | opcode << 8 | ((r & 7) << 3 | m & 7) << 16), 3);
     }
 
     public void Immediate(Register register, ulong value)
     {
-        Room();
         int r = Number(register);
         if (value > uint.MaxValue)
-        {
             Immediate64(register, value);
-            return;
-        }
-        if (r >= 8)
-            Put(0x41);
-        Put(0xb8 | r & 7);
-        Put32((int)value);
+        else if (r >= 8)
+            Put((uint)(0x41 | (0xb8 | r & 7) << 8) | value << 16, 6);
+        else
+            Put((uint)(0xb8 | r) | value << 8, 5);
     }
 
     /// <summary>With all eight bytes, which are the last ones of the instruction.</summary>
     public void Immediate64(Register register, ulong value)
     {
-        Room();
         int r = Number(register);
-        Put(WideRex | r >> 3);
-        Put(0xb8 | r & 7);
-        Put32((int)value);
-        Put32((int)(value >> 32));
+        Put((uint)(WideRex | r >> 3 | (0xb8 | r & 7) << 8), 2);
+        Put(value, 8);
     }
 
     /// <summary>to = from + displacement. Changes no flag.</summary>
     public void Lea(Register to, Register from, long displacement)
     {
-        Room();
         int r = Number(to), b = Number(from);
-        Put(WideRex | r >> 3 << 2 | b >> 3);
-        Put(0x8d);
-        Displaced(r, b, (int)displacement);
+        Displaced(WideRex | r >> 3 << 2 | b >> 3, 0x8d, r, b, (int)displacement);
     }
 
-    /// <summary>ModRM, SIB and displacement of [b + displacement].</summary>
-    private void Displaced(int r, int b, int displacement)
+    /// <summary>to = b + x * scale + displacement, where b may be none, or x. Changes no flag.</summary>
+    public void Lea(Register to, Register b, Register x, int scale, int displacement)
+    {
+        if (x == Register.None)
+        {
+            Lea(to, b, displacement);
+            return;
+        }
+        int r = Number(to), n = Number(x), pointer = b == Register.None ? 5 : Number(b);
+        int mode = b == Register.None || displacement == 0 && (pointer & 7) != 5 ? 0 : displacement == (sbyte)displacement ? 0x40 : 0x80;
+        int rex = WideRex | r >> 3 << 2 | n >> 3 << 1 | pointer >> 3, sib = int.Log2(scale) << 6 | (n & 7) << 3 | pointer & 7;
+        Put((uint)(rex | 0x8d << 8 | (mode | (r & 7) << 3 | 4) << 16 | sib << 24) | (ulong)(uint)displacement << 32,
+            mode == 0x40 ? 5 : mode == 0x80 || b == Register.None ? 8 : 4);
+    }
+
+    /// <summary>Jumps to where the state says.</summary>
+    public void JumpThroughState(int displacement) => Displaced(0x40 | Number(HostRegisters.Base) >> 3, 0xff, 4, Number(HostRegisters.Base), displacement);
+
+    /// <summary>Compares 32 or 64 bits at a pointer with 0; only the flags of equality count.</summary>
+    public void CompareWithZero(Register pointer, int displacement, bool wide)
+    {
+        int b = Number(pointer);
+        Displaced((wide ? WideRex : 0x40) | b >> 3, 0x83, 7, b, displacement);
+        Put(0, 1);
+    }
+
+    /// <summary>32 bits of the state = a value.</summary>
+    public void StoreImmediate(int displacement, uint value)
+    {
+        int b = Number(HostRegisters.Base);
+        Displaced(0x40 | b >> 3, 0xc7, 0, b, displacement);
+        Put(value, 4);
+    }
+
+    /// <summary>The lower half of a register, shifted; the upper half becomes 0.</summary>
+    public void ShiftLeft32(Register register, int count)
+    {
+        int r = Number(register);
+        Put((uint)(0x40 | r >> 3 | 0xc1 << 8 | (0xe0 | r & 7) << 16 | count << 24), 4);
+    }
+
+    /// <summary>register OPERATION [<see cref="HostRegisters.Base"/> + index + displacement], or a jump there.</summary>
+    public void WithTable(HostOperation operation, Register register, Register index, int displacement) =>
+        OnTable(WideRex | Number(register) >> 3 << 2, (int)operation, Number(register), Number(index), displacement);
+
+    public void JumpThroughTable(Register index, int displacement) => OnTable(0x40, 0xff, 4, Number(index), displacement);
+
+    private void OnTable(int rex, int opcode, int r, int x, int displacement)
+    {
+        int b = Number(HostRegisters.Base);
+        rex |= x >> 3 << 1 | b >> 3;
+        Put((uint)(rex | opcode << 8 | (0x84 | (r & 7) << 3) << 16 | ((x & 7) << 3 | b & 7) << 24) | (ulong)(uint)displacement << 32, 8);
+    }
+
+    /// <summary>Prefix, opcode, and ModRM, SIB and displacement of [b + displacement].</summary>
+    private void Displaced(int rex, int opcode, int r, int b, int displacement)
     {
         int mode = displacement == 0 && (b & 7) != 5 ? 0 : displacement == (sbyte)displacement ? 0x40 : 0x80;
-        Put(mode | (r & 7) << 3 | b & 7);
+        ulong bytes = (uint)(rex | opcode << 8 | (mode | (r & 7) << 3 | b & 7) << 16), place = (uint)displacement;
+        int count = 3;
         if ((b & 7) == 4)
-            Put(0x24);
-        if (mode == 0x40)
-            Put(displacement);
-        else if (mode == 0x80)
-            Put32(displacement);
+            bytes |= 0x24UL << 8 * count++;
+        Put(bytes | place << 8 * count, count + (mode == 0 ? 0 : mode == 0x40 ? 1 : 4));
     }
 
     /// <summary>to = from rotated. Changes no flag.</summary>
     public void RotateRight(Register to, Register from, int count)
     {
-        Room();
         int r = Number(to), m = Number(from);
-        Put(0xc4);
-        Put((~r & 8) << 4 | 0x40 | (~m & 8) << 2 | 3);
-        Put(0xfb);
-        Put(0xf0);
-        Put(0xc0 | (r & 7) << 3 | m & 7);
-        Put(count);
+        Put((uint)(0xc4 | ((~r & 8) << 4 | 0x40 | (~m & 8) << 2 | 3) << 8 | 0xfb << 16 | 0xf0 << 24)
+            | (ulong)(0xc0 | (r & 7) << 3 | m & 7 | count << 8) << 32, 6);
     }
 
     /// <summary>The lower half of a register AND a mask; the upper half becomes 0.</summary>
     public void And32(Register register, int mask)
     {
-        Room();
         int r = Number(register);
         if (r >= 8)
-            Put(0x41);
-        Put(0x81);
-        Put(0xe0 | r & 7);
-        Put32(mask);
+            Put((uint)(0x41 | 0x81 << 8 | (0xe0 | r & 7) << 16) | (ulong)(uint)mask << 24, 7);
+        else
+            Put((uint)(0x81 | (0xe0 | r) << 8) | (ulong)(uint)mask << 16, 6);
     }
 
     public void And64(Register register, int mask)
     {
-        Room();
         int r = Number(register);
-        Put(WideRex | r >> 3);
-        Put(0x81);
-        Put(0xe0 | r & 7);
-        Put32(mask);
+        Put((uint)(WideRex | r >> 3 | 0x81 << 8 | (0xe0 | r & 7) << 16) | (ulong)(uint)mask << 24, 7);
     }
 
     /// <summary>CF = the bit of <paramref name="bits"/> that the low six bits of <paramref name="number"/> name.</summary>
     public void TestBit(Register bits, Register number)
     {
-        Room();
         int r = Number(number), m = Number(bits);
-        Put(WideRex | r >> 3 << 2 | m >> 3);
-        Put(0x0f);
-        Put(0xa3);
-        Put(0xc0 | (r & 7) << 3 | m & 7);
+        Put((uint)(WideRex | r >> 3 << 2 | m >> 3 | 0x0f << 8 | 0xa3 << 16 | (0xc0 | (r & 7) << 3 | m & 7) << 24), 4);
     }
 
     /// <summary>Compares 32 or 64 bits of the state with 0; only the flags of equality count.</summary>
     public void CompareStateWithZero(int displacement, bool wide)
     {
-        Room();
-        int b = Number(HostRegisters.Base);
-        Put((wide ? WideRex : 0x40) | b >> 3);
-        Put(0x83);
-        Displaced(7, b, displacement);
-        Put(0);
+        CompareWithZero(HostRegisters.Base, displacement, wide);
     }
 
     /// <summary>REP MOVS or REP STOS of elements of 1 &lt;&lt; <paramref name="shift"/> bytes.</summary>
     public void RepeatString(bool moves, int shift)
     {
-        Room();
         if (shift == 1)
-            Put(0x66);
-        Put(0xf3);
+            Put(0x66, 1);
+        Put(0xf3, 1);
         if (shift == 3)
-            Put(WideRex);
-        Put((moves ? 0xa4 : 0xaa) | (shift != 0 ? 1 : 0));
+            Put(WideRex, 1);
+        Put((moves ? 0xa4UL : 0xaaUL) | (shift != 0 ? 1UL : 0), 1);
     }
 
     /// <summary>Adds to 64 bits of the state.</summary>
     public void AddToState(int displacement, int value)
     {
-        Room();
         int b = Number(HostRegisters.Base);
-        Put(WideRex | b >> 3);
-        Put(value == (sbyte)value ? 0x83 : 0x81);
-        Displaced(0, b, displacement);
-        if (value == (sbyte)value)
-            Put(value);
-        else
-            Put32(value);
+        bool small = value == (sbyte)value;
+        Displaced(WideRex | b >> 3, small ? 0x83 : 0x81, 0, b, displacement);
+        Put((uint)value, small ? 1 : 4);
     }
 }

@@ -8,7 +8,7 @@ namespace Ring3.Cpu;
 internal sealed unsafe partial class RegionBuilder
 {
     /// <summary>Where the host code of each guest instruction begins.</summary>
-    private readonly List<(int Position, Instruction Guest)> _marks = [];
+    private readonly List<(int Position, Trace Trace, int Instruction)> _marks = [];
 
     /// <summary>The region: each guest instruction, by its offset in the page, with the host code made of it.</summary>
     public string Dump()
@@ -30,8 +30,9 @@ internal sealed unsafe partial class RegionBuilder
             }
             for (; next < _marks.Count && _marks[next].Position <= (int)decoder.IP; next++)
             {
-                formatter.Format(_marks[next].Guest, output);
-                text.Append($"  {_marks[next].Guest.IP:x3}  {output.ToStringAndReset()}\n");
+                Instruction guest = _marks[next].Trace.Instructions[_marks[next].Instruction].Code;
+                formatter.Format(guest, output);
+                text.Append($"  {guest.IP:x3}  {output.ToStringAndReset()}\n");
             }
             decoder.Decode(out Instruction host);
             formatter.Format(host, output);

@@ -64,7 +64,7 @@ internal sealed unsafe partial class RegionBuilder
     /// </summary>
     private void Poll(int site)
     {
-        _a.Add(Instruction.Create(Code.Cmp_rm32_imm8, new MemoryOperand(HostRegisters.Entry, s_staleOffset, 1), 0));
+        _a.CompareWithZero(HostRegisters.Entry, s_staleOffset, false);
         _stubs.Add((_a.Jump(NotEqual), site));
         _a.CompareStateWithZero(StateLayout.ExitRequest, true);
         _stubs.Add((_a.Jump(NotEqual), site));
@@ -126,24 +126,22 @@ internal sealed unsafe partial class RegionBuilder
         _a.OnRegisters(HostOperation.Xor, Index, Target);
         _a.WithState(HostOperation.Xor, Index, StateLayout.JumpSalt);
         _a.And32(Index, ProcessorMemory.JumpEntries - 1);
-        _a.Add(Instruction.Create(Code.Shl_rm32_imm8, HostRegisters.Sized(Index, 4), ProcessorMemory.JumpShift));
+        _a.ShiftLeft32(Index, ProcessorMemory.JumpShift);
         int miss = AddSite(site);
-        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Target, JumpField(Index, 0)));
+        _a.WithTable(HostOperation.Compare, Target, Index, StateLayout.Jumps);
         _stubs.Add((_a.Jump(NotEqual), miss));
         _a.Load(Other, StateLayout.JumpContext);
-        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Other, JumpField(Index, 8)));
+        _a.WithTable(HostOperation.Compare, Other, Index, StateLayout.Jumps + 8);
         _stubs.Add((_a.Jump(NotEqual), miss));
         _a.And64(Target, -4096);
         _a.Store(StateLayout.CodeBase, Target);
-        _a.Add(Instruction.Create(Code.Jmp_rm64, JumpField(Index, 16)));
+        _a.JumpThroughTable(Index, StateLayout.Jumps + 16);
     }
-
-    private static MemoryOperand JumpField(Register index, int field) => new(HostRegisters.Base, index, 1, StateLayout.Jumps + field, 8);
 
     private void EmitInstruction(Trace t, int i)
     {
         ref readonly GuestInstruction g = ref CollectionsMarshal.AsSpan(t.Instructions)[i];
-        _marks.Add((_a.Position, g.Code));
+        _marks.Add((_a.Position, t, i));
         bool inShadow = _inShadow;
         if (g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Branch or Lowering.Nothing))
             _atHand = null;

@@ -46,9 +46,6 @@ internal sealed unsafe partial class RegionBuilder
         }
     }
 
-    private Trace? HeadAt(long offset) =>
-        (ulong)offset < 4096 && BlockAt((int)offset) is var b && b != null && _heads.TryGetValue((nint)b, out Trace? t) ? t : null;
-
     private static bool NeedBackwards(Trace t)
     {
         bool need = FallNeeds(t);
@@ -350,7 +347,7 @@ internal sealed unsafe partial class RegionBuilder
             if (_flags.Kind is not (FlagKind.Logic or FlagKind.Negate))
                 StoreValue(StateLayout.CcB, _flags.B, _flags.Immediate);
         }
-        _a.Add(Instruction.Create(Code.Mov_rm32_imm32, RegionAssembler.State(StateLayout.CcKind), (uint)_flags.Kind | (uint)_flags.Log2Size << 4));
+        _a.StoreImmediate(StateLayout.CcKind, (uint)_flags.Kind | (uint)_flags.Log2Size << 4);
     }
 
     private void StoreValue(int at, byte guest, ulong immediate)

@@ -33,8 +33,7 @@ internal sealed unsafe partial class RegionBuilder
             }
             else
             {
-                int scale = x == Register.None ? 1 : i.MemoryIndexScale, size = displacement == 0 && b != Register.None ? 0 : 8;
-                _a.Add(Instruction.Create(Code.Lea_r64_m, to, new MemoryOperand(b, x, scale, displacement, size)));
+                _a.Lea(to, b, x, i.MemoryIndexScale, (int)displacement);
             }
         }
         if (bitIndex != Register.None)

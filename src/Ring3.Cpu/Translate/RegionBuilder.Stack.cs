@@ -57,14 +57,14 @@ internal sealed unsafe partial class RegionBuilder
         _stubs.Add((_a.Jump(NotEqual), first));
         // Where there is code, an instruction of the run could be overwritten: one after the other is the interpreter's.
         _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
-        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _stubs.Add((_a.Jump(NotEqual), AddSite(SiteAt(SiteKind.Leave, t, i))));
         _a.WithEntry(HostOperation.Add, HostRegisters.Address, AddendOffset);
         for (int n = 0; n < count; n++)
         {
             Instruction code = t.Instructions[i + n].Code;
             if (n != 0)
-                _marks.Add((_a.Position, code));
+                _marks.Add((_a.Position, t, i + n));
             MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, 8 * (count - 1 - n));
             Register home = Register.None;
             if (code.Op0Kind == Iced.Intel.OpKind.Register)
@@ -81,7 +81,7 @@ internal sealed unsafe partial class RegionBuilder
         }
         _a.Lea(Stack, Stack, -8 * count);
         _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
-        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i + count - 1);
         site.Size = (byte)(8 * count);
@@ -103,7 +103,7 @@ internal sealed unsafe partial class RegionBuilder
             GuestInstruction g = t.Instructions[i + n];
             if (n != 0)
             {
-                _marks.Add((_a.Position, g.Code));
+                _marks.Add((_a.Position, t, i + n));
                 FaultsTo(RunSite(t, i, n, count, AccessForm.Pop));
             }
             MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, 8 * n);

@@ -64,7 +64,7 @@ internal sealed unsafe partial class RegionBuilder
         BackToGuest(moves);
         _a.Move(Count, Rest);
         _a.WithEntry(HostOperation.Move, Address, CodeBitsOffset);
-        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(Address), 0));
+        _a.CompareWithZero(Address, 0, true);
         int code = _a.Jump(NotEqual);
         // The loop is in the instruction: it looks at the timer here.
         _a.CompareStateWithZero(StateLayout.TimerDeadline, true);

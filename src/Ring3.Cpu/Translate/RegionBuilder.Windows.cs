@@ -18,23 +18,24 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>What an address is made of besides a constant: values that registers had, by number.</summary>
     private readonly record struct WindowKey(int Base, int Index, int Scale, Register Segment);
 
-    private sealed class Window(WindowKey key, int slot, int number, long offset, int size, int alignment)
+    private sealed class Window
     {
-        public readonly WindowKey Key = key;
-        public readonly int Slot = slot, Number = number;
+        public WindowKey Key;
+        public int Slot, Number;
         /// <summary>The bytes, as constants to be added to what the key stands for.</summary>
-        public long Min = offset, End = offset + size;
+        public long Min, End;
         /// <summary>Multiple at which the byte <see cref="Aligned"/> must be when executed; 0: any.</summary>
-        public int Alignment = alignment;
-        public long Aligned = offset;
+        public int Alignment;
+        public long Aligned;
         public bool Writes;
-        public int Accesses = 1;
+        public int Accesses;
         /// <summary>Emission: its check has been emitted.</summary>
         public bool IsOpen;
     }
 
-    /// <summary>Of the trace at hand.</summary>
+    /// <summary>Of the trace at hand, the first <see cref="_windowCount"/>; the others are used again.</summary>
     private readonly List<Window> _windows = [];
+    private int _windowCount;
     private readonly Window?[] _openWindows = new Window?[MaxWindows];
     private readonly (int Root, long Offset)[] _values = new (int, long)[16];
     private int _nextRoot;
@@ -46,15 +47,17 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Jumps of the wide copy, and sites that go on, to instructions of the narrow one.</summary>
     private readonly List<(int Jump, int Instruction)> _narrowJumps = [];
     private readonly List<(int Site, int Instruction)> _narrowResumes = [];
-    /// <summary>Instructions of the narrow copy that these lead to, and where the flags are by the wide one's account.</summary>
-    private readonly Dictionary<int, Recipe> _narrowStarts = [];
+    /// <summary>By instruction of the narrow copy: whether these lead to it, and where the flags are then by the wide one's account.</summary>
+    private readonly (bool IsStart, Recipe Flags)[] _narrowStarts = new (bool, Recipe)[MaxInstructions];
+    /// <summary>The first of them, and how many jumps and sites the narrow copy has come to, which are in the order of instructions.</summary>
+    private int _narrowFirst = int.MaxValue, _narrowJumpsDone, _narrowResumesDone;
 
     // ---- Which accesses belong together ----
 
     /// <summary>Finds the windows of a trace. False: there are none.</summary>
     private bool PlanWindows(Trace t)
     {
-        _windows.Clear();
+        _windowCount = 0;
         Array.Clear(_openWindows);
         for (int n = 0; n < 16; n++)
             _values[n] = (n, 0);
@@ -77,20 +80,24 @@ internal sealed unsafe partial class RegionBuilder
                 g.Window = -1;
             any |= g.Window >= 0;
         }
-        foreach (Window w in _windows)
+        foreach (Window w in CollectionsMarshal.AsSpan(_windows)[.._windowCount])
             Align(w);
         return any;
     }
 
     /// <summary>Handlers may change what addresses lead to.</summary>
-    private static bool EndsWindows(Lowering lowering) => lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Push or Lowering.Pop or Lowering.Leave
-        or Lowering.Branch or Lowering.Jump or Lowering.Nothing);
+    private static bool EndsWindows(Lowering lowering) => (1 << (int)lowering & KeepWindows) == 0;
+
+    private const int KeepWindows = 1 << (int)Lowering.Plain | 1 << (int)Lowering.Vector | 1 << (int)Lowering.Push | 1 << (int)Lowering.Pop
+        | 1 << (int)Lowering.Leave | 1 << (int)Lowering.Branch | 1 << (int)Lowering.Jump | 1 << (int)Lowering.Nothing;
 
     private bool KeyOf(in GuestInstruction g, out WindowKey key, out long offset)
     {
-        Instruction i = g.Code;
         (key, offset) = (default, 0);
-        if (g.Lowering is not (Lowering.Plain or Lowering.Vector) || !g.SiteBefore || i.HasLockPrefix
+        if (!g.SiteBefore)
+            return false;
+        ref readonly Instruction i = ref g.Code;
+        if (g.Lowering is not (Lowering.Plain or Lowering.Vector) || i.HasLockPrefix
             || i.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b or Mnemonic.Cmpxchg16b)
             return false;
         if (g.Lowering == Lowering.Vector && p.NotesEveryX87 && VectorRules.IsNoted(i.Code))
@@ -153,8 +160,12 @@ internal sealed unsafe partial class RegionBuilder
         }
         if (slot < 0)
             slot = oldest;
-        Window made = new(key, slot, _windows.Count, offset, size, alignment) { Writes = g.SiteAfter };
-        _windows.Add(made);
+        if (_windowCount == _windows.Count)
+            _windows.Add(new Window());
+        Window made = _windows[_windowCount];
+        (made.Key, made.Slot, made.Number) = (key, slot, _windowCount++);
+        (made.Min, made.End, made.Alignment, made.Aligned) = (offset, offset + size, alignment, offset);
+        (made.Writes, made.Accesses, made.IsOpen) = (g.SiteAfter, 1, false);
         _openWindows[slot] = made;
         g.Window = made.Number;
     }
@@ -173,7 +184,7 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>What is known of the registers behind an instruction.</summary>
     private void Track(in GuestInstruction g)
     {
-        Instruction i = g.Code;
+        ref readonly Instruction i = ref g.Code;
         const int Rbp = 5;
         switch (g.Lowering)
         {
@@ -212,9 +223,8 @@ internal sealed unsafe partial class RegionBuilder
                 }
                 break;
         }
-        for (int n = 0; n < 16; n++)
-            if ((g.Writes >> n & 1) != 0 || EndsWindows(g.Lowering))
-                Forget(n);
+        for (int left = EndsWindows(g.Lowering) ? ushort.MaxValue : g.Writes; left != 0; left &= left - 1)
+            Forget(int.TrailingZeroCount(left));
     }
 
     private void Move(int to, int from, long by)
@@ -237,15 +247,15 @@ internal sealed unsafe partial class RegionBuilder
         _atHand = null;
         for (int i = first; i < count; i++)
         {
-            if (!_wide && _narrowStarts.TryGetValue(i, out Recipe flags))
+            if (!_wide && _narrowStarts[i].IsStart)
             {
-                Debug.Assert(flags == _flags);
+                Debug.Assert(_narrowStarts[i].Flags == _flags);
                 _hostFlags = false;
                 StartNarrow(i);
             }
             if (RunAt(t, i) is > 1 and var run)
             {
-                _marks.Add((_a.Position, t.Instructions[i].Code));
+                _marks.Add((_a.Position, t, i));
                 _atHand = null;
                 EmitRun(t, i, run);
                 i += run - 1;
@@ -261,25 +271,39 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitNarrow(Trace t)
     {
         _wide = false;
-        if (_narrowStarts.Count != 0)
+        (_narrowJumpsDone, _narrowResumesDone) = (0, 0);
+        if (_narrowFirst < t.Instructions.Count)
         {
-            int first = _narrowStarts.Keys.Min();
-            _flags = _narrowStarts[first];
-            EmitInstructions(t, first);
+            _flags = _narrowStarts[_narrowFirst].Flags;
+            EmitInstructions(t, _narrowFirst);
         }
-        _narrowStarts.Clear();
+        Debug.Assert(_narrowJumpsDone == _narrowJumps.Count && _narrowResumesDone == _narrowResumes.Count);
+        ForgetNarrow();
+    }
+
+    private void ForgetNarrow()
+    {
+        foreach ((_, int instruction) in _narrowJumps)
+            _narrowStarts[instruction].IsStart = false;
+        foreach ((_, int instruction) in _narrowResumes)
+            _narrowStarts[instruction].IsStart = false;
+        _narrowFirst = int.MaxValue;
         _narrowJumps.Clear();
         _narrowResumes.Clear();
     }
 
     private void StartNarrow(int i)
     {
-        foreach ((int jump, int instruction) in _narrowJumps)
-            if (instruction == i)
-                _a.Bind(jump);
-        foreach ((int site, int instruction) in _narrowResumes)
-            if (instruction == i)
-                _resumes.Add((site, _a.Position));
+        for (; _narrowJumpsDone < _narrowJumps.Count && _narrowJumps[_narrowJumpsDone].Instruction == i; _narrowJumpsDone++)
+            _a.Bind(_narrowJumps[_narrowJumpsDone].Jump);
+        for (; _narrowResumesDone < _narrowResumes.Count && _narrowResumes[_narrowResumesDone].Instruction == i; _narrowResumesDone++)
+            _resumes.Add((_narrowResumes[_narrowResumesDone].Site, _a.Position));
+    }
+
+    private void StartsNarrow(int i)
+    {
+        _narrowStarts[i] = (true, _flags);
+        _narrowFirst = Math.Min(_narrowFirst, i);
     }
 
     /// <summary>
@@ -313,7 +337,7 @@ internal sealed unsafe partial class RegionBuilder
         if (w.Writes)
         {
             _a.WithEntry(HostOperation.Move, Spare, CodeBitsOffset);
-            _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(Spare), 0));
+            _a.CompareWithZero(Spare, 0, true);
             ToNarrow(_a.Jump(NotEqual), i);
             _a.StoreSlot(2 * w.Slot + 1, Spare);
         }
@@ -335,7 +359,7 @@ internal sealed unsafe partial class RegionBuilder
     private void ToNarrow(int jump, int i)
     {
         _narrowJumps.Add((jump, i));
-        _narrowStarts[i] = _flags;
+        StartsNarrow(i);
     }
 
     /// <summary>Where a call back at a site goes on that says so: where windows may be open, behind it they are not.</summary>
@@ -344,7 +368,7 @@ internal sealed unsafe partial class RegionBuilder
         if (_wide && !_inShadow && instruction < t.Instructions.Count)
         {
             _narrowResumes.Add((site, instruction));
-            _narrowStarts[instruction] = _flags;
+            StartsNarrow(instruction);
         }
         else
         {
@@ -356,7 +380,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitWindowCodeCheck(Trace t, int i, Window w, int size)
     {
         _a.LoadSlot(HostRegisters.Spare, 2 * w.Slot + 1);
-        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i);
         (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, t.Instructions[i].Next, (short)(t.Instructions[i].WindowOffset - w.Min));

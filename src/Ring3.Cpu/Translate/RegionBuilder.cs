@@ -11,13 +11,13 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: blocks are read inside the epoch; guest bytes are copied by UserCopy into a buffer of a block's largest size.</remarks>
 internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 {
-    private const int MaxInstructions = 256, MaxTraces = 16, MaxRounds = 8, MaxRepeated = 64, MaxSites = 4096, BlockBytes = Block.MaxInstructions * 15 + 16;
+    private const int MaxInstructions = 256, MaxTraces = 16, MaxRounds = 8, MaxRepeated = 64, MaxSites = 4096;
 
     private readonly RegionAssembler _a = new();
     private readonly InstructionInfoFactory _info = new();
-    private readonly byte[] _bytes = new byte[BlockBytes];
+    private readonly GuestBytes _bytes = new(p.Model);
     private readonly List<Trace> _traces = [];
-    private readonly Dictionary<nint, Trace> _heads = [];
+    private readonly Stack<Trace> _unused = new();
     private readonly List<Site> _sites = [];
     /// <summary>Positions of the 8-byte values in the code that become addresses of sites, by number, and of the region itself.</summary>
     private readonly List<(int At, int Site)> _siteReferences = [];
@@ -26,7 +26,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     private readonly List<(int Site, int Position)> _resumes = [];
     /// <summary>Jumps to code out of line, emitted behind everything.</summary>
     private readonly List<(int Jump, int Site)> _stubs = [];
-    private readonly HashSet<nint> _sources = [];
+    private readonly List<nint> _sources = [];
     private byte* _page;
     private bool _external;
     /// <summary>The last instruction that ended a trace because it cannot be in one.</summary>
@@ -36,14 +36,16 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     public bool Build(Block* seed, bool externalWriters)
     {
         _a.Clear();
+        foreach (Trace t in _traces)
+            _unused.Push(t);
         _traces.Clear();
-        _heads.Clear();
         _sites.Clear();
         _siteReferences.Clear();
         _regionReferences.Clear();
         _resumes.Clear();
         _stubs.Clear();
         _handlerStubs.Clear();
+        ForgetNarrow();
         _inShadow = false;
         _marks.Clear();
         _external = externalWriters;
@@ -54,10 +56,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             return false;
         }
         Analyse();
-        _sources.Clear();
-        foreach (Trace t in _traces)
-            foreach (GuestInstruction g in t.Instructions)
-                _sources.Add((nint)g.Block);
+        FindSources();
         try
         {
             foreach (Trace t in _traces)
@@ -77,6 +76,23 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         return _sites.Count <= MaxSites;
     }
 
+    private void FindSources()
+    {
+        _sources.Clear();
+        Instructions = 0;
+        foreach (Trace t in _traces)
+        {
+            Block* last = null;
+            foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
+            {
+                if (g.Block == last || _sources.Contains((nint)(last = g.Block)))
+                    continue;
+                _sources.Add((nint)last);
+                Instructions += last->Instructions;
+            }
+        }
+    }
+
     // ---- Traces ----
 
     private bool Collect(Block* seed)
@@ -90,7 +106,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             {
                 if (i == 0)
                     return false;
-                _heads.Remove((nint)t.Head);
+                _unused.Push(t);
                 _traces.RemoveAt(i--);
             }
         }
@@ -114,11 +130,20 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     private void AddHead(Block* b)
     {
-        if (b == null || _traces.Count == MaxTraces || b->HostNext != null || Block.PageOf(b->Host) != _page || _heads.ContainsKey((nint)b))
+        if (b == null || _traces.Count == MaxTraces || b->HostNext != null || Block.PageOf(b->Host) != _page || HeadAt((long)((nuint)b->Host & 0xfff)) is not null)
             return;
-        Trace t = new(b);
+        Trace t = _unused.TryPop(out Trace? used) ? used : new Trace();
+        t.Begin(b);
         _traces.Add(t);
-        _heads.Add((nint)b, t);
+    }
+
+    /// <summary>The trace that begins at an offset of the page, or null.</summary>
+    private Trace? HeadAt(long offset)
+    {
+        foreach (Trace t in _traces)
+            if (t.Offset == offset)
+                return t;
+        return null;
     }
 
     private bool Fill(Trace t, ref int left)
@@ -137,18 +162,15 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
                 return start != 0;
             }
             left -= b->Instructions;
-            GuestInstruction last = t.Instructions[^1];
+            ref readonly GuestInstruction last = ref CollectionsMarshal.AsSpan(t.Instructions)[^1];
             int fall = -1;
             switch (last.Lowering)
             {
                 case Lowering.Branch:
-                    if (last.LeavesFor == HeadOffset(t) && Repeat(t, ref left))
-                        AddHead(BlockAt(last.Next));
-                    else
-                        AddHead(BlockAt((int)last.LeavesFor));
                     fall = last.Next;
+                    AddHead(BlockAt(last.LeavesFor == t.Offset && Repeat(t, ref left) ? fall : (int)last.LeavesFor));
                     break;
-                case Lowering.Jump when last.LeavesFor == HeadOffset(t):
+                case Lowering.Jump when last.LeavesFor == t.Offset:
                     Repeat(t, ref left);
                     t.FallOffset = -1;
                     return true;
@@ -171,13 +193,11 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             // Behind STI the interpreter executes one instruction singly.
             if (next == null && last.Code.Code == Code.Sti)
                 next = BlockAt(fall, BlockMode.Single);
-            if (next == null || next->HostNext != null || _heads.ContainsKey((nint)next))
+            if (next == null || next->HostNext != null || HeadAt(fall) is not null)
                 return true;
             b = next;
         }
     }
-
-    private static int HeadOffset(Trace t) => (int)((nuint)t.Head->Host & 0xfff);
 
     /// <summary>
     /// The trace is a loop: repeats its instructions, so that polls and checks of memory are made once for several rounds. False: it is too long, or has
@@ -189,11 +209,13 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         int body = all.Count, rounds = Math.Min(Math.Min(MaxRounds, MaxRepeated / body), 1 + left / body);
         if (rounds < 2 || all.Exists(static g => g.Inverted || EndsWindows(g.Lowering)))
             return false;
+        CollectionsMarshal.SetCount(all, body * rounds);
+        Span<GuestInstruction> copies = CollectionsMarshal.AsSpan(all);
         for (int round = 1; round < rounds; round++)
         {
-            int last = all.Count - 1;
-            all.AddRange(all.GetRange(last + 1 - body, body));
-            ref GuestInstruction branch = ref CollectionsMarshal.AsSpan(all)[last];
+            copies.Slice(body * (round - 1), body).CopyTo(copies[(body * round)..]);
+            // The last round's branch stays as it is.
+            ref GuestInstruction branch = ref copies[body * round - 1];
             if (branch.Lowering == Lowering.Jump)
                 branch.Lowering = Lowering.Nothing;
             else
@@ -208,16 +230,15 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     private bool Decode(Trace t, Block* b)
     {
-        fixed (byte* bytes = _bytes)
-            if (!UserCopy.TryRead((ulong)b->Host, bytes, b->Bytes))
-                return false;
-        Decoder decoder = Decoder.Create(64, new ByteArrayCodeReader(_bytes, 0, b->Bytes), BlockDecoder.Options(p.Model));
-        decoder.IP = (nuint)b->Host & 0xfff;
+        if (!_bytes.Take(b))
+            return false;
+        int first = t.Instructions.Count, count = b->Instructions;
+        CollectionsMarshal.SetCount(t.Instructions, first + count);
         Op* op = Block.FirstOp(b);
-        for (int i = 0; i < b->Instructions; i++, op++)
+        foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions)[first..])
         {
-            GuestInstruction g = new() { Block = b, Op = op };
-            decoder.Decode(out g.Code);
+            g = new GuestInstruction { Block = b, Op = op };
+            _bytes.Decode(out g.Code);
             // The bytes are not what the ops were made from, or an encoding that raises #UD.
             if (g.Code.Code == Code.INVALID || g.Code.IP - ((nuint)b->Host & 0xfff) != op->Offset || InstructionRules.IsRefused(g.Code))
             {
@@ -228,7 +249,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             if (g.Lowering == Lowering.Vector)
                 g.Units = VectorRules.Needs(g.Code);
             t.Units |= g.Units;
-            t.Instructions.Add(g);
+            op++;
         }
         return true;
     }
@@ -278,7 +299,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     private void CallSite(int site)
     {
         LoadSite(site);
-        _a.Add(Instruction.Create(Code.Jmp_rm64, RegionAssembler.State(StateLayout.SlowRoutine)));
+        _a.JumpThroughState(StateLayout.SlowRoutine);
     }
 
     private void LoadSite(int site)
@@ -303,7 +324,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     /// <summary>Room that <see cref="Place"/> needs.</summary>
     public int CodeBytes => _a.Position;
-    public int DataBytes => sizeof(Region) + _sites.Count * sizeof(Site) + (_traces.Count + _sources.Count) * sizeof(nint) + 64;
+    public int DataBytes => sizeof(Region) + _sites.Count * sizeof(Site) + (_traces.Count + _sources.Count) * sizeof(nint) + _sources.Count * sizeof(RegionUse) + 64;
 
     /// <summary>Copies the region into the arena, which has room. Decode lock. The blocks do not point to it yet.</summary>
     public Region* Place(RegionArena arena)
@@ -341,19 +362,10 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     }
 
     /// <summary>The blocks whose bytes the region was made from.</summary>
-    public IReadOnlyCollection<nint> Sources => _sources;
+    public List<nint> Sources => _sources;
 
-    /// <summary>Guest instructions in the region.</summary>
-    public int Instructions
-    {
-        get
-        {
-            int count = 0;
-            foreach (nint b in _sources)
-                count += ((Block*)b)->Instructions;
-            return count;
-        }
-    }
+    /// <summary>Guest instructions in the region, those of a block counted once.</summary>
+    public int Instructions { get; private set; }
 
     /// <summary>Where a head is entered.</summary>
     public int EntryOf(int trace) => _traces[trace].Entry;

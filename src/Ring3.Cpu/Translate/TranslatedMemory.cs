@@ -9,6 +9,9 @@ internal sealed unsafe class TranslatedMemory
     private readonly ExecutableMemory _memory;
     private readonly int _size;
     private int _used;
+    /// <summary>Bytes from the beginning whose pages have been made present, ahead of use: a fault for each would cost as much as what goes there.</summary>
+    private int _present;
+    private const int Ahead = 128 << 10;
 
     public TranslatedMemory(int bytes)
     {
@@ -27,6 +30,12 @@ internal sealed unsafe class TranslatedMemory
 
     public void Add(ReadOnlySpan<byte> code)
     {
+        if (_used + code.Length > _present)
+        {
+            int bytes = Math.Min(_size - _present, (code.Length + Ahead - 1) & -Ahead);
+            HostMemory.Populate(_memory.WriteBase + _present, (nuint)bytes);
+            _present += bytes;
+        }
         code.CopyTo(new Span<byte>(NextWritable, Free));
         _used += (code.Length + 63) & ~63;
     }
