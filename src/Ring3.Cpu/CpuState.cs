@@ -68,13 +68,6 @@ public unsafe struct CpuState
     internal fixed byte X87Image[576];
     /// <summary>Nonzero while the host's x87 unit holds the guest's registers: only between Enter and exit.</summary>
     public byte X87Live;
-    /// <summary>Distance to the next op after <see cref="OpResult.Skip"/>.</summary>
-    internal int SkipOps;
-    /// <summary>
-    /// A run has stored to decoded code: how many bytes, and where in host memory. 0: it has not. The code is dropped when the run has come back.
-    /// </summary>
-    internal int OverwrittenBytes;
-    internal byte* OverwrittenHost;
 
     /// <summary>
     /// Lazy status flags, see <see cref="Cpu.Flags"/>: ZF is (FlagsZero == 0); SF is bit 63 and PF the parity of the low byte of FlagsSign; CF is bit 63, OF

@@ -83,21 +83,4 @@ internal static unsafe class Flags
     /// <summary>Replaces ZF and keeps the other five.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void SetZF(CpuState* c, bool value) => c->FlagsZero = value ? 0UL : 1;
-
-    /// <summary>Condition code of Jcc, SETcc, CMOVcc: the low four bits of the opcode.</summary>
-    public static bool Condition(CpuState* c, int cc)
-    {
-        bool r = (cc >> 1) switch
-        {
-            0 => OF(c),
-            1 => CF(c),
-            2 => ZF(c),
-            3 => CF(c) | ZF(c),
-            4 => SF(c),
-            5 => PF(c),
-            6 => Less(c),
-            _ => Less(c) | ZF(c),
-        };
-        return r ^ ((cc & 1) != 0);
-    }
 }

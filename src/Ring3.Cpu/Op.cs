@@ -7,7 +7,7 @@ public enum OpResult
 {
     /// <summary>Retired; go on with the next op of the block.</summary>
     Next = 0,
-    /// <summary>Retired; CpuState.Rip holds the next RIP; look the next block up (mode, CPL or flow may have changed).</summary>
+    /// <summary>Retired; CpuState.Rip holds the next RIP, and what decides about events, translations and the mode may have changed.</summary>
     EndBlock = 1,
     /// <summary>
     /// Not retired: an exception (CpuState.Pending*) or an exit (CpuState.ExitPending) is pending. No architectural state was changed, except what the ISA says
@@ -16,12 +16,20 @@ public enum OpResult
     Fault = 2,
     /// <summary>Retired, CpuState.Rip holds the next RIP, and an exit is pending (HLT, OUT).</summary>
     RetiredExit = 3,
-    /// <summary>Several ops have retired, perhaps a loop of them: go on CpuState.SkipOps ops from this one (may be negative).</summary>
-    Skip = 4,
+    /// <summary>A near transfer has retired: CpuState.Rip holds its target, and nothing else that matters to finding the next block has changed.</summary>
+    Jump = 4,
+    /// <summary>The same by the direct branch that ends the block: its target is the same each time.</summary>
+    Taken = 5,
+    /// <summary>The end of the block without a transfer: CpuState.Rip is behind it.</summary>
+    Fall = 6,
 }
 
+/// <remarks>
+/// <see cref="Plain"/>: the memory operand's linear address is its effective address, cut to the address size, and the base at <see cref="Op.SegmentBase"/>;
+/// an access that stays within its page meets no segment check. So it is in 64-bit mode, and in the flat segments of 32-bit code.
+/// </remarks>
 [Flags]
-public enum OpFlags : byte { None = 0, Lock = 1, Rep = 2, Repne = 4, HasMemory = 8, Xacquire = 16, Wide = 32 }
+public enum OpFlags : byte { None = 0, Lock = 1, Rep = 2, Repne = 4, HasMemory = 8, Xacquire = 16, Plain = 32 }
 
 /// <summary>
 /// One pre-decoded instruction, 48 bytes. Operands are byte offsets into <see cref="CpuState"/> (GPRs) or register numbers (vector, segment, control, debug,
@@ -32,10 +40,10 @@ public enum OpFlags : byte { None = 0, Lock = 1, Rep = 2, Repne = 4, HasMemory =
 [StructLayout(LayoutKind.Sequential, Size = 48)]
 public unsafe struct Op
 {
-    /// <summary>Slow-path handler; null for ops that the loop executes inline.</summary>
+    /// <summary>What executes the op.</summary>
     public delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Handler;
-    /// <summary>Case of the loop's switch.</summary>
-    public ushort Kind;
+    /// <summary>Offset in <see cref="CpuState"/> of the base that a plain memory operand's address gets; of a zero for most.</summary>
+    public ushort SegmentBase;
     /// <summary>Operand size in bytes: 1, 2, 4, 8, 16, 32.</summary>
     public byte Size;
     /// <summary>Length of the instruction in bytes.</summary>

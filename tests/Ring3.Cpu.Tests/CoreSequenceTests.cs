@@ -5,7 +5,7 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Ring3.Cpu.Tests;
 
 /// <summary>
-/// The inline loop with its fused branches and uncomputed flags against the same programs one instruction at a time, where nothing can be fused or left out.
+/// Random programs in blocks and linked blocks against the same programs one instruction at a time.
 /// </summary>
 public sealed unsafe class CoreSequenceTests
 {

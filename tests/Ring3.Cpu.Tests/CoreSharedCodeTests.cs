@@ -238,7 +238,7 @@ public sealed unsafe class CoreSharedCodeTests
             for (; !Volatile.Read(ref ends); Volatile.Write(ref found, found + 1))
             {
                 Block* b = h.Cpu.Fetch.FindBlock(h.State, h.State->BlockMode);
-                if (Volatile.Read(ref Block.FirstOp(b)->Kind) != (ushort)OpKind.Stale)
+                if (Volatile.Read(ref b->Stale) == 0)
                     continue;
                 // Dropped. If since it was found, then its arena waits for this processor: behind the lock the drop has ended, and with it the epoch.
                 using (DecodeLock(h.Machine).Enter())

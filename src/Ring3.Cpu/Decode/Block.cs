@@ -5,7 +5,7 @@ namespace Ring3.Cpu;
 /// <summary>
 /// Header of a decoded block; its ops follow it directly, then the copy of its bytes. Lives in a <see cref="BlockArena"/>. Blocks are shared by all processors
 /// of a machine:
-/// after publication only <c>Kind</c> of the ops (to <see cref="OpKind.Stale"/>), the links and the chains change.
+/// after publication only <see cref="Stale"/>, the links and the chains change, and ops get the handler of their form when they are first executed.
 /// </summary>
 /// <remarks>SAFETY: the ops follow the header in the same allocation.</remarks>
 [StructLayout(LayoutKind.Sequential, Size = 128)]
@@ -54,6 +54,10 @@ internal unsafe struct Block
     /// Executions that are left until the translator is asked. BENIGN-RACE: counted without synchronisation; a lost count delays a translation.
     /// </summary>
     public int Heat;
+    /// <summary>
+    /// Not 0: the code may have been overwritten. A processor inside the block stops before its next instruction, and one that is led here looks anew.
+    /// </summary>
+    public int Stale;
     /// <summary>
     /// A block of up to eight bytes with a <see cref="Copy"/>, all in one readable word of the page: the code, and which bits of the word at <see cref="Host"/>
     /// it is. Otherwise the mask is 0.

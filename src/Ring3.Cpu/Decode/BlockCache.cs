@@ -260,7 +260,7 @@ internal sealed unsafe partial class BlockCache
         using (_decodeLock.Enter())
         {
             // A second processor may have dropped it meanwhile.
-            if (Block.FirstOp(b)->Kind != (ushort)OpKind.Stale)
+            if (b->Stale == 0)
                 Invalidate(b);
         }
     }
@@ -284,14 +284,9 @@ internal sealed unsafe partial class BlockCache
         }
     }
 
-    /// <summary>
-    /// Turns every op of the block into one that looks its instruction up anew; a processor inside the block stops before its next instruction.
-    /// </summary>
     private static void MakeStale(Block* b)
     {
-        Op* op = Block.FirstOp(b);
-        for (int i = 0; i < b->Ops; i++)
-            Volatile.Write(ref op[i].Kind, (ushort)OpKind.Stale);
+        Volatile.Write(ref b->Stale, 1);
         b->Taken = b->Fall = null;
     }
 

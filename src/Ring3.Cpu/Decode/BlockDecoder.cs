@@ -123,11 +123,10 @@ internal sealed unsafe class BlockDecoder
             offset += instruction.Length;
             count++;
         }
-        OpKind end = BlockMode.IsFlat(mode & ~BlockMode.Single) ? OpKind.FallThrough : OpKind.FallThroughNarrow;
-        _ops[count] = new Op { Kind = (ushort)end, Offset = (ushort)offset };
+        _ops[count] = new Op { Handler = &FlowHandlers.FallThrough, Offset = (ushort)offset };
         _header.Instructions = (ushort)count;
         _header.Bytes = (ushort)offset;
-        _header.Ops = (ushort)(OpOptimizer.Run(_ops, count) + 1);
+        _header.Ops = (ushort)(count + 1);
         return true;
     }
 }

@@ -111,33 +111,38 @@ internal sealed unsafe partial class CodeFetch
     internal static uint JumpIndex(ulong linear) => (uint)(linear ^ linear >> 13) & (JumpEntries - 1);
 
     /// <summary>Block at CS:RIP for a mode, through the jump cache. Null: an exception or exit is pending.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal Block* Lookup(CpuState* c, uint mode)
     {
         if (JumpGeneration != _paging.Tlb.FetchGeneration)
             ForgetJumps(JumpEpoch);
-        bool wide = (mode & BlockMode.SizeMask) == BlockMode.Code64;
-        ulong linear = wide ? c->Rip : (uint)(c->Cs.Base + c->Rip);
-        JumpEntry* e = Jumps + JumpIndex(linear);
-        if (e->Linear == linear && e->Packed >> 48 == (c->TlbContext | (ulong)mode << 12))
-        {
-            Block* b = (Block*)(e->Packed & BlockAddress);
-            if (wide || c->Rip + b->Bytes - 1 <= c->Cs.Limit)
-                return b;
-        }
-        return FindBlock(c, mode);
+        Block* b = Cached(c, mode);
+        return b != null ? b : FindBlock(c, mode);
     }
 
-    /// <summary>As <see cref="Lookup"/> for 16- and segmented 32-bit code, but null when the jump cache does not have the block.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    internal Block* CachedSegmented(CpuState* c, uint mode)
+    /// <summary>Block at CS:RIP for a mode, or null when the jump cache does not have it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal Block* Cached(CpuState* c, uint mode)
     {
-        ulong linear = (uint)(c->Cs.Base + c->Rip);
+        bool wide = (mode & BlockMode.SizeMask) == BlockMode.Code64;
+        ulong linear = wide ? c->Rip : (uint)(c->Cs.Base + c->Rip);
         JumpEntry* e = Jumps + JumpIndex(linear);
         if (e->Linear != linear || e->Packed >> 48 != (c->TlbContext | (ulong)mode << 12))
             return null;
         Block* b = (Block*)(e->Packed & BlockAddress);
-        return c->Rip + b->Bytes - 1 <= c->Cs.Limit ? b : null;
+        return wide || c->Rip + b->Bytes - 1 <= c->Cs.Limit ? b : null;
+    }
+
+    /// <summary>
+    /// Block at CS:RIP, where <paramref name="link"/> of the running block should lead, if it is not null; what is found is linked. Null: not in the jump
+    /// cache. Then the lookup that follows may link.
+    /// </summary>
+    internal Block* Follow(CpuState* c, uint mode, Block** link)
+    {
+        Link = link;
+        Block* b = Cached(c, mode);
+        if (b != null && link != null)
+            Connect(c, b);
+        return b;
     }
 
     /// <summary>Block at CS:RIP, not through the jump cache. Null: an exception or exit is pending.</summary>
@@ -269,9 +274,9 @@ internal sealed unsafe partial class CodeFetch
         if (slot == null || !samePage || target->HostNext != null || !BlockMode.IsFlat(target->Mode) || _paging.Sanitizer is not null)
             return;
         *slot = target;
-        // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: BlockCache.MakeStale (ops, then links).
+        // The block may have been invalidated by another processor before the link existed. PAIRS-WITH: BlockCache.MakeStale (the mark, then links).
         Interlocked.MemoryBarrier();
-        if (Block.FirstOp(target)->Kind == (ushort)OpKind.Stale)
+        if (Volatile.Read(ref target->Stale) != 0)
             *slot = null;
     }
 }

@@ -28,6 +28,7 @@ internal static unsafe class OpEncoder
         op->Handler = HandlerTable.Get(code);
         op->Code = (ushort)code;
         op->Base = op->Index = NoRegister;
+        op->SegmentBase = NoRegister;
         op->AddressSize = (byte)(size == BlockMode.Code64 ? 8 : size == BlockMode.Code32 ? 4 : 2);
         op->Seg = SegmentIndex.DS;
         op->Flags = (i.HasLockPrefix ? OpFlags.Lock : 0) | (i.HasRepPrefix ? OpFlags.Rep : 0) | (i.HasRepnePrefix ? OpFlags.Repne : 0);
@@ -44,8 +45,30 @@ internal static unsafe class OpEncoder
         op->Aux = HandlerTable.Aux(code);
         if ((op->Flags & OpFlags.HasMemory) == 0 && HandlerTable.GetRegisterForm(code) != null)
             op->Handler = HandlerTable.GetRegisterForm(code);
-        OpSpecializer.Run(op, in i, mode & ~BlockMode.Single);
+        if ((op->Flags & OpFlags.HasMemory) != 0)
+            EncodeSegment(op, mode & ~BlockMode.Single);
         return HandlerTable.EndsBlock(code);
+    }
+
+    private static readonly ushort s_fsBase = BaseOffset(SegmentIndex.FS), s_gsBase = BaseOffset(SegmentIndex.GS);
+
+    private static ushort BaseOffset(int segment)
+    {
+        CpuState state;
+        return (ushort)((byte*)&CpuState.SegmentAt(&state, segment)->Base - (byte*)&state);
+    }
+
+    /// <summary>What the handlers need to know about the segment of the memory operand.</summary>
+    private static void EncodeSegment(Op* op, uint mode)
+    {
+        if (mode == BlockMode.Code64)
+        {
+            op->Flags |= OpFlags.Plain;
+            if (op->Seg >= SegmentIndex.FS)
+                op->SegmentBase = op->Seg == SegmentIndex.FS ? s_fsBase : s_gsBase;
+        }
+        else if (BlockMode.IsFlat(mode) && op->Seg is SegmentIndex.DS or SegmentIndex.ES or SegmentIndex.SS)
+            op->Flags |= OpFlags.Plain;
     }
 
     private static void EncodeOperand(Op* op, in Instruction i, int n, ulong blockRip, uint size, ref bool immediate)

@@ -16,6 +16,11 @@ internal static unsafe class Addressing
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static ulong AddressMask(int bytes) => ulong.MaxValue >> (64 - 8 * bytes);
 
+    /// <summary>Linear address of the memory operand of an op with <see cref="OpFlags.Plain"/>; without, some address.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static ulong PlainAddress(CpuState* c, Op* op)
+        => (EffectiveAddress(c, op) & AddressMask(op->AddressSize)) + *(ulong*)((byte*)c + op->SegmentBase);
+
     /// <summary>
     /// Linear address of the memory operand. False: an exception is pending. In 64-bit mode nothing is checked here: non-canonical addresses fault when they
     /// are accessed.
@@ -23,9 +28,9 @@ internal static unsafe class Addressing
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static bool LinearAddress(CpuState* c, Op* op, int size, AccessKind access, out ulong linear)
     {
-        if (op->AddressSize == 8 && op->Seg < SegmentIndex.FS)
+        if (op->AddressSize == 8)
         {
-            linear = EffectiveAddress(c, op);
+            linear = PlainAddress(c, op);
             return true;
         }
         return SegmentLinear(c, op->Seg, EffectiveAddress(c, op) & AddressMask(op->AddressSize), size, access, out linear);

@@ -10,42 +10,54 @@ internal static unsafe class FlowHandlers
 {
     /// <summary>Checks a branch target against the code segment or for being canonical. False: #GP(0) is pending.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool Check(LogicalProcessor p, CpuState* c, ulong target)
+    private static bool Check<W>(CpuState* c, ulong target) where W : IWidth
     {
-        if (c->BlockMode == BlockMode.Code64 ? CpuMode.IsCanonical(c, target) : target <= c->Cs.Limit)
+        // 64-bit targets belong to 64-bit mode; shorter ones are canonical there.
+        if (W.Bytes == 8 ? CpuMode.IsCanonical(c, target) : target <= c->Cs.Limit || c->BlockMode == BlockMode.Code64)
             return true;
         Outcome.Raise(c, Vector.GP, 0);
         return false;
     }
 
-    private static OpResult Go(LogicalProcessor p, CpuState* c, ulong target)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static OpResult Go<W>(CpuState* c, ulong target, OpResult how) where W : IWidth
     {
-        if (!Check(p, c, target))
+        if (!Check<W>(c, target))
             return OpResult.Fault;
         c->Rip = target;
-        return OpResult.EndBlock;
+        return how;
     }
 
     private static ulong Relative<W>(CpuState* c, Op* op) where W : IWidth => (c->BlockRip + op->Imm) & Width.Mask<W>();
 
-    private static OpResult Jmp<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Go(p, c, Relative<W>(c, op));
+    private static OpResult Jmp<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Go<W>(c, Relative<W>(c, op), OpResult.Taken);
 
-    private static OpResult Jcc<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Branch<W>(p, c, op, Flags.Condition(c, (int)op->Aux));
+    private static OpResult Jcc<W, C>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth where C : struct, ICondition =>
+        Branch<W>(c, op, C.Holds(c));
 
-    private static OpResult Branch<W>(LogicalProcessor p, CpuState* c, Op* op, bool taken) where W : IWidth
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static OpResult Branch<W>(CpuState* c, Op* op, bool taken) where W : IWidth
     {
         if (taken)
-            return Go(p, c, Relative<W>(c, op));
+            return Go<W>(c, Relative<W>(c, op), OpResult.Taken);
         c->Rip = Addressing.NextRip(c, op);
-        return OpResult.EndBlock;
+        return OpResult.Fall;
     }
 
-    private static OpResult Call<W>(LogicalProcessor p, CpuState* c, ulong target, ulong next) where W : IWidth
+    /// <summary>The op behind the last instruction of a block that ends without a transfer.</summary>
+    internal static OpResult FallThrough(LogicalProcessor p, CpuState* c, Op* op)
     {
-        if (!Check(p, c, target))
+        c->Rip = Addressing.NextRip(c, op);
+        return OpResult.Fall;
+    }
+
+    private static OpResult Call<W>(LogicalProcessor p, CpuState* c, Op* op, ulong target, OpResult how) where W : IWidth
+    {
+        ulong next = Addressing.NextRip(c, op);
+        if (!Check<W>(c, target))
         {
             // Any fault of the push comes before that of the target.
-            ulong sp = MemoryGuard.Keep(c, p.State->CurrentOp);
+            ulong sp = MemoryGuard.Keep(c, op);
             if (p.Model.PushesBeforeTarget && c->BlockMode == BlockMode.Code64
                 ? StackHandlers.Push<W>(p, c, next) == OpResult.Next
                 : StackHandlers.CanPush<W>(p, c))
@@ -57,26 +69,27 @@ internal static unsafe class FlowHandlers
         if (end != OpResult.Next)
             return end;
         c->Rip = target;
-        return OpResult.EndBlock;
+        return how;
     }
 
     private static OpResult CallRelative<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
-        Call<W>(p, c, Relative<W>(c, op), Addressing.NextRip(c, op));
+        Call<W>(p, c, op, Relative<W>(c, op), OpResult.Taken);
     private static OpResult CallReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
-        Call<W>(p, c, Shape.Reg0<W>(c, op), Addressing.NextRip(c, op));
+        Call<W>(p, c, op, Shape.Reg0<W>(c, op), OpResult.Jump);
     private static OpResult CallMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
-        => Shape.Load<W>(p, c, op, out ulong target) ? Call<W>(p, c, target, Addressing.NextRip(c, op)) : OpResult.Fault;
-    private static OpResult JmpReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth => Go(p, c, Shape.Reg0<W>(c, op));
+        => Shape.Load<W>(p, c, op, out ulong target) ? Call<W>(p, c, op, target, OpResult.Jump) : OpResult.Fault;
+    private static OpResult JmpReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
+        Go<W>(c, Shape.Reg0<W>(c, op), OpResult.Jump);
     private static OpResult JmpMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth =>
-        Shape.Load<W>(p, c, op, out ulong target) ? Go(p, c, target) : OpResult.Fault;
+        Shape.Load<W>(p, c, op, out ulong target) ? Go<W>(c, target, OpResult.Jump) : OpResult.Fault;
 
     private static OpResult Ret<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
-        if (!StackHandlers.Peek<W>(p, c, 0, out ulong target) || !Check(p, c, target))
+        if (!StackHandlers.Peek<W>(p, c, 0, out ulong target) || !Check<W>(c, target))
             return OpResult.Fault;
         StackHandlers.Drop(c, (ulong)W.Bytes + (ushort)op->Imm);
         c->Rip = target;
-        return OpResult.EndBlock;
+        return OpResult.Jump;
     }
 
     /// <summary>LOOP (0), LOOPE (1), LOOPNE (2): C is the counter's width, W that of the instruction pointer.</summary>
@@ -84,14 +97,14 @@ internal static unsafe class FlowHandlers
     {
         ulong count = (C.Get((byte*)&c->Gpr[1]) - 1) & Width.Mask<C>();
         bool taken = count != 0 && op->Aux switch { 1 => Flags.ZF(c), 2 => !Flags.ZF(c), _ => true };
-        if (taken && !Check(p, c, Relative<W>(c, op)))
+        if (taken && !Check<W>(c, Relative<W>(c, op)))
             return OpResult.Fault;
         C.Set((byte*)&c->Gpr[1], count);
-        return Branch<W>(p, c, op, taken);
+        return Branch<W>(c, op, taken);
     }
 
     private static OpResult Jcxz<C, W>(LogicalProcessor p, CpuState* c, Op* op) where C : IWidth where W : IWidth =>
-        Branch<W>(p, c, op, C.Get((byte*)&c->Gpr[1]) == 0);
+        Branch<W>(c, op, C.Get((byte*)&c->Gpr[1]) == 0);
 
     private static OpResult Bound<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
     {
@@ -118,19 +131,31 @@ internal static unsafe class FlowHandlers
         Branches<W16>(0);
         Branches<W32>(1);
         Branches<W64>(2);
+        Conditions.Register<Jccs>();
         Loops();
         HandlerTable.Set(Code.Bound_r16_m1616, &Bound<W16>);
         HandlerTable.Set(Code.Bound_r32_m3232, &Bound<W32>);
         HandlerTable.Set(Code.Ud2, &Undefined, true);
     }
 
+    private struct Jccs : IConditionalFamily
+    {
+        public static void Register<C>(int cc) where C : struct, ICondition
+        {
+            Width<W16, C>(3 * cc);
+            Width<W32, C>(3 * cc + 1);
+            Width<W64, C>(3 * cc + 2);
+        }
+
+        private static void Width<W, C>(int n) where W : IWidth where C : struct, ICondition
+        {
+            HandlerTable.Set(Code.Jo_rel8_16 + n, &Jcc<W, C>, true);
+            HandlerTable.Set(Code.Jo_rel16 + n, &Jcc<W, C>, true);
+        }
+    }
+
     private static void Branches<W>(int n) where W : IWidth
     {
-        for (int cc = 0; cc < 16; cc++)
-        {
-            HandlerTable.Set(Code.Jo_rel8_16 + cc * 3 + n, null, &Jcc<W>, true, (uint)cc);
-            HandlerTable.Set(Code.Jo_rel16 + cc * 3 + n, null, &Jcc<W>, true, (uint)cc);
-        }
         HandlerTable.Set(Code.Jmp_rel8_16 + n, &Jmp<W>, true);
         HandlerTable.Set(Code.Jmp_rel16 + n, &Jmp<W>, true);
         HandlerTable.Set(Code.Call_rel16 + n, &CallRelative<W>, true);

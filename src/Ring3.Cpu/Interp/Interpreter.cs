@@ -9,30 +9,23 @@ namespace Ring3.Cpu;
 /// </summary>
 /// <remarks>
 /// Host memory that is gone under a translation raises a null reference, which is caught here. What makes the state exact then: <see
-/// cref="CpuState.CurrentOp"/> is stored before every access of the loop and every handler, and an
+/// cref="CpuState.CurrentOp"/> is stored before every handler, and an
 /// instruction changes registers only after its last access, keeps the old stack pointer with <see cref="MemoryGuard.Keep"/>, or can be executed again from
 /// what it has left (REP, gathers, task switches), as page faults demand anyway.
 /// SAFETY: the op lies in a block of the running epoch; the record belongs to this thread.
 /// </remarks>
 internal sealed unsafe partial class Interpreter
 {
-    private const int JumpEntries = CodeFetch.JumpEntries;
-
     /// <summary>Handlers are written against the whole processor.</summary>
     private readonly LogicalProcessor _p;
     private readonly CodeFetch _fetch;
     private readonly GuestAccess _access;
     private readonly MemoryGuard _guard;
-    // Of the fetch unit and of the TLB, here so that the loop reads one field.
-    private readonly JumpEntry* _jumps;
-    private readonly TlbEntry* _level1;
 
     public Interpreter(LogicalProcessor p, CodeFetch fetch)
     {
         _p = p;
         _fetch = fetch;
-        _jumps = fetch.Jumps;
-        _level1 = p.Paging.Level1;
         _access = p.Access;
         _guard = p.Guard;
     }

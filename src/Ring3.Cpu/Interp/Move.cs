@@ -115,28 +115,29 @@ internal static unsafe class MoveHandlers
         return end;
     }
 
-    private static OpResult CmovReg<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    private static OpResult CmovReg<W, C>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth where C : struct, ICondition
     {
         // A 32-bit destination is zero-extended also when the condition is false.
-        Shape.SetReg0<W>(c, op, Flags.Condition(c, (int)op->Aux) ? Shape.Reg1<W>(c, op) : Shape.Reg0<W>(c, op));
+        Shape.SetReg0<W>(c, op, C.Holds(c) ? Shape.Reg1<W>(c, op) : Shape.Reg0<W>(c, op));
         return OpResult.Next;
     }
 
-    private static OpResult CmovMem<W>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth
+    private static OpResult CmovMem<W, C>(LogicalProcessor p, CpuState* c, Op* op) where W : IWidth where C : struct, ICondition
     {
         if (!Shape.Load<W>(p, c, op, out ulong value))
             return OpResult.Fault;
-        Shape.SetReg0<W>(c, op, Flags.Condition(c, (int)op->Aux) ? value : Shape.Reg0<W>(c, op));
+        Shape.SetReg0<W>(c, op, C.Holds(c) ? value : Shape.Reg0<W>(c, op));
         return OpResult.Next;
     }
 
-    private static OpResult SetReg(LogicalProcessor p, CpuState* c, Op* op)
+    private static OpResult SetReg<C>(LogicalProcessor p, CpuState* c, Op* op) where C : struct, ICondition
     {
-        Shape.SetReg0<W8>(c, op, Flags.Condition(c, (int)op->Aux) ? 1UL : 0);
+        Shape.SetReg0<W8>(c, op, C.Holds(c) ? 1UL : 0);
         return OpResult.Next;
     }
 
-    private static OpResult SetMem(LogicalProcessor p, CpuState* c, Op* op) => Shape.Store<W8>(p, c, op, Flags.Condition(c, (int)op->Aux) ? 1UL : 0);
+    private static OpResult SetMem<C>(LogicalProcessor p, CpuState* c, Op* op) where C : struct, ICondition =>
+        Shape.Store<W8>(p, c, op, C.Holds(c) ? 1UL : 0);
 
     private static ulong Swap<W>(ulong v) where W : IWidth => BinaryPrimitives.ReverseEndianness(v) >> (64 - W.Bytes * 8);
 
@@ -173,6 +174,17 @@ internal static unsafe class MoveHandlers
     {
         W.Set((byte*)&c->Gpr[2], Width.Sign<W>(W.Get((byte*)c)) ? ulong.MaxValue : 0);
         return OpResult.Next;
+    }
+
+    private struct Conditionals : IConditionalFamily
+    {
+        public static void Register<C>(int cc) where C : struct, ICondition
+        {
+            HandlerTable.Set(Code.Cmovo_r16_rm16 + cc * 3, &CmovMem<W16, C>, &CmovReg<W16, C>);
+            HandlerTable.Set(Code.Cmovo_r32_rm32 + cc * 3, &CmovMem<W32, C>, &CmovReg<W32, C>);
+            HandlerTable.Set(Code.Cmovo_r64_rm64 + cc * 3, &CmovMem<W64, C>, &CmovReg<W64, C>);
+            HandlerTable.Set(Code.Seto_rm8 + cc, &SetMem<C>, &SetReg<C>);
+        }
     }
 
     public static void Register()
@@ -232,13 +244,7 @@ internal static unsafe class MoveHandlers
         HandlerTable.Set(Code.Xchg_r32_EAX, &XchgReg<W32>);
         HandlerTable.Set(Code.Xchg_r64_RAX, &XchgReg<W64>);
 
-        for (int cc = 0; cc < 16; cc++)
-        {
-            HandlerTable.Set(Code.Cmovo_r16_rm16 + cc * 3, &CmovMem<W16>, &CmovReg<W16>, aux: (uint)cc);
-            HandlerTable.Set(Code.Cmovo_r32_rm32 + cc * 3, &CmovMem<W32>, &CmovReg<W32>, aux: (uint)cc);
-            HandlerTable.Set(Code.Cmovo_r64_rm64 + cc * 3, &CmovMem<W64>, &CmovReg<W64>, aux: (uint)cc);
-            HandlerTable.Set(Code.Seto_rm8 + cc, &SetMem, &SetReg, aux: (uint)cc);
-        }
+        Conditions.Register<Conditionals>();
 
         HandlerTable.Set(Code.Movbe_r16_m16, &MovbeLoad<W16>);
         HandlerTable.Set(Code.Movbe_r32_m32, &MovbeLoad<W32>);

@@ -16,9 +16,35 @@ internal static unsafe class Shape
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void SetReg0<W>(CpuState* c, Op* op, ulong value) where W : IWidth => W.Set((byte*)c + op->Reg0, value);
 
+    /// <summary>
+    /// The common case of a memory operand: a plain address whose bytes lie in one page, which level 1 of the TLB has. Else null: nothing is known.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static byte* Hit<W>(CpuState* c, Op* op, bool write, out ulong linear, out TlbEntry* e) where W : IWidth
+    {
+        linear = Addressing.PlainAddress(c, op);
+        e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
+        ulong tag = (linear + (ulong)W.Bytes - 1) & ~0xfffUL | c->TlbContext;
+        return tag == (write ? e->TagWrite : e->TagRead) && (op->Flags & OpFlags.Plain) != 0 ? (byte*)(linear + (ulong)e->Addend) : null;
+    }
+
+    /// <summary>Whether a store there has to look for code that it has overwritten: asked behind the store. Memory that level 1 has never leaves.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool MeetsCode(TlbEntry* e, ulong linear) => (*e->CodeBits >> (int)((linear >> 6) & 63) & 1) != 0;
+
     /// <summary>Reads the memory operand.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Load<W>(LogicalProcessor p, CpuState* c, Op* op, out ulong value) where W : IWidth
+    {
+        byte* ptr = Hit<W>(c, op, write: false, out _, out _);
+        if (ptr == null)
+            return LoadSlow<W>(p, c, op, out value);
+        value = W.Get(ptr);
+        return true;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool LoadSlow<W>(LogicalProcessor p, CpuState* c, Op* op, out ulong value) where W : IWidth
     {
         value = 0;
         if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Read, out ulong linear))
@@ -33,6 +59,16 @@ internal static unsafe class Shape
     /// <summary>Writes the memory operand.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static OpResult Store<W>(LogicalProcessor p, CpuState* c, Op* op, ulong value) where W : IWidth
+    {
+        byte* ptr = Hit<W>(c, op, write: true, out ulong linear, out TlbEntry* e);
+        if (ptr == null)
+            return StoreSlow<W>(p, c, op, value);
+        W.Put(ptr, value);
+        return MeetsCode(e, linear) ? p.Access.EndWriteSlow(c, ptr, linear, W.Bytes) : OpResult.Next;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static OpResult StoreSlow<W>(LogicalProcessor p, CpuState* c, Op* op, ulong value) where W : IWidth
     {
         if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;
@@ -50,6 +86,18 @@ internal static unsafe class Shape
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static OpResult Modify<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong source) where W : IWidth where O : struct, IModify
+    {
+        byte* ptr = Hit<W>(c, op, write: true, out ulong linear, out TlbEntry* e);
+        if (ptr == null || (op->Flags & OpFlags.Lock) != 0)
+            return ModifySlow<W, O>(p, c, op, source);
+        ulong old = W.Get(ptr), result = O.Compute<W>(c, old, source);
+        W.Put(ptr, result);
+        O.Finish<W>(c, op, old, source, result & Width.Mask<W>());
+        return MeetsCode(e, linear) ? p.Access.EndWriteSlow(c, ptr, linear, W.Bytes) : OpResult.Next;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static OpResult ModifySlow<W, O>(LogicalProcessor p, CpuState* c, Op* op, ulong source) where W : IWidth where O : struct, IModify
     {
         if (!Addressing.LinearAddress(c, op, W.Bytes, AccessKind.Write, out ulong linear))
             return OpResult.Fault;

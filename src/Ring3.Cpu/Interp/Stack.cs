@@ -26,7 +26,21 @@ internal static unsafe class StackHandlers
     }
 
     /// <summary>Writes below the stack pointer and moves it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static OpResult Push<W>(LogicalProcessor p, CpuState* c, ulong value) where W : IWidth
+    {
+        ulong linear = c->Gpr[4] - (ulong)W.Bytes;
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
+        if (((linear + (ulong)W.Bytes - 1) & ~0xfffUL | c->TlbContext) != e->TagWrite || c->BlockMode != BlockMode.Code64)
+            return PushSlow<W>(p, c, value);
+        byte* ptr = (byte*)(linear + (ulong)e->Addend);
+        W.Put(ptr, value);
+        c->Gpr[4] = linear;
+        return Shape.MeetsCode(e, linear) ? p.Access.EndWriteSlow(c, ptr, linear, W.Bytes) : OpResult.Next;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static OpResult PushSlow<W>(LogicalProcessor p, CpuState* c, ulong value) where W : IWidth
     {
         ulong mask = Addressing.StackMask(c), sp = (c->Gpr[4] - (ulong)W.Bytes) & mask;
         if (!Linear(p, c, sp, W.Bytes, AccessKind.Write, out ulong linear))
@@ -41,6 +55,18 @@ internal static unsafe class StackHandlers
         return end;
     }
 
+    /// <summary>Reads at an offset from the stack pointer; moves nothing.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool Peek<W>(LogicalProcessor p, CpuState* c, ulong offset, out ulong value) where W : IWidth
+    {
+        ulong linear = c->Gpr[4] + offset;
+        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
+        if (((linear + (ulong)W.Bytes - 1) & ~0xfffUL | c->TlbContext) != e->TagRead || c->BlockMode != BlockMode.Code64)
+            return PeekSlow<W>(p, c, offset, out value);
+        value = W.Get((byte*)(linear + (ulong)e->Addend));
+        return true;
+    }
+
     /// <summary>Whether a push would succeed; if not, its fault is pending.</summary>
     public static bool CanPush<W>(LogicalProcessor p, CpuState* c) where W : IWidth
     {
@@ -53,8 +79,8 @@ internal static unsafe class StackHandlers
         return false;
     }
 
-    /// <summary>Reads at an offset from the stack pointer; moves nothing.</summary>
-    public static bool Peek<W>(LogicalProcessor p, CpuState* c, ulong offset, out ulong value) where W : IWidth
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool PeekSlow<W>(LogicalProcessor p, CpuState* c, ulong offset, out ulong value) where W : IWidth
     {
         value = 0;
         ulong sp = (c->Gpr[4] + offset) & Addressing.StackMask(c);

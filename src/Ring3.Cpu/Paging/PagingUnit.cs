@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Ring3.Arch;
 using Ring3.Host;
 
@@ -58,15 +57,6 @@ internal sealed unsafe partial class PagingUnit
         ulong written = (2UL << last) - (1UL << first);
         if ((Volatile.Read(ref *CodeBitsOf(host)) & written) != 0)
             _blocks.CodeWritten(host, (nuint)size);
-    }
-
-    /// <summary>A run has left behind a store to decoded code: drops the code.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    internal void DropCodeOverwrittenByRun(CpuState* c)
-    {
-        int size = c->OverwrittenBytes;
-        c->OverwrittenBytes = 0;
-        CodeMayHaveChanged(c->OverwrittenHost, size);
     }
 
     /// <summary>

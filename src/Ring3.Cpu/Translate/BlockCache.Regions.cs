@@ -33,7 +33,7 @@ internal sealed unsafe partial class BlockCache
             if (_epoch != epoch)
                 return false;
             foreach (nint b in builder.Sources)
-                if (Block.FirstOp((Block*)b)->Kind == (ushort)OpKind.Stale)
+                if (((Block*)b)->Stale != 0)
                     return false;
             RegionArena? arena = _arena.Regions ??= RegionArena.Take();
             if (arena is null)

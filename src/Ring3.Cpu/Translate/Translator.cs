@@ -244,7 +244,7 @@ internal sealed unsafe partial class Translator
                 c->InstructionsRetired -= s->Uncount - 1u;
                 c->Rip = c->BlockRip + op->Offset + op->Length;
                 return Leave(LoopExit.Lookup);
-            case OpResult.EndBlock:
+            case OpResult.EndBlock or OpResult.Jump or OpResult.Taken or OpResult.Fall:
                 c->InstructionsRetired -= s->Uncount - 1u;
                 c->Units = 0;
                 if (EventUnit.NeedsAttention(c) || !CanGoOn() || CpuMode.CodeMode(c) != BlockMode.Code64)

@@ -62,6 +62,6 @@ internal unsafe struct VectorForm
     [FieldOffset(24)] public VectorFormFlags Flags;
     [FieldOffset(26)] public ushort Code;
     [FieldOffset(30)] public byte Immediate;
-    /// <summary>Handler of one op of this form.</summary>
-    [FieldOffset(32)] public delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Single;
+    /// <summary>Handler of the ops of this form.</summary>
+    [FieldOffset(32)] public delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Handler;
 }

@@ -61,34 +61,21 @@ internal static unsafe class VectorHandlers
         s_hasForm[(int)code] = false;
     }
 
-    /// <summary>First execution of an op. Processors that share the block may do it at the same time; they write the same values.</summary>
-    private static OpResult First(LogicalProcessor p, CpuState* c, Op* op)
-    {
-        VectorUnit.Park(c);
-        Resolve(op);
-        return (p.Forms + op->Aux)->Single(p, c, op);
-    }
-
-    /// <summary>Whether the op is a vector op that a run may contain, as far as its code tells.</summary>
-    internal static bool CanFuse(Op* op) => s_hasForm[op->Code];
-
     /// <summary>Whether an instruction is on the white list: its very form may be emitted.</summary>
     internal static bool HasForm(Code code) => s_hasForm[(int)code];
 
-    /// <summary>Gives an op its form and its own handler, unless it has them.</summary>
-    internal static void Resolve(Op* op)
+    /// <summary>
+    /// First execution of an op: gives it its form and its own handler. Processors that share the block may do it at the same time; they write the same values.
+    /// </summary>
+    private static OpResult First(LogicalProcessor p, CpuState* c, Op* op)
     {
+        VectorUnit.Park(c);
         Code code = (Code)op->Code;
-        byte immediate = (byte)Volatile.Read(ref op->Imm);
-        // A run's head keeps other things in Imm, but it has its form since before.
-        if (Volatile.Read(ref op->Aux) != 0)
-            return;
-        bool memory = (op->Flags & OpFlags.HasMemory) != 0;
-        uint index = VectorForms.Get(code, VectorFacts.HasImmediate(code) ? immediate : (byte)0, memory);
-        VectorForm* f = VectorForms.At(index);
+        uint index = VectorForms.Get(code, VectorFacts.HasImmediate(code) ? (byte)op->Imm : (byte)0, (op->Flags & OpFlags.HasMemory) != 0);
+        delegate*<LogicalProcessor, CpuState*, Op*, OpResult> handler = VectorForms.At(index)->Handler;
         Volatile.Write(ref op->Aux, index);
-        bool mayRun = (f->Flags & (VectorFormFlags.Mmx | VectorFormFlags.WritesFlags)) == 0 && (!memory || op->AddressSize == 8);
-        Volatile.Write(ref *(nint*)&op->Handler, mayRun ? (nint)(delegate*<LogicalProcessor, CpuState*, Op*, OpResult>)&RunHandlers.Warm : (nint)f->Single);
+        Volatile.Write(ref *(nint*)&op->Handler, (nint)handler);
+        return handler(p, c, op);
     }
 
     internal static delegate*<LogicalProcessor, CpuState*, Op*, OpResult> Choose(VectorForm* f)

@@ -53,18 +53,6 @@ internal static unsafe class VectorSlow
         return OpResult.Next;
     }
 
-    /// <summary>Executes a run with the guest's MXCSR, every exception of which is masked; returns the number of ops done.</summary>
-    public static int Execute(LogicalProcessor p, CpuState* c, VectorRun* run)
-    {
-        Frame frame;
-        frame.Control = c->Mxcsr & ~(MxcsrUnit.StatusMask | MxcsrUnit.Misaligned);
-        frame.Host = MxcsrUnit.Default;
-        frame.Entry = (nint)run->Entry;
-        int done = (int)s_trampoline((byte*)c, (byte*)p.Paging.Level1, null, null, null, &frame);
-        c->Mxcsr |= frame.Raised & MxcsrUnit.StatusMask;
-        return done;
-    }
-
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static OpResult ExecuteUnmasked(LogicalProcessor p, CpuState* c, VectorForm* f, byte* a0, byte* a1, byte* a2, byte* a3)
     {

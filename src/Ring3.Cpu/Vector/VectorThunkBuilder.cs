@@ -62,7 +62,7 @@ internal static unsafe class VectorThunkBuilder
             a.Plain(Code.VEX_Vzeroupper);
         a.Plain(Code.Retnq);
         form.Entry = (delegate* unmanaged[SuppressGCTransition]<byte*, byte*, byte*, byte*, CpuState*, ulong>)a.Finish();
-        form.Single = VectorHandlers.Choose(&form);
+        form.Handler = VectorHandlers.Choose(&form);
         return form;
     }
 

@@ -10,18 +10,16 @@ namespace Ring3.Cpu.Tests.Vec;
 public unsafe class VectorLoopTests
 {
     private readonly Random _random = new(2024);
-    private readonly Code[] _codes = [.. Enum.GetValues<Code>().Where(c => VectorTableTests.IsVectorCode(c) && IsFusable(c))];
+    private readonly Code[] _codes = [.. Enum.GetValues<Code>().Where(c => VectorTableTests.IsVectorCode(c) && IsLoopable(c))];
 
-    private static bool IsFusable(Code code)
+    private static bool IsLoopable(Code code)
     {
-        Op op = default;
-        op.Code = (ushort)code;
         OpCodeInfo info = code.ToOpCode();
         for (int i = 0; i < info.OpCount; i++)
             if (info.GetOpKind(i).ToString().StartsWith("mm", StringComparison.Ordinal))
                 return false;
         // The string compares write RCX, which counts the rounds here.
-        return VectorHandlers.CanFuse(&op) && !info.Mnemonic.ToString().Contains("str", StringComparison.OrdinalIgnoreCase);
+        return VectorHandlers.HasForm(code) && !info.Mnemonic.ToString().Contains("str", StringComparison.OrdinalIgnoreCase);
     }
 
     private Instruction Compose(Code code)

@@ -1,7 +1,7 @@
 namespace Ring3.Kvm.Tests;
 
-/// <summary>Vector instructions that have been joined to runs, with what stands between them: where they meet other modes and decoded code.</summary>
-public sealed class VectorRunGuestTests
+/// <summary>Vector instructions with what stands between them: where they meet other modes and decoded code.</summary>
+public sealed class VectorGuestTests
 {
     /// <summary>Compatibility mode: an address wraps at 4 GiB, also when the TLB knows what is behind that in 64-bit mode.</summary>
     [Fact]
@@ -35,7 +35,7 @@ public sealed class VectorRunGuestTests
         Assert.Equal((0x1111_1111u, 0u), (low, high));
     }
 
-    /// <summary>A store in the middle of a run changes a function that is called right behind it, 10,000 times.</summary>
+    /// <summary>A vector store changes a function that is called right behind it, 10,000 times.</summary>
     [Fact]
     public void StoreToCode_IsSeenByTheNextCall()
     {
