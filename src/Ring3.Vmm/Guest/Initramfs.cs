@@ -15,6 +15,8 @@ public sealed record InitOptions
     public RunCommand? Run { get; init; }
     /// <summary>The command's streams; null: serial ports, and no input.</summary>
     public CommandStreams? Streams { get; init; }
+    /// <summary>Init waits for its script (<see cref="InitScript.Script"/>) where the guest has a virtio console.</summary>
+    public bool WaitsForScript { get; init; }
     /// <summary>The shell talks to a terminal; otherwise it reads a script from the console until Ctrl-D.</summary>
     public bool Interactive { get; init; } = true;
     /// <summary>Size of the host's terminal, 0 = unknown.</summary>
