@@ -24,11 +24,11 @@ internal sealed class SnapshotRequest(Machine machine, BootOptions options, Warm
             if (options.SnapshotAt == AtReady)
             {
                 if (!knowsClones)
-                    Errors.Line("the guest's kernel has no driver for the generation identifier (vmgenid): clones will have the same random numbers");
+                    Errors.Line("the guest's kernel runs no 64-bit programs: clones will have the same random numbers");
                 MakeAndEnd();
                 return;
             }
-            // Without that driver there are no clones that nobody has asked for.
+            // Else there are no clones that nobody has asked for.
             if (knowsClones)
                 warm?.Keep(machine);
             Send(clone: false);

@@ -12,7 +12,7 @@ public sealed partial class Machine
     private uint _hostTscKhz;
     private bool _hasDisk;
 
-    /// <summary>What the default guest has said: it takes a command, and hears when it has become a clone.</summary>
+    /// <summary>What the default guest has said: it takes a command, and a clone can have random numbers of its own.</summary>
     private (bool TakesCommand, bool KnowsClones) _guest;
 
     /// <summary>A snapshot's machine; its devices wait for <see cref="Run"/>.</summary>

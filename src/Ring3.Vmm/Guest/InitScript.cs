@@ -1,3 +1,5 @@
+using Ring3.Host;
+
 namespace Ring3.Vmm;
 
 /// <summary>What the default guest's first process does: a script for busybox.</summary>
@@ -35,16 +37,12 @@ internal static class InitScript
         return head + (options.WaitsForScript ? Wait : "") + rest;
     }
 
-    /// <summary>
-    /// Says that the guest is ready, and does what the host then says. A clone must not use its random numbers before its kernel has heard that it is one:
-    /// $g waits for that, where the kernel hears it.
-    /// </summary>
-    private const string Wait = ConsolePorts + Fifos + """
+    /// <summary>Says that the guest is ready, and whether a clone of it can get random numbers of its own, and does what the host then says.</summary>
+    private const string Wait = ConsolePorts + Fifos + $$"""
         if [ -n "$in" ]; then
-            g=
-            for d in /sys/bus/acpi/drivers/vmgenid/*:* /sys/bus/platform/drivers/vmgenid/*:*; do [ ! -e "$d" ] || g=1; done
-            [ -z "$g" ] || { $b grep -q -m1 'virtual machine fork' /dev/kmsg & g=$!; }
-            echo "ready${g:+ clones}" >$status
+            {{ReseedProgram.Path}} </dev/null
+            [ $? -ne 1 ] || clones=clones
+            echo "ready $clones" >$status
             . ${port}6
         fi
 
@@ -55,11 +53,13 @@ internal static class InitScript
     /// <param name="clone">It has been copied while it waited.</param>
     public static string Script(InitOptions options, bool clone)
     {
-        string head = $"""
-            [ -z "$g" ] || {(clone ? "wait" : "$b kill")} $g
-            export TERM={Shell.Quote(options.Terminal)}
-
-            """;
+        string head = $"export TERM={Shell.Quote(options.Terminal)}\n";
+        if (clone)
+        {
+            Span<byte> seed = stackalloc byte[ReseedProgram.SeedBytes];
+            HostRandom.Fill(seed);
+            head += ReseedProgram.Script(seed);
+        }
         if (options.Run is null && options.Exec is null)
             return head + ShellScript(options);
         return head + $"printf '%s' {Shell.Quote(Command(options))} >/.ring3/command\n" + CommandScript(options);

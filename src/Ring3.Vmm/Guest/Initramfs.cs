@@ -80,6 +80,8 @@ public static class Initramfs
         cpio.File(InitPath, Encoding.UTF8.GetBytes(InitScript.Build(shell, options)), 0x1ed);
         if (options.Exec is not null || options.Run is not null)
             cpio.File(".ring3/command", Encoding.UTF8.GetBytes(InitScript.Command(options)));
+        if (options.WaitsForScript)
+            cpio.File(ReseedProgram.Path[1..], ReseedProgram.Build(), 0x1ed);
         if (options.Dhcp == true)
             cpio.File(".ring3/dhcp", Encoding.UTF8.GetBytes(InitScript.Dhcp(shell)), 0x1ed);
         if (options.Modules.Count != 0)

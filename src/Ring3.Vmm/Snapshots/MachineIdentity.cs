@@ -22,7 +22,7 @@ internal sealed record MachineIdentity(string Version, string Build, string Proc
         var entries = new kvm_cpuid_entry2[Vcpu.MaxCpuidEntries];
         int count = KvmSystem.GetSupportedCpuid(entries, model);
         Span<kvm_cpuid_entry2> leaves = entries.AsSpan(0, count);
-        return new MachineIdentity(OwnVersion(), s_build ??= OwnBuild(), $"{model.Name}: {model.Brand}", Crc32C.Of(MemoryMarshal.AsBytes(leaves)));
+        return new MachineIdentity(OwnVersion(), s_build ??= OwnBuild(), $"{model.Name}: {model.Brand}", FeaturesOf(leaves));
     }
 
     public static MachineIdentity Transfer(StateTransfer state, MachineIdentity? own) =>
@@ -53,4 +53,20 @@ internal sealed record MachineIdentity(string Version, string Build, string Proc
         var file = new FileInfo(path);
         return file.Exists ? $"{path}:{file.Length}:{file.LastWriteTimeUtc.Ticks}" : $"{path}:-";
     }
+
+    /// <summary>Without what is not the processor's, but the one's on which this thread happens to run.</summary>
+    private static uint FeaturesOf(ReadOnlySpan<kvm_cpuid_entry2> leaves)
+    {
+        uint sum = 0;
+        foreach (kvm_cpuid_entry2 e in leaves)
+        {
+            if (e.function is TopologyLeaf or NewTopologyLeaf or AmdTopologyLeaf)
+                continue;
+            uint ebx = e.function == 1 ? e.ebx & 0xff_ffff : e.ebx;
+            sum = Crc32C.Of(MemoryMarshal.AsBytes<uint>([e.function, e.index, e.flags, e.eax, ebx, e.ecx, e.edx]), sum);
+        }
+        return sum;
+    }
+
+    private const uint TopologyLeaf = 0xb, NewTopologyLeaf = 0x1f, AmdTopologyLeaf = 0x8000_001e;
 }

@@ -8,7 +8,7 @@ internal sealed record SnapshotSettings
 {
     /// <summary>The default guest waits for a command.</summary>
     public bool TakesCommand { get; init; }
-    /// <summary>Its kernel hears that it is a clone, and says so.</summary>
+    /// <summary>A clone of it can be given random numbers of its own.</summary>
     public bool KnowsClones { get; init; }
     /// <summary>The guest's console belongs to the default guest.</summary>
     public bool OwnGuest { get; init; }

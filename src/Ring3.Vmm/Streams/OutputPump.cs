@@ -150,7 +150,7 @@ public sealed class TailSink(ISerialSink? next) : ISerialSink
 }
 
 /// <summary>The status port of the exec channel: a line "exit N" says that the command has ended with that status, "ready" that the guest waits for one
-/// ("ready clones": and that its kernel hears when it has become a clone).</summary>
+/// ("ready clones": and that a clone can have random numbers of its own).</summary>
 public sealed class ExecStatusSink(Action<int> ended, Action<bool>? ready = null) : ISerialSink
 {
     private const int LineLimit = 64;
