@@ -60,7 +60,7 @@ internal sealed record MachineIdentity(string Version, string Build, string Proc
         uint sum = 0;
         foreach (kvm_cpuid_entry2 e in leaves)
         {
-            if (e.function is TopologyLeaf or NewTopologyLeaf or AmdTopologyLeaf)
+            if (e.function is TopologyLeaf or NewTopologyLeaf or AmdTopologyLeaf or TscLeaf or FrequencyLeaf)
                 continue;
             uint ebx = e.function == 1 ? e.ebx & 0xff_ffff : e.ebx;
             sum = Crc32C.Of(MemoryMarshal.AsBytes<uint>([e.function, e.index, e.flags, e.eax, ebx, e.ecx, e.edx]), sum);
@@ -68,5 +68,6 @@ internal sealed record MachineIdentity(string Version, string Build, string Proc
         return sum;
     }
 
-    private const uint TopologyLeaf = 0xb, NewTopologyLeaf = 0x1f, AmdTopologyLeaf = 0x8000_001e;
+    // Where the host's frequency is measured, it is a little different each time.
+    private const uint TscLeaf = 0x15, FrequencyLeaf = 0x16, TopologyLeaf = 0xb, NewTopologyLeaf = 0x1f, AmdTopologyLeaf = 0x8000_001e;
 }

@@ -21,7 +21,9 @@ internal static class ProcessorState
         if (!state.IsLoading)
             return;
         Accept(vcpu.SetCpuid2(entries.AsSpan(0, count)), "CPUID");
-        if (khz != vcpu.TscKhz)
+        // As KVM: what may be a difference of two measurements is none.
+        const ulong Million = 1_000_000, Tolerance = 250;
+        if (Math.Max(khz, vcpu.TscKhz) - Math.Min(khz, vcpu.TscKhz) > khz * Tolerance / Million)
             Accept(vcpu.SetTscKhz(khz), "TSC frequency");
     }
 
