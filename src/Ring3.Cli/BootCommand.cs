@@ -57,7 +57,7 @@ internal static class BootCommand
         Description = "make the guest's random seed repeatable, and its kernel's address fixed",
         HelpName = "NUMBER", CustomParser = ParseSeed,
     };
-    private static readonly Option<string?> s_exec = new("--exec", "-e")
+    internal static readonly Option<string?> s_exec = new("--exec", "-e")
     {
         Description = "run CMD with sh in the guest, stream its output, and exit with its status",
         HelpName = "CMD",
@@ -121,6 +121,20 @@ internal static class BootCommand
         Description = "streams: to the guest through this local socket (CONNECT PORT), from it to PATH_PORT",
         HelpName = "PATH[,cid=N]", CustomParser = ParseVsock,
     };
+    private static readonly Option<string?> s_snapshot = new("--snapshot")
+    {
+        Description = "write the running guest to FILE, for ring3 restore: when Ctrl-^ is pressed, or when --snapshot-at says",
+        HelpName = "FILE",
+    };
+    private static readonly Option<string?> s_snapshotAt = new("--snapshot-at")
+    {
+        Description = "make the snapshot, and end, when the console says TEXT; 'ready': when the default guest could run a command",
+        HelpName = "TEXT|ready",
+    };
+    internal static readonly Option<bool> s_cold = new("--cold")
+    {
+        Description = "boot the guest of a command although the cache has a snapshot of one that waits for it, and keep none",
+    };
     private static readonly Option<string?> s_heatmap = new("--heatmap")
     {
         Description = "write a picture of the working set over time (PNG)",
@@ -144,15 +158,30 @@ internal static class BootCommand
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
             s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo,
-            s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_snapshot, s_snapshotAt, s_cold, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
-        command.SetAction(r => BootSession.Run(Options(r)));
+        command.SetAction(r => BootSession.Run(Checked(Options(r))));
         return command;
     }
 
     /// <summary>What the command's streams are: it gets standard input, unless that is nothing.</summary>
-    private static CommandStreams? Streams(ParseResult r) =>
-        r.GetValue(s_exec) is null || FileDescriptor.LinkTarget(0) is null or "/dev/null" ? null : new CommandStreams { HasInput = true };
+    private static CommandStreams? Streams(ParseResult r) => Streams(r.GetValue(s_exec));
+
+    internal static CommandStreams? Streams(string? exec) =>
+        exec is null || FileDescriptor.LinkTarget(0) is null or "/dev/null" ? null : new CommandStreams { HasInput = true };
+
+    /// <summary>What --snapshot needs of the other options, and changes in them.</summary>
+    private static BootOptions Checked(BootOptions options)
+    {
+        if (options.SnapshotFile is null)
+            return options.SnapshotAt is null ? options : throw new BootException(ExitStatus.Usage, "--snapshot-at needs --snapshot FILE");
+        Ring3.Vmm.Machine.CheckSnapshot(options);
+        if (options.SnapshotAt != SnapshotRequest.AtReady)
+            return options;
+        if (options.HasCommand || options.Initrd.Count != 0)
+            throw new BootException(ExitStatus.Usage, "--snapshot-at ready is the default guest's, before it has a command: not with --exec or --initrd");
+        return WarmStart.Waiting(options);
+    }
 
     private static BootOptions Options(ParseResult r) => new()
     {
@@ -181,6 +210,9 @@ internal static class BootCommand
         Vsock = r.GetValue(s_vsock),
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
+        SnapshotFile = r.GetValue(s_snapshot),
+        SnapshotAt = r.GetValue(s_snapshotAt),
+        Cold = r.GetValue(s_cold),
         Heatmap = r.GetValue(s_heatmap),
         Stats = r.GetValue(s_stats),
         Messages = Console.Error,

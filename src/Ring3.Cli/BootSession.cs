@@ -12,13 +12,26 @@ internal static class BootSession
     private const int Stdin = 0, Stdout = 1, Stderr = 2;
     private const int TailLines = 12;
 
+    /// <summary>Boots, or restores what the cache has of such a guest and keeps one there.</summary>
     public static int Run(BootOptions options)
+    {
+        if (WarmStart.For(options, new GuestCache(Errors.Line)) is not { } warm)
+            return Run(options, null, null);
+        options = WarmStart.Waiting(options);
+        using SnapshotFile? kept = warm.Find();
+        return kept is null ? Run(options, null, warm) : Run(options, kept, null);
+    }
+
+    /// <param name="options">What machine, and what it does.</param>
+    /// <param name="snapshot">What the machine is restored from; null: it boots.</param>
+    /// <param name="warm">Where a snapshot of it is kept; null: nowhere.</param>
+    public static int Run(BootOptions options, SnapshotFile? snapshot, WarmStart? warm)
     {
         bool stdio = options.Serial == "stdio";
         bool command = options.HasCommand, terminal = options.Streams is { IsTerminal: true };
         bool interactive = stdio && !command && Terminal.IsTerminal(Stdin);
         using FileStream? serialFile = stdio ? null : OpenSerialFile(options.Serial);
-        using var machine = new Machine(options);
+        using var machine = new Machine(options, snapshot);
         int com1 = stdio ? (command ? Stderr : Stdout) : (int)serialFile!.SafeFileHandle.DangerousGetHandle();
         using var console = new OutputPump(com1, "ring3-com1", machine.Ended);
         using var output = new OutputPump(Stdout, "ring3-out", machine.Ended);
@@ -29,17 +42,21 @@ internal static class BootSession
         // Nobody can see what a guest without output does. Messages on standard error are not its output.
         (OutputPump pump, string name) = command ? (output, "standard output") : (console, stdio ? "standard output" : $"--serial {options.Serial}");
         pump.Failed = () => machine.End(MachineEnd.Quit, ExitStatus.NoOutput);
-        machine.AttachSerial(0, tail);
-        if (command)
-            AttachCommand(machine, output, error, options);
-        Load(machine, options, interactive || terminal);
+        var request = new SnapshotRequest(machine, options, warm, Size(interactive || terminal));
+        machine.AttachSerial(0, request.Watch(tail));
+        if (command || options.WaitsForScript || snapshot is { HasCommandPorts: true })
+            AttachCommand(machine, output, error, options, request);
+        if (snapshot is not null)
+            request.Restore(snapshot);
+        else
+            Load(machine, options, interactive || terminal);
 
         MachineResult result;
         using (var raw = interactive || terminal ? RawTerminal.Enter(Stdin) : null)
         {
             using var signals = new MachineSignals(machine, forward: options.Run is not null, terminal);
-            bool ownGuest = options.Initrd.Count == 0 && options.Kernel is null;
-            using var input = stdio && !command ? new InputPump(Stdin, new SerialInput(machine, ownGuest), quitKey: interactive, machine)
+            bool ownGuest = snapshot?.OwnGuest ?? options.Initrd.Count == 0 && options.Kernel is null;
+            using var input = stdio && !command ? new InputPump(Stdin, new SerialInput(machine, ownGuest), quitKey: interactive, machine, request.Key)
                 : terminal ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Terminal), quitKey: true, machine)
                 : options.Streams is { HasInput: true } ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Input), quitKey: false, machine)
                 : null;
@@ -63,7 +80,7 @@ internal static class BootSession
     }
 
     /// <summary>The command's streams: serial ports, and ports of a virtio console where the guest has one.</summary>
-    private static void AttachCommand(Machine machine, OutputPump output, OutputPump error, BootOptions options)
+    private static void AttachCommand(Machine machine, OutputPump output, OutputPump error, BootOptions options, SnapshotRequest request)
     {
         // What was written before the status is written before the end.
         void Ended(int status) => new Thread(() =>
@@ -73,7 +90,7 @@ internal static class BootSession
             error.WaitWritten();
             machine.End(MachineEnd.ExecDone, status);
         }) { IsBackground = true, Name = "ring3-status" }.Start();
-        var status = new ExecStatusSink(Ended);
+        var status = new ExecStatusSink(Ended, request.Ready);
         machine.AttachSerial(1, output);
         machine.AttachSerial(2, error);
         machine.AttachSerial(3, status);
@@ -113,12 +130,17 @@ internal static class BootSession
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void LoadFiles(Machine machine, BootOptions options, bool interactive)
     {
-        (int rows, int columns) = interactive ? Terminal.Size(Stdin) : default;
-        GuestPlan plan = GuestPlan.Prepare(options, new GuestCache(Errors.Line), new HostTerminal(interactive, rows, columns));
+        GuestPlan plan = GuestPlan.Prepare(options, new GuestCache(Errors.Line), Size(interactive));
         machine.Load(plan);
         if (options.Verbose)
             Errors.Line($"{plan.KernelName}: {machine.EntryProtocol}; {options.Cpus} processors, {options.MemoryBytes >> 20} MiB;"
                 + $" command line: {plan.Request.CommandLine}");
+    }
+
+    private static HostTerminal Size(bool interactive)
+    {
+        (int rows, int columns) = interactive ? Terminal.Size(Stdin) : default;
+        return new HostTerminal(interactive, rows, columns);
     }
 
     private static void Load(Machine machine, BootOptions options, bool interactive)

@@ -15,6 +15,8 @@ internal static class CommandTree
           ring3 boot --cpus 8 --memory 1G --stats      more of everything, and KVM's counters at the end
           ring3 boot --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
           ring3 run -- make check                      a command in a guest with this machine's root, directory and user
+          ring3 boot --snapshot web.snap               Ctrl-^ writes the running guest to web.snap
+          ring3 restore web.snap                       a clone of it, at once
           ring3 exec -- qemu-system-x86_64 -accel kvm   an unmodified KVM client on Ring3
           source <(ring3 completion bash)              completion for this shell
 
@@ -27,6 +29,7 @@ internal static class CommandTree
         {
             BootCommand.Build(),
             RunCommandLine.Build(),
+            RestoreCommand.Build(),
             ExecCommand.Build(),
             DoctorCommand.Build(),
             FetchCommand.Build(),

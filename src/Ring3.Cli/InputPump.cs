@@ -37,23 +37,25 @@ internal sealed class PortInput(Machine machine, int port) : IInputSink
     public void End() => machine.EndPortInput(port);
 }
 
-/// <summary>Feeds a file descriptor to the guest. On a terminal Ctrl-] quits.</summary>
+/// <summary>Feeds a file descriptor to the guest. On a terminal Ctrl-] quits, and Ctrl-^ makes a snapshot where one is asked for.</summary>
 internal sealed class InputPump : IDisposable
 {
-    private const byte QuitKey = 0x1d;
+    private const byte QuitKey = 0x1d, SnapshotKey = 0x1e;
     private const int PollMs = 100, FullMs = 10, BufferBytes = 16 << 10;
     private readonly int _fd;
     private readonly IInputSink _sink;
     private readonly IMachineControl _machine;
     private readonly bool _quitKey;
+    private readonly Action? _snapshot;
     private readonly Thread _thread;
     private readonly ManualResetEvent _stopped = new(false);
     private volatile bool _stop;
 
     /// <param name="quitKey">Ctrl-] ends the machine (terminals).</param>
-    public InputPump(int fd, IInputSink sink, bool quitKey, IMachineControl machine)
+    /// <param name="snapshot">Makes a snapshot; null: Ctrl-^ is the guest's.</param>
+    public InputPump(int fd, IInputSink sink, bool quitKey, IMachineControl machine, Action? snapshot = null)
     {
-        (_fd, _sink, _quitKey, _machine) = (fd, sink, quitKey, machine);
+        (_fd, _sink, _quitKey, _machine, _snapshot) = (fd, sink, quitKey, machine, snapshot);
         _thread = new Thread(Run) { IsBackground = true, Name = "ring3-input" };
         _thread.Start();
     }
@@ -71,13 +73,27 @@ internal sealed class InputPump : IDisposable
                 _sink.End();
                 return;
             }
-            int quit = _quitKey ? buffer.AsSpan(0, n).IndexOf(QuitKey) : -1;
-            Give(buffer.AsSpan(0, quit < 0 ? n : quit));
-            if (quit >= 0)
+            if (!TakeKeys(buffer.AsSpan(0, n)))
+                return;
+        }
+    }
+
+    /// <summary>Gives what was typed, and does what the keys in it ask for. False: the machine ends.</summary>
+    private bool TakeKeys(ReadOnlySpan<byte> typed)
+    {
+        while (true)
+        {
+            int key = !_quitKey ? -1 : _snapshot is null ? typed.IndexOf(QuitKey) : typed.IndexOfAny(QuitKey, SnapshotKey);
+            Give(key < 0 ? typed : typed[..key]);
+            if (key < 0)
+                return true;
+            if (typed[key] == QuitKey)
             {
                 _machine.End(MachineEnd.Quit);
-                return;
+                return false;
             }
+            _snapshot!();
+            typed = typed[(key + 1)..];
         }
     }
 

@@ -48,6 +48,14 @@ public static class HostMemory
         return null;
     }
 
+    /// <summary>Puts a private copy of a file's bytes in the place of part of a mapping: pages are the file's until they are written. 0 or -errno.</summary>
+    public static unsafe int MapCopyOver(void* at, nuint bytes, int fd, long offset)
+    {
+        // SAFETY: the caller has mapped [at, at + bytes) and gives it up.
+        void* p = Libc.mmap(at, bytes, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_PRIVATE | Libc.MAP_FIXED | Libc.MAP_NORESERVE, fd, offset);
+        return p == at ? 0 : -Marshal.GetLastPInvokeError();
+    }
+
     /// <summary>As <see cref="Map"/>, at an address that is a multiple of <paramref name="alignment"/> (a power of two, at least a page).
     /// <paramref name="bytes"/> is a multiple of the page size.</summary>
     public static unsafe byte* MapAligned(nuint bytes, nuint alignment, bool huge = false)

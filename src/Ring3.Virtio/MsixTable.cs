@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Ring3.Host;
 
 namespace Ring3.Virtio;
 
@@ -45,6 +46,15 @@ internal sealed class MsixTable(int count, IPciInterrupts output)
         _masked = (control & FunctionMaskBit) != 0;
         for (int i = 0; i < count; i++)
             SendPending(i);
+    }
+
+    /// <summary>The table of a snapshot; sends nothing.</summary>
+    public void Transfer(StateTransfer state)
+    {
+        IsEnabled = state.Keep(IsEnabled);
+        state.Value(ref _masked);
+        state.Bytes(_entries);
+        state.Bytes(System.Runtime.InteropServices.MemoryMarshal.AsBytes(_pending.AsSpan()));
     }
 
     public void Read(int offset, Span<byte> data) => _entries.AsSpan(offset, data.Length).CopyTo(data);

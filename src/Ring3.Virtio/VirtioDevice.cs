@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -41,6 +42,10 @@ public abstract class VirtioDevice : IDisposable
 
     /// <summary>The driver is ready, with these features.</summary>
     protected internal virtual void Started(ulong features) { }
+
+    /// <summary>What the device has beside its queues, of a snapshot; its queues are held.</summary>
+    /// <exception cref="NotSupportedException">There is no snapshot of it now: the message says why.</exception>
+    protected internal virtual void Transfer(StateTransfer state) => throw new NotSupportedException($"the state of {Name} is outside the machine");
 
     /// <summary>Does one request, on the queue's thread. A driver that breaks the rules: <see cref="VirtQueue.Break"/>.</summary>
     /// <returns>Bytes written, from the begin of the writable part.</returns>

@@ -135,15 +135,19 @@ public sealed partial class VirtioTransport
     {
         if (_disposed)
             return;
-        if (_workers.Count == 0 && HasThreads)
-        {
-            for (int i = 0; i < _device.Queues.Length; i++)
-                if (_device.HasWorker(i))
-                    _workers.Add(new QueueWorker(this, _device, i));
-        }
+        StartWorkers();
         _device.Started(_driverFeatures);
         foreach (VirtQueue queue in _device.Queues)
             queue.Start();
+    }
+
+    private void StartWorkers()
+    {
+        if (_disposed || _workers.Count != 0 || !HasThreads)
+            return;
+        for (int i = 0; i < _device.Queues.Length; i++)
+            if (_device.HasWorker(i))
+                _workers.Add(new QueueWorker(this, _device, i));
     }
 
     private void Reset()

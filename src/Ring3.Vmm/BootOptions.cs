@@ -23,6 +23,16 @@ public sealed record BootOptions
     /// <summary>Makes random numbers that the machine gives the guest repeatable.</summary>
     public ulong? Seed { get; init; }
     public string? Exec { get; init; }
+    /// <summary>The default guest waits for what it is to do until it is sent there (<see cref="CommandStreams.Script"/>): before that it can be copied.</summary>
+    public bool WaitsForScript { get; init; }
+    /// <summary>Where a snapshot goes that the user asks for; null: nowhere.</summary>
+    public string? SnapshotFile { get; init; }
+    /// <summary>When it is made, and the machine ends: "ready", or what the console then says; null: when a key says so.</summary>
+    public string? SnapshotAt { get; init; }
+    /// <summary>Serial ports as those of a snapshot; null: as the other options say.</summary>
+    public bool? PolledSerial { get; init; }
+    /// <summary>No use is made of a snapshot in the cache, and none is kept there.</summary>
+    public bool Cold { get; init; }
     /// <summary>A command with the host's root; <see cref="Shares"/> begin with that root.</summary>
     public RunCommand? Run { get; init; }
     /// <summary>How the command's streams are; null: <see cref="Exec"/> has no input, and serial ports for the rest.</summary>

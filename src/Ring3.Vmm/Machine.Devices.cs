@@ -14,6 +14,11 @@ public sealed partial class Machine
     private readonly SerialPort?[] _serial = new SerialPort?[4];
     private readonly IInterruptLine[] _serialLines = new IInterruptLine[4];
     private Bios? _bios;
+    private KeyboardController? _keyboard;
+    private Port92? _port92;
+    private AcpiPm? _pm;
+    private CmosRtc? _rtc;
+    private FwCfg? _firmwareConfig;
 
     /// <summary>Bytes of input go to the port even when the guest polls for them.</summary>
     private bool PolledSerial => _options.Kernel is not null && _options.Exec is null;
@@ -24,21 +29,23 @@ public sealed partial class Machine
         var irq4 = new SharedLine(new GsiLine(this, 4));
         for (int i = 0; i < s_serialPorts.Length; i++)
             _serialLines[i] = (s_serialPorts[i].Irq == 4 ? irq4 : irq3).AddInput();
-        var keyboard = new KeyboardController(this);
-        Ports.Add(KeyboardController.DataPort, 1, keyboard.Data);
-        Ports.Add(KeyboardController.CommandPort, 1, keyboard.Command);
+        _keyboard = new KeyboardController(this);
+        Ports.Add(KeyboardController.DataPort, 1, _keyboard.Data);
+        Ports.Add(KeyboardController.CommandPort, 1, _keyboard.Command);
         Ports.Add(0x80, 1, new PostCode());
-        Ports.Add(0x92, 1, new Port92(this));
+        _port92 = new Port92(this);
+        Ports.Add(0x92, 1, _port92);
         Ports.Add(DebugExit.Port, 4, new DebugExit(this));
-        Ports.Add(AcpiPm.Base, AcpiPm.Ports, new AcpiPm(this, new GsiLine(this, AcpiTables.SciIrq)));
+        _pm = new AcpiPm(this, new GsiLine(this, AcpiTables.SciIrq));
+        Ports.Add(AcpiPm.Base, AcpiPm.Ports, _pm);
         Ports.Add(ResetControl.Port, 1, new ResetControl(this));
         Ports.Add(PciHost.AddressPort, 1, Pci.Address);
         Ports.Add(PciHost.DataPort, PciHost.DataPorts, Pci.Data);
-        var clock = new CmosRtc(new GsiLine(this, CmosRtc.Irq), EventLoop.Shared, HostClock.RealtimeNs(),
+        var clock = _rtc = new CmosRtc(new GsiLine(this, CmosRtc.Irq), EventLoop.Shared, HostClock.RealtimeNs(),
             e => End(MachineEnd.Failure, detail: $"{e.GetType().Name}: {e.Message}"));
         clock.SetMachine(Ram.LowRamEnd, Ram.HighRamEnd - MemoryLayout.FourGiB, _options.Cpus);
         Ports.Add(CmosRtc.Base, CmosRtc.Ports, clock);
-        var firmwareConfig = new FwCfg(new DmaMemory(_vm.Memory));
+        var firmwareConfig = _firmwareConfig = new FwCfg(new DmaMemory(_vm.Memory));
         Span<byte> number = stackalloc byte[8];
         BinaryPrimitives.WriteUInt64LittleEndian(number, Ram.Bytes);
         firmwareConfig.AddItem(FwCfg.KeyRamSize, number);
@@ -55,7 +62,7 @@ public sealed partial class Machine
     /// <summary>Gives a serial port (0 = COM1) its output; the port exists only then.</summary>
     public void AttachSerial(int index, ISerialSink sink)
     {
-        var port = new SerialPort(_serialLines[index], sink) { PolledInput = PolledSerial };
+        var port = new SerialPort(_serialLines[index], sink) { PolledInput = _options.PolledSerial ?? PolledSerial };
         _serial[index] = port;
         if (index == 0 && _xen is not null)
             _xen.Console.Sink = sink;
@@ -64,7 +71,7 @@ public sealed partial class Machine
 
     /// <summary>Gives the guest serial input; returns the bytes taken.</summary>
     public int SerialInput(int index, ReadOnlySpan<byte> data) =>
-        index == 0 && _xen is not null ? _xen.ConsoleInput(data) : _serial[index]?.Receive(data) ?? data.Length;
+        _held ? 0 : index == 0 && _xen is not null ? _xen.ConsoleInput(data) : _serial[index]?.Receive(data) ?? data.Length;
 
     /// <summary>BIOS services on COM1; <paramref name="disk"/> (may be empty) is drive 0x80.</summary>
     private Bios CreateBios(byte[] disk)

@@ -13,6 +13,11 @@ public sealed partial class Machine
         {
             while (!_stopping)
             {
+                if (_pausing)
+                {
+                    Park(vcpu);
+                    continue;
+                }
                 int r = vcpu.Run();
                 if (r == -Errno.EINTR || r == -Errno.EAGAIN)
                 {

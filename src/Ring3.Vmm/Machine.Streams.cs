@@ -5,7 +5,7 @@ namespace Ring3.Vmm;
 // The streams of a command, as ports of a virtio console.
 public sealed partial class Machine
 {
-    private static readonly string[] s_portNames = ["terminal", "input", "output", "error", "control", "status"];
+    private static readonly string[] s_portNames = ["terminal", "input", "output", "error", "control", "status", "script"];
     private readonly PortOutput?[] _portOutputs = new PortOutput?[CommandStreams.Ports];
     private ConsoleDevice? _console;
 

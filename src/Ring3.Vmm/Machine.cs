@@ -35,17 +35,21 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public string EntryProtocol { get; private set; } = "";
 
     /// <exception cref="BootException">Memory or another resource of the host is short.</exception>
-    public Machine(BootOptions options)
+    /// <param name="options">What machine.</param>
+    /// <param name="memory">A snapshot whose memory it has: <see cref="Restore"/> is next.</param>
+    public Machine(BootOptions options, SnapshotFile? memory = null)
     {
         _options = options;
         _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace, options.Messages);
         Ram = new MachineRam(options.MemoryBytes);
+        memory?.Map(Ram);
         VmOptions vm = new()
         {
             Processor = options.Processor, TranslationThreshold = options.TranslationThreshold, CheckTlb = options.CheckTlb, ZapPolicy = options.Zap,
             ZapSharePercent = options.ZapShare,
         };
         _vm = Vm.Create(_trace?.Regions is { } observer ? vm with { RegionObserver = observer } : vm);
+        _hostTscKhz = _vm.Clock.DefaultTscKhz;
         Check(_vm.CreateIrqchip(), "create the interrupt controllers");
         Check(_vm.CreatePit2(KvmApi.KVM_PIT_SPEAKER_DUMMY), "create the interval timer");
         Check(_vm.SetGsiRouting(Irqchip.IrqRouting.PcWiring()), "wire the interrupt controllers");
@@ -96,6 +100,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         ulong rsdp = FirmwareTables.Write(Ram, _options.Cpus, _options.Acpi);
         EntryState entry = KernelLoader.Load(plan.Kernel, plan.KernelName, Ram, plan.Request with { Rsdp = rsdp });
         EntryProtocol = entry.Protocol;
+        _hasDisk = entry.IsBootDisk;
         _bios = CreateBios(entry.IsBootDisk ? plan.Kernel : []);
         if (entry.IsBootDisk)
             BiosArea.SetHardDisks(Ram, 1);
@@ -107,6 +112,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
     /// <summary>Runs the machine on one thread per processor until it ends.</summary>
     public MachineResult Run()
     {
+        if (IsClone)
+            ReleaseDevices();
         // The loader has written through pointers.
         _resident?.CatchUp();
         _startNs = HostClock.MonotonicNs();
@@ -146,6 +153,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
         _ended.Set();
         foreach (Vcpu v in _vcpus)
             v.Kick();
+        _goOn.Set();
+        _allParked.Set();
     }
 
     private static void Check(int result, string what)
@@ -160,5 +169,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
         _vm.Dispose();
         _xen?.Dispose();
         Ram.Dispose();
+        _goOn.Dispose();
+        _allParked.Dispose();
     }
 }

@@ -33,8 +33,8 @@ public sealed record RunCommand
 /// <summary>The standard streams of a command in the guest, as ports of a virtio console.</summary>
 public sealed record CommandStreams
 {
-    /// <summary>Ports: a terminal, the three streams, signals and window sizes, exit status.</summary>
-    public const int Terminal = 0, Input = 1, Output = 2, Error = 3, Control = 4, Status = 5, Ports = 6;
+    /// <summary>Ports: a terminal, the three streams, signals and window sizes, exit status, and what init does next.</summary>
+    public const int Terminal = 0, Input = 1, Output = 2, Error = 3, Control = 4, Status = 5, Script = 6, Ports = 7;
 
     /// <summary>The command gets the host's standard input; else an empty one.</summary>
     public bool HasInput { get; init; }

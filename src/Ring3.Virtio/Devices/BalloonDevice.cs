@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -34,6 +35,8 @@ public sealed class BalloonDevice : VirtioDevice
         if (offset >= ActualAt)
             data.CopyTo(_config.AsSpan(offset));
     }
+
+    protected internal override void Transfer(StateTransfer state) => state.Bytes(_config);
 
     protected internal override uint Serve(int queue, DescriptorChain chain)
     {

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Collections.Concurrent;
 using System.Text;
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -73,6 +74,23 @@ public sealed class ConsoleDevice : VirtioDevice
             port.GuestOpen = false;
         // Who knows one port only does not say that it has opened it.
         _ports[0].GuestOpen = (features & MultiPort) == 0;
+    }
+
+    protected internal override void Transfer(StateTransfer state)
+    {
+        foreach (Port port in _ports)
+        {
+            port.GuestOpen = state.Keep(port.GuestOpen);
+            port.HostOpen = state.Keep(port.HostOpen);
+        }
+        byte[][] pending = [.. _pending];
+        int count = state.Keep(pending.Length);
+        for (int i = 0; i < count; i++)
+        {
+            byte[] message = state.Block(state.IsLoading ? default : pending[i]);
+            if (state.IsLoading)
+                _pending.Enqueue(message);
+        }
     }
 
     protected internal override uint Serve(int queue, DescriptorChain chain)

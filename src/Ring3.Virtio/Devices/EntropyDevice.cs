@@ -27,6 +27,8 @@ public sealed class EntropyDevice : VirtioDevice
     public override ulong Features => 0;
     public override ReadOnlySpan<byte> Config => default;
 
+    protected internal override void Transfer(StateTransfer state) => state.Value(ref _random);
+
     protected internal override uint Serve(int queue, DescriptorChain chain)
     {
         int n = (int)Math.Min(MaxBytes, chain.WritableBytes);

@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -23,6 +24,17 @@ internal sealed class PackedRing(GuestMemory memory, RingSetup setup) : Ring(mem
     private ushort _stagedFlags;
 
     private ulong SlotAt(uint index) => Setup.Descriptors + (ulong)Descriptor.Bytes * index;
+
+    /// <summary>Between chains nothing is prepared.</summary>
+    public override void Transfer(StateTransfer state)
+    {
+        base.Transfer(state);
+        state.Value(ref _next);
+        state.Value(ref _used);
+        state.Value(ref _nextWrap);
+        state.Value(ref _usedWrap);
+        state.Value(ref _unsignalled);
+    }
 
     public override bool TryPop(DescriptorChain chain)
     {

@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -52,6 +53,9 @@ internal abstract class Ring(GuestMemory memory, RingSetup setup)
 
     /// <summary>Asks for the notification of what comes next. False: something has come already.</summary>
     public abstract bool TryRest();
+
+    /// <summary>Places in the ring, of a snapshot.</summary>
+    public virtual void Transfer(StateTransfer state) => Fault = state.Text(Fault);
 
     public bool Break(string why)
     {

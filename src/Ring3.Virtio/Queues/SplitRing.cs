@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -19,6 +20,14 @@ internal sealed class SplitRing(GuestMemory memory, RingSetup setup) : Ring(memo
     private ulong UsedFlags => Setup.DeviceArea;
     private ulong UsedIndex => Setup.DeviceArea + 2;
     private ulong AvailableEvent => Setup.DeviceArea + HeaderBytes + (ulong)UsedBytes * Setup.Size;
+
+    public override void Transfer(StateTransfer state)
+    {
+        base.Transfer(state);
+        state.Value(ref _available);
+        state.Value(ref _used);
+        state.Value(ref _signalled);
+    }
 
     public override bool TryPop(DescriptorChain chain)
     {

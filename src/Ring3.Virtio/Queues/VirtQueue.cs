@@ -15,7 +15,7 @@ public sealed class VirtQueue
     private readonly GuestMemory _memory;
     private readonly DescriptorChain _chain;
     private Ring? _ring;
-    private volatile bool _running, _stopping;
+    private volatile bool _running, _stopping, _held;
 
     internal VirtQueue(GuestMemory memory, ushort maxSize)
     {
@@ -55,7 +55,10 @@ public sealed class VirtQueue
     public string? Fault => _ring?.Fault;
 
     /// <summary>The device may take chains. Changes under the gate.</summary>
-    internal bool IsRunning => _running && !_stopping;
+    internal bool IsRunning => IsStarted && !_held;
+
+    /// <summary>The driver waits for the chains that were taken. Changes under the gate.</summary>
+    internal bool IsStarted => _running && !_stopping;
 
     /// <summary>Takes the driver's word for the ring; false when it must not be so.</summary>
     internal bool TryEnable(ulong features)
@@ -95,6 +98,40 @@ public sealed class VirtQueue
         }
         Ring();
         (Size, Vector, Descriptors, DriverArea, DeviceArea, IsEnabled) = (MaxSize, NoVector, 0, 0, 0, false);
+    }
+
+    /// <summary>Nothing is taken until <see cref="Release"/>. On return nothing is being served.</summary>
+    internal void Hold()
+    {
+        _held = true;
+        using (Gate.Enter())
+        {
+        }
+    }
+
+    /// <summary>Ends <see cref="Hold"/>: the queue is looked at again.</summary>
+    internal void Release()
+    {
+        using (Gate.Enter())
+            _held = false;
+        Ring();
+    }
+
+    /// <summary>The queue of a snapshot. It is held.</summary>
+    internal void Transfer(StateTransfer state, ulong features)
+    {
+        Size = state.Keep(Size);
+        Vector = state.Keep(Vector);
+        Descriptors = state.Keep(Descriptors);
+        DriverArea = state.Keep(DriverArea);
+        DeviceArea = state.Keep(DeviceArea);
+        bool enabled = state.Keep(IsEnabled);
+        _running = state.Keep(_running) && enabled;
+        if (!enabled)
+            return;
+        if (state.IsLoading && !TryEnable(features))
+            throw new InvalidDataException("a queue has a size or an address that it must not have");
+        _ring!.Transfer(state);
     }
 
     /// <summary>Takes the next chain, which is good until the next call. False: none is there, or the queue does not run. Under the gate.</summary>

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -65,6 +66,13 @@ public sealed class VhostFsDevice : VhostUserDevice
     public override ReadOnlySpan<byte> Config => _config;
 
     protected override bool ErrorIsLast => false;
+
+    /// <summary>Before the guest mounts it, a server has nothing that another one would not have.</summary>
+    protected internal override void Transfer(StateTransfer state)
+    {
+        if (!state.IsLoading && HasTaken)
+            throw new NotSupportedException($"{Name} is in use: its server knows the guest's files, and a clone's would not");
+    }
 
     protected override bool TryAnswer(Span<byte> request, Span<byte> answer, out int written)
     {

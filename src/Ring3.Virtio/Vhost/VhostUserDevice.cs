@@ -29,7 +29,7 @@ public abstract class VhostUserDevice : VirtioDevice
     private readonly nuint _sharedBytes;
     private readonly Epoll _epoll = new();
     private readonly Thread _thread;
-    private volatile bool _stop, _dead;
+    private volatile bool _stop, _dead, _taken;
 
     /// <summary>A request that the other side has.</summary>
     private struct Slot
@@ -109,6 +109,9 @@ public abstract class VhostUserDevice : VirtioDevice
 
     protected internal override uint Serve(int queue, DescriptorChain chain) => throw new InvalidOperationException("the queue has no thread");
 
+    /// <summary>The driver has asked for something since it is there.</summary>
+    protected bool HasTaken => _taken;
+
     /// <summary>Takes what the driver has sent, as far as there is room.</summary>
     internal void Submit(int index)
     {
@@ -151,6 +154,7 @@ public abstract class VhostUserDevice : VirtioDevice
             return false;
         }
         slot.Generation = queue.Generation;
+        _taken = true;
         if (chain.ReadableBytes + chain.WritableBytes > (ulong)ring.SlotBytes)
         {
             ring.Free(at);
@@ -279,7 +283,7 @@ public abstract class VhostUserDevice : VirtioDevice
     /// <summary>Gives an answer to the driver, unless it has reset the device meanwhile. Under the gate.</summary>
     private static bool Finish(VirtQueue queue, ref Slot slot, ReadOnlySpan<byte> buffer, int written)
     {
-        if (slot.Generation != queue.Generation || !queue.IsRunning || queue.Fault is not null)
+        if (slot.Generation != queue.Generation || !queue.IsStarted || queue.Fault is not null)
             return false;
         GiveBack(queue, slot.Chain!, buffer.Slice(slot.Readable, slot.Writable), written);
         return true;

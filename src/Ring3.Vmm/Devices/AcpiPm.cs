@@ -4,7 +4,7 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// ACPI fixed hardware: PM1 event and control blocks, the 3.579545 MHz PM timer, and a GPE block without events. Writing SLP_EN with the S5 type powers off.
+/// ACPI fixed hardware: PM1 event and control blocks, the 3.579545 MHz PM timer, and a GPE block with one event: the machine is another one than before. Writing SLP_EN with the S5 type powers off.
 /// SPEC: ACPI 6.4, "ACPI Hardware Specification".
 /// </summary>
 public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDevice
@@ -14,12 +14,14 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
     public const int Ports = 0x40, ControlOffset = 4, TimerOffset = 8, GpeOffset = 0x20;
     /// <summary>SLP_TYP of S5 in the DSDT.</summary>
     public const int S5Type = 5;
+    /// <summary>Number of the event in the GPE block.</summary>
+    public const int GenerationEvent = 5;
     private const ushort PowerButton = 1 << 8, SleepEnable = 1 << 13, SciEnable = 1;
     private const long TimerHz = 3_579_545;
 
     private readonly RankedLock _lock = new(LockRank.AcpiPm);
-    private readonly long _start = HostClock.MonotonicNs();
-    private ushort _status, _enable, _control = SciEnable, _gpeEnable;
+    private long _start = HostClock.MonotonicNs();
+    private ushort _status, _enable, _control = SciEnable, _gpeStatus, _gpeEnable;
 
     /// <summary>Presses the power button: an operating system that handles it shuts down.</summary>
     public void PressPowerButton()
@@ -27,6 +29,32 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
         using (_lock.Enter())
         {
             _status |= PowerButton;
+            Update();
+        }
+    }
+
+    /// <summary>The machine's generation has changed: an operating system looks at the identifier (<see cref="AcpiTables"/>).</summary>
+    public void NotifyGeneration()
+    {
+        using (_lock.Enter())
+        {
+            _gpeStatus |= 1 << GenerationEvent;
+            Update();
+        }
+    }
+
+    /// <summary>Registers of a snapshot, and the timer's count.</summary>
+    public void Transfer(StateTransfer state)
+    {
+        using (_lock.Enter())
+        {
+            state.Section("acpi");
+            state.Value(ref _status);
+            state.Value(ref _enable);
+            state.Value(ref _control);
+            state.Value(ref _gpeStatus);
+            state.Value(ref _gpeEnable);
+            _start = HostClock.MonotonicNs() - state.Keep(HostClock.MonotonicNs() - _start);
             Update();
         }
     }
@@ -44,6 +72,7 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
                     < 4 => (byte)(_enable >> (int)(8 * (at - 2))),
                     < 6 => (byte)(_control >> (int)(8 * (at - ControlOffset))),
                     >= TimerOffset and < TimerOffset + 4 => (byte)(Timer >> (int)(8 * (at - TimerOffset))),
+                    GpeOffset or GpeOffset + 1 => (byte)(_gpeStatus >> (int)(8 * (at - GpeOffset))),
                     GpeOffset + 2 or GpeOffset + 3 => (byte)(_gpeEnable >> (int)(8 * (at - GpeOffset - 2))),
                     _ => 0,
                 };
@@ -77,11 +106,12 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
                     machine.End(MachineEnd.PowerOff);
                 _control = (ushort)(_control & ~SleepEnable | SciEnable);
                 break;
+            case GpeOffset or GpeOffset + 1: _gpeStatus &= (ushort)~(value << shift); break;
             case GpeOffset + 2 or GpeOffset + 3: Put(ref _gpeEnable, value, shift); break;
         }
     }
 
     private static void Put(ref ushort register, byte value, int shift) => register = (ushort)(register & ~(0xff << shift) | value << shift);
 
-    private void Update() => sci.Set((_status & _enable & PowerButton) != 0);
+    private void Update() => sci.Set((_status & _enable & PowerButton) != 0 || (_gpeStatus & _gpeEnable) != 0);
 }

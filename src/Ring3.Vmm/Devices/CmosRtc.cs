@@ -74,6 +74,28 @@ public sealed class CmosRtc : IBusDevice, ITimerCallback
         }
     }
 
+    /// <summary>Registers of a snapshot. The clock goes on as if it had run meanwhile.</summary>
+    /// <param name="state">Where to, or from.</param>
+    /// <param name="realtimeNs">The host's wall clock now.</param>
+    public void Transfer(StateTransfer state, long realtimeNs)
+    {
+        using (_lock.Enter())
+        {
+            state.Section("rtc");
+            state.Value(ref _index);
+            state.Bytes(_ram);
+            state.Value(ref _held);
+            // What the guest has set the clock ahead of the host's.
+            long ahead = state.Keep(_offsetNs + _timers.NowNs - realtimeNs);
+            if (!state.IsLoading)
+                return;
+            _offsetNs = realtimeNs + ahead - _timers.NowNs;
+            _seenSecond = SecondOf(_timers.NowNs);
+            _periodicBaseNs = _timers.NowNs;
+            Drive();
+        }
+    }
+
     private void Put(int at, ulong value, int bytes)
     {
         for (int i = 0; i < bytes; i++)

@@ -40,6 +40,18 @@ public sealed class FwCfg
         AddItem(KeyFileDirectory, [0, 0, 0, 0]);
     }
 
+    /// <summary>Where the guest reads, of a snapshot.</summary>
+    public void Transfer(StateTransfer state)
+    {
+        using (_lock.Enter())
+        {
+            state.Section("fw_cfg");
+            state.Value(ref _selected);
+            _position = Math.Max(0, state.Keep(_position));
+            state.Value(ref _dmaHigh);
+        }
+    }
+
     /// <summary>Sets an item by key.</summary>
     public void AddItem(ushort key, ReadOnlySpan<byte> data)
     {

@@ -20,6 +20,21 @@ public sealed class KeyboardController(IMachineControl machine)
     /// <summary>The command and status register, port 0x64.</summary>
     public IBusDevice Command => new Register(this, true);
 
+    /// <summary>Registers and answers of a snapshot.</summary>
+    public void Transfer(StateTransfer state)
+    {
+        using (_lock.Enter())
+        {
+            state.Section("keyboard");
+            state.Value(ref _config);
+            state.Value(ref _pendingCommand);
+            state.Value(ref _outputPort);
+            byte[] answers = state.Block([.. _output.SelectMany(o => (byte[])[o.Value, o.Aux ? (byte)1 : (byte)0])]);
+            for (int i = 0; i + 1 < answers.Length; i += 2)
+                _output.Enqueue((answers[i], answers[i + 1] != 0));
+        }
+    }
+
     private byte ReadPort(bool status)
     {
         using (_lock.Enter())

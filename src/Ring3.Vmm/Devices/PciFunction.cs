@@ -68,6 +68,13 @@ public class PciFunction
             SetWritable(at + 4, (uint)(mask >> 32), 4);
     }
 
+    /// <summary>The space of a snapshot.</summary>
+    public virtual void Transfer(StateTransfer state)
+    {
+        using (_lock.Enter())
+            state.Bytes(_space);
+    }
+
     /// <summary>Guest read of 1, 2 or 4 bytes that do not cross a register.</summary>
     public virtual void ReadConfig(int offset, Span<byte> data)
     {

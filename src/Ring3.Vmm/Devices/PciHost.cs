@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.Vmm;
@@ -35,6 +36,19 @@ public sealed class PciHost
         Volatile.Write(ref _functions[slot], pci);
         if (function != 0 && _functions[device << 3] is { } first)
             first.SetBytes(PciFunction.HeaderType, [(byte)(first.Peek(PciFunction.HeaderType) >> 16 | 0x80)]);
+    }
+
+    /// <summary>The functions of a snapshot, which are the same ones.</summary>
+    public void Transfer(StateTransfer state)
+    {
+        state.Section("pci");
+        state.Value(ref _address);
+        for (int slot = 0; slot < _functions.Length; slot++)
+        {
+            if (state.Keep(_functions[slot] is not null) != (_functions[slot] is not null))
+                throw new InvalidDataException($"another device at PCI 00:{slot >> 3:x2}.{slot & 7}");
+            _functions[slot]?.Transfer(state);
+        }
     }
 
     /// <summary>The address register: occupies port 0xcf8 only; 32-bit accesses work, others fall through to what else lives at 0xcf9-0xcfb.</summary>

@@ -1,3 +1,4 @@
+using Ring3.Host;
 using Ring3.Kvm;
 
 namespace Ring3.Vmm;
@@ -6,6 +7,9 @@ namespace Ring3.Vmm;
 public sealed class Port92(IMachineControl machine) : IBusDevice
 {
     private byte _value = 2;
+
+    /// <summary>The register of a snapshot.</summary>
+    public void Transfer(StateTransfer state) => state.Value(ref _value);
 
     public void Read(ulong offset, Span<byte> data)
     {

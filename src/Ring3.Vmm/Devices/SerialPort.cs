@@ -55,6 +55,29 @@ public sealed class SerialPort(IInterruptLine interrupt, ISerialSink sink) : IBu
         }
     }
 
+    /// <summary>Registers and input of a snapshot.</summary>
+    public void Transfer(StateTransfer state)
+    {
+        using (_lock.Enter())
+        {
+            state.Value(ref _ier);
+            state.Value(ref _fcr);
+            state.Value(ref _lcr);
+            state.Value(ref _mcr);
+            state.Value(ref _lsrErrors);
+            state.Value(ref _scratch);
+            state.Value(ref _msrDelta);
+            state.Value(ref _msr);
+            state.Value(ref _divisor);
+            state.Value(ref _transmitPending);
+            foreach (byte b in state.Block([.. _receive]))
+                _receive.Enqueue(b);
+            foreach (byte b in state.Block([.. _backlog]))
+                _backlog.Enqueue(b);
+            Update();
+        }
+    }
+
     /// <summary>Byte of input that waits behind <paramref name="at"/> others, or -1. With <see cref="Discard"/> for firmware that reads the port on the guest's
     /// behalf.</summary>
     public int Peek(int at)

@@ -117,6 +117,21 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
         }
     }
 
+    /// <summary>The device is held.</summary>
+    public override void Transfer(StateTransfer state)
+    {
+        base.Transfer(state);
+        if (state.IsLoading)
+            Place();
+        _transport.Transfer(state);
+    }
+
+    /// <inheritdoc cref="VirtioTransport.Hold"/>
+    public void Hold() => _transport.Hold();
+
+    /// <inheritdoc cref="VirtioTransport.Release"/>
+    public void Release() => _transport.Release();
+
     /// <summary>The access of the BAR that the driver has described in configuration space.</summary>
     private bool TryAccess(out ulong offset, out int length)
     {

@@ -166,9 +166,20 @@ public static class AcpiTables
             system.Add(Aml.Device($"COM{i + 1}", Aml.Name("_HID", Aml.EisaId("PNP0501")), Aml.Name("_UID", Aml.Integer((ulong)i + 1)),
                 Aml.Name("_CRS", Aml.Resources(Aml.Io(serial[i].Port, 8), Aml.Irq(serial[i].Irq)))));
         system.Add(Aml.Device("RTC", Aml.Name("_HID", Aml.EisaId("PNP0B00")), Aml.Name("_CRS", Aml.Resources(Aml.Io(0x70, 2), Aml.Irq(8)))));
+        system.Add(Generation());
         byte[] s5 = Aml.Name("\\_S5_", Aml.Package(Aml.Integer(AcpiPm.S5Type), Aml.Integer(AcpiPm.S5Type), Aml.Integer(0), Aml.Integer(0)));
-        return Table("DSDT", 2, [.. Aml.Scope("\\_SB_", [.. system]), .. s5]);
+        byte[] events = Aml.Scope("\\_GPE", Aml.Method($"_E{AcpiPm.GenerationEvent:X2}", Aml.Notify("\\_SB_.VGEN", StatusChange)));
+        return Table("DSDT", 2, [.. Aml.Scope("\\_SB_", [.. system]), .. s5, .. events]);
     }
+
+    /// <summary>The notification of a device that its status has changed.</summary>
+    private const byte StatusChange = 0x80;
+
+    /// <summary>Where the identifier is that is another one for each copy of a machine. SPEC: Microsoft, "Virtual Machine Generation ID".</summary>
+    private static byte[] Generation() =>
+        Aml.Device("VGEN", Aml.Name("_HID", Aml.String("RNG30001")), Aml.Name("_CID", Aml.String("VM_Gen_Counter")),
+            Aml.Name("_DDN", Aml.String("VM_Gen_Counter")),
+            Aml.Name("ADDR", Aml.Package(Aml.Integer((uint)FirmwareTables.Generation), Aml.Integer(FirmwareTables.Generation >> 32))));
 
     private static byte[] PciRoot()
     {

@@ -32,6 +32,12 @@ internal static class Aml
 
     public static byte[] Device(string name, params byte[][] terms) => [0x5b, 0x82, .. Packaged([.. Path(name), .. terms.SelectMany(t => t)])];
 
+    /// <summary>A method without arguments.</summary>
+    public static byte[] Method(string name, params byte[][] terms) => [0x14, .. Packaged([.. Path(name), 0, .. terms.SelectMany(t => t)])];
+
+    /// <summary>Tells the operating system something about a device; its path has two segments.</summary>
+    public static byte[] Notify(string path, byte value) => [0x86, (byte)'\\', 0x2e, .. Encoding.ASCII.GetBytes(path.Trim('\\').Replace(".", "")), .. Integer(value)];
+
     public static byte[] Package(params byte[][] elements) => elements.Length <= 255
         ? [0x12, .. Packaged([(byte)elements.Length, .. elements.SelectMany(e => e)])]
         : [0x13, .. Packaged([.. Integer((ulong)elements.Length), .. elements.SelectMany(e => e)])];

@@ -46,7 +46,7 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     private static string LinuxCommandLine(BootOptions options)
     {
         var words = new List<string> { options.Xen ? LinuxDefaults.Replace("ttyS0", "hvc0", StringComparison.Ordinal) : LinuxDefaults };
-        if (options.HasCommand)
+        if (options.HasCommand || options.WaitsForScript)
             words.Add((options.Verbose ? "" : "quiet ") + "8250.nr_uarts=4");
         if (options.HasCommand || options.Initrd.Count == 0)
             words.Add("rdinit=" + Initramfs.InitPath);
@@ -60,16 +60,7 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
     private static IReadOnlyList<BootModule> LinuxModules(
         BootOptions options, GuestCache cache, HostTerminal terminal, IReadOnlyList<GuestModule> modules, bool i386)
     {
-        var init = new InitOptions
-        {
-            Exec = options.Exec, Run = options.Run, Streams = options.Streams, Interactive = terminal.Interactive,
-            Rows = terminal.Rows, Columns = terminal.Columns,
-            Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
-            Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
-            Mounts = modules.Count == 0 && options.Run is null ? []
-                : [.. options.Shares.Select((s, i) => new GuestMount(s.Tag ?? $"share{i}", s.Place, s.ReadOnly))],
-            Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
-        };
+        InitOptions init = Init(options, terminal, modules);
         if (options.Initrd.Count == 0)
             return [new BootModule("initramfs", cache.BaseInitramfs(i386)), new BootModule("overlay", Initramfs.BuildOverlay(init, []))];
         var files = options.Initrd.Select(f => new BootModule(Path.GetFileName(f), GuestCache.ReadFile(f))).ToList();
@@ -77,6 +68,25 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
             files.Add(new BootModule("overlay", Initramfs.BuildOverlay(init, GuestCache.ReadFile(cache.Busybox(i386)))));
         return files;
     }
+
+    /// <summary>What a guest is sent that waits for it (<see cref="BootOptions.WaitsForScript"/>).</summary>
+    /// <param name="options">What it is to do.</param>
+    /// <param name="terminal">The host's.</param>
+    /// <param name="clone">The guest has been copied while it waited.</param>
+    public static byte[] Script(BootOptions options, HostTerminal terminal, bool clone) =>
+        System.Text.Encoding.UTF8.GetBytes(InitScript.Script(Init(options, terminal, []), clone));
+
+    private static InitOptions Init(BootOptions options, HostTerminal terminal, IReadOnlyList<GuestModule> modules) =>
+        new()
+        {
+            Exec = options.Exec, Run = options.Run, Streams = options.Streams, WaitsForScript = options.WaitsForScript, Interactive = terminal.Interactive,
+            Rows = terminal.Rows, Columns = terminal.Columns,
+            Console = options.Xen ? "/dev/hvc0" : "/dev/ttyS0",
+            Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
+            Mounts = modules.Count == 0 && options.Run is null ? []
+                : [.. options.Shares.Select((s, i) => new GuestMount(s.Tag ?? $"share{i}", s.Place, s.ReadOnly))],
+            Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
+        };
 
     /// <summary>Seed for the guest's random pool: the host's, or derived from --seed.</summary>
     private static byte[] Entropy(BootOptions options)

@@ -1,3 +1,5 @@
+using Ring3.Host;
+
 namespace Ring3.Vmm;
 
 /// <summary>What the default guest's first process does: a script for busybox.</summary>
@@ -31,7 +33,36 @@ internal static class InitScript
         if (options.Dhcp is { } dhcp)
             head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n"
                 : "$b ip link set lo up; $b ip link set eth0 up\n";
-        return head + (options.Run is null && options.Exec is null ? ShellScript(options) : CommandScript(options));
+        string rest = options.Run is null && options.Exec is null ? ShellScript(options) : Ports(options) + CommandScript(options);
+        return head + (options.WaitsForScript ? Wait : "") + rest;
+    }
+
+    /// <summary>Says that the guest is ready, and whether a clone of it can get random numbers of its own, and does what the host then says.</summary>
+    private const string Wait = ConsolePorts + Fifos + $$"""
+        if [ -n "$in" ]; then
+            {{ReseedProgram.Path}} </dev/null
+            [ $? -ne 1 ] || clones=clones
+            echo "ready $clones" >$status
+            . ${port}6
+        fi
+
+        """;
+
+    /// <summary>What an init that waits is sent.</summary>
+    /// <param name="options">What it is to do.</param>
+    /// <param name="clone">It has been copied while it waited.</param>
+    public static string Script(InitOptions options, bool clone)
+    {
+        string head = $"export TERM={Shell.Quote(options.Terminal)}\n";
+        if (clone)
+        {
+            Span<byte> seed = stackalloc byte[ReseedProgram.SeedBytes];
+            HostRandom.Fill(seed);
+            head += ReseedProgram.Script(seed);
+        }
+        if (options.Run is null && options.Exec is null)
+            return head + ShellScript(options);
+        return head + $"printf '%s' {Shell.Quote(Command(options))} >/.ring3/command\n" + CommandScript(options);
     }
 
     private static string Mount(GuestMount mount, string place) =>
@@ -62,13 +93,17 @@ internal static class InitScript
     private const string ConsolePorts = """
         if [ -d /sys/bus/virtio/drivers/virtio_console ]; then
             n=0
-            while set -- /sys/class/virtio-ports/vport*p5/name; [ ! -e $1 ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
-            port=${1%5/name}
+            while set -- /sys/class/virtio-ports/vport*p6/name; [ ! -e $1 ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
+            port=${1%6/name}
             port=/dev/${port##*/}
             in=${port}1 out=${port}2 err=${port}3 control=${port}4 status=${port}5
         else
 
         """ + SerialPorts + "fi\n";
+
+    private static string Ports(InitOptions options) => (options.Streams is null ? SerialPorts : ConsolePorts) + Fifos;
+
+    private const string Fifos = "[ -p /run/.in ] || $b mkfifo -m 666 /run/.in /run/.out /run/.err\n";
 
     /// <summary>
     /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or
@@ -77,9 +112,7 @@ internal static class InitScript
     private static string CommandScript(InitOptions options)
     {
         CommandStreams streams = options.Streams ?? new CommandStreams();
-        string script = options.Streams is null ? SerialPorts : ConsolePorts;
-        script += """
-            $b mkfifo -m 666 /run/.in /run/.out /run/.err
+        string script = """
             input=/dev/null s= e=
             stop() { s=126; echo "ring3: $*" >$err; }
 

@@ -15,6 +15,8 @@ public sealed record InitOptions
     public RunCommand? Run { get; init; }
     /// <summary>The command's streams; null: serial ports, and no input.</summary>
     public CommandStreams? Streams { get; init; }
+    /// <summary>Init waits for its script (<see cref="InitScript.Script"/>) where the guest has a virtio console.</summary>
+    public bool WaitsForScript { get; init; }
     /// <summary>The shell talks to a terminal; otherwise it reads a script from the console until Ctrl-D.</summary>
     public bool Interactive { get; init; } = true;
     /// <summary>Size of the host's terminal, 0 = unknown.</summary>
@@ -78,6 +80,8 @@ public static class Initramfs
         cpio.File(InitPath, Encoding.UTF8.GetBytes(InitScript.Build(shell, options)), 0x1ed);
         if (options.Exec is not null || options.Run is not null)
             cpio.File(".ring3/command", Encoding.UTF8.GetBytes(InitScript.Command(options)));
+        if (options.WaitsForScript)
+            cpio.File(ReseedProgram.Path[1..], ReseedProgram.Build(), 0x1ed);
         if (options.Dhcp == true)
             cpio.File(".ring3/dhcp", Encoding.UTF8.GetBytes(InitScript.Dhcp(shell)), 0x1ed);
         if (options.Modules.Count != 0)

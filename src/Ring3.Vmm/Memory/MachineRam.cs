@@ -61,6 +61,26 @@ public sealed class MachineRam : IDisposable
         Regions = regions;
     }
 
+    /// <summary>The host's memory from the first byte on, in pieces: the regions, and the video hole between the first two, which is zero.</summary>
+    public unsafe Span<byte> Flat(ulong offset, int bytes)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(offset, Bytes);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((ulong)bytes, Bytes - offset);
+        return new Span<byte>(Regions[0].Hva + offset, bytes);
+    }
+
+    /// <summary>Some of it is a file's: what has never been touched need not be zero.</summary>
+    public bool IsCopy { get; private set; }
+
+    /// <summary>Puts a file's bytes there, page by page as they are used; what the guest writes stays its own. 0 or -errno.</summary>
+    public unsafe int MapCopy(ulong offset, ulong bytes, Microsoft.Win32.SafeHandles.SafeFileHandle file, long at)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(offset, Bytes);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(bytes, Bytes - offset);
+        IsCopy = true;
+        return HostMemory.MapCopyOver(Regions[0].Hva + offset, (nuint)bytes, (int)file.DangerousGetHandle(), at);
+    }
+
     /// <summary>Host address of [gpa, gpa + bytes) when it lies within one RAM region.</summary>
     public unsafe bool TryGet(ulong gpa, ulong bytes, out byte* hva)
     {

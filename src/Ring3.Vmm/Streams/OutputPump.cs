@@ -149,8 +149,9 @@ public sealed class TailSink(ISerialSink? next) : ISerialSink
     }
 }
 
-/// <summary>The status port of the exec channel: a line "exit N" says that the command has ended with that status.</summary>
-public sealed class ExecStatusSink(Action<int> ended) : ISerialSink
+/// <summary>The status port of the exec channel: a line "exit N" says that the command has ended with that status, "ready" that the guest waits for one
+/// ("ready clones": and that a clone can have random numbers of its own).</summary>
+public sealed class ExecStatusSink(Action<int> ended, Action<bool>? ready = null) : ISerialSink
 {
     private const int LineLimit = 64;
     private readonly System.Text.StringBuilder _line = new();
@@ -167,6 +168,28 @@ public sealed class ExecStatusSink(Action<int> ended) : ISerialSink
         _line.Clear();
         if (words is ["exit", var number] && int.TryParse(number, out int status))
             ended(status & 0xff);
+        else if (words is ["ready", ..])
+            ready?.Invoke(words is [_, "clones"]);
+    }
+}
+
+/// <summary>Passes output on, and says once when a text has been in it.</summary>
+public sealed class TextWatch(ISerialSink next, string text, Action found) : ISerialSink
+{
+    private readonly byte[] _text = System.Text.Encoding.UTF8.GetBytes(text), _last = new byte[System.Text.Encoding.UTF8.GetByteCount(text)];
+    private bool _found;
+
+    public void Transmit(byte value)
+    {
+        next.Transmit(value);
+        if (_found)
+            return;
+        _last.AsSpan(1).CopyTo(_last);
+        _last[^1] = value;
+        if (!_last.AsSpan().SequenceEqual(_text))
+            return;
+        _found = true;
+        found();
     }
 }
 

@@ -1,0 +1,186 @@
+using Ring3.Abi;
+using Ring3.Host;
+using Ring3.Kvm;
+
+namespace Ring3.Vmm;
+
+// Snapshots: the state of everything that the machine is made of, and its memory.
+public sealed partial class Machine
+{
+    private static readonly uint[] s_chips = [KvmApi.KVM_IRQCHIP_PIC_MASTER, KvmApi.KVM_IRQCHIP_PIC_SLAVE, KvmApi.KVM_IRQCHIP_IOAPIC];
+
+    private uint _hostTscKhz;
+    private bool _hasDisk;
+
+    /// <summary>What the default guest has said: it takes a command, and a clone can have random numbers of its own.</summary>
+    private (bool TakesCommand, bool KnowsClones) _guest;
+
+    /// <summary>A snapshot's machine; its devices wait for <see cref="Run"/>.</summary>
+    public bool IsClone { get; private set; }
+
+    /// <summary>The guest waits for a command.</summary>
+    public void NoteReady(bool knowsClones) => _guest = (true, knowsClones);
+
+    /// <summary>Nobody waits any more.</summary>
+    public void NoteBusy() => _guest = default;
+
+    /// <summary>Why there can be no snapshot with these options, or null.</summary>
+    internal static string? SnapshotObstacle(BootOptions options) =>
+        options.Disks.Count != 0 ? "--disk: clones would write to one disk"
+        : options.Net is not null ? "--net: connections have another end that would not know the clones"
+        : options.Vsock is not null ? "--vsock: connections have another end that would not know the clones"
+        : options.ResidentBytes is not null || options.Heatmap is not null ? "--resident and --heatmap: pages would be in two files"
+        : options.Xen ? "--xen: the state of event channels and grants is not kept"
+        : options.Seed is not null ? "--seed: clones have random numbers of their own"
+        : null;
+
+    /// <exception cref="BootException">There can be no snapshot with these options.</exception>
+    public static void CheckSnapshot(BootOptions options)
+    {
+        if (SnapshotObstacle(options) is { } why)
+            throw new BootException(ExitStatus.Usage, $"--snapshot is not possible with {why}");
+        if (options.Shares.Count != 0)
+            throw new BootException(ExitStatus.Usage, "--snapshot is not possible with --share: its server knows the guest's files, and a clone's would not");
+    }
+
+    /// <summary>Writes a snapshot of the running machine, which stands still meanwhile. Any thread but a processor's.</summary>
+    /// <exception cref="BootException">It cannot be made, or written; the machine goes on.</exception>
+    public void Snapshot(string path, string key = "")
+    {
+        if (SnapshotObstacle(_options) is { } why)
+            throw new BootException(ExitStatus.Usage, $"there can be no snapshot with {why}");
+        if (_hasDisk)
+            throw new BootException(ExitStatus.Usage, "there can be no snapshot of a machine that has started from a boot sector");
+        try
+        {
+            if (!Pause())
+                throw new BootException(ExitStatus.ExecLost, "the machine has ended before its snapshot");
+            HoldDevices();
+            SnapshotFile.Write(path, Ram, MachineIdentity.Of(_options.Processor), Settings(key), Transfer);
+        }
+        catch (NotSupportedException e) { throw new BootException(ExitStatus.Usage, $"there can be no snapshot now: {e.Message}"); }
+        finally
+        {
+            ReleaseDevices();
+            Resume();
+        }
+    }
+
+    private SnapshotSettings Settings(string key) => new()
+    {
+        TakesCommand = _guest.TakesCommand,
+        KnowsClones = _guest.KnowsClones,
+        OwnGuest = _options.Initrd.Count == 0,
+        Cpus = _options.Cpus,
+        MemoryBytes = Ram.Bytes,
+        Processor = _options.Processor.Name,
+        Xen = _options.Xen,
+        XenFifo = _options.XenFifo,
+        HasConsole = _console is not null,
+        HasCommandPorts = _serial[1] is not null,
+        PolledSerial = _options.PolledSerial ?? PolledSerial,
+        Shares = [.. _options.Shares.Select((s, i) => (s.Tag ?? $"share{i}", s.ReadOnly))],
+        Key = key,
+    };
+
+    /// <summary>Makes this machine, which has not run, the one that the snapshot was made of.</summary>
+    /// <exception cref="BootException">The snapshot is of another machine.</exception>
+    public void Restore(SnapshotFile file)
+    {
+        try
+        {
+            IsClone = true;
+            HoldDevices();
+            _bios = CreateBios([]);
+            Transfer(file.State);
+            if (!file.State.IsAtEnd)
+                throw new InvalidDataException("something follows the machine's state");
+        }
+        catch (Exception e) when (e is InvalidDataException or NotSupportedException)
+        {
+            throw BootException.BadImage($"the snapshot is damaged: {e.Message}");
+        }
+        _guest = (file.Settings.TakesCommand, file.Settings.KnowsClones);
+        FirmwareTables.RenewGeneration(Ram);
+        _pm!.NotifyGeneration();
+        // Watchdogs are not to take the time since the snapshot for their guest's; those without a clock page have none.
+        foreach (Vcpu v in _vcpus)
+            _ = v.KvmClockCtrl();
+    }
+
+    private void HoldDevices()
+    {
+        _held = true;
+        foreach (VirtioPciFunction function in _virtio)
+            function.Hold();
+    }
+
+    private void ReleaseDevices()
+    {
+        foreach (VirtioPciFunction function in _virtio)
+            function.Release();
+        _held = false;
+    }
+
+    /// <summary>No input comes from the host.</summary>
+    private volatile bool _held;
+
+    /// <summary>
+    /// The whole machine but for its memory. Devices come before the interrupt controllers: they drive their lines, and the controllers then have what they
+    /// had. The clocks come last.
+    /// </summary>
+    private void Transfer(StateTransfer state)
+    {
+        kvm_clock_data now = _vm.Clock.Get();
+        state.Section("clocks");
+        ulong made = state.Keep(now.realtime), clock = state.Keep(now.clock);
+        long elapsed = state.IsLoading ? Math.Max(0, (long)(now.realtime - made)) : 0;
+        foreach (Vcpu v in _vcpus)
+            ProcessorState.TransferCpuid(state, v);
+        TransferDevices(state);
+        TransferChips(state);
+        foreach (Vcpu v in _vcpus)
+            ProcessorState.Transfer(state, v, _options.Processor);
+        if (state.IsLoading)
+            ProcessorState.Accept(_vm.Clock.Set(new() { clock = clock, realtime = made, flags = KvmApi.KVM_CLOCK_REALTIME }), "clock");
+        foreach (Vcpu v in _vcpus)
+            ProcessorState.TransferTsc(state, v, now, _hostTscKhz, elapsed);
+    }
+
+    private void TransferDevices(StateTransfer state)
+    {
+        _keyboard!.Transfer(state);
+        _port92!.Transfer(state);
+        state.Section("serial");
+        foreach (SerialPort? port in _serial)
+        {
+            if (state.Keep(port is not null) != port is not null)
+                throw new InvalidDataException("the machine has other serial ports");
+            port?.Transfer(state);
+        }
+        _pm!.Transfer(state);
+        _rtc!.Transfer(state, HostClock.RealtimeNs());
+        _firmwareConfig!.Transfer(state);
+        Pci.Transfer(state);
+    }
+
+    private void TransferChips(StateTransfer state)
+    {
+        state.Section("interrupt controllers");
+        foreach (uint id in s_chips)
+        {
+            var chip = new kvm_irqchip { chip_id = id };
+            if (!state.IsLoading)
+                ProcessorState.Accept(_vm.GetIrqchip(ref chip), "interrupt controller");
+            state.Value(ref chip);
+            if (state.IsLoading)
+                ProcessorState.Accept(chip.chip_id == id ? _vm.SetIrqchip(chip) : -1, "interrupt controller");
+        }
+        kvm_pit_state2 pit = default;
+        if (!state.IsLoading)
+            ProcessorState.Accept(_vm.GetPit2(out pit), "interval timer");
+        state.Value(ref pit);
+        if (state.IsLoading)
+            ProcessorState.Accept(_vm.SetPit2(pit), "interval timer");
+    }
+}

@@ -1,0 +1,56 @@
+using Ring3.Cpu;
+using Ring3.Host;
+
+namespace Ring3.Vmm;
+
+/// <summary>What machine a snapshot is of: as much of its options as another one has to be built by.</summary>
+internal sealed record SnapshotSettings
+{
+    /// <summary>The default guest waits for a command.</summary>
+    public bool TakesCommand { get; init; }
+    /// <summary>A clone of it can be given random numbers of its own.</summary>
+    public bool KnowsClones { get; init; }
+    /// <summary>The guest's console belongs to the default guest.</summary>
+    public bool OwnGuest { get; init; }
+    public int Cpus { get; init; }
+    public ulong MemoryBytes { get; init; }
+    public string Processor { get; init; } = "";
+    public bool Xen { get; init; }
+    public bool XenFifo { get; init; }
+    public bool HasConsole { get; init; }
+    public bool HasCommandPorts { get; init; }
+    public bool PolledSerial { get; init; }
+    public IReadOnlyList<(string Tag, bool ReadOnly)> Shares { get; init; } = [];
+    /// <summary>Everything that went into a snapshot of the cache; empty: it is a user's.</summary>
+    public string Key { get; init; } = "";
+
+    public static SnapshotSettings Transfer(StateTransfer state, SnapshotSettings own)
+    {
+        state.Section("settings");
+        SnapshotSettings settings = new()
+        {
+            TakesCommand = state.Keep(own.TakesCommand),
+            KnowsClones = state.Keep(own.KnowsClones),
+            OwnGuest = state.Keep(own.OwnGuest),
+            Cpus = state.Keep(own.Cpus),
+            MemoryBytes = state.Keep(own.MemoryBytes),
+            Processor = state.Text(own.Processor),
+            Xen = state.Keep(own.Xen),
+            XenFifo = state.Keep(own.XenFifo),
+            HasConsole = state.Keep(own.HasConsole),
+            HasCommandPorts = state.Keep(own.HasCommandPorts),
+            PolledSerial = state.Keep(own.PolledSerial),
+            Key = state.Text(own.Key),
+        };
+        var shares = new (string, bool)[Math.Clamp(state.Keep(own.Shares.Count), 0, byte.MaxValue)];
+        for (int i = 0; i < shares.Length; i++)
+        {
+            (string tag, bool readOnly) = state.IsLoading ? ("", false) : own.Shares[i];
+            shares[i] = (state.Text(tag), state.Keep(readOnly));
+        }
+        return settings with { Shares = shares };
+    }
+
+    public ProcessorModel Model => ProcessorModel.TryParse(Processor, out ProcessorModel model) ? model
+        : throw new InvalidDataException($"there is no processor '{Processor}'");
+}
