@@ -32,6 +32,7 @@ internal static class BootSession
         machine.AttachSerial(0, tail);
         if (command)
             AttachCommand(machine, output, error, options);
+        using ControlServer? control = Control(machine, options);
         Load(machine, options, interactive || terminal);
 
         MachineResult result;
@@ -43,7 +44,7 @@ internal static class BootSession
                 : terminal ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Terminal), quitKey: true, machine)
                 : options.Streams is { HasInput: true } ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Input), quitKey: false, machine)
                 : null;
-            result = machine.Run();
+            result = machine.Run(() => Confine(machine, options));
             machine.StopPortInput();
             console.Dispose();
         }
@@ -60,6 +61,26 @@ internal static class BootSession
             throw new BootException(ExitStatus.NoOutput, $"cannot write {name}: {why}");
         Tell(() => Explain(result, options, tail));
         return Status(result, options);
+    }
+
+    /// <summary>Listens for ring3 ctl. Only who gives a machine a name must be able to call it by it.</summary>
+    private static ControlServer? Control(Machine machine, BootOptions options)
+    {
+        try { return new ControlServer(ControlDirectory.Listen(options.Name), machine.ControlCommands); }
+        catch (BootException e) when (options.Name is null)
+        {
+            if (options.Verbose)
+                Errors.Line($"ring3 ctl cannot reach this machine: {e.Message}");
+            return null;
+        }
+    }
+
+    private static void Confine(Machine machine, BootOptions options)
+    {
+        if (options.Sandbox)
+            Sandbox.Enter(machine.Helpers);
+        else
+            Errors.Line("--no-sandbox: a guest that breaks out of the machine can do what this user can");
     }
 
     /// <summary>The command's streams: serial ports, and ports of a virtio console where the guest has one.</summary>

@@ -16,6 +16,7 @@ internal static class CommandTree
           ring3 boot --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
           ring3 run -- make check                      a command in a guest with this machine's root, directory and user
           ring3 exec -- qemu-system-x86_64 -accel kvm   an unmodified KVM client on Ring3
+          ring3 boot --name vm1                        a machine with a name; ring3 ctl pause vm1, ring3 ctl list
           source <(ring3 completion bash)              completion for this shell
 
         Exit statuses are listed in ring3(1) and docs/cli.md.
@@ -28,6 +29,7 @@ internal static class CommandTree
             BootCommand.Build(),
             RunCommandLine.Build(),
             ExecCommand.Build(),
+            CtlCommand.Build(),
             DoctorCommand.Build(),
             FetchCommand.Build(),
             InitramfsCommand.Build(),

@@ -30,7 +30,9 @@ public sealed partial class Machine
         Ports.Add(0x80, 1, new PostCode());
         Ports.Add(0x92, 1, new Port92(this));
         Ports.Add(DebugExit.Port, 4, new DebugExit(this));
-        Ports.Add(AcpiPm.Base, AcpiPm.Ports, new AcpiPm(this, new GsiLine(this, AcpiTables.SciIrq)));
+        var power = new AcpiPm(this, new GsiLine(this, AcpiTables.SciIrq));
+        Ports.Add(AcpiPm.Base, AcpiPm.Ports, power);
+        _powerButton = _options.Acpi ? power : null;
         Ports.Add(ResetControl.Port, 1, new ResetControl(this));
         Ports.Add(PciHost.AddressPort, 1, Pci.Address);
         Ports.Add(PciHost.DataPort, PciHost.DataPorts, Pci.Data);

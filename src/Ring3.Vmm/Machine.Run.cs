@@ -11,8 +11,16 @@ public sealed partial class Machine
     {
         try
         {
+            try { vcpu.PrepareThread(); }
+            finally { _prepared.Signal(); }
+            _mayRun.Wait();
             while (!_stopping)
             {
+                if (!_unpaused.IsSet)
+                {
+                    Park(vcpu);
+                    continue;
+                }
                 int r = vcpu.Run();
                 if (r == -Errno.EINTR || r == -Errno.EAGAIN)
                 {

@@ -16,7 +16,9 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private readonly BootOptions _options;
     private readonly Vm _vm;
     private readonly Vcpu[] _vcpus;
-    private readonly ManualResetEventSlim _ended = new(false);
+    private readonly ManualResetEventSlim _ended = new(false), _mayRun = new(false);
+    private readonly CountdownEvent _prepared;
+    private BootException? _refused;
     private readonly MachineTrace? _trace;
     private readonly XenPlatform? _xen;
     private MachineResult _result;
@@ -38,6 +40,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public Machine(BootOptions options)
     {
         _options = options;
+        _prepared = new CountdownEvent(options.Cpus);
         _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace, options.Messages);
         Ram = new MachineRam(options.MemoryBytes);
         VmOptions vm = new()
@@ -105,7 +108,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
     }
 
     /// <summary>Runs the machine on one thread per processor until it ends.</summary>
-    public MachineResult Run()
+    /// <param name="confine">Is called when all is open that the machine needs, and before the guest runs; null: nothing.</param>
+    public MachineResult Run(Action? confine = null)
     {
         // The loader has written through pointers.
         _resident?.CatchUp();
@@ -118,13 +122,21 @@ public sealed partial class Machine : IMachineControl, IDisposable
             threads[i] = new Thread(() => RunVcpu(vcpu)) { IsBackground = true, Name = $"ring3-vcpu{i}" };
             threads[i].Start();
         }
+        _prepared.Wait();
+        try { confine?.Invoke(); }
+        catch (BootException e)
+        {
+            End(MachineEnd.Failure);
+            _refused = e;
+        }
+        _mayRun.Set();
         if (_trace is { Samples: true })
             SampleUntilEnd();
         _ended.Wait();
         foreach (Thread t in threads)
             t.Join();
         _stopNs = HostClock.MonotonicNs();
-        return _result;
+        return _refused is null ? _result : throw _refused;
     }
 
     /// <summary>Kicks the processors now and then; each prints where it was.</summary>
@@ -143,6 +155,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
             return;
         _result = new MachineResult(end, value, detail);
         _stopping = true;
+        _unpaused.Set();
         _ended.Set();
         foreach (Vcpu v in _vcpus)
             v.Kick();
@@ -157,6 +170,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public void Dispose()
     {
         StopVirtio();
+        _heatmap?.Dispose();
         _vm.Dispose();
         _xen?.Dispose();
         Ram.Dispose();
