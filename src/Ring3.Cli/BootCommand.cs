@@ -141,6 +141,14 @@ internal static class BootCommand
         HelpName = "FILE",
     };
     internal static readonly Option<bool> s_stats = new("--stats") { Description = "print KVM's counters to standard error at the end" };
+    internal static readonly Option<string?> s_name = new("--name")
+    {
+        Description = "what ring3 ctl calls the machine (default: the number of its process)", HelpName = "NAME", CustomParser = ParseName,
+    };
+    internal static readonly Option<bool> s_noSandbox = new("--no-sandbox")
+    {
+        Description = "do not confine the process to what it has open (seccomp, Landlock) before the guest runs",
+    };
     internal static readonly Option<bool> s_verbose = new("--verbose", "-v")
     {
         Description = "say how the kernel is loaded; with --exec, the kernel's log on standard error",
@@ -158,7 +166,8 @@ internal static class BootCommand
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
             s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo,
-            s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_snapshot, s_snapshotAt, s_cold, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_snapshot, s_snapshotAt, s_cold, s_heatmap, s_zap, s_zapShare, s_trace, s_check,
+            s_stats, s_name, s_noSandbox, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Checked(Options(r))));
         return command;
@@ -208,12 +217,15 @@ internal static class BootCommand
         Shares = r.GetValue(s_share) ?? [],
         Net = r.GetValue(s_net),
         Vsock = r.GetValue(s_vsock),
+        VsockConnector = r.GetValue(s_noSandbox) ? null : ConnectorCommand.Words,
         ResidentBytes = r.GetValue(s_resident),
         ResidentDirectory = r.GetValue(s_residentDir),
         SnapshotFile = r.GetValue(s_snapshot),
         SnapshotAt = r.GetValue(s_snapshotAt),
         Cold = r.GetValue(s_cold),
         Heatmap = r.GetValue(s_heatmap),
+        Name = r.GetValue(s_name),
+        Sandbox = !r.GetValue(s_noSandbox),
         Stats = r.GetValue(s_stats),
         Messages = Console.Error,
         Verbose = r.GetValue(s_verbose),
@@ -226,6 +238,15 @@ internal static class BootCommand
             return n;
         r.AddError($"--cpus must be a number from 1 to {BootOptions.MaxCpus}, not '{text}'");
         return 0;
+    }
+
+    private static string? ParseName(ArgumentResult r)
+    {
+        string text = r.Tokens.Count == 1 ? r.Tokens[0].Value : "";
+        if (ControlDirectory.IsName(text))
+            return text;
+        r.AddError($"a machine's --name has letters, digits, '.', '-' and '_', 64 at most, and is no number; not '{text}'");
+        return null;
     }
 
     private static ProcessorModel? ParseCpu(ArgumentResult r)

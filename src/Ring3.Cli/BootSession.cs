@@ -42,7 +42,7 @@ internal static class BootSession
         // Nobody can see what a guest without output does. Messages on standard error are not its output.
         (OutputPump pump, string name) = command ? (output, "standard output") : (console, stdio ? "standard output" : $"--serial {options.Serial}");
         pump.Failed = () => machine.End(MachineEnd.Quit, ExitStatus.NoOutput);
-        var request = new SnapshotRequest(machine, options, warm, Size(interactive || terminal));
+        var request = new SnapshotRequest(machine, options, warm, Size(interactive || terminal), () => Confine(machine, options));
         machine.AttachSerial(0, request.Watch(tail));
         if (command || options.WaitsForScript || snapshot is { HasCommandPorts: true })
             AttachCommand(machine, output, error, options, request);
@@ -50,6 +50,7 @@ internal static class BootSession
             request.Restore(snapshot);
         else
             Load(machine, options, interactive || terminal);
+        using ControlServer? control = Control(machine, options);
 
         MachineResult result;
         using (var raw = interactive || terminal ? RawTerminal.Enter(Stdin) : null)
@@ -60,7 +61,7 @@ internal static class BootSession
                 : terminal ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Terminal), quitKey: true, machine)
                 : options.Streams is { HasInput: true } ? new InputPump(Stdin, new PortInput(machine, CommandStreams.Input), quitKey: false, machine)
                 : null;
-            result = machine.Run();
+            result = machine.Run(request.ConfinesLater ? null : () => Confine(machine, options));
             machine.StopPortInput();
             console.Dispose();
         }
@@ -77,6 +78,26 @@ internal static class BootSession
             throw new BootException(ExitStatus.NoOutput, $"cannot write {name}: {why}");
         Tell(() => Explain(result, options, tail));
         return Status(result, options);
+    }
+
+    /// <summary>Listens for ring3 ctl. Only who gives a machine a name must be able to call it by it.</summary>
+    private static ControlServer? Control(Machine machine, BootOptions options)
+    {
+        try { return new ControlServer(ControlDirectory.Listen(options.Name), machine.ControlCommands); }
+        catch (BootException e) when (options.Name is null)
+        {
+            if (options.Verbose)
+                Errors.Line($"ring3 ctl cannot reach this machine: {e.Message}");
+            return null;
+        }
+    }
+
+    private static void Confine(Machine machine, BootOptions options)
+    {
+        if (options.Sandbox)
+            Sandbox.Enter(machine.Helpers);
+        else
+            Errors.Line("--no-sandbox: a guest that breaks out of the machine can do what this user can");
     }
 
     /// <summary>The command's streams: serial ports, and ports of a virtio console where the guest has one.</summary>

@@ -18,6 +18,7 @@ internal static class CommandTree
           ring3 boot --snapshot web.snap               Ctrl-^ writes the running guest to web.snap
           ring3 restore web.snap                       a clone of it, at once
           ring3 exec -- qemu-system-x86_64 -accel kvm   an unmodified KVM client on Ring3
+          ring3 boot --name vm1                        a machine with a name; ring3 ctl pause vm1, ring3 ctl list
           source <(ring3 completion bash)              completion for this shell
 
         Exit statuses are listed in ring3(1) and docs/cli.md.
@@ -31,6 +32,7 @@ internal static class CommandTree
             RunCommandLine.Build(),
             RestoreCommand.Build(),
             ExecCommand.Build(),
+            CtlCommand.Build(),
             DoctorCommand.Build(),
             FetchCommand.Build(),
             InitramfsCommand.Build(),

@@ -28,8 +28,8 @@ internal static class DoctorCommand
 
     private static int Run()
     {
-        Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), CommandLine(), Library(NativeFiles.Interposer), Library(NativeFiles.Core),
-            Launcher(), .. (Finding[])(NativeFiles.Installed ? [] : [Compiler()]), Preload(), SelfTest()];
+        Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), Confinement(), CommandLine(), Library(NativeFiles.Interposer),
+            Library(NativeFiles.Core), Launcher(), .. (Finding[])(NativeFiles.Installed ? [] : [Compiler()]), Preload(), SelfTest()];
         int width = findings.Max(f => f.What.Length);
         foreach (Finding f in findings)
         {
@@ -88,6 +88,11 @@ internal static class DoctorCommand
             ? new("memory", kib >= 512 * 1024 ? Verdict.Good : Verdict.Bad, $"{kib / 1024} MiB available")
             : new("memory", Verdict.Fine, "unknown");
     }
+
+    /// <summary>What confines ring3 boot and ring3 run.</summary>
+    private static Finding Confinement() => Sandbox.HasLandlock
+        ? new("sandbox", Verdict.Good, "system calls (seccomp) and files (Landlock)")
+        : new("sandbox", Verdict.Fine, "system calls (seccomp) alone: this kernel has no Landlock, or it is switched off");
 
     /// <summary>Whether this program is compiled ahead of time; if not, what src/Ring3.Cli/build.sh left as the reason.</summary>
     private static Finding CommandLine()

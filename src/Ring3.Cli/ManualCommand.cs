@@ -58,11 +58,11 @@ internal static class ManualCommand
         page.Append(isRoot ? "" : "\n").Append($".SH DESCRIPTION\n{Text(command.Description)}\n");
         foreach (Argument argument in command.Arguments)
             Entry(page, $"\\fI{Text(argument.HelpName ?? argument.Name.ToUpperInvariant())}\\fR", argument.Description);
-        if (isRoot)
+        if (Shown(command).Any())
         {
             page.Append(".SH COMMANDS\n");
-            foreach (Command one in Shown(root))
-                Entry(page, $"\\fB{Text(one.Name)}\\fR", one.Description);
+            foreach (Command one in Shown(command))
+                Entry(page, $"\\fB{Text(string.Join(' ', [one.Name, .. one.Arguments.Select(a => a.HelpName).Where(_ => !isRoot)]))}\\fR", one.Description);
         }
         page.Append(".SH OPTIONS\n");
         foreach (Option option in command.Options.Concat(isRoot ? [] : root.Options.Where(o => o.Recursive)).Where(o => !o.Hidden))

@@ -1,17 +1,22 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using Ring3.Cli;
 using Ring3.Vmm;
 
 // The composition root: one command tree, one place where errors become a line and an exit status.
 if (args is ["exec", .. string[] rest])
     return ExecCommand.Run(rest);
+if (args is [ConnectorCommand.Name, string descriptor, string path])
+    return ConnectorCommand.Run(descriptor, path);
 StandardStream.Install();
 RootCommand root = CommandTree.Build();
 ParseResult parsed = root.Parse(args);
 if (parsed.Errors.Count > 0 && parsed.Action is System.CommandLine.Invocation.ParseErrorAction)
 {
-    Command command = parsed.CommandResult.Command;
-    Errors.Line($"{parsed.Errors[0].Message} (see 'ring3 {(command is RootCommand ? "" : command.Name + " ")}--help')");
+    string words = "";
+    for (SymbolResult? r = parsed.CommandResult; r is CommandResult { Command: not RootCommand } c; r = r.Parent)
+        words = $"{c.Command.Name} {words}";
+    Errors.Line($"{parsed.Errors[0].Message} (see 'ring3 {words}--help')");
     return ExitStatus.Usage;
 }
 

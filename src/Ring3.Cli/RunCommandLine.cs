@@ -33,7 +33,7 @@ internal static class RunCommandLine
             "Run a command in a guest whose root is the host's, read-only under a private layer: in this directory, as this user, with these streams.")
         {
             s_writable, s_kernel, BootCommand.s_append, BootCommand.s_cpus, BootCommand.s_cpu, BootCommand.s_engine, BootCommand.s_memory, BootCommand.s_net,
-            BootCommand.s_vsock, BootCommand.s_cold, BootCommand.s_stats, BootCommand.s_verbose, s_words,
+            BootCommand.s_vsock, BootCommand.s_cold, BootCommand.s_stats, BootCommand.s_name, BootCommand.s_noSandbox, BootCommand.s_verbose, s_words,
         };
         command.SetAction(r => BootSession.Run(Options(r)));
         return command;
@@ -54,6 +54,9 @@ internal static class RunCommandLine
             Net = r.GetValue(BootCommand.s_net),
             Vsock = r.GetValue(BootCommand.s_vsock),
             Cold = r.GetValue(BootCommand.s_cold),
+            VsockConnector = r.GetValue(BootCommand.s_noSandbox) ? null : ConnectorCommand.Words,
+            Name = r.GetValue(BootCommand.s_name),
+            Sandbox = !r.GetValue(BootCommand.s_noSandbox),
             Stats = r.GetValue(BootCommand.s_stats),
             Verbose = r.GetValue(BootCommand.s_verbose),
             Messages = Console.Error,

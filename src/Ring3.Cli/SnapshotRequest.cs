@@ -3,10 +3,13 @@ using Ring3.Vmm;
 namespace Ring3.Cli;
 
 /// <summary>When a machine's snapshot is made, and what a guest is told that waits: on threads of their own, as a snapshot stops the processors.</summary>
-internal sealed class SnapshotRequest(Machine machine, BootOptions options, WarmStart? warm, HostTerminal terminal)
+internal sealed class SnapshotRequest(Machine machine, BootOptions options, WarmStart? warm, HostTerminal terminal, Action confine)
 {
     /// <summary>--snapshot-at: when the default guest waits for a command.</summary>
     public const string AtReady = "ready";
+
+    /// <summary>The process is confined when the guest's snapshot is in the cache: until then the guest is the default one, and has no command.</summary>
+    public bool ConfinesLater => warm is not null;
 
     /// <summary>What the snapshot key does; null: nothing.</summary>
     public Action? Key => options is { SnapshotFile: not null, SnapshotAt: null } ? OnKey : null;
@@ -31,7 +34,8 @@ internal sealed class SnapshotRequest(Machine machine, BootOptions options, Warm
             // Else there are no clones that nobody has asked for.
             if (knowsClones)
                 warm?.Keep(machine);
-            Send(clone: false);
+            if (!ConfinesLater || machine.Confine(confine))
+                Send(clone: false);
         });
     }
 

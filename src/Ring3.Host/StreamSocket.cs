@@ -25,6 +25,9 @@ public sealed class StreamSocket : IDisposable
         return new StreamSocket(fds[0]);
     }
 
+    /// <summary>Takes the end that another program has left open for this one.</summary>
+    public static StreamSocket Adopt(int fd) => new(fd);
+
     /// <summary>Waits for bytes: how many; 0 when the other end is closed.</summary>
     public unsafe int Receive(Span<byte> buffer)
     {
@@ -61,6 +64,60 @@ public sealed class StreamSocket : IDisposable
             }
         }
         return 0;
+    }
+
+    private const int HeaderBytes = 56, VectorPlace = 16, ControlPlace = 32, ControlBytes = 24, RightsBytes = 20;
+
+    /// <summary>Lays out struct msghdr, iovec and cmsghdr for one byte, and room for one descriptor.</summary>
+    private static unsafe void Header(byte* header, nint* vector, byte* data, byte* control)
+    {
+        new Span<byte>(header, HeaderBytes).Clear();
+        new Span<byte>(control, ControlBytes).Clear();
+        (vector[0], vector[1]) = ((nint)data, 1);
+        *(nint**)(header + VectorPlace) = vector;
+        *(nint*)(header + VectorPlace + 8) = 1;
+        *(byte**)(header + ControlPlace) = control;
+        *(nint*)(header + ControlPlace + 8) = ControlBytes;
+    }
+
+    /// <summary>Sends a byte and with it a descriptor: 0 or -errno.</summary>
+    public unsafe int SendDescriptor(byte data, int descriptor)
+    {
+        const int SolSocket = 1, Rights = 1;
+        byte* header = stackalloc byte[HeaderBytes], control = stackalloc byte[ControlBytes];
+        nint* vector = stackalloc nint[2];
+        Header(header, vector, &data, control);
+        (*(nint*)control, *(int*)(control + 8), *(int*)(control + 12), *(int*)(control + 16)) = (RightsBytes, SolSocket, Rights, descriptor);
+        while (Libc.syscall(46 /* sendmsg */, _fd, (nint)header, NoSignal, 0, 0, 0) < 0)
+        {
+            if (Marshal.GetLastPInvokeError() is var error and not Libc.EINTR)
+                return -error;
+        }
+        return 0;
+    }
+
+    /// <summary>Waits for a byte, for so long: 1, and the descriptor that came with it, or -1; 0 when the other end is closed; -errno.</summary>
+    public unsafe int ReceiveDescriptor(out byte data, out int descriptor, int timeoutMs)
+    {
+        const int CloseOnExec = 0x40000000;
+        const short PollIn = 1;
+        byte* header = stackalloc byte[HeaderBytes], control = stackalloc byte[ControlBytes];
+        nint* vector = stackalloc nint[2];
+        byte received = 0;
+        (data, descriptor) = (0, -1);
+        Header(header, vector, &received, control);
+        // struct pollfd { int fd; short events; short revents; }
+        long polled = (uint)_fd | (long)PollIn << 32;
+        int ready = Libc.poll(&polled, 1, timeoutMs);
+        if (ready <= 0)
+            return ready == 0 ? -Libc.ETIMEDOUT : -Marshal.GetLastPInvokeError();
+        nint n = Libc.syscall(47 /* recvmsg */, _fd, (nint)header, CloseOnExec, 0, 0, 0);
+        if (n < 0)
+            return -Marshal.GetLastPInvokeError();
+        data = received;
+        if (*(nint*)(header + ControlPlace + 8) >= RightsBytes)
+            descriptor = *(int*)(control + 16);
+        return (int)n;
     }
 
     /// <summary>Whoever sends or receives returns at once, now and later.</summary>

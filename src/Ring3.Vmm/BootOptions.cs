@@ -62,8 +62,14 @@ public sealed record BootOptions
     public NetOption? Net { get; init; }
     /// <summary>Streams to programs of the host; null: none.</summary>
     public VsockOption? Vsock { get; init; }
+    /// <summary>The words that start a <see cref="Ring3.Vmm.VsockConnector"/>, which a confined process needs; null: it connects itself.</summary>
+    public IReadOnlyList<string>? VsockConnector { get; init; }
     /// <summary>File for a picture of the working set over time.</summary>
     public string? Heatmap { get; init; }
+    /// <summary>What <c>ring3 ctl</c> calls the machine; null: the number of its process.</summary>
+    public string? Name { get; init; }
+    /// <summary>The process confines itself to what it has open before the guest runs.</summary>
+    public bool Sandbox { get; init; } = true;
     public bool Stats { get; init; }
     /// <summary>Where warnings and <see cref="Trace"/> go, a line each; any thread.</summary>
     public TextWriter Messages { get; init; } = TextWriter.Null;

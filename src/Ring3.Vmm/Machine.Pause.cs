@@ -13,8 +13,9 @@ public sealed partial class Machine
     private volatile bool _pausing;
 
     /// <summary>Stops the processors, until as many calls of <see cref="Resume"/>. Not for a processor's thread.</summary>
-    /// <returns>False when the machine has ended meanwhile.</returns>
-    public bool Pause()
+    /// <param name="patienceMs">How long to wait for them. A processor may wait for somebody to take the guest's output.</param>
+    /// <returns>False when the machine has ended meanwhile, or not all stand still yet.</returns>
+    public bool Pause(int patienceMs = Timeout.Infinite)
     {
         using (_pauseLock.Enter())
         {
@@ -29,9 +30,7 @@ public sealed partial class Machine
             }
         }
         // The end of the machine comes after both resets, or is seen here.
-        if (!_stopping)
-            _allParked.Wait();
-        return !_stopping;
+        return !_stopping && _allParked.Wait(patienceMs) && !_stopping;
     }
 
     /// <summary>Ends <see cref="Pause"/>.</summary>
@@ -75,8 +74,10 @@ public sealed partial class Machine
                 if (_pausing)
                     continue;
                 _parked--;
-                return;
+                break;
             }
         }
+        // The guest's watchdogs need not wonder where the time is.
+        _ = vcpu.KvmClockCtrl();
     }
 }

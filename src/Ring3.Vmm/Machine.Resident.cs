@@ -11,6 +11,7 @@ public sealed partial class Machine
 
     private ResidentLimit? _resident;
     private WorkingSetHistory? _history;
+    private FileStream? _heatmap;
 
     /// <summary>Starts the limit that the options ask for, while the memory is still empty.</summary>
     private void LimitResident()
@@ -23,8 +24,10 @@ public sealed partial class Machine
         }
         if (_options.Heatmap is not null)
         {
-            CheckHeatmap(_options.Heatmap);
+            _heatmap = OpenHeatmap(_options.Heatmap);
             _history = new WorkingSetHistory(Ram, _options.ResidentBytes);
+            // The library loads fonts for what it draws; later no file can be opened.
+            HeatmapPicture.Save(_history, Stream.Null);
         }
         var options = new ResidentOptions
         {
@@ -50,11 +53,11 @@ public sealed partial class Machine
     }
 
     /// <summary>Better before the guest has run than after.</summary>
-    private static void CheckHeatmap(string path)
+    private static FileStream OpenHeatmap(string path)
     {
         if (!PngCanvas.IsAvailable)
             throw new BootException(ExitStatus.Resources, "--heatmap needs libcairo.so.2 (Debian package libcairo2)");
-        try { File.Create(path).Dispose(); }
+        try { return File.Create(path); }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
         {
             throw new BootException(ExitStatus.NoInput, $"cannot write --heatmap {path}: {e.Message}");
@@ -67,7 +70,11 @@ public sealed partial class Machine
     {
         if (_history is null)
             return;
-        try { HeatmapPicture.Save(_history, _options.Heatmap!); }
+        try
+        {
+            HeatmapPicture.Save(_history, _heatmap!);
+            _heatmap!.Flush();
+        }
         catch (IOException e) { throw new BootException(ExitStatus.Resources, $"cannot write --heatmap {_options.Heatmap}: {e.Message}"); }
     }
 }

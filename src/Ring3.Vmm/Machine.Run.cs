@@ -11,6 +11,9 @@ public sealed partial class Machine
     {
         try
         {
+            try { vcpu.PrepareThread(); }
+            finally { _prepared.Signal(); }
+            _mayRun.Wait();
             while (!_stopping)
             {
                 if (_pausing)

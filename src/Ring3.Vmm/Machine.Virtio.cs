@@ -110,12 +110,16 @@ public sealed partial class Machine
         _options.Messages.WriteLine($"ring3: {what}{(why.Length == 0 ? "" : $": {why}")}");
     }
 
+    /// <summary>Processes that <see cref="Dispose"/> ends where they do not end by themselves.</summary>
+    public IReadOnlyList<int> Helpers => [.. _helpers.Select(h => h.ProcessId), .. _passt is null ? [] : (int[])[_passt.ProcessId]];
+
     /// <summary>Stops the devices; the guest does not run any more.</summary>
     private void StopVirtio()
     {
         foreach (VirtioPciFunction function in _virtio)
             function.Dispose();
         _passt?.Dispose();
+        _vsockConnector?.Dispose();
         if (_vsockPath is not null)
             File.Delete(_vsockPath);
         foreach (VhostHelper helper in _helpers)

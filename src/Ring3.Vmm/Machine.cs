@@ -16,7 +16,9 @@ public sealed partial class Machine : IMachineControl, IDisposable
     private readonly BootOptions _options;
     private readonly Vm _vm;
     private readonly Vcpu[] _vcpus;
-    private readonly ManualResetEventSlim _ended = new(false);
+    private readonly ManualResetEventSlim _ended = new(false), _mayRun = new(false);
+    private readonly CountdownEvent _prepared;
+    private BootException? _refused;
     private readonly MachineTrace? _trace;
     private readonly XenPlatform? _xen;
     private MachineResult _result;
@@ -40,6 +42,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public Machine(BootOptions options, SnapshotFile? memory = null)
     {
         _options = options;
+        _prepared = new CountdownEvent(options.Cpus);
         _trace = options.Trace == TraceCategories.None ? null : new MachineTrace(options.Trace, options.Messages);
         Ram = new MachineRam(options.MemoryBytes);
         memory?.Map(Ram);
@@ -110,7 +113,8 @@ public sealed partial class Machine : IMachineControl, IDisposable
     }
 
     /// <summary>Runs the machine on one thread per processor until it ends.</summary>
-    public MachineResult Run()
+    /// <param name="confine">Is called when all is open that the machine needs, and before the guest runs; null: nothing.</param>
+    public MachineResult Run(Action? confine = null)
     {
         if (IsClone)
             ReleaseDevices();
@@ -125,13 +129,33 @@ public sealed partial class Machine : IMachineControl, IDisposable
             threads[i] = new Thread(() => RunVcpu(vcpu)) { IsBackground = true, Name = $"ring3-vcpu{i}" };
             threads[i].Start();
         }
+        _prepared.Wait();
+        if (confine is not null)
+            Confine(confine);
+        _mayRun.Set();
         if (_trace is { Samples: true })
             SampleUntilEnd();
         _ended.Wait();
         foreach (Thread t in threads)
             t.Join();
         _stopNs = HostClock.MonotonicNs();
-        return _result;
+        return _refused is null ? _result : throw _refused;
+    }
+
+    /// <summary>Confines the process; when that cannot be, the machine ends, and <see cref="Run"/> says why.</summary>
+    public bool Confine(Action confine)
+    {
+        try
+        {
+            confine();
+            return true;
+        }
+        catch (BootException e)
+        {
+            _refused = e;
+            End(MachineEnd.Failure);
+            return false;
+        }
     }
 
     /// <summary>Kicks the processors now and then; each prints where it was.</summary>
@@ -166,6 +190,7 @@ public sealed partial class Machine : IMachineControl, IDisposable
     public void Dispose()
     {
         StopVirtio();
+        _heatmap?.Dispose();
         _vm.Dispose();
         _xen?.Dispose();
         Ram.Dispose();

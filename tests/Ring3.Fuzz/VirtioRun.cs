@@ -116,7 +116,7 @@ internal sealed unsafe class VirtioRun : IHostileRun
             return socket;
         }
         _hostPort = Listen(VsockPath + "_3");
-        return new VsockDevice(_guest, 3, VsockPath, Listen(VsockPath));
+        return new VsockDevice(_guest, 3, port => VsockDevice.Connect(VsockPath, port), Listen(VsockPath));
     }
 
     private readonly List<Socket> _programs = [];

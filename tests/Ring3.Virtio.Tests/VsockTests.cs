@@ -20,7 +20,7 @@ public sealed class VsockTests : IDisposable
         var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         listener.Bind(new UnixDomainSocketEndPoint(Place));
         listener.Listen(4);
-        _bench = new Bench(m => new VsockDevice(m, Cid, Place, listener));
+        _bench = new Bench(m => new VsockDevice(m, Cid, port => VsockDevice.Connect(Place, port), listener));
         _bench.Negotiate(VirtioFeature.Version1);
         _bench.Enable(0, 16, RxRing, RxRing + 0x1000, RxRing + 0x2000);
         _bench.Enable(1, 16, Driver.Descriptors, Driver.DriverArea, Driver.DeviceArea);

@@ -117,6 +117,16 @@ public sealed partial class Vcpu
         return KeepRunning;
     }
 
+    /// <summary>
+    /// Opens what the kernel tells of the calling thread, which is to run the vCPU, before a guest wants to know: for programs that may open nothing later.
+    /// </summary>
+    public void PrepareThread()
+    {
+        MoveToThread(Environment.CurrentManagedThreadId);
+        if (_runDelay.Use())
+            _xen.ThreadChanged();
+    }
+
     /// <summary>KVM's rule, kept though software translations do not live in the host thread: a vCPU that changes threads starts with an empty TLB.</summary>
     private unsafe void MoveToThread(int thread)
     {

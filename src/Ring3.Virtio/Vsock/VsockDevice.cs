@@ -24,7 +24,7 @@ public sealed class VsockDevice : VirtioDevice
     private const int PacketBytes = 64 << 10, PacketsAtOnce = 64;
     private const uint FirstHostPort = 1u << 30;
 
-    private readonly string _path;
+    private readonly Func<uint, Socket?> _connect;
     private readonly Socket _listener;
     private readonly byte[] _config = new byte[8], _data = new byte[PacketBytes];
     private readonly ulong _guestCid;
@@ -42,12 +42,12 @@ public sealed class VsockDevice : VirtioDevice
 
     /// <param name="memory">The guest's.</param>
     /// <param name="guestCid">The guest's address; at least 3.</param>
-    /// <param name="path">Name of the host's socket.</param>
+    /// <param name="connect">Connects to the program that listens for a port of the host; null: there is none.</param>
     /// <param name="listener">It, listening; belongs to the device from now on.</param>
-    public VsockDevice(GuestMemory memory, ulong guestCid, string path, Socket listener)
+    public VsockDevice(GuestMemory memory, ulong guestCid, Func<uint, Socket?> connect, Socket listener)
         : base(memory, DeviceType, "vsock", [QueueSize, QueueSize, QueueSize])
     {
-        (_guestCid, _path, _listener) = (guestCid, path, listener);
+        (_guestCid, _connect, _listener) = (guestCid, connect, listener);
         _listener.Blocking = false;
         BinaryPrimitives.WriteUInt64LittleEndian(_config, guestCid);
         foreach (VirtQueue queue in Queues)
@@ -372,23 +372,32 @@ public sealed class VsockDevice : VirtioDevice
         }
     }
 
-    /// <summary>Connects the guest to a program of the host. False: there is none that listens.</summary>
-    private bool TryConnect((uint Host, uint Guest) key, in VsockHeader header)
+    /// <summary>Connects to the local socket PATH_PORT; null: nobody listens there.</summary>
+    public static Socket? Connect(string path, uint port)
     {
-        if (_connections.Count + _greeting.Count >= MaxConnections)
-            return false;
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
             // A program that does not accept is none that listens.
             socket.Blocking = false;
-            socket.Connect(new UnixDomainSocketEndPoint($"{_path}_{key.Host}"));
+            socket.Connect(new UnixDomainSocketEndPoint($"{path}_{port}"));
+            return socket;
         }
         catch (Exception e) when (e is SocketException or ArgumentException)
         {
             socket.Dispose();
-            return false;
+            return null;
         }
+    }
+
+    /// <summary>Connects the guest to a program of the host. False: there is none that listens.</summary>
+    private bool TryConnect((uint Host, uint Guest) key, in VsockHeader header)
+    {
+        if (_connections.Count + _greeting.Count >= MaxConnections)
+            return false;
+        if (_connect(key.Host) is not { } socket)
+            return false;
+        socket.Blocking = false;
         var c = new VsockConnection(socket) { HostPort = key.Host, GuestPort = key.Guest, Place = -1 };
         c.Hear(header);
         _connections.Add(key, c);

@@ -20,6 +20,8 @@ internal sealed class Passt : IDisposable
 
     private Passt(Process process, StreamSocket socket) => (_process, Socket) = (process, socket);
 
+    public int ProcessId => _process.Id;
+
     /// <summary>Our end; belongs to who takes it.</summary>
     public StreamSocket Socket { get; }
 

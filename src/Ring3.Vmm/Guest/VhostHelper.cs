@@ -30,6 +30,8 @@ internal sealed class VhostHelper : IDisposable
         process.BeginOutputReadLine();
     }
 
+    public int ProcessId => _process.Id;
+
     /// <summary>To the program; belongs to who takes it.</summary>
     public VhostUserLink Link { get; }
 

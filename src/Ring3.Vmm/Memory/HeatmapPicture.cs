@@ -15,8 +15,8 @@ public static class HeatmapPicture
     /// <summary>Cold to hot: dark violet, magenta, orange, light yellow.</summary>
     private static readonly uint[] s_stops = [0x1b0c41, 0x4a0c6b, 0x781c6d, 0xa52c60, 0xcf4446, 0xed6925, 0xfb9b06, 0xf7d13d, 0xfcffa4];
 
-    /// <exception cref="IOException">The file cannot be written.</exception>
-    public static void Save(WorkingSetHistory history, string path)
+    /// <exception cref="IOException">It cannot be written.</exception>
+    public static void Save(WorkingSetHistory history, Stream output)
     {
         using var canvas = new PngCanvas(Width, Height);
         double seconds = Math.Max(history.Moments.Count == 0 ? 1 : history.Moments[^1].Seconds, 0.1);
@@ -26,7 +26,7 @@ public static class HeatmapPicture
         DrawCurves(canvas, history, seconds);
         DrawTime(canvas, seconds);
         DrawLegend(canvas, history);
-        canvas.Save(path);
+        canvas.Save(output);
     }
 
     private static void DrawHeat(PngCanvas canvas, WorkingSetHistory history, double seconds)

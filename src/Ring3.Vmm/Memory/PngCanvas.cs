@@ -12,7 +12,8 @@ internal sealed partial class PngCanvas : IDisposable
 
     [LibraryImport(C)] private static partial nint cairo_image_surface_create(int format, int width, int height);
     [LibraryImport(C)] private static partial int cairo_surface_status(nint surface);
-    [LibraryImport(C)] private static unsafe partial int cairo_surface_write_to_png(nint surface, byte* path);
+    [LibraryImport(C)]
+    private static unsafe partial int cairo_surface_write_to_png_stream(nint surface, delegate* unmanaged<nint, byte*, uint, int> write, nint closure);
     [LibraryImport(C)] private static unsafe partial byte* cairo_status_to_string(int status);
     [LibraryImport(C)] private static partial void cairo_surface_destroy(nint surface);
     [LibraryImport(C)] private static partial nint cairo_create(nint surface);
@@ -101,12 +102,26 @@ internal sealed partial class PngCanvas : IDisposable
         }
     }
 
-    /// <summary>Saves the picture.</summary>
-    /// <exception cref="IOException">The file cannot be written.</exception>
-    public unsafe void Save(string path)
+    /// <summary>Writes the picture.</summary>
+    /// <exception cref="IOException">It cannot be written.</exception>
+    /// <remarks>SAFETY: the handle is of an object that lives as long as the call, in which alone cairo passes it on.</remarks>
+    public unsafe void Save(Stream output)
     {
-        fixed (byte* p = Encoding.UTF8.GetBytes(path + '\0'))
-            Check(cairo_surface_write_to_png(_surface, p));
+        GCHandle handle = GCHandle.Alloc(output);
+        try { Check(cairo_surface_write_to_png_stream(_surface, &Write, GCHandle.ToIntPtr(handle))); }
+        finally { handle.Free(); }
+    }
+
+    [UnmanagedCallersOnly]
+    private static unsafe int Write(nint output, byte* data, uint length)
+    {
+        const int Success = 0, WriteError = 11;
+        try
+        {
+            ((Stream)GCHandle.FromIntPtr(output).Target!).Write(new ReadOnlySpan<byte>(data, (int)length));
+            return Success;
+        }
+        catch (IOException) { return WriteError; }
     }
 
     private void Source(uint colour) => cairo_set_source_rgb(_cairo, (colour >> 16 & 255) / 255.0, (colour >> 8 & 255) / 255.0, (colour & 255) / 255.0);
