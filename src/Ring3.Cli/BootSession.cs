@@ -42,7 +42,11 @@ internal static class BootSession
         // Nobody can see what a guest without output does. Messages on standard error are not its output.
         (OutputPump pump, string name) = command ? (output, "standard output") : (console, stdio ? "standard output" : $"--serial {options.Serial}");
         pump.Failed = () => machine.End(MachineEnd.Quit, ExitStatus.NoOutput);
-        var request = new SnapshotRequest(machine, options, warm, Size(interactive || terminal), () => Confine(machine, options));
+        using SnapshotKeeper? keeper = options is { SnapshotFile: { } kept, Sandbox: true } ? SnapshotKeeper.Start(ConnectorCommand.KeeperWords, kept) : null;
+        if (keeper is not null)
+            SnapshotFile.Prepare();
+        SnapshotPlace? place = keeper ?? (options.SnapshotFile is { } file ? new SnapshotFolder(file) : (SnapshotPlace?)null);
+        var request = new SnapshotRequest(machine, options, place, warm, Size(interactive || terminal), () => Confine(machine, options));
         machine.AttachSerial(0, request.Watch(tail));
         if (command || options.WaitsForScript || snapshot is { HasCommandPorts: true })
             AttachCommand(machine, output, error, options, request);

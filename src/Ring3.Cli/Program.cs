@@ -6,8 +6,8 @@ using Ring3.Vmm;
 // The composition root: one command tree, one place where errors become a line and an exit status.
 if (args is ["exec", .. string[] rest])
     return ExecCommand.Run(rest);
-if (args is [ConnectorCommand.Name, string descriptor, string path])
-    return ConnectorCommand.Run(descriptor, path);
+if (ConnectorCommand.TryRun(args, out int helped))
+    return helped;
 StandardStream.Install();
 RootCommand root = CommandTree.Build();
 ParseResult parsed = root.Parse(args);

@@ -13,7 +13,7 @@ internal static class RestoreCommand
     {
         var command = new Command("restore", "Go on with a guest where it was when it was written to a file; each time a clone of it. Ctrl-] quits.")
         {
-            BootCommand.s_exec, s_verify, BootCommand.s_stats, s_file,
+            BootCommand.s_exec, s_verify, BootCommand.s_stats, BootCommand.s_name, BootCommand.s_noSandbox, s_file,
         };
         command.SetAction(r =>
         {
@@ -24,7 +24,11 @@ internal static class RestoreCommand
                 throw new BootException(ExitStatus.Usage, $"{path}: nobody waits for a command in it (ring3 boot --snapshot FILE --snapshot-at ready)");
             if (r.GetValue(s_verify))
                 file.Verify();
-            var options = new BootOptions { Exec = exec, Streams = BootCommand.Streams(exec), Stats = r.GetValue(BootCommand.s_stats), Messages = Console.Error };
+            var options = new BootOptions
+            {
+                Exec = exec, Streams = BootCommand.Streams(exec), Stats = r.GetValue(BootCommand.s_stats), Name = r.GetValue(BootCommand.s_name),
+                Sandbox = !r.GetValue(BootCommand.s_noSandbox), Messages = Console.Error,
+            };
             return BootSession.Run(file.Apply(options), file, null);
         });
         return command;

@@ -3,7 +3,13 @@ using Ring3.Vmm;
 namespace Ring3.Cli;
 
 /// <summary>When a machine's snapshot is made, and what a guest is told that waits: on threads of their own, as a snapshot stops the processors.</summary>
-internal sealed class SnapshotRequest(Machine machine, BootOptions options, WarmStart? warm, HostTerminal terminal, Action confine)
+/// <param name="machine">Whose.</param>
+/// <param name="options">What was asked for.</param>
+/// <param name="place">Where it goes; null: no snapshot was asked for.</param>
+/// <param name="warm">Where one is kept for the next time; null: nowhere.</param>
+/// <param name="terminal">The host's.</param>
+/// <param name="confine">Confines the process.</param>
+internal sealed class SnapshotRequest(Machine machine, BootOptions options, SnapshotPlace? place, WarmStart? warm, HostTerminal terminal, Action confine)
 {
     /// <summary>--snapshot-at: when the default guest waits for a command.</summary>
     public const string AtReady = "ready";
@@ -57,8 +63,8 @@ internal sealed class SnapshotRequest(Machine machine, BootOptions options, Warm
     {
         try
         {
-            machine.Snapshot(options.SnapshotFile!);
-            Errors.Line($"wrote {options.SnapshotFile}\r");
+            machine.Snapshot(place!);
+            Errors.Line($"wrote {place!.Path}\r");
         }
         catch (BootException e) { Errors.Line(e.Message + "\r"); }
     }
@@ -66,7 +72,7 @@ internal sealed class SnapshotRequest(Machine machine, BootOptions options, Warm
     private void MakeAndEnd()
     {
         int status = ExitStatus.Ok;
-        try { machine.Snapshot(options.SnapshotFile!); }
+        try { machine.Snapshot(place!); }
         catch (BootException e)
         {
             Errors.Line(e.Message);

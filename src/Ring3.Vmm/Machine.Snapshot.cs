@@ -45,7 +45,7 @@ public sealed partial class Machine
 
     /// <summary>Writes a snapshot of the running machine, which stands still meanwhile. Any thread but a processor's.</summary>
     /// <exception cref="BootException">It cannot be made, or written; the machine goes on.</exception>
-    public void Snapshot(string path, string key = "")
+    public void Snapshot(SnapshotPlace place, string key = "")
     {
         if (SnapshotObstacle(_options) is { } why)
             throw new BootException(ExitStatus.Usage, $"there can be no snapshot with {why}");
@@ -56,7 +56,7 @@ public sealed partial class Machine
             if (!Pause())
                 throw new BootException(ExitStatus.ExecLost, "the machine has ended before its snapshot");
             HoldDevices();
-            SnapshotFile.Write(path, Ram, MachineIdentity.Of(_options.Processor), Settings(key), Transfer);
+            SnapshotFile.Write(place, Ram, MachineIdentity.Of(_options.Processor), Settings(key), Transfer);
         }
         catch (NotSupportedException e) { throw new BootException(ExitStatus.Usage, $"there can be no snapshot now: {e.Message}"); }
         finally

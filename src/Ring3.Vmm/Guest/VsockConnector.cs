@@ -52,11 +52,15 @@ public sealed class VsockConnector : IDisposable
         return new Socket(new SafeSocketHandle(descriptor, ownsHandle: true));
     }
 
+    /// <summary>Signals that end a program, or go to all of a terminal, do nothing as long as the result lives.</summary>
+    internal static PosixSignalRegistration[] IgnoreSignals() =>
+        [.. from s in (PosixSignal[])[PosixSignal.SIGINT, PosixSignal.SIGQUIT, PosixSignal.SIGTERM, PosixSignal.SIGHUP]
+            select PosixSignalRegistration.Create(s, c => c.Cancel = true)];
+
     /// <summary>The process's life: it ends with the machine's, and no signal of the terminal ends it before.</summary>
     public static void Serve(int fd, string path)
     {
-        PosixSignalRegistration[] ignored = [.. from s in (PosixSignal[])[PosixSignal.SIGINT, PosixSignal.SIGQUIT, PosixSignal.SIGTERM, PosixSignal.SIGHUP]
-            select PosixSignalRegistration.Create(s, c => c.Cancel = true)];
+        PosixSignalRegistration[] ignored = IgnoreSignals();
         using StreamSocket socket = StreamSocket.Adopt(fd);
         Span<byte> request = stackalloc byte[sizeof(uint)];
         for (int have = 0, n; (n = socket.Receive(request[have..])) > 0;)

@@ -17,6 +17,8 @@ internal sealed record MachineIdentity(string Version, string Build, string Proc
 {
     private static string? s_build;
 
+    public static void Prepare() => s_build ??= OwnBuild();
+
     public static MachineIdentity Of(ProcessorModel model)
     {
         var entries = new kvm_cpuid_entry2[Vcpu.MaxCpuidEntries];

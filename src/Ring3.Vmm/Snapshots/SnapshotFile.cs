@@ -173,29 +173,31 @@ public sealed class SnapshotFile : IDisposable
         }
     }
 
+    /// <summary>Reads what a snapshot says of this program, which a confined process cannot.</summary>
+    public static void Prepare() => MachineIdentity.Prepare();
+
     /// <summary>Writes a snapshot. The machine stands still.</summary>
-    /// <param name="path">Where it is afterwards, whole or not at all.</param>
+    /// <param name="place">Where it is afterwards, whole or not at all.</param>
     /// <param name="ram">Guest memory.</param>
     /// <param name="identity">Who writes.</param>
     /// <param name="settings">What machine it is.</param>
     /// <param name="machine">Adds the machine's state.</param>
-    internal static void Write(string path, MachineRam ram, MachineIdentity identity, SnapshotSettings settings, Action<StateTransfer> machine)
+    internal static void Write(SnapshotPlace place, MachineRam ram, MachineIdentity identity, SnapshotSettings settings, Action<StateTransfer> machine)
     {
-        string work = $"{path}.{Environment.ProcessId}.tmp";
+        bool kept = false;
         try
         {
-            File.Delete(work);
-            var options = new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite };
-            using (var stream = new FileStream(work, options))
-                Write(stream.SafeFileHandle, ram, identity, settings, machine);
-            File.Move(work, path, overwrite: true);
+            using (SafeFileHandle file = place.Create())
+                Write(file, ram, identity, settings, machine);
+            place.Keep();
+            kept = true;
         }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException) { throw SnapshotFolder.Failure(place.Path, e); }
+        finally
         {
-            throw new BootException(e is UnauthorizedAccessException or DirectoryNotFoundException ? ExitStatus.NoInput : ExitStatus.Resources,
-                $"cannot write the snapshot {path}: {e.Message}");
+            if (!kept)
+                place.Drop();
         }
-        finally { Delete(work); }
     }
 
     private static void Write(SafeFileHandle file, MachineRam ram, MachineIdentity identity, SnapshotSettings settings, Action<StateTransfer> machine)
@@ -241,12 +243,6 @@ public sealed class SnapshotFile : IDisposable
         SnapshotSettings.Transfer(head, settings);
         TransferExtents(head, [.. extents]);
         return [.. head.Written, .. first.Written[head.Written.Length..]];
-    }
-
-    private static void Delete(string path)
-    {
-        try { File.Delete(path); }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException) { }
     }
 
     /// <summary>The memory stays where it was mapped.</summary>

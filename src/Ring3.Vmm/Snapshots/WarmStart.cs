@@ -76,7 +76,7 @@ public sealed class WarmStart
         try
         {
             Directory.CreateDirectory(_directory, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-            machine.Snapshot(FilePath, _key);
+            machine.Snapshot(new SnapshotFolder(FilePath), _key);
             Trim(_directory);
         }
         catch (Exception e) when (e is BootException or IOException or UnauthorizedAccessException) { }

@@ -86,7 +86,7 @@ public sealed class SnapshotTests : IDisposable
         Run(machine, listener, m =>
         {
             before = listener.Count;
-            m.Snapshot(path);
+            m.Snapshot(new SnapshotFolder(path));
             after = listener.Count;
         });
         return (path, before, after);
