@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -48,8 +49,8 @@ static void attempt(int signal)
 	TRY("files openat", SYS_openat, AT_FDCWD, "/etc/passwd", O_RDONLY, 0);
 	TRY("files openat-proc", SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY, 0);
 	TRY("files creat", SYS_creat, getenv("CAPTIVE_FILE"), 0600);
-	TRY("files rename", SYS_rename, getenv("CAPTIVE_FILE"), getenv("CAPTIVE_TO"));
-	TRY("files unlink", SYS_unlink, getenv("CAPTIVE_FILE"));
+	TRY("files unlink", SYS_unlink, getenv("CAPTIVE_VICTIM"));
+	TRY("rename", SYS_rename, getenv("CAPTIVE_FILE"), getenv("CAPTIVE_TO"));
 	TRY("openat2", SYS_openat2, AT_FDCWD, "/etc/passwd", NULL, 0);
 	TRY("execve", SYS_execve, NOWHERE, none, none);
 	TRY("execveat", SYS_execveat, -1, "", none, none, AT_EMPTY_PATH);
@@ -124,9 +125,11 @@ static void leave_abi(int signal)
 
 __attribute__((constructor)) static void begin(void)
 {
-	const char *log = getenv("CAPTIVE_LOG");
+	const char *log = getenv("CAPTIVE_LOG"), *name;
+	char program[256] = "";
 	struct sigaction action = { .sa_handler = attempt, .sa_flags = SA_ONSTACK | SA_RESTART };
-	if (!log)
+	// Not those that start it: the shell of ./ring3, timeout, strace.
+	if (!log || readlink("/proc/self/exe", program, sizeof program - 1) < 0 || !(name = strrchr(program, '/')) || (strcmp(name, "/ring3") && strcmp(name, "/dotnet")))
 		return;
 	output = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
 	if (output < 0)
