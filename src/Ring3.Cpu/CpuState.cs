@@ -235,6 +235,8 @@ public unsafe struct CpuState
     internal ulong Between;
     /// <summary>See <see cref="Cpu.Units"/>. 0 outside translated code and its callbacks.</summary>
     internal byte Units;
+    /// <summary>32-bit code: FS (bit 0) and GS (bit 1) are writable data segments with all 4 GiB, whatever their base.</summary>
+    internal byte FlatSegments;
     /// <summary>Effective address of an x87 instruction that is under way.</summary>
     internal ulong X87Operand;
     /// <summary>The host's MXCSR outside translated code.</summary>

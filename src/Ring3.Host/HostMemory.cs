@@ -86,7 +86,8 @@ public static class HostMemory
     /// (before 5.14) cannot do it.</summary>
     public static unsafe bool TryPopulateRead(ulong address, nuint bytes) => Libc.madvise((void*)address, bytes, Libc.MADV_POPULATE_READ) == 0;
 
-    /// <summary>Makes the pages of a range present, as writing to them would, without their faults; where the kernel cannot (before 5.14) nothing changes.</summary>
+    /// <summary>Makes the pages of a range present, as writing to them would, without their faults; where the kernel cannot (before 5.14) nothing
+    /// changes.</summary>
     public static unsafe void Populate(void* p, nuint bytes) => _ = Libc.madvise(p, bytes, Libc.MADV_POPULATE_WRITE);
 
     /// <summary>Frees the pages of a shared file mapping, in the file too; the next access reads zero.</summary>

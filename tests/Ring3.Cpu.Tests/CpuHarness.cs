@@ -92,9 +92,11 @@ internal sealed unsafe class CpuHarness : IDisposable
     }
 
     /// <summary>A processor in flat 32-bit protected mode without paging.</summary>
-    public static CpuHarness Protected32(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, ProcessorModel? model = null)
+    public static CpuHarness Protected32(ReadOnlySpan<byte> code, int cpl = 0, ulong size = 16 << 20, ProcessorModel? model = null, bool translate = false)
     {
         CpuHarness h = new(size, null, null, model);
+        if (translate)
+            h.Machine.TranslationThreshold = 0;
         h.State->Cr0 = Cr0.PE | Cr0.MP | Cr0.ET | Cr0.NE;
         h.State->Cr4 = Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE;
         h.Segments(Segment.DB, Segment.DB, cpl);

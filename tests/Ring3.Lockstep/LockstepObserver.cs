@@ -365,10 +365,10 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
     private void WriteRegion(StringWriter text)
     {
         byte* host = HostOf(_start->Rip);
-        Block* block = host == null ? null : _leader.Machine.Blocks.Find(host, BlockMode.Code64, null);
+        Block* block = host == null ? null : _leader.Machine.Blocks.Find(host, CpuMode.CodeMode(_leader.State), null);
         if (block == null)
             return;
-        RegionBuilder builder = new(_leader);
-        text.WriteLine(builder.Build(block, false) ? builder.Dump() : "its block is not translated");
+        RegionBuilder builder = new(_leader.Machine.Blocks, _leader.Identity) { IsObserved = true };
+        text.WriteLine(builder.Build(block, _start->Rip) ? builder.Dump() : "its block is not translated");
     }
 }

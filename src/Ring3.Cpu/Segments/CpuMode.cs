@@ -19,6 +19,13 @@ internal static unsafe class CpuMode
                 && (c->Es.Access & dataMask) == data;
     }
 
+    /// <summary>Whether a segment can be read and written anywhere, so that an address in it is its base and an offset that goes round at 4 GiB.</summary>
+    internal static bool IsUnlimited(Segment* s)
+    {
+        const uint data = Segment.P | Segment.S | 2, mask = Segment.P | Segment.S | Segment.Unusable | 0xe;
+        return s->Limit == uint.MaxValue && (s->Access & mask) == data;
+    }
+
     internal static PagingMode PagingModeOf(CpuState* c)
     {
         if ((c->Cr0 & Cr0.PG) == 0)

@@ -34,18 +34,33 @@ internal static class InstructionRules
     }
 
     /// <summary>Whether a block that contains the instruction is left to the interpreter, which is faster than calls.</summary>
-    public static bool IsRefused(in Instruction i)
+    public static bool IsRefused(in Instruction i, bool is64)
     {
         if (i.Encoding is EncodingKind.EVEX or EncodingKind.XOP or EncodingKind.D3NOW)
+            return true;
+        if (!is64 && VectorRules.CanEmit(i) && HasMemory(i) && !IsFlatAddress(i, false))
             return true;
         return i.Mnemonic == Mnemonic.Emms || VectorHandlers.HasForm(i.Code) && !VectorRules.CanEmit(i);
     }
 
-    public static Lowering Classify(in Instruction i, bool endsBlock)
+    /// <summary>
+    /// Whether the address is computed with the mode's registers or half of them, and not in the code segment, which need not be readable. Where segments
+    /// count, the others are flat, or looked at when the code runs (FS and GS).
+    /// </summary>
+    private static bool IsFlatAddress(in Instruction i, bool is64)
+    {
+        if (is64)
+            return true;
+        bool bare = i.MemoryBase == Register.None && i.MemoryIndex == Register.None;
+        return i.MemorySegment != Register.CS && (bare ? i.MemoryDisplSize == 4 : i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4);
+    }
+
+    public static Lowering Classify(in Instruction i, bool endsBlock, bool is64)
     {
         bool memory = HasMemory(i);
-        // AMD's processors take a prefix on near branches for a target of 16 bits.
-        bool narrow = i.OpCount == 0 || i.Op0Kind != Iced.Intel.OpKind.NearBranch64;
+        // A prefix on near branches is for a target of 16 bits; in 64-bit mode AMD's processors take it.
+        bool narrow = i.OpCount == 0 || i.Op0Kind != (is64 ? Iced.Intel.OpKind.NearBranch64 : Iced.Intel.OpKind.NearBranch32);
+        bool flat = !memory && i.Mnemonic != Mnemonic.Lea || IsFlatAddress(i, is64);
         switch (i.FlowControl)
         {
             case FlowControl.ConditionalBranch:
@@ -53,13 +68,13 @@ internal static class InstructionRules
             case FlowControl.UnconditionalBranch:
                 return i.IsJmpShortOrNear && !narrow ? Lowering.Jump : Lowering.HandlerEnds;
             case FlowControl.IndirectBranch:
-                return i.Code == Code.Jmp_rm64 ? Lowering.JumpIndirect : Lowering.HandlerEnds;
+                return i.Code == (is64 ? Code.Jmp_rm64 : Code.Jmp_rm32) && flat ? Lowering.JumpIndirect : Lowering.HandlerEnds;
             case FlowControl.Call:
-                return i.Code == Code.Call_rel32_64 ? Lowering.Call : Lowering.HandlerEnds;
+                return i.Code is Code.Call_rel32_64 or Code.Call_rel32_32 ? Lowering.Call : Lowering.HandlerEnds;
             case FlowControl.IndirectCall:
-                return i.Code == Code.Call_rm64 ? Lowering.CallIndirect : Lowering.HandlerEnds;
+                return i.Code == (is64 ? Code.Call_rm64 : Code.Call_rm32) && flat ? Lowering.CallIndirect : Lowering.HandlerEnds;
             case FlowControl.Return:
-                return i.Code is Code.Retnq or Code.Retnq_imm16 ? Lowering.Return : Lowering.HandlerEnds;
+                return i.Code is Code.Retnq or Code.Retnq_imm16 or Code.Retnd or Code.Retnd_imm16 ? Lowering.Return : Lowering.HandlerEnds;
             case FlowControl.Next:
                 break;
             default:
@@ -67,11 +82,12 @@ internal static class InstructionRules
         }
         if (IsSystem(i))
             return Lowering.System;
-        if (IsString(i))
+        if (IsString(i, is64))
             return Lowering.String;
         if (endsBlock)
             return Lowering.HandlerEnds;
-        if (VectorRules.CanEmit(i))
+        // Outside 64-bit mode these leave registers 8 to 15 as they are.
+        if (VectorRules.CanEmit(i) && (is64 || i.Code is not (Code.VEX_Vzeroupper or Code.VEX_Vzeroall)))
             return Lowering.Vector;
         switch (i.Mnemonic)
         {
@@ -79,17 +95,19 @@ internal static class InstructionRules
                 or Mnemonic.Prefetchnta or Mnemonic.Prefetcht0 or Mnemonic.Prefetcht1 or Mnemonic.Prefetcht2 or Mnemonic.Prefetchwt1:
                 return i.HasLockPrefix ? Lowering.Handler : Lowering.Nothing;
             case Mnemonic.Div or Mnemonic.Idiv:
-                return i.Code is Code.Div_rm8 or Code.Idiv_rm8 || i.HasLockPrefix || i.HasRepPrefix || i.HasRepnePrefix ? Lowering.Handler : Lowering.Divide;
+                return !flat || i.Code is Code.Div_rm8 or Code.Idiv_rm8 || i.HasLockPrefix || i.HasRepPrefix || i.HasRepnePrefix
+                    ? Lowering.Handler : Lowering.Divide;
             case Mnemonic.Push:
                 if (memory)
-                    return i.Code == Code.Push_rm64 ? Lowering.PushMemory : Lowering.Handler;
-                return i.Code is Code.Push_r64 or Code.Pushq_imm8 or Code.Pushq_imm32 ? Lowering.Push : Lowering.Handler;
+                    return i.Code == (is64 ? Code.Push_rm64 : Code.Push_rm32) && flat ? Lowering.PushMemory : Lowering.Handler;
+                return (is64 ? i.Code is Code.Push_r64 or Code.Pushq_imm8 or Code.Pushq_imm32
+                    : i.Code is Code.Push_r32 or Code.Pushd_imm8 or Code.Pushd_imm32) ? Lowering.Push : Lowering.Handler;
             case Mnemonic.Pop:
-                return i.Code == Code.Pop_r64 ? Lowering.Pop : Lowering.Handler;
+                return i.Code is Code.Pop_r64 or Code.Pop_r32 ? Lowering.Pop : Lowering.Handler;
             case Mnemonic.Leave:
-                return i.Code == Code.Leaveq ? Lowering.Leave : Lowering.Handler;
+                return i.Code is Code.Leaveq or Code.Leaved ? Lowering.Leave : Lowering.Handler;
         }
-        if (!s_plain[(int)i.Mnemonic] || !IsDefined(i) || !IsEncodable(i, memory))
+        if (!s_plain[(int)i.Mnemonic] || !flat || !IsDefined(i) || !IsEncodable(i, memory))
             return Lowering.Handler;
         return memory && IsBitString(i) ? Lowering.BitString : Lowering.Plain;
     }
@@ -135,18 +153,19 @@ internal static class InstructionRules
     private static bool IsBitString(in Instruction i) =>
         i.Mnemonic is Mnemonic.Bt or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Btc && i.Op1Kind == Iced.Intel.OpKind.Register;
 
-    /// <summary>REP MOVS and REP STOS with 64-bit addresses in segments without a base.</summary>
-    private static bool IsString(in Instruction i)
+    /// <summary>REP MOVS and REP STOS with addresses of the mode's size in segments without a base.</summary>
+    private static bool IsString(in Instruction i, bool is64)
     {
-        if (!i.HasRepPrefix || i.HasRepnePrefix || i.Op0Kind != Iced.Intel.OpKind.MemoryESRDI)
+        if (!i.HasRepPrefix || i.HasRepnePrefix || i.Op0Kind != (is64 ? Iced.Intel.OpKind.MemoryESRDI : Iced.Intel.OpKind.MemoryESEDI))
             return false;
         return i.Mnemonic is Mnemonic.Stosb or Mnemonic.Stosw or Mnemonic.Stosd or Mnemonic.Stosq
             || i.Code is Code.Movsb_m8_m8 or Code.Movsw_m16_m16 or Code.Movsd_m32_m32 or Code.Movsq_m64_m64
-                && i.Op1Kind == Iced.Intel.OpKind.MemorySegRSI && i.MemorySegment is not (Register.FS or Register.GS);
+                && i.Op1Kind == (is64 ? Iced.Intel.OpKind.MemorySegRSI : Iced.Intel.OpKind.MemorySegESI)
+                && i.MemorySegment is not (Register.FS or Register.GS) && (is64 || i.MemorySegment != Register.CS);
     }
 
-    private static bool IsSystem(in Instruction i) => i.Code is Code.Pushfq or Code.Popfq or Code.Cli or Code.Sti or Code.Cld or Code.Std or Code.Swapgs
-        or Code.Rdtsc or Code.Rdtscp or Code.Mfence
+    private static bool IsSystem(in Instruction i) => i.Code is Code.Pushfq or Code.Popfq or Code.Pushfd or Code.Popfd or Code.Cli or Code.Sti or Code.Cld
+        or Code.Std or Code.Swapgs or Code.Rdtsc or Code.Rdtscp or Code.Mfence
         || i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && !HasMemory(i);
 
     public static bool HasMemory(in Instruction i)

@@ -9,7 +9,7 @@ internal enum HostOperation : byte { Add = 0x03, Or = 0x0b, And = 0x23, Sub = 0x
 /// <summary>Host code of a region while it is made. What it is mostly made of is encoded here; <see cref="HostAssembler.Add"/> does the rest.</summary>
 internal sealed class RegionAssembler : HostAssembler
 {
-    private const int WideRex = 0x48;
+    private const int WideRex = 0x48, NarrowRex = 0x40;
 
     /// <summary>Operand at <see cref="HostRegisters.Base"/> + displacement.</summary>
     public static MemoryOperand State(int displacement) => Memory(HostRegisters.Base, displacement);
@@ -49,27 +49,32 @@ internal sealed class RegionAssembler : HostAssembler
         Put((ulong)(uint)(WideRex | r >> 3 << 2 | opcode << 8 | (0x44 | (r & 7) << 3) << 16 | 0x24 << 24) | (ulong)(sizeof(long) * slot) << 32, 5);
     }
 
-    public void Move(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from);
+    public void Move(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from, WideRex);
 
-    public void OnRegisters(HostOperation operation, Register register, Register other) => OnRegisters((byte)operation, register, other);
+    /// <summary>The lower half alone; the upper half of <paramref name="to"/> becomes 0.</summary>
+    public void Move32(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from, NarrowRex);
 
-    private void OnRegisters(byte opcode, Register register, Register other)
+    public void OnRegisters(HostOperation operation, Register register, Register other) => OnRegisters((byte)operation, register, other, WideRex);
+
+    private void OnRegisters(byte opcode, Register register, Register other, int rex)
     {
         int r = Number(register), m = Number(other);
-        Put((uint)(WideRex | r >> 3 << 2 | m >> 3 | opcode << 8 | (0xc0 | (r & 7) << 3 | m & 7) << 16), 3);
+        Put((uint)(rex | r >> 3 << 2 | m >> 3 | opcode << 8 | (0xc0 | (r & 7) << 3 | m & 7) << 16), 3);
     }
 
     /// <summary>register = [pointer].</summary>
-    public void LoadFrom(Register register, Register pointer) => OnPointer((byte)HostOperation.Move, register, pointer);
+    public void LoadFrom(Register register, Register pointer, int bytes = 8) => OnPointer((byte)HostOperation.Move, register, pointer, RexOf(bytes));
 
     /// <summary>[pointer] = register.</summary>
-    public void StoreTo(Register pointer, Register register) => OnPointer(0x89, register, pointer);
+    public void StoreTo(Register pointer, Register register, int bytes = 8) => OnPointer(0x89, register, pointer, RexOf(bytes));
 
-    private void OnPointer(byte opcode, Register register, Register pointer)
+    private static int RexOf(int bytes) => bytes == 8 ? WideRex : NarrowRex;
+
+    private void OnPointer(byte opcode, Register register, Register pointer, int rex)
     {
         int r = Number(register), m = Number(pointer);
         Debug.Assert((m & 7) is not (4 or 5));
-        Put((uint)(WideRex | r >> 3 << 2 | m >> 3 | opcode << 8 | ((r & 7) << 3 | m & 7) << 16), 3);
+        Put((uint)(rex | r >> 3 << 2 | m >> 3 | opcode << 8 | ((r & 7) << 3 | m & 7) << 16), 3);
     }
 
     public void Immediate(Register register, ulong value)
@@ -91,24 +96,24 @@ internal sealed class RegionAssembler : HostAssembler
         Put(value, 8);
     }
 
-    /// <summary>to = from + displacement. Changes no flag.</summary>
-    public void Lea(Register to, Register from, long displacement)
+    /// <summary>to = from + displacement, cut to so many bytes. Changes no flag.</summary>
+    public void Lea(Register to, Register from, long displacement, int bytes = 8)
     {
         int r = Number(to), b = Number(from);
-        Displaced(WideRex | r >> 3 << 2 | b >> 3, 0x8d, r, b, (int)displacement);
+        Displaced(RexOf(bytes) | r >> 3 << 2 | b >> 3, 0x8d, r, b, (int)displacement);
     }
 
-    /// <summary>to = b + x * scale + displacement, where b may be none, or x. Changes no flag.</summary>
-    public void Lea(Register to, Register b, Register x, int scale, int displacement)
+    /// <summary>to = b + x * scale + displacement, where b may be none, or x, cut to so many bytes. Changes no flag.</summary>
+    public void Lea(Register to, Register b, Register x, int scale, int displacement, int bytes)
     {
         if (x == Register.None)
         {
-            Lea(to, b, displacement);
+            Lea(to, b, displacement, bytes);
             return;
         }
         int r = Number(to), n = Number(x), pointer = b == Register.None ? 5 : Number(b);
         int mode = b == Register.None || displacement == 0 && (pointer & 7) != 5 ? 0 : displacement == (sbyte)displacement ? 0x40 : 0x80;
-        int rex = WideRex | r >> 3 << 2 | n >> 3 << 1 | pointer >> 3, sib = int.Log2(scale) << 6 | (n & 7) << 3 | pointer & 7;
+        int rex = RexOf(bytes) | r >> 3 << 2 | n >> 3 << 1 | pointer >> 3, sib = int.Log2(scale) << 6 | (n & 7) << 3 | pointer & 7;
         Put((uint)(rex | 0x8d << 8 | (mode | (r & 7) << 3 | 4) << 16 | sib << 24) | (ulong)(uint)displacement << 32,
             mode == 0x40 ? 5 : mode == 0x80 || b == Register.None ? 8 : 4);
     }

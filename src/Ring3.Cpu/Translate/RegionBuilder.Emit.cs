@@ -111,7 +111,7 @@ internal sealed unsafe partial class RegionBuilder
         else
         {
             _a.Load(HostRegisters.Address, StateLayout.CodeBase);
-            _a.Lea(HostRegisters.Address, HostRegisters.Address, (int)offset);
+            _a.Lea(HostRegisters.Address, HostRegisters.Address, (int)offset, _word);
             EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
         }
     }
@@ -138,10 +138,15 @@ internal sealed unsafe partial class RegionBuilder
         _a.JumpThroughTable(Index, StateLayout.Jumps + 16);
     }
 
+    /// <summary>What is being emitted.</summary>
+    private Trace? _trace;
+    private int _instruction;
+
     private void EmitInstruction(Trace t, int i)
     {
         ref readonly GuestInstruction g = ref CollectionsMarshal.AsSpan(t.Instructions)[i];
         _marks.Add((_a.Position, t, i));
+        (_trace, _instruction) = (t, i);
         bool inShadow = _inShadow;
         if (g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Branch or Lowering.Nothing))
             _atHand = null;

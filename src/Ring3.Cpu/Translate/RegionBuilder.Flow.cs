@@ -11,38 +11,50 @@ internal sealed unsafe partial class RegionBuilder
 
     private void EmitPush(Trace t, int i, in GuestInstruction g)
     {
-        int site = MissSite(t, i, AccessForm.Push, 8, true);
-        _a.Lea(HostRegisters.Address, Stack, -8);
+        int site = MissSite(t, i, AccessForm.Push, _word, true);
+        _a.Lea(HostRegisters.Address, Stack, -_word, _word);
         Instruction code = g.Code;
         if (code.Op0Kind == Iced.Intel.OpKind.Register)
         {
             Register home = HostRegisters.HomeOf(Guest(code.Op0Register));
             int guest = Guest(code.Op0Register);
-            BeginCheck(8, true);
+            BeginCheck(_word, true);
             if (home == Register.None)
                 _a.Load(HostRegisters.Spare, StateLayout.Gpr(guest));
             EndCheck(site);
-            _a.StoreTo(HostRegisters.Address, home != Register.None ? home : HostRegisters.Spare);
+            _a.StoreTo(HostRegisters.Address, home != Register.None ? home : HostRegisters.Spare, _word);
         }
         else
         {
-            EmitCheck(8, true, site);
-            _a.Add(Instruction.Create(Code.Mov_rm64_imm32, new MemoryOperand(HostRegisters.Address), (int)code.GetImmediate(0)));
+            EmitCheck(_word, true, site);
+            StoreWord(new MemoryOperand(HostRegisters.Address), (int)code.GetImmediate(0));
         }
-        _a.Lea(Stack, Stack, -8);
-        EmitCodeCheck(t, i, 8, g.Next);
+        _a.Lea(Stack, Stack, -_word, _word);
+        EmitCodeCheck(t, i, _word, g.Next);
+    }
+
+    private void StoreWord(in MemoryOperand at, int immediate) =>
+        _a.Add(Instruction.Create(Is64 ? Code.Mov_rm64_imm32 : Code.Mov_rm32_imm32, at, immediate));
+
+    /// <summary>to = the guest's address in a register.</summary>
+    private void MoveAddress(Register to, Register from)
+    {
+        if (Is64)
+            _a.Move(to, from);
+        else
+            _a.Move32(to, from);
     }
 
     private void EmitPop(Trace t, int i, in GuestInstruction g)
     {
-        int site = MissSite(t, i, AccessForm.Pop, 8, false);
-        _a.Move(HostRegisters.Address, Stack);
-        EmitCheck(8, false, site);
+        int site = MissSite(t, i, AccessForm.Pop, _word, false);
+        MoveAddress(HostRegisters.Address, Stack);
+        EmitCheck(_word, false, site);
         int guest = Guest(g.Code.Op0Register);
         Register home = HostRegisters.HomeOf(guest);
         Register to = guest == Rsp || home == Register.None ? HostRegisters.Spare : home;
-        _a.LoadFrom(to, HostRegisters.Address);
-        _a.Lea(Stack, Stack, 8);
+        _a.LoadFrom(to, HostRegisters.Address, _word);
+        _a.Lea(Stack, Stack, _word, _word);
         if (guest == Rsp)
             _a.Move(Stack, to);
         else if (home == Register.None)
@@ -52,11 +64,11 @@ internal sealed unsafe partial class RegionBuilder
 
     private void EmitLeave(Trace t, int i)
     {
-        int site = MissSite(t, i, AccessForm.Leave, 8, false);
-        _a.Move(HostRegisters.Address, Register.RBP);
-        EmitCheck(8, false, site);
-        _a.LoadFrom(HostRegisters.Spare, HostRegisters.Address);
-        _a.Lea(Stack, Register.RBP, 8);
+        int site = MissSite(t, i, AccessForm.Leave, _word, false);
+        MoveAddress(HostRegisters.Address, Register.RBP);
+        EmitCheck(_word, false, site);
+        _a.LoadFrom(HostRegisters.Spare, HostRegisters.Address, _word);
+        _a.Lea(Stack, Register.RBP, _word, _word);
         _a.Move(Register.RBP, HostRegisters.Spare);
         _hostFlags = false;
     }
@@ -70,15 +82,15 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>The return address onto the stack. The flags are where sites can name them.</summary>
     private void PushNext(Trace t, int i, int next, int target)
     {
-        int site = MissSite(t, i, AccessForm.Push, 8, true);
-        _a.Lea(HostRegisters.Address, Stack, -8);
-        BeginCheck(8, true);
+        int site = MissSite(t, i, AccessForm.Push, _word, true);
+        _a.Lea(HostRegisters.Address, Stack, -_word, _word);
+        BeginCheck(_word, true);
         _a.Load(HostRegisters.Spare, StateLayout.CodeBase);
-        _a.Lea(HostRegisters.Spare, HostRegisters.Spare, next);
+        _a.Lea(HostRegisters.Spare, HostRegisters.Spare, next, _word);
         EndCheck(site);
-        _a.StoreTo(HostRegisters.Address, HostRegisters.Spare);
-        _a.Lea(Stack, Stack, -8);
-        EmitCodeCheck(t, i, 8, target);
+        _a.StoreTo(HostRegisters.Address, HostRegisters.Spare, _word);
+        _a.Lea(Stack, Stack, -_word, _word);
+        EmitCodeCheck(t, i, _word, target);
     }
 
     /// <summary>The target of an indirect transfer into <see cref="CpuState.Rip"/>, which is not used by translated code before the jump.</summary>
@@ -88,16 +100,16 @@ internal sealed unsafe partial class RegionBuilder
         {
             int guest = Guest(code.Op0Register);
             if (HostRegisters.HomeOf(guest) is var home && home != Register.None)
-                _a.Move(HostRegisters.Address, home);
+                MoveAddress(HostRegisters.Address, home);
             else
                 _a.Load(HostRegisters.Address, StateLayout.Gpr(guest));
         }
         else
         {
-            int site = MissSite(t, i, AccessForm.Operand, 8, false);
+            int site = MissSite(t, i, AccessForm.Operand, _word, false);
             EmitAddress(code, HostRegisters.Address, true);
-            EmitCheck(8, false, site);
-            _a.LoadFrom(HostRegisters.Address, HostRegisters.Address);
+            EmitCheck(_word, false, site);
+            _a.LoadFrom(HostRegisters.Address, HostRegisters.Address, _word);
             _hostFlags = false;
         }
         if (keep)
@@ -107,13 +119,16 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCallIndirect(Trace t, int i, in GuestInstruction g)
     {
         LoadTarget(t, i, g.Code, true);
-        // What is not canonical with 48 bits is the interpreter's, before the push.
-        _a.Move(HostRegisters.Spare, HostRegisters.Address);
-        _a.Add(Instruction.Create(Code.Shl_rm64_imm8, HostRegisters.Spare, 16));
-        _a.Add(Instruction.Create(Code.Sar_rm64_imm8, HostRegisters.Spare, 16));
-        _a.OnRegisters(HostOperation.Compare, HostRegisters.Spare, HostRegisters.Address);
-        _hostFlags = false;
-        _stubs.Add((_a.Jump(NotEqual), AddSite(SiteAt(SiteKind.Leave, t, i))));
+        if (Is64)
+        {
+            // What is not canonical with 48 bits is the interpreter's, before the push.
+            _a.Move(HostRegisters.Spare, HostRegisters.Address);
+            _a.Add(Instruction.Create(Code.Shl_rm64_imm8, HostRegisters.Spare, 16));
+            _a.Add(Instruction.Create(Code.Sar_rm64_imm8, HostRegisters.Spare, 16));
+            _a.OnRegisters(HostOperation.Compare, HostRegisters.Spare, HostRegisters.Address);
+            _hostFlags = false;
+            _stubs.Add((_a.Jump(NotEqual), AddSite(SiteAt(SiteKind.Leave, t, i))));
+        }
         PushNext(t, i, g.Next, AtRip);
         StoreFlags();
         _a.Load(HostRegisters.Address, StateLayout.Rip);
@@ -128,15 +143,18 @@ internal sealed unsafe partial class RegionBuilder
         EmitJump(site);
     }
 
+    /// <summary>Bytes of arguments that a return takes off the stack.</summary>
+    private static int Released(in Instruction code) => code.Code is Code.Retnq_imm16 or Code.Retnd_imm16 ? code.Immediate16 : 0;
+
     private void EmitReturn(Trace t, int i, in GuestInstruction g)
     {
-        int site = MissSite(t, i, AccessForm.Pop, 8, false);
-        _a.Move(HostRegisters.Address, Stack);
-        EmitCheck(8, false, site);
-        _a.LoadFrom(HostRegisters.Address, HostRegisters.Address);
+        int site = MissSite(t, i, AccessForm.Pop, _word, false);
+        MoveAddress(HostRegisters.Address, Stack);
+        EmitCheck(_word, false, site);
+        _a.LoadFrom(HostRegisters.Address, HostRegisters.Address, _word);
         _hostFlags = false;
-        int bytes = 8 + (g.Code.Code == Code.Retnq_imm16 ? g.Code.Immediate16 : 0);
-        _a.Lea(Stack, Stack, bytes);
+        int bytes = _word + Released(g.Code);
+        _a.Lea(Stack, Stack, bytes, _word);
         Site jump = SiteAt(SiteKind.Jump, t, i);
         jump.Popped = (ushort)bytes;
         StoreFlags();

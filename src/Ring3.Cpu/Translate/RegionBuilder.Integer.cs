@@ -135,10 +135,10 @@ internal sealed unsafe partial class RegionBuilder
 
     private void EmitPushMemory(Trace t, int i, in GuestInstruction g)
     {
-        int site = MissSite(t, i, AccessForm.Operand, 8, false);
+        int site = MissSite(t, i, AccessForm.Operand, _word, false);
         EmitAddress(g.Code, HostRegisters.Address, true);
-        EmitCheck(8, false, site);
-        EmitLoad(8);
+        EmitCheck(_word, false, site);
+        EmitLoad(_word);
         _hostFlags = false;
         PushSpare(t, i, g);
     }
@@ -147,13 +147,13 @@ internal sealed unsafe partial class RegionBuilder
     private void PushSpare(Trace t, int i, in GuestInstruction g)
     {
         _a.Store(StateLayout.Between, HostRegisters.Spare);
-        int site = MissSite(t, i, AccessForm.Push, 8, true);
-        _a.Lea(HostRegisters.Address, Stack, -8);
-        BeginCheck(8, true);
+        int site = MissSite(t, i, AccessForm.Push, _word, true);
+        _a.Lea(HostRegisters.Address, Stack, -_word, _word);
+        BeginCheck(_word, true);
         _a.Load(HostRegisters.Spare, StateLayout.Between);
         EndCheck(site);
-        _a.StoreTo(HostRegisters.Address, HostRegisters.Spare);
-        _a.Lea(Stack, Stack, -8);
-        EmitCodeCheck(t, i, 8, g.Next);
+        _a.StoreTo(HostRegisters.Address, HostRegisters.Spare, _word);
+        _a.Lea(Stack, Stack, -_word, _word);
+        EmitCodeCheck(t, i, _word, g.Next);
     }
 }

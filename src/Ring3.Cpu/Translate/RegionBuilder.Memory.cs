@@ -33,16 +33,34 @@ internal sealed unsafe partial class RegionBuilder
             }
             else
             {
-                _a.Lea(to, b, x, i.MemoryIndexScale, (int)displacement);
+                _a.Lea(to, b, x, i.MemoryIndexScale, (int)displacement, narrow ? 4 : 8);
+                narrow = bitIndex != Register.None && narrow;
             }
         }
         if (bitIndex != Register.None)
             EmitBitOffset(to, bitIndex);
         if (narrow)
-            _a.Add(Instruction.Create(Code.Mov_r32_rm32, HostRegisters.Sized(to, 4), HostRegisters.Sized(to, 4)));
+            _a.Move32(to, to);
         if (segment && i.MemorySegment is Register.FS or Register.GS && segment)
-            _a.Add(Instruction.Create(Code.Add_r64_rm64, to, RegionAssembler.State(i.MemorySegment == Register.FS ? StateLayout.FsBase : StateLayout.GsBase)));
+            AddSegment(i.MemorySegment, to);
     }
+
+    /// <summary>Adds the segment's base. Outside 64-bit mode a segment that is not flat but for its base leaves the instruction to the interpreter.</summary>
+    private void AddSegment(Register segment, Register to)
+    {
+        bool fs = segment == Register.FS;
+        if (!Is64)
+        {
+            _a.Add(Instruction.Create(Code.Test_rm8_imm8, RegionAssembler.State(StateLayout.FlatSegments), fs ? FlatFs : FlatGs));
+            _stubs.Add((_a.Jump(Equal), AddSite(SiteAt(SiteKind.Leave, _trace!, _instruction))));
+        }
+        _a.WithState(HostOperation.Add, to, fs ? StateLayout.FsBase : StateLayout.GsBase);
+        if (!Is64)
+            _a.Move32(to, to);
+    }
+
+    /// <summary>Bits of <see cref="CpuState.FlatSegments"/>.</summary>
+    public const uint FlatFs = 1, FlatGs = 2;
 
     /// <summary>Adds the bytes of the whole operands in front of a bit, whose register has the operand's size. Flags are lost.</summary>
     private void EmitBitOffset(Register to, Register bitIndex)

@@ -23,7 +23,7 @@ internal sealed unsafe partial class RegionBuilder
         return n;
     }
 
-    private static bool NamesStack(in Instruction i) => i.Op0Kind == Iced.Intel.OpKind.Register && i.Op0Register == Register.RSP;
+    private static bool NamesStack(in Instruction i) => i.Op0Kind == Iced.Intel.OpKind.Register && i.Op0Register is Register.RSP or Register.ESP;
 
     private void EmitRun(Trace t, int i, int count)
     {
@@ -40,8 +40,8 @@ internal sealed unsafe partial class RegionBuilder
     private int RunSite(Trace t, int i, int n, int count, AccessForm form)
     {
         Site site = SiteAt(SiteKind.Miss, t, i + n);
-        (site.Form, site.Size, site.Write) = (form, (byte)(8 * count), form == AccessForm.Push);
-        site.StackMoves = (short)(form == AccessForm.Push ? -8 * n : 8 * n);
+        (site.Form, site.Size, site.Write) = (form, (byte)(_word * count), form == AccessForm.Push);
+        site.StackMoves = (short)(form == AccessForm.Push ? -_word * n : _word * n);
         if (n != 0)
             return AddSite(site, _a.Position);
         int number = AddSite(site);
@@ -52,8 +52,8 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitPushes(Trace t, int i, int count)
     {
         int first = RunSite(t, i, 0, count, AccessForm.Push);
-        _a.Lea(HostRegisters.Address, Stack, -8 * count);
-        BeginCheck(8 * count, true);
+        _a.Lea(HostRegisters.Address, Stack, -_word * count, _word);
+        BeginCheck(_word * count, true);
         _stubs.Add((_a.Jump(NotEqual), first));
         // Where there is code, an instruction of the run could be overwritten: one after the other is the interpreter's.
         _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
@@ -65,7 +65,7 @@ internal sealed unsafe partial class RegionBuilder
             Instruction code = t.Instructions[i + n].Code;
             if (n != 0)
                 _marks.Add((_a.Position, t, i + n));
-            MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, 8 * (count - 1 - n));
+            MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, _word * (count - 1 - n));
             Register home = Register.None;
             if (code.Op0Kind == Iced.Intel.OpKind.Register)
             {
@@ -75,16 +75,16 @@ internal sealed unsafe partial class RegionBuilder
             }
             FaultsTo(n == 0 ? first : RunSite(t, i, n, count, AccessForm.Push));
             if (home != Register.None)
-                _a.Add(Instruction.Create(Code.Mov_rm64_r64, at, home));
+                _a.Add(Instruction.Create(Is64 ? Code.Mov_rm64_r64 : Code.Mov_rm32_r32, at, HostRegisters.Sized(home, _word)));
             else
-                _a.Add(Instruction.Create(Code.Mov_rm64_imm32, at, (int)code.GetImmediate(0)));
+                StoreWord(at, (int)code.GetImmediate(0));
         }
-        _a.Lea(Stack, Stack, -8 * count);
+        _a.Lea(Stack, Stack, -_word * count, _word);
         _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
         _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i + count - 1);
-        site.Size = (byte)(8 * count);
+        site.Size = (byte)(_word * count);
         site.PageOffset = t.Instructions[i + count - 1].Next;
         site.Uncount--;
         int number = AddSite(site);
@@ -95,9 +95,10 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitPops(Trace t, int i, int count)
     {
         int first = RunSite(t, i, 0, count, AccessForm.Pop);
-        _a.Move(HostRegisters.Address, Stack);
-        EmitCheck(8 * count, false, first);
+        MoveAddress(HostRegisters.Address, Stack);
+        EmitCheck(_word * count, false, first);
         _hostFlags = false;
+        Code load = Is64 ? Code.Mov_r64_rm64 : Code.Mov_r32_rm32;
         for (int n = 0; n < count; n++)
         {
             GuestInstruction g = t.Instructions[i + n];
@@ -106,12 +107,12 @@ internal sealed unsafe partial class RegionBuilder
                 _marks.Add((_a.Position, t, i + n));
                 FaultsTo(RunSite(t, i, n, count, AccessForm.Pop));
             }
-            MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, 8 * n);
+            MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, _word * n);
             if (g.Lowering == Lowering.Return)
             {
-                _a.Add(Instruction.Create(Code.Mov_r64_rm64, HostRegisters.Address, at));
-                int bytes = 8 + (g.Code.Code == Code.Retnq_imm16 ? g.Code.Immediate16 : 0);
-                _a.Lea(Stack, Stack, 8 * n + bytes);
+                _a.Add(Instruction.Create(load, HostRegisters.Sized(HostRegisters.Address, _word), at));
+                int bytes = _word + Released(g.Code);
+                _a.Lea(Stack, Stack, _word * n + bytes, _word);
                 Site jump = SiteAt(SiteKind.Jump, t, i + n);
                 jump.Popped = (ushort)bytes;
                 StoreFlags();
@@ -120,10 +121,10 @@ internal sealed unsafe partial class RegionBuilder
             }
             int guest = Guest(g.Code.Op0Register);
             Register home = HostRegisters.HomeOf(guest);
-            _a.Add(Instruction.Create(Code.Mov_r64_rm64, home != Register.None ? home : HostRegisters.Spare, at));
+            _a.Add(Instruction.Create(load, HostRegisters.Sized(home != Register.None ? home : HostRegisters.Spare, _word), at));
             if (home == Register.None)
                 _a.Store(StateLayout.Gpr(guest), HostRegisters.Spare);
         }
-        _a.Lea(Stack, Stack, 8 * count);
+        _a.Lea(Stack, Stack, _word * count, _word);
     }
 }

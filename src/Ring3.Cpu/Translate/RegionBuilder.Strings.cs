@@ -21,6 +21,7 @@ internal sealed unsafe partial class RegionBuilder
         int site = AddSite(SiteAt(SiteKind.Call, t, i));
         Site overwritten = SiteAt(SiteKind.Overwritten, t, i);
         int again = _a.Position;
+        CutAddresses();
         _a.Add(Instruction.Create(Code.Test_rm64_r64, Count, Count));
         int done = _a.Jump(Equal);
         _a.Add(Instruction.Create(Code.Test_rm32_imm32, RegionAssembler.State(StateLayout.Rflags), (uint)Rflags.DF));
@@ -89,9 +90,19 @@ internal sealed unsafe partial class RegionBuilder
         _handlerStubs.Add((_a.Jump(), site, -1));
         _a.Bind(done);
         _a.Bind(finished);
+        CutAddresses();
         _a.Add(Instruction.Create(Code.Mov_rm8_imm8, RegionAssembler.State(StateLayout.BetweenIterations), 0u));
         HandlersReturn(site);
         _hostFlags = false;
+    }
+
+    /// <summary>Outside 64-bit mode a page may have been the last: the addresses go on at 0.</summary>
+    private void CutAddresses()
+    {
+        if (Is64)
+            return;
+        foreach (Register r in (ReadOnlySpan<Register>)[Register.RCX, Register.RSI, Register.RDI])
+            _a.Move32(r, r);
     }
 
     private void BackToGuest(bool moves)

@@ -14,10 +14,10 @@ internal sealed unsafe partial class RegionBuilder
     {
         switch (g.Code.Code)
         {
-            case Code.Pushfq:
+            case Code.Pushfq or Code.Pushfd:
                 EmitPushFlags(t, i, g);
                 break;
-            case Code.Popfq:
+            case Code.Popfq or Code.Popfd:
                 EmitPopFlags(t, i);
                 break;
             case Code.Cli:
@@ -65,7 +65,7 @@ internal sealed unsafe partial class RegionBuilder
         UnlessToHandler(NotEqual, site);
     }
 
-    /// <summary>In 64-bit mode PUSHF has no conditions.</summary>
+    /// <summary>Outside virtual-8086 mode PUSHF has no conditions.</summary>
     private void EmitPushFlags(Trace t, int i, in GuestInstruction g)
     {
         Register spare = HostRegisters.Spare;
@@ -85,10 +85,10 @@ internal sealed unsafe partial class RegionBuilder
         const uint Other = (uint)(Rflags.TF | Rflags.DF | Rflags.NT | Rflags.AC | Rflags.ID | Rflags.IOPL | Rflags.RF | Rflags.IF);
         Register image = HostRegisters.Spare, change = HostRegisters.Address;
         Register image4 = HostRegisters.Sized(image, 4), change4 = HostRegisters.Sized(change, 4);
-        int miss = MissSite(t, i, AccessForm.Pop, 8, false), site = AddSite(SiteAt(SiteKind.Call, t, i));
-        _a.Move(HostRegisters.Address, Stack);
-        EmitCheck(8, false, miss);
-        EmitLoad(8);
+        int miss = MissSite(t, i, AccessForm.Pop, _word, false), site = AddSite(SiteAt(SiteKind.Call, t, i));
+        MoveAddress(HostRegisters.Address, Stack);
+        EmitCheck(_word, false, miss);
+        EmitLoad(_word);
         _a.Move(change, image);
         _a.Add(Instruction.Create(Code.Xor_r32_rm32, change4, RegionAssembler.State(StateLayout.Rflags)));
         _a.Add(Instruction.Create(Code.And_rm32_imm32, change4, Other));
@@ -108,7 +108,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.Add(Instruction.Create(Code.And_rm32_imm8, image4, 1));
         _a.Add(Instruction.Create(Code.Or_r32_rm32, change4, image4));
         _a.Add(Instruction.Create(Code.Mov_rm16_r16, RegionAssembler.State(StateLayout.CcA), HostRegisters.Sized(change, 2)));
-        _a.Lea(Stack, Stack, 8);
+        _a.Lea(Stack, Stack, _word, _word);
         _flags = s_packed;
     }
 
@@ -153,7 +153,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitTimeStamp(Trace t, int i, bool processor)
     {
         int site = AddSite(SiteAt(SiteKind.Call, t, i));
-        if (p.Observer is not null || processor && !p.CpuidFeatures.Rdtscp)
+        if (IsObserved || processor && !identity.Features.Rdtscp)
         {
             CallSite(site);
             _resumes.Add((site, _a.Position));

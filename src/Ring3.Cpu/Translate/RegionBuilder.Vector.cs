@@ -65,7 +65,7 @@ internal sealed unsafe partial class RegionBuilder
             _atHand = null;
             int alignment = VectorRules.MustBeAligned(g.Code) ? size : 0;
             int site = MissSite(t, i, AccessForm.Operand, size, store, alignment);
-            if (p.NotesEveryX87 && VectorRules.IsNoted(code.Code))
+            if (NotesEveryX87 && VectorRules.IsNoted(code.Code))
             {
                 EmitAddress(g.Code, HostRegisters.Address, false);
                 _a.Store(StateLayout.X87Operand, HostRegisters.Address);
@@ -96,7 +96,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitPointers(Trace t, int i, bool memory)
     {
         GuestInstruction g = t.Instructions[i];
-        if (!p.NotesEveryX87)
+        if (!NotesEveryX87)
         {
             // Nobody can look before the next one notes its own.
             if (i + 1 < t.Instructions.Count && t.Instructions[i + 1] is var next && !g.SiteAfter && !next.SiteBefore && VectorRules.IsNoted(next.Code.Code))
@@ -106,13 +106,13 @@ internal sealed unsafe partial class RegionBuilder
         }
         EmitFip(g.Offset);
         _a.Add(Instruction.Create(Code.Mov_rm16_imm16, RegionAssembler.State(StateLayout.Fop), (uint)g.Op->Imm2));
-        if (p.Model.HasX87Selectors)
+        if (identity.Model.HasX87Selectors)
             _a.Add(Instruction.Create(Code.Mov_rm16_imm16, RegionAssembler.State(StateLayout.FipSelector), 0u));
         if (!memory)
             return;
         _a.Load(HostRegisters.Spare, StateLayout.X87Operand);
         _a.Store(StateLayout.Fdp, HostRegisters.Spare);
-        if (p.Model.HasX87Selectors)
+        if (identity.Model.HasX87Selectors)
             _a.Add(Instruction.Create(Code.Mov_rm16_imm16, RegionAssembler.State(StateLayout.FdpSelector), 0u));
     }
 

@@ -100,7 +100,7 @@ internal sealed unsafe partial class RegionBuilder
         if (g.Lowering is not (Lowering.Plain or Lowering.Vector) || i.HasLockPrefix
             || i.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b or Mnemonic.Cmpxchg16b)
             return false;
-        if (g.Lowering == Lowering.Vector && p.NotesEveryX87 && VectorRules.IsNoted(i.Code))
+        if (g.Lowering == Lowering.Vector && NotesEveryX87 && VectorRules.IsNoted(i.Code))
             return false;
         Register segment = i.MemorySegment is Register.FS or Register.GS ? i.MemorySegment : Register.None;
         if (i.MemoryBase == Register.RIP)
@@ -109,8 +109,8 @@ internal sealed unsafe partial class RegionBuilder
             offset = (long)i.MemoryDisplacement64;
             return true;
         }
-        if (i.MemoryBase == Register.None || i.MemoryBase.GetSize() != 8
-            || i.MemoryIndex != Register.None && (!i.MemoryIndex.IsGPR() || i.MemoryIndex.GetSize() != 8))
+        if (i.MemoryBase == Register.None || i.MemoryBase.GetSize() != _word
+            || i.MemoryIndex != Register.None && (!i.MemoryIndex.IsGPR() || i.MemoryIndex.GetSize() != _word))
             return false;
         (int b, offset) = _values[Guest(i.MemoryBase)];
         int x = -1, scale = 1;
@@ -189,24 +189,25 @@ internal sealed unsafe partial class RegionBuilder
         switch (g.Lowering)
         {
             case Lowering.Push:
-                Move(Rsp, Rsp, -8);
+                Move(Rsp, Rsp, -_word);
                 return;
             case Lowering.Pop:
-                Move(Rsp, Rsp, 8);
+                Move(Rsp, Rsp, _word);
                 Forget(Guest(i.Op0Register));
                 return;
             case Lowering.Leave:
-                Move(Rsp, Rbp, 8);
+                Move(Rsp, Rbp, _word);
                 Forget(Rbp);
                 return;
             case Lowering.Plain:
-                switch (i.Code)
+                // Additions go round at the width of addresses, as these do. Where that is 32 bits, the codes are the ones before those of 64.
+                switch (Is64 ? i.Code : i.Code + 1)
                 {
                     case Code.Add_rm64_imm8 or Code.Add_rm64_imm32 or Code.Add_RAX_imm32 when !g.SiteBefore:
-                        Move(Guest(i.Op0Register), Guest(i.Op0Register), (long)i.GetImmediate(1));
+                        Move(Guest(i.Op0Register), Guest(i.Op0Register), (int)i.GetImmediate(1));
                         return;
                     case Code.Sub_rm64_imm8 or Code.Sub_rm64_imm32 or Code.Sub_RAX_imm32 when !g.SiteBefore:
-                        Move(Guest(i.Op0Register), Guest(i.Op0Register), -(long)i.GetImmediate(1));
+                        Move(Guest(i.Op0Register), Guest(i.Op0Register), -(int)i.GetImmediate(1));
                         return;
                     case Code.Inc_rm64 when !g.SiteBefore:
                         Move(Guest(i.Op0Register), Guest(i.Op0Register), 1);
@@ -217,7 +218,7 @@ internal sealed unsafe partial class RegionBuilder
                     case Code.Mov_r64_rm64 or Code.Mov_rm64_r64 when !g.SiteBefore:
                         Move(Guest(i.Op0Register), Guest(i.Op1Register), 0);
                         return;
-                    case Code.Lea_r64_m when i.MemoryIndex == Register.None && i.MemoryBase.IsGPR() && i.MemoryBase.GetSize() == 8:
+                    case Code.Lea_r64_m when i.MemoryIndex == Register.None && i.MemoryBase.IsGPR() && i.MemoryBase.GetSize() == _word:
                         Move(Guest(i.Op0Register), Guest(i.MemoryBase), (int)i.MemoryDisplacement64);
                         return;
                 }

@@ -9,13 +9,13 @@ namespace Ring3.Cpu;
 /// only.
 /// </summary>
 /// <remarks>SAFETY: blocks are read inside the epoch; guest bytes are copied by UserCopy into a buffer of a block's largest size.</remarks>
-internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
+internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity identity)
 {
     private const int MaxInstructions = 256, MaxTraces = 16, MaxRounds = 8, MaxRepeated = 64, MaxSites = 4096;
 
     private readonly RegionAssembler _a = new();
     private readonly InstructionInfoFactory _info = new();
-    private readonly GuestBytes _bytes = new(p.Model);
+    private readonly GuestBytes _bytes = new(identity.Model);
     private readonly List<Trace> _traces = [];
     private readonly Stack<Trace> _unused = new();
     private readonly List<Site> _sites = [];
@@ -28,13 +28,17 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     private readonly List<(int Jump, int Site)> _stubs = [];
     private readonly List<nint> _sources = [];
     private byte* _page;
+    /// <summary>Decode mode of the region's blocks; bytes of an address and of a word on the stack.</summary>
+    private uint _mode;
+    private int _word;
     private bool _external;
     /// <summary>The last instruction that ended a trace because it cannot be in one.</summary>
     private Instruction _refused;
 
-    /// <summary>Translates the hot block and what belongs to it. False: it cannot be translated.</summary>
-    public bool Build(Block* seed, bool externalWriters)
+    /// <summary>Translates the hot block, which is at a guest address, and what belongs to it. False: it cannot be translated.</summary>
+    public bool Build(Block* seed, ulong address)
     {
+        _address = address;
         _a.Clear();
         foreach (Trace t in _traces)
             _unused.Push(t);
@@ -48,11 +52,13 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         ForgetNarrow();
         _inShadow = false;
         _marks.Clear();
-        _external = externalWriters;
+        _external = blocks.ExternalWriters;
         _page = Block.PageOf(seed->Host);
+        _mode = seed->Mode;
+        _word = Is64 ? 8 : 4;
         if (!Collect(seed))
         {
-            p.Machine.Blocks.RegionObserver?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
+            blocks.RegionObserver?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
             return false;
         }
         Analyse();
@@ -68,13 +74,22 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         }
         catch (EncoderException e)
         {
-            p.Machine.Blocks.RegionObserver?.Invoke($"not translated: {e.Message}");
+            blocks.RegionObserver?.Invoke($"not translated: {e.Message}");
             // A displacement that does not reach from the page's begin, say: such code stays the interpreter's.
             return false;
         }
-        p.Machine.Blocks.RegionObserver?.Invoke(Dump());
+        blocks.RegionObserver?.Invoke(Dump());
         return _sites.Count <= MaxSites;
     }
+
+    private bool NotesEveryX87 => identity.Model.NotesEveryX87;
+
+    /// <summary>A test looks on, which wants to know what RDTSC gives.</summary>
+    public bool IsObserved { get; init; }
+
+    private ulong _address;
+
+    private bool Is64 => _mode == BlockMode.Code64;
 
     private void FindSources()
     {
@@ -130,7 +145,8 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     private void AddHead(Block* b)
     {
-        if (b == null || _traces.Count == MaxTraces || b->HostNext != null || Block.PageOf(b->Host) != _page || HeadAt((long)((nuint)b->Host & 0xfff)) is not null)
+        if (b == null || _traces.Count == MaxTraces || b->HostNext != null || Block.PageOf(b->Host) != _page
+            || HeadAt((long)((nuint)b->Host & 0xfff)) is not null)
             return;
         Trace t = _unused.TryPop(out Trace? used) ? used : new Trace();
         t.Begin(b);
@@ -226,7 +242,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
     }
 
     /// <summary>The decoded block at an offset of the page, or null.</summary>
-    private Block* BlockAt(int offset, uint flags = 0) => (uint)offset < 4096 ? p.Machine.Blocks.Find(_page + offset, BlockMode.Code64 | flags, null) : null;
+    private Block* BlockAt(int offset, uint flags = 0) => (uint)offset < 4096 ? blocks.Find(_page + offset, _mode | flags, null) : null;
 
     private bool Decode(Trace t, Block* b)
     {
@@ -240,7 +256,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
             g = new GuestInstruction { Block = b, Op = op };
             _bytes.Decode(out g.Code);
             // The bytes are not what the ops were made from, or an encoding that raises #UD.
-            if (g.Code.Code == Code.INVALID || g.Code.IP - ((nuint)b->Host & 0xfff) != op->Offset || InstructionRules.IsRefused(g.Code))
+            if (g.Code.Code == Code.INVALID || g.Code.IP - ((nuint)b->Host & 0xfff) != op->Offset || IsRefused(g.Code))
             {
                 _refused = g.Code;
                 return false;
@@ -254,10 +270,13 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         return true;
     }
 
+    /// <summary>What the pointers of the x87 unit hold besides an offset is written out for 64-bit code alone.</summary>
+    private bool IsRefused(in Instruction i) => InstructionRules.IsRefused(i, Is64) || !Is64 && NotesEveryX87 && VectorRules.IsNoted(i.Code);
+
     private void Describe(ref GuestInstruction g)
     {
         ref readonly CodeFacts facts = ref CodeFacts.Of(g.Code, _info);
-        g.Lowering = InstructionRules.Classify(g.Code, HandlerTable.EndsBlock(g.Code.Code));
+        g.Lowering = InstructionRules.Classify(g.Code, HandlerTable.EndsBlock((Code)g.Op->Code), Is64);
         g.ReadsFlags = InstructionRules.ReadsStatus(g.Code);
         g.WritesFlags = InstructionRules.WritesStatus(g.Code);
         g.KeepsFlags = g.WritesFlags && InstructionRules.KeepsStatus(g.Code);
@@ -279,7 +298,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
                 break;
             default:
                 g.SiteBefore = true;
-                g.SiteAfter = g.Code.Code == Code.Pushfq;
+                g.SiteAfter = g.Code.Code is Code.Pushfq or Code.Pushfd && g.Lowering == Lowering.System;
                 break;
         }
         g.Writes = facts.Writes(g.Code);
@@ -324,7 +343,8 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
 
     /// <summary>Room that <see cref="Place"/> needs.</summary>
     public int CodeBytes => _a.Position;
-    public int DataBytes => sizeof(Region) + _sites.Count * sizeof(Site) + (_traces.Count + _sources.Count) * sizeof(nint) + _sources.Count * sizeof(RegionUse) + 64;
+    public int DataBytes => sizeof(Region) + _sites.Count * sizeof(Site) + (_traces.Count + _sources.Count) * sizeof(nint)
+        + _sources.Count * sizeof(RegionUse) + 64;
 
     /// <summary>Copies the region into the arena, which has room. Decode lock. The blocks do not point to it yet.</summary>
     public Region* Place(RegionArena arena)
@@ -336,7 +356,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         region->Code = arena.Code.Next;
         region->CodeBytes = _a.Position;
         region->Instructions = Instructions;
-        region->Address = p.State->BlockRip;
+        region->Address = _address;
         for (int i = 0; i < _traces.Count; i++)
             region->Blocks[i] = _traces[i].Head;
         region->Sources = (Block**)arena.Allocate(_sources.Count * sizeof(nint));

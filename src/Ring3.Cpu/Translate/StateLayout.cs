@@ -8,7 +8,7 @@ internal static unsafe class StateLayout
     public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpContext, JumpSalt, Units, Mxcsr, HostMxcsr, Ymm;
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
     public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
-    public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline;
+    public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline, FlatSegments;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
@@ -43,6 +43,7 @@ internal static unsafe class StateLayout
         TscOffset = (int)((byte*)&c.TscOffset - s);
         TscAux = (int)((byte*)&c.TscAux - s);
         Selectors = (int)((byte*)&c.Es.Selector - s);
+        FlatSegments = (int)((byte*)&c.FlatSegments - s);
         SlowRoutine = (int)((byte*)&c.SlowRoutine - s);
         SlowCallback = (int)((byte*)&c.SlowCallback - s);
         FsBase = (int)((byte*)&c.Fs.Base - s);

@@ -58,19 +58,24 @@ internal sealed unsafe partial class Translator
             b->Heat = 0;
             return CanTranslate(c);
         }
-        if (b->Mode != BlockMode.Code64 || b->HostNext != null || !_p.Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
+        if (!BlockMode.IsFlat(b->Mode) || b->HostNext != null || !_p.Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
         {
             b->Heat = int.MaxValue;
             return false;
         }
-        _builder ??= new RegionBuilder(_p);
+        _builder ??= new RegionBuilder(_p.Machine.Blocks, _p.Identity) { IsObserved = _p.Observer is not null };
         b->Heat = BlockCache.Retry;
         long start = Stopwatch.GetTimestamp();
-        bool built = _builder.Build(b, _p.Machine.Blocks.ExternalWriters) && _p.Machine.Blocks.PublishRegion(_builder, _fetch.JumpEpoch);
+        bool built = _builder.Build(b, c->BlockRip) && _p.Machine.Blocks.PublishRegion(_builder, _fetch.JumpEpoch);
         Counters.BuildTicks += Stopwatch.GetTimestamp() - start;
         Counters.BuiltInstructions += built ? _builder.Instructions : 0;
         return built && b->Code != 0;
     }
+
+    /// <summary>Cuts an address to the mode's width.</summary>
+    private static ulong Wrap(CpuState* c, ulong address) => c->BlockMode == BlockMode.Code64 ? address : (uint)address;
+
+    private static ulong RipOf(CpuState* c, Site* s) => Wrap(c, c->CodeBase + (ulong)s->PageOffset);
 
     internal bool CanTranslate(CpuState* c) => _p.Paging.Sanitizer is null && IsFarFromEdge(c->BlockRip);
 
@@ -137,9 +142,9 @@ internal sealed unsafe partial class Translator
                 {
                     AccessForm.Operand => OperandLinear(c, s, 0),
                     AccessForm.BitString => OperandLinear(c, s, BitStringOffset(c, s)),
-                    AccessForm.Push => c->Gpr[4] - s->Size,
-                    AccessForm.Pop => c->Gpr[4],
-                    _ => c->Gpr[5],
+                    AccessForm.Push => Wrap(c, c->Gpr[4] - s->Size),
+                    AccessForm.Pop => Wrap(c, c->Gpr[4]),
+                    _ => Wrap(c, c->Gpr[5]),
                 };
                 // A misaligned operand faults before its page is looked at.
                 bool aligned = s->Alignment == 0 || (linear & (s->Alignment - 1u)) == 0;
@@ -158,7 +163,7 @@ internal sealed unsafe partial class Translator
                 c->InterruptShadow = 0;
                 c->InstructionsRetired -= s->Uncount;
                 if (s->PageOffset != RegionBuilder.AtRip)
-                    c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                    c->Rip = RipOf(c, s);
                 return Leave(LoopExit.Lookup);
             case SiteKind.Call:
                 return CallHandler(c, s);
@@ -174,19 +179,19 @@ internal sealed unsafe partial class Translator
                 }
                 SyncFlags(c, s);
                 c->InstructionsRetired -= s->Uncount;
-                c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                c->Rip = RipOf(c, s);
                 if (s->Region->Stale == 0)
                     return Leave(LoopExit.Poll);
                 return goesOn && CanGoOn() ? GoToRenewed(c) : Leave(LoopExit.Stale);
             case SiteKind.Link:
-                c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                c->Rip = RipOf(c, s);
                 return LinkTo(c, s);
             case SiteKind.Jump:
                 return JumpTo(c, s);
             case SiteKind.Units:
                 return MakeLive(c, (Units)s->Size) ? s->Resume : LeaveBefore(c, s);
             default:
-                c->Rip = c->CodeBase + (ulong)s->PageOffset;
+                c->Rip = RipOf(c, s);
                 if (_p.Machine.Blocks.Verify(s->Region))
                     return s->Resume;
                 SyncFlags(c, s);
@@ -208,7 +213,7 @@ internal sealed unsafe partial class Translator
         SyncFlags(c, s);
         c->Gpr[4] += (ulong)s->StackMoves;
         c->InstructionsRetired -= s->Uncount;
-        c->Rip = c->CodeBase + (ulong)s->PageOffset;
+        c->Rip = RipOf(c, s);
         InterpretOnce = true;
         return Leave(LoopExit.Lookup);
     }
@@ -218,7 +223,7 @@ internal sealed unsafe partial class Translator
     {
         SyncFlags(c, s);
         c->InstructionsRetired -= s->Uncount;
-        c->Rip = c->CodeBase + (ulong)s->PageOffset;
+        c->Rip = RipOf(c, s);
         if (c->PendingNonCanonical != 0 && c->ExitPending == 0 && s->Op->Seg == SegmentIndex.SS)
             c->PendingVector = Arch.Vector.SS;
         c->PendingNonCanonical = 0;
@@ -242,12 +247,12 @@ internal sealed unsafe partial class Translator
                 if (s->Region->Stale == 0 && CanGoOn() && (c->Units == 0 || AreUnitsValid(c)))
                     return s->Resume;
                 c->InstructionsRetired -= s->Uncount - 1u;
-                c->Rip = c->BlockRip + op->Offset + op->Length;
+                c->Rip = Addressing.NextRip(c, op);
                 return Leave(LoopExit.Lookup);
             case OpResult.EndBlock or OpResult.Jump or OpResult.Taken or OpResult.Fall:
                 c->InstructionsRetired -= s->Uncount - 1u;
                 c->Units = 0;
-                if (EventUnit.NeedsAttention(c) || !CanGoOn() || CpuMode.CodeMode(c) != BlockMode.Code64)
+                if (EventUnit.NeedsAttention(c) || !CanGoOn() || !BlockMode.IsFlat(CpuMode.CodeMode(c)))
                     return Leave(LoopExit.Poll);
                 return GoTo(c);
             case OpResult.RetiredExit:
@@ -281,11 +286,19 @@ internal sealed unsafe partial class Translator
         return code;
     }
 
+    /// <summary>In the keys of translated jumps: the target is 32-bit code.</summary>
+    private const ulong NarrowJumps = 1UL << 63;
+
     /// <summary>Before translated code goes on: it looks for jumps in the context that holds now.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void TrackContext(CpuState* c)
     {
         c->JumpContext = c->TlbContext | c->JumpKey;
+        if (c->BlockMode != BlockMode.Code64)
+        {
+            c->JumpContext |= NarrowJumps;
+            c->FlatSegments = (byte)((CpuMode.IsUnlimited(&c->Fs) ? RegionBuilder.FlatFs : 0) | (CpuMode.IsUnlimited(&c->Gs) ? RegionBuilder.FlatGs : 0));
+        }
         c->JumpSalt = ProcessorMemory.JumpSalt(c->TlbContext);
     }
 
@@ -302,7 +315,7 @@ internal sealed unsafe partial class Translator
     {
         ulong rip = c->Rip;
         JumpEntry* e = _fetch.Jumps + CodeFetch.JumpIndex(rip);
-        if (CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, BlockMode.Code64)) || !IsFarFromEdge(rip))
+        if (CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, CpuMode.CodeMode(c))) || !IsFarFromEdge(rip))
             return null;
         Block* b = (Block*)(e->Packed & CodeFetch.BlockAddress);
         return b->Code != 0 ? b : null;
@@ -363,7 +376,7 @@ internal sealed unsafe partial class Translator
         c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
         Op* op = s->Op;
         ulong offset = (Addressing.EffectiveAddress(c, op) + beyond) & Addressing.AddressMask(op->AddressSize);
-        return op->Seg >= SegmentIndex.FS ? offset + CpuState.SegmentAt(c, op->Seg)->Base : offset;
+        return op->Seg >= SegmentIndex.FS ? Wrap(c, offset + CpuState.SegmentAt(c, op->Seg)->Base) : offset;
     }
 
     /// <summary>
