@@ -285,8 +285,8 @@ internal sealed unsafe partial class Translator
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void TrackContext(CpuState* c)
     {
-        c->JumpContext = c->TlbContext | c->JumpKey;
-        c->JumpSalt = ProcessorMemory.JumpSalt(c->TlbContext);
+        c->JumpContext = c->CodeContext | c->JumpKey;
+        c->JumpSalt = ProcessorMemory.JumpSalt(c->CodeContext);
     }
 
     /// <summary>The code for RIP, for jumps that find it themselves.</summary>
@@ -302,10 +302,11 @@ internal sealed unsafe partial class Translator
     {
         ulong rip = c->Rip;
         JumpEntry* e = _fetch.Jumps + CodeFetch.JumpIndex(rip);
-        if (CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, BlockMode.Code64)) || !IsFarFromEdge(rip))
+        if (!IsFarFromEdge(rip))
             return null;
-        Block* b = (Block*)(e->Packed & CodeFetch.BlockAddress);
-        return b->Code != 0 ? b : null;
+        bool miss = CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, BlockMode.Code64));
+        Block* b = miss ? _fetch.Known(c) : (Block*)(e->Packed & CodeFetch.BlockAddress);
+        return b != null && b->Code != 0 ? b : null;
     }
 
     /// <summary>The code of <see cref="TranslatedAt"/>, or 0. Read once: another processor may take it back at any time, and the code stays readable.</summary>
