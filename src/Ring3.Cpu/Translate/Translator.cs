@@ -397,8 +397,8 @@ internal sealed unsafe partial class Translator
     {
         if (s->Flags != FlagKind.Words)
         {
-            ulong a = s->Flags == FlagKind.Packed ? c->CcA : c->Gpr[s->FlagA];
-            ulong b = s->FlagB < 16 ? c->Gpr[s->FlagB] : s->FlagImmediate;
+            ulong a = s->FlagA < 16 && s->Flags != FlagKind.Packed ? c->Gpr[s->FlagA] : c->CcA;
+            ulong b = s->FlagB < 16 ? c->Gpr[s->FlagB] : s->FlagB == RegionBuilder.InState ? c->CcB : s->FlagImmediate;
             return FlagRecipe.Status(s->Flags, s->FlagLog2Size, a, b);
         }
         FlagKind kind = (FlagKind)(c->CcKind & 15);
