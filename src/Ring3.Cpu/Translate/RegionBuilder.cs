@@ -44,6 +44,7 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         _resumes.Clear();
         _stubs.Clear();
         _handlerStubs.Clear();
+        _codeChecks.Clear();
         _inShadow = false;
         _marks.Clear();
         _external = externalWriters;
@@ -61,9 +62,11 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         try
         {
             foreach (Trace t in _traces)
-                EmitTrace(t);
-            foreach (Trace t in _traces)
+            {
                 EmitEntry(t);
+                EmitTrace(t);
+            }
+            EmitCodeChecks();
             EmitStubs();
             EmitHandlerStubs();
         }
