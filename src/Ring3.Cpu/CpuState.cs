@@ -250,6 +250,8 @@ public unsafe struct CpuState
     /// same kernel.
     /// </summary>
     internal ulong JumpContext, JumpSalt;
+    /// <summary>The context of instruction fetches: <see cref="TlbContext"/>, or one for the supervisor's global pages in all address spaces.</summary>
+    internal ulong CodeContext;
 
     public static void CheckLayout()
     {

@@ -176,6 +176,49 @@ public sealed unsafe class SysTlbTests
         Assert.Equal(0xaaaaUL, Read(m));
     }
 
+    /// <summary>Fetches of the supervisor from global pages are the same in every address space, until global pages are dropped.</summary>
+    [Fact]
+    public void GlobalCode_IsKnownInEveryAddressSpace()
+    {
+        using SysMachine m = Create(Cr4.PGE);
+        m.At64(Pt + 8 * 5) |= Pte.G;
+        byte* host = m.P.Paging.TranslateExecute(m.C, Linear);
+        ulong context = m.C->CodeContext;
+        Assert.NotEqual(m.C->TlbContext, context);
+        Remap(m, Rwu | Pte.G);
+        Assert.True(m.P.Control.WriteCr3(m.C, Root2));
+        Assert.Equal(context, m.C->CodeContext);
+        Assert.True(m.P.Paging.TranslateExecute(m.C, Linear) == host);
+        m.C->Rflags |= Rflags.AC;
+        m.P.Paging.UpdatePrivilege(m.C);
+        Assert.Equal(context, m.C->CodeContext);
+        m.C->Cpl = 3;
+        m.P.Paging.UpdateContext(m.C);
+        Assert.Equal(m.C->TlbContext, m.C->CodeContext);
+        m.C->Cpl = 0;
+        m.P.Paging.UpdateContext(m.C);
+        Assert.True(m.P.Control.WriteCr4(m.C, m.C->Cr4 & ~Cr4.PGE));
+        Assert.NotEqual(context, m.C->CodeContext);
+        Assert.True(m.P.Paging.TranslateExecute(m.C, Linear) == host + (PageB - PageA));
+    }
+
+    /// <summary>One page of the supervisor's code that is not global: all of it goes with its address space from then on.</summary>
+    [Fact]
+    public void LocalCode_GoesWithItsAddressSpace()
+    {
+        using SysMachine m = Create(Cr4.PGE);
+        m.At64(Pt + 8 * 6) = PageA | Rwu | Pte.G;
+        Assert.True(m.P.Paging.TranslateExecute(m.C, Linear + 0x1000) != null);
+        Assert.NotEqual(m.C->TlbContext, m.C->CodeContext);
+        byte* host = m.P.Paging.TranslateExecute(m.C, Linear);
+        Assert.Equal(m.C->TlbContext, m.C->CodeContext);
+        Remap(m);
+        Assert.True(m.P.Paging.TranslateExecute(m.C, Linear) == host);
+        Assert.True(m.P.Control.WriteCr3(m.C, Root2));
+        Assert.Equal(m.C->TlbContext, m.C->CodeContext);
+        Assert.True(m.P.Paging.TranslateExecute(m.C, Linear) == host + (PageB - PageA));
+    }
+
     [Fact]
     public void ContextNumbersRunOutSafely()
     {

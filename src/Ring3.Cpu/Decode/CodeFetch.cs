@@ -126,7 +126,7 @@ internal sealed unsafe partial class CodeFetch
         bool wide = (mode & BlockMode.SizeMask) == BlockMode.Code64;
         ulong linear = wide ? c->Rip : (uint)(c->Cs.Base + c->Rip);
         JumpEntry* e = Jumps + JumpIndex(linear);
-        if (e->Linear != linear || e->Packed >> 48 != (c->TlbContext | (ulong)mode << 12))
+        if (e->Linear != linear || e->Packed >> 48 != (c->CodeContext | (ulong)mode << 12))
             return null;
         Block* b = (Block*)(e->Packed & BlockAddress);
         return wide || c->Rip + b->Bytes - 1 <= c->Cs.Limit ? b : null;
@@ -181,6 +181,12 @@ internal sealed unsafe partial class CodeFetch
             return BeyondLimit(c, rip, b, mode);
         if (_paging.Sanitizer is not null)
             return b;
+        Remember(c, linear, mode, b);
+        return b;
+    }
+
+    private void Remember(CpuState* c, ulong linear, uint mode, Block* b)
+    {
         uint index = JumpIndex(linear);
         if (_jumpsWritten < RememberedJumps)
             WrittenJumps[_jumpsWritten++] = (ushort)index;
@@ -188,7 +194,26 @@ internal sealed unsafe partial class CodeFetch
             _jumpsWritten = RememberedJumps + 1;
         JumpEntry* e = Jumps + index;
         e->Linear = linear;
-        e->Packed = (ulong)b | (c->TlbContext | (ulong)mode << 12) << 48;
+        e->Packed = (ulong)b | (c->CodeContext | (ulong)mode << 12) << 48;
+    }
+
+    /// <summary>
+    /// The block at RIP, of 64-bit code or code in flat segments, when its page's translation is cached and it lies in that page: nothing is walked, decoded or
+    /// raised. Or null.
+    /// </summary>
+    internal Block* Known(CpuState* c, uint mode)
+    {
+        ulong rip = c->Rip;
+        if (!BlockMode.IsFlat(mode))
+            return null;
+        TlbEntry* f = _paging.Tlb.Fetch + Tlb.FetchIndex(rip);
+        if (f->TagRead != ((rip & ~0xfffUL) | c->CodeContext) || !IsCurrent)
+            return null;
+        Block* b = _blocks.Find((byte*)(rip + (ulong)f->Addend), mode, null);
+        // One of another epoch may lie in an arena that this processor does not keep.
+        if (b == null || b->HostNext != null || !IsOfThisEpoch)
+            return null;
+        Remember(c, rip, mode, b);
         return b;
     }
 
@@ -257,7 +282,7 @@ internal sealed unsafe partial class CodeFetch
     /// What bits 48-63 of a jump entry must hold for the current context and a mode; a value that never matches where targets need a segment base or limit.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static ulong JumpKey(CpuState* c, uint mode) => BlockMode.IsFlat(mode) ? (c->TlbContext | (ulong)mode << 12) << 48 : ulong.MaxValue << 48;
+    internal static ulong JumpKey(CpuState* c, uint mode) => BlockMode.IsFlat(mode) ? (c->CodeContext | (ulong)mode << 12) << 48 : ulong.MaxValue << 48;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static bool JumpMiss(JumpEntry* j, ulong rip, ulong key) => j->Linear != rip || (j->Packed ^ key) >> 48 != 0;

@@ -93,7 +93,7 @@ internal sealed unsafe partial class PagingUnit
         TlbLevel2.Entry* e = Tlb.Level2.Find(linear >> 12, Tlb.SpaceId, Tlb.GlobalId);
         if (e != null && Permits(c, e->Flags, access) && Cached(e->Flags, access) && (Sanitizer is null || UseLevel2(c, e, linear, access)))
         {
-            t = new Translation { Host = e->Host, Gpa = e->Gpa, Flags = e->Flags };
+            t = new Translation { Host = e->Host, Gpa = e->Gpa, Flags = e->Flags, Global = e->Tag == Tlb.GlobalId };
             FillLevel1(c, linear, access, t);
             return true;
         }
@@ -129,8 +129,13 @@ internal sealed unsafe partial class PagingUnit
         ulong page = linear & ~0xfffUL;
         if ((access & AccessKind.Execute) != 0)
         {
+            if (!t.Global && c->CodeContext != c->TlbContext)
+            {
+                Tlb.ExecutesLocalCode();
+                c->CodeContext = c->TlbContext;
+            }
             TlbEntry* f = Tlb.Fetch + Tlb.FetchIndex(linear);
-            f->TagRead = page | c->TlbContext;
+            f->TagRead = page | c->CodeContext;
             f->Addend = (long)t.Host - (long)page;
             Tlb.MarkExecuted(linear);
             return;
@@ -153,7 +158,7 @@ internal sealed unsafe partial class PagingUnit
     internal byte* TranslateExecute(CpuState* c, ulong linear)
     {
         TlbEntry* f = Tlb.Fetch + Tlb.FetchIndex(linear);
-        if (f->TagRead == ((linear & ~0xfffUL) | c->TlbContext))
+        if (f->TagRead == ((linear & ~0xfffUL) | c->CodeContext))
             return (byte*)(linear + (ulong)f->Addend);
         if (!CheckLinear(c, linear, 1) || !Translate(c, linear, AccessKind.Execute | CpuMode.ExplicitAccess(c), out Translation t))
             return null;

@@ -65,7 +65,16 @@ internal sealed unsafe class Tlb
     private AsidTags* _currentAsid;
 
     /// <summary>Level-2 tags of what an ASID shares among its PCIDs.</summary>
-    private struct AsidTags { public uint Asid, GlobalId, NestedId; }
+    private struct AsidTags
+    {
+        public uint Asid, GlobalId, NestedId;
+        /// <summary>Context number of the supervisor's fetches from global pages; 0: none yet.</summary>
+        public ushort CodeContext;
+        /// <summary>
+        /// The supervisor has executed a page that is not global since the global ones were dropped: its fetches are those of its address space.
+        /// </summary>
+        public bool LocalCode;
+    }
     private const int AsidSlots = 16;
 
     /// <summary>
@@ -158,6 +167,11 @@ internal sealed unsafe class Tlb
     [MethodImpl(MethodImplOptions.NoInlining)]
     private ushort AllocateContext(PrivilegeClass privilege)
     {
+        return _current->Contexts[(int)privilege] = NextContext();
+    }
+
+    private ushort NextContext()
+    {
         if (_nextContext > LastContext)
         {
             ClearLevel1();
@@ -165,7 +179,31 @@ internal sealed unsafe class Tlb
             _nextContext = 1;
             FetchGeneration++;
         }
-        return _current->Contexts[(int)privilege] = _nextContext++;
+        return _nextContext++;
+    }
+
+    /// <summary>
+    /// Context number of fetches by the supervisor, whose own number is <paramref name="own"/>. As long as all that it executes is global, every address space
+    /// of the ASID has the same. May drop all numbers.
+    /// </summary>
+    public ulong CodeContext(ulong own)
+    {
+        AsidTags* tags = _currentAsid;
+        if (tags->LocalCode)
+            return own;
+        if (tags->CodeContext == 0)
+            tags->CodeContext = NextContext();
+        return tags->CodeContext;
+    }
+
+    /// <summary>The supervisor executes a page that is not global.</summary>
+    public void ExecutesLocalCode() => _currentAsid->LocalCode = true;
+
+    private static void RenewGlobal(AsidTags* tags, uint id)
+    {
+        tags->GlobalId = id;
+        tags->CodeContext = 0;
+        tags->LocalCode = false;
     }
 
     /// <summary>Drops the current PCID's translations except the global ones (MOV CR3).</summary>
@@ -192,7 +230,7 @@ internal sealed unsafe class Tlb
             if (_spaces[i].Id != 0 && _spaces[i].Asid == _currentAsid->Asid)
                 Renew(_spaces + i);
         if (global)
-            _currentAsid->GlobalId = NextId();
+            RenewGlobal(_currentAsid, NextId());
     }
 
     /// <summary>Makes level 1 forget everything, keeping level 2: permissions are to be evaluated anew.</summary>
@@ -200,6 +238,8 @@ internal sealed unsafe class Tlb
     {
         for (int i = 0; i < SpaceSlots; i++)
             ClearContexts(_spaces + i);
+        for (int i = 0; i < AsidSlots; i++)
+            _asids[i].CodeContext = 0;
     }
 
     // Level-1 entries of pages with a protection key: index, and key from bit 16 on. More than fit: all of level 1 counts.
@@ -248,7 +288,7 @@ internal sealed unsafe class Tlb
         AsidTags* tags = _asids + (asid & (AsidSlots - 1));
         if (tags->GlobalId != 0 && tags->Asid == asid)
         {
-            tags->GlobalId = NextId();
+            RenewGlobal(tags, NextId());
             tags->NestedId = NextId();
         }
     }
@@ -276,7 +316,7 @@ internal sealed unsafe class Tlb
         for (int i = 0; i < AsidSlots; i++)
             if (_asids[i].GlobalId != 0)
             {
-                _asids[i].GlobalId = NextId();
+                RenewGlobal(_asids + i, NextId());
                 _asids[i].NestedId = NextId();
             }
         new Span<ulong>(_executed, 3 * FilterWords).Clear();

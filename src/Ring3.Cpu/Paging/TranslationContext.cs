@@ -20,12 +20,21 @@ internal sealed unsafe partial class PagingUnit
     internal void UpdateContext(CpuState* c)
     {
         Tlb.Select(c->Asid, CpuMode.CurrentPcid(c));
-        c->TlbContext = Tlb.Context(CpuMode.PrivilegeOf(c, CpuMode.ExplicitAccess(c)));
+        UpdatePrivilege(c);
     }
 
     /// <summary>Recomputes the level-1 context after CPL or RFLAGS.AC changed, and nothing else.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal void UpdatePrivilege(CpuState* c) => c->TlbContext = Tlb.Context(CpuMode.PrivilegeOf(c, CpuMode.ExplicitAccess(c)));
+    internal void UpdatePrivilege(CpuState* c)
+    {
+        PrivilegeClass privilege = CpuMode.PrivilegeOf(c, CpuMode.ExplicitAccess(c));
+        c->CodeContext = c->TlbContext = Tlb.Context(privilege);
+        if (privilege < PrivilegeClass.Supervisor)
+            return;
+        c->CodeContext = Tlb.CodeContext(c->TlbContext);
+        // All numbers may just have been dropped.
+        c->TlbContext = Tlb.Context(privilege);
+    }
 
     /// <summary>
     /// Drops what the difference between the control registers and those of the cached translations makes invalid, and recomputes the context.

@@ -24,6 +24,8 @@ internal enum FlagKind : byte
     Test,
     /// <summary>Of a negation that gave A.</summary>
     Negate,
+    /// <summary>Of A shifted by B, which is neither 0 nor masked any more; 32 and 64 bits.</summary>
+    ShiftLeft, ShiftRight, ShiftRightSigned,
 }
 
 /// <summary>From recipes to flags. SPEC: SDM volume 1, "Status Flags"; AF of logical operations is 0, as processors do it.</summary>
@@ -46,6 +48,8 @@ internal static class FlagRecipe
                 return OfResult(log2Size, a, x & b | (x | b) & ~a);
             case FlagKind.Logic:
                 return OfResult(log2Size, a, 0);
+            case FlagKind.ShiftLeft or FlagKind.ShiftRight or FlagKind.ShiftRightSigned:
+                return OfShift(kind, log2Size, a, (int)b);
             default:
                 return OfResult(log2Size, a & b, 0);
         }
@@ -55,6 +59,23 @@ internal static class FlagRecipe
     {
         ulong r = x - b;
         return OfResult(log2Size, r, ~x & b | (~x | b) & r);
+    }
+
+    /// <summary>OF of a count above 1, which is undefined, is what the handlers make of it.</summary>
+    private static ulong OfShift(FlagKind kind, int log2Size, ulong a, int count)
+    {
+        int bits = 8 << log2Size;
+        if (kind == FlagKind.ShiftLeft)
+        {
+            ulong left = a << count, carry = a >> (bits - count) & 1;
+            return OfResult(log2Size, left, 0) | carry | (carry ^ left >> (bits - 1) & 1) << 11;
+        }
+        a = a << (64 - bits) >> (64 - bits);
+        ulong last = a >> (count - 1) & 1;
+        if (kind == FlagKind.ShiftRight)
+            return OfResult(log2Size, a >> count, 0) | last | ((a >> count ^ a >> count << 1) >> (bits - 1) & 1) << 11;
+        long wide = bits == 32 ? (int)a : (long)a;
+        return OfResult(log2Size, (ulong)(wide >> count), 0) | last;
     }
 
     /// <summary>Flags of a result and its vector of carries out of each bit.</summary>

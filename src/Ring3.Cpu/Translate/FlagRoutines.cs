@@ -123,10 +123,27 @@ internal static unsafe class FlagRoutines
             case FlagKind.Logic:
                 a.Add(Instruction.Create(Sized(size, Code.Test_rm8_r8, Code.Test_rm16_r16, Code.Test_rm32_r32, Code.Test_rm64_r64), x, x));
                 break;
+            case FlagKind.ShiftLeft:
+                ByCount(a, Sized(size, Code.Shl_rm8_CL, Code.Shl_rm16_CL, Code.Shl_rm32_CL, Code.Shl_rm64_CL), x);
+                break;
+            case FlagKind.ShiftRight:
+                ByCount(a, Sized(size, Code.Shr_rm8_CL, Code.Shr_rm16_CL, Code.Shr_rm32_CL, Code.Shr_rm64_CL), x);
+                break;
+            case FlagKind.ShiftRightSigned:
+                ByCount(a, Sized(size, Code.Sar_rm8_CL, Code.Sar_rm16_CL, Code.Sar_rm32_CL, Code.Sar_rm64_CL), x);
+                break;
             default:
                 a.Add(Instruction.Create(Sized(size, Code.Test_rm8_r8, Code.Test_rm16_r16, Code.Test_rm32_r32, Code.Test_rm64_r64), b, x));
                 break;
         }
+    }
+
+    private static void ByCount(RegionAssembler a, Code shift, Register x)
+    {
+        a.Move(Scratch, Register.RCX);
+        a.Add(Instruction.Create(Code.Mov_r8_rm8, Register.CL, RegionAssembler.State(StateLayout.CcB)));
+        a.Add(Instruction.Create(shift, x, Register.CL));
+        a.Move(Register.RCX, Scratch);
     }
 
     private static Code Sized(int size, Code bytes, Code words, Code dwords, Code qwords) => size switch { 0 => bytes, 1 => words, 2 => dwords, _ => qwords };

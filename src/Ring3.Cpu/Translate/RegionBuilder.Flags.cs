@@ -8,10 +8,11 @@ namespace Ring3.Cpu;
 // SAFETY: looks blocks up within the epoch in which the region is built; writes only to the assembler.
 internal sealed unsafe partial class RegionBuilder
 {
-    /// <summary>A recipe whose values are guest registers (or an immediate, 255).</summary>
-    private readonly record struct Recipe(FlagKind Kind, byte Log2Size, byte A, byte B, ulong Immediate);
+    /// <summary>A recipe whose values are guest registers, values kept in the state (<see cref="InState"/>) or an immediate (<see cref="NoGuest"/>).</summary>
+    internal readonly record struct Recipe(FlagKind Kind, byte Log2Size, byte A, byte B, ulong Immediate);
 
-    private const byte NoGuest = 255;
+    /// <summary>In place of a register: the immediate; what the producer has left in <see cref="CpuState.CcA"/> or CcB.</summary>
+    public const byte NoGuest = 255, InState = 254;
 
     /// <summary>The host's flags are the guest's.</summary>
     private bool _hostFlags;
@@ -41,7 +42,7 @@ internal sealed unsafe partial class RegionBuilder
                 ref GuestInstruction g = ref all[i];
                 if (!g.WritesFlags || g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Divide or Lowering.BitString))
                     continue;
-                g.Plan = !MustSurvive(t, i) ? FlagPlan.None : HasRecipe(g, out Recipe r) && Lasts(t, i, r) ? FlagPlan.Recipe : FlagPlan.Packed;
+                PlanFlags(t, i, ref g);
             }
         }
     }
@@ -97,49 +98,66 @@ internal sealed unsafe partial class RegionBuilder
         return FallNeeds(t);
     }
 
-    /// <summary>Whether the recipe's registers keep their values as long as the flags can be seen.</summary>
-    private static bool Lasts(Trace t, int i, in Recipe r)
+    private static void PlanFlags(Trace t, int i, ref GuestInstruction g)
+    {
+        g.Plan = FlagPlan.None;
+        if (!MustSurvive(t, i))
+            return;
+        if (!HasRecipe(g, out Recipe r))
+        {
+            g.Plan = FlagPlan.Packed;
+            return;
+        }
+        g.Plan = FlagPlan.Recipe;
+        g.ValueFirst = InstructionRules.HasMemory(g.Code) && (r.A == InState || r.B == InState);
+        int lost = Lost(t, i, r);
+        g.Recipe = r with { A = IsIn(lost, r.A) ? InState : r.A, B = IsIn(lost, r.B) ? InState : r.B };
+    }
+
+    private static bool IsIn(int registers, byte guest) => guest < 16 && (registers >> guest & 1) != 0;
+
+    /// <summary>Which of the recipe's registers get other values while the flags can be seen, as a mask.</summary>
+    private static int Lost(Trace t, int i, in Recipe r)
     {
         Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
-        int used = (r.A == NoGuest ? 0 : 1 << r.A) | (r.B == NoGuest ? 0 : 1 << r.B);
-        bool valid = true;
+        int used = (r.A < 16 ? 1 << r.A : 0) | (r.B < 16 ? 1 << r.B : 0), changed = 0, lost = 0;
         for (int j = i + 1; j < all.Length; j++)
         {
             ref GuestInstruction g = ref all[j];
-            bool reads = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
-            if ((g.SiteBefore || EdgeAtNeeds(t, g) || reads) && !valid)
-                return false;
+            if (g.SiteBefore || EdgeAtNeeds(t, g) || g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded)
+                lost |= changed;
             if (g.WritesFlags && (!g.KeepsFlags || g.FlagsNeeded) || g.Lowering is Lowering.Handler or Lowering.HandlerEnds)
-                return true;
-            if ((g.Writes & used) != 0)
-                valid = false;
+                return lost;
+            changed |= g.Writes & used;
             // Calls and returns store the flags for where they go, behind the stack's change.
-            if ((g.SiteAfter || g.Lowering is Lowering.Call or Lowering.CallIndirect or Lowering.Return) && !valid)
-                return false;
+            if (g.SiteAfter || g.Lowering is Lowering.Call or Lowering.CallIndirect or Lowering.Return)
+                lost |= changed;
         }
-        return valid || !FallNeeds(t);
+        return FallNeeds(t) ? lost | changed : lost;
     }
 
+    /// <summary>How the flags follow from values after the instruction (before it, for shifts). Those that it finds in memory are kept in the state.</summary>
     private static bool HasRecipe(in GuestInstruction g, out Recipe recipe)
     {
         recipe = default;
         Instruction i = g.Code;
-        FlagKind kind = i.Mnemonic switch
-        {
-            Mnemonic.Cmp => FlagKind.Compare,
-            Mnemonic.Sub => FlagKind.Subtract,
-            Mnemonic.Add => FlagKind.Add,
-            Mnemonic.And or Mnemonic.Or or Mnemonic.Xor => FlagKind.Logic,
-            Mnemonic.Test => FlagKind.Test,
-            Mnemonic.Neg => FlagKind.Negate,
-            _ => FlagKind.Words,
-        };
-        if (kind == FlagKind.Words || i.Op0Kind != Iced.Intel.OpKind.Register || IsHigh(i.Op0Register))
+        FlagKind kind = KindOf(i.Mnemonic);
+        if (kind == FlagKind.Words || g.KeepsFlags || i.Op0Kind == Iced.Intel.OpKind.Register && IsHigh(i.Op0Register))
             return false;
-        byte size = (byte)int.Log2(i.Op0Register.GetSize()), a = Guest(i.Op0Register);
+        bool memory = i.Op0Kind == Iced.Intel.OpKind.Memory;
+        if (memory && g.SiteAfter && !IsModifiedInRegister(i))
+            return false;
+        byte size = (byte)int.Log2(memory ? i.MemorySize.GetSize() : i.Op0Register.GetSize()), a = memory ? InState : Guest(i.Op0Register);
         if (kind is FlagKind.Negate or FlagKind.Logic)
         {
             recipe = new Recipe(kind, size, a, NoGuest, 0);
+            return true;
+        }
+        if (kind is FlagKind.ShiftLeft or FlagKind.ShiftRight or FlagKind.ShiftRightSigned)
+        {
+            if (memory || size < 2 || i.Op1Kind != Iced.Intel.OpKind.Immediate8)
+                return false;
+            recipe = new Recipe(kind, size, InState, NoGuest, i.GetImmediate(1) & (size == 3 ? 63u : 31u));
             return true;
         }
         byte b = NoGuest;
@@ -152,23 +170,36 @@ internal sealed unsafe partial class RegionBuilder
         }
         else if (i.Op1Kind == Iced.Intel.OpKind.Memory)
         {
-            return false;
+            b = InState;
         }
         else
         {
             immediate = i.GetImmediate(1);
         }
-        if (a == b && kind is FlagKind.Add or FlagKind.Subtract && a == b)
-        {
-            if (kind == FlagKind.Add)
-                return false;
-            // Zero.
-            recipe = new Recipe(FlagKind.Logic, size, a, NoGuest, 0);
-            return true;
-        }
-        recipe = new Recipe(kind, size, a, b, immediate);
+        if (a == b && kind is FlagKind.Add)
+            return false;
+        // Zero.
+        recipe = a == b && kind is FlagKind.Subtract ? new Recipe(FlagKind.Logic, size, a, NoGuest, 0) : new Recipe(kind, size, a, b, immediate);
         return true;
     }
+
+    private static FlagKind KindOf(Mnemonic mnemonic) => mnemonic switch
+    {
+        Mnemonic.Cmp => FlagKind.Compare,
+        Mnemonic.Sub => FlagKind.Subtract,
+        Mnemonic.Add => FlagKind.Add,
+        Mnemonic.And or Mnemonic.Or or Mnemonic.Xor => FlagKind.Logic,
+        Mnemonic.Test => FlagKind.Test,
+        Mnemonic.Neg => FlagKind.Negate,
+        Mnemonic.Shl or Mnemonic.Sal => FlagKind.ShiftLeft,
+        Mnemonic.Shr => FlagKind.ShiftRight,
+        Mnemonic.Sar => FlagKind.ShiftRightSigned,
+        _ => FlagKind.Words,
+    };
+
+    /// <summary>A modified operand in memory may pass through a register: it is not locked, and the other operand needs no scratch register.</summary>
+    private static bool IsModifiedInRegister(in Instruction i) =>
+        !i.HasLockPrefix && (i.OpCount < 2 || i.Op1Kind != Iced.Intel.OpKind.Register || HostRegisters.HomeOf(Guest(i.Op1Register)) != Register.None);
 
     private static bool IsHigh(Register r) => r is >= Register.AH and <= Register.BH;
 
@@ -183,7 +214,7 @@ internal sealed unsafe partial class RegionBuilder
         switch (g.Plan)
         {
             case FlagPlan.Recipe:
-                HasRecipe(g, out _flags);
+                _flags = g.Recipe;
                 break;
             case FlagPlan.Packed:
                 Pack();
@@ -245,7 +276,7 @@ internal sealed unsafe partial class RegionBuilder
         Code sub = row switch { 0 => Code.Sub_r8_rm8, 1 => Code.Sub_r16_rm16, 2 => Code.Sub_r32_rm32, _ => Code.Sub_r64_rm64 };
         Code neg = row switch { 0 => Code.Neg_rm8, 1 => Code.Neg_rm16, 2 => Code.Neg_rm32, _ => Code.Neg_rm64 };
         Code test = row switch { 0 => Code.Test_rm8_r8, 1 => Code.Test_rm16_r16, 2 => Code.Test_rm32_r32, _ => Code.Test_rm64_r64 };
-        Register a = HostRegisters.HomeOf(_flags.A);
+        Register a = _flags.A == InState ? Register.None : HostRegisters.HomeOf(_flags.A);
         switch (_flags.Kind)
         {
             case FlagKind.Compare:
@@ -270,14 +301,26 @@ internal sealed unsafe partial class RegionBuilder
                 Register value = InRegister(a, scratch, bytes);
                 _a.Add(Instruction.Create(test, value, value));
                 break;
+            case FlagKind.ShiftLeft:
+                LoadA(scratch);
+                _a.Add(Instruction.Create(bytes == 4 ? Code.Shl_rm32_imm8 : Code.Shl_rm64_imm8, s, (byte)_flags.Immediate));
+                break;
+            case FlagKind.ShiftRight:
+                LoadA(scratch);
+                _a.Add(Instruction.Create(bytes == 4 ? Code.Shr_rm32_imm8 : Code.Shr_rm64_imm8, s, (byte)_flags.Immediate));
+                break;
+            case FlagKind.ShiftRightSigned:
+                LoadA(scratch);
+                _a.Add(Instruction.Create(bytes == 4 ? Code.Sar_rm32_imm8 : Code.Sar_rm64_imm8, s, (byte)_flags.Immediate));
+                break;
             default:
                 Register x = InRegister(a, scratch, bytes);
                 if (_flags.B == NoGuest)
                     _a.Add(TestImmediate(x, bytes, _flags.Immediate));
-                else if (HostRegisters.HomeOf(_flags.B) is var b && b != Register.None)
+                else if (_flags.B != InState && HostRegisters.HomeOf(_flags.B) is var b && b != Register.None)
                     _a.Add(Instruction.Create(test, x, HostRegisters.Sized(b, bytes)));
                 else
-                    _a.Add(Instruction.Create(test, RegionAssembler.State(StateLayout.Gpr(_flags.B)), x));
+                    _a.Add(Instruction.Create(test, RegionAssembler.State(PlaceOfB), x));
                 break;
         }
     }
@@ -300,9 +343,14 @@ internal sealed unsafe partial class RegionBuilder
         return HostRegisters.Sized(home, bytes);
     }
 
+    /// <summary>Where the second value is when it is in memory.</summary>
+    private int PlaceOfB => _flags.B == InState ? StateLayout.CcB : StateLayout.Gpr(_flags.B);
+
     private void LoadA(Register scratch)
     {
-        if (HostRegisters.HomeOf(_flags.A) is var home && home != Register.None)
+        if (_flags.A == InState)
+            _a.Load(scratch, StateLayout.CcA);
+        else if (HostRegisters.HomeOf(_flags.A) is var home && home != Register.None)
             _a.Move(scratch, home);
         else
             _a.Load(scratch, StateLayout.Gpr(_flags.A));
@@ -314,10 +362,10 @@ internal sealed unsafe partial class RegionBuilder
         int bytes = first.GetSize();
         if (_flags.B == NoGuest)
             _a.Add(WithImmediate(code, first, _flags.Immediate));
-        else if (HostRegisters.HomeOf(_flags.B) is var b && b != Register.None)
+        else if (_flags.B != InState && HostRegisters.HomeOf(_flags.B) is var b && b != Register.None)
             _a.Add(Instruction.Create(code, first, HostRegisters.Sized(b, bytes)));
         else
-            _a.Add(Instruction.Create(code, first, RegionAssembler.State(StateLayout.Gpr(_flags.B))));
+            _a.Add(Instruction.Create(code, first, RegionAssembler.State(PlaceOfB)));
     }
 
     private static Instruction WithImmediate(Code code, Register first, ulong immediate) => code switch
@@ -343,8 +391,9 @@ internal sealed unsafe partial class RegionBuilder
             return;
         if (_flags.Kind != FlagKind.Packed)
         {
-            StoreValue(StateLayout.CcA, _flags.A, 0);
-            if (_flags.Kind is not (FlagKind.Logic or FlagKind.Negate))
+            if (_flags.A != InState)
+                StoreValue(StateLayout.CcA, _flags.A, 0);
+            if (_flags.Kind is not (FlagKind.Logic or FlagKind.Negate) && _flags.B != InState)
                 StoreValue(StateLayout.CcB, _flags.B, _flags.Immediate);
         }
         _a.StoreImmediate(StateLayout.CcKind, (uint)_flags.Kind | (uint)_flags.Log2Size << 4);

@@ -16,9 +16,9 @@ internal sealed unsafe partial class RegionBuilder
         bool memory = InstructionRules.HasMemory(code);
         bool store = g.SiteAfter, needsFlags = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
         // The check of an access costs the flags: an operand that is only read is loaded before they are brought back.
-        bool loadFirst = memory && needsFlags && !store;
+        bool loadFirst = memory && (needsFlags || g.ValueFirst) && !store;
         Window? window = memory ? WindowOf(g) : null;
-        if (window is not null && !Assign(ref code, true, true, false))
+        if (window is not null && !(g.ValueFirst ? Assign(ref code, true, false, true) : Assign(ref code, true, true, false)))
             (window, code) = (null, g.Code);
         if (window is null && !Assign(ref code, memory, store, loadFirst))
         {
@@ -30,8 +30,15 @@ internal sealed unsafe partial class RegionBuilder
             EnterWindow(i, g, window);
             if (needsFlags)
                 NeedHostFlags(HostRegisters.Spare);
-            LoadPassing();
-            AddInWindow(i, g, window, ref code);
+            if (g.ValueFirst)
+            {
+                AddByValue(i, g, window, -1, ref code);
+            }
+            else
+            {
+                LoadPassing();
+                AddInWindow(i, g, window, ref code);
+            }
         }
         else if (!memory)
         {
@@ -46,6 +53,8 @@ internal sealed unsafe partial class RegionBuilder
             else
             {
                 LoadPassing();
+                if (IsShift(g))
+                    _a.Store(StateLayout.CcA, code.Op0Register.GetFullRegister());
                 _a.Add(code);
             }
         }
@@ -54,6 +63,7 @@ internal sealed unsafe partial class RegionBuilder
             _atHand = null;
             EmitAccess(t, i, ref code, store, needsFlags);
         }
+        KeepValues(g, code);
         StorePassing();
         if (g.WritesFlags)
             Produced(g);
@@ -65,6 +75,67 @@ internal sealed unsafe partial class RegionBuilder
             _hostFlags = false;
     }
 
+    private static void OperandInRegister(ref Instruction code, Register value)
+    {
+        for (int n = 0; n < code.OpCount; n++)
+        {
+            if (code.GetOpKind(n) != Iced.Intel.OpKind.Memory)
+                continue;
+            code.SetOpKind(n, Iced.Intel.OpKind.Register);
+            code.SetOpRegister(n, value);
+        }
+        code.MemoryBase = Register.None;
+    }
+
+    private static bool IsShift(in GuestInstruction g) =>
+        g.Plan == FlagPlan.Recipe && g.Recipe.Kind is FlagKind.ShiftLeft or FlagKind.ShiftRight or FlagKind.ShiftRightSigned;
+
+    /// <summary>What the recipe cannot find in guest registers, into the state. Changes no flag.</summary>
+    private void KeepValues(in GuestInstruction g, in Instruction code)
+    {
+        if (g.Plan != FlagPlan.Recipe)
+            return;
+        if (g.Recipe.A == InState && !IsShift(g))
+            _a.Store(StateLayout.CcA, code.Op0Register.GetFullRegister());
+        if (g.Recipe.B == InState)
+            _a.Store(StateLayout.CcB, code.Op1Register.GetFullRegister());
+    }
+
+    /// <summary>
+    /// The instruction with its operand in the spare register, where the recipe of its flags finds it: loaded before, and stored behind it when it is modified. The
+    /// accesses are in the window, or at the checked address with faults that continue at the site.
+    /// </summary>
+    private void AddByValue(int i, in GuestInstruction g, Window? window, int site, ref Instruction code)
+    {
+        int size = code.MemorySize.GetSize();
+        Register value = HostRegisters.Sized(HostRegisters.Spare, size);
+        if (window is not null)
+        {
+            Instruction load = LoadOf(size);
+            AddInWindow(i, g, window, ref load);
+        }
+        else
+        {
+            _a.Add(LoadOf(size));
+        }
+        LoadPassing();
+        OperandInRegister(ref code, value);
+        _a.Add(code);
+        if (!g.SiteAfter)
+            return;
+        Code move = size switch { 1 => Code.Mov_rm8_r8, 2 => Code.Mov_rm16_r16, 4 => Code.Mov_rm32_r32, _ => Code.Mov_rm64_r64 };
+        Instruction store = Instruction.Create(move, new MemoryOperand(HostRegisters.Address), value);
+        if (window is not null)
+        {
+            AddInWindow(i, g, window, ref store);
+        }
+        else
+        {
+            FaultsTo(site);
+            _a.Add(store);
+        }
+    }
+
     private void EmitAccess(Trace t, int i, ref Instruction code, bool store, bool needsFlags)
     {
         int size = code.MemorySize.GetSize();
@@ -72,6 +143,13 @@ internal sealed unsafe partial class RegionBuilder
         EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
         if (code.HasLockPrefix || code.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b)
             EmitSplitCheck(t, i, size);
+        if (t.Instructions[i].ValueFirst)
+        {
+            BeginCheck(size, store);
+            EndCheck(site);
+            AddByValue(i, t.Instructions[i], null, site, ref code);
+            return;
+        }
         if (needsFlags && store)
         {
             BeginCheck(size, store, Alignment(code));
@@ -87,18 +165,10 @@ internal sealed unsafe partial class RegionBuilder
         {
             EmitCheck(size, store, site);
             EmitLoad(size);
-            Register full = HostRegisters.Spare;
             _hostFlags = false;
             NeedHostFlags(HostRegisters.Address);
             LoadPassing();
-            for (int n = 0; n < code.OpCount; n++)
-            {
-                if (code.GetOpKind(n) != Iced.Intel.OpKind.Memory)
-                    continue;
-                code.SetOpKind(n, Iced.Intel.OpKind.Register);
-                code.SetOpRegister(n, HostRegisters.Sized(full, size));
-            }
-            code.MemoryBase = Register.None;
+            OperandInRegister(ref code, HostRegisters.Sized(HostRegisters.Spare, size));
             _a.Add(code);
             return;
         }
@@ -111,10 +181,12 @@ internal sealed unsafe partial class RegionBuilder
     private static int Alignment(in Instruction code) => code.Mnemonic == Mnemonic.Cmpxchg16b ? 16 : 0;
 
     /// <summary>The checked operand into the spare register. Changes no flag.</summary>
-    private void EmitLoad(int size)
+    private void EmitLoad(int size) => _a.Add(LoadOf(size));
+
+    private static Instruction LoadOf(int size)
     {
         Code load = size switch { 1 => Code.Movzx_r32_rm8, 2 => Code.Movzx_r32_rm16, 4 => Code.Mov_r32_rm32, _ => Code.Mov_r64_rm64 };
-        _a.Add(Instruction.Create(load, HostRegisters.Sized(HostRegisters.Spare, size == 8 ? 8 : 4), new MemoryOperand(HostRegisters.Address)));
+        return Instruction.Create(load, HostRegisters.Sized(HostRegisters.Spare, size == 8 ? 8 : 4), new MemoryOperand(HostRegisters.Address));
     }
 
     /// <summary>

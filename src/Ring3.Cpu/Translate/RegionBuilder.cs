@@ -50,6 +50,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _stubs.Clear();
         _handlerStubs.Clear();
         ForgetNarrow();
+        _codeChecks.Clear();
         _inShadow = false;
         _marks.Clear();
         _external = blocks.ExternalWriters;
@@ -66,9 +67,11 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         try
         {
             foreach (Trace t in _traces)
-                EmitTrace(t);
-            foreach (Trace t in _traces)
+            {
                 EmitEntry(t);
+                EmitTrace(t);
+            }
+            EmitCodeChecks();
             EmitStubs();
             EmitHandlerStubs();
         }

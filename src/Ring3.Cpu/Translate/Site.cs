@@ -17,7 +17,7 @@ internal enum SiteKind : byte
     Poll,
     /// <summary>A direct branch in the page whose target has not been linked.</summary>
     Link,
-    /// <summary>A branch to CpuState.Rip that the translated jumps do not have.</summary>
+    /// <summary>A branch to what <see cref="HostRegisters.Address"/> holds, which the translated jumps do not have.</summary>
     Jump,
     /// <summary>With external writers: the region's bytes are to be compared.</summary>
     Verify,
@@ -61,7 +61,7 @@ internal unsafe struct Site
     /// <summary>Where the flags are: <see cref="FlagKind.Words"/> means CpuState's CcKind.</summary>
     public FlagKind Flags;
     public byte FlagLog2Size;
-    /// <summary>Guest registers of the recipe; 255: the immediate.</summary>
+    /// <summary>Guest registers of the recipe; 254: CpuState's CcA and CcB; 255: the immediate.</summary>
     public byte FlagA, FlagB;
     /// <summary>Jump: what a return adds to RSP, to be taken back when the target cannot be gone to.</summary>
     public ushort Popped;

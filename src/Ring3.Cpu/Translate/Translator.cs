@@ -187,6 +187,7 @@ internal sealed unsafe partial class Translator
                 c->Rip = RipOf(c, s);
                 return LinkTo(c, s);
             case SiteKind.Jump:
+                c->Rip = (ulong)address;
                 return JumpTo(c, s);
             case SiteKind.Units:
                 return MakeLive(c, (Units)s->Size) ? s->Resume : LeaveBefore(c, s);
@@ -293,13 +294,13 @@ internal sealed unsafe partial class Translator
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void TrackContext(CpuState* c)
     {
-        c->JumpContext = c->TlbContext | c->JumpKey;
+        c->JumpContext = c->CodeContext | c->JumpKey;
         if (c->BlockMode != BlockMode.Code64)
         {
             c->JumpContext |= NarrowJumps;
             c->FlatSegments = (byte)((CpuMode.IsUnlimited(&c->Fs) ? RegionBuilder.FlatFs : 0) | (CpuMode.IsUnlimited(&c->Gs) ? RegionBuilder.FlatGs : 0));
         }
-        c->JumpSalt = ProcessorMemory.JumpSalt(c->TlbContext);
+        c->JumpSalt = ProcessorMemory.JumpSalt(c->CodeContext);
     }
 
     /// <summary>The code for RIP, for jumps that find it themselves.</summary>
@@ -315,10 +316,12 @@ internal sealed unsafe partial class Translator
     {
         ulong rip = c->Rip;
         JumpEntry* e = _fetch.Jumps + CodeFetch.JumpIndex(rip);
-        if (CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, CpuMode.CodeMode(c))) || !IsFarFromEdge(rip))
+        if (!IsFarFromEdge(rip))
             return null;
-        Block* b = (Block*)(e->Packed & CodeFetch.BlockAddress);
-        return b->Code != 0 ? b : null;
+        uint mode = CpuMode.CodeMode(c);
+        bool miss = CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, mode));
+        Block* b = miss ? _fetch.Known(c, mode) : (Block*)(e->Packed & CodeFetch.BlockAddress);
+        return b != null && b->Code != 0 ? b : null;
     }
 
     /// <summary>The code of <see cref="TranslatedAt"/>, or 0. Read once: another processor may take it back at any time, and the code stays readable.</summary>
@@ -409,8 +412,8 @@ internal sealed unsafe partial class Translator
     {
         if (s->Flags != FlagKind.Words)
         {
-            ulong a = s->Flags == FlagKind.Packed ? c->CcA : c->Gpr[s->FlagA];
-            ulong b = s->FlagB < 16 ? c->Gpr[s->FlagB] : s->FlagImmediate;
+            ulong a = s->FlagA < 16 && s->Flags != FlagKind.Packed ? c->Gpr[s->FlagA] : c->CcA;
+            ulong b = s->FlagB < 16 ? c->Gpr[s->FlagB] : s->FlagB == RegionBuilder.InState ? c->CcB : s->FlagImmediate;
             return FlagRecipe.Status(s->Flags, s->FlagLog2Size, a, b);
         }
         FlagKind kind = (FlagKind)(c->CcKind & 15);

@@ -37,6 +37,13 @@ public sealed unsafe class FlagTrapTests
             a.sub(__dword_ptr[rsi + 16], s_r32[y]), (a, x, y) => a.cmp(__byte_ptr[rsi + 24], 3),
         (a, x, y) => a.xadd(s_r32[x], s_r32[y]), (a, x, y) => a.cmpxchg(s_r64[x], s_r64[y]), (a, x, y) => a.popcnt(s_r32[x], s_r32[y]), (a, x, y) =>
             { a.mov(s_r64[x], s_r64[y]); a.stc(); },
+        (a, x, y) => a.cmp(__qword_ptr[rsi + 32], s_r64[y]), (a, x, y) => a.cmp(s_r32[x], __dword_ptr[rsi + 40]), (a, x, y) => a.cmp(__word_ptr[rsi + 8], 9),
+        (a, x, y) => a.test(__byte_ptr[rsi + 16], s_r8[y]), (a, x, y) => a.test(__qword_ptr[rsi + 24], -3), (a, x, y) => a.sub(s_r16[x], __word_ptr[rsi + 8]),
+        (a, x, y) => a.add(__qword_ptr[rsi + 16], s_r64[y]), (a, x, y) => a.add(__byte_ptr[rsi + 16], (sbyte)-1),
+        (a, x, y) => a.and(__dword_ptr[rsi + 8], s_r32[y]),
+        (a, x, y) => a.or(__word_ptr[rsi + 8], s_r16[y]), (a, x, y) => a.xor(__qword_ptr[rsi + 8], 1), (a, x, y) => a.neg(__dword_ptr[rsi + 24]),
+        (a, x, y) => a.inc(__qword_ptr[rsi + 8]), (a, x, y) => a.sub(s_r64[x], s_r64[x]), (a, x, y) => a.add(s_r32[x], s_r32[x]),
+        (a, x, y) => a.shr(s_r64[x], 3), (a, x, y) => a.sar(s_r32[x], 5), (a, x, y) => a.shl(s_r64[x], 60), (a, x, y) => a.shr(s_r16[x], 1),
     ];
 
     private const int LeftShift = 15;
@@ -70,6 +77,52 @@ public sealed unsafe class FlagTrapTests
                     Assert.True(m.Translated > 0);
                 }
             }
+    }
+
+    /// <summary>
+    /// A condition of each kind is read behind accesses, which cost the host's flags, and then in another region, to which the flags go in the state.
+    /// </summary>
+    [Fact]
+    public void ProducerBeforeReaders_HereAndInAnotherPage()
+    {
+        for (int producer = 0; producer < s_producers.Length; producer++)
+            for (int x = 0; x < 16; x++)
+            {
+                int y = (x * 5 + producer) & 15;
+                if (x is 6 or 4 || y is 6 or 4)
+                    continue;
+                int condition = 2 + 3 * ((x + producer) % 5);
+                using RegionMachine m = new(a =>
+                {
+                    Label away = a.CreateLabel();
+                    s_producers[producer](a, x, y);
+                    a.lea(s_r64[x], __[rsi + 0x80]);
+                    a.mov(__[rsi + 0x100], s_r64[y]);
+                    a.mov(s_r32[y], __[rsi + 0x60]);
+                    Set(a, condition, 0x120);
+                    a.jmp(away);
+                    for (int n = 0; n < 4096; n++)
+                        a.int3();
+                    a.Label(ref away);
+                    Set(a, condition, 0x121);
+                    a.hlt();
+                }, h => Values(h, producer * 1000 + x * 16 + condition));
+                // Undefined: OF and AF of shifts, AF of logical operations is what processors do.
+                m.FlagMask = ~(Rflags.AF | Rflags.OF);
+                Assert.Equal(ExitReason.Hlt, m.Run($"producer {producer}, {s_r64[x]}, {s_r64[y]}, condition {condition}"));
+            }
+    }
+
+    private static void Set(Assembler a, int condition, int at)
+    {
+        switch (condition)
+        {
+            case 2: a.setb(__byte_ptr[rsi + at]); break;
+            case 5: a.setne(__byte_ptr[rsi + at]); break;
+            case 8: a.sets(__byte_ptr[rsi + at]); break;
+            case 11: a.setnp(__byte_ptr[rsi + at]); break;
+            default: a.setbe(__byte_ptr[rsi + at]); break;
+        }
     }
 
     /// <summary>Flags of an operation on RSP in front of a call, an indirect call or a return, which move RSP themselves.</summary>
