@@ -40,7 +40,9 @@ internal unsafe struct GuestInstruction
     public bool SiteBefore, SiteAfter;
     /// <summary>What is done with the flags that it writes.</summary>
     public FlagPlan Plan;
-    /// <summary>With <see cref="FlagPlan.Recipe"/>: how the flags are made again; and whether its operand in memory passes through a register for that.</summary>
+    /// <summary>
+    /// With <see cref="FlagPlan.Recipe"/>: how the flags are made again; and whether its operand in memory passes through a register for that.
+    /// </summary>
     public RegionBuilder.Recipe Recipe;
     public bool ValueFirst;
     /// <summary>What of the host's units must be the guest's.</summary>

@@ -102,8 +102,8 @@ internal sealed unsafe partial class RegionBuilder
     }
 
     /// <summary>
-    /// The instruction with its operand in the spare register, where the recipe of its flags finds it: loaded before, and stored behind it when it is modified. The
-    /// accesses are in the window, or at the checked address with faults that continue at the site.
+    /// The instruction with its operand in the spare register, where the recipe of its flags finds it: loaded before, and stored behind it when it is
+    /// modified. The accesses are in the window, or at the checked address with faults that continue at the site.
     /// </summary>
     private void AddByValue(int i, in GuestInstruction g, Window? window, int site, ref Instruction code)
     {
