@@ -27,14 +27,17 @@ internal sealed unsafe partial class Interpreter
     private readonly JumpEntry* _jumps;
     private readonly TlbEntry* _level1;
 
-    public Interpreter(LogicalProcessor p, CodeFetch fetch)
+    public Interpreter(LogicalProcessor p, CodeFetch fetch) : this(p, fetch, p.Paging.Level1, p.Access, p.Guard) { }
+
+    /// <summary>What the loop executes itself needs no more than this; <paramref name="p"/> is for handlers and hot blocks.</summary>
+    internal Interpreter(LogicalProcessor p, CodeFetch fetch, TlbEntry* level1, GuestAccess access, MemoryGuard guard)
     {
         _p = p;
         _fetch = fetch;
         _jumps = fetch.Jumps;
-        _level1 = p.Paging.Level1;
-        _access = p.Access;
-        _guard = p.Guard;
+        _level1 = level1;
+        _access = access;
+        _guard = guard;
     }
 
     /// <summary>Executes from a block whose code is at RIP.</summary>
