@@ -22,12 +22,15 @@ internal sealed unsafe partial class Interpreter
     private readonly GuestAccess _access;
     private readonly MemoryGuard _guard;
 
-    public Interpreter(LogicalProcessor p, CodeFetch fetch)
+    public Interpreter(LogicalProcessor p, CodeFetch fetch) : this(p, fetch, p.Access, p.Guard) { }
+
+    /// <summary>What the loop executes itself needs no more than this; <paramref name="p"/> is for handlers and hot blocks.</summary>
+    internal Interpreter(LogicalProcessor p, CodeFetch fetch, GuestAccess access, MemoryGuard guard)
     {
         _p = p;
         _fetch = fetch;
-        _access = p.Access;
-        _guard = p.Guard;
+        _access = access;
+        _guard = guard;
     }
 
     /// <summary>Executes from a block whose code is at RIP.</summary>

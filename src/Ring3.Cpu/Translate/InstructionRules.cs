@@ -170,12 +170,9 @@ internal static class InstructionRules
 
     public static bool HasMemory(in Instruction i)
     {
-        if (i.Mnemonic is Mnemonic.Lea or Mnemonic.Nop)
-            return false;
-        for (int n = 0; n < i.OpCount; n++)
-            if (i.GetOpKind(n) == Iced.Intel.OpKind.Memory)
-                return true;
-        return false;
+        // Operands that are not there are registers.
+        const Iced.Intel.OpKind memory = Iced.Intel.OpKind.Memory;
+        return (i.Op0Kind == memory || i.Op1Kind == memory || i.Op2Kind == memory || i.Op3Kind == memory) && i.Mnemonic is not (Mnemonic.Lea or Mnemonic.Nop);
     }
 
     public static bool ReadsStatus(in Instruction i) => (i.RflagsRead & Status) != 0;

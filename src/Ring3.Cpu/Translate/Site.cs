@@ -30,7 +30,7 @@ internal enum AccessForm : byte { Operand, Push, Pop, Leave, BitString }
 
 /// <summary>A place of translated code that calls back. The code loads its address into <see cref="HostRegisters.Entry"/>.</summary>
 /// <remarks>SAFETY: lives in the region's arena as long as the code.</remarks>
-[StructLayout(LayoutKind.Sequential, Size = 96)]
+[StructLayout(LayoutKind.Sequential)]
 internal unsafe struct Site
 {
     /// <summary>
