@@ -80,6 +80,10 @@ internal static unsafe class Flags
     public static void SetCFOF(CpuState* c, bool cf, bool of)
         => c->FlagsCarry = c->FlagsCarry & 8 | (cf ? 1UL << 63 : 0) | (cf != of ? 1UL << 62 : 0);
 
+    /// <summary>Replaces AF and keeps the other five.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void SetAF(CpuState* c, bool value) => c->FlagsCarry = c->FlagsCarry & ~8UL | (value ? 8UL : 0);
+
     /// <summary>Replaces ZF and keeps the other five.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void SetZF(CpuState* c, bool value) => c->FlagsZero = value ? 0UL : 1;

@@ -29,7 +29,7 @@ public enum OpResult
 /// an access that stays within its page meets no segment check. So it is in 64-bit mode, and in the flat segments of 32-bit code.
 /// </remarks>
 [Flags]
-public enum OpFlags : byte { None = 0, Lock = 1, Rep = 2, Repne = 4, HasMemory = 8, Xacquire = 16, Plain = 32 }
+public enum OpFlags : byte { None = 0, Lock = 1, Rep = 2, Repne = 4, HasMemory = 8, Plain = 16 }
 
 /// <summary>
 /// One pre-decoded instruction, 48 bytes. Operands are byte offsets into <see cref="CpuState"/> (GPRs) or register numbers (vector, segment, control, debug,

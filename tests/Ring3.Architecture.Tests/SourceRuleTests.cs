@@ -179,7 +179,6 @@ public partial class SourceRuleTests
         ["src/Ring3.Cpu/Interp/MachineBus.cs"] = "own memory, aligned",
         ["src/Ring3.Cpu/Interp/SplitAccess.cs"] = "the aligned words at both sides of the line's end",
         ["src/Ring3.Cpu/Interp/Width.cs"] = "handlers ask IsSplit first",
-        ["src/Ring3.Cpu/Interp/SlowOperands.cs"] = "ModifyAt asks IsSplit first",
         ["src/Ring3.Cpu/Interp/Exchange.cs"] = "Pair8 asks IsSplit first",
         ["src/Ring3.Cpu/Paging/GuestWalk.cs"] = "entries of page tables are aligned",
         ["src/Ring3.Cpu/Paging/NestedWalk.cs"] = "entries of page tables are aligned",

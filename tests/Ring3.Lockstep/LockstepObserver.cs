@@ -208,7 +208,6 @@ internal sealed unsafe class LockstepObserver : ExecutionObserver
         c->Exit = own.Exit;
         (c->CodeBase, c->EntryStamp) = (0, own.EntryStamp);
         c->CurrentOp = c->KeptBy = null;
-        c->OverwrittenHost = null;
         c->ExitRequest = 0;
         c->TimerDeadline = 0;
         p.AbandonInstruction();

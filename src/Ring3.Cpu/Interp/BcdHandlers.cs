@@ -94,7 +94,8 @@ internal static unsafe class BcdHandlers
 
     private static OpResult Finish(CpuState* c, byte al, bool carry, bool adjust)
     {
-        Flags.SetStatus(c, SlowOperands.ResultStatus(al, 1) | (carry ? Rflags.CF : 0) | (adjust ? Rflags.AF : 0));
+        Width.FlagsShift<W8>(c, al, carry, of: false);
+        Flags.SetAF(c, adjust);
         return OpResult.Next;
     }
 }

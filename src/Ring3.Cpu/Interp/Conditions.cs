@@ -3,6 +3,7 @@ using System.Runtime.CompilerServices;
 namespace Ring3.Cpu;
 
 /// <summary>A condition of Jcc, SETcc and CMOVcc as a type parameter, so that each is compiled into its handlers.</summary>
+/// <remarks>SAFETY: reads the flags in the processor's own state.</remarks>
 internal unsafe interface ICondition
 {
     static abstract bool Holds(CpuState* c);

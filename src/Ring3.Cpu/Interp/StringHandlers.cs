@@ -5,13 +5,6 @@ using Ring3.Host;
 
 namespace Ring3.Cpu;
 
-/// <summary>Size of one element of a string instruction.</summary>
-internal interface IElement { static abstract int Size { get; } }
-internal readonly struct Element1 : IElement { public static int Size => 1; }
-internal readonly struct Element2 : IElement { public static int Size => 2; }
-internal readonly struct Element4 : IElement { public static int Size => 4; }
-internal readonly struct Element8 : IElement { public static int Size => 8; }
-
 /// <summary>
 /// MOVS, STOS, LODS, CMPS and SCAS. With REP they work in bulk on host memory, a page at a time; after each chunk the registers are those of an instruction
 /// that was interrupted
@@ -27,11 +20,11 @@ internal static unsafe class StringHandlers
 
     internal static void Register()
     {
-        Set(Code.Movsb_m8_m8, &Movs<Element1>, Code.Movsw_m16_m16, &Movs<Element2>, Code.Movsd_m32_m32, &Movs<Element4>, Code.Movsq_m64_m64, &Movs<Element8>);
-        Set(Code.Stosb_m8_AL, &Stos<Element1>, Code.Stosw_m16_AX, &Stos<Element2>, Code.Stosd_m32_EAX, &Stos<Element4>, Code.Stosq_m64_RAX, &Stos<Element8>);
-        Set(Code.Lodsb_AL_m8, &Lods<Element1>, Code.Lodsw_AX_m16, &Lods<Element2>, Code.Lodsd_EAX_m32, &Lods<Element4>, Code.Lodsq_RAX_m64, &Lods<Element8>);
-        Set(Code.Cmpsb_m8_m8, &Cmps<Element1>, Code.Cmpsw_m16_m16, &Cmps<Element2>, Code.Cmpsd_m32_m32, &Cmps<Element4>, Code.Cmpsq_m64_m64, &Cmps<Element8>);
-        Set(Code.Scasb_AL_m8, &Scas<Element1>, Code.Scasw_AX_m16, &Scas<Element2>, Code.Scasd_EAX_m32, &Scas<Element4>, Code.Scasq_RAX_m64, &Scas<Element8>);
+        Set(Code.Movsb_m8_m8, &Movs<W8>, Code.Movsw_m16_m16, &Movs<W16>, Code.Movsd_m32_m32, &Movs<W32>, Code.Movsq_m64_m64, &Movs<W64>);
+        Set(Code.Stosb_m8_AL, &Stos<W8>, Code.Stosw_m16_AX, &Stos<W16>, Code.Stosd_m32_EAX, &Stos<W32>, Code.Stosq_m64_RAX, &Stos<W64>);
+        Set(Code.Lodsb_AL_m8, &Lods<W8>, Code.Lodsw_AX_m16, &Lods<W16>, Code.Lodsd_EAX_m32, &Lods<W32>, Code.Lodsq_RAX_m64, &Lods<W64>);
+        Set(Code.Cmpsb_m8_m8, &Cmps<W8>, Code.Cmpsw_m16_m16, &Cmps<W16>, Code.Cmpsd_m32_m32, &Cmps<W32>, Code.Cmpsq_m64_m64, &Cmps<W64>);
+        Set(Code.Scasb_AL_m8, &Scas<W8>, Code.Scasw_AX_m16, &Scas<W16>, Code.Scasd_EAX_m32, &Scas<W32>, Code.Scasq_RAX_m64, &Scas<W64>);
     }
 
     private static void Set(Code c1, delegate*<LogicalProcessor, CpuState*, Op*, OpResult> h1, Code c2, delegate*<LogicalProcessor, CpuState*, Op*,
@@ -91,9 +84,9 @@ internal static unsafe class StringHandlers
         Volatile.Read(ref c->ExitRequest) != 0 || (c->Rflags & Rflags.TF) != 0 || c->HostSingleStep != 0 || c->PendingDebug != 0 || c->TimerDeadline != 0
             && DeadlineTimer.MustLook(c);
 
-    private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    private static OpResult Movs<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IWidth
     {
-        StringRun run = new(c, op, T.Size);
+        StringRun run = new(c, op, T.Bytes);
         ZeroExtend(p, c, op, ref c->Gpr[Rsi], ref c->Gpr[Rdi]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
@@ -103,7 +96,7 @@ internal static unsafe class StringHandlers
             ulong moved = 0;
             if (target != null)
             {
-                moved = CopyRun(source, target, n, T.Size, run.Step);
+                moved = CopyRun(source, target, n, T.Bytes, run.Step);
                 run.Written(p.Access, c, target, n);
             }
             if (moved != 0)
@@ -124,11 +117,11 @@ internal static unsafe class StringHandlers
         return End(c, op, true);
     }
 
-    private static bool MoveOne<T>(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run) where T : IElement
+    private static bool MoveOne<T>(LogicalProcessor p, CpuState* c, Op* op, ref StringRun run) where T : IWidth
     {
         // The load is complete, with the faults of its page, before the store begins.
         return LoadElement(p, c, ref run, Rsi, op->Seg, out ulong value) && run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to)
-            && StoreOne(p, c, to, T.Size, value);
+            && StoreOne(p, c, to, T.Bytes, value);
     }
 
     private static bool StoreOne(LogicalProcessor p, CpuState* c, ulong to, int size, ulong value)
@@ -161,9 +154,9 @@ internal static unsafe class StringHandlers
         return n - UserCopy.MoveElements(target, source, n, size, step < 0);
     }
 
-    private static OpResult Stos<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    private static OpResult Stos<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IWidth
     {
-        StringRun run = new(c, op, T.Size);
+        StringRun run = new(c, op, T.Bytes);
         ZeroExtend(p, c, op, ref c->Gpr[Rdi], ref c->Gpr[Rdi]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
@@ -171,10 +164,10 @@ internal static unsafe class StringHandlers
             byte* target = run.Direct(p.Access, c, Rdi, SegmentIndex.ES, true, count, ref n);
             if (target != null)
             {
-                FillRun(run.Step > 0 ? target : target - ((long)n - 1) * T.Size, (int)n, T.Size, c->Gpr[0]);
+                FillRun(run.Step > 0 ? target : target - ((long)n - 1) * T.Bytes, (int)n, T.Bytes, c->Gpr[0]);
                 run.Written(p.Access, c, target, n);
             }
-            else if (!run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || !StoreOne(p, c, to, T.Size, c->Gpr[0]))
+            else if (!run.Linear(c, Rdi, SegmentIndex.ES, AccessKind.Write, out ulong to) || !StoreOne(p, c, to, T.Bytes, c->Gpr[0]))
                 return OpResult.Fault;
             run.Advance(c, Rdi, n);
             count = run.CountDown(p.Access, c, op, count, n);
@@ -195,18 +188,18 @@ internal static unsafe class StringHandlers
         }
     }
 
-    private static OpResult Lods<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    private static OpResult Lods<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IWidth
     {
-        StringRun run = new(c, op, T.Size);
+        StringRun run = new(c, op, T.Bytes);
         ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
         {
             if (!run.Linear(c, Rsi, op->Seg, AccessKind.Read, out ulong from))
                 return OpResult.Fault;
-            byte* source = p.Access.ReadPtr(c, from, T.Size);
+            byte* source = p.Access.ReadPtr(c, from, T.Bytes);
             if (source == null)
                 return OpResult.Fault;
-            SlowOperands.Set(c, 0, T.Size, SlowOperands.Load(source, T.Size));
+            T.Set((byte*)c, T.Get(source));
             run.Advance(c, Rsi, 1);
             count = run.CountDown(p.Access, c, op, count, 1);
             if (count != 0 && MustStop(c))
@@ -218,9 +211,9 @@ internal static unsafe class StringHandlers
     /// <summary>Whether a comparison with this outcome ends a repeated instruction.</summary>
     private static bool Ends(Op* op, bool equal) => (op->Flags & OpFlags.Repne) != 0 ? equal : !equal;
 
-    private static OpResult Cmps<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    private static OpResult Cmps<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IWidth
     {
-        StringRun run = new(c, op, T.Size);
+        StringRun run = new(c, op, T.Bytes);
         bool repeats = Repeats(op);
         ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
         var before = new StatusBefore(c);
@@ -234,8 +227,8 @@ internal static unsafe class StringHandlers
                 ulong done = 0;
                 do
                 {
-                    a = SlowOperands.Load(first, T.Size);
-                    b = SlowOperands.Load(second, T.Size);
+                    a = T.Get(first);
+                    b = T.Get(second);
                     first += run.Step;
                     second += run.Step;
                     done++;
@@ -251,7 +244,7 @@ internal static unsafe class StringHandlers
             }
             run.Advance(c, Rsi, n);
             run.Advance(c, Rdi, n);
-            SubtractStatus(c, a, b, T.Size);
+            Width.FlagsSub<T>(c, a, b, (a - b) & Width.Mask<T>());
             count = run.CountDown(p.Access, c, op, count, n);
             if (repeats && Ends(op, a == b))
                 break;
@@ -288,11 +281,11 @@ internal static unsafe class StringHandlers
         return true;
     }
 
-    private static OpResult Scas<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IElement
+    private static OpResult Scas<T>(LogicalProcessor p, CpuState* c, Op* op) where T : IWidth
     {
-        StringRun run = new(c, op, T.Size);
+        StringRun run = new(c, op, T.Bytes);
         bool repeats = Repeats(op);
-        ulong a = c->Gpr[0] & SlowOperands.Mask(T.Size);
+        ulong a = c->Gpr[0] & Width.Mask<T>();
         ZeroExtend(p, c, op, ref c->Gpr[Rcx], ref c->Gpr[Rcx]);
         var before = new StatusBefore(c);
         for (ulong count = Count(c, op, run.Mask); count != 0;)
@@ -307,7 +300,7 @@ internal static unsafe class StringHandlers
                     return before.Fault(p, c);
             }
             run.Advance(c, Rdi, n);
-            SubtractStatus(c, a, b, T.Size);
+            Width.FlagsSub<T>(c, a, b, (a - b) & Width.Mask<T>());
             count = run.CountDown(p.Access, c, op, count, n);
             if (repeats && Ends(op, a == b))
                 break;
@@ -318,9 +311,9 @@ internal static unsafe class StringHandlers
     }
 
     /// <summary>Scans up to <paramref name="n"/> elements; returns the last one looked at and their number.</summary>
-    private static ulong ScanRun<T>(Op* op, byte* source, ulong value, int step, ref ulong n) where T : IElement
+    private static ulong ScanRun<T>(Op* op, byte* source, ulong value, int step, ref ulong n) where T : IWidth
     {
-        if (T.Size == 1 && step > 0 && n > 16)
+        if (T.Bytes == 1 && step > 0 && n > 16)
         {
             ReadOnlySpan<byte> bytes = new(source, (int)n);
             int at = (op->Flags & OpFlags.Repne) != 0 ? bytes.IndexOf((byte)value) : bytes.IndexOfAnyExcept((byte)value);
@@ -332,22 +325,12 @@ internal static unsafe class StringHandlers
         ulong done = 0, b;
         do
         {
-            b = SlowOperands.Load(source, T.Size);
+            b = T.Get(source);
             source += step;
             done++;
         }
         while (done < n && !Ends(op, value == b));
         n = done;
         return b;
-    }
-
-    /// <summary>Status of <c>a - b</c>.</summary>
-    private static void SubtractStatus(CpuState* c, ulong a, ulong b, int size)
-    {
-        ulong result = a - b, sign = (a ^ b) & (a ^ result);
-        Flags.SetStatus(c, SlowOperands.ResultStatus(result, size)
-            | (a < b ? Rflags.CF : 0)
-            | ((a ^ b ^ result) & Rflags.AF)
-            | ((sign >> (8 * size - 1) & 1) != 0 ? Rflags.OF : 0));
     }
 }
