@@ -173,7 +173,8 @@ vmm_root() {
     wait "$machine"
     status=$?
     exec 8>&-
-    tr -d '\r' <"$results/vmm-root.log" >"$results/vmm-root.txt" && mv "$results/vmm-root.txt" "$results/vmm-root.log"
+    # The shell's escapes stand before what it prints.
+    tr '\r\033' '\n\n' <"$results/vmm-root.log" >"$results/vmm-root.txt" && mv "$results/vmm-root.txt" "$results/vmm-root.log"
     e2fsck -fn "$disk" >"$results/vmm-root.fsck" 2>&1 || status=${status/#0/1}
     expect vmm-root $status '^same' 'running$' '^systemd'
 
