@@ -3,8 +3,8 @@ using System.Runtime.InteropServices;
 namespace Ring3.Host;
 
 /// <summary>A connected pair of local stream sockets, one end of which is for another program. Results are bytes or -errno.</summary>
-/// <remarks>SAFETY: spans are pinned for the call. Sending and receiving may happen at once; <see cref="Shutdown"/> ends both before <see
-/// cref="Dispose"/>.</remarks>
+/// <remarks>SAFETY: spans are pinned for the call; other pointers are to locals. Sending and receiving may happen at once; <see cref="Shutdown"/> ends both
+/// before <see cref="Dispose"/>.</remarks>
 public sealed class StreamSocket : IDisposable
 {
     private const int Local = 1, Stream = 1, Cloexec = 0x80000, NoSignal = 0x4000, BothWays = 2;
@@ -21,12 +21,23 @@ public sealed class StreamSocket : IDisposable
         if (Libc.syscall(53 /* socketpair */, Local, Stream | Cloexec, 0, (nint)fds, 0, 0) != 0)
             throw new HostCallException("socketpair");
         FileDescriptor.KeepOnExec(fds[1]);
+        Widen(fds[0]);
+        Widen(fds[1]);
         otherEnd = fds[1];
         return new StreamSocket(fds[0]);
     }
 
     /// <summary>Takes the end that another program has left open for this one.</summary>
     public static StreamSocket Adopt(int fd) => new(fd);
+
+    /// <summary>Asks for as much room for what an end sends as the host allows: a program that does not wait for room, such as passt, loses what finds
+    /// none.</summary>
+    private static unsafe void Widen(int fd)
+    {
+        const int SocketLevel = 1, SendBuffer = 7;
+        int bytes = int.MaxValue / 2;
+        _ = Libc.syscall(54 /* setsockopt */, fd, SocketLevel, SendBuffer, (nint)(&bytes), sizeof(int), 0);
+    }
 
     /// <summary>Waits for bytes: how many; 0 when the other end is closed.</summary>
     public unsafe int Receive(Span<byte> buffer)

@@ -11,6 +11,9 @@ public sealed record BootOptions
     /// <summary>RAM disks (Linux concatenates them) or Multiboot modules; empty = busybox when the kernel is Linux.</summary>
     public IReadOnlyList<string> Initrd { get; init; } = [];
     public string Append { get; init; } = "";
+    internal string[] KernelWords => Append.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+    /// <summary>The default guest's init hands over to the root that <see cref="Append"/> names.</summary>
+    public bool BootsRoot => Initrd.Count == 0 && !HasCommand && KernelWords.Any(w => w.StartsWith("root=", StringComparison.Ordinal));
     /// <summary>Which processor the machine has (VmOptions.Processor).</summary>
     public ProcessorModel Processor { get; init; } = ProcessorModel.Host;
     /// <summary>When guest code is translated (VmOptions.TranslationThreshold).</summary>

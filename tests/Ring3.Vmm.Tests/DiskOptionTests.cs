@@ -31,6 +31,13 @@ public class DiskOptionTests
     {
         Assert.Empty(GuestModules.For(new BootOptions()));
         Assert.Contains("virtio_blk", GuestModules.For(new BootOptions { Disks = [new DiskOption { Path = "a" }] }));
+        BootOptions root = new() { Disks = [new DiskOption { Path = "a" }], Append = "quiet root=/dev/vda" };
+        Assert.True(root.BootsRoot);
+        Assert.Contains("ext4", GuestModules.For(root));
+        Assert.DoesNotContain("xfs", GuestModules.For(root));
+        Assert.Contains("xfs", GuestModules.For(root with { Append = root.Append + " rootfstype=xfs" }));
+        Assert.False((root with { Exec = "true" }).BootsRoot);
+        Assert.False((root with { Initrd = ["own"] }).BootsRoot);
         Assert.Equal("virtio_blk.ko.xz", GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.xz"));
         Assert.Null(GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/loop.ko"));
         Assert.Null(GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.sig"));

@@ -7,7 +7,7 @@
 # runs NAME ARGS...: runs ./ring3 run and leaves the output in $results/NAME.log.
 runs() {
     local name=$1; shift
-    timeout -k 5 240 "$root/ring3" run "$@" >"$results/$name.log" 2>"$results/$name.err"
+    timeout -k 5 "${limit:-240}" "$root/ring3" run "$@" >"$results/$name.log" 2>"$results/$name.err"
 }
 
 # refused NAME STATUS MESSAGE ARGS...: ring3 says one line and ends with a status.
@@ -93,7 +93,7 @@ else
     /usr/bin/python3 "$guest/vsock.py" host "$socket" $bytes >"$results/vmm-vsock.host" 2>&1 &
     host=$!
     until [ -e "${socket}_5000" ] || ! kill -0 $host 2>/dev/null; do sleep 1; done
-    runs vmm-vsock --vsock "$socket" -- /usr/bin/python3 "$guest/vsock.py" guest $bytes </dev/null
+    limit=$((240 + ${VSOCK_MIB:-64})) runs vmm-vsock --vsock "$socket" -- /usr/bin/python3 "$guest/vsock.py" guest $bytes </dev/null
     status=$?
     kill $host 2>/dev/null
     wait $host
@@ -159,3 +159,5 @@ fi
 . "$root/tests/vmm/sandbox.sh"
 # shellcheck source=/dev/null
 . "$root/tests/vmm/control.sh"
+# shellcheck source=/dev/null
+. "$root/tests/suites/vmm-devices.sh"

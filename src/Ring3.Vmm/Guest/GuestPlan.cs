@@ -85,7 +85,9 @@ public sealed record GuestPlan(byte[] Kernel, string KernelName, BootRequest Req
             Terminal = Environment.GetEnvironmentVariable("TERM") is { Length: > 0 } t ? t : "linux", Modules = modules,
             Mounts = modules.Count == 0 && options.Run is null ? []
                 : [.. options.Shares.Select((s, i) => new GuestMount(s.Tag ?? $"share{i}", s.Place, s.ReadOnly))],
-            Dhcp = options.Net is null || modules.Count == 0 ? null : options.Net.Tap is null,
+            Root = options.BootsRoot,
+            // A root's own init does that.
+            Dhcp = options.Net is null || modules.Count == 0 || options.BootsRoot ? null : options.Net.Tap is null,
         };
 
     /// <summary>Seed for the guest's random pool: the host's, or derived from --seed.</summary>

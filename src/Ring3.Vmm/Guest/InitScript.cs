@@ -20,11 +20,13 @@ internal static class InitScript
             $b mount -t sysfs sys /sys
             $b mkdir -p /dev/pts
             $b mount -t devpts devpts /dev/pts
-            $b mount -t tmpfs tmpfs /run
+            $b mount -t tmpfs -o mode=755 tmpfs /run
             $b hostname ring3
             cd /root
 
             """ + string.Concat(options.Modules.Select(m => $"$b insmod /.ring3/modules/{m.Name}.ko\n"));
+        if (options.Root)
+            head += RootScript;
         if (options.Run is null)
         {
             foreach (GuestMount mount in options.Mounts)
@@ -80,6 +82,52 @@ internal static class InitScript
 
             """;
     }
+
+    /// <summary>
+    /// Hands over to the root that the kernel's command line names, with the words that Linux has for it: root, rootfstype, rootflags, rootdelay, ro, init. It
+    /// can be written to unless ro is said. Where that cannot be done, a line says so, and the default guest goes on.
+    /// </summary>
+    private const string RootScript = """
+        root= type= flags= mode=rw delay=10 init=/sbin/init
+        for w in $($b cat /proc/cmdline); do
+            case $w in
+                --) break ;;
+                root=*) root=${w#root=} ;;
+                rootfstype=*) type=${w#*=} ;;
+                rootflags=*) flags=,${w#*=} ;;
+                rootdelay=*) delay=${w#*=} ;;
+                init=*) init=${w#*=} ;;
+                ro | rw) mode=$w ;;
+            esac
+        done
+        $b mkdir -p /new
+        n=0 place=
+        while :; do
+            case $root in
+                UUID=* | LABEL=*) place=$($b findfs "$root" 2>/dev/null) ;;
+                *) place=$root ;;
+            esac
+            case $place in
+                /dev/*) [ ! -b $place ] || break ;;
+                ?*) break ;;
+            esac
+            [ $n -lt $((delay*10)) ] || break
+            n=$((n+1))
+            $b usleep 100000
+        done
+        if ! $b mount ${type:+-t $type} -o $mode$flags "$place" /new; then
+            echo "ring3: cannot mount root=$root"
+        elif [ ! -x /new$init ] && [ ! -L /new$init ]; then
+            echo "ring3: root=$root has no $init"
+            $b umount /new
+        else
+            $b mkdir -p /new/proc /new/sys /new/dev /new/run 2>/dev/null
+            for d in proc sys dev run; do $b mount -o move /$d /new/$d; done
+            cd /
+            exec $b switch_root /new $init
+        fi
+
+        """;
 
     /// <summary>Raw serial ports. Closing one waits until it has been sent, so the status line is last.</summary>
     private const string SerialPorts = $"""

@@ -26,6 +26,8 @@ public sealed record InitOptions
     public string Terminal { get; init; } = "linux";
     /// <summary>The first network card: its address comes by DHCP, or it is only switched on; null: there is none.</summary>
     public bool? Dhcp { get; init; }
+    /// <summary>The kernel's command line names a root, which the machine's own init is started in.</summary>
+    public bool Root { get; init; }
     /// <summary>Shares of the host, mounted in this order.</summary>
     public IReadOnlyList<GuestMount> Mounts { get; init; } = [];
     /// <summary>Loaded before anything else runs, in this order.</summary>

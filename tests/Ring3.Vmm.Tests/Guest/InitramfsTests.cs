@@ -64,6 +64,16 @@ public class InitramfsTests
             e.Name == ".ring3/init").Content));
     }
 
+    [Fact]
+    public void ARootIsHandedOverTo()
+    {
+        string init = Encoding.UTF8.GetString(Parse(Initramfs.BuildOverlay(new InitOptions { Root = true }, [])).Single(e => e.Name == ".ring3/init").Content);
+        Assert.Contains("switch_root", init);
+        _ = Sh(init, "-n");
+        Assert.DoesNotContain("switch_root", Encoding.UTF8.GetString(Parse(Initramfs.BuildOverlay(new InitOptions(), [])).Single(e =>
+            e.Name == ".ring3/init").Content));
+    }
+
     /// <summary>Words of every kind arrive as they are, and sh takes the scripts for scripts.</summary>
     [Theory, InlineData(true), InlineData(false)]
     public void RunStartsTheCommandAsTheUser(bool terminal)

@@ -1,0 +1,186 @@
+# shellcheck shell=bash
+# Real work on the devices of `ring3 boot`: a raw disk, a network with a package mirror behind it, a clone and a compile in a shared folder, a disk with systemd. Sourced by vmm.sh.
+
+# A raw image: written, flushed, read again, discarded; the host's file has what was written, and the space of what was discarded is its again.
+image=$results/vmm.raw
+rm -f "$image"
+truncate -s 64M "$image"
+boots vmm-raw 240 --cpus 2 --disk "$image,serial=raw" --exec '
+cat /sys/block/vda/serial; echo; dd if=/dev/urandom of=/tmp/a bs=1M count=20 2>/dev/null; dd if=/tmp/a of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M skip=4 count=20 2>/dev/null | cmp - /tmp/a && echo same
+dd if=/dev/vda bs=4k skip=1024 count=5120 iflag=direct 2>/dev/null | cmp - /tmp/a && echo direct
+blkdiscard -o 4194304 -l 10485760 /dev/vda && dd if=/dev/vda bs=1M skip=4 count=10 2>/dev/null | tr -d "\\000" | wc -c | sed "s/^/nonzero /"
+dd if=/tmp/a bs=1M skip=10 2>/dev/null | md5sum | cut -d" " -f1 | sed "s/^/kept /"'
+status=$?
+kept=$(dd if="$image" bs=1M skip=14 count=10 2>/dev/null | md5sum | cut -d' ' -f1)
+[ "$(sed -n 's/^kept //p' "$results/vmm-raw.log")" = "$kept" ] && [ "$(stat -c %b "$image")" -lt $((12 << 11)) ] || status=${status/#0/1}
+expect vmm-raw $status '^raw' '^same' '^direct' '^nonzero 0'
+rm -f "$image"
+
+# A host that has no room left is an I/O error of the guest, which goes on, and so does the disk when there is room again.
+if [ "$(id -u)" != 0 ] || ! mkdir -p "$results/vmm-full" || ! mount -t tmpfs -o size=24M none "$results/vmm-full" 2>"$results/vmm-full.err"; then
+    verdict vmm-disk-full 4 "cannot mount a small file system: needs root"
+else
+    truncate -s 64M "$results/vmm-full/image"
+    boots vmm-disk-full 240 --disk "$results/vmm-full/image" --exec '
+dd if=/dev/zero of=/dev/vda bs=1M count=40 conv=fsync 2>&1 | grep -o "Input/output error\|No space left on device" | head -n 1
+blkdiscard -o 0 -l 33554432 /dev/vda; dd if=/dev/urandom of=/tmp/a bs=1M count=8 2>/dev/null; dd if=/tmp/a of=/dev/vda bs=1M conv=fsync 2>/dev/null && echo 3 >/proc/sys/vm/drop_caches
+dd if=/dev/vda bs=1M count=8 2>/dev/null | cmp - /tmp/a && echo same'
+    expect vmm-disk-full $? '^Input/output error' '^same'
+    umount "$results/vmm-full"
+fi
+
+# vmm_net: a package from a mirror on the host's loopback; files from and to the host; and a server in the guest, behind a forward, that is read and written to.
+vmm_net() {
+    local folder=$results/vmm-net-files mirror served sum server machine status i
+    for tool in passt:passt curl:curl dpkg-dev:dpkg-scanpackages; do
+        install "${tool%:*}" "${tool#*:}" >"$results/vmm-net.install" 2>&1 || { verdict vmm-net 4 "$(tail -n 1 "$results/vmm-net.install")"; return; }
+    done
+    [ -x /usr/bin/python3 ] && [ -e "$virtiofsd" ] || { verdict vmm-net 4 "needs Debian's python3 and virtiofsd"; return; }
+    [ "$(id -u)" = 0 ] || { verdict vmm-net 4 "needs root: the guest installs a package"; return; }
+    rm -rf "$folder"
+    mkdir -p "$folder/mirror" "$folder/package/DEBIAN" "$folder/package/usr/bin"
+    printf 'Package: ring3-greeting\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: greets\n' >"$folder/package/DEBIAN/control"
+    printf '#!/bin/sh\necho greetings from a package\n' >"$folder/package/usr/bin/ring3-greeting"
+    chmod 755 "$folder/package/usr/bin/ring3-greeting"
+    dpkg-deb --root-owner-group -Zgzip -b "$folder/package" "$folder/mirror/ring3-greeting_1_all.deb" >"$results/vmm-net.install" 2>&1
+    (cd "$folder/mirror" && dpkg-scanpackages . >Packages 2>/dev/null)
+    head -c 16M /dev/urandom >"$folder/large"
+    echo small >"$folder/small"
+    sum=$(md5sum <"$folder/large" | cut -d' ' -f1)
+    rm -f "$results/vmm-net.in" "$results/vmm-net.port"
+    mkfifo "$results/vmm-net.in"
+    (cd "$folder" && exec /usr/bin/python3 "$guest/web.py" 127.0.0.1 0 >"$results/vmm-net.port") &
+    server=$!
+    until [ -s "$results/vmm-net.port" ] || ! kill -0 $server 2>/dev/null; do sleep 0.2; done
+    mirror=$(cat "$results/vmm-net.port")
+    served=$(/usr/bin/python3 "$guest/web.py" free)
+    exec 9<>"$results/vmm-net.in"
+    runs vmm-net --net "user,forward=$served:8000" -- sh "$guest/net.sh" "$mirror" 8000 "$folder" <&9 9>&- &
+    machine=$!
+    until grep -q '^serving' "$results/vmm-net.log" 2>/dev/null || ! kill -0 $machine 2>/dev/null; do sleep 0.5; done
+    for i in 1 2; do
+        echo "got $(curl -sS --noproxy '*' --max-time 100 "http://127.0.0.1:$served/large" 2>&1 | md5sum | cut -d' ' -f1)"
+        echo "put $(curl -sS --noproxy '*' --max-time 100 -T "$folder/large" "http://127.0.0.1:$served/large" 2>&1)"
+    done >"$results/vmm-net.forward"
+    # Its input's end is what ends the guest's command.
+    exec 9>&-
+    wait $machine
+    status=$?
+    kill $server
+    wait $server 2>/dev/null
+    cat "$results/vmm-net.forward" >>"$results/vmm-net.log"
+    [ ! -e /usr/bin/ring3-greeting ] || status=${status/#0/1}
+    expect vmm-net $status '^greetings from a package' "^fetched $sum" "^sent $sum" "^got $sum" "^put $sum"
+    rm -rf "$folder" "$results/vmm-net.in"
+}
+vmm_net
+
+# vmm_git: a clone and a compile in a shared folder.
+vmm_git() {
+    local folder=$results/vmm-git-files status
+    for tool in git:git make:make gcc:gcc; do
+        install "${tool%:*}" "${tool#*:}" >"$results/vmm-git.install" 2>&1 || { verdict vmm-git 4 "$(tail -n 1 "$results/vmm-git.install")"; return; }
+    done
+    [ -e "$virtiofsd" ] || { verdict vmm-git 4 "needs virtiofsd"; return; }
+    rm -rf "$folder"
+    mkdir -p "$folder/origin" "$folder/work"
+    (
+        cd "$folder/origin" || exit 1
+        export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+        git init -q .
+        for n in 1 2 3; do
+            printf 'int f%s(int x);\nint f%s(int x) { return x * %s; }\n' $n $n $n >f$n.c
+            head -c 200K /dev/urandom >data$n
+            git add . && git commit -qm "step $n" || exit 1
+        done
+        printf '#include <stdio.h>\nint f1(int), f2(int), f3(int);\nint main(void) { printf("product %%d\\n", f1(f2(f3(7)))); return 0; }\n' >main.c
+        printf 'all: f1.o f2.o f3.o main.o\n\t$(CC) -o $@ $^\n' >Makefile
+        git add . && git commit -qm main
+    ) >"$results/vmm-git.install" 2>&1
+    runs vmm-git --rw "$folder/work" -- sh -c "cd '$folder/work' && git -c safe.directory='*' clone -q '$folder/origin' clone && cd clone && make -s -j2 CC=gcc TMPDIR=/tmp && ./all && git -c safe.directory='*' status --porcelain | wc -l | sed 's/^/new /' &&
+        git -c safe.directory='*' fsck --strict && echo sound" </dev/null
+    status=$?
+    # What the host finds is what the guest has made.
+    [ "$("$folder/work/clone/all" 2>&1)" = 'product 42' ] && cmp -s "$folder/origin/data3" "$folder/work/clone/data3" || status=${status/#0/1}
+    expect vmm-git $status '^product 42' '^new 5' '^sound'
+    rm -rf "$folder"
+}
+vmm_git
+
+# debian_image FILE: a disk with Debian of this release and systemd, whose root has no password; made once, by root, from the mirror that this machine's apt uses.
+debian_image() {
+    local mirror suite tree=$1.tree
+    [ ! -e "$1" ] || return 0
+    [ "$(id -u)" = 0 ] || { echo "needs root to make a Debian root" >&2; return 1; }
+    install mmdebstrap mmdebstrap && install e2fsprogs mke2fs || return 1
+    # shellcheck disable=SC1091
+    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    # shellcheck disable=SC2016 # apt's variable
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep '/debian/$' | head -n 1)
+    rm -rf "$tree"
+    # shellcheck disable=SC2016 # mmdebstrap's parameter
+    mmdebstrap --quiet --variant=minbase --include=systemd-sysv,udev --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --customize-hook='chroot "$1" passwd -qd root' --customize-hook='echo disk >"$1/etc/hostname"' "$suite" "$tree" "${mirror:-http://deb.debian.org/debian/}" >&2 || { echo "mmdebstrap makes no root here" >&2; return 1; }
+    mke2fs -q -t ext4 -d "$tree" "$1.new" 600M >&2 && mv "$1.new" "$1"
+    rm -rf "$tree"
+}
+
+# session NAME LIMIT_S ARGS...: boots with a console; sets machine. session_wait PATTERN: until the console has a line like it, or the machine has ended.
+session() {
+    local name=$1 limit=$2; shift 2
+    session_log=$results/$name.log
+    rm -f "$results/$name.in"
+    mkfifo "$results/$name.in"
+    exec 8<>"$results/$name.in"
+    : >"$session_log"
+    timeout -k 5 "$limit" "$root/ring3" boot "$@" <&8 8>&- >"$session_log" 2>"$results/$name.err" &
+    machine=$!
+}
+session_wait() {
+    until grep -qaE -- "$1" <(tr '\r\033' '\n\n' <"$session_log"); do
+        kill -0 "$machine" 2>/dev/null || return 1
+        sleep 0.3
+    done
+}
+
+# vmm_root: a disk with systemd boots to its login. What was synced is there when ring3 was killed, and the file system sound; it shuts down cleanly.
+vmm_root() {
+    local base=$root/artifacts/test-debian.img disk=$results/vmm-root.img machine session_log status options=(--cpus 2 --append 'quiet root=/dev/vda')
+    if ! debian_image "$base" 2>"$results/vmm-root.install"; then
+        verdict vmm-root 4 "$(tail -n 1 "$results/vmm-root.install")"
+        return
+    fi
+    cp --sparse=always "$base" "$disk"
+
+    session vmm-root-killed 400 "${options[@]}" --disk "$disk"
+    session_wait 'login: $' && echo root >&8 && session_wait 'root@disk:~# $' &&
+        echo 'head -c 3000000 /dev/urandom >kept; md5sum <kept >sum; sync; echo syn''ced; while :; do head -c 100000 /dev/urandom >>lost; done' >&8 && session_wait '^synced'
+    status=$?
+    # timeout's child is the machine: it has no moment to do anything in.
+    kill -KILL "$(pgrep -P "$machine" | head -n 1)"
+    wait "$machine" 2>/dev/null
+    exec 8>&-
+    [ $status -eq 0 ] && e2fsck -fp "$disk" >"$results/vmm-root.fsck" 2>&1
+    status=$?
+    # 1: what the journal had was done.
+    [ $status -le 1 ] && e2fsck -fn "$disk" >>"$results/vmm-root.fsck" 2>&1
+    verdict vmm-root-killed $? "login, or fsck with status $status; $(tail -n 2 "$results/vmm-root-killed.log" "$results/vmm-root-killed.err" "$results/vmm-root.fsck" | tr '\n\r' '| ')"
+
+    session vmm-root 400 "${options[@]}" --disk "$disk"
+    session_wait 'login: $' && echo root >&8 && session_wait 'root@disk:~# $' &&
+        echo 'md5sum <kept | cmp - sum && echo sa''me; systemctl is-system-running --wait; cat /proc/1/comm; systemctl poweroff' >&8
+    wait "$machine"
+    status=$?
+    exec 8>&-
+    # The shell's escapes stand before what it prints.
+    tr '\r\033' '\n\n' <"$results/vmm-root.log" >"$results/vmm-root.txt" && mv "$results/vmm-root.txt" "$results/vmm-root.log"
+    e2fsck -fn "$disk" >"$results/vmm-root.fsck" 2>&1 || status=${status/#0/1}
+    expect vmm-root $status '^same' 'running$' '^systemd'
+
+    # What is no root says so, and the default guest's shell is there.
+    printf 'echo still "here"\n' | timeout -k 5 240 "$root/ring3" boot --append 'quiet root=/dev/vdb rootdelay=1' --disk "$disk,ro" >"$results/vmm-root-none.log" 2>"$results/vmm-root-none.err"
+    expect vmm-root-none $? '^ring3: cannot mount root=/dev/vdb' '^still here'
+    rm -f "$disk" "$results"/vmm-root*.in
+}
+vmm_root
