@@ -154,3 +154,6 @@ blkdiscard -o 4194304 -l 1048576 /dev/vda && dd if=/dev/vda bs=1M skip=4 count=1
     refused vmm-qcow2-format 64 'knows format=raw' boot --disk "$image,format=none" --exec true
     rm -f "$image"
 fi
+
+# shellcheck source=/dev/null
+. "$root/tests/suites/vmm-snapshots.sh"
