@@ -158,7 +158,8 @@ internal static class BootCommand
         var command = new Command("boot", "Boot a kernel; without options, Debian's cloud kernel of this release and a busybox shell. Ctrl-] quits.")
         {
             s_kernel, s_initrd, s_append, s_cpus, s_cpu, s_engine, s_memory, s_serial, s_noAcpi, s_seed, s_exec, s_protocol, s_xen, s_xenFifo,
-            s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_snapshot, s_snapshotAt, s_cold, s_heatmap, s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
+            s_disk, s_share, s_net, s_vsock, s_resident, s_residentDir, s_snapshot, s_snapshotAt, s_cold, s_heatmap,
+            s_zap, s_zapShare, s_trace, s_check, s_stats, s_verbose,
         };
         command.SetAction(r => BootSession.Run(Checked(Options(r))));
         return command;

@@ -24,7 +24,10 @@ internal static class RestoreCommand
                 throw new BootException(ExitStatus.Usage, $"{path}: nobody waits for a command in it (ring3 boot --snapshot FILE --snapshot-at ready)");
             if (r.GetValue(s_verify))
                 file.Verify();
-            var options = new BootOptions { Exec = exec, Streams = BootCommand.Streams(exec), Stats = r.GetValue(BootCommand.s_stats), Messages = Console.Error };
+            var options = new BootOptions
+            {
+                Exec = exec, Streams = BootCommand.Streams(exec), Stats = r.GetValue(BootCommand.s_stats), Messages = Console.Error,
+            };
             return BootSession.Run(file.Apply(options), file, null);
         });
         return command;
