@@ -29,7 +29,7 @@ internal static class DoctorCommand
     private static int Run()
     {
         Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), Confinement(), CommandLine(), Library(NativeFiles.Interposer),
-            Library(NativeFiles.Core), Launcher(), .. (Finding[])(NativeFiles.Installed ? [] : [Compiler()]), Preload(), SelfTest()];
+            Library(NativeFiles.Core), Launcher(), .. (Finding[])(NativeFiles.Installed ? [] : [Compiler()]), Preload(), WarmStarts(), SelfTest()];
         int width = findings.Max(f => f.What.Length);
         foreach (Finding f in findings)
         {
@@ -123,6 +123,17 @@ internal static class DoctorCommand
     /// <summary>The system drops LD_PRELOAD, which puts libring3.so in front, where a program has more rights than its caller.</summary>
     private static Finding Preload() =>
         new("sudo", Verdict.Fine, "drops LD_PRELOAD, as every set-uid program does: run 'sudo ring3 exec PROGRAM', not 'ring3 exec sudo PROGRAM'");
+
+    /// <summary>What ring3 boot --exec and ring3 run keep.</summary>
+    private static Finding WarmStarts()
+    {
+        string directory = WarmStart.DirectoryOf(new GuestCache(_ => { }));
+        (int count, long bytes) = WarmStart.Kept(directory);
+        const string name = "warm start";
+        string bounds = $"at most {WarmStart.MaxSnapshots} and {WarmStart.MaxBytes >> 20} MiB";
+        return count == 0 ? new(name, Verdict.Fine, $"no snapshots in {directory} ({bounds}); ring3 boot --exec and ring3 run keep one for the next time")
+            : new(name, Verdict.Good, $"{count} snapshots, {bytes >> 20} MiB, in {directory} ({bounds})");
+    }
 
     private static Finding Compiler()
     {

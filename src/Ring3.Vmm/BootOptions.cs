@@ -26,7 +26,7 @@ public sealed record BootOptions
     /// <summary>Makes random numbers that the machine gives the guest repeatable.</summary>
     public ulong? Seed { get; init; }
     public string? Exec { get; init; }
-    /// <summary>The default guest waits for what it is to do until it is sent there (<see cref="CommandStreams.Script"/>): before that it can be copied.</summary>
+    /// <summary>The default guest waits for what it is to do, which it is sent (<see cref="CommandStreams.Script"/>): before that it can be copied.</summary>
     public bool WaitsForScript { get; init; }
     /// <summary>Where a snapshot goes that the user asks for; null: nowhere.</summary>
     public string? SnapshotFile { get; init; }

@@ -161,3 +161,5 @@ fi
 . "$root/tests/vmm/control.sh"
 # shellcheck source=/dev/null
 . "$root/tests/suites/vmm-devices.sh"
+# shellcheck source=/dev/null
+. "$root/tests/suites/vmm-snapshots.sh"

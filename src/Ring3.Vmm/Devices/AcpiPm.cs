@@ -4,7 +4,8 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// ACPI fixed hardware: PM1 event and control blocks, the 3.579545 MHz PM timer, and a GPE block with one event: the machine is another one than before. Writing SLP_EN with the S5 type powers off.
+/// ACPI fixed hardware: PM1 event and control blocks, the 3.579545 MHz PM timer, and a GPE block with one event: the machine is another one than
+/// before. Writing SLP_EN with the S5 type powers off.
 /// SPEC: ACPI 6.4, "ACPI Hardware Specification".
 /// </summary>
 public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDevice

@@ -36,7 +36,8 @@ internal static class Aml
     public static byte[] Method(string name, params byte[][] terms) => [0x14, .. Packaged([.. Path(name), 0, .. terms.SelectMany(t => t)])];
 
     /// <summary>Tells the operating system something about a device; its path has two segments.</summary>
-    public static byte[] Notify(string path, byte value) => [0x86, (byte)'\\', 0x2e, .. Encoding.ASCII.GetBytes(path.Trim('\\').Replace(".", "")), .. Integer(value)];
+    public static byte[] Notify(string path, byte value) =>
+        [0x86, (byte)'\\', 0x2e, .. Encoding.ASCII.GetBytes(path.Trim('\\').Replace(".", "")), .. Integer(value)];
 
     public static byte[] Package(params byte[][] elements) => elements.Length <= 255
         ? [0x12, .. Packaged([(byte)elements.Length, .. elements.SelectMany(e => e)])]

@@ -87,6 +87,7 @@ internal static class ReseedProgram
         var octal = new System.Text.StringBuilder();
         foreach (byte b in seed)
             octal.Append('\\').Append(Convert.ToString(b, 8).PadLeft(3, '0'));
-        return $"printf '{octal}' | {Path} || {{ echo 'ring3: this clone has no random numbers of its own' >$err; echo 'exit 126' >$status; $b sleep 1000000; }}\n";
+        const string Refuse = "{ echo 'ring3: this clone has no random numbers of its own' >$err; echo 'exit 126' >$status; $b sleep 1000000; }";
+        return $"printf '{octal}' | {Path} || {Refuse}\n";
     }
 }

@@ -6,7 +6,7 @@ using Ring3.Kvm;
 
 namespace Ring3.Vmm;
 
-/// <summary>A vCPU in a snapshot: what KVM's clients save of one, in the order in which they give it back. The vCPU does not run, and owes no exit an answer.</summary>
+/// <summary>A vCPU in a snapshot: what KVM's clients save of one, in the order of giving it back. It does not run, and owes no exit an answer.</summary>
 internal static class ProcessorState
 {
     /// <summary>CPUID and the TSC's frequency, before anything else and before the VM's other vCPUs.</summary>

@@ -8,9 +8,9 @@ namespace Ring3.Vmm;
 internal readonly record struct MemoryExtent(ulong Offset, ulong Bytes, uint Sum);
 
 /// <summary>
-/// A snapshot's file: a header, the machine's state, and the pieces of guest memory that are not zero, one after the other, from the next page on. The state has
-/// a checksum, and so has each piece; the file's size follows from both. Files are written under another name and renamed, and never changed: clones have them
-/// mapped.
+/// A snapshot's file: a header, the machine's state, and the pieces of guest memory that are not zero, one after the other, from the next page on. The state
+/// has a checksum, and so has each piece; the file's size follows from both. Files are written under another name and renamed, and never changed: clones have
+/// them mapped.
 /// </summary>
 public sealed class SnapshotFile : IDisposable
 {

@@ -25,7 +25,7 @@ public sealed class WarmStart
         return (files.Length, files.Sum(f => f.Length));
     }
 
-    /// <summary>The cache for a machine with these options, or null: they have something that a snapshot cannot have, or that shows how the guest starts.</summary>
+    /// <summary>The cache for a machine with these options, or null: they have what a snapshot cannot have, or show how the guest starts.</summary>
     public static WarmStart? For(BootOptions options, GuestCache cache)
     {
         bool plain = options.HasCommand && !options.Cold && options.SnapshotFile is null && options is { Kernel: null, Initrd.Count: 0, Acpi: true }

@@ -1,0 +1,109 @@
+# shellcheck shell=bash
+# Snapshots, clones and warm starts of ring3 boot and ring3 run. Sourced by vmm.sh, after its functions.
+
+snapshot=$results/vmm-guest.snapshot
+clone_dir=$results/vmm-clones
+rm -rf "$snapshot" "$clone_dir" "$results/vmm-cache"
+mkdir -p "$clone_dir"
+
+# clone NAME ARGS...: restores the snapshot.
+clone() {
+    local name=$1; shift
+    timeout -k 5 240 "$root/ring3" restore "$snapshot" "$@" >"$results/$name.log" 2>"$results/$name.err" </dev/null
+}
+
+timeout -k 5 240 "$root/ring3" boot --cpus 2 --snapshot "$snapshot" --snapshot-at ready >"$results/vmm-snapshot.log" 2>"$results/vmm-snapshot.err" </dev/null
+status=$?
+[ $status -eq 0 ] && [ -s "$snapshot" ] && [ "$(stat -c %a "$snapshot")" = 600 ]
+verdict vmm-snapshot $? "status $status; $(head -n 2 "$results/vmm-snapshot.err" | tr '\n' '|')"
+
+# Both processors go on, the date is the host's, and what is random differs.
+before=$(date +%s)
+# shellcheck disable=SC2016
+clone vmm-clone-1 --exec 'date +%s; nproc; od -An -tx1 -N16 /dev/urandom; sleep 1; date +%s; for c in 0 1; do taskset $((c+1)) sh -c "echo on \$0" $c; done; exit 7'
+status=$?
+clone vmm-clone-2 --exec 'date +%s; nproc; od -An -tx1 -N16 /dev/urandom' || status=1
+after=$(date +%s)
+said=$(sed -n 1p "$results/vmm-clone-1.log")
+[ $status -eq 7 ] && [ "${said:-0}" -ge "$before" ] && [ "$said" -le "$after" ] && [ "$(sed -n 4p "$results/vmm-clone-1.log")" -gt "$said" ] &&
+    [ "$(sed -n 2p "$results/vmm-clone-1.log")" = 2 ] && grep -q '^on 1' "$results/vmm-clone-1.log"
+verdict vmm-clone $? "status $status; between $before and $after: $(head -n 4 "$results/vmm-clone-1.log" "$results/vmm-clone-1.err" | tr '\n' '|')"
+[ "$(sed -n 3p "$results/vmm-clone-1.log" | wc -w)" -eq 16 ] && [ "$(sed -n 3p "$results/vmm-clone-1.log")" != "$(sed -n 3p "$results/vmm-clone-2.log")" ]
+verdict vmm-clone-random $? "$(sed -n 3p "$results/vmm-clone-1.log"), $(sed -n 3p "$results/vmm-clone-2.log")"
+
+# Fifty at once: each answers, with the right date and numbers of its own. What they hold for themselves is printed.
+clones=50 pids=()
+mkfifo "$clone_dir/hold"
+exec 7<>"$clone_dir/hold"
+before=$(date +%s)
+for i in $(seq $clones); do
+    timeout -k 5 400 "$root/ring3" restore "$snapshot" --exec 'date +%s; od -An -tx1 -N16 /dev/urandom; cat' <"$clone_dir/hold" 7>&- >"$clone_dir/$i" 2>&1 &
+    pids+=($!)
+done
+for i in $(seq $clones); do
+    until [ "$(wc -l <"$clone_dir/$i")" -ge 2 ] || ! kill -0 "${pids[i - 1]}" 2>/dev/null; do sleep 0.2; done
+done
+after=$(date +%s)
+private=$(for pid in "${pids[@]}"; do for child in $(pgrep -P "$pid"); do awk '/^Private_/ { sum += $2 } END { print sum }' "/proc/$child/smaps_rollup"; done; done 2>/dev/null | awk '{ sum += $1 } END { printf "%d", sum / 1024 }')
+kill "${pids[@]}"
+wait "${pids[@]}"
+exec 7>&-
+right=$(awk -v a="$before" -v b="$after" 'FNR == 1 && $1 >= a && $1 <= b { n++ } END { print n + 0 }' $(seq -f "$clone_dir/%.0f" $clones))
+numbers=$(for i in $(seq $clones); do sed -n 2p "$clone_dir/$i"; done | sort -u | wc -l)
+echo "vmm-clones: $clones clones hold $private MiB for themselves"
+[ "$right" -eq $clones ] && [ "$numbers" -eq $clones ]
+verdict vmm-clones $? "$right of $clones with the right date, $numbers different numbers; $(head -n 1 "$clone_dir/1")"
+
+# Files that are none, or no more, what they were.
+size=$(stat -c %s "$snapshot")
+for at in 9 40 700 20000; do
+    cp "$snapshot" "$clone_dir/bad"
+    byte=$(od -An -tu1 -j $at -N1 "$clone_dir/bad")
+    # shellcheck disable=SC2059
+    printf "\\$(printf %o $((byte ^ 16)))" | dd of="$clone_dir/bad" bs=1 seek=$at conv=notrunc 2>/dev/null
+    refused "vmm-clone-flipped-$at" 65 'snapshot' restore "$clone_dir/bad" --exec true
+done
+cp "$snapshot" "$clone_dir/bad"
+printf 'X' | dd of="$clone_dir/bad" bs=1 seek=$((size - 3)) conv=notrunc 2>/dev/null
+refused vmm-clone-verify 65 'memory has a wrong checksum' restore "$clone_dir/bad" --verify --exec true
+truncate -s $((size - 4096)) "$clone_dir/bad"
+refused vmm-clone-cut 65 'should have' restore "$clone_dir/bad" --exec true
+refused vmm-clone-none 66 'no such file' restore "$clone_dir/none"
+refused vmm-clone-other 65 'is not a snapshot' restore "$root/README.md"
+refused vmm-snapshot-disk 64 'not possible with --disk' boot --disk "$root/README.md" --snapshot "$clone_dir/none"
+refused vmm-snapshot-place 64 'needs --snapshot' boot --snapshot-at ready
+rm -rf "$clone_dir" "$snapshot"
+
+# A console's text says when; nobody waits for a command there, and the guest goes on.
+# shellcheck disable=SC2016
+printf 'i=0; echo is-re"ady"; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo counted $i; poweroff -f\n' >"$results/vmm-snapshot-text.in"
+timeout -k 5 240 "$root/ring3" boot --snapshot "$snapshot" --snapshot-at is-ready <"$results/vmm-snapshot-text.in" >"$results/vmm-snapshot-text.log" 2>&1
+status=$?
+clone vmm-clone-text
+[ $? -eq 0 ] && [ $status -eq 0 ] && grep -q 'counted 100000' "$results/vmm-clone-text.log" && ! grep -q counted "$results/vmm-snapshot-text.log"
+verdict vmm-snapshot-text $? "status $status; $(tail -n 2 "$results/vmm-clone-text.log" "$results/vmm-clone-text.err" | tr '\n' '|')"
+refused vmm-clone-no-command 64 'nobody waits for a command' restore "$snapshot" --exec true
+rm -f "$snapshot"
+
+# Warm start: the second time from the cache, another option makes another snapshot, and --cold none. The cache has its own files for everything else.
+cache=$results/vmm-cache
+mkdir -p "$cache"
+cp -a "${XDG_CACHE_HOME:-$HOME/.cache}/ring3" "$cache/ring3" 2>/dev/null
+rm -rf "$cache/ring3/warm"
+kept() { find "$cache/ring3/warm" -name '*.snapshot' 2>/dev/null | wc -l; }
+# warm NAME ARGS...: boots with that cache. The kernel says at which address it is, which each boot chooses anew.
+warm() {
+    local name=$1; shift
+    XDG_CACHE_HOME=$cache timeout -k 5 240 "$root/ring3" boot "$@" --exec 'echo here; grep -m 1 " _text$" /proc/kallsyms; exit 5' >"$results/$name.log" 2>"$results/$name.err" </dev/null
+    [ $? -eq 5 ] && grep -q '^here' "$results/$name.log"
+}
+warm vmm-warm-1 --cold && [ "$(kept)" -eq 0 ] && warm vmm-warm-2 && [ "$(kept)" -eq 1 ] && warm vmm-warm-3 && [ "$(kept)" -eq 1 ] && cmp -s "$results/vmm-warm-2.log" "$results/vmm-warm-3.log" && warm vmm-warm-4 --cpus 1 && [ "$(kept)" -eq 2 ] &&
+    warm vmm-warm-5 --append quiet && [ "$(kept)" -eq 3 ]
+verdict vmm-warm $? "$(kept) kept; $(tail -n 2 "$results"/vmm-warm-?.log | tr '\n' '|')"
+
+# A snapshot that is damaged is made anew, and so is one of a kernel that has changed.
+first=$(find "$cache/ring3/warm" -name '*.snapshot' -printf '%T@ %p\n' | sort -g | cut -d' ' -f2 | head -n 1)
+printf 'X' | dd of="$first" bs=1 seek=100 conv=notrunc 2>/dev/null
+warm vmm-warm-6 && warm vmm-warm-7 && [ "$(kept)" -eq 3 ] && touch "$cache/ring3/linux-cloud-amd64/vmlinuz" && warm vmm-warm-8 && [ "$(kept)" -eq 4 ]
+verdict vmm-warm-anew $? "$(kept) kept; $(tail -n 2 "$results"/vmm-warm-[678].log | tr '\n' '|')"
+rm -rf "$cache"
