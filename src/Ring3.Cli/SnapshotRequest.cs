@@ -62,6 +62,8 @@ internal sealed class SnapshotRequest(Machine machine, BootOptions options, Warm
     private void MakeAndEnd()
     {
         int status = ExitStatus.Ok;
+        // The guest does not go on behind its snapshot.
+        _ = machine.Pause();
         try { machine.Snapshot(options.SnapshotFile!); }
         catch (BootException e)
         {
