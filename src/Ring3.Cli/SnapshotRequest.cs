@@ -72,6 +72,8 @@ internal sealed class SnapshotRequest(Machine machine, BootOptions options, Snap
     private void MakeAndEnd()
     {
         int status = ExitStatus.Ok;
+        // The guest does not go on behind its snapshot.
+        _ = machine.Pause();
         try { machine.Snapshot(place!); }
         catch (BootException e)
         {

@@ -91,7 +91,8 @@ public sealed class SnapshotFile : IDisposable
         var header = new byte[HeaderBytes];
         if (RandomAccess.Read(file, header, 0) != HeaderBytes || !header.AsSpan(0, Magic.Length).SequenceEqual(Magic))
             throw BootException.BadImage($"{path}: is not a snapshot of ring3");
-        if (BinaryPrimitives.ReadUInt32LittleEndian(header.AsSpan(HeaderSumAt)) != Crc32C.Of(header.AsSpan(0, HeaderSumAt)))
+        if (BinaryPrimitives.ReadUInt32LittleEndian(header.AsSpan(HeaderSumAt)) != Crc32C.Of(header.AsSpan(0, HeaderSumAt))
+            || header.AsSpan(HeaderSumAt + sizeof(uint)).ContainsAnyExcept((byte)0))
             throw new InvalidDataException("its header has a wrong checksum");
         if (BinaryPrimitives.ReadUInt32LittleEndian(header.AsSpan(Magic.Length)) != Format)
             throw BootException.BadImage($"{path}: cannot restore the snapshot: it was made by another version of ring3");

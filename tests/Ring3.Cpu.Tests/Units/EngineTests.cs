@@ -5,7 +5,7 @@ using static Iced.Intel.AssemblerRegisters;
 
 namespace Ring3.Cpu.Tests.Units;
 
-/// <summary>The two engines alone: the translator's builder over decoded blocks, and the interpreter's loop over a TLB that the test has filled.</summary>
+/// <summary>The two engines alone: the translator's builder over decoded blocks, and the interpreter's loop over handlers of the test's.</summary>
 /// <remarks>SAFETY: blocks lie in the bench's cache, guest code and data in its memory.</remarks>
 public sealed unsafe class EngineTests
 {
@@ -109,49 +109,66 @@ public sealed unsafe class EngineTests
         Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
     }
 
-    [Fact]
-    public void Interpreter_ExecutesABlockOverAnyTlb()
+    private const int Ops = 4;
+
+    private static OpResult Counts(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        c->Gpr[0]++;
+        return OpResult.Next;
+    }
+
+    /// <summary>As if the instruction had overwritten its block.</summary>
+    private static OpResult Overwrites(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        Interpreter.BlockOf(op)->Stale = 1;
+        return OpResult.Next;
+    }
+
+    private static OpResult Faults(LogicalProcessor p, CpuState* c, Op* op) => OpResult.Fault;
+
+    private static OpResult Exits(LogicalProcessor p, CpuState* c, Op* op)
+    {
+        c->Rip = Code + Ops;
+        return OpResult.RetiredExit;
+    }
+
+    /// <summary>The loop calls the handlers of a block in their order, and counts what has retired; the handlers are the test's.</summary>
+    [Theory]
+    [InlineData(0, "RetiredExit", 3, Code + Ops, 4)]
+    [InlineData(1, "Stale", 2, Code + 3, 3)]
+    [InlineData(2, "Fault", 2, Code + 2, 2)]
+    public void Interpreter_CallsTheHandlersOfABlock(int what, string exit, int counted, int rip, int retired)
     {
         using UnitBench b = new();
         PagingUnit paging = b.Paging();
         CodeFetch fetch = new(b.State, paging, b.Blocks, ProcessorModel.Host);
         b.Blocks.Join(fetch);
-        nuint bytes = Tlb.Level1Entries * (nuint)sizeof(TlbEntry);
-        TlbEntry* level1 = (TlbEntry*)HostMemory.Map(bytes);
         GuestAccess access = new(paging, ProcessorModel.Host);
-        Interpreter interpreter = new(null!, fetch, level1, access, new MemoryGuard());
+        Interpreter interpreter = new(null!, fetch, access, new MemoryGuard());
         Put(b, 64, a =>
         {
-            Label end = a.CreateLabel();
-            a.mov(rax, __qword_ptr[rbx]);
-            a.add(rax, rcx);
-            a.mov(__qword_ptr[rbx + 8], rax);
-            a.jmp(end);
             a.nop();
-            a.Label(ref end);
+            a.nop();
+            a.nop();
             a.hlt();
         });
         Block* block = Decode(b, Code, BlockMode.Code64);
         // The translator is not there to be asked.
         block->Heat = int.MaxValue;
+        Op* op = Block.FirstOp(block);
+        for (int i = 0; i < Ops - 1; i++)
+            op[i].Handler = &Counts;
+        op[Ops - 1].Handler = &Exits;
+        if (what == 1)
+            op[2].Handler = &Overwrites;
+        if (what == 2)
+            op[2].Handler = &Faults;
         CpuState* c = b.State;
-        // One page of data, at an address that no page table of the guest knows.
-        const ulong data = 0x7654_3000;
-        byte* page = b.Memory + 0x5000;
-        (c->BlockMode, c->TlbContext) = (BlockMode.Code64, 5);
-        *(level1 + Tlb.Index(data)) = new TlbEntry
-        {
-            TagRead = data | c->TlbContext, TagWrite = data | c->TlbContext, Addend = (long)page - (long)data, CodeBits = b.Blocks.CodeMap.BitsFor(page),
-        };
-        *(ulong*)(page + 0x10) = 0x1_0000_0001;
-        (c->Rip, c->BlockRip, c->TimerLook) = (Code, Code, ulong.MaxValue);
-        (c->Gpr[1], c->Gpr[3]) = (41, data + 0x10);
-        Assert.Equal(LoopExit.Lookup, interpreter.LoopGuarded(c, block));
-        Assert.Equal((0x1_0000_002aUL, 0x1_0000_002aUL), (c->Gpr[0], *(ulong*)(page + 0x18)));
-        Assert.Equal((Code + (ulong)block->Bytes + 1, 4UL), (c->Rip, c->InstructionsRetired));
+        (c->BlockMode, c->Rip, c->BlockRip, c->TimerLook) = (BlockMode.Code64, Code, Code, ulong.MaxValue);
+        Assert.Equal(exit, $"{interpreter.LoopGuarded(c, block)}");
+        Assert.Equal(((ulong)counted, (ulong)rip, (ulong)retired), (c->Gpr[0], c->Rip, c->InstructionsRetired));
         access.Free();
         fetch.Free();
         paging.Free();
-        HostMemory.Unmap(level1, bytes);
     }
 }
