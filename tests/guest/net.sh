@@ -15,6 +15,8 @@ echo "fetched $(curl -sS --noproxy '*' "http://$gateway:$1/large" | md5sum | cut
 echo "sent $(curl -sS --noproxy '*' -T "$3/large" "http://$gateway:$1/large")"
 cd "$3"
 /usr/bin/python3 "$(dirname "$0")/web.py" 0.0.0.0 "$2" >/tmp/port &
+server=$!
 curl -sS --noproxy '*' --retry 100 --retry-connrefused --retry-delay 1 -o /dev/null "http://127.0.0.1:$2/small"
 echo serving
 cat >/dev/null
+kill $server

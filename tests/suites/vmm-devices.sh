@@ -45,7 +45,7 @@ vmm_net() {
     chmod 755 "$folder/package/usr/bin/ring3-greeting"
     dpkg-deb --root-owner-group -Zgzip -b "$folder/package" "$folder/mirror/ring3-greeting_1_all.deb" >"$results/vmm-net.install" 2>&1
     (cd "$folder/mirror" && dpkg-scanpackages . >Packages 2>/dev/null)
-    head -c 16M /dev/urandom >"$folder/large"
+    head -c 8M /dev/urandom >"$folder/large"
     echo small >"$folder/small"
     sum=$(md5sum <"$folder/large" | cut -d' ' -f1)
     rm -f "$results/vmm-net.in" "$results/vmm-net.port"
@@ -55,9 +55,9 @@ vmm_net() {
     until [ -s "$results/vmm-net.port" ] || ! kill -0 $server 2>/dev/null; do sleep 0.2; done
     mirror=$(cat "$results/vmm-net.port")
     served=$(/usr/bin/python3 "$guest/web.py" free)
-    exec 9<>"$results/vmm-net.in"
-    runs vmm-net --net "user,forward=$served:8000" -- sh "$guest/net.sh" "$mirror" 8000 "$folder" <&9 9>&- &
+    runs vmm-net --net "user,forward=$served:8000" -- sh "$guest/net.sh" "$mirror" 8000 "$folder" <"$results/vmm-net.in" &
     machine=$!
+    exec 9>"$results/vmm-net.in"
     until grep -q '^serving' "$results/vmm-net.log" 2>/dev/null || ! kill -0 $machine 2>/dev/null; do sleep 0.5; done
     for i in 1 2; do
         echo "got $(curl -sS --noproxy '*' --max-time 100 "http://127.0.0.1:$served/large" 2>&1 | md5sum | cut -d' ' -f1)"
