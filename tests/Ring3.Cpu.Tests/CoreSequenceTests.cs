@@ -99,13 +99,14 @@ public sealed unsafe class CoreSequenceTests
             a.test(d, d);
     }
 
-    private static void Emit32(Assembler a, Random r)
+    private static void Emit32(Assembler a, Random r, bool defined)
     {
         AssemblerRegister32 d = Pick(r, s_p32), s = Pick(r, s_p32);
         AssemblerMemoryOperand m32 = __dword_ptr[esi + r.Next(16) * 4];
         int imm = r.Next(-200, 200);
         byte count = (byte)r.Next(1, 32);
-        switch (r.Next(24))
+        int choice = r.Next(24);
+        switch (choice)
         {
             case 0: a.add(d, s); break;
             case 1: a.sub(d, imm); break;
@@ -132,6 +133,9 @@ public sealed unsafe class CoreSequenceTests
             case 22: a.neg(d); break;
             default: a.mov(d, imm); break;
         }
+        // Shifts and multiplications.
+        if (defined && choice is 9 or 10 or 20)
+            a.test(d, d);
     }
 
     private static void Branch(Assembler a, Random r, Label to)
@@ -169,7 +173,7 @@ public sealed unsafe class CoreSequenceTests
                     if (bits == 64)
                         Emit64(a, r, defined);
                     else
-                        Emit32(a, r);
+                        Emit32(a, r, defined);
                 Branch(a, r, labels[r.Next(i, labels.Length)]);
                 a.Label(ref labels[i]);
                 a.nop();
