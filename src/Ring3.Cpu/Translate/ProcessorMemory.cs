@@ -19,7 +19,6 @@ internal struct TranslatedJump
 internal static unsafe class ProcessorMemory
 {
     public const int JumpEntries = 8192, JumpShift = 5;
-    public const uint JumpFactor = 0x9e37_79b1;
 
     /// <summary>Bytes between the state and the TLB, and between the TLB and the jumps.</summary>
     public static int StateBytes => Pages(sizeof(CpuState));
@@ -28,9 +27,9 @@ internal static unsafe class ProcessorMemory
     private static nuint Bytes => (nuint)(StateBytes + TlbBytes + JumpEntries * sizeof(TranslatedJump));
 
     /// <summary>Index of the entry for a target in the context that the salt stands for. Emitted code computes the same.</summary>
-    public static uint JumpIndex(ulong target, ulong salt) => ((uint)target * JumpFactor ^ (uint)salt) >> JumpShift & (JumpEntries - 1);
+    public static uint JumpIndex(ulong target, ulong salt) => (uint)(target ^ target >> 13 ^ salt) & (JumpEntries - 1);
 
-    public static ulong JumpSalt(ulong context) => (uint)context * JumpFactor;
+    public static ulong JumpSalt(ulong context) => (uint)context * 0x9e37_79b1u >> 16;
 
     public static CpuState* Map() => (CpuState*)HostMemory.Map(Bytes);
 

@@ -24,7 +24,7 @@ internal sealed unsafe partial class RegionBuilder
             EmitNarrow(t);
     }
 
-    /// <summary>The checks before a trace that is entered from outside the region. The trace follows.</summary>
+    /// <summary>The checks before a trace that is entered from outside the region.</summary>
     private void EmitEntry(Trace t)
     {
         t.Entry = _a.Position;
@@ -41,6 +41,7 @@ internal sealed unsafe partial class RegionBuilder
             _stubs.Add((_a.Jump(Below), verify));
         }
         Poll(AddSite(site));
+        _a.Bind(_a.Jump(), t.Body);
     }
 
     private static readonly int s_staleOffset = FieldOffset(true), s_verifiedOffset = FieldOffset(false);
@@ -120,11 +121,12 @@ internal sealed unsafe partial class RegionBuilder
     {
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
         EndShadow();
-        // ProcessorMemory.JumpIndex.
-        Register index = HostRegisters.Sized(Index, 4);
-        _a.Add(Instruction.Create(Code.Imul_r32_rm32_imm32, index, HostRegisters.Sized(Target, 4), ProcessorMemory.JumpFactor));
+        _a.Store(StateLayout.Rip, Target);
+        _a.RotateRight(Index, Target, 13);
+        _a.OnRegisters(HostOperation.Xor, Index, Target);
         _a.WithState(HostOperation.Xor, Index, StateLayout.JumpSalt);
-        _a.And32(Index, (ProcessorMemory.JumpEntries - 1) << ProcessorMemory.JumpShift);
+        _a.And32(Index, ProcessorMemory.JumpEntries - 1);
+        _a.Add(Instruction.Create(Code.Shl_rm32_imm8, HostRegisters.Sized(Index, 4), ProcessorMemory.JumpShift));
         int miss = AddSite(site);
         _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Target, JumpField(Index, 0)));
         _stubs.Add((_a.Jump(NotEqual), miss));

@@ -128,36 +128,21 @@ internal sealed unsafe partial class RegionBuilder
     /// </summary>
     private void EmitCodeCheck(Trace t, int i, int size, int leaveFor)
     {
-        _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
-        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        const Register Address = HostRegisters.Address, Bits = HostRegisters.Entry, Granule = HostRegisters.Spare;
+        _a.WithEntry(HostOperation.Move, Bits, CodeBitsOffset);
+        _a.LoadFrom(Bits, Bits);
+        _a.RotateRight(Granule, Address, 6);
+        _a.TestBit(Bits, Granule);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i);
         site.Size = (byte)size;
         site.PageOffset = leaveFor;
         site.Uncount--;
         int number = AddSite(site);
-        int jump = _a.Jump(NotEqual);
-        _codeChecks.Add((jump, number, _a.Position));
+        _stubs.Add((_a.Jump(Below), number));
         if (EndsWindows(t.Instructions[i].Lowering))
             _resumes.Add((number, _a.Position));
         else
             Resume(number, i + 1, t);
-    }
-
-    /// <summary>Stores to pages that hold code: the jump there, the site, and where the trace goes on when the granule holds none.</summary>
-    private readonly List<(int Jump, int Site, int Back)> _codeChecks = [];
-
-    private void EmitCodeChecks()
-    {
-        const Register Bits = HostRegisters.Entry, Granule = HostRegisters.Spare;
-        foreach ((int jump, int site, int back) in _codeChecks)
-        {
-            _a.Bind(jump);
-            _a.LoadFrom(Bits, HostRegisters.Spare);
-            _a.RotateRight(Granule, HostRegisters.Address, 6);
-            _a.TestBit(Bits, Granule);
-            _stubs.Add((_a.Jump(Below), site));
-            _a.Bind(_a.Jump(), back);
-        }
     }
 }

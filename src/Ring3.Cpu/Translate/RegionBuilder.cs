@@ -44,7 +44,6 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         _resumes.Clear();
         _stubs.Clear();
         _handlerStubs.Clear();
-        _codeChecks.Clear();
         _inShadow = false;
         _marks.Clear();
         _external = externalWriters;
@@ -62,11 +61,9 @@ internal sealed unsafe partial class RegionBuilder(LogicalProcessor p)
         try
         {
             foreach (Trace t in _traces)
-            {
-                EmitEntry(t);
                 EmitTrace(t);
-            }
-            EmitCodeChecks();
+            foreach (Trace t in _traces)
+                EmitEntry(t);
             EmitStubs();
             EmitHandlerStubs();
         }

@@ -17,7 +17,7 @@ internal enum SiteKind : byte
     Poll,
     /// <summary>A direct branch in the page whose target has not been linked.</summary>
     Link,
-    /// <summary>A branch to what <see cref="HostRegisters.Address"/> holds, which the translated jumps do not have.</summary>
+    /// <summary>A branch to CpuState.Rip that the translated jumps do not have.</summary>
     Jump,
     /// <summary>With external writers: the region's bytes are to be compared.</summary>
     Verify,

@@ -182,7 +182,6 @@ internal sealed unsafe partial class Translator
                 c->Rip = c->CodeBase + (ulong)s->PageOffset;
                 return LinkTo(c, s);
             case SiteKind.Jump:
-                c->Rip = (ulong)address;
                 return JumpTo(c, s);
             case SiteKind.Units:
                 return MakeLive(c, (Units)s->Size) ? s->Resume : LeaveBefore(c, s);
