@@ -8,7 +8,8 @@ internal static class ConnectorCommand
 {
     /// <summary>The words that start this program, which may be a host of the .NET runtime with the program's name behind it.</summary>
     private static readonly string[] s_program =
-        Path.GetFileNameWithoutExtension(Environment.ProcessPath) == "dotnet" ? [Environment.ProcessPath!, Environment.GetCommandLineArgs()[0]] : [Environment.ProcessPath!];
+        Path.GetFileNameWithoutExtension(Environment.ProcessPath) == "dotnet" ? [Environment.ProcessPath!, Environment.GetCommandLineArgs()[0]]
+        : [Environment.ProcessPath!];
 
     /// <summary>Starts a <see cref="VsockConnector"/>.</summary>
     public static IReadOnlyList<string> Words { get; } = [.. s_program, "vsock-connector"];

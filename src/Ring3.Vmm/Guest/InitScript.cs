@@ -136,12 +136,14 @@ internal static class InitScript
 
         """;
 
-    /// <summary>Ports of a virtio console, which come a while after the driver, and have names when they can be used; serial ports where there is
-    /// none.</summary>
+    /// <summary>
+    /// Ports of a virtio console, which come a while after the driver, and have names when they can be used; serial ports where there is none. What is looked
+    /// for is quoted: else the pattern of a moment ago, which the names are taken from, would match a port that has come since.
+    /// </summary>
     private const string ConsolePorts = """
         if [ -d /sys/bus/virtio/drivers/virtio_console ]; then
             n=0
-            while set -- /sys/class/virtio-ports/vport*p6/name; [ ! -e $1 ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
+            while set -- /sys/class/virtio-ports/vport*p6/name; [ ! -e "$1" ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
             port=${1%6/name}
             port=/dev/${port##*/}
             in=${port}1 out=${port}2 err=${port}3 control=${port}4 status=${port}5
