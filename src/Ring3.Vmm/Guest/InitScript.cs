@@ -62,7 +62,7 @@ internal static class InitScript
     private const string ConsolePorts = """
         if [ -d /sys/bus/virtio/drivers/virtio_console ]; then
             n=0
-            while set -- /sys/class/virtio-ports/vport*p5/name; [ ! -e $1 ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
+            while set -- /sys/class/virtio-ports/vport*p5/name; [ ! -e "$1" ] && [ $n -lt 5000 ]; do $b usleep 2000; n=$((n+1)); done
             port=${1%5/name}
             port=/dev/${port##*/}
             in=${port}1 out=${port}2 err=${port}3 control=${port}4 status=${port}5
