@@ -9,7 +9,7 @@ boot_options=()
 # boots NAME LIMIT_S ARGS...: runs ./ring3 boot without any /dev/kvm and leaves the output in $results/NAME.log.
 boots() {
     local name=$1 limit=$2; shift 2
-    timeout -k 5 "$limit" "$root/ring3" boot "${boot_options[@]}" "$@" >"$results/$name.log" 2>"$results/$name.err" </dev/null
+    timeout -k 5 "$limit" "$root/ring3" boot --cold "${boot_options[@]}" "$@" >"$results/$name.log" 2>"$results/$name.err" </dev/null
 }
 
 # expect NAME STATUS PATTERN...: the boot ended with status 0 and its output has every pattern.
