@@ -81,7 +81,8 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
     {
         switch (i.Mnemonic)
         {
-            case Mnemonic.Shl or Mnemonic.Sal or Mnemonic.Shr or Mnemonic.Sar or Mnemonic.Rol or Mnemonic.Ror or Mnemonic.Rcl or Mnemonic.Rcr or Mnemonic.Shld or Mnemonic.Shrd when r.Chance(60):
+            case Mnemonic.Shl or Mnemonic.Sal or Mnemonic.Shr or Mnemonic.Sar or Mnemonic.Rol or Mnemonic.Ror or Mnemonic.Rcl
+                or Mnemonic.Rcr or Mnemonic.Shld or Mnemonic.Shrd when r.Chance(60):
                 s->Gpr[Rcx] = (s->Gpr[Rcx] & ~0xffUL) | (ulong)r.Below(72);
                 break;
             case Mnemonic.Div or Mnemonic.Idiv when r.Chance(80):
@@ -93,7 +94,8 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
             case Mnemonic.Loop or Mnemonic.Loope or Mnemonic.Loopne or Mnemonic.Jrcxz or Mnemonic.Jecxz when r.Chance(70):
                 s->Gpr[Rcx] = (s->Gpr[Rcx] & 0xffff_ffff_0000_0000) | (ulong)r.Below(3);
                 break;
-            case Mnemonic.Pcmpestri or Mnemonic.Pcmpestrm or Mnemonic.Vpcmpestri or Mnemonic.Vpcmpestrm or Mnemonic.Pcmpestri64 or Mnemonic.Pcmpestrm64 or Mnemonic.Vpcmpestri64 or Mnemonic.Vpcmpestrm64 when r.Chance(70):
+            case Mnemonic.Pcmpestri or Mnemonic.Pcmpestrm or Mnemonic.Vpcmpestri or Mnemonic.Vpcmpestrm or Mnemonic.Pcmpestri64
+                or Mnemonic.Pcmpestrm64 or Mnemonic.Vpcmpestri64 or Mnemonic.Vpcmpestrm64 when r.Chance(70):
                 s->Gpr[Rax] = (ulong)(long)(r.Below(40) - 20);
                 s->Gpr[Rdx] = (ulong)(long)(r.Below(40) - 20);
                 break;
@@ -152,7 +154,8 @@ internal sealed unsafe partial class Placement(InstructionSource source, int bit
                 s->Gpr[Rcx] = (ulong)r.Below(r.Chance(20) ? 3 : 40) | high;
             if ((s->Rflags & Rflags.DF) == 0 && r.Chance(30))
                 s->Rflags |= Rflags.DF;
-            if (i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq or Mnemonic.Scasb or Mnemonic.Scasw or Mnemonic.Scasd or Mnemonic.Scasq)
+            if (i.Mnemonic is Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq
+                or Mnemonic.Scasb or Mnemonic.Scasw or Mnemonic.Scasd or Mnemonic.Scasq)
                 EqualRun(ref r, s, to + SegmentBase(Register.ES, s), size);
         }
         return true;

@@ -84,8 +84,10 @@ internal static class Program
         machine.Load(GuestPlan.Prepare(options, new GuestCache(Console.Error.WriteLine), new HostTerminal(false, 0, 0)));
         Stopwatch time = Stopwatch.StartNew();
         MachineResult result = machine.Run();
-        Console.WriteLine($"lockstep: {observer!.Stays} stays, {observer.Instructions / 1_000_000.0:f1} million instructions, {leader!.Translator.Counters.Translated / 1_000_000.0:f1} translated, "
-            + $"{observer.PagesCompared} pages compared, no difference ({observer.UndefinedDifferences} in undefined flags); {result.End} after {time.Elapsed.TotalSeconds:f1} s");
+        Console.WriteLine($"lockstep: {observer!.Stays} stays, {observer.Instructions / 1_000_000.0:f1} million instructions,"
+            + $" {leader!.Translator.Counters.Translated / 1_000_000.0:f1} translated, "
+            + $"{observer.PagesCompared} pages compared, no difference ({observer.UndefinedDifferences} in undefined flags);"
+            + $" {result.End} after {time.Elapsed.TotalSeconds:f1} s");
         return leader.Translator.Counters.Translated > 0 ? 0 : 1;
     }
 }

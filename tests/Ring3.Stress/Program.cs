@@ -70,11 +70,13 @@ internal static class Program
             if (verbose || failure is not null)
                 Console.WriteLine($"round {round}: {settings}; {machine.Summary}; resident {GrowthWatch.ResidentMiB()} MiB");
             if (failure is not null)
-                return Fail($"FAIL seed {seed} round {round} ({settings}): {failure}\nrepeat: Ring3.Stress --seed {seed} --round {round} --seconds {settings.Seconds} --check {check}{(resident ? " --resident" : "")}{(cpus != 0 ? $" --cpus {cpus}" : "")}");
+                return Fail($"FAIL seed {seed} round {round} ({settings}): {failure}\nrepeat: Ring3.Stress --seed {seed} --round {round}"
+                    + $" --seconds {settings.Seconds} --check {check}{(resident ? " --resident" : "")}{(cpus != 0 ? $" --cpus {cpus}" : "")}");
             round++;
         }
         while (only < 0 && watch.Elapsed.TotalSeconds < seconds);
-        Console.WriteLine($"stress: seed {seed}, {(only < 0 ? round : 1)} rounds in {watch.Elapsed.TotalSeconds:F0} s; {total}; resident {GrowthWatch.ResidentMiB()} MiB; no violation, nothing lost");
+        Console.WriteLine($"stress: seed {seed}, {(only < 0 ? round : 1)} rounds in {watch.Elapsed.TotalSeconds:F0} s; {total};"
+            + $" resident {GrowthWatch.ResidentMiB()} MiB; no violation, nothing lost");
         return 0;
     }
 
@@ -93,7 +95,8 @@ internal static class Program
             changes += machine.Counts.Changes;
             roots += machine.Counts.RootsZapped;
         }
-        Console.WriteLine($"storm: seed {seed}, {round} rounds in {watch.Elapsed.TotalSeconds:F0} s; {changes} slot changes, {roots} roots zapped; invariants held after every phase");
+        Console.WriteLine($"storm: seed {seed}, {round} rounds in {watch.Elapsed.TotalSeconds:F0} s; {changes} slot changes,"
+            + $" {roots} roots zapped; invariants held after every phase");
         return 0;
     }
 

@@ -12,7 +12,8 @@ internal sealed partial class StressMachine
     private ResidentLimit? _limit;
 
     private string ResidentSummary => _limit?.Measure() is { } w
-        ? $"; limit {(w.Limit == ulong.MaxValue ? "lifted" : $"{w.Limit >> 10} KiB")}, {w.PeakPages} pages at most, {w.Evictions} evictions ({w.Writes} written), {w.Refaults} refaults, {w.DirectReclaims} direct reclaims, {w.AgingPasses} aging passes, {w.Failures} failures" : "";
+        ? $"; limit {(w.Limit == ulong.MaxValue ? "lifted" : $"{w.Limit >> 10} KiB")}, {w.PeakPages} pages at most, {w.Evictions} evictions"
+            + $" ({w.Writes} written), {w.Refaults} refaults, {w.DirectReclaims} direct reclaims, {w.AgingPasses} aging passes, {w.Failures} failures" : "";
 
     /// <summary>Limits all data, and for every second seed also code, page tables and counters. Aging every 1 to 50 ms, with and without a flush.</summary>
     private void StartLimit()
@@ -69,6 +70,9 @@ internal sealed partial class StressMachine
         WorkingSet w = limit.Measure();
         CheckCounts(w);
         if (!done || w.Evictions == 0 || w.Failures != 0)
-            throw new InvalidOperationException($"with nobody using the memory {w.ResidentPages} pages stay resident; {w.Evictions} evictions, {w.Failures} failures");
+        {
+            throw new InvalidOperationException(
+                $"with nobody using the memory {w.ResidentPages} pages stay resident; {w.Evictions} evictions, {w.Failures} failures");
+        }
     }
 }

@@ -120,7 +120,9 @@ internal sealed unsafe partial class StressMachine : IDisposable
         get
         {
             VmStats s = _vm.Stats;
-            return $"{Iterations} iterations, {_mmio} MMIO, {_ringsFull} full rings, {_operations} host operations, flushes {s.remote_tlb_flush_requests} ({s.remote_tlb_flush_ranges} of ranges, {s.tlb_flush_coalesced} coalesced, {s.tlb_flush_elided} elided), {_vm.TranslationChecks} checks, {s.mmu_table_pages} table pages{ResidentSummary}";
+            return $"{Iterations} iterations, {_mmio} MMIO, {_ringsFull} full rings, {_operations} host operations,"
+                + $" flushes {s.remote_tlb_flush_requests} ({s.remote_tlb_flush_ranges} of ranges, {s.tlb_flush_coalesced} coalesced,"
+                + $" {s.tlb_flush_elided} elided), {_vm.TranslationChecks} checks, {s.mmu_table_pages} table pages{ResidentSummary}";
         }
     }
 
@@ -234,7 +236,10 @@ internal sealed unsafe partial class StressMachine : IDisposable
             case KVM_EXIT_IO when run->io.port == 0xf4:
                 v.GetRegs(out regs);
                 v.GetSregs(out kvm_sregs s);
-                Fail($"vCPU {cpu}: {(regs.rax == GuestCode.TagMismatch ? $"window page {regs.rbx} at 0x{regs.rdi:x}, PCID {regs.rbp}: has not the tag of data page {regs.r9}, but {Read(regs.r9)}" : $"page fault at 0x{s.cr2:x}")}");
+                string what = regs.rax == GuestCode.TagMismatch
+                    ? $"window page {regs.rbx} at 0x{regs.rdi:x}, PCID {regs.rbp}: has not the tag of data page {regs.r9}, but {Read(regs.r9)}"
+                    : $"page fault at 0x{s.cr2:x}";
+                Fail($"vCPU {cpu}: {what}");
                 break;
             default:
                 v.GetRegs(out regs);

@@ -21,20 +21,12 @@ newest() { package=$("$guest/fetch.sh" --newest amd64 "$2" 2>"$results/$1.err") 
 # kernel NAME META: sets package to the newest kernel of META's flavour; none books a skip.
 kernel() { package=$("$guest/fetch.sh" --kernel amd64 "$2" 2>"$results/$1.err") || { verdict "$1" 4 "$(tail -n 1 "$results/$1.err")"; return 1; }; }
 
-# printed LOG REGEX: a line, or a piece between escapes and carriage returns, matches. No pipe: grep stops early, and pipefail would take the writer's SIGPIPE for "no".
-printed() { grep -qaE -- "$2" <(tr '\r\033' '\n\n' <"$1"); }
-
 # converse NAME LIMIT_S OPTIONS...: boots, and for each pair of the array steps waits for a line (or a piece between escapes) like the first and types the second. Then the machine is ended.
 # What matches the regular expression in never must not have been printed.
 converse() {
     local name=$1 limit=$2 machine i; shift 2
-    local log=$results/$name.log in=$results/$name.in
-    rm -f "$in"
-    mkfifo "$in"
-    exec 8<>"$in"
-    : >"$log"
-    timeout -k 5 "$limit" "$root/ring3" boot "$@" <&8 8>&- >"$log" 2>"$results/$name.err" &
-    machine=$!
+    local log=$results/$name.log
+    starts "$name" "$limit" "$@"
     for ((i = 0; i < ${#steps[@]}; i += 2)); do
         until printed "$log" "${steps[i]}"; do
             if ! kill -0 $machine 2>/dev/null; then

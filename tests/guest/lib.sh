@@ -12,6 +12,20 @@ boots() {
     timeout -k 5 "$limit" "$root/ring3" boot --cold "${boot_options[@]}" "$@" >"$results/$name.log" 2>"$results/$name.err" </dev/null
 }
 
+# starts NAME LIMIT_S ARGS...: as boots, but does not wait: sets machine to its process. Descriptor 8 is what the guest's console reads.
+starts() {
+    local name=$1 limit=$2; shift 2
+    rm -f "$results/$name.in"
+    mkfifo "$results/$name.in"
+    exec 8<>"$results/$name.in"
+    : >"$results/$name.log"
+    timeout -k 5 "$limit" "$root/ring3" boot "$@" <&8 8>&- >"$results/$name.log" 2>"$results/$name.err" &
+    machine=$!
+}
+
+# printed LOG REGEX: a line, or a piece between escapes and carriage returns, matches. No pipe: grep stops early, and pipefail would take the writer's SIGPIPE for "no".
+printed() { grep -qaE -- "$2" <(tr '\r\033' '\n\n' <"$1"); }
+
 # expect NAME STATUS PATTERN...: the boot ended with status 0 and its output has every pattern.
 expect() {
     local name=$1 status=$2 p; shift 2

@@ -84,7 +84,7 @@ vmm_git() {
     done
     [ -e "$virtiofsd" ] || { verdict vmm-git 4 "needs virtiofsd"; return; }
     rm -rf "$folder"
-    mkdir -p "$folder/origin" "$folder/work"
+    mkdir -p "$folder/origin" "$folder/shared"
     (
         cd "$folder/origin" || exit 1
         export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
@@ -98,11 +98,11 @@ vmm_git() {
         printf 'all: f1.o f2.o f3.o main.o\n\t$(CC) -o $@ $^\n' >Makefile
         git add . && git commit -qm main
     ) >"$results/vmm-git.install" 2>&1
-    runs vmm-git --rw "$folder/work" -- sh -c "cd '$folder/work' && git -c safe.directory='*' clone -q '$folder/origin' clone && cd clone && make -s -j2 CC=gcc TMPDIR=/tmp && ./all && git -c safe.directory='*' status --porcelain | wc -l | sed 's/^/new /' &&
+    runs vmm-git --rw "$folder/shared" -- sh -c "cd '$folder/shared' && git -c safe.directory='*' clone -q '$folder/origin' clone && cd clone && make -s -j2 CC=gcc TMPDIR=/tmp && ./all && git -c safe.directory='*' status --porcelain | wc -l | sed 's/^/new /' &&
         git -c safe.directory='*' fsck --strict && echo sound" </dev/null
     status=$?
     # What the host finds is what the guest has made.
-    [ "$("$folder/work/clone/all" 2>&1)" = 'product 42' ] && cmp -s "$folder/origin/data3" "$folder/work/clone/data3" || status=${status/#0/1}
+    [ "$("$folder/shared/clone/all" 2>&1)" = 'product 42' ] && cmp -s "$folder/origin/data3" "$folder/shared/clone/data3" || status=${status/#0/1}
     expect vmm-git $status '^product 42' '^new 5' '^sound'
     rm -rf "$folder"
 }
@@ -126,19 +126,9 @@ debian_image() {
     rm -rf "$tree"
 }
 
-# session NAME LIMIT_S ARGS...: boots with a console; sets machine. session_wait PATTERN: until the console has a line like it, or the machine has ended.
-session() {
-    local name=$1 limit=$2; shift 2
-    session_log=$results/$name.log
-    rm -f "$results/$name.in"
-    mkfifo "$results/$name.in"
-    exec 8<>"$results/$name.in"
-    : >"$session_log"
-    timeout -k 5 "$limit" "$root/ring3" boot "$@" <&8 8>&- >"$session_log" 2>"$results/$name.err" &
-    machine=$!
-}
+# session_wait NAME PATTERN: until the console of the machine that was started has a line like it, or the machine has ended.
 session_wait() {
-    until grep -qaE -- "$1" <(tr '\r\033' '\n\n' <"$session_log"); do
+    until printed "$results/$1.log" "$2"; do
         kill -0 "$machine" 2>/dev/null || return 1
         sleep 0.3
     done
@@ -146,7 +136,7 @@ session_wait() {
 
 # vmm_root: a disk with systemd boots to its login. What was synced is there when ring3 was killed, and the file system sound; it shuts down cleanly.
 vmm_root() {
-    local base=$root/artifacts/test-debian.img disk=$results/vmm-root.img machine session_log status options=(--cpus 2 --append 'quiet root=/dev/vda')
+    local base=$root/artifacts/test-debian.img disk=$results/vmm-root.img machine status options=(--cpus 2 --append 'quiet root=/dev/vda')
     # It takes two minutes, and a mirror: the run of everything leaves it to those who ask.
     if [ -n "${all:-}" ] && [ -z "${RING3_VMM_ALL:-}" ]; then
         verdict vmm-root 4 "makes a Debian system from a mirror: './test vmm', './test nightly' or RING3_VMM_ALL=1"
@@ -158,9 +148,9 @@ vmm_root() {
     fi
     cp --sparse=always "$base" "$disk"
 
-    session vmm-root-killed 400 "${options[@]}" --disk "$disk"
-    session_wait 'login: $' && echo root >&8 && session_wait 'root@disk:~# $' &&
-        echo 'head -c 3000000 /dev/urandom >kept; md5sum <kept >sum; sync; echo syn''ced; while :; do head -c 100000 /dev/urandom >>lost; done' >&8 && session_wait '^synced'
+    starts vmm-root-killed 400 "${options[@]}" --disk "$disk"
+    session_wait vmm-root-killed 'login: $' && echo root >&8 && session_wait vmm-root-killed 'root@disk:~# $' &&
+        echo 'head -c 3000000 /dev/urandom >kept; md5sum <kept >sum; sync; echo syn''ced; while :; do head -c 100000 /dev/urandom >>lost; done' >&8 && session_wait vmm-root-killed '^synced'
     status=$?
     # timeout's child is the machine: it has no moment to do anything in.
     kill -KILL "$(pgrep -P "$machine" | head -n 1)"
@@ -172,8 +162,8 @@ vmm_root() {
     [ $status -le 1 ] && e2fsck -fn "$disk" >>"$results/vmm-root.fsck" 2>&1
     verdict vmm-root-killed $? "login, or fsck with status $status; $(tail -n 2 "$results/vmm-root-killed.log" "$results/vmm-root-killed.err" "$results/vmm-root.fsck" | tr '\n\r' '| ')"
 
-    session vmm-root 400 "${options[@]}" --disk "$disk"
-    session_wait 'login: $' && echo root >&8 && session_wait 'root@disk:~# $' &&
+    starts vmm-root 400 "${options[@]}" --disk "$disk"
+    session_wait vmm-root 'login: $' && echo root >&8 && session_wait vmm-root 'root@disk:~# $' &&
         echo 'md5sum <kept | cmp - sum && echo sa''me; systemctl is-system-running --wait; cat /proc/1/comm; systemctl poweroff' >&8
     wait "$machine"
     status=$?
