@@ -250,6 +250,8 @@ public unsafe struct CpuState
     /// same kernel.
     /// </summary>
     internal ulong JumpContext, JumpSalt;
+    /// <summary>What IRET has loaded from the GDT.</summary>
+    internal ReturnSegments Returned;
     /// <summary>The context of instruction fetches: <see cref="TlbContext"/>, or one for the supervisor's global pages in all address spaces.</summary>
     internal ulong CodeContext;
 

@@ -21,22 +21,29 @@ internal sealed unsafe class SysLongHarness : IDisposable
     {
         H = CpuHarness.Long(Assemble(64, CpuHarness.CodeAddress, program), cpl, model: model);
         C->ExceptionIntercepts = 0;
+        for (int v = 0; v < 256; v++)
+            SetGate(v, 0x8e, 0);
+        MakeTables(H, cpl);
+    }
+
+    /// <summary>GDT, TSS and what the registers have of them. The IDT has no gates.</summary>
+    public static void MakeTables(CpuHarness h, int cpl)
+    {
+        CpuState* c = h.State;
         ulong[] gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff,
             0x00cf_9b00_0000_ffff, 0, 0x0000_8900_2000_0067, 0];
         for (int i = 0; i < gdt.Length; i++)
-            H.Word(Gdt + 8 * (ulong)i) = gdt[i];
-        C->Gdtr = new TableRegister { Base = Gdt, Limit = (uint)gdt.Length * 8 - 1 };
-        C->Idtr = new TableRegister { Base = Idt, Limit = 0xfff };
-        H.Word(Tss + 4) = Rsp0;
-        H.Word(Tss + 0x24) = Ist1;
-        C->Tr = new Segment { Selector = TssSelector, Base = Tss, Limit = 0x67, Access = 0x8b };
-        for (int v = 0; v < 256; v++)
-            SetGate(v, 0x8e, 0);
-        C->Cs.Selector = cpl == 0 ? KernelCode : UserCode;
-        C->Ss.Selector = cpl == 0 ? KernelData : UserData;
+            h.Word(Gdt + 8 * (ulong)i) = gdt[i];
+        c->Gdtr = new TableRegister { Base = Gdt, Limit = (uint)gdt.Length * 8 - 1 };
+        c->Idtr = new TableRegister { Base = Idt, Limit = 0xfff };
+        h.Word(Tss + 4) = Rsp0;
+        h.Word(Tss + 0x24) = Ist1;
+        c->Tr = new Segment { Selector = TssSelector, Base = Tss, Limit = 0x67, Access = 0x8b };
+        c->Cs.Selector = cpl == 0 ? KernelCode : UserCode;
+        c->Ss.Selector = cpl == 0 ? KernelData : UserData;
         if (cpl == 3)
-            C->Gpr[4] = UserStack;
-        P.RecomputeMode();
+            c->Gpr[4] = UserStack;
+        h.Cpu.RecomputeMode();
     }
 
     /// <summary>Gate with type and DPL byte <paramref name="access"/>.</summary>

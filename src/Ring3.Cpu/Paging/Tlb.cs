@@ -57,12 +57,28 @@ internal sealed unsafe class Tlb
         public fixed ushort Contexts[(int)PrivilegeClass.Count];
     }
 
+    /// <summary>The current space and ASID, where translated code finds the numbers of the contexts that it changes to.</summary>
+    private struct Selection
+    {
+        public Space* Space;
+        public AsidTags* Asid;
+    }
+
     private readonly Space* _spaces;
     private readonly AsidTags* _asids;
+    private readonly Selection* _selection;
     private ushort _nextContext = 1;
     private uint _nextId = 1;
-    private Space* _current;
-    private AsidTags* _currentAsid;
+    private Space* Current
+    {
+        get => _selection->Space;
+        set => _selection->Space = value;
+    }
+    private AsidTags* CurrentAsid
+    {
+        get => _selection->Asid;
+        set => _selection->Asid = value;
+    }
 
     /// <summary>Level-2 tags of what an ASID shares among its PCIDs.</summary>
     private struct AsidTags
@@ -93,7 +109,37 @@ internal sealed unsafe class Tlb
 
     /// <summary>Bytes of the memory that the constructor is given.</summary>
     public static nuint Bytes =>
-        (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags));
+        (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags)
+            + sizeof(Selection));
+
+    /// <summary>Bytes from the memory's begin to the pointers to the current space and ASID.</summary>
+    public static int CurrentSpaceOffset => (int)Bytes - sizeof(Selection);
+    public static int CurrentAsidOffset => CurrentSpaceOffset + sizeof(Space*);
+
+    /// <summary>Bytes from a space to a context's number (16 bits, 0: none yet), and from an ASID to its fields that choose the supervisor's.</summary>
+    public static int ContextOffset(PrivilegeClass privilege)
+    {
+        Space space;
+        return (int)((byte*)&space.Contexts[(int)privilege] - (byte*)&space);
+    }
+
+    public static int CodeContextOffset
+    {
+        get
+        {
+            AsidTags tags;
+            return (int)((byte*)&tags.CodeContext - (byte*)&tags);
+        }
+    }
+
+    public static int LocalCodeOffset
+    {
+        get
+        {
+            AsidTags tags;
+            return (int)((byte*)&tags.LocalCode - (byte*)&tags);
+        }
+    }
 
     /// <summary>Releases the memory; the processor never runs again.</summary>
     public void Free()
@@ -112,8 +158,9 @@ internal sealed unsafe class Tlb
         _large1G = _large2M + FilterWords;
         _spaces = (Space*)(_large1G + FilterWords);
         _asids = (AsidTags*)(_spaces + SpaceSlots);
-        _current = _spaces;
-        _currentAsid = _asids;
+        _selection = (Selection*)(at + CurrentSpaceOffset);
+        Current = _spaces;
+        CurrentAsid = _asids;
         ClearLevel1();
     }
 
@@ -124,17 +171,17 @@ internal sealed unsafe class Tlb
     public static int FetchIndex(ulong linear) => (int)(linear >> 12) & (FetchEntries - 1);
 
     /// <summary>Level-2 tag of the current PCID's own translations.</summary>
-    public uint SpaceId => _current->Id;
+    public uint SpaceId => Current->Id;
     /// <summary>Level-2 tag of the current ASID's global translations.</summary>
-    public uint GlobalId => _currentAsid->GlobalId;
+    public uint GlobalId => CurrentAsid->GlobalId;
     /// <summary>Tag of the current ASID's guest-physical translations.</summary>
-    public uint NestedId => _currentAsid->NestedId;
+    public uint NestedId => CurrentAsid->NestedId;
 
     /// <summary>Makes (asid, pcid) current.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Select(uint asid, uint pcid)
     {
-        Space* current = _current;
+        Space* current = Current;
         if (current->Id == 0 || current->Asid != asid || current->Pcid != pcid)
             SelectOther(asid, pcid);
     }
@@ -149,25 +196,25 @@ internal sealed unsafe class Tlb
                 DropSpaces(tags->Asid);
             *tags = new AsidTags { Asid = asid, GlobalId = NextId(), NestedId = NextId() };
         }
-        _currentAsid = tags;
+        CurrentAsid = tags;
         Space* space = SlotOf(asid, pcid);
         if (space->Id == 0 || space->Asid != asid || space->Pcid != pcid)
             *space = new Space { Asid = asid, Pcid = pcid, Id = NextId() };
-        _current = space;
+        Current = space;
     }
 
     /// <summary>Context number of the current space for one privilege class.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public ushort Context(PrivilegeClass privilege)
     {
-        ushort context = _current->Contexts[(int)privilege];
+        ushort context = Current->Contexts[(int)privilege];
         return context != 0 ? context : AllocateContext(privilege);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private ushort AllocateContext(PrivilegeClass privilege)
     {
-        return _current->Contexts[(int)privilege] = NextContext();
+        return Current->Contexts[(int)privilege] = NextContext();
     }
 
     private ushort NextContext()
@@ -188,7 +235,7 @@ internal sealed unsafe class Tlb
     /// </summary>
     public ulong CodeContext(ulong own)
     {
-        AsidTags* tags = _currentAsid;
+        AsidTags* tags = CurrentAsid;
         if (tags->LocalCode)
             return own;
         if (tags->CodeContext == 0)
@@ -197,7 +244,7 @@ internal sealed unsafe class Tlb
     }
 
     /// <summary>The supervisor executes a page that is not global.</summary>
-    public void ExecutesLocalCode() => _currentAsid->LocalCode = true;
+    public void ExecutesLocalCode() => CurrentAsid->LocalCode = true;
 
     private static void RenewGlobal(AsidTags* tags, uint id)
     {
@@ -210,15 +257,15 @@ internal sealed unsafe class Tlb
     public void FlushCurrentPcid()
     {
         Flushes++;
-        Renew(_current);
+        Renew(Current);
     }
 
     /// <summary>Drops the translations of a PCID of the current ASID except the global ones (INVPCID type 1).</summary>
     public void FlushPcid(uint pcid)
     {
         Flushes++;
-        Space* space = SlotOf(_currentAsid->Asid, pcid);
-        if (space->Id != 0 && space->Asid == _currentAsid->Asid && space->Pcid == pcid)
+        Space* space = SlotOf(CurrentAsid->Asid, pcid);
+        if (space->Id != 0 && space->Asid == CurrentAsid->Asid && space->Pcid == pcid)
             Renew(space);
     }
 
@@ -227,10 +274,10 @@ internal sealed unsafe class Tlb
     {
         Flushes++;
         for (int i = 0; i < SpaceSlots; i++)
-            if (_spaces[i].Id != 0 && _spaces[i].Asid == _currentAsid->Asid)
+            if (_spaces[i].Id != 0 && _spaces[i].Asid == CurrentAsid->Asid)
                 Renew(_spaces + i);
         if (global)
-            RenewGlobal(_currentAsid, NextId());
+            RenewGlobal(CurrentAsid, NextId());
     }
 
     /// <summary>Makes level 1 forget everything, keeping level 2: permissions are to be evaluated anew.</summary>

@@ -34,6 +34,13 @@ internal static class Descriptor
     public static Segment ToSegment(ushort selector, ulong raw) =>
         new() { Base = Base(raw), Limit = Limit(raw), Access = Access(raw) | 1, Selector = selector };
 
+    /// <summary>The descriptor that <see cref="ToSegment"/> made a segment from, marked as accessed.</summary>
+    public static ulong FromSegment(in Segment s)
+    {
+        ulong limit = (s.Access & Segment.G) != 0 ? s.Limit >> 12 : s.Limit;
+        return limit & 0xffff | (s.Base & 0xff_ffff) << 16 | (ulong)(s.Access & 0xf0ff) << 40 | (limit >> 16 & 0xf) << 48 | (s.Base >> 24 & 0xff) << 56;
+    }
+
     // Gates.
     public static ushort GateSelector(ulong raw) => (ushort)(raw >> 16);
     public static uint GateOffset(ulong raw) => (uint)(raw & 0xffff) | (uint)(raw >> 32 & 0xffff_0000);

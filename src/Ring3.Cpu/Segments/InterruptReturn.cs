@@ -47,6 +47,8 @@ internal sealed unsafe partial class EventUnit
         }
         if (!ValidTarget(c, cs, rip))
             return Outcome.Raise(c, Vector.GP, 0);
+        if (size == 8 && c->Cpl == 0 && CpuMode.Is64(c))
+            ReturnSegments.Note(c, target, cs, ss);
         ulong loaded = LoadableFlags(c, size);
         FinishReturn(c, cs, rip);
         if (!popStack)

@@ -6,8 +6,9 @@ namespace Ring3.Cpu;
 /// <remarks>SAFETY: these instructions have no memory operand; segments, MSRs and RIP are fields of the state.</remarks>
 internal static unsafe class FastCalls
 {
-    private const uint KernelCode64 = 0xa09b, UserCode64 = 0xa0fb, KernelCode32 = 0xc09b, UserCode32 = 0xc0fb, KernelData = 0xc093, UserData = 0xc0f3;
-    private const ulong SysretFlags = 0x3c_7fd7;
+    internal const uint KernelCode64 = 0xa09b, UserCode64 = 0xa0fb, KernelData = 0xc093, UserData = 0xc0f3;
+    private const uint KernelCode32 = 0xc09b, UserCode32 = 0xc0fb;
+    internal const ulong SysretFlags = 0x3c_7fd7;
 
     /// <summary>Outside 64-bit mode SYSCALL and SYSRET are AMD's alone; KVM emulates them for a guest that sees AMD.</summary>
     private static bool HasNarrowSyscall(LogicalProcessor p) => p.Model.IsAmd || p.CpuidFeatures.Vendor == ProcessorVendor.Amd;

@@ -16,6 +16,8 @@ internal enum Lowering : byte
     /// <summary>Written out: flags, interrupts, the time-stamp counter, segments.</summary>
     System,
     Push, Pop, Leave, Call, CallIndirect, Return, Jump, JumpIndirect, Branch,
+    /// <summary>SYSCALL, SYSRET and IRET of 64-bit code.</summary>
+    Transition,
     /// <summary>Nothing to do.</summary>
     Nothing,
     /// <summary>Its handler is called.</summary>

@@ -61,6 +61,8 @@ internal static class InstructionRules
         // A prefix on near branches is for a target of 16 bits; in 64-bit mode AMD's processors take it.
         bool narrow = i.OpCount == 0 || i.Op0Kind != (is64 ? Iced.Intel.OpKind.NearBranch64 : Iced.Intel.OpKind.NearBranch32);
         bool flat = !memory && i.Mnemonic != Mnemonic.Lea || IsFlatAddress(i, is64);
+        if (is64 && i.Code is Code.Syscall or Code.Sysretq or Code.Iretq)
+            return Lowering.Transition;
         switch (i.FlowControl)
         {
             case FlowControl.ConditionalBranch:

@@ -207,6 +207,9 @@ internal sealed unsafe partial class RegionBuilder
             case Lowering.System:
                 EmitSystem(t, i, g);
                 break;
+            case Lowering.Transition:
+                EmitTransition(t, i, g);
+                break;
             default:
                 EmitHandler(t, i);
                 break;

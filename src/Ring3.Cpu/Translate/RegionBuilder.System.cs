@@ -102,14 +102,8 @@ internal sealed unsafe partial class RegionBuilder
         _a.Bind(disables);
         _a.Add(Instruction.Create(Code.Xor_rm32_imm32, RegionAssembler.State(StateLayout.Rflags), (uint)Rflags.IF));
         _a.Bind(same);
-        _a.Add(Instruction.Create(Code.Mov_r32_rm32, change4, image4));
-        _a.Add(Instruction.Create(Code.Shl_rm32_imm8, change4, 8));
-        _a.Add(Instruction.Create(Code.Shr_rm32_imm8, image4, 11));
-        _a.Add(Instruction.Create(Code.And_rm32_imm8, image4, 1));
-        _a.Add(Instruction.Create(Code.Or_r32_rm32, change4, image4));
-        _a.Add(Instruction.Create(Code.Mov_rm16_r16, RegionAssembler.State(StateLayout.CcA), HostRegisters.Sized(change, 2)));
+        PackImage(image, change);
         _a.Lea(Stack, Stack, _word, _word);
-        _flags = s_packed;
     }
 
     /// <summary>Leaves the rest to the handler when an interrupt is to be taken as soon as it can.</summary>

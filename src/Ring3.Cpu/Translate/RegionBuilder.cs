@@ -197,7 +197,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                     AddHead(BlockAt((int)last.Code.NearBranchTarget));
                     t.FallOffset = -1;
                     return true;
-                case Lowering.Return or Lowering.JumpIndirect or Lowering.CallIndirect:
+                case Lowering.Return or Lowering.JumpIndirect or Lowering.CallIndirect or Lowering.Transition:
                     t.FallOffset = -1;
                     return true;
                 case Lowering.HandlerEnds:

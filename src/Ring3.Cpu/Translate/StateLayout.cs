@@ -9,6 +9,8 @@ internal static unsafe class StateLayout
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
     public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
     public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline, FlatSegments;
+    public static readonly int Efer, Star, Lstar, Sfmask, GdtBase, GdtLimit, CodeContext, JumpKey, NmiBlocked, RequestNmiWindow, CodeBreakpoints;
+    public static readonly int KernelCode, KernelStack, UserCode, UserStack;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
@@ -50,6 +52,21 @@ internal static unsafe class StateLayout
         GsBase = (int)((byte*)&c.Gs.Base - s);
         JumpContext = (int)((byte*)&c.JumpContext - s);
         JumpSalt = (int)((byte*)&c.JumpSalt - s);
+        Efer = (int)((byte*)&c.Efer - s);
+        Star = (int)((byte*)&c.Star - s);
+        Lstar = (int)((byte*)&c.Lstar - s);
+        Sfmask = (int)((byte*)&c.Sfmask - s);
+        GdtBase = (int)((byte*)&c.Gdtr.Base - s);
+        GdtLimit = (int)((byte*)&c.Gdtr.Limit - s);
+        CodeContext = (int)((byte*)&c.CodeContext - s);
+        JumpKey = (int)((byte*)&c.JumpKey - s);
+        NmiBlocked = (int)((byte*)&c.NmiBlocked - s);
+        RequestNmiWindow = (int)((byte*)&c.RequestNmiWindow - s);
+        CodeBreakpoints = (int)((byte*)&c.CodeBreakpoints - s);
+        KernelCode = (int)((byte*)&c.Returned.KernelCode - s);
+        KernelStack = (int)((byte*)&c.Returned.KernelStack - s);
+        UserCode = (int)((byte*)&c.Returned.UserCode - s);
+        UserStack = (int)((byte*)&c.Returned.UserStack - s);
         Units = (int)((byte*)&c.Units - s);
         Mxcsr = (int)((byte*)&c.Mxcsr - s);
         HostMxcsr = (int)((byte*)&c.HostMxcsr - s);

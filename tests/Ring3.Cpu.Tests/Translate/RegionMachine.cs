@@ -16,10 +16,10 @@ internal sealed unsafe class RegionMachine : IDisposable
     /// <summary>The second machine runs whole blocks, for programs in which a single step would be seen.</summary>
     public bool InBlocks;
 
-    public RegionMachine(byte[] code, Action<CpuHarness>? prepare = null, int cpl = 0)
+    public RegionMachine(byte[] code, Action<CpuHarness>? prepare = null, int cpl = 0, ProcessorModel? model = null)
     {
-        Fast = CpuHarness.Long(code, cpl, translate: true);
-        Slow = CpuHarness.Long(code, cpl);
+        Fast = CpuHarness.Long(code, cpl, model: model, translate: true);
+        Slow = CpuHarness.Long(code, cpl, model: model);
         Slow.Machine.TranslationThreshold = int.MaxValue;
         prepare?.Invoke(Fast);
         prepare?.Invoke(Slow);
