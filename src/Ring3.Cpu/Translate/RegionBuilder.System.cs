@@ -42,6 +42,12 @@ internal sealed unsafe partial class RegionBuilder
                 _a.Store(StateLayout.KernelGsBase, HostRegisters.Spare);
                 HandlersReturn(site);
                 break;
+            case Code.Stac:
+                EmitOverride(t, i, true);
+                break;
+            case Code.Clac:
+                EmitOverride(t, i, false);
+                break;
             case Code.Rdtsc:
                 EmitTimeStamp(t, i, false);
                 break;

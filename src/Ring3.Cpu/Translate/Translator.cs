@@ -148,9 +148,11 @@ internal sealed unsafe partial class Translator
                 };
                 // A misaligned operand faults before its page is looked at.
                 bool aligned = s->Alignment == 0 || (linear & (s->Alignment - 1u)) == 0;
-                if (aligned && TryFill(c, linear, s->Size, s->Write) && CanGoOn())
+                bool raised = false;
+                if (aligned && TryFill(c, linear, s->Size, s->Write, out raised) && CanGoOn())
                     return s->Resume;
-                return LeaveBefore(c, s);
+                // Of operands the first access faults. Where several instructions are checked together it may be a later one's.
+                return raised && s->Form is AccessForm.Operand or AccessForm.BitString ? FaultAt(c, s) : LeaveBefore(c, s);
             case SiteKind.Overwritten when s->Size == 0:
                 // Some of a page, by a string instruction, which goes on in its handler.
                 _p.Paging.CodeMayHaveChanged(address, 4096);
@@ -228,10 +230,21 @@ internal sealed unsafe partial class Translator
         if (c->PendingNonCanonical != 0 && c->ExitPending == 0 && s->Op->Seg == SegmentIndex.SS)
             c->PendingVector = Arch.Vector.SS;
         c->PendingNonCanonical = 0;
-        // An exception ends the shadow of STI; behind an exit the instruction starts again.
-        if (c->ExitPending == 0)
-            c->InterruptShadow = 0;
-        return Leave(LoopExit.Fault);
+        // Behind an exit the instruction starts again, in the shadow of STI.
+        return c->ExitPending == 0 ? Deliver(c) : Leave(LoopExit.Fault);
+    }
+
+    /// <summary>Delivers the pending exception, as the run loop does, and goes on in its handler if that is translated.</summary>
+    private nint Deliver(CpuState* c)
+    {
+        c->InterruptShadow = 0;
+        c->Units = 0;
+        _p.Access.Replay.Retire();
+        if (!_p.Events.DeliverPending(c))
+            return Leave(LoopExit.RetiredExit);
+        if (EventUnit.NeedsAttention(c) || !CanGoOn() || !BlockMode.IsFlat(CpuMode.CodeMode(c)))
+            return Leave(LoopExit.Poll);
+        return GoTo(c);
     }
 
     private nint CallHandler(CpuState* c, Site* s)
@@ -386,8 +399,10 @@ internal sealed unsafe partial class Translator
     /// Brings a translation into level 1 when the access can succeed without a fault or an exit. False when it is there already: then the memory itself has
     /// failed.
     /// </summary>
-    private bool TryFill(CpuState* c, ulong linear, int size, bool write)
+    /// <param name="raised">A fault of the guest's is pending.</param>
+    private bool TryFill(CpuState* c, ulong linear, int size, bool write, out bool raised)
     {
+        raised = false;
         if ((linear & 0xfff) + (ulong)size > 0x1000 || !CpuMode.IsCanonical(c, linear) || CpuMode.AlignmentChecked(c))
             return false;
         TlbEntry* e = _p.Paging.Level1 + Tlb.Index(linear);
@@ -397,7 +412,8 @@ internal sealed unsafe partial class Translator
         bool ok = _p.Paging.Translate(c, linear, (write ? AccessKind.Write : AccessKind.Read) | CpuMode.ExplicitAccess(c), out _);
         if (!ok)
         {
-            // The interpreter meets the fault or the exit again, and reports it.
+            raised = c->ExitPending == 0;
+            // The interpreter meets an exit again, and reports it.
             c->ExitPending = 0;
             c->PendingNonCanonical = 0;
             c->Exit->Reason = ExitReason.None;

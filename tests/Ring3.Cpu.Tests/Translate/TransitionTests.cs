@@ -412,4 +412,112 @@ public sealed unsafe class TransitionTests
                 Assert.Equal(1, Calls(m) - before);
             }
     }
+
+    /// <summary>A program that meets page faults of every kind of access, and a kernel that notes each and goes on behind it.</summary>
+    [Fact]
+    public void PageFaults_AreDeliveredAndReturnedFrom_InTranslatedCode()
+    {
+        const ulong ReadOnly = 0x40_0000, Absent = 0x60_0000, Handler = KernelTarget;
+        Action<Assembler>[] accesses =
+        [
+            a => a.mov(ecx, __[rax]), a => a.mov(__[rax], ecx), a => a.add(__qword_ptr[rax + 8], 5), a => a.adc(rcx, __[rax]), a => a.push(__qword_ptr[rax]),
+            a => a.@lock.xadd(__[rax], ecx), a => a.bts(__qword_ptr[rax], rcx), a => a.movups(xmm1, __[rax]), a => a.setc(__byte_ptr[rax]),
+            a => a.cmpxchg(__[rax], rcx), a => a.inc(__dword_ptr[rax]), a => a.call(__qword_ptr[rax]), a => a.div(__dword_ptr[rax]),
+        ];
+        for (int n = 0; n < accesses.Length; n++)
+            foreach (ulong at in (ulong[])[ReadOnly, Absent, Absent + 0xffc, ReadOnly + 0x1f_fffc])
+            {
+                byte[] user = Assemble(User, a =>
+                {
+                    Label again = a.CreateLabel(), behind = a.CreateLabel(), loop = a.CreateLabel();
+                    a.Label(ref again);
+                    a.lea(r8, __[behind]);
+                    a.mov(rax, at);
+                    a.mov(ecx, 5);
+                    a.sub(rcx, rbx);
+                    accesses[n](a);
+                    a.Label(ref behind);
+                    a.mov(rsp, SysLongHarness.UserStack);
+                    a.pushfq();
+                    a.pop(rax);
+                    a.mov(__[rdi], rax);
+                    a.add(rdi, 8);
+                    a.dec(ebx);
+                    a.jnz(again);
+                    a.hlt();
+                });
+                byte[] handler = Assemble(Handler, a =>
+                {
+                    a.pop(rdx);
+                    a.mov(__[rdi], rdx);
+                    a.mov(rdx, cr2);
+                    a.mov(__[rdi + 8], rdx);
+                    a.mov(rdx, __[rsp]);
+                    a.mov(__[rdi + 16], rdx);
+                    a.mov(rdx, __[rsp + 16]);
+                    a.mov(__[rdi + 24], rdx);
+                    a.add(rdi, 32);
+                    a.mov(__[rsp], r8);
+                    a.iretq();
+                });
+                using RegionMachine m = Make([0xf4], h =>
+                {
+                    h.Write(User, user);
+                    h.Write(Handler, handler);
+                    h.Word(SysLongHarness.Idt + 16 * Vector.PF) = Handler & 0xffff | (ulong)SysLongHarness.KernelCode << 16 | 0x8eUL << 40 | Handler >> 16 << 48;
+                    (h.State->Rip, h.State->Gpr[3], h.State->Gpr[7]) = (User, Rounds, Results);
+                    h.State->ExceptionIntercepts = ~(1u << Vector.PF);
+                    ulong tables = h.Size - 0x2000;
+                    h.Word(tables + 8 * (ReadOnly >> 21)) = ReadOnly | Pte.P | Pte.U | Pte.PS;
+                    h.Word(tables + 8 * (Absent >> 21)) = 0;
+                }, 3);
+                Assert.Equal(ExitReason.Exception, Run(m, $"{n} at {at:x}"));
+                if (at == Absent)
+                    Assert.True(m.Fast.Cpu.Translator.Counters.Entries <= 8, $"{n}: {m.Fast.Cpu.Translator.Counters.Entries} entries");
+            }
+    }
+
+    /// <summary>A kernel whose pages are global reads and writes a program's page between STAC and CLAC, and once without.</summary>
+    [Fact]
+    public void StacAndClac_ChangeWhatTheKernelReaches()
+    {
+        foreach (bool global in (bool[])[true, false])
+            foreach (int last in (int[])[0, 1, 2])
+            {
+                byte[] kernel = Assemble(Kernel, a =>
+                {
+                    Label again = a.CreateLabel();
+                    a.mov(rsi, SysLongHarness.UserStack);
+                    a.Label(ref again);
+                    a.cmp(ebx, 7);
+                    a.stac();
+                    a.adc(__qword_ptr[rsi], rbx);
+                    a.mov(rax, __[rsi + 8]);
+                    a.pushfq();
+                    a.pop(rdx);
+                    a.clac();
+                    a.adc(rdx, rax);
+                    a.mov(__[rdi], rdx);
+                    a.add(rdi, 8);
+                    a.dec(ebx);
+                    a.jnz(again);
+                    if (last == 1)
+                        a.mov(__[rsi], rbx);
+                    if (last == 2)
+                        a.mov(rbx, __[rsi]);
+                    a.hlt();
+                });
+                using RegionMachine m = Make(kernel, h =>
+                {
+                    h.State->Cr4 |= Cr4.SMAP | Cr4.PGE;
+                    Supervisor(h);
+                    ulong table = h.Size - 0x1000;
+                    for (ulong i = 0; i < 512; i++)
+                        h.Word(table + 8 * i) |= global && (h.Word(table + 8 * i) & Pte.U) == 0 ? Pte.G : 0;
+                    (h.State->Gpr[3], h.State->Gpr[7]) = (Rounds, Data);
+                }, 0);
+                Assert.Equal(last == 0 ? ExitReason.Hlt : ExitReason.Exception, Run(m, $"global {global}, last {last}"));
+                Assert.True(global ? Calls(m) <= 4 : Calls(m) >= Rounds, $"{Calls(m)} calls of handlers");
+            }
+    }
 }
