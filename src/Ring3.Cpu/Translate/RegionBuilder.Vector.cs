@@ -64,7 +64,7 @@ internal sealed unsafe partial class RegionBuilder
             int size = code.MemorySize.GetSize();
             _atHand = null;
             int alignment = VectorRules.MustBeAligned(g.Code) ? size : 0;
-            int site = MissSite(t, i, AccessForm.Operand, size, store, alignment);
+            int site = MissSite(t, i, VectorRules.IsMove(code) ? AccessForm.Operand : AccessForm.LateOperand, size, store, alignment);
             if (NotesEveryX87 && VectorRules.IsNoted(code.Code))
             {
                 EmitAddress(g.Code, HostRegisters.Address, false);

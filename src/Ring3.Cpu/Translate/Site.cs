@@ -26,7 +26,12 @@ internal enum SiteKind : byte
 }
 
 /// <summary>What an access of a <see cref="SiteKind.Miss"/> is.</summary>
-internal enum AccessForm : byte { Operand, Push, Pop, Leave, BitString }
+internal enum AccessForm : byte
+{
+    Operand, Push, Pop, Leave, BitString,
+    /// <summary>An operand that the instruction may reach after exceptions of its own, or not at all: what faults is for the interpreter to find out.</summary>
+    LateOperand,
+}
 
 /// <summary>A place of translated code that calls back. The code loads its address into <see cref="HostRegisters.Entry"/>.</summary>
 /// <remarks>SAFETY: lives in the region's arena as long as the code.</remarks>

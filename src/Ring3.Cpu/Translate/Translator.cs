@@ -140,7 +140,7 @@ internal sealed unsafe partial class Translator
             case SiteKind.Miss:
                 ulong linear = s->Form switch
                 {
-                    AccessForm.Operand => OperandLinear(c, s, 0),
+                    AccessForm.Operand or AccessForm.LateOperand => OperandLinear(c, s, 0),
                     AccessForm.BitString => OperandLinear(c, s, BitStringOffset(c, s)),
                     AccessForm.Push => Wrap(c, c->Gpr[4] - s->Size),
                     AccessForm.Pop => Wrap(c, c->Gpr[4]),
@@ -151,7 +151,7 @@ internal sealed unsafe partial class Translator
                 bool raised = false;
                 if (aligned && TryFill(c, linear, s->Size, s->Write, out raised) && CanGoOn())
                     return s->Resume;
-                // Of operands the first access faults. Where several instructions are checked together it may be a later one's.
+                // Several instructions that are checked together would not all fault.
                 return raised && s->Form is AccessForm.Operand or AccessForm.BitString ? FaultAt(c, s) : LeaveBefore(c, s);
             case SiteKind.Overwritten when s->Size == 0:
                 // Some of a page, by a string instruction, which goes on in its handler.

@@ -56,6 +56,11 @@ internal static class VectorRules
     private static bool IsX87(Code code)
         => X87Handlers.HasForm(code) || code is Code.Fnstsw_AX or Code.Fnstsw_m2byte or Code.Fnstcw_m2byte or Code.Wait;
 
+    /// <summary>Whether the instruction copies its operand, which faults then before anything else can.</summary>
+    public static bool IsMove(in Instruction i) => i.Mnemonic is Mnemonic.Movups or Mnemonic.Movaps or Mnemonic.Movdqu or Mnemonic.Movdqa or Mnemonic.Movq
+        or Mnemonic.Movd or Mnemonic.Movss or Mnemonic.Movsd or Mnemonic.Movhps or Mnemonic.Movlps or Mnemonic.Vmovups or Mnemonic.Vmovaps
+        or Mnemonic.Vmovdqu or Mnemonic.Vmovdqa or Mnemonic.Vmovq or Mnemonic.Vmovd;
+
     /// <summary>Whether a misaligned memory operand is #GP.</summary>
     public static bool MustBeAligned(in Instruction i) => !IsX87(i.Code) && VectorFacts.MustBeAligned(i.Code, i.Encoding == EncodingKind.VEX);
 
