@@ -188,7 +188,7 @@ internal sealed unsafe partial class RegionBuilder
         Context(on ? PrivilegeClass.SupervisorUserAccess : PrivilegeClass.Supervisor, site);
         _a.Store(StateLayout.Context, Spare);
         MemoryOperand flags = RegionAssembler.State(StateLayout.Rflags);
-        _a.Add(on ? Instruction.Create(Code.Or_rm32_imm32, flags, (uint)Rflags.AC) : Instruction.Create(Code.And_rm32_imm32, flags, ~(uint)Rflags.AC));
+        _a.Add(Instruction.Create(on ? Code.Or_rm32_imm32 : Code.And_rm32_imm32, flags, on ? (uint)Rflags.AC : ~(uint)Rflags.AC));
         HandlersReturn(site);
     }
 
@@ -201,7 +201,7 @@ internal sealed unsafe partial class RegionBuilder
         UnlessToHandler(NotEqual, site);
     }
 
-    /// <summary>Neither RFLAGS nor the flags to be loaded, in the spare register, are unusual, and no interrupt is waited for that these would let in.</summary>
+    /// <summary>Neither RFLAGS nor the flags to be loaded, in the spare register, are unusual; no interrupt waits that these would let in.</summary>
     private void UsualFlags(int site)
     {
         Unless(Spare, UnusualFlags, site);

@@ -177,7 +177,8 @@ public sealed unsafe class TransitionTests
 
     private readonly record struct Frame(ulong Rip, ulong Cs, ulong Flags, ulong Rsp, ulong Ss)
     {
-        public static Frame Of(bool user, ulong flags, int stack = 0) => user ? new(User, SysLongHarness.UserCode, flags, SysLongHarness.UserStack, SysLongHarness.UserData)
+        public static Frame Of(bool user, ulong flags, int stack = 0) => user
+            ? new(User, SysLongHarness.UserCode, flags, SysLongHarness.UserStack, SysLongHarness.UserData)
             : new(KernelTarget, SysLongHarness.KernelCode, flags, SysLongHarness.Rsp0, stack == 0 ? 0UL : SysLongHarness.KernelData);
     }
 
@@ -328,8 +329,10 @@ public sealed unsafe class TransitionTests
         (ushort Selector, ulong Value)[] changes =
         [
             (SysLongHarness.UserCode, 0), (SysLongHarness.UserCode, 0x00af_7b00_0000_ffff), (SysLongHarness.UserCode, 0x0020_fb00_0000_0000),
-            (SysLongHarness.UserCode, 0x00ef_fb00_0000_ffff), (SysLongHarness.UserCode, 0x12af_fb34_5678_ffff), (SysLongHarness.UserCode, 0x00af_fa00_0000_ffff),
-            (SysLongHarness.UserData, 0x00cf_7300_0000_ffff), (SysLongHarness.UserData, 0x00cf_f100_0000_ffff), (SysLongHarness.UserData, 0x12cf_f234_5678_ffff),
+            (SysLongHarness.UserCode, 0x00ef_fb00_0000_ffff), (SysLongHarness.UserCode, 0x12af_fb34_5678_ffff),
+            (SysLongHarness.UserCode, 0x00af_fa00_0000_ffff),
+            (SysLongHarness.UserData, 0x00cf_7300_0000_ffff), (SysLongHarness.UserData, 0x00cf_f100_0000_ffff),
+            (SysLongHarness.UserData, 0x12cf_f234_5678_ffff),
             (SysLongHarness.KernelCode, 0x00af_1b00_0000_ffff), (SysLongHarness.KernelData, 0x00cf_1300_0000_ffff), (SysLongHarness.KernelData, 0),
         ];
         foreach ((ushort selector, ulong value) in changes)
@@ -464,7 +467,8 @@ public sealed unsafe class TransitionTests
                 {
                     h.Write(User, user);
                     h.Write(Handler, handler);
-                    h.Word(SysLongHarness.Idt + 16 * Vector.PF) = Handler & 0xffff | (ulong)SysLongHarness.KernelCode << 16 | 0x8eUL << 40 | Handler >> 16 << 48;
+                    h.Word(SysLongHarness.Idt + 16 * Vector.PF) =
+                        Handler & 0xffff | (ulong)SysLongHarness.KernelCode << 16 | 0x8eUL << 40 | Handler >> 16 << 48;
                     (h.State->Rip, h.State->Gpr[3], h.State->Gpr[7]) = (User, Rounds, Results);
                     h.State->ExceptionIntercepts = ~(1u << Vector.PF);
                     ulong tables = h.Size - 0x2000;
