@@ -165,7 +165,7 @@ internal static class InstructionRules
     }
 
     private static bool IsSystem(in Instruction i) => i.Code is Code.Pushfq or Code.Popfq or Code.Pushfd or Code.Popfd or Code.Cli or Code.Sti or Code.Cld
-        or Code.Std or Code.Swapgs or Code.Rdtsc or Code.Rdtscp or Code.Mfence
+        or Code.Std or Code.Stac or Code.Clac or Code.Swapgs or Code.Rdtsc or Code.Rdtscp or Code.Mfence
         || i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && !HasMemory(i);
 
     public static bool HasMemory(in Instruction i)
