@@ -94,8 +94,11 @@ public unsafe struct CpuState
     internal ulong KeptRsp;
     internal Op* KeptBy;
 
-    /// <summary>Low 12 bits of every TLB tag: number of the current translation context (ASID, PCID, privilege, SMAP override). See Tlb.cs.</summary>
+    /// <summary>Low 12 bits of every TLB tag: number of the current translation context (ASID, PCID, privilege). See Tlb.cs.</summary>
     public ulong TlbContext;
+    /// <summary>User pages in level 1 that the supervisor may access only as long as RFLAGS.AC is set, and their tags: see <see cref="Tlb.Lend"/>.</summary>
+    internal int LentPages;
+    internal fixed ulong LentTags[Tlb.MaxLent];
     /// <summary>Current decode mode: part of a block's key. See BlockMode.</summary>
     public uint BlockMode;
     /// <summary>CPL 0-3. Equal to SS.DPL; in real mode 0, in virtual-8086 mode 3.</summary>
@@ -229,6 +232,8 @@ public unsafe struct CpuState
     internal ulong CodeBase;
     /// <summary>Host address of the routine that calls back, and of the managed code that it calls.</summary>
     internal nint SlowRoutine, SlowCallback;
+    /// <summary>Host addresses of <see cref="TlbRoutines"/>.</summary>
+    internal nint MissRoutine, TakeBackRoutine;
     /// <summary>Host address of <see cref="FlagRoutines.Load"/>.</summary>
     internal nint FlagRoutine;
     /// <summary>A value between two accesses of one instruction.</summary>

@@ -75,6 +75,22 @@ public sealed unsafe class CpuidFeatureTests
     }
 
     [Fact]
+    public void BranchHistory_IsControlledOnIntel()
+    {
+        foreach (bool amd in (bool[])[false, true])
+        {
+            using TestGuest g = new(cpuid: false, options: new VmOptions { Processor = amd ? s_amd : s_intel });
+            g.SetVector(13, 0x11000).LoadAt(0x11000, 0xb0, 13, 0xe6, 0xf4);
+            kvm_cpuid_entry2[] entries = Cpuid(amd ? s_amd : s_intel, 7, e => e);
+            Assert.Equal(0, g.Cpu.SetCpuid2(entries));
+            Assert.Equal(!amd, Array.Exists(entries, e => e is { function: 7, index: 2 } && (e.edx & 1 << 4) != 0));
+            Assert.Equal(amd ? 13 : 1, GuestWrites(g, Msr.SPEC_CTRL, 1 << 10 | 1));
+            Assert.Equal(amd ? 0UL : 1 << 10 | 1, Get(g, Msr.SPEC_CTRL));
+            Assert.Equal(13, GuestWrites(g, Msr.SPEC_CTRL, 1 << 11));
+        }
+    }
+
+    [Fact]
     public void Frequencies_AreTheTscs()
     {
         using TestGuest g = Guest(s_intel);

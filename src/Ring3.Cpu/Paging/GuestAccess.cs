@@ -163,10 +163,18 @@ internal sealed unsafe partial class GuestAccess
     /// <summary>Host pointer for a read with an explicit privilege: AccessKind.User, 0, or <see cref="AccessKind.Implicit"/>.</summary>
     internal byte* ReadPtrAs(CpuState* c, ulong linear, int size, AccessKind privilege)
     {
+        BeforeImplicit(c, privilege);
         TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | _paging.Tlb.Context(CpuMode.PrivilegeOf(c, privilege))) == e->TagRead)
             return (byte*)(linear + (ulong)e->Addend);
         return ReadPtrSlow(c, linear, size, privilege);
+    }
+
+    /// <summary>RFLAGS.AC lifts nothing for an implicit access: SMAP keeps it out of user pages.</summary>
+    private void BeforeImplicit(CpuState* c, AccessKind privilege)
+    {
+        if (c->LentPages != 0 && (privilege & AccessKind.Implicit) != 0)
+            _paging.Tlb.TakeBack();
     }
 
     /// <summary>
@@ -174,6 +182,7 @@ internal sealed unsafe partial class GuestAccess
     /// </summary>
     internal byte* WritePtrAs(CpuState* c, ulong linear, int size, AccessKind privilege, out TlbEntry* e)
     {
+        BeforeImplicit(c, privilege);
         e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
         if ((((linear + (ulong)size - 1) & ~0xfffUL) | _paging.Tlb.Context(CpuMode.PrivilegeOf(c, privilege))) == e->TagWrite)
             return (byte*)(linear + (ulong)e->Addend);

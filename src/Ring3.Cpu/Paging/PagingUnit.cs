@@ -29,7 +29,7 @@ internal sealed unsafe partial class PagingUnit
         _state = state;
         _identity = identity;
         _blocks = blocks;
-        Tlb = new Tlb(ProcessorMemory.TlbOf(state));
+        Tlb = new Tlb(ProcessorMemory.TlbOf(state), &state->LentPages, state->LentTags);
         UpdateContext(state);
     }
 
@@ -143,8 +143,11 @@ internal sealed unsafe partial class PagingUnit
         PrivilegeClass privilege = CpuMode.PrivilegeOf(c, access);
         if (privilege == PrivilegeClass.UserAligned || Breakpoints.HasData(c, page))
             return;
-        TlbEntry* e = ProcessorMemory.Level1Of(c) + Tlb.Index(linear);
         ulong tag = page | Tlb.Context(privilege);
+        // RFLAGS.AC is set, or the access would not be permitted.
+        if (privilege == PrivilegeClass.Supervisor && (t.Flags & PageFlags.User) != 0 && (c->Cr4 & Cr4.SMAP) != 0)
+            Tlb.Lend(tag);
+        TlbEntry* e = Tlb.Displace(tag);
         e->Addend = (long)t.Host - (long)page;
         e->CodeBits = CodeBitsOf(t.Host);
         e->TagRead = (t.Flags & PageFlags.NestedRead) != 0 ? tag : Tlb.Invalid;

@@ -30,7 +30,8 @@ public unsafe struct TlbEntry
 /// <remarks>SAFETY: the arrays are unmanaged, this object's for its lifetime, and indexed with masks. Owner thread only.</remarks>
 internal sealed unsafe class Tlb
 {
-    public const int Level1Entries = 8192, FetchEntries = 256;
+    /// <summary>Entries by page number; the second places of entries that others displaced, behind them; entries of instruction fetches.</summary>
+    public const int Level1Entries = 8192, DisplacedEntries = 1024, FetchEntries = 256;
     public const ulong Invalid = ulong.MaxValue;
 
     /// <summary>
@@ -109,8 +110,8 @@ internal sealed unsafe class Tlb
 
     /// <summary>Bytes of the memory that the constructor is given.</summary>
     public static nuint Bytes =>
-        (nuint)((Level1Entries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space) + AsidSlots * sizeof(AsidTags)
-            + sizeof(Selection));
+        (nuint)((Level1Entries + DisplacedEntries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space)
+            + AsidSlots * sizeof(AsidTags) + sizeof(Selection));
 
     /// <summary>Bytes from the memory's begin to the pointers to the current space and ASID.</summary>
     public static int CurrentSpaceOffset => (int)Bytes - sizeof(Selection);
@@ -149,10 +150,14 @@ internal sealed unsafe class Tlb
     }
 
     /// <param name="at">Zeroed memory of <see cref="Bytes"/> bytes, which stays the caller's; level 1 comes first.</param>
-    public Tlb(byte* at)
+    /// <param name="lent">Number of pages lent, for those who look before they call <see cref="TakeBack"/>.</param>
+    /// <param name="lentTags">Their tags in level 1, <see cref="MaxLent"/> at most.</param>
+    public Tlb(byte* at, int* lent, ulong* lentTags)
     {
+        _lent = lent;
+        _lentTags = lentTags;
         Level1 = (TlbEntry*)at;
-        Fetch = Level1 + Level1Entries;
+        Fetch = Level1 + Level1Entries + DisplacedEntries;
         _executed = (ulong*)(Fetch + FetchEntries);
         _large2M = _executed + FilterWords;
         _large1G = _large2M + FilterWords;
@@ -321,10 +326,66 @@ internal sealed unsafe class Tlb
             if ((changed >> (int)(2 * (entry >> KeyedShift)) & 3) == 0)
                 _keyed[kept++] = entry;
             else
-                Level1[entry & (Level1Entries - 1)].TagRead = Level1[entry & (Level1Entries - 1)].TagWrite = Invalid;
+                DropEntry(entry & (Level1Entries - 1));
         }
         _keyedCount = kept;
         return false;
+    }
+
+    /// <summary>So many pages are lent at most.</summary>
+    public const int MaxLent = 8;
+    private readonly int* _lent;
+    private readonly ulong* _lentTags;
+
+    /// <summary>
+    /// Before level 1 gets a user page for the supervisor, with CR4.SMAP and RFLAGS.AC set: STAC and CLAC do not change the context, so the entry may be there
+    /// only until AC is cleared.
+    /// </summary>
+    public void Lend(ulong tag)
+    {
+        for (int i = 0; i < *_lent; i++)
+            if (_lentTags[i] == tag)
+                return;
+        if (*_lent == MaxLent)
+            TakeBack();
+        _lentTags[(*_lent)++] = tag;
+    }
+
+    /// <summary>Level 1 forgets the pages that were lent. To be called when RFLAGS.AC or the supervisor's privilege ends.</summary>
+    public void TakeBack()
+    {
+        for (int i = 0; i < *_lent; i++)
+        {
+            DropTag(Level1 + Index(_lentTags[i]), _lentTags[i]);
+            DropTag(DisplacedAt(_lentTags[i]), _lentTags[i]);
+        }
+        *_lent = 0;
+    }
+
+    private static void DropTag(TlbEntry* e, ulong tag)
+    {
+        if (e->TagRead == tag)
+            e->TagRead = Invalid;
+        if (e->TagWrite == tag)
+            e->TagWrite = Invalid;
+    }
+
+    /// <summary>The entry for a tag, to be filled. What it holds of another page or context goes to the second place (<see cref="TlbRoutines.Miss"/>).</summary>
+    public TlbEntry* Displace(ulong tag)
+    {
+        TlbEntry* e = Level1 + Index(tag), displaced = DisplacedAt(tag);
+        if (e->TagRead != tag && e->TagWrite != tag)
+            *displaced = *e;
+        return e;
+    }
+
+    private TlbEntry* DisplacedAt(ulong linear) => Level1 + Level1Entries + (Index(linear) & (DisplacedEntries - 1));
+
+    /// <summary>Drops an entry, and what it may have displaced or left.</summary>
+    private void DropEntry(uint index)
+    {
+        TlbEntry* e = Level1 + index, displaced = DisplacedAt((ulong)index << 12);
+        e->TagRead = e->TagWrite = displaced->TagRead = displaced->TagWrite = Invalid;
     }
 
     /// <summary>Drops all translations of an ASID, linear and guest-physical.</summary>
@@ -382,6 +443,7 @@ internal sealed unsafe class Tlb
         {
             ulong page = linear & ~0xfffUL;
             DropEntry(Level1 + Index(linear), page);
+            DropEntry(DisplacedAt(linear), page);
             DropEntry(Fetch + FetchIndex(linear), page);
             Level2.FlushPage(linear >> 12);
             Level2.ClearStructures();
@@ -408,8 +470,9 @@ internal sealed unsafe class Tlb
 
     private void FlushRange(ulong start, ulong size)
     {
-        // The pages of the range are neighbours in both arrays.
+        // The pages of the range are neighbours in all arrays.
         FlushRange(Level1, Level1Entries, Index(start), start, size);
+        FlushRange(Level1 + Level1Entries, DisplacedEntries, Index(start), start, size);
         FlushRange(Fetch, FetchEntries, FetchIndex(start), start, size);
         Level2.FlushRange(start >> 12, size >> 12);
         FetchGeneration++;
@@ -433,7 +496,8 @@ internal sealed unsafe class Tlb
 
     private void ClearLevel1()
     {
-        for (int i = 0; i < Level1Entries + FetchEntries; i++)
+        *_lent = 0;
+        for (int i = 0; i < Level1Entries + DisplacedEntries + FetchEntries; i++)
             Level1[i].TagRead = Level1[i].TagWrite = Invalid;
     }
 
@@ -490,9 +554,7 @@ internal enum PrivilegeClass
     User,
     /// <summary>CPL 3 with alignment checks on: never inserted, so that every access takes the slow path.</summary>
     UserAligned,
-    /// <summary>Supervisor; user pages are out of reach when CR4.SMAP is set. Also every implicit supervisor access.</summary>
+    /// <summary>Supervisor; with CR4.SMAP set user pages are in reach only while they are lent (<see cref="Tlb.Lend"/>).</summary>
     Supervisor,
-    /// <summary>Supervisor with RFLAGS.AC set.</summary>
-    SupervisorUserAccess,
     Count,
 }

@@ -28,6 +28,8 @@ internal sealed unsafe partial class PagingUnit
     internal void UpdatePrivilege(CpuState* c)
     {
         PrivilegeClass privilege = CpuMode.PrivilegeOf(c, CpuMode.ExplicitAccess(c));
+        if (c->LentPages != 0 && (privilege < PrivilegeClass.Supervisor || (c->Rflags & Rflags.AC) == 0))
+            Tlb.TakeBack();
         c->CodeContext = c->TlbContext = Tlb.Context(privilege);
         if (privilege < PrivilegeClass.Supervisor)
             return;

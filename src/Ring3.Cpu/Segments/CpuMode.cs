@@ -71,7 +71,6 @@ internal static unsafe class CpuMode
     {
         if ((access & AccessKind.User) != 0)
             return CpuMode.AlignmentChecked(c) ? PrivilegeClass.UserAligned : PrivilegeClass.User;
-        bool lifted = (c->Rflags & Rflags.AC) != 0 && (access & AccessKind.Implicit) == 0;
-        return lifted && (c->Cr4 & Cr4.SMAP) != 0 ? PrivilegeClass.SupervisorUserAccess : PrivilegeClass.Supervisor;
+        return PrivilegeClass.Supervisor;
     }
 }

@@ -18,7 +18,7 @@ internal struct TranslatedJump
 /// <remarks>SAFETY: one mapping, whose parts do not overlap.</remarks>
 internal static unsafe class ProcessorMemory
 {
-    public const int JumpEntries = 8192, JumpShift = 5;
+    public const int JumpEntries = 32768, JumpShift = 5;
     public const uint JumpFactor = 0x9e37_79b1;
 
     /// <summary>Bytes between the state and the TLB, and between the TLB and the jumps.</summary>

@@ -148,6 +148,10 @@ internal sealed class RegionAssembler : HostAssembler
     public void WithTable(HostOperation operation, Register register, Register index, int displacement) =>
         OnTable(WideRex | Number(register) >> 3 << 2, (int)operation, Number(register), Number(index), displacement);
 
+    /// <summary>[<see cref="HostRegisters.Base"/> + index + displacement] = register.</summary>
+    public void StoreTable(Register index, int displacement, Register register) =>
+        OnTable(WideRex | Number(register) >> 3 << 2, 0x89, Number(register), Number(index), displacement);
+
     public void JumpThroughTable(Register index, int displacement) => OnTable(0x40, 0xff, 4, Number(index), displacement);
 
     private void OnTable(int rex, int opcode, int r, int x, int displacement)

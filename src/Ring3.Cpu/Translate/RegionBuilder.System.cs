@@ -33,6 +33,9 @@ internal sealed unsafe partial class RegionBuilder
             case Code.Std:
                 _a.Add(Instruction.Create(Code.Or_rm32_imm32, RegionAssembler.State(StateLayout.Rflags), (uint)Rflags.DF));
                 break;
+            case Code.Stac or Code.Clac:
+                EmitUserAccess(t, i, g.Code.Code == Code.Stac);
+                break;
             case Code.Swapgs:
                 int site = AddSite(SiteAt(SiteKind.Call, t, i));
                 KernelOnly(site);
@@ -41,12 +44,6 @@ internal sealed unsafe partial class RegionBuilder
                 _a.Store(StateLayout.GsBase, HostRegisters.Address);
                 _a.Store(StateLayout.KernelGsBase, HostRegisters.Spare);
                 HandlersReturn(site);
-                break;
-            case Code.Stac:
-                EmitOverride(t, i, true);
-                break;
-            case Code.Clac:
-                EmitOverride(t, i, false);
                 break;
             case Code.Rdtsc:
                 EmitTimeStamp(t, i, false);
@@ -69,6 +66,32 @@ internal sealed unsafe partial class RegionBuilder
     {
         _a.Add(Instruction.Create(Code.Cmp_rm32_imm8, RegionAssembler.State(StateLayout.Cpl), 0));
         UnlessToHandler(NotEqual, site);
+    }
+
+    /// <summary>STAC and CLAC. Level 1 is the same with RFLAGS.AC and without, but for the entries that CLAC takes back.</summary>
+    private void EmitUserAccess(Trace t, int i, bool on)
+    {
+        int site = AddSite(SiteAt(SiteKind.Call, t, i));
+        if (!identity.Features.Smap)
+        {
+            CallSite(site);
+            _resumes.Add((site, _a.Position));
+            return;
+        }
+        KernelOnly(site);
+        if (on)
+        {
+            _a.Add(Instruction.Create(Code.Or_rm32_imm32, RegionAssembler.State(StateLayout.Rflags), (uint)Rflags.AC));
+        }
+        else
+        {
+            _a.CompareStateWithZero(StateLayout.LentPages, false);
+            int none = _a.Jump(Equal);
+            _a.Add(Instruction.Create(Code.Call_rm64, RegionAssembler.State(StateLayout.TakeBackRoutine)));
+            _a.Bind(none);
+            _a.Add(Instruction.Create(Code.And_rm32_imm32, RegionAssembler.State(StateLayout.Rflags), ~(uint)Rflags.AC));
+        }
+        HandlersReturn(site);
     }
 
     /// <summary>Outside virtual-8086 mode PUSHF has no conditions.</summary>

@@ -169,29 +169,6 @@ internal sealed unsafe partial class RegionBuilder
         StoreContexts(false);
     }
 
-    /// <summary>STAC and CLAC in the kernel, whose fetches have one context whatever AC is.</summary>
-    private void EmitOverride(Trace t, int i, bool on)
-    {
-        int site = AddSite(SiteAt(SiteKind.Call, t, i));
-        if (!identity.Features.Smap)
-        {
-            CallSite(site);
-            _resumes.Add((site, _a.Position));
-            return;
-        }
-        KernelOnly(site);
-        _a.Add(Instruction.Create(Code.Test_rm32_imm32, RegionAssembler.State(StateLayout.Cr4), (uint)Cr4.SMAP));
-        UnlessToHandler(Equal, site);
-        _a.Load(Entry, Tlb.CurrentAsidOffset);
-        _a.Add(Instruction.Create(Code.Cmp_rm8_imm8, HostAssembler.Memory(Entry, Tlb.LocalCodeOffset), 0));
-        UnlessToHandler(NotEqual, site);
-        Context(on ? PrivilegeClass.SupervisorUserAccess : PrivilegeClass.Supervisor, site);
-        _a.Store(StateLayout.Context, Spare);
-        MemoryOperand flags = RegionAssembler.State(StateLayout.Rflags);
-        _a.Add(Instruction.Create(on ? Code.Or_rm32_imm32 : Code.And_rm32_imm32, flags, on ? (uint)Rflags.AC : ~(uint)Rflags.AC));
-        HandlersReturn(site);
-    }
-
     // ---- Checks ----
 
     /// <summary>Leaves the rest to the handler when one of the flags is set in a register.</summary>

@@ -5,9 +5,9 @@ namespace Ring3.Cpu;
 internal static unsafe class StateLayout
 {
     public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, FlagsZero, FlagsSign, FlagsCarry;
-    public static readonly int CodeBase, SlowRoutine, SlowCallback, FsBase, GsBase, JumpContext, JumpSalt, Units, Mxcsr, HostMxcsr, Ymm;
+    public static readonly int CodeBase, SlowRoutine, MissRoutine, TakeBackRoutine, SlowCallback, FsBase, GsBase, JumpContext, JumpSalt, Units, Mxcsr, HostMxcsr, Ymm;
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
-    public static readonly int FlagRoutine, Between, Rflags, Cpl, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
+    public static readonly int FlagRoutine, Between, Rflags, Cpl, LentPages, LentTags, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
     public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline, FlatSegments;
     public static readonly int Efer, Star, Lstar, Sfmask, GdtBase, GdtLimit, CodeContext, JumpKey, NmiBlocked, RequestNmiWindow, CodeBreakpoints;
     public static readonly int KernelCode, KernelStack, UserCode, UserStack;
@@ -37,6 +37,8 @@ internal static unsafe class StateLayout
         Between = (int)((byte*)&c.Between - s);
         Rflags = (int)((byte*)&c.Rflags - s);
         Cpl = (int)((byte*)&c.Cpl - s);
+        LentPages = (int)((byte*)&c.LentPages - s);
+        LentTags = (int)((byte*)c.LentTags - s);
         Cr4 = (int)((byte*)&c.Cr4 - s);
         InterruptShadow = (int)((byte*)&c.InterruptShadow - s);
         RequestInterruptWindow = (int)((byte*)&c.RequestInterruptWindow - s);
@@ -47,6 +49,8 @@ internal static unsafe class StateLayout
         Selectors = (int)((byte*)&c.Es.Selector - s);
         FlatSegments = (int)((byte*)&c.FlatSegments - s);
         SlowRoutine = (int)((byte*)&c.SlowRoutine - s);
+        MissRoutine = (int)((byte*)&c.MissRoutine - s);
+        TakeBackRoutine = (int)((byte*)&c.TakeBackRoutine - s);
         SlowCallback = (int)((byte*)&c.SlowCallback - s);
         FsBase = (int)((byte*)&c.Fs.Base - s);
         GsBase = (int)((byte*)&c.Gs.Base - s);

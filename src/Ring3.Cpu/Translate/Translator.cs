@@ -39,6 +39,8 @@ internal sealed unsafe partial class Translator
     {
         _p.State->FlagRoutine = FlagRoutines.Load;
         _p.State->SlowRoutine = RegionRoutines.Slow;
+        _p.State->MissRoutine = TlbRoutines.Miss;
+        _p.State->TakeBackRoutine = TlbRoutines.TakeBack;
     }
 
     public void Free() => GCHandle.FromIntPtr(_p.State->Self).Free();

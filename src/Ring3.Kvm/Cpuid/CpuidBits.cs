@@ -36,6 +36,8 @@ internal static class CpuidBits
         internal const uint FSRM = 1 << 4, SPEC_CTRL = 1 << 26, STIBP = 1 << 27, FLUSH_L1D = 1 << 28, ARCH_CAPABILITIES = 1 << 29, SSBD = 1u << 31;
     }
 
+    internal static class Leaf7Index2Edx { internal const uint BHI_CTRL = 1 << 4, MCDT_NO = 1 << 5; }
+
     internal static class LeafDEax { internal const uint XSAVEOPT = 1 << 0, XSAVEC = 1 << 1, XGETBV1 = 1 << 2, XSAVES = 1 << 3; }
 
     internal static class Ext1Ecx

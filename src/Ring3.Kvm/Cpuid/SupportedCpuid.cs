@@ -111,7 +111,13 @@ public static class SupportedCpuid
         uint edx7 = Leaf7Edx.FSRM | Leaf7Edx.SPEC_CTRL | Leaf7Edx.STIBP | Leaf7Edx.SSBD | (isAmd ? 0 : Leaf7Edx.ARCH_CAPABILITIES);
         uint ecx7 = Leaf7Ecx.UMIP | Leaf7Ecx.PKU | Leaf7Ecx.LA57 | Leaf7Ecx.RDPID | (h7.Ecx & Leaf7Ecx.GFNI)
             | (avx ? h7.Ecx & (Leaf7Ecx.VAES | Leaf7Ecx.VPCLMULQDQ) : 0);
-        AddIndexed(list, 7, 0, 0, ebx7, ecx7, edx7);
+        AddIndexed(list, 7, 0, isAmd ? 0u : 2u, ebx7, ecx7, edx7);
+        if (!isAmd)
+        {
+            AddIndexed(list, 7, 1, 0, 0, 0, 0);
+            // Linux clears its branch history in a loop at every system call unless SPEC_CTRL can do it, whatever ARCH_CAPABILITIES says.
+            AddIndexed(list, 7, 2, 0, 0, 0, Leaf7Index2Edx.BHI_CTRL | Leaf7Index2Edx.MCDT_NO);
+        }
 
         TopologyLeaf(list, 0xb);
         uint area = XsaveArea.SizeFor(SupportedXcr0, model);

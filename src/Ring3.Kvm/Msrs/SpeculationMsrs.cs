@@ -13,6 +13,9 @@ internal sealed class SpeculationMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart
         | 1 << 5 /* MDS_NO */ | 1 << 6 /* PSCHANGE_MC_NO */ | 1 << 8 /* TAA_NO */ | 1 << 13 /* SBDR_SSDP_NO */ | 1 << 14 /* FBSDP_NO */
         | 1 << 15 /* PSDP_NO */ | 1 << 20 /* BHI_NO */ | 1 << 24 /* PBRSB_NO */ | 1 << 26 /* GDS_NO */ | 1 << 27 /* RFDS_NO */ | 1UL << 62 /* ITS_NO */;
 
+    /// <summary>SPEC_CTRL: IBRS, STIBP and SSBD; BHI_DIS_S.</summary>
+    private const ulong CommonControls = 7, BhiDisS = 1 << 10;
+
     private readonly VcpuCpuid _cpuid = cpuid;
     private ulong _specCtrl, _archCapabilities = ArchCapabilities;
 
@@ -22,7 +25,7 @@ internal sealed class SpeculationMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart
         {
             Listed = MsrListing.Always,
             Read = (m, a) => a.Host || m.Speculation.HasSpecCtrl ? m.Speculation._specCtrl : null,
-            Write = (m, a, v) => (v & ~7UL) == 0 && (a.Host || m.Speculation.HasSpecCtrl) && Set(ref m.Speculation._specCtrl, v),
+            Write = (m, a, v) => (v & ~m.Speculation.Controls) == 0 && (a.Host || m.Speculation.HasSpecCtrl) && Set(ref m.Speculation._specCtrl, v),
         },
         new(Msr.PRED_CMD) { IsKnownUnread = true, Write = (m, a, v) => (v & ~1UL) == 0 && (a.Host || m.Speculation._cpuid.Speculation.PredCmd) },
         new(Msr.FLUSH_CMD) { IsKnownUnread = true, Write = (m, a, v) => (v & ~1UL) == 0 && (a.Host || m.Speculation._cpuid.Speculation.FlushCmd) },
@@ -34,6 +37,9 @@ internal sealed class SpeculationMsrs(VcpuCore core, VcpuCpuid cpuid) : VcpuPart
             Write = (m, a, v) => a.Host && (m.Speculation.HasArchCapabilities ? Set(ref m.Speculation._archCapabilities, v) : v == 0 && !m.Speculation.IsAmd),
         },
     ];
+
+    /// <summary>Bits of SPEC_CTRL that the processor has: KVM lets a guest that has the register write those of its host.</summary>
+    private ulong Controls => IsAmd ? CommonControls : CommonControls | BhiDisS;
 
     private bool HasSpecCtrl => _cpuid.Speculation.SpecCtrl;
     private bool HasArchCapabilities => _cpuid.Speculation.ArchCapabilities;
