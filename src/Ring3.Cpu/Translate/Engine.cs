@@ -37,8 +37,15 @@ public static class Engine
             file = file[Summary.Length..];
         if (file.Length == 0)
             return;
-        Log = text => File.AppendAllText(file, text + "\n");
-        RegionLog = summary ? null : Log;
+        // Opened now: a machine that is confined opens nothing. What cannot be opened is not written.
+        try
+        {
+            TextWriter writer = TextWriter.Synchronized(new StreamWriter(new FileStream(file, FileMode.Append, FileAccess.Write, FileShare.ReadWrite))
+                { AutoFlush = true });
+            Log = writer.WriteLine;
+            RegionLog = summary ? null : Log;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException) { }
     }
 
     /// <summary>"interpreter", "translator", or "translator:N", with N executions before a block is translated.</summary>
