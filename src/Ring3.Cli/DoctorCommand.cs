@@ -85,9 +85,13 @@ internal static class DoctorCommand
     private static Finding Memory()
     {
         string? available = Field("/proc/meminfo", "MemAvailable");
-        return available is not null && long.TryParse(available.Split(' ')[0], out long kib)
-            ? new("memory", kib >= 512 * 1024 ? Verdict.Good : Verdict.Bad, $"{kib / 1024} MiB available")
-            : new("memory", Verdict.Fine, "unknown");
+        if (available is null || !ulong.TryParse(available.Split(' ')[0], out ulong kib))
+            return new("memory", Verdict.Fine, "unknown");
+        string limited = "";
+        if (MemoryLimit.Bytes is { } limit && limit / 1024 < kib)
+            (kib, limited) = (limit / 1024, ": the limit of this container");
+        // What the guest of ring3 boot has in all, or as much as a limit leaves: a small one starts in it.
+        return new("memory", kib >= (limited.Length == 0 ? 512UL : 256UL) * 1024 ? Verdict.Good : Verdict.Bad, $"{kib / 1024} MiB available{limited}");
     }
 
     private static Finding CodeMemory() => ExecutableMemory.Refusal() is string refusal

@@ -35,6 +35,11 @@ catch (TypeInitializationException) when (ExecutableMemory.Refusal() is string r
     Errors.Line($"cannot have memory for code ({refusal}), which seccomp, SELinux or another policy may refuse");
     return ExitStatus.Resources;
 }
+catch (OutOfMemoryException) when (Environment.GetEnvironmentVariable("RING3_DEBUG") is null)
+{
+    Errors.Line("not enough memory");
+    return ExitStatus.Resources;
+}
 catch (Exception e) when (Environment.GetEnvironmentVariable("RING3_DEBUG") is null)
 {
     Errors.Line($"internal error: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")} (RING3_DEBUG=1 shows where)");
