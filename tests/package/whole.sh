@@ -79,9 +79,11 @@ for version in '"0.0.1"' ''; do
       printf 'void %s(void) {}\n' r3_open r3_ioctl r3_run r3_release r3_read r3_irqfd_write r3_vcpu_signal r3_invalidate_start r3_invalidate_end r3_at_exit
       [ -z "$version" ] || printf '#include <string.h>\nint r3_version(char *text, int size) { strncpy(text, %s, size); return 0; }\n' "$version"
     } | gcc -x c -shared -fPIC -o "$core" - 2>"$package/core.log"
+    # shellcheck disable=SC2016 # the inner shell's own
     one_line "package-old-core${version:+-version}" 1 "^ring3: cannot use $core: .*: install both from one package\$" \
         sh -c '"$1" exec "$2" 2>&1 >/dev/null | grep "^ring3" >&2; exit 1' sh "$package/tree/bin/ring3" "$package/tree/lib/ring3/ring3-selftest"
-    "$package/tree/bin/ring3" doctor 2>/dev/null | grep '^self-test *no .*install both from one package$' >"$package/core.log"
+    "$package/tree/bin/ring3" doctor >"$package/core.log" 2>&1
+    grep -q '^self-test *no .*install both from one package$' "$package/core.log"
     verdict "package-old-core${version:+-version}-doctor" $? "doctor does not say so"
     mv "$package/core" "$core"
 done
@@ -91,9 +93,11 @@ if gcc -O2 -Wall -Wextra -Werror -static -o "$package/restricted" "$root/tests/p
     for policy in no-memfd:memfd_create no-execmem:executable; do
         refused=("$package/restricted" "--${policy%:*}" "$package/tree/bin/ring3")
         one_line "package-${policy%:*}" 71 "^ring3: cannot have memory for code \(.*${policy#*:}.*\), which seccomp, SELinux" "${refused[@]}" boot --cold --exec true
+        # shellcheck disable=SC2016 # the inner shell's own
         one_line "package-${policy%:*}-exec" 1 "^ring3: cannot have memory for code \(.*${policy#*:}.*: .*\), which seccomp, SELinux" \
             sh -c '"$@" 2>&1 >/dev/null | grep "^ring3" >&2; exit 1' sh "${refused[@]}" exec "$package/tree/lib/ring3/ring3-selftest"
-        "${refused[@]}" doctor 2>/dev/null | grep "^memory for code *no .*${policy#*:}" >"$package/refused.log"
+        "${refused[@]}" doctor >"$package/refused.log" 2>&1
+        grep -q "^memory for code *no .*${policy#*:}" "$package/refused.log"
         verdict "package-${policy%:*}-doctor" $? "doctor does not say so"
     done
 else
@@ -157,6 +161,7 @@ for debian in bookworm trixie; do
     [ -n "$(find "$tree/usr/share/bash-completion/completions/ring3" "$tree/usr/share/zsh/vendor-completions/_ring3")" ]
     verdict "package-$debian-completions" $? "not there"
     # With what the package recommends; as root, for virtiofsd here is one that only root may use to change its root.
+    # shellcheck disable=SC2016 # the inner shell's own
     inside root sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$1"' sh "$([ $debian = bookworm ] && echo qemu-system-common || echo virtiofsd)" >"$package/$debian-virtiofsd.log" 2>&1
     inside root ring3 run -- sh -c 'uname -r; id -u' >"$package/$debian-run.log" 2>"$package/$debian-run.err"
     status=$?
@@ -187,8 +192,7 @@ done
 if system bullseye gcc,libc6-dev; then
     cp "$root/src/Ring3.DevKvm/native/selftest.c" "$root"/src/Ring3.DevKvm/native/*.h "$tree/opt/"
     tar -C "$tree/opt" -xzf "$tarball"
-    inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" --version >"$package/bullseye.log" 2>&1
-    [ $? -ne 0 ] && grep -q "version .GLIBC_2\.34' not found" "$package/bullseye.log"
+    ! inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" --version >"$package/bullseye.log" 2>&1 && grep -q "version .GLIBC_2\.34' not found" "$package/bullseye.log"
     verdict package-bullseye $? "$(head -n 1 "$package/bullseye.log")"
     chroot "$tree" gcc -O2 -o /opt/client /opt/selftest.c -lpthread >"$package/bullseye.log" 2>&1 && cp "$tree/opt/client" "$package/client" && system bookworm && cp "$package/client" "$tree/opt/" &&
         inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" exec /opt/client >"$package/bullseye.log" 2>&1 && grep -q 'signals arrive' "$package/bullseye.log"
