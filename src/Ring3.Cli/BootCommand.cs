@@ -201,7 +201,7 @@ internal static class BootCommand
         Cpus = r.GetValue(s_cpus),
         Processor = r.GetValue(s_cpu)!,
         TranslationThreshold = r.GetValue(s_engine),
-        MemoryBytes = r.GetValue(s_memory) ?? 512UL << 20,
+        MemoryBytes = MemoryLimit.GuestBytes(r.GetValue(s_memory), 512UL << 20, r.GetValue(s_resident)),
         Serial = r.GetValue(s_serial)!,
         Acpi = !r.GetValue(s_noAcpi),
         Seed = r.GetValue(s_seed),

@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics.X86;
+using Ring3.Host;
 using Ring3.Vmm;
 
 namespace Ring3.Cli;
@@ -28,7 +29,7 @@ internal static class DoctorCommand
 
     private static int Run()
     {
-        Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), Confinement(), CommandLine(), Library(NativeFiles.Interposer),
+        Finding[] findings = [RealKvm(), Processor(), CpuidFaulting(), Memory(), CodeMemory(), Confinement(), CommandLine(), Library(NativeFiles.Interposer),
             Library(NativeFiles.Core), Launcher(), .. (Finding[])(NativeFiles.Installed ? [] : [Compiler()]), Preload(), WarmStarts(), SelfTest()];
         int width = findings.Max(f => f.What.Length);
         foreach (Finding f in findings)
@@ -84,10 +85,18 @@ internal static class DoctorCommand
     private static Finding Memory()
     {
         string? available = Field("/proc/meminfo", "MemAvailable");
-        return available is not null && long.TryParse(available.Split(' ')[0], out long kib)
-            ? new("memory", kib >= 512 * 1024 ? Verdict.Good : Verdict.Bad, $"{kib / 1024} MiB available")
-            : new("memory", Verdict.Fine, "unknown");
+        if (available is null || !ulong.TryParse(available.Split(' ')[0], out ulong kib))
+            return new("memory", Verdict.Fine, "unknown");
+        string limited = "";
+        if (MemoryLimit.Bytes is { } limit && limit / 1024 < kib)
+            (kib, limited) = (limit / 1024, ": the limit of this container");
+        // What the guest of ring3 boot has in all, or as much as a limit leaves: a small one starts in it.
+        return new("memory", kib >= (limited.Length == 0 ? 512UL : 256UL) * 1024 ? Verdict.Good : Verdict.Bad, $"{kib / 1024} MiB available{limited}");
     }
+
+    private static Finding CodeMemory() => ExecutableMemory.Refusal() is string refusal
+        ? new("memory for code", Verdict.Bad, $"{refusal}: seccomp, SELinux or another policy may refuse it")
+        : new("memory for code", Verdict.Good, "can be mapped");
 
     /// <summary>What confines ring3 boot and ring3 run.</summary>
     private static Finding Confinement() => Sandbox.HasLandlock
@@ -146,7 +155,7 @@ internal static class DoctorCommand
         const string name = "self-test";
         if (NativeFiles.Find(NativeFiles.Launcher) is not string launcher || NativeFiles.Find(NativeFiles.SelfTest) is not string test)
             return new(name, Verdict.Bad, NativeFiles.Missing(NativeFiles.SelfTest));
-        string? line = FirstLine(launcher, ["--", test], 20000, out int status);
+        string? line = FirstLine(launcher, ["--", test], 20000, out int status, ownErrors: true);
         return new(name, status == 0 ? Verdict.Good : Verdict.Bad, line ?? $"no answer (status {status})");
     }
 
@@ -159,13 +168,16 @@ internal static class DoctorCommand
     }
 
     /// <summary>First line of a program's output. Null: it does not start, does not end in time, or says nothing.</summary>
-    private static string? FirstLine(string program, string[] arguments, int limitMs, out int status)
+    /// <param name="ownErrors">What libring3.so says on standard error goes before that.</param>
+    private static string? FirstLine(string program, string[] arguments, int limitMs, out int status, bool ownErrors = false)
     {
+        const string own = "ring3: ";
+        string? error = null;
         status = -1;
         try
         {
             using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
-            process.ErrorDataReceived += static (_, _) => { };
+            process.ErrorDataReceived += (_, e) => error ??= e.Data?.StartsWith(own, StringComparison.Ordinal) == true ? e.Data[own.Length..] : null;
             process.BeginErrorReadLine();
             Task<string> output = process.StandardOutput.ReadToEndAsync();
             if (!process.WaitForExit(limitMs))
@@ -173,7 +185,10 @@ internal static class DoctorCommand
                 process.Kill(entireProcessTree: true);
                 return null;
             }
+            process.WaitForExit(); // for the rest of its errors
             status = process.ExitCode;
+            if (ownErrors && error is not null)
+                return error;
             string[] lines = output.Result.Split('\n', StringSplitOptions.RemoveEmptyEntries);
             return lines.Length == 0 ? null : lines[0];
         }

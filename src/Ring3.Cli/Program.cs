@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using Ring3.Cli;
+using Ring3.Host;
 using Ring3.Vmm;
 
 // The composition root: one command tree, one place where errors become a line and an exit status.
@@ -28,6 +29,16 @@ catch (BootException e)
 {
     Errors.Line(e.Message);
     return e.Status;
+}
+catch (TypeInitializationException) when (ExecutableMemory.Refusal() is string refusal)
+{
+    Errors.Line($"cannot have memory for code ({refusal}), which seccomp, SELinux or another policy may refuse");
+    return ExitStatus.Resources;
+}
+catch (OutOfMemoryException) when (Environment.GetEnvironmentVariable("RING3_DEBUG") is null)
+{
+    Errors.Line("not enough memory");
+    return ExitStatus.Resources;
 }
 catch (Exception e) when (Environment.GetEnvironmentVariable("RING3_DEBUG") is null)
 {

@@ -50,7 +50,7 @@ internal static class RunCommandLine
             Cpus = r.GetValue(BootCommand.s_cpus),
             Processor = r.GetValue(BootCommand.s_cpu)!,
             TranslationThreshold = r.GetValue(BootCommand.s_engine),
-            MemoryBytes = r.GetValue(BootCommand.s_memory) ?? DefaultMemory,
+            MemoryBytes = MemoryLimit.GuestBytes(r.GetValue(BootCommand.s_memory), DefaultMemory, null),
             Net = r.GetValue(BootCommand.s_net),
             Vsock = r.GetValue(BootCommand.s_vsock),
             Cold = r.GetValue(BootCommand.s_cold),

@@ -1,3 +1,4 @@
+using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Text;
@@ -23,6 +24,25 @@ internal static class Exports
     {
         public unsafe ulong* ClientBounds;
         public unsafe byte* IrqfdHints;
+    }
+
+    /// <summary>Says of which version this library is: the interposer's own, or they are of two installations.</summary>
+    [UnmanagedCallersOnly(EntryPoint = "r3_version")]
+    public static unsafe int Version(byte* text, int size)
+    {
+        try
+        {
+            string version = typeof(Exports).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion;
+            var to = new Span<byte>(text, size);
+            if (!Encoding.UTF8.TryGetBytes(version, to[..^1], out int length))
+                return -Abi.Errno.E2BIG;
+            to[length] = 0;
+            return 0;
+        }
+        catch (Exception)
+        {
+            return -Abi.Errno.EIO;
+        }
     }
 
     [UnmanagedCallersOnly(EntryPoint = "r3_init")]

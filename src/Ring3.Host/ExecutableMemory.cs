@@ -33,6 +33,20 @@ public sealed class ExecutableMemory : IDisposable
         finally { _ = Libc.close(fd); }
     }
 
+    /// <summary>Why this system gives no such memory, as where a policy (seccomp, SELinux) refuses it. Null: it does.</summary>
+    public static string? Refusal()
+    {
+        try
+        {
+            using var memory = new ExecutableMemory(1);
+            return null;
+        }
+        catch (IOException e)
+        {
+            return e.Message;
+        }
+    }
+
     /// <summary>Copies code in and returns its executable address, 16-byte aligned. Not thread-safe.</summary>
     public unsafe nint Add(ReadOnlySpan<byte> code)
     {

@@ -9,6 +9,7 @@ shift 2
 exec unshare --mount --pid --fork --kill-child --propagation private bash -euc '
     tree=$1 user=$2
     shift 2
+    mount --rbind "$tree" "$tree"
     mount -t proc proc "$tree/proc"
     mount -t tmpfs -o mode=755 dev "$tree/dev"
     for device in null zero full random urandom tty; do
@@ -24,10 +25,13 @@ exec unshare --mount --pid --fork --kill-child --propagation private bash -euc '
     fi
     ln -s /proc/self/fd "$tree/dev/fd"
     if [ -n "${RING3_READ_ONLY:-}" ]; then
-        mount --rbind "$tree" "$tree"
         mount -o remount,bind,ro "$tree"
     fi
     home=$(chroot "$tree" getent passwd "$user" | cut -d: -f6)
-    exec chroot "$tree" setpriv --reuid "$user" --regid "$user" --init-groups --reset-env \
+    # The root of the mounts, not a chroot: in one of those nobody makes user name spaces, which virtiofsd does.
+    cd "$tree"
+    pivot_root . .
+    umount -l .
+    exec chroot . setpriv --reuid "$user" --regid "$user" --init-groups --reset-env \
         env -i HOME="$home" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"
 ' root.sh "$tree" "$user" "$@"

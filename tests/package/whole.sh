@@ -66,6 +66,46 @@ status=$?
 verdict package-mixture $? "status $status: $(grep '^ring3-exec' "$package/mixture.log")"
 mv "$package/tree/lib/ring3/moved" "$package/tree/lib/ring3/ring3-exec"
 
+# The link to the launcher leads somewhere, and both that way and another to the program are those of this installation.
+ln -sf "$package/tree/bin/ring3" "$package/ring3-link"
+[ "$("$package/tree/bin/ring3-exec" --version)" = "ring3-exec $package_version" ] && (cd / && "$package/ring3-link" doctor) | grep -q "^libring3.so *ok *$package/tree/lib/ring3/libring3.so"
+verdict package-links $? "ring3-exec says '$("$package/tree/bin/ring3-exec" --version 2>&1)'"
+
+# A core of another version, and one that is too old to say: a line, and the client's open fails.
+core=$package/tree/lib/ring3/libring3-core.so
+for version in '"0.0.1"' ''; do
+    mv "$core" "$package/core"
+    { echo 'int r3_init(void) { return 0; }'
+      printf 'void %s(void) {}\n' r3_open r3_ioctl r3_run r3_release r3_read r3_irqfd_write r3_vcpu_signal r3_invalidate_start r3_invalidate_end r3_at_exit
+      [ -z "$version" ] || printf '#include <string.h>\nint r3_version(char *text, int size) { strncpy(text, %s, size); return 0; }\n' "$version"
+    } | gcc -x c -shared -fPIC -o "$core" - 2>"$package/core.log"
+    # shellcheck disable=SC2016 # the inner shell's own
+    one_line "package-old-core${version:+-version}" 1 "^ring3: cannot use $core: .*: install both from one package\$" \
+        sh -c '"$1" exec "$2" 2>&1 >/dev/null | grep "^ring3" >&2; exit 1' sh "$package/tree/bin/ring3" "$package/tree/lib/ring3/ring3-selftest"
+    "$package/tree/bin/ring3" doctor >"$package/core.log" 2>&1
+    grep -q '^self-test *no .*install both from one package$' "$package/core.log"
+    verdict "package-old-core${version:+-version}-doctor" $? "doctor does not say so"
+    mv "$package/core" "$core"
+done
+
+# Policies that refuse what code needs, a home that cannot be written to, and sudo: one line each, and doctor says why.
+if gcc -O2 -Wall -Wextra -Werror -static -o "$package/restricted" "$root/tests/package/restricted.c" >"$package/restricted.log" 2>&1; then
+    for policy in no-memfd:memfd_create no-execmem:executable; do
+        refused=("$package/restricted" "--${policy%:*}" "$package/tree/bin/ring3")
+        one_line "package-${policy%:*}" 71 "^ring3: cannot have memory for code \(.*${policy#*:}.*\), which seccomp, SELinux" "${refused[@]}" boot --cold --exec true
+        # shellcheck disable=SC2016 # the inner shell's own
+        one_line "package-${policy%:*}-exec" 1 "^ring3: cannot have memory for code \(.*${policy#*:}.*: .*\), which seccomp, SELinux" \
+            sh -c '"$@" 2>&1 >/dev/null | grep "^ring3" >&2; exit 1' sh "${refused[@]}" exec "$package/tree/lib/ring3/ring3-selftest"
+        "${refused[@]}" doctor >"$package/refused.log" 2>&1
+        grep -q "^memory for code *no .*${policy#*:}" "$package/refused.log"
+        verdict "package-${policy%:*}-doctor" $? "doctor does not say so"
+    done
+else
+    verdict package-policies 4 "gcc makes no static programs here: $(head -n 1 "$package/restricted.log")"
+fi
+"$package/tree/bin/ring3" doctor | grep -q "^sudo .*drops LD_PRELOAD.*'sudo ring3 exec PROGRAM'"
+verdict package-sudo-doctor $? "doctor does not explain sudo"
+
 # system SUITE [PACKAGE]: a Debian system with the essential packages, apt and PACKAGE, made once, as $tree; 1 and a reason in $why when it cannot be.
 system() {
     tree=$root/artifacts/package-systems/$1${2:+-$2}
@@ -95,6 +135,16 @@ use() {
     [ $status -eq 0 ] && tr -d '\r' <"$package/$name-boot.log" | grep -qE '^Linux .*cloud-amd64.*x86_64' && { [ -n "${cached:-}" ] || grep -q 'downloading Debian package linux-image' "$package/$name-boot.err"; }
     verdict "$name-boot" $? "status $status: $(tail -n 1 "$package/$name-boot.err")"
     cached=1
+    # From the snapshot that the last one left, and not from it.
+    find "$tree/home/user/.cache/ring3/warm" -name '*.snapshot' 2>/dev/null | grep -q .
+    verdict "$name-snapshot" $? "there is none"
+    for start in '' --cold; do
+        # shellcheck disable=SC2086 # no word without it
+        inside user "$ring3" boot $start --exec 'uname -r; exit 3' >"$package/$name-again.log" 2>"$package/$name-again.err"
+        status=$?
+        [ $status -eq 3 ] && grep -q cloud-amd64 "$package/$name-again.log"
+        verdict "$name-boot${start:--warm}" $? "status $status: $(tail -n 1 "$package/$name-again.err")"
+    done
 }
 
 for debian in bookworm trixie; do
@@ -110,6 +160,13 @@ for debian in bookworm trixie; do
     use "package-$debian-deb" ring3
     [ -n "$(find "$tree/usr/share/bash-completion/completions/ring3" "$tree/usr/share/zsh/vendor-completions/_ring3")" ]
     verdict "package-$debian-completions" $? "not there"
+    # With what the package recommends; as root, for virtiofsd here is one that only root may use to change its root.
+    # shellcheck disable=SC2016 # the inner shell's own
+    inside root sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$1"' sh "$([ $debian = bookworm ] && echo qemu-system-common || echo virtiofsd)" >"$package/$debian-virtiofsd.log" 2>&1
+    inside root ring3 run -- sh -c 'uname -r; id -u' >"$package/$debian-run.log" 2>"$package/$debian-run.err"
+    status=$?
+    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/$debian-run.log"
+    verdict "package-$debian-run" $? "status $status: $(tail -n 1 "$package/$debian-run.err")"
     inside root dpkg -V ring3 >"$package/$debian-verify.log" 2>&1 && [ ! -s "$package/$debian-verify.log" ]
     verdict "package-$debian-verify" $? "$(head -n 1 "$package/$debian-verify.log")"
 
@@ -130,6 +187,19 @@ for debian in bookworm trixie; do
     tar -C "$tree/opt" -xzf "$tarball"
     use "package-$debian-tarball" "/opt/ring3-$package_version-linux-x86_64/bin/ring3"
 done
+
+# The oldest Debian: what its compiler links runs on an installed Ring3 elsewhere; there the C library is too old, as the dynamic linker says.
+if system bullseye gcc,libc6-dev; then
+    cp "$root/src/Ring3.DevKvm/native/selftest.c" "$root"/src/Ring3.DevKvm/native/*.h "$tree/opt/"
+    tar -C "$tree/opt" -xzf "$tarball"
+    ! inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" --version >"$package/bullseye.log" 2>&1 && grep -q "version .GLIBC_2\.34' not found" "$package/bullseye.log"
+    verdict package-bullseye $? "$(head -n 1 "$package/bullseye.log")"
+    chroot "$tree" gcc -O2 -o /opt/client /opt/selftest.c -lpthread >"$package/bullseye.log" 2>&1 && cp "$tree/opt/client" "$package/client" && system bookworm && cp "$package/client" "$tree/opt/" &&
+        inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" exec /opt/client >"$package/bullseye.log" 2>&1 && grep -q 'signals arrive' "$package/bullseye.log"
+    verdict package-bullseye-client $? "$(tail -n 1 "$package/bullseye.log")"
+else
+    verdict package-bullseye 4 "$why"
+fi
 
 # recipe NAME: a script of docs/ci.md.
 recipe() { awk -v mark="<!-- test: $1 -->" '$0 == mark { found = 1 } found && /^```sh/ { inside = 1; next } inside && /^```/ { exit } inside' "$root/docs/ci.md"; }
@@ -171,6 +241,21 @@ else
     verdict package-ci 4 "$why"
 fi
 
+# libguestfs: its appliance is made of the system's own kernel.
+if system bookworm guestfish,linux-image-cloud-amd64; then
+    chmod a+r "$tree"/boot/vmlinuz-*
+    mkdir -p "$tree/opt/job"
+    cp "$root/packaging/ci/setup.sh" "$tree/opt/job/"
+    cp "$tarball" "$tree/opt/job/ring3.tar.gz"
+    { # shellcheck disable=SC2016 # the job's own
+      printf '%s\n' 'set -euo pipefail; cd; environment=$(/opt/job/setup.sh --no-preload /opt/job/ring3.tar.gz) && eval "$environment"'
+      recipe libguestfs; } >"$tree/opt/job/libguestfs"
+    inside user bash /opt/job/libguestfs >"$package/ci-libguestfs.log" 2>&1 && grep -q '^world' "$package/ci-libguestfs.log"
+    verdict package-ci-libguestfs $? "$(tail -n 1 "$package/ci-libguestfs.log")"
+else
+    verdict package-ci-libguestfs 4 "$why"
+fi
+
 # A container under the restricted pod security standard: no root, no capabilities, a read-only root, the runtime's default seccomp denials, no network, a memory limit.
 group=/sys/fs/cgroup/memory/ring3-package-$$
 if ! system bookworm qemu-system-x86; then
@@ -203,6 +288,9 @@ else
         rmdir "$group"
     fi
 fi
+
+# shellcheck source=/dev/null
+. "$root/tests/package/image.sh"
 
 # The samples as somebody else's projects: outside the repository, with the package from a local feed.
 samples=$(mktemp -d)

@@ -16,6 +16,41 @@ else
     verdict package-scripts 4 "$(tail -n 1 "$package/install.log")"
 fi
 
+# The manifests: their YAML, then each by its own schema. A control is a file that has to be refused.
+if install yamllint yamllint >"$package/install.log" 2>&1; then
+    yamllint -s -c "$root/tests/package/manifests/yamllint.yml" "$root/action.yml" "$root"/packaging/pod.yaml "$root"/packaging/ci/*.yml >"$package/yamllint.log" 2>&1
+    verdict package-yaml $? "$(grep -m 1 -E 'error|warning' "$package/yamllint.log")"
+else
+    verdict package-yaml 4 "$(tail -n 1 "$package/install.log")"
+fi
+# manifest NAME GOOD SED COMMAND...: COMMAND takes the file GOOD as manifest.yml, and not what sed's expression makes of it.
+manifest() (
+    name=$1 good=$2 change=$3
+    shift 3
+    rm -rf "$package/manifest"
+    mkdir "$package/manifest"
+    cd "$package/manifest" || exit
+    git init -q . >/dev/null 2>&1
+    cp "$good" "${manifest_as:-manifest.yml}"
+    timeout 60 "$@" >"$package/manifest-$name.log" 2>&1 || exit
+    sed "$change" "$good" >"${manifest_as:-manifest.yml}"
+    ! cmp -s "$good" "${manifest_as:-manifest.yml}" && ! timeout 60 "$@" >"$package/manifest-$name-control.log" 2>&1
+)
+tools=$package/manifests
+if ! command -v npm >/dev/null; then
+    verdict package-manifests 4 "needs npm"
+elif mkdir -p "$tools" && cp "$root"/tests/package/manifests/*.{json,mjs} "$tools" && ! npm install --prefix "$tools" --silent --no-fund --no-audit --ignore-scripts --no-package-lock >"$package/npm.log" 2>&1; then
+    verdict package-manifests 4 "npm: $(tail -n 1 "$package/npm.log")"
+else
+    manifest_as=action.yml manifest action "$root/action.yml" 's/using: composite/using: composit/' "$tools/node_modules/.bin/action-validator" action.yml
+    verdict package-manifest-action $? "$(head -n 1 "$package/manifest-action.log")"
+    manifest_as=.gitlab-ci.yml manifest gitlab "$root/packaging/ci/gitlab.yml" 's/^\( *\)script:/\1skript:/' "$tools/node_modules/.bin/gitlab-ci-local" --list
+    verdict package-manifest-gitlab $? "$(tail -n 1 "$package/manifest-gitlab.log")"
+    manifest pod "$root/packaging/pod.yaml" 's/runAsUser: 10001/runAsUser: somebody/' node "$tools/pod.mjs" manifest.yml &&
+        manifest pod "$root/packaging/pod.yaml" 's/allowPrivilegeEscalation: false/privileged: true/' node "$tools/pod.mjs" manifest.yml
+    verdict package-manifest-pod $? "$(head -n 1 "$package/manifest-pod.log")"
+fi
+
 # A manual page for every command, which formatters have nothing to say about.
 "$root/ring3" --version >"$package/version.log" 2>"$package/version.err"
 status=$?

@@ -155,6 +155,7 @@ static bool bind(void *library)
 		const char *name;
 		void **slot;
 	} symbols[] = {
+		{ "r3_version", (void **)&r3_core.version },
 		{ "r3_init", (void **)&r3_core.init },
 		{ "r3_open", (void **)&r3_core.open },
 		{ "r3_ioctl", (void **)&r3_core.ioctl },
@@ -221,12 +222,31 @@ static bool has_units(void)
 	return CPU_FEATURE_ACTIVE(AVX2) && CPU_FEATURE_PRESENT(BMI1) && CPU_FEATURE_PRESENT(BMI2) && CPU_FEATURE_ACTIVE(FMA);
 }
 
+/* What the core's first instruction would fail on, as its own memory for code is made: one file in memory, mapped to be written and to be executed. */
+static int code_is_refused(const char **call)
+{
+	int error = 0, fd = memfd_create("r3", MFD_CLOEXEC);
+
+	*call = "memfd_create";
+	if (fd < 0)
+		return errno;
+	*call = "mmap of executable memory";
+	void *at = ftruncate(fd, 4096) == 0 ? (void *)syscall(SYS_mmap, NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0) : MAP_FAILED;
+	if (at == MAP_FAILED)
+		error = errno;
+	else
+		syscall(SYS_munmap, at, 4096);
+	syscall(SYS_close, fd);
+	return error;
+}
+
 static int load(void)
 {
 	static const struct r3_host host = { handle_of_fd };
 	char path[PATH_MAX];
 	struct r3_shared shared = { 0 };
-	const char *why = NULL;
+	char version[32] = "", versions[128];
+	const char *why = NULL, *call;
 	void *library;
 
 	int error = core_path(path, sizeof path);
@@ -235,6 +255,11 @@ static int load(void)
 	if (!has_units()) {
 		dprintf(2, "ring3: this processor does not have AVX2, BMI2 and FMA (x86-64-v3), which Ring3 needs\n");
 		return ENODEV;
+	}
+	error = code_is_refused(&call);
+	if (error) {
+		dprintf(2, "ring3: cannot have memory for code (%s: %s), which seccomp, SELinux or another policy may refuse\n", call, strerror(error));
+		return error;
 	}
 	/* First: the runtime ends the process when it cannot make threads, for instance under a filter that refuses clone3 with EPERM. */
 	error = helpers_start();
@@ -252,7 +277,11 @@ static int load(void)
 		why = dlerror();
 		error = ENODEV;
 	} else if (!bind(library)) {
-		why = "not the library that belongs to this libring3.so";
+		why = "not the library that belongs to this libring3.so: install both from one package";
+		error = ENODEV;
+	} else if (r3_core.version(version, sizeof version) != 0 || strcmp(version, RING3_VERSION) != 0) {
+		snprintf(versions, sizeof versions, "version '%.31s', but libring3.so is " RING3_VERSION ": install both from one package", version);
+		why = versions;
 		error = ENODEV;
 	} else {
 		dl_iterate_phdr(find_range, library);

@@ -36,6 +36,7 @@ struct r3_shared {
 #define R3_IRQFD_SLOTS (1 << 14) /* IrqfdWrites.Slots */
 
 struct r3_core {
+	int (*version)(char *text, int size); /* with its NUL, or -E2BIG. The first call, by whatever libring3.so: it never changes */
 	int (*init)(const struct r3_host *host, struct r3_shared *shared);
 	long (*open)(struct r3_new_fd *made);
 	long (*ioctl)(uint64_t handle, uint32_t command, uint64_t argument, struct r3_new_fd *made);
