@@ -24,9 +24,11 @@ public sealed partial class Machine
     /// <summary>Nobody waits any more.</summary>
     public void NoteBusy() => _guest = default;
 
+    private const string DiskObstacle = "--disk: clones would write to one disk";
+
     /// <summary>Why there can be no snapshot with these options, or null.</summary>
     internal static string? SnapshotObstacle(BootOptions options) =>
-        options.Disks.Count != 0 ? "--disk: clones would write to one disk"
+        options.Disks.Count != 0 ? DiskObstacle
         : options.Net is not null ? "--net: connections have another end that would not know the clones"
         : options.Vsock is not null ? "--vsock: connections have another end that would not know the clones"
         : options.ResidentBytes is not null || options.Heatmap is not null ? "--resident and --heatmap: pages would be in two files"
@@ -47,10 +49,14 @@ public sealed partial class Machine
     /// <exception cref="BootException">It cannot be made, or written; the machine goes on.</exception>
     public void Snapshot(SnapshotPlace place, string key = "")
     {
-        if (SnapshotObstacle(_options) is { } why)
+        if (SnapshotObstacle(_options with { Disks = [] }) is { } why)
             throw new BootException(ExitStatus.Usage, $"there can be no snapshot with {why}");
         if (_hasDisk)
             throw new BootException(ExitStatus.Usage, "there can be no snapshot of a machine that has started from a boot sector");
+        // What is on the bus stays.
+        using RankedLock.Scope plugging = _plugLock.Enter();
+        if (PluggedObstacle is { } obstacle)
+            throw new BootException(ExitStatus.Usage, $"there can be no snapshot with {obstacle}");
         try
         {
             if (!Pause())
@@ -65,6 +71,13 @@ public sealed partial class Machine
             Resume();
         }
     }
+
+    /// <summary>Why there can be no snapshot with the devices that there are now, or null.</summary>
+    private string? PluggedObstacle =>
+        Cards.Any(c => c.Kind == CardKind.Disk) ? DiskObstacle
+        : Cards.Count(c => c.Kind == CardKind.Share) != _options.Shares.Count || Cards.Any(c => c is { Kind: CardKind.Share, Helper: null })
+            ? "shares that have come or gone since the machine's start"
+        : null;
 
     private SnapshotSettings Settings(string key) => new()
     {
@@ -111,14 +124,14 @@ public sealed partial class Machine
     private void HoldDevices()
     {
         _held = true;
-        foreach (VirtioPciFunction function in _virtio)
-            function.Hold();
+        foreach (Card card in Cards)
+            card.Function.Hold();
     }
 
     private void ReleaseDevices()
     {
-        foreach (VirtioPciFunction function in _virtio)
-            function.Release();
+        foreach (Card card in Cards)
+            card.Function.Release();
         _held = false;
     }
 
@@ -159,6 +172,7 @@ public sealed partial class Machine
             port?.Transfer(state);
         }
         _pm!.Transfer(state);
+        _hotplug!.Transfer(state);
         _rtc!.Transfer(state, HostClock.RealtimeNs());
         _firmwareConfig!.Transfer(state);
         Pci.Transfer(state);
