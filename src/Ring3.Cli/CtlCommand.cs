@@ -17,7 +17,8 @@ internal static class CtlCommand
         var file = new Argument<string>("file") { Description = "where it goes", HelpName = "FILE" };
         var disk = new Argument<DiskOption?>("disk")
         {
-            Description = "a raw image or block device", HelpName = "FILE[,ro][,serial=S]", CustomParser = r => Parsed(r, DiskOption.Parse, "--disk", "add-disk"),
+            Description = "a raw image or block device", HelpName = "FILE[,ro][,serial=S]",
+            CustomParser = r => Parsed(r, DiskOption.Parse, "--disk", "add-disk"),
         };
         var share = new Argument<ShareOption?>("share")
         {

@@ -47,7 +47,7 @@ public sealed class DiskFile : IDisposable
         file = null;
         int error = 0, access = Libc.fcntl(fd, GetFlags, 0) & AccessMode;
         long bytes = 0;
-        if (!TryMode(fd, out uint mode))
+        if (!TryStat(fd, out uint mode, out _))
             error = -Marshal.GetLastPInvokeError();
         else if ((mode & TypeMask) is not (Regular or Block))
             error = -ENOTBLK;
@@ -66,14 +66,19 @@ public sealed class DiskFile : IDisposable
         return 0;
     }
 
-    private static unsafe bool TryMode(int fd, out uint mode)
+    private static unsafe bool TryStat(int fd, out uint mode, out long modifiedNs)
     {
-        const int StatBytes = 144, ModeAt = 24;
+        const int StatBytes = 144, ModeAt = 24, ModifiedAt = 88;
+        const long Second = 1_000_000_000;
         byte* stat = stackalloc byte[StatBytes];
         bool ok = Libc.syscall(5 /* fstat */, fd, (nint)stat, 0, 0, 0, 0) == 0;
         mode = ok ? *(uint*)(stat + ModeAt) : 0;
+        modifiedNs = ok ? *(long*)(stat + ModifiedAt) * Second + *(long*)(stat + ModifiedAt + 8) : 0;
         return ok;
     }
+
+    /// <summary>When the file was written last, by the wall clock; of a block device, nothing that says so.</summary>
+    public long ModifiedNs => TryStat(_fd, out _, out long modified) ? modified : 0;
 
     /// <summary>For passing it on to another process, which then has the lock, too.</summary>
     public int Descriptor => _fd;

@@ -42,8 +42,16 @@ public sealed class HelperSocket : IDisposable
     }
 
     /// <summary>Takes a socket that another process of ours has connected. It belongs to the result.</summary>
-    /// <exception cref="SocketException">It is none.</exception>
-    public static HelperSocket Adopt(SafeSocketHandle handle) => new(new Socket(handle));
+    /// <exception cref="SocketException">It is none; it is closed then.</exception>
+    public static HelperSocket Adopt(SafeSocketHandle handle)
+    {
+        try { return new HelperSocket(new Socket(handle)); }
+        catch
+        {
+            handle.Dispose();
+            throw;
+        }
+    }
 
     /// <summary>Sends everything, and descriptors with the first byte: 0 or -errno.</summary>
     public int Send(ReadOnlySpan<byte> data, params ReadOnlySpan<int> descriptors) => DescriptorMessage.Send(_fd, data, descriptors);

@@ -14,6 +14,9 @@ public sealed record DiskOption
     /// <summary>Offer the packed ring too, not the split one alone.</summary>
     public bool PackedRing { get; init; } = true;
 
+    /// <summary>The PCI slot that it had in the machine of a snapshot.</summary>
+    internal int? Slot { get; init; }
+
     /// <summary>The image's format when it is not raw: a block driver of qemu-storage-daemon.</summary>
     public string? Format { get; init; }
 

@@ -25,8 +25,8 @@ public sealed partial class Machine
         ["snapshot"] = new((request, _) => SnapshotByRequest(request), TakesTime: true),
         ["add-disk"] = new(PlugDisk, TakesTime: true),
         ["add-share"] = new(PlugShare, TakesTime: true),
-        ["remove-disk"] = new((request, _) => Unplug(CardKind.Disk, request), TakesTime: true),
-        ["remove-share"] = new((request, _) => Unplug(CardKind.Share, request), TakesTime: true),
+        ["remove-disk"] = new((request, _) => Unplug(CardKind.Disk, request.Arguments), TakesTime: true),
+        ["remove-share"] = new((request, _) => Unplug(CardKind.Share, request.Arguments), TakesTime: true),
     };
 
     /// <summary>As if by SIGTERM.</summary>

@@ -11,6 +11,8 @@ public sealed partial class Machine
 {
     /// <summary>How long a guest may take to let a device go.</summary>
     internal int EjectMs { get; set; } = 20_000;
+    /// <summary>How often a guest is told that has not looked: one that boots forgets events.</summary>
+    private const int RemindMs = 500;
 
     /// <summary>What is on the bus changes under it, and a snapshot is made under it.</summary>
     private readonly RankedLock _plugLock = new(LockRank.MachinePlug);
@@ -31,6 +33,9 @@ public sealed partial class Machine
         /// <summary>What the guest knows it by: a serial number, or a tag.</summary>
         public string Name { get; init; } = "";
         public bool ReadOnly { get; init; }
+        /// <summary>The open image of a raw disk; it belongs to the device.</summary>
+        public DiskFile? Image { get; init; }
+        public bool PackedRing { get; init; }
         /// <summary>The process that serves it and belongs to the machine.</summary>
         public VhostHelper? Helper { get; init; }
         public ManualResetEventSlim Gone { get; } = new(false);
@@ -57,25 +62,52 @@ public sealed partial class Machine
             throw new ControlException("the machine has ended");
     }
 
+    /// <summary>Gives the machine a disk, a raw image, and tells the guest. Any thread but a processor's.</summary>
+    /// <returns>Its serial number.</returns>
+    /// <exception cref="ControlException">It cannot have it.</exception>
+    /// <exception cref="BootException">The image cannot be one.</exception>
+    public string AddDisk(DiskOption disk)
+    {
+        CheckHotplug();
+        if (disk.Format is not null)
+            throw new ControlException("only raw images can come later");
+        using (_plugLock.Enter())
+            return PlugDisk(disk with { Path = Path.GetFullPath(disk.Path) }, () => disk.Open("add-disk")).Name;
+    }
+
+    /// <summary>Asks the guest to let a disk go, and waits until it has. Any thread but a processor's.</summary>
+    /// <param name="name">Its serial number, or its file.</param>
+    /// <exception cref="ControlException">There is no such disk, or the guest keeps it.</exception>
+    public void RemoveDisk(string name) => Unplug(CardKind.Disk, [name, Path.GetFullPath(name)]);
+
     /// <summary>add-disk PATH ro|rw packed|split SERIAL, and the open image.</summary>
     private void PlugDisk(ControlRequest request, Utf8JsonWriter answer)
     {
         CheckHotplug();
-        (string path, bool readOnly, bool packed, string serial) =
-            (request.Argument(0), request.Argument(1) == "ro", request.Argument(2) == "packed", request.Argument(3));
-        using (_plugLock.Enter())
+        string serial = request.Argument(3);
+        var disk = new DiskOption
         {
-            string name = serial.Length != 0 ? serial : FreeName(CardKind.Disk, "ring3-");
-            CheckFree(CardKind.Disk, name, "a disk with the serial number");
-            // The device has it, or it is closed.
-            int descriptor = Release(request.TakeFile());
-            int error = DiskFile.TryAdopt(descriptor, readOnly, out DiskFile? file);
-            DiskFile image = DiskOption.Checked(error, file, path, readOnly, "add-disk");
-            var device = new BlockDevice(_vm.Memory, image, readOnly, name, DiskQueues, $"disk-{name}");
-            Card card = AddVirtio(device, StorageClass, DiskOption.Rings(packed),
-                (slot, function) => new Card(slot, function) { Kind = CardKind.Disk, Path = path, Name = name, ReadOnly = readOnly });
-            Plugged(card, answer);
-        }
+            Path = request.Argument(0), ReadOnly = request.Argument(1) == "ro", PackedRing = request.Argument(2) == "packed",
+            Serial = serial.Length == 0 ? null : serial,
+        };
+        using (_plugLock.Enter())
+            WriteCard(PlugDisk(disk, () => Adopt(request, disk)), answer);
+    }
+
+    private static DiskFile Adopt(ControlRequest request, DiskOption disk)
+    {
+        // The device has it, or it is closed.
+        int error = DiskFile.TryAdopt(Release(request.TakeFile()), disk.ReadOnly, out DiskFile? file);
+        return DiskOption.Checked(error, file, disk.Path, disk.ReadOnly, "add-disk");
+    }
+
+    private Card PlugDisk(DiskOption disk, Func<DiskFile> open)
+    {
+        string name = disk.Serial ?? FreeName(CardKind.Disk, "ring3-");
+        CheckFree(CardKind.Disk, name, "a disk with the serial number");
+        Card card = AddRaw(disk, open(), name);
+        _hotplug!.NoteAdded(card.Slot);
+        return card;
     }
 
     /// <summary>add-share PATH ro|rw TAG, and a connection to its server.</summary>
@@ -88,19 +120,22 @@ public sealed partial class Machine
             string name = tag.Length != 0 ? tag : FreeName(CardKind.Share, "share");
             CheckFree(CardKind.Share, name, "a share with the tag");
             VirtioDevice device;
+            VhostUserLink? link = null;
             try
             {
-                HelperSocket socket = HelperSocket.Adopt(new SafeSocketHandle(Release(request.TakeFile()), ownsHandle: true));
-                device = new VhostFsDevice(_vm.Memory, name, readOnly, ShareOwnerHere, new VhostUserLink(socket), $"fs-{name}",
+                link = new VhostUserLink(HelperSocket.Adopt(new SafeSocketHandle(Release(request.TakeFile()), ownsHandle: true)));
+                device = new VhostFsDevice(_vm.Memory, name, readOnly, ShareOwnerHere, link, $"fs-{name}",
                     why => _options.Messages.WriteLine($"ring3: share {path} serves no more: virtiofsd: {why}"));
             }
             catch (Exception e) when (e is VhostUserException or SocketException or ArgumentException)
             {
+                link?.Dispose();
                 throw new ControlException($"add-share {path}: virtiofsd: {e.Message}");
             }
             Card card = AddVirtio(device, OtherClass, VirtioFeature.OfTransport,
                 (slot, function) => new Card(slot, function) { Kind = CardKind.Share, Path = path, Name = name, ReadOnly = readOnly });
-            Plugged(card, answer);
+            _hotplug!.NoteAdded(card.Slot);
+            WriteCard(card, answer);
         }
     }
 
@@ -109,12 +144,6 @@ public sealed partial class Machine
         int descriptor = (int)file.DangerousGetHandle();
         file.SetHandleAsInvalid();
         return descriptor;
-    }
-
-    private void Plugged(Card card, Utf8JsonWriter answer)
-    {
-        _hotplug!.NoteAdded(card.Slot);
-        WriteCard(card, answer);
     }
 
     private void CheckFree(CardKind kind, string name, string what)
@@ -133,17 +162,24 @@ public sealed partial class Machine
     }
 
     /// <summary>remove-disk or remove-share NAME...: asks the guest to let the device go, and waits until it has.</summary>
-    private void Unplug(CardKind kind, ControlRequest request)
+    private void Unplug(CardKind kind, IReadOnlyList<string> names)
     {
         CheckHotplug();
-        _ = request.Argument(0);
-        Card card = Cards.FirstOrDefault(c => c.Is(kind, request.Arguments))
-            ?? throw new ControlException($"the machine has no {(kind == CardKind.Disk ? "disk" : "share")} {request.Argument(0)}");
+        if (names.Count == 0)
+            throw new ControlException("the command lacks an argument");
+        Card card = Cards.FirstOrDefault(c => c.Is(kind, names))
+            ?? throw new ControlException($"the machine has no {(kind == CardKind.Disk ? "disk" : "share")} {names[0]}");
         _hotplug!.RequestRemoval(card.Slot);
-        if (WaitHandle.WaitAny([card.Gone.WaitHandle, _ended.WaitHandle], EjectMs) == WaitHandle.WaitTimeout)
+        WaitHandle[] ends = [card.Gone.WaitHandle, _ended.WaitHandle];
+        const int Millisecond = 1_000_000;
+        for (long end = HostClock.MonotonicNs() + EjectMs * (long)Millisecond; WaitHandle.WaitAny(ends, Math.Min(EjectMs, RemindMs)) == WaitHandle.WaitTimeout;)
         {
-            throw new ControlException(
-                $"the guest has not let {card.Name} go for {EjectMs / 1000.0} seconds (is it running, with ACPI hot plug?); it stays until the guest does");
+            if (HostClock.MonotonicNs() >= end)
+            {
+                throw new ControlException($"the guest has not let {card.Name} go for {EjectMs / 1000.0} seconds (is it running, with ACPI hot plug?); it stays"
+                    + " until the guest does");
+            }
+            _hotplug.Remind();
         }
         if (!card.Gone.IsSet)
             throw new ControlException("the machine has ended");

@@ -54,14 +54,23 @@ public sealed partial class Machine
                 AddImage(i, disk);
                 continue;
             }
-            string serial = disk.Serial ?? $"ring3-{i}";
-            var device = new BlockDevice(_vm.Memory, disk.Open(), disk.ReadOnly, serial, DiskQueues, $"disk{i}");
-            AddVirtio(device, StorageClass, DiskOption.Rings(disk.PackedRing), (slot, function) => DiskCard(slot, function, disk, serial, null));
+            AddRaw(disk, disk.Open(), disk.Serial ?? $"ring3-{i}");
         }
     }
 
-    private static Card DiskCard(int slot, VirtioPciFunction function, DiskOption disk, string serial, VhostHelper? helper) =>
-        new(slot, function) { Kind = CardKind.Disk, Path = Path.GetFullPath(disk.Path), Name = serial, ReadOnly = disk.ReadOnly, Helper = helper };
+    private Card AddRaw(DiskOption disk, DiskFile image, string serial)
+    {
+        var device = new BlockDevice(_vm.Memory, image, disk.ReadOnly, serial, DiskQueues, $"disk-{serial}");
+        return AddVirtio(device, StorageClass, DiskOption.Rings(disk.PackedRing), (slot, function) => DiskCard(slot, function, disk, serial, image, null),
+            disk.Slot);
+    }
+
+    private static Card DiskCard(int slot, VirtioPciFunction function, DiskOption disk, string serial, DiskFile? image, VhostHelper? helper) =>
+        new(slot, function)
+        {
+            Kind = CardKind.Disk, Path = Path.GetFullPath(disk.Path), Name = serial, ReadOnly = disk.ReadOnly, PackedRing = disk.PackedRing, Image = image,
+            Helper = helper,
+        };
 
     private void AddShare(int index, ShareOption share)
     {
@@ -82,7 +91,7 @@ public sealed partial class Machine
         string serial = disk.Serial ?? $"ring3-{index}";
         AddVirtio(Serve($"--disk {disk.Path}", helper, ended =>
             new VhostBlockDevice(_vm.Memory, serial, DiskQueues, helper.Link, $"disk{index}", ended)), StorageClass, DiskOption.Rings(disk.PackedRing),
-            (slot, function) => DiskCard(slot, function, disk, serial, helper));
+            (slot, function) => DiskCard(slot, function, disk, serial, null, helper));
     }
 
     private VhostHelper Keep(VhostHelper helper)
@@ -151,10 +160,10 @@ public sealed partial class Machine
             helper.Dispose();
     }
 
-    private Card AddVirtio(VirtioDevice device, uint classCode, ulong offered, Func<int, VirtioPciFunction, Card>? create = null)
+    private Card AddVirtio(VirtioDevice device, uint classCode, ulong offered, Func<int, VirtioPciFunction, Card>? create = null, int? at = null)
     {
-        int slot = Array.IndexOf(_cards, null, FirstVirtioSlot);
-        if (slot < 0)
+        int slot = at is >= FirstVirtioSlot and < Slots ? at.Value : Array.IndexOf(_cards, null, FirstVirtioSlot);
+        if (slot < 0 || _cards[slot] is not null)
         {
             device.Dispose();
             throw new BootException(ExitStatus.Usage, $"a machine has at most {Slots - FirstVirtioSlot} virtio devices");

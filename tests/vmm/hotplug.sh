@@ -35,8 +35,6 @@ said '^up' plug || status=1
 said '^written' plug || status=3
 [ "$("$root/ring3" ctl list --json | grep -c '"serial":"hot"')" = 1 ] || status=4
 refused vmm-plug-busy 66 'is in use by another machine' ctl add-disk plug "$plug_images/disk"
-refused vmm-plug-snapshot 66 'clones would write to one disk' ctl snapshot plug "$plug_images/none"
-[ ! -e "$plug_images/none" ] || status=5
 ctl remove-disk plug hot || status=6
 said '^gone' plug || status=7
 grep -q '^hot' "$results/vmm-ctl-plug.log" && grep -q '^same' "$results/vmm-ctl-plug.log" && [ "$(sed -n 's/^sum //p' "$results/vmm-ctl-plug.log")" = "$(head -c 8M "$plug_images/disk" | md5sum | cut -d' ' -f1)" ] || status=8
@@ -95,6 +93,24 @@ refused vmm-ctl-snapshot-place 66 'cannot write the snapshot' ctl snapshot shot 
 verdict vmm-ctl-snapshot $status "step $status; first tick ${first:-none}, $before ticks before; $(tail -n 3 "$results/vmm-ctl.out" "$results/vmm-ctl-snapshot.err" | tr '\n' '|')"
 ctl stop shot
 wait $machine
+
+# A guest with a disk is put away and gone on with; the disk has to be what it was. One that it only reads serves clones at once.
+truncate -s 4M "$plug_images/away"
+printf 'read only\n' >"$plug_images/read"
+truncate -s 4M "$plug_images/read"
+guest_of away --disk "$plug_images/away" --disk "$plug_images/read,ro" --exec 'echo before >/dev/vda; sync; echo written; n=0; until [ $n -gt 500 ]; do usleep 20000; n=$((n+1)); done; echo 3 >/proc/sys/vm/drop_caches; head -n 1 /dev/vda; head -n 1 /dev/vdb; echo after >/dev/vda; sync'
+said '^written' away
+status=0
+ctl pause away && ctl snapshot away "$plug_images/snapshot" && ctl stop away || status=1
+wait $machine
+timeout -k 5 120 "$root/ring3" restore "$plug_images/snapshot" >"$results/vmm-snapshot-disk-clone.log" 2>"$results/vmm-snapshot-disk-clone.err" </dev/null || status=2
+[ "$(grep -cE '^before$|^read only$' "$results/vmm-snapshot-disk-clone.log")" = 2 ] && [ "$(head -n 1 "$plug_images/away")" = after ] || status=3
+verdict vmm-snapshot-put-away $status "step $status; $(tail -n 3 "$results/vmm-ctl.out" "$results/vmm-snapshot-disk-clone.log" "$results/vmm-snapshot-disk-clone.err" | tr '\n' '|')"
+refused vmm-snapshot-changed 65 'has been written to since' restore "$plug_images/snapshot"
+truncate -s 8M "$plug_images/away"
+refused vmm-snapshot-resized 65 'and had 4194304' restore "$plug_images/snapshot"
+rm "$plug_images/away"
+refused vmm-snapshot-gone 66 'no such file' restore "$plug_images/snapshot"
 rm -rf "$plug_images" "$XDG_RUNTIME_DIR" "$results/vmm-plug.in"
 XDG_RUNTIME_DIR=$run_directory
 [ -n "$XDG_RUNTIME_DIR" ] || unset XDG_RUNTIME_DIR

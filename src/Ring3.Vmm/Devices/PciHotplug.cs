@@ -34,6 +34,16 @@ public sealed class PciHotplug(Action changed, Action<int> ejected) : IBusDevice
         changed();
     }
 
+    /// <summary>Tells the guest again of what it has not looked at yet.</summary>
+    public void Remind()
+    {
+        bool waits;
+        using (_lock.Enter())
+            waits = (_added | _removal) != 0;
+        if (waits)
+            changed();
+    }
+
     /// <summary>A slot's device is gone: there is nothing to be told of it any more.</summary>
     public void Forget(int slot)
     {
