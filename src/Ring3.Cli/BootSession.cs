@@ -87,7 +87,12 @@ internal static class BootSession
     /// <summary>Listens for ring3 ctl. Only who gives a machine a name must be able to call it by it.</summary>
     private static ControlServer? Control(Machine machine, BootOptions options)
     {
-        try { return new ControlServer(ControlDirectory.Listen(options.Name), machine.ControlCommands); }
+        try
+        {
+            var server = new ControlServer(ControlDirectory.Listen(options.Name), machine.ControlCommands);
+            SnapshotFile.Prepare();
+            return server;
+        }
         catch (BootException e) when (options.Name is null)
         {
             if (options.Verbose)

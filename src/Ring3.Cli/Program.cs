@@ -9,6 +9,8 @@ if (args is ["exec", .. string[] rest])
     return ExecCommand.Run(rest);
 if (ConnectorCommand.TryRun(args, out int helped))
     return helped;
+if (args is ["boot" or "run" or "restore", ..])
+    Machine.PrepareFirst();
 StandardStream.Install();
 RootCommand root = CommandTree.Build();
 ParseResult parsed = root.Parse(args);

@@ -29,21 +29,30 @@ public sealed class DiskFile : IDisposable
     /// <summary>Opens and locks. 0; -EAGAIN when another has locked it; -ENOTBLK when it is neither a file nor a block device; or what the host says.</summary>
     public static unsafe int TryOpen(string path, bool readOnly, out DiskFile? file)
     {
-        const int ReadWrite = 2, NonBlock = 0x800, Cloexec = 0x80000, ENOTBLK = 15;
-        const int LockShared = 1, LockExclusive = 2, LockNonBlock = 4, SeekEnd = 2;
-        const ushort TypeMask = 0xf000, Regular = 0x8000, Block = 0x6000;
+        const int ReadWrite = 2, NonBlock = 0x800, Cloexec = 0x80000;
         file = null;
         int fd;
         fixed (byte* p = Encoding.UTF8.GetBytes(path + "\0"))
             fd = (int)Libc.syscall(257 /* openat */, -100, (nint)p, (readOnly ? 0 : ReadWrite) | NonBlock | Cloexec, 0, 0, 0);
-        if (fd < 0)
-            return -Marshal.GetLastPInvokeError();
-        int error = 0;
+        return fd < 0 ? -Marshal.GetLastPInvokeError() : TryAdopt(fd, readOnly, out file);
+    }
+
+    /// <summary>As <see cref="TryOpen"/>, with what another process has opened. The descriptor is closed when there is no result.</summary>
+    /// <returns>Also -EBADF when it cannot be read, or written where that is to be.</returns>
+    public static int TryAdopt(int fd, bool readOnly, out DiskFile? file)
+    {
+        const int LockShared = 1, LockExclusive = 2, LockNonBlock = 4, SeekEnd = 2, AccessMode = 3, WriteOnly = 1, ReadWrite = 2, GetFlags = 3;
+        const int ENOTBLK = 15, EBADF = 9;
+        const uint TypeMask = 0xf000, Regular = 0x8000, Block = 0x6000;
+        file = null;
+        int error = 0, access = Libc.fcntl(fd, GetFlags, 0) & AccessMode;
         long bytes = 0;
-        if (!TryMode(fd, out ushort mode))
+        if (!TryStat(fd, out uint mode, out _))
             error = -Marshal.GetLastPInvokeError();
         else if ((mode & TypeMask) is not (Regular or Block))
             error = -ENOTBLK;
+        else if (access == WriteOnly || !readOnly && access != ReadWrite)
+            error = -EBADF;
         else if (Libc.syscall(73 /* flock */, fd, (readOnly ? LockShared : LockExclusive) | LockNonBlock, 0, 0, 0, 0) != 0)
             error = -Marshal.GetLastPInvokeError();
         else if ((bytes = Libc.syscall(8 /* lseek */, fd, 0, SeekEnd, 0, 0, 0)) < 0)
@@ -57,15 +66,22 @@ public sealed class DiskFile : IDisposable
         return 0;
     }
 
-    private static unsafe bool TryMode(int fd, out ushort mode)
+    private static unsafe bool TryStat(int fd, out uint mode, out long modifiedNs)
     {
-        const int StatxBytes = 256, ModeAt = 28, EmptyPath = 0x1000, Type = 1;
-        byte* statx = stackalloc byte[StatxBytes];
-        byte empty = 0;
-        bool ok = Libc.syscall(332 /* statx */, fd, (nint)(&empty), EmptyPath, Type, (nint)statx, 0) == 0;
-        mode = ok ? *(ushort*)(statx + ModeAt) : (ushort)0;
+        const int StatBytes = 144, ModeAt = 24, ModifiedAt = 88;
+        const long Second = 1_000_000_000;
+        byte* stat = stackalloc byte[StatBytes];
+        bool ok = Libc.syscall(5 /* fstat */, fd, (nint)stat, 0, 0, 0, 0) == 0;
+        mode = ok ? *(uint*)(stat + ModeAt) : 0;
+        modifiedNs = ok ? *(long*)(stat + ModifiedAt) * Second + *(long*)(stat + ModifiedAt + 8) : 0;
         return ok;
     }
+
+    /// <summary>When the file was written last, by the wall clock; of a block device, nothing that says so.</summary>
+    public long ModifiedNs => TryStat(_fd, out _, out long modified) ? modified : 0;
+
+    /// <summary>For passing it on to another process, which then has the lock, too.</summary>
+    public int Descriptor => _fd;
 
     /// <summary>Reads at an offset; fewer bytes than asked for at the end of the file only.</summary>
     public unsafe int Read(long offset, byte* buffer, int length)

@@ -7,11 +7,9 @@ namespace Ring3.Host;
 /// A local stream socket to a program that we start and that listens on a descriptor which it inherits. We are its first client before it runs, and the
 /// socket has no name any more by then: nobody else can be. Results are bytes or -errno.
 /// </summary>
-/// <remarks>SAFETY: spans are pinned for the call; message headers are laid out as struct msghdr, iovec and cmsghdr of x86-64 in locals of their
-/// size.</remarks>
+/// <remarks>SAFETY: spans are pinned for the call; other pointers are to locals.</remarks>
 public sealed class HelperSocket : IDisposable
 {
-    private const int NoSignal = 0x4000, MaxDescriptors = 8;
     private readonly Socket _socket;
     private readonly int _fd;
 
@@ -43,40 +41,20 @@ public sealed class HelperSocket : IDisposable
         }
     }
 
-    /// <summary>Sends everything, and descriptors with the first byte: 0 or -errno.</summary>
-    public unsafe int Send(ReadOnlySpan<byte> data, params ReadOnlySpan<int> descriptors)
+    /// <summary>Takes a socket that another process of ours has connected. It belongs to the result.</summary>
+    /// <exception cref="SocketException">It is none; it is closed then.</exception>
+    public static HelperSocket Adopt(SafeSocketHandle handle)
     {
-        const int HeaderBytes = 56, ControlHeader = 16, Rights = 1, SolSocket = 1;
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(descriptors.Length, MaxDescriptors);
-        byte* header = stackalloc byte[HeaderBytes];
-        byte* control = stackalloc byte[ControlHeader + MaxDescriptors * 4];
-        nint* vector = stackalloc nint[2];
-        fixed (byte* p = data)
+        try { return new HelperSocket(new Socket(handle)); }
+        catch
         {
-            for (int done = 0; done < data.Length;)
-            {
-                new Span<byte>(header, HeaderBytes).Clear();
-                (vector[0], vector[1]) = ((nint)(p + done), data.Length - done);
-                *(nint**)(header + 16) = vector;
-                *(nint*)(header + 24) = 1;
-                if (done == 0 && descriptors.Length != 0)
-                {
-                    int length = ControlHeader + 4 * descriptors.Length;
-                    *(nint*)control = length;
-                    (*(int*)(control + 8), *(int*)(control + 12)) = (SolSocket, Rights);
-                    descriptors.CopyTo(new Span<int>(control + ControlHeader, MaxDescriptors));
-                    *(byte**)(header + 32) = control;
-                    *(nint*)(header + 40) = (length + 7) & ~7;
-                }
-                nint n = Libc.syscall(46 /* sendmsg */, _fd, (nint)header, NoSignal, 0, 0, 0);
-                if (n >= 0)
-                    done += (int)n;
-                else if (Marshal.GetLastPInvokeError() is var error and not Libc.EINTR)
-                    return -error;
-            }
+            handle.Dispose();
+            throw;
         }
-        return 0;
     }
+
+    /// <summary>Sends everything, and descriptors with the first byte: 0 or -errno.</summary>
+    public int Send(ReadOnlySpan<byte> data, params ReadOnlySpan<int> descriptors) => DescriptorMessage.Send(_fd, data, descriptors);
 
     /// <summary>Waits until the buffer is full, <paramref name="timeoutMs"/> at most for each piece: 0, or -errno; -EPIPE (32) when the other end is
     /// closed.</summary>

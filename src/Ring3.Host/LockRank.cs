@@ -11,6 +11,7 @@ public enum LockRank
 
     // A grace period may be waited for under these, so nobody waits for one of them in a read section.
 
+    MachinePlug,
     MachinePause,
     VcpuMutex,
     VmObject,
@@ -20,6 +21,7 @@ public enum LockRank
     FwCfg,
     CmosRtc,
     KeyboardController,
+    PciHotplug,
     AcpiPm,
     SerialPort,
     VirtioPlacing,

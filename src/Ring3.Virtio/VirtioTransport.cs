@@ -223,7 +223,7 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
         }
     }
 
-    /// <summary>Stops the threads; the guest does not run any more.</summary>
+    /// <summary>Stops the threads; the guest does not run any more, or finds the device no more. A late access does nothing.</summary>
     public void Dispose()
     {
         using (_lock.Enter())
@@ -236,5 +236,10 @@ public sealed partial class VirtioTransport : IBusDevice, IDisposable
                 worker.Stop();
         }
         _device.Dispose();
+        using (_interrupts.Enter())
+        {
+            _isr = 0;
+            UpdateLine();
+        }
     }
 }

@@ -1,3 +1,7 @@
+using Ring3.Abi;
+using Ring3.Host;
+using Ring3.Virtio;
+
 namespace Ring3.Vmm;
 
 /// <summary>What --disk says.</summary>
@@ -9,6 +13,9 @@ public sealed record DiskOption
     public string? Serial { get; init; }
     /// <summary>Offer the packed ring too, not the split one alone.</summary>
     public bool PackedRing { get; init; } = true;
+
+    /// <summary>The PCI slot that it had in the machine of a snapshot.</summary>
+    internal int? Slot { get; init; }
 
     /// <summary>The image's format when it is not raw: a block driver of qemu-storage-daemon.</summary>
     public string? Format { get; init; }
@@ -50,4 +57,41 @@ public sealed record DiskOption
         }
         return error.Length == 0 ? disk : null;
     }
+
+    /// <summary>Features of a disk's queues.</summary>
+    internal static ulong Rings(bool packed) => packed ? VirtioFeature.OfTransport : VirtioFeature.OfTransport & ~VirtioFeature.PackedRing;
+
+    /// <summary>Opens a raw image, and locks it.</summary>
+    /// <exception cref="BootException">It cannot be opened, or be a disk.</exception>
+    public DiskFile Open(string option = "--disk")
+    {
+        int error = DiskFile.TryOpen(Path, ReadOnly, out DiskFile? file);
+        return Checked(error, file, Path, ReadOnly, option);
+    }
+
+    /// <summary>An image that was opened, if it can be a disk.</summary>
+    internal static DiskFile Checked(int error, DiskFile? file, string path, bool readOnly, string option)
+    {
+        if (error != 0)
+        {
+            string hint = $"{option} FILE,ro";
+            string why = -error switch
+            {
+                Errno.ENOENT => "no such file",
+                Denied or Errno.EPERM => readOnly ? "permission denied" : $"permission denied (read-only disks: {hint})",
+                ReadOnlyFileSystem => $"is on a read-only file system ({hint})",
+                Errno.EAGAIN => "is in use by another machine",
+                NotBlock => "is neither a file nor a block device",
+                _ => System.Runtime.InteropServices.Marshal.GetPInvokeErrorMessage(-error),
+            };
+            throw new BootException(ExitStatus.NoInput, $"{option} {path}: {why}");
+        }
+        if (file!.Bytes != 0 && file.Bytes % BlockDevice.SectorBytes == 0)
+            return file;
+        string size = file.Bytes == 0 ? "is empty" : $"has {file.Bytes} bytes, no multiple of {BlockDevice.SectorBytes}: a raw image that is cut off, or none";
+        file.Dispose();
+        throw new BootException(ExitStatus.BadImage, $"{option} {path}: {size}");
+    }
+
+    private const int Denied = 13, NotBlock = 15, ReadOnlyFileSystem = 30;
 }

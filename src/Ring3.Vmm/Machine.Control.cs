@@ -14,14 +14,19 @@ public sealed partial class Machine
     private bool _pausedByRequest;
 
     /// <summary>The commands by name.</summary>
-    public IReadOnlyDictionary<string, ControlHandler> ControlCommands => new Dictionary<string, ControlHandler>
+    public IReadOnlyDictionary<string, ControlCommand> ControlCommands => new Dictionary<string, ControlCommand>
     {
-        ["status"] = (_, answer) => WriteStatus(answer),
-        ["pause"] = (_, _) => PauseByRequest(),
-        ["resume"] = (_, _) => ResumeByRequest(),
-        ["stop"] = (_, _) => End(MachineEnd.Quit, StoppedStatus),
-        ["power-button"] = (_, _) => PressPowerButton(),
-        ["stats"] = (_, answer) => WriteStats(answer),
+        ["status"] = new((_, answer) => WriteStatus(answer)),
+        ["pause"] = new((_, _) => PauseByRequest()),
+        ["resume"] = new((_, _) => ResumeByRequest()),
+        ["stop"] = new((_, _) => End(MachineEnd.Quit, StoppedStatus)),
+        ["power-button"] = new((_, _) => PressPowerButton()),
+        ["stats"] = new((_, answer) => WriteStats(answer)),
+        ["snapshot"] = new((request, _) => SnapshotByRequest(request), TakesTime: true),
+        ["add-disk"] = new(PlugDisk, TakesTime: true),
+        ["add-share"] = new(PlugShare, TakesTime: true),
+        ["remove-disk"] = new((request, _) => Unplug(CardKind.Disk, request.Arguments), TakesTime: true),
+        ["remove-share"] = new((request, _) => Unplug(CardKind.Share, request.Arguments), TakesTime: true),
     };
 
     /// <summary>As if by SIGTERM.</summary>
@@ -35,8 +40,7 @@ public sealed partial class Machine
         _pausedByRequest = true;
         if (Pause(PauseMs))
             return;
-        throw new ControlException(_stopping ? "the machine has ended"
-            : "not every processor has stopped yet: one waits for somebody to take the guest's output");
+        throw new ControlException(NotPaused);
     }
 
     private void ResumeByRequest()
@@ -46,6 +50,25 @@ public sealed partial class Machine
         _pausedByRequest = false;
         Resume();
     }
+
+    /// <summary>snapshot PATH, and an empty file.</summary>
+    private void SnapshotByRequest(ControlRequest request)
+    {
+        var place = new SnapshotDescriptor(request.Argument(0), request.TakeFile());
+        try
+        {
+            if (!Pause(PauseMs))
+                throw new ControlException(NotPaused);
+            Snapshot(place);
+        }
+        finally
+        {
+            place.Drop();
+            Resume();
+        }
+    }
+
+    private string NotPaused => _stopping ? "the machine has ended" : "not every processor has stopped yet: one waits for somebody to take the guest's output";
 
     private void PressPowerButton()
     {
@@ -61,6 +84,7 @@ public sealed partial class Machine
         answer.WriteString("state", _stopping ? "ended" : _pausedByRequest ? "paused" : "running");
         answer.WriteNumber("cpus", _vcpus.Length);
         answer.WriteNumber("memory_bytes", Ram.Bytes);
+        WriteCards(answer);
         answer.WriteNumber("seconds", _startNs == 0 ? 0 : (HostClock.MonotonicNs() - _startNs) / 1_000_000_000);
     }
 

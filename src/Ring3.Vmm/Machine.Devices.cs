@@ -38,6 +38,7 @@ public sealed partial class Machine
         Ports.Add(DebugExit.Port, 4, new DebugExit(this));
         _pm = new AcpiPm(this, new GsiLine(this, AcpiTables.SciIrq));
         Ports.Add(AcpiPm.Base, AcpiPm.Ports, _pm);
+        AddHotplug();
         Ports.Add(ResetControl.Port, 1, new ResetControl(this));
         Ports.Add(PciHost.AddressPort, 1, Pci.Address);
         Ports.Add(PciHost.DataPort, PciHost.DataPorts, Pci.Data);

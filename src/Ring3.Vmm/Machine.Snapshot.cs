@@ -24,9 +24,11 @@ public sealed partial class Machine
     /// <summary>Nobody waits any more.</summary>
     public void NoteBusy() => _guest = default;
 
+    private const string FormatObstacle = "--disk and a format: another program has the image's state";
+
     /// <summary>Why there can be no snapshot with these options, or null.</summary>
     internal static string? SnapshotObstacle(BootOptions options) =>
-        options.Disks.Count != 0 ? "--disk: clones would write to one disk"
+        options.Disks.Any(d => d.Format is not null) ? FormatObstacle
         : options.Net is not null ? "--net: connections have another end that would not know the clones"
         : options.Vsock is not null ? "--vsock: connections have another end that would not know the clones"
         : options.ResidentBytes is not null || options.Heatmap is not null ? "--resident and --heatmap: pages would be in two files"
@@ -47,16 +49,22 @@ public sealed partial class Machine
     /// <exception cref="BootException">It cannot be made, or written; the machine goes on.</exception>
     public void Snapshot(SnapshotPlace place, string key = "")
     {
-        if (SnapshotObstacle(_options) is { } why)
+        if (SnapshotObstacle(_options with { Disks = [] }) is { } why)
             throw new BootException(ExitStatus.Usage, $"there can be no snapshot with {why}");
         if (_hasDisk)
             throw new BootException(ExitStatus.Usage, "there can be no snapshot of a machine that has started from a boot sector");
+        // What is on the bus stays.
+        using RankedLock.Scope plugging = _plugLock.Enter();
+        if (PluggedObstacle is { } obstacle)
+            throw new BootException(ExitStatus.Usage, $"there can be no snapshot with {obstacle}");
         try
         {
             if (!Pause())
                 throw new BootException(ExitStatus.ExecLost, "the machine has ended before its snapshot");
             HoldDevices();
-            SnapshotFile.Write(place, Ram, MachineIdentity.Of(_options.Processor), Settings(key), Transfer);
+            SnapshotSettings settings = Settings(key);
+            SnapshotDisk.WaitForNextStep(settings.Disks);
+            SnapshotFile.Write(place, Ram, MachineIdentity.Of(_options.Processor), settings, Transfer);
         }
         catch (NotSupportedException e) { throw new BootException(ExitStatus.Usage, $"there can be no snapshot now: {e.Message}"); }
         finally
@@ -65,6 +73,15 @@ public sealed partial class Machine
             Resume();
         }
     }
+
+    /// <summary>Why there can be no snapshot with the devices that there are now, or null.</summary>
+    private string? PluggedObstacle =>
+        Cards.Any(c => c is { Kind: CardKind.Disk, Image: null }) ? FormatObstacle
+        : Cards.FirstOrDefault(c => c is { ReadOnly: false, Image.IsBlockDevice: true }) is { } device
+            ? $"the block device {device.Path}, which does not tell whether it has been written to: only with ro"
+        : Cards.Count(c => c.Kind == CardKind.Share) != _options.Shares.Count || Cards.Any(c => c is { Kind: CardKind.Share, Helper: null })
+            ? "shares that have come or gone since the machine's start"
+        : null;
 
     private SnapshotSettings Settings(string key) => new()
     {
@@ -80,8 +97,12 @@ public sealed partial class Machine
         HasCommandPorts = _serial[1] is not null,
         PolledSerial = _options.PolledSerial ?? PolledSerial,
         Shares = [.. _options.Shares.Select((s, i) => (s.Tag ?? $"share{i}", s.ReadOnly))],
+        Disks = [.. Cards.Where(c => c.Image is not null).Select(OfSnapshot)],
         Key = key,
     };
+
+    private static SnapshotDisk OfSnapshot(Card card) => SnapshotDisk.Of(
+        new DiskOption { Path = card.Path, Serial = card.Name, ReadOnly = card.ReadOnly, PackedRing = card.PackedRing, Slot = card.Slot }, card.Image!);
 
     /// <summary>Makes this machine, which has not run, the one that the snapshot was made of.</summary>
     /// <exception cref="BootException">The snapshot is of another machine.</exception>
@@ -91,6 +112,11 @@ public sealed partial class Machine
         {
             IsClone = true;
             HoldDevices();
+            foreach (SnapshotDisk disk in file.Settings.Disks)
+            {
+                if (_cards[disk.Option.Slot ?? 0]?.Image is { } image && disk.Refuse(image) is { } changed)
+                    throw new BootException(ExitStatus.BadImage, $"{disk.Option.Path} is not what it was when the snapshot was made: {changed}");
+            }
             _bios = CreateBios([]);
             Transfer(file.State);
             if (!file.State.IsAtEnd)
@@ -111,14 +137,14 @@ public sealed partial class Machine
     private void HoldDevices()
     {
         _held = true;
-        foreach (VirtioPciFunction function in _virtio)
-            function.Hold();
+        foreach (Card card in Cards)
+            card.Function.Hold();
     }
 
     private void ReleaseDevices()
     {
-        foreach (VirtioPciFunction function in _virtio)
-            function.Release();
+        foreach (Card card in Cards)
+            card.Function.Release();
         _held = false;
     }
 
@@ -159,6 +185,7 @@ public sealed partial class Machine
             port?.Transfer(state);
         }
         _pm!.Transfer(state);
+        _hotplug!.Transfer(state);
         _rtc!.Transfer(state, HostClock.RealtimeNs());
         _firmwareConfig!.Transfer(state);
         Pci.Transfer(state);

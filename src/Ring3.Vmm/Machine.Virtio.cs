@@ -13,10 +13,27 @@ public sealed partial class Machine
     private const int MaxDiskQueues = 32;
     private const uint NetworkClass = 0x02_00_00, StorageClass = 0x01_80_00, ConsoleClass = 0x07_80_00, OtherClass = 0xff_00_00;
 
-    private readonly List<VirtioPciFunction> _virtio = [];
+    private readonly Card?[] _cards = new Card?[Slots];
+    private readonly IInterruptLine?[] _slotLines = new IInterruptLine?[Slots];
     private readonly List<VhostHelper> _helpers = [];
     private Passt? _passt;
     private readonly SharedLine?[] _pciLines = new SharedLine?[AcpiTables.PciGsis];
+
+    /// <summary>The virtio devices, by slot.</summary>
+    private IEnumerable<Card> Cards
+    {
+        get
+        {
+            for (int i = 0; i < Slots; i++)
+                if (Volatile.Read(ref _cards[i]) is { } card)
+                    yield return card;
+        }
+    }
+
+    private int DiskQueues => Math.Min(_options.Cpus, MaxDiskQueues);
+
+    /// <summary>Whom servers of shares act for.</summary>
+    private static ShareOwner? ShareOwnerHere => Privileges.Identity is (not 0, _) me ? new ShareOwner(me.User, me.Group) : null;
 
     private void AddVirtioDevices()
     {
@@ -37,32 +54,45 @@ public sealed partial class Machine
                 AddImage(i, disk);
                 continue;
             }
-            DiskFile file = OpenDisk(disk);
-            var device = new BlockDevice(_vm.Memory, file, disk.ReadOnly, disk.Serial ?? $"ring3-{i}", Math.Min(_options.Cpus, MaxDiskQueues), $"disk{i}");
-            AddVirtio(device, StorageClass, Rings(disk));
+            AddRaw(disk, disk.Open(), disk.Serial ?? $"ring3-{i}");
         }
     }
 
+    private Card AddRaw(DiskOption disk, DiskFile image, string serial)
+    {
+        var device = new BlockDevice(_vm.Memory, image, disk.ReadOnly, serial, DiskQueues, $"disk-{serial}");
+        return AddVirtio(device, StorageClass, DiskOption.Rings(disk.PackedRing), (slot, function) => DiskCard(slot, function, disk, serial, image, null),
+            disk.Slot);
+    }
+
+    private static Card DiskCard(int slot, VirtioPciFunction function, DiskOption disk, string serial, DiskFile? image, VhostHelper? helper) =>
+        new(slot, function)
+        {
+            Kind = CardKind.Disk, Path = Path.GetFullPath(disk.Path), Name = serial, ReadOnly = disk.ReadOnly, PackedRing = disk.PackedRing, Image = image,
+            Helper = helper,
+        };
+
     private void AddShare(int index, ShareOption share)
     {
-        (uint User, uint Group) me = Privileges.Identity;
-        ShareOwner? owner = me.User == 0 ? null : new ShareOwner(me.User, me.Group);
         VhostHelper helper = Keep(VhostHelper.Share(share));
+        string tag = share.Tag ?? $"share{index}";
         AddVirtio(Serve($"--share {share.Directory}", helper, ended =>
-            new VhostFsDevice(_vm.Memory, share.Tag ?? $"share{index}", share.ReadOnly, owner, helper.Link, $"fs{index}", ended)),
-            OtherClass, VirtioFeature.OfTransport);
+            new VhostFsDevice(_vm.Memory, tag, share.ReadOnly, ShareOwnerHere, helper.Link, $"fs{index}", ended)), OtherClass, VirtioFeature.OfTransport,
+            (slot, function) => new Card(slot, function)
+            {
+                Kind = CardKind.Share, Path = share.Directory, Name = tag, ReadOnly = share.ReadOnly, Helper = helper,
+            });
     }
 
     /// <summary>A disk image whose format another program knows.</summary>
     private void AddImage(int index, DiskOption disk)
     {
-        int queues = Math.Min(_options.Cpus, MaxDiskQueues);
-        VhostHelper helper = Keep(VhostHelper.Disk(disk, queues));
+        VhostHelper helper = Keep(VhostHelper.Disk(disk, DiskQueues));
+        string serial = disk.Serial ?? $"ring3-{index}";
         AddVirtio(Serve($"--disk {disk.Path}", helper, ended =>
-            new VhostBlockDevice(_vm.Memory, disk.Serial ?? $"ring3-{index}", queues, helper.Link, $"disk{index}", ended)), StorageClass, Rings(disk));
+            new VhostBlockDevice(_vm.Memory, serial, DiskQueues, helper.Link, $"disk{index}", ended)), StorageClass, DiskOption.Rings(disk.PackedRing),
+            (slot, function) => DiskCard(slot, function, disk, serial, null, helper));
     }
-
-    private static ulong Rings(DiskOption disk) => disk.PackedRing ? VirtioFeature.OfTransport : VirtioFeature.OfTransport & ~VirtioFeature.PackedRing;
 
     private VhostHelper Keep(VhostHelper helper)
     {
@@ -116,8 +146,12 @@ public sealed partial class Machine
     /// <summary>Stops the devices; the guest does not run any more.</summary>
     private void StopVirtio()
     {
-        foreach (VirtioPciFunction function in _virtio)
-            function.Dispose();
+        foreach (Card card in Cards)
+        {
+            // Who takes one away ends it, too.
+            card.Remover?.Join();
+            card.Function.Dispose();
+        }
         _passt?.Dispose();
         _vsockConnector?.Dispose();
         if (_vsockPath is not null)
@@ -126,50 +160,32 @@ public sealed partial class Machine
             helper.Dispose();
     }
 
-    private void AddVirtio(VirtioDevice device, uint classCode, ulong offered)
+    private Card AddVirtio(VirtioDevice device, uint classCode, ulong offered, Func<int, VirtioPciFunction, Card>? create = null, int? at = null)
     {
-        int slot = FirstVirtioSlot + _virtio.Count;
-        if (slot == Slots)
+        int slot = at is >= FirstVirtioSlot and < Slots ? at.Value : Array.IndexOf(_cards, null, FirstVirtioSlot);
+        if (slot < 0 || _cards[slot] is not null)
         {
             device.Dispose();
             throw new BootException(ExitStatus.Usage, $"a machine has at most {Slots - FirstVirtioSlot} virtio devices");
         }
-        int line = slot % AcpiTables.PciGsis;
-        SharedLine shared = _pciLines[line] ??= new SharedLine(new GsiLine(this, AcpiTables.PciGsiBase + line));
-        var interrupts = new PciInterrupts(this, shared.AddInput());
+        IInterruptLine pin = _slotLines[slot] ??= PciLine(slot).AddInput();
+        var interrupts = new PciInterrupts(this, pin);
         var transport = new VirtioTransport(device, interrupts, offered, text => _options.Messages.WriteLine($"ring3: {text}"),
             e => End(MachineEnd.Failure, detail: $"{e.GetType().Name}: {e.Message}"));
         // A Xen guest has messages as events of a PIRQ that it names in them, which the platform here has for pins alone.
-        ulong bar = FirstVirtioBar + (ulong)_virtio.Count * VirtioTransport.BarBytes;
+        ulong bar = FirstVirtioBar + (ulong)(slot - FirstVirtioSlot) * VirtioTransport.BarBytes;
         var function = new VirtioPciFunction(transport, classCode, Mmio, bar, messages: !_options.Xen);
-        _virtio.Add(function);
+        Card card = create?.Invoke(slot, function) ?? new Card(slot, function);
+        Volatile.Write(ref _cards[slot], card);
         Pci.Add(slot, 0, function);
+        return card;
     }
 
-    private static DiskFile OpenDisk(DiskOption disk)
+    private SharedLine PciLine(int slot)
     {
-        int error = DiskFile.TryOpen(disk.Path, disk.ReadOnly, out DiskFile? file);
-        if (error != 0)
-        {
-            string why = -error switch
-            {
-                Errno.ENOENT => "no such file",
-                Denied or Errno.EPERM => disk.ReadOnly ? "permission denied" : "permission denied (read-only disks: --disk FILE,ro)",
-                ReadOnlyFileSystem => "is on a read-only file system (--disk FILE,ro)",
-                Errno.EAGAIN => "is in use by another machine",
-                NotBlock => "is neither a file nor a block device",
-                _ => System.Runtime.InteropServices.Marshal.GetPInvokeErrorMessage(-error),
-            };
-            throw new BootException(ExitStatus.NoInput, $"--disk {disk.Path}: {why}");
-        }
-        if (file!.Bytes != 0 && file.Bytes % BlockDevice.SectorBytes == 0)
-            return file;
-        string size = file.Bytes == 0 ? "is empty" : $"has {file.Bytes} bytes, no multiple of {BlockDevice.SectorBytes}: a raw image that is cut off, or none";
-        file.Dispose();
-        throw new BootException(ExitStatus.BadImage, $"--disk {disk.Path}: {size}");
+        int line = slot % AcpiTables.PciGsis;
+        return _pciLines[line] ??= new SharedLine(new GsiLine(this, AcpiTables.PciGsiBase + line));
     }
-
-    private const int Denied = 13, NotBlock = 15, ReadOnlyFileSystem = 30;
 
     /// <summary>A function's interrupts: its pin's GSI, or messages.</summary>
     private sealed class PciInterrupts(Machine machine, IInterruptLine line) : IPciInterrupts

@@ -36,6 +36,9 @@ public sealed partial class Machine : IMachineControl, IDisposable
     /// <summary>How the kernel was loaded, after <see cref="Load"/>.</summary>
     public string EntryProtocol { get; private set; } = "";
 
+    /// <summary>Begins, on a thread of its own, what the first machine of the process would wait for.</summary>
+    public static void PrepareFirst() => new Thread(KvmSystem.Prepare) { IsBackground = true, Name = "ring3-prepare" }.Start();
+
     /// <exception cref="BootException">Memory or another resource of the host is short.</exception>
     /// <param name="options">What machine.</param>
     /// <param name="memory">A snapshot whose memory it has: <see cref="Restore"/> is next.</param>

@@ -11,7 +11,7 @@ namespace Ring3.Fuzz;
 
 /// <summary>
 /// A hostile driver: random accesses of configuration space and registers, random rings, and frames that arrive meanwhile, for every device and both
-/// layouts. <see cref="CasesPerRun"/> cases a run.
+/// layouts, and for a disk that comes and goes. <see cref="CasesPerRun"/> cases a run.
 /// </summary>
 /// <remarks>SAFETY: guest memory is one allocation with a guard area on each side, written through spans of its length.</remarks>
 internal sealed unsafe class VirtioRun : IHostileRun
@@ -60,8 +60,15 @@ internal sealed unsafe class VirtioRun : IHostileRun
         public void Send(ulong address, uint data) { }
     }
 
+    private readonly PciHotplug _hotplug;
+    private readonly Queue<VirtioPciFunction> _gone = new();
+    /// <summary>Of the disk that comes and goes, which is the last card when it is there.</summary>
+    private const int PlugSlot = 7;
+    private bool _plugged;
+
     public VirtioRun()
     {
+        _hotplug = new PciHotplug(() => { }, Eject);
         _memory = _all + GuardBytes;
         new Span<byte>(_all, GuardBytes).Fill(Guard);
         new Span<byte>(_memory, MemoryBytes).Clear();
@@ -71,6 +78,7 @@ internal sealed unsafe class VirtioRun : IHostileRun
         File.WriteAllBytes(_disk, new byte[DiskBytes]);
         if (DiskFile.TryOpen(_disk, false, out DiskFile? file) != 0)
             throw new IOException(_disk);
+        File.WriteAllBytes(PlugPath, new byte[DiskBytes]);
         Add(new BlockDevice(_guest, file!, false, "fuzz", 2, "disk"));
         Add(new EntropyDevice(_guest, 1));
         Add(new NetDevice(_guest, new DeadLink(), [2, 0, 0, 0, 0, 1], 65520, _ => { }));
@@ -84,6 +92,60 @@ internal sealed unsafe class VirtioRun : IHostileRun
         Add(b => new VhostFsDevice(_guest, "a", false, null, b.Link, "fs", _ => { }));
         Add(b => new VhostFsDevice(_guest, "b", true, new ShareOwner(1, 2), b.Link, "fs-ro", _ => { }));
         Add(b => new VhostBlockDevice(_guest, "c", 2, b.Link, "image", _ => { }));
+    }
+
+    private string PlugPath => _disk + ".plug";
+
+    /// <summary>What a machine does when a disk comes.</summary>
+    private void Plug()
+    {
+        if (_plugged)
+            return;
+        if (DiskFile.TryOpen(PlugPath, false, out DiskFile? file) != 0)
+            throw new InvalidOperationException("a disk that has gone has left its lock");
+        Add(new BlockDevice(_guest, file!, false, "plug", 2, "plug"));
+        _plugged = true;
+        _hotplug.NoteAdded(PlugSlot);
+    }
+
+    /// <summary>What it does when the guest lets it go. Late accesses come to what has gone.</summary>
+    private void Eject(int slot)
+    {
+        if (slot is < 0 or > 31)
+            throw new InvalidOperationException($"slot {slot}");
+        if (slot != PlugSlot || !_plugged)
+            return;
+        _plugged = false;
+        VirtioPciFunction function = _cards[^1].Function;
+        _cards.RemoveAt(_cards.Count - 1);
+        function.Withdraw();
+        function.Dispose();
+        _hotplug.Forget(slot);
+        _gone.Enqueue(function);
+        if (_gone.Count > 3)
+            _gone.Dequeue();
+    }
+
+    private void HotplugAccess(Random random)
+    {
+        if (random.Next(4) == 0)
+            Plug();
+        if (random.Next(4) == 0)
+            _hotplug.RequestRemoval(PlugSlot);
+        Span<byte> data = stackalloc byte[8];
+        random.NextBytes(data);
+        data = data[..(1 << random.Next(4))];
+        ulong at = (ulong)random.Next(PciHotplug.Ports);
+        if (random.Next(3) == 0)
+            _hotplug.Read(at, data);
+        else
+            _hotplug.Write(at, data);
+        foreach (VirtioPciFunction function in _gone)
+        {
+            int bytes = 1 << random.Next(3), config = random.Next(256 / bytes) * bytes;
+            function.WriteConfig(config, data[..Math.Min(bytes, data.Length)]);
+            function.ReadConfig(config, data[..Math.Min(bytes, data.Length)]);
+        }
     }
 
     private static FakeBackEnd BackEnd() =>
@@ -164,6 +226,7 @@ internal sealed unsafe class VirtioRun : IHostileRun
             card.BackEnd?.Dispose();
         }
         File.Delete(_disk);
+        File.Delete(PlugPath);
         foreach (Socket program in _programs)
             program.Dispose();
         _hostPort?.Dispose();
@@ -175,6 +238,8 @@ internal sealed unsafe class VirtioRun : IHostileRun
 
     public string Once(Random random)
     {
+        for (int i = random.Next(4); i > 0; i--)
+            HotplugAccess(random);
         Card card = _cards[random.Next(_cards.Count)];
         _message = "";
         // Now and then what a run finds is what another has left.

@@ -70,7 +70,7 @@ truncate -s $((size - 4096)) "$clone_dir/bad"
 refused vmm-clone-cut 65 'should have' restore "$clone_dir/bad" --exec true
 refused vmm-clone-none 66 'no such file' restore "$clone_dir/none"
 refused vmm-clone-other 65 'is not a snapshot' restore "$root/README.md"
-refused vmm-snapshot-disk 64 'not possible with --disk' boot --disk "$root/README.md" --snapshot "$clone_dir/none"
+refused vmm-snapshot-disk 64 'not possible with --disk and a format' boot --disk "$root/README.md,format=qcow2" --snapshot "$clone_dir/none"
 refused vmm-snapshot-place 64 'needs --snapshot' boot --snapshot-at ready
 rm -rf "$clone_dir" "$snapshot"
 

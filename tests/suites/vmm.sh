@@ -160,6 +160,8 @@ fi
 # shellcheck source=/dev/null
 . "$root/tests/vmm/control.sh"
 # shellcheck source=/dev/null
+. "$root/tests/vmm/hotplug.sh"
+# shellcheck source=/dev/null
 . "$root/tests/suites/vmm-devices.sh"
 # shellcheck source=/dev/null
 . "$root/tests/suites/vmm-snapshots.sh"

@@ -9,7 +9,7 @@ guest_of() {
     "$root/ring3" boot --name "$name" "$@" </dev/null >"$results/vmm-ctl-$name.log" 2>"$results/vmm-ctl-$name.err" &
     machine=$!
 }
-lines() { wc -l <"$results/vmm-ctl-one.log"; }
+lines() { wc -l <"$results/vmm-ctl-${1:-one}.log"; }
 
 : >"$results/vmm-ctl.out"
 run_directory=${XDG_RUNTIME_DIR:-}

@@ -87,6 +87,11 @@ public sealed class BlockDevice : VirtioDevice
 
     public override ReadOnlySpan<byte> Config => _config;
 
+    /// <summary>Nothing: requests are served whole, and what is in the image is the caller's to look after.</summary>
+    protected internal override void Transfer(StateTransfer state)
+    {
+    }
+
     protected internal override uint Serve(int queue, DescriptorChain chain)
     {
         Span<byte> header = stackalloc byte[HeaderBytes];

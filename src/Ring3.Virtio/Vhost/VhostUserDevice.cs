@@ -127,16 +127,16 @@ public abstract class VhostUserDevice : VirtioDevice
             {
                 while (left > 0 && _rings[index].HasRoom && TakeOne(queue, index, ref kick, ref interrupt))
                     left--;
-            } while (left > 0 && _rings[index].HasRoom && queue.Fault is null && Transport is { IsStopped: false } && !_stop && !queue.TryRest());
+            } while (left > 0 && !_stop && _rings[index].HasRoom && queue.Fault is null && Transport is { IsStopped: false } && !queue.TryRest());
             if (left == 0)
                 _ = EventFd.Signal(_again);
             if (interrupt && queue.Fault is null && queue.Publish())
                 Transport!.Interrupt(queue);
             if (queue.Fault is { } why)
                 Transport!.NeedReset(why);
+            if (kick && _rings[index].ShouldKick())
+                _ = EventFd.Signal(_kicks[index]);
         }
-        if (kick && _rings[index].ShouldKick())
-            _ = EventFd.Signal(_kicks[index]);
     }
 
     /// <summary>False: nothing is there.</summary>
@@ -337,6 +337,9 @@ public abstract class VhostUserDevice : VirtioDevice
     {
         Stopping();
         _thread.Join();
+        // A vCPU that rings late comes behind this, and touches nothing.
+        foreach (VirtQueue queue in Queues)
+            queue.Gate.Enter().Dispose();
         _link.Dispose();
         _epoll.Dispose();
         HostMemory.Unmap(_shared, _sharedBytes);

@@ -2,13 +2,14 @@ using System.Buffers;
 using System.Globalization;
 using System.Net.Sockets;
 using System.Text.Json;
+using Ring3.Host;
 
 namespace Ring3.Vmm;
 
 /// <summary>Asks this user's machines: the other end of <see cref="ControlServer"/>.</summary>
 public static class ControlClient
 {
-    private const int MaxAnswerBytes = 1 << 20, PatienceMs = 15_000;
+    private const int MaxAnswerBytes = 1 << 20, PatienceMs = 15_000, LongPatienceMs = 3_600_000;
 
     /// <summary>The socket of a machine.</summary>
     /// <param name="machine">Its name, or the number of its process.</param>
@@ -32,26 +33,30 @@ public static class ControlClient
 
     /// <summary>What a machine answers; it is "ok".</summary>
     /// <exception cref="BootException">It does not do that, or does not answer.</exception>
-    public static JsonElement Ask(string socket, IReadOnlyList<string> words)
+    /// <param name="socket">The machine's.</param>
+    /// <param name="words">The command, and its arguments.</param>
+    /// <param name="file">A descriptor that the machine gets, too; -1: none.</param>
+    /// <param name="takesTime">The command is one that takes its time.</param>
+    public static JsonElement Ask(string socket, IReadOnlyList<string> words, int file = -1, bool takesTime = false)
     {
         string machine = Path.GetFileName(socket);
-        if (TryAsk(socket, words) is not { } answer || !answer.TryGetProperty("ok", out JsonElement ok))
+        if (TryAsk(socket, words, file, takesTime) is not { } answer || !answer.TryGetProperty("ok", out JsonElement ok))
             throw new BootException(ExitStatus.NoInput, $"{machine} does not answer");
         return ok.ValueKind == JsonValueKind.True ? answer
             : throw new BootException(ExitStatus.NoInput, $"{machine}: {(answer.TryGetProperty("error", out JsonElement why) ? why.GetString() : "no")}");
     }
 
     /// <summary>What a machine answers, an object; null when it does not, as one that has just ended.</summary>
-    public static JsonElement? TryAsk(string path, IReadOnlyList<string> words)
+    public static JsonElement? TryAsk(string path, IReadOnlyList<string> words, int file = -1, bool takesTime = false)
     {
         try
         {
             using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
             {
-                SendTimeout = PatienceMs, ReceiveTimeout = PatienceMs,
+                SendTimeout = PatienceMs, ReceiveTimeout = takesTime ? LongPatienceMs : PatienceMs,
             };
             socket.Connect(new UnixDomainSocketEndPoint(path));
-            _ = socket.Send(Request(words));
+            _ = DescriptorMessage.Send((int)socket.SafeHandle.DangerousGetHandle(), Request(words), file < 0 ? [] : [file]);
             byte[] answer = new byte[MaxAnswerBytes];
             int bytes = 0;
             for (int n = 1; n != 0 && bytes < answer.Length; bytes += n)

@@ -2,20 +2,14 @@ using System.Buffers;
 using System.Buffers.Binary;
 using System.Net.Sockets;
 using System.Text.Json;
+using Microsoft.Win32.SafeHandles;
 using Ring3.Host;
 
 namespace Ring3.Vmm;
 
-/// <summary>Why a command is not done: one line for whoever asked.</summary>
-public sealed class ControlException(string message) : Exception(message);
-
-/// <summary>Does a command; what it has to say are members of a JSON object.</summary>
-/// <exception cref="ControlException">It is not done.</exception>
-public delegate void ControlHandler(IReadOnlyList<string> arguments, Utf8JsonWriter answer);
-
 /// <summary>
 /// A machine's end of <c>ring3 ctl</c>, on a thread of its own. A client sends one line, a JSON array of words, and gets one line, an object that has "ok",
-/// and "error" if that is false; then the connection ends.
+/// and "error" if that is false; then the connection ends. Descriptors that come with the line belong to the command.
 /// </summary>
 /// <remarks>
 /// Only this user and root are heard. Nobody is waited for: who sends too much, nothing for a while, or does not take his answer, which fits into a socket,
@@ -23,7 +17,7 @@ public delegate void ControlHandler(IReadOnlyList<string> arguments, Utf8JsonWri
 /// </remarks>
 public sealed class ControlServer : IDisposable
 {
-    private const int MaxClients = 16, MaxRequestBytes = 4096, MaxAnswerBytes = 128 << 10, MaxWords = 64;
+    private const int MaxClients = 16, MaxRequestBytes = 4096, MaxAnswerBytes = 128 << 10, MaxWords = 64, MaxFiles = 4;
     private const long PatienceNs = 5_000_000_000;
 
     private sealed class Client(Socket socket)
@@ -31,20 +25,33 @@ public sealed class ControlServer : IDisposable
         public readonly Socket Socket = socket;
         public readonly long EndNs = HostClock.MonotonicNs() + PatienceNs;
         public readonly byte[] Request = new byte[MaxRequestBytes];
+        public readonly List<SafeFileHandle> Files = [];
         public int Bytes, Place;
+        /// <summary>Belongs to the thread that does what it has asked for.</summary>
+        public bool IsTaken;
+
+        public void Close()
+        {
+            Socket.Dispose();
+            foreach (SafeFileHandle file in Files)
+                file.Dispose();
+        }
     }
 
     private readonly Socket _listener;
-    private readonly IReadOnlyDictionary<string, ControlHandler> _commands;
+    private readonly IReadOnlyDictionary<string, ControlCommand> _commands;
     private readonly List<Client> _clients = [];
     private readonly PollSet _poll = new();
     private readonly int _wake = EventFd.Create();
     private readonly Thread _thread;
     private volatile bool _stop;
+    /// <summary>What takes time and is under way. Belongs to the server's thread, and <see cref="Dispose"/> behind it.</summary>
+    private Thread? _busy;
+    private volatile string? _busyWith;
 
     /// <param name="listener">Belongs to the server from now on.</param>
     /// <param name="commands">What can be asked for.</param>
-    public ControlServer(Socket listener, IReadOnlyDictionary<string, ControlHandler> commands)
+    public ControlServer(Socket listener, IReadOnlyDictionary<string, ControlCommand> commands)
     {
         (_listener, _commands) = (listener, commands);
         listener.Blocking = false;
@@ -75,8 +82,9 @@ public sealed class ControlServer : IDisposable
             Client c = _clients[i];
             if (_poll.IsReadable(c.Place) ? Hear(c) : now < c.EndNs)
                 continue;
-            c.Socket.Dispose();
             _clients.RemoveAt(i);
+            if (!c.IsTaken)
+                c.Close();
         }
         if (listener >= 0 && _poll.IsReadable(listener))
             Accept();
@@ -110,18 +118,24 @@ public sealed class ControlServer : IDisposable
         return user == 0 || user == Privileges.Identity.User;
     }
 
-    /// <summary>Takes what a client has sent. False: the connection ends.</summary>
+    /// <summary>Takes what a client has sent. False: it is heard no more.</summary>
     private bool Hear(Client c)
     {
-        int n = c.Socket.Receive(c.Request.AsSpan(c.Bytes), SocketFlags.None, out SocketError error);
-        if (error == SocketError.WouldBlock)
+        const int WouldBlock = -11;
+        Span<int> descriptors = stackalloc int[DescriptorMessage.MaxDescriptors];
+        int n = DescriptorMessage.Receive(Descriptor(c.Socket), c.Request.AsSpan(c.Bytes), descriptors, out int count);
+        foreach (int descriptor in descriptors[..count])
+            c.Files.Add(new SafeFileHandle(descriptor, ownsHandle: true));
+        if (n == WouldBlock)
             return true;
-        if (error != SocketError.Success || n == 0)
+        if (n <= 0)
             return false;
         int end = c.Request.AsSpan(c.Bytes, n).IndexOf((byte)'\n');
         c.Bytes += n;
-        if (end >= 0)
-            Send(c, Answer(c.Request.AsMemory(0, c.Bytes - n + end)));
+        if (c.Files.Count > MaxFiles)
+            Send(c, Refusal($"a request has at most {MaxFiles} files"));
+        else if (end >= 0)
+            Do(c, c.Request.AsMemory(0, c.Bytes - n + end));
         else if (c.Bytes == MaxRequestBytes)
             Send(c, Refusal($"a request has at most {MaxRequestBytes} bytes"));
         else
@@ -131,23 +145,54 @@ public sealed class ControlServer : IDisposable
 
     private static void Send(Client c, ReadOnlySpan<byte> answer) => _ = c.Socket.Send(answer, SocketFlags.None, out _);
 
-    /// <summary>The answer to a request.</summary>
-    internal ReadOnlySpan<byte> Answer(ReadOnlyMemory<byte> request)
+    private void Do(Client c, ReadOnlyMemory<byte> line)
+    {
+        List<string> words;
+        try { words = Words(line); }
+        catch (JsonException)
+        {
+            Send(c, Refusal("a request is a line with a JSON array of words"));
+            return;
+        }
+        var request = new ControlRequest(words[1..], c.Files);
+        if (!_commands.TryGetValue(words[0], out ControlCommand command))
+            Send(c, Refusal($"this machine knows {string.Join(", ", _commands.Keys.Order(StringComparer.Ordinal))}, not '{words[0]}'"));
+        else if (!command.TakesTime)
+            Send(c, Answer(command, request));
+        else if (_busyWith is { } other)
+            Send(c, Refusal($"the machine is busy with {other}"));
+        else
+            Start(words[0], command, request, c);
+    }
+
+    private void Start(string name, ControlCommand command, ControlRequest request, Client c)
+    {
+        // The one before has sent its answer.
+        _busy?.Join();
+        (_busyWith, c.IsTaken) = (name, true);
+        _busy = new Thread(() =>
+        {
+            byte[] answer = Answer(command, request).ToArray();
+            // Who has the answer can ask for the next.
+            _busyWith = null;
+            Send(c, answer);
+            c.Close();
+        }) { IsBackground = true, Name = "ring3-command" };
+        _busy.Start();
+    }
+
+    private static ReadOnlySpan<byte> Answer(ControlCommand command, ControlRequest request)
     {
         try
         {
-            List<string> words = Words(request);
-            if (!_commands.TryGetValue(words[0], out ControlHandler? command))
-                return Refusal($"this machine knows {string.Join(", ", _commands.Keys.Order(StringComparer.Ordinal))}, not '{words[0]}'");
             ReadOnlySpan<byte> answer = Line(writer =>
             {
                 writer.WriteBoolean("ok", true);
-                command(words[1..], writer);
+                command.Handler(request, writer);
             });
             return answer.Length <= MaxAnswerBytes ? answer : Refusal("the answer is too long");
         }
-        catch (ControlException e) { return Refusal(e.Message); }
-        catch (JsonException) { return Refusal("a request is a line with a JSON array of words"); }
+        catch (Exception e) when (e is ControlException or BootException) { return Refusal(e.Message); }
     }
 
     private static List<string> Words(ReadOnlyMemory<byte> request)
@@ -187,7 +232,8 @@ public sealed class ControlServer : IDisposable
         _ = EventFd.Signal(_wake);
         _thread.Join();
         foreach (Client c in _clients)
-            c.Socket.Dispose();
+            c.Close();
+        _busy?.Join();
         // Removes its name; a confined process may not, and the next one does.
         _listener.Dispose();
         EventFd.Close(_wake);

@@ -4,8 +4,8 @@ using Ring3.Kvm;
 namespace Ring3.Vmm;
 
 /// <summary>
-/// ACPI fixed hardware: PM1 event and control blocks, the 3.579545 MHz PM timer, and a GPE block with one event: the machine is another one than
-/// before. Writing SLP_EN with the S5 type powers off.
+/// ACPI fixed hardware: PM1 event and control blocks, the 3.579545 MHz PM timer, and a GPE block with two events: the machine is another one than
+/// before, and PCI devices come or go. Writing SLP_EN with the S5 type powers off.
 /// SPEC: ACPI 6.4, "ACPI Hardware Specification".
 /// </summary>
 public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDevice
@@ -15,8 +15,8 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
     public const int Ports = 0x40, ControlOffset = 4, TimerOffset = 8, GpeOffset = 0x20;
     /// <summary>SLP_TYP of S5 in the DSDT.</summary>
     public const int S5Type = 5;
-    /// <summary>Number of the event in the GPE block.</summary>
-    public const int GenerationEvent = 5;
+    /// <summary>Numbers of the events in the GPE block.</summary>
+    public const int GenerationEvent = 5, HotplugEvent = 6;
     private const ushort PowerButton = 1 << 8, SleepEnable = 1 << 13, SciEnable = 1;
     private const long TimerHz = 3_579_545;
 
@@ -35,11 +35,16 @@ public sealed class AcpiPm(IMachineControl machine, IInterruptLine sci) : IBusDe
     }
 
     /// <summary>The machine's generation has changed: an operating system looks at the identifier (<see cref="AcpiTables"/>).</summary>
-    public void NotifyGeneration()
+    public void NotifyGeneration() => Raise(GenerationEvent);
+
+    /// <summary>PCI devices have come, or are to go: an operating system looks at <see cref="PciHotplug"/>.</summary>
+    public void NotifyHotplug() => Raise(HotplugEvent);
+
+    private void Raise(int number)
     {
         using (_lock.Enter())
         {
-            _gpeStatus |= 1 << GenerationEvent;
+            _gpeStatus |= (ushort)(1 << number);
             Update();
         }
     }

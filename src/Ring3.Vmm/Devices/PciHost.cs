@@ -38,6 +38,9 @@ public sealed class PciHost
             first.SetBytes(PciFunction.HeaderType, [(byte)(first.Peek(PciFunction.HeaderType) >> 16 | 0x80)]);
     }
 
+    /// <summary>Takes a function off the bus; an access that has begun goes on.</summary>
+    public void Remove(int device, int function) => Volatile.Write(ref _functions[device << 3 | function], null);
+
     /// <summary>The functions of a snapshot, which are the same ones.</summary>
     public void Transfer(StateTransfer state)
     {

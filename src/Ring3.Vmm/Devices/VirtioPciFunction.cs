@@ -23,6 +23,7 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
     private readonly bool _messages;
     private readonly RankedLock _placing = new(LockRank.VirtioPlacing);
     private ulong _place = ulong.MaxValue;
+    private bool _withdrawn;
 
     /// <param name="transport">Belongs to the function from now on.</param>
     /// <param name="classCode">Class, subclass and interface.</param>
@@ -147,7 +148,7 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
         {
             bool enabled = (Peek(Command) & CommandMemory) != 0;
             ulong place = enabled ? ((ulong)Peek(Bar0 + 4) << 32 | Peek(Bar0)) & ~0xfUL : ulong.MaxValue;
-            if (place == _place)
+            if (place == _place || _withdrawn)
                 return;
             if (_place != ulong.MaxValue)
                 _mmio.Remove(_transport);
@@ -157,6 +158,17 @@ public sealed class VirtioPciFunction : PciFunction, IDisposable
         }
     }
 
-    /// <summary>Stops the device; the guest does not run any more.</summary>
+    /// <summary>The device is nowhere any more, whatever the guest does; an access that has begun goes on.</summary>
+    public void Withdraw()
+    {
+        using (_placing.Enter())
+        {
+            _withdrawn = true;
+            if (_place != ulong.MaxValue)
+                _mmio.Remove(_transport);
+        }
+    }
+
+    /// <summary>Stops the device; the guest does not run any more, or cannot reach it.</summary>
     public void Dispose() => _transport.Dispose();
 }

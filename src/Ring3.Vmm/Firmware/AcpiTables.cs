@@ -168,7 +168,8 @@ public static class AcpiTables
         system.Add(Aml.Device("RTC", Aml.Name("_HID", Aml.EisaId("PNP0B00")), Aml.Name("_CRS", Aml.Resources(Aml.Io(0x70, 2), Aml.Irq(8)))));
         system.Add(Generation());
         byte[] s5 = Aml.Name("\\_S5_", Aml.Package(Aml.Integer(AcpiPm.S5Type), Aml.Integer(AcpiPm.S5Type), Aml.Integer(0), Aml.Integer(0)));
-        byte[] events = Aml.Scope("\\_GPE", Aml.Method($"_E{AcpiPm.GenerationEvent:X2}", Aml.Notify("\\_SB_.VGEN", StatusChange)));
+        byte[] events = Aml.Scope("\\_GPE", Aml.Method($"_E{AcpiPm.GenerationEvent:X2}", Aml.Notify("\\_SB_.VGEN", StatusChange)),
+            Aml.Method($"_E{AcpiPm.HotplugEvent:X2}", HotplugEvent()));
         return Table("DSDT", 2, [.. Aml.Scope("\\_SB_", [.. system]), .. s5, .. events]);
     }
 
@@ -183,9 +184,9 @@ public static class AcpiTables
 
     private static byte[] PciRoot()
     {
-        const int Devices = 32, Pins = 4;
-        var routes = new byte[Devices * Pins][];
-        for (int d = 0; d < Devices; d++)
+        const int Pins = 4;
+        var routes = new byte[PciDevices * Pins][];
+        for (int d = 0; d < PciDevices; d++)
         {
             for (int pin = 0; pin < Pins; pin++)
                 routes[d * Pins + pin] = Aml.Package(Aml.Integer((ulong)d << 16 | 0xffff), Aml.Integer((ulong)pin), Aml.Integer(0),
@@ -198,7 +199,39 @@ public static class AcpiTables
             Aml.WordSpace(1, 3, 0xd00, 0xffff),
             Aml.DwordMemory((uint)MemoryLayout.PciHole, (uint)MemoryLayout.Ioapic - 1));
         return Aml.Device("PCI0", Aml.Name("_HID", Aml.EisaId("PNP0A03")), Aml.Name("_UID", Aml.Integer(0)), Aml.Name("_BBN", Aml.Integer(0)),
-            Aml.Name("_CRS", crs), Aml.Name("_PRT", Aml.Package(routes)));
+            Aml.Name("_CRS", crs), Aml.Name("_PRT", Aml.Package(routes)), PciSlots());
+    }
+
+    private static string SlotName(int device) => $"S{device:X2}_";
+
+    /// <summary>The slots, whose devices can be ejected, and the registers for that.</summary>
+    private static byte[] PciSlots()
+    {
+        byte[] terms = Aml.PortFields("PHPR", PciHotplug.Base, PciHotplug.Ports, "PADD", "PREM", "PEJ_");
+        for (int d = FirstHotplugDevice; d < PciDevices; d++)
+        {
+            byte[] eject = Aml.Store(Aml.Integer(1u << d), Aml.Reference("\\_SB_.PCI0.PEJ_"));
+            terms = [.. terms, .. Aml.Device(SlotName(d), Aml.Name("_ADR", Aml.Integer((ulong)d << 16)), Aml.Name("_SUN", Aml.Integer((ulong)d)),
+                Aml.Method("_EJ0", 1, eject))];
+        }
+        return terms;
+    }
+
+    private const int PciDevices = 32, FirstHotplugDevice = 3;
+
+    /// <summary>Takes what has changed, and tells of each slot whose device has come, or is to go.</summary>
+    private static byte[] HotplugEvent()
+    {
+        const byte DeviceCheck = 1, EjectRequest = 3;
+        byte[] terms = [];
+        foreach ((string name, byte what) in (ReadOnlySpan<(string, byte)>)[("PADD", DeviceCheck), ("PREM", EjectRequest)])
+        {
+            byte[] register = Aml.Reference($"\\_SB_.PCI0.{name}"), bits = Aml.Local(0);
+            terms = [.. terms, .. Aml.Store(register, bits), .. Aml.Store(bits, register)];
+            for (int d = FirstHotplugDevice; d < PciDevices; d++)
+                terms = [.. terms, .. Aml.IfAny(bits, Aml.Integer(1u << d), Aml.Notify($"\\_SB_.PCI0.{SlotName(d)}", what))];
+        }
+        return terms;
     }
 
     /// <summary>Adds the common header and its checksum.</summary>

@@ -33,11 +33,45 @@ internal static class Aml
     public static byte[] Device(string name, params byte[][] terms) => [0x5b, 0x82, .. Packaged([.. Path(name), .. terms.SelectMany(t => t)])];
 
     /// <summary>A method without arguments.</summary>
-    public static byte[] Method(string name, params byte[][] terms) => [0x14, .. Packaged([.. Path(name), 0, .. terms.SelectMany(t => t)])];
+    public static byte[] Method(string name, params byte[][] terms) => Method(name, 0, terms);
 
-    /// <summary>Tells the operating system something about a device; its path has two segments.</summary>
-    public static byte[] Notify(string path, byte value) =>
-        [0x86, (byte)'\\', 0x2e, .. Encoding.ASCII.GetBytes(path.Trim('\\').Replace(".", "")), .. Integer(value)];
+    public static byte[] Method(string name, int arguments, params byte[][] terms) =>
+        [0x14, .. Packaged([.. Path(name), (byte)arguments, .. terms.SelectMany(t => t)])];
+
+    /// <summary>Tells the operating system something about a device.</summary>
+    public static byte[] Notify(string path, byte value) => [0x86, .. Reference(path), .. Integer(value)];
+
+    /// <summary>A name by its path from the root, of segments with dots between.</summary>
+    public static byte[] Reference(string path)
+    {
+        byte[][] segments = [.. path.Trim('\\').Split('.').Select(Path)];
+        byte[] prefix = segments.Length switch { 1 => [], 2 => [0x2e], _ => [0x2f, (byte)segments.Length] };
+        return [(byte)'\\', .. prefix, .. segments.SelectMany(s => s)];
+    }
+
+    /// <summary>A method's variable.</summary>
+    public static byte[] Local(int number) => [(byte)(0x60 + number)];
+
+    /// <summary>An operand, put into a name or a variable.</summary>
+    public static byte[] Store(byte[] value, byte[] target) => [0x70, .. value, .. target];
+
+    /// <summary>What is done when two operands have a bit in common.</summary>
+    public static byte[] IfAny(byte[] left, byte[] right, params byte[][] terms) =>
+        [0xa0, .. Packaged([0x7b, .. left, .. right, 0, .. terms.SelectMany(t => t)])];
+
+    /// <summary>A range of ports, and 32-bit fields that follow each other in it.</summary>
+    public static byte[] PortFields(string region, ushort first, byte bytes, params ReadOnlySpan<string> fields)
+    {
+        const byte Ports = 1, DwordAccess = 3, WriteAsZeros = 2 << 5, FieldBits = 32;
+        byte[] list = [];
+        foreach (string field in fields)
+            list = [.. list, .. Path(field), FieldBits];
+        return
+        [
+            0x5b, 0x80, .. Path(region), Ports, .. Integer(first), .. Integer(bytes),
+            0x5b, 0x81, .. Packaged([.. Path(region), DwordAccess | WriteAsZeros, .. list]),
+        ];
+    }
 
     public static byte[] Package(params byte[][] elements) => elements.Length <= 255
         ? [0x12, .. Packaged([(byte)elements.Length, .. elements.SelectMany(e => e)])]

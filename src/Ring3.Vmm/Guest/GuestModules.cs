@@ -27,7 +27,8 @@ public static class GuestModules
             .. options.Vsock is null ? [] : s_vsock,
             .. options.BootsRoot ? s_root : [], .. options.BootsRoot && options.KernelWords.Contains("rootfstype=xfs") ? s_xfs : [],
         ];
-        return needed.Length == 0 ? [] : [.. s_bus, .. s_always, .. needed];
+        // Disks and shares may come later (ring3 ctl).
+        return needed.Length == 0 ? [] : [.. s_bus, .. s_always, .. s_disk, .. s_share, .. needed.Except(s_disk).Except(s_share)];
     }
 
     /// <summary>Name in the cache of a file of a kernel package, or null when it is none of these modules. A module's file may be packed.</summary>

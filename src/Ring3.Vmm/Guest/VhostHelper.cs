@@ -36,10 +36,13 @@ internal sealed class VhostHelper : IDisposable
     public VhostUserLink Link { get; }
 
     /// <summary>Serves a folder. An ordinary user's server has the user's rights, in a name space of its own where it may change its root.</summary>
+    /// <param name="share">Which.</param>
+    /// <param name="option">What has asked for it.</param>
+    /// <param name="ownSession">The server outlives this process and its terminal, as long as somebody is connected to it.</param>
     /// <exception cref="BootException">There is no such folder, or no server.</exception>
-    public static VhostHelper Share(ShareOption share)
+    public static VhostHelper Share(ShareOption share, string option = "--share", bool ownSession = false)
     {
-        string what = $"--share {share.Directory}";
+        string what = $"{option} {share.Directory}";
         if (!Directory.Exists(share.Directory))
             throw new BootException(ExitStatus.NoInput, $"{what}: {(File.Exists(share.Directory) ? "is no folder" : "no such folder")}");
         string? server = Find("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd");
@@ -55,7 +58,7 @@ internal sealed class VhostHelper : IDisposable
             : [$"--shared-dir={share.Directory}", "--sandbox=chroot", "--log-level=error", "--rlimit-nofile=0"];
         string[] words = Environment.IsPrivilegedProcess ? [server, "--fd=" + ListenerPlace, .. options]
             : ["unshare", "--map-current-user", "--keep-caps", server, "--fd=" + ListenerPlace, .. options];
-        return Start(words, "virtiofsd", what);
+        return Start(ownSession ? ["setsid", .. words] : words, "virtiofsd", what);
     }
 
     /// <summary>Serves a disk image. It ends with this thread's process, which would not end it by going away.</summary>

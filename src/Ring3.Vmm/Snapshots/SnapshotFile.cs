@@ -50,7 +50,7 @@ public sealed class SnapshotFile : IDisposable
     public BootOptions Apply(BootOptions options) => options with
     {
         Cpus = Settings.Cpus, MemoryBytes = Settings.MemoryBytes, Processor = Settings.Model, Xen = Settings.Xen, XenFifo = Settings.XenFifo,
-        PolledSerial = Settings.PolledSerial, WaitsForScript = Settings.TakesCommand,
+        PolledSerial = Settings.PolledSerial, WaitsForScript = Settings.TakesCommand, Disks = [.. Settings.Disks.Select(d => d.Option)],
         Streams = Settings.HasConsole ? options.Streams ?? new CommandStreams() : null,
     };
 

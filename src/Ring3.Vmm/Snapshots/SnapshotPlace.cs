@@ -63,3 +63,17 @@ public sealed class SnapshotFolder(string path) : SnapshotPlace(path)
         new(e is UnauthorizedAccessException or DirectoryNotFoundException ? ExitStatus.NoInput : ExitStatus.Resources,
             $"cannot write the snapshot {path}: {e.Message}");
 }
+
+/// <summary>A file that somebody else has made, and names.</summary>
+/// <param name="path">What it will be called, for messages.</param>
+/// <param name="file">The file, empty. It is closed behind the snapshot.</param>
+internal sealed class SnapshotDescriptor(string path, SafeFileHandle file) : SnapshotPlace(path)
+{
+    internal override SafeFileHandle Create() => file;
+
+    internal override void Keep()
+    {
+    }
+
+    internal override void Drop() => file.Dispose();
+}

@@ -21,6 +21,7 @@ internal sealed record SnapshotSettings
     public bool HasCommandPorts { get; init; }
     public bool PolledSerial { get; init; }
     public IReadOnlyList<(string Tag, bool ReadOnly)> Shares { get; init; } = [];
+    public IReadOnlyList<SnapshotDisk> Disks { get; init; } = [];
     /// <summary>Everything that went into a snapshot of the cache; empty: it is a user's.</summary>
     public string Key { get; init; } = "";
 
@@ -48,7 +49,10 @@ internal sealed record SnapshotSettings
             (string tag, bool readOnly) = state.IsLoading ? ("", false) : own.Shares[i];
             shares[i] = (state.Text(tag), state.Keep(readOnly));
         }
-        return settings with { Shares = shares };
+        var disks = new SnapshotDisk[Math.Clamp(state.Keep(own.Disks.Count), 0, byte.MaxValue)];
+        for (int i = 0; i < disks.Length; i++)
+            disks[i] = SnapshotDisk.Transfer(state, state.IsLoading ? null : own.Disks[i]);
+        return settings with { Shares = shares, Disks = disks };
     }
 
     public ProcessorModel Model => ProcessorModel.TryParse(Processor, out ProcessorModel model) ? model

@@ -1,6 +1,8 @@
 using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
+using Microsoft.Win32.SafeHandles;
+using Ring3.Host;
 
 namespace Ring3.Vmm.Tests.Control;
 
@@ -10,15 +12,26 @@ public sealed class ControlTests : IDisposable
     private readonly string _directory = Directory.CreateTempSubdirectory("ring3-control").FullName;
     private readonly string _path;
     private readonly ControlServer _server;
+    private readonly ManualResetEventSlim _waiting = new(false), _goOn = new(false);
 
     public ControlTests()
     {
         _path = Path.Combine(_directory, "machine");
-        _server = new ControlServer(SocketFile.Listen(_path, UnixFileMode.UserRead | UnixFileMode.UserWrite, out _)!, new Dictionary<string, ControlHandler>
+        _server = new ControlServer(SocketFile.Listen(_path, UnixFileMode.UserRead | UnixFileMode.UserWrite, out _)!, new Dictionary<string, ControlCommand>
         {
-            ["say"] = (words, answer) => answer.WriteString("said", string.Join('|', words)),
-            ["refuse"] = (_, _) => throw new ControlException("not today"),
-            ["talk"] = (_, answer) => answer.WriteString("said", new string('x', 1 << 20)),
+            ["say"] = new((request, answer) => answer.WriteString("said", string.Join('|', request.Arguments))),
+            ["refuse"] = new((_, _) => throw new ControlException("not today")),
+            ["talk"] = new((_, answer) => answer.WriteString("said", new string('x', 1 << 20))),
+            ["write"] = new((request, _) =>
+            {
+                using SafeFileHandle file = request.TakeFile();
+                RandomAccess.Write(file, Encoding.UTF8.GetBytes(request.Argument(0)), 0);
+            }),
+            ["wait"] = new((_, _) =>
+            {
+                _waiting.Set();
+                _goOn.Wait();
+            }, TakesTime: true),
         });
     }
 
@@ -66,7 +79,7 @@ public sealed class ControlTests : IDisposable
     public void Refusals_AreOneLine()
     {
         Assert.Equal("machine: not today", Assert.Throws<BootException>(() => ControlClient.Ask(_path, ["refuse"])).Message);
-        Assert.Contains("knows refuse, say, talk, not 'walk'", Assert.Throws<BootException>(() => ControlClient.Ask(_path, ["walk"])).Message);
+        Assert.Contains("knows refuse, say, talk, wait, write, not 'walk'", Assert.Throws<BootException>(() => ControlClient.Ask(_path, ["walk"])).Message);
         Assert.Contains("too long", Assert.Throws<BootException>(() => ControlClient.Ask(_path, ["talk"])).Message);
     }
 
@@ -79,6 +92,49 @@ public sealed class ControlTests : IDisposable
     [InlineData("[\"say\"\n")]
     [InlineData("[\"\\ud800\"]\n")]
     public void WhatIsNoRequest_IsRefused(string request) => Assert.StartsWith("{\"ok\":false,\"error\":", Ask(request));
+
+    [Fact]
+    public void AFile_ComesWithTheWords()
+    {
+        string path = Path.Combine(_directory, "written");
+        using (SafeFileHandle file = File.OpenHandle(path, FileMode.CreateNew, FileAccess.Write))
+            ControlClient.Ask(_path, ["write", "hello"], (int)file.DangerousGetHandle());
+        Assert.Equal("hello", File.ReadAllText(path));
+        Assert.Contains("needs a file", Assert.Throws<BootException>(() => ControlClient.Ask(_path, ["write", "hello"])).Message);
+    }
+
+    /// <summary>What nobody has taken is closed: the reader finds the end.</summary>
+    [Fact]
+    public void Files_ThatNobodyTakes_AreClosed()
+    {
+        using StreamSocket socket = StreamSocket.CreatePair(out int other);
+        ControlClient.Ask(_path, ["say", "x"], other);
+        int[] many = [other, other, other, other, other];
+        using (Socket client = Connect())
+        {
+            Assert.Equal(0, DescriptorMessage.Send((int)client.SafeHandle.DangerousGetHandle(), "[\"say\""u8, many));
+            Assert.Contains("at most 4 files", ReadAll(client));
+        }
+        using (Socket client = Connect())
+            Assert.Equal(0, DescriptorMessage.Send((int)client.SafeHandle.DangerousGetHandle(), "[\"say\""u8, other));
+        FileDescriptor.Close(other);
+        Assert.Equal(0, socket.Receive(new byte[1]));
+    }
+
+    [Fact]
+    public void WhatTakesTime_KeepsNobodyElse_AndIsOneAtATime()
+    {
+        var asker = new Thread(() => ControlClient.Ask(_path, ["wait"], takesTime: true));
+        asker.Start();
+        _waiting.Wait();
+        Assert.Equal("x", ControlClient.Ask(_path, ["say", "x"]).GetProperty("said").GetString());
+        Assert.Contains("is busy with wait", Assert.Throws<BootException>(() => ControlClient.Ask(_path, ["wait"])).Message);
+        _goOn.Set();
+        asker.Join();
+        // Who has an answer can ask again at once.
+        for (int i = 0; i < 50; i++)
+            ControlClient.Ask(_path, ["wait"], takesTime: true);
+    }
 
     [Fact]
     public void ARequest_ComesInPieces()

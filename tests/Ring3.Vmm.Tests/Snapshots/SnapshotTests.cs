@@ -72,11 +72,11 @@ public sealed class SnapshotTests : IDisposable
         runner.Join();
     }
 
-    private (string File, int Before, int After) Make()
+    private (string File, int Before, int After) Make(BootOptions? options = null)
     {
         string path = PathOf("a");
         var listener = new Listener();
-        using var machine = new Machine(Options);
+        using var machine = new Machine(options ?? Options);
         machine.AttachSerial(0, listener);
         byte[] image = Counter();
         // The entry is behind the header.
@@ -117,6 +117,39 @@ public sealed class SnapshotTests : IDisposable
         Assert.Equal(clones[0][0], clones[1][0]);
         // The letter that comes next was said between both looks, or is the next of the second.
         Assert.Contains(Enumerable.Range(before, after - before + 2), n => 'a' + n % Letters == clones[0][0]);
+    }
+
+    [Fact]
+    public void ADisk_HasToBeWhatItWas()
+    {
+        string image = PathOf("disk");
+        File.WriteAllBytes(image, new byte[1 << 20]);
+        string path = Make(Options with { Disks = [new DiskOption { Path = image }] }).File;
+        RunClone(path);
+        using (SnapshotFile file = SnapshotFile.Open(path))
+        using (new Machine(file.Apply(new BootOptions()), file))
+            Assert.Contains("in use", Assert.Throws<BootException>(() => RunClone(path)).Message);
+        RunClone(path);
+        using (FileStream disk = File.OpenWrite(image))
+            disk.WriteByte(1);
+        BootException changed = Assert.Throws<BootException>(() => RunClone(path));
+        Assert.Contains("has been written to since", changed.Message);
+        Assert.Equal(ExitStatus.BadImage, changed.Status);
+        File.WriteAllBytes(image, new byte[1 << 19]);
+        Assert.Contains("and had 1048576", Assert.Throws<BootException>(() => RunClone(path)).Message);
+        File.Delete(image);
+        Assert.Contains("no such file", Assert.Throws<BootException>(() => RunClone(path)).Message);
+    }
+
+    [Fact]
+    public void DisksThatAreRead_ServeManyClones()
+    {
+        string image = PathOf("disk");
+        File.WriteAllBytes(image, new byte[1 << 20]);
+        string path = Make(Options with { Disks = [new DiskOption { Path = image, ReadOnly = true }] }).File;
+        using SnapshotFile file = SnapshotFile.Open(path);
+        using var one = new Machine(file.Apply(new BootOptions()), file);
+        RunClone(path);
     }
 
     [Fact]
@@ -193,7 +226,7 @@ public sealed class SnapshotTests : IDisposable
     [Fact]
     public void OptionsWithStateOutside_AreRefused()
     {
-        Assert.Contains("--disk", Refused(() => Machine.CheckSnapshot(Options with { Disks = [new DiskOption { Path = "x" }] })).Message);
+        Assert.Contains("--disk", Refused(() => Machine.CheckSnapshot(Options with { Disks = [new DiskOption { Path = "x", Format = "qcow2" }] })).Message);
         Assert.Contains("--xen", Refused(() => Machine.CheckSnapshot(Options with { Xen = true })).Message);
         Machine.CheckSnapshot(Options);
     }
