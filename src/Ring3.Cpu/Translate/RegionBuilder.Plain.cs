@@ -13,7 +13,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitPlain(Trace t, int i, in GuestInstruction g)
     {
         Instruction code = g.Code;
-        bool memory = InstructionRules.HasMemory(code);
+        bool memory = g.Memory;
         bool store = g.SiteAfter, needsFlags = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
         // The check of an access costs the flags: an operand that is only read is loaded before they are brought back.
         bool loadFirst = memory && (needsFlags || g.ValueFirst) && !store;
@@ -140,10 +140,10 @@ internal sealed unsafe partial class RegionBuilder
     {
         int size = code.MemorySize.GetSize();
         int site = MissSite(t, i, AccessForm.Operand, size, store, Alignment(code));
-        EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
+        EmitAddress(At(t, i).Code, HostRegisters.Address, true);
         if (code.HasLockPrefix || code.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b)
             EmitSplitCheck(t, i, size);
-        if (t.Instructions[i].ValueFirst)
+        if (At(t, i).ValueFirst)
         {
             BeginCheck(size, store);
             EndCheck(site);

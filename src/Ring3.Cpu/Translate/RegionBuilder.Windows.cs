@@ -256,7 +256,7 @@ internal sealed unsafe partial class RegionBuilder
             }
             if (RunAt(t, i) is > 1 and var run)
             {
-                _marks.Add((_a.Position, t, i));
+                Mark(t, i);
                 _atHand = null;
                 EmitRun(t, i, run);
                 i += run - 1;
@@ -384,7 +384,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i);
-        (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, t.Instructions[i].Next, (short)(t.Instructions[i].WindowOffset - w.Min));
+        (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, At(t, i).Next, (short)(At(t, i).WindowOffset - w.Min));
         site.Uncount--;
         int number = AddSite(site);
         _stubs.Add((_a.Jump(NotEqual), number));
