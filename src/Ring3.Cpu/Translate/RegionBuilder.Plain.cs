@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
@@ -228,14 +229,14 @@ internal sealed unsafe partial class RegionBuilder
 
     private void LoadPassing()
     {
-        foreach (Passing p in _passing)
+        foreach (ref readonly Passing p in CollectionsMarshal.AsSpan(_passing))
             if (p.Load)
                 _a.Load(p.Scratch, StateLayout.Gpr(p.Guest));
     }
 
     private void StorePassing()
     {
-        foreach (Passing p in _passing)
+        foreach (ref readonly Passing p in CollectionsMarshal.AsSpan(_passing))
             if (p.Store)
                 _a.Store(StateLayout.Gpr(p.Guest), p.Scratch);
     }
@@ -262,9 +263,9 @@ internal sealed unsafe partial class RegionBuilder
             if (code.GetOpKind(n) != Iced.Intel.OpKind.Register)
                 continue;
             Register r = code.GetOpRegister(n);
-            if (IsHigh(r) || !r.IsGPR())
+            int guest = HostRegisters.NumberOf(r);
+            if (guest < 0 || IsHigh(r))
                 continue;
-            int guest = Guest(r);
             Register home = HostRegisters.HomeOf(guest);
             if (home == Register.None)
             {

@@ -189,14 +189,14 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             {
                 case Lowering.Branch:
                     fall = last.Next;
-                    AddHead(BlockAt(last.LeavesFor == t.Offset && Repeat(t, ref left) ? fall : (int)last.LeavesFor));
+                    AddHead(last.LeavesFor == t.Offset && Repeat(t, ref left) ? BlockAt(fall) : Linked(&b->Taken, (int)last.LeavesFor));
                     break;
                 case Lowering.Jump when last.LeavesFor == t.Offset:
                     Repeat(t, ref left);
                     t.FallOffset = -1;
                     return true;
                 case Lowering.Jump or Lowering.Call:
-                    AddHead(BlockAt((int)last.Code.NearBranchTarget));
+                    AddHead(Linked(&b->Taken, (int)last.Code.NearBranchTarget));
                     t.FallOffset = -1;
                     return true;
                 case Lowering.Return or Lowering.JumpIndirect or Lowering.CallIndirect:
@@ -210,7 +210,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                     break;
             }
             t.FallOffset = fall;
-            Block* next = BlockAt(fall);
+            Block* next = Linked(&b->Fall, fall);
             // Behind STI the interpreter executes one instruction singly.
             if (next == null && last.Code.Code == Code.Sti)
                 next = BlockAt(fall, BlockMode.Single);
@@ -248,6 +248,13 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
 
     /// <summary>The decoded block at an offset of the page, or null.</summary>
     private Block* BlockAt(int offset, uint flags = 0) => (uint)offset < 4096 ? blocks.Find(_page + offset, _mode | flags, null) : null;
+
+    /// <summary>As <see cref="BlockAt"/>, which has to look for it, where the interpreter has not left a link to it.</summary>
+    private Block* Linked(Block** link, int offset)
+    {
+        Block* b = (Block*)Volatile.Read(ref *(nint*)link);
+        return b != null && b->Host == _page + offset && b->Mode == _mode && b->HostNext == null ? b : BlockAt(offset);
+    }
 
     private bool Decode(Trace t, Block* b)
     {
