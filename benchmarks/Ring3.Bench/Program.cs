@@ -14,9 +14,11 @@ switch (args.FirstOrDefault())
         return DirtyBench.Run();
     case "faults":
         return FaultsBench.Run();
+    case "translate":
+        return TranslateBench.Run();
     case "zap":
         return ZapBench.Run();
     default:
-        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests | zap");
+        Console.Error.WriteLine("usage: Ring3.Bench age | cpu [KERNEL...] | dirty | exit | faults | requests | translate | zap");
         return 2;
 }

@@ -1,21 +1,35 @@
-using System.Buffers.Binary;
 using System.Runtime.CompilerServices;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
 
 /// <summary>Collects host code: position-independent, jumps with 32-bit displacements.</summary>
-/// <remarks>Instructions are encoded from their parts; guest bytes never get here as they are.</remarks>
-internal abstract class HostAssembler
+/// <remarks>
+/// Instructions are encoded from their parts; guest bytes never get here as they are.
+/// SAFETY: the array is pinned as long as it lives, and there is room behind the end for more than the longest instruction, whenever something is put there.
+/// </remarks>
+internal abstract unsafe class HostAssembler
 {
     private sealed class Sink(HostAssembler assembler) : CodeWriter
     {
         public override void WriteByte(byte value) => assembler.Put(value, 1);
     }
 
-    private byte[] _bytes = new byte[1024];
+    private const int Margin = 2 * HostEncoder.MaxBytes;
+
+    private byte[] _bytes;
+    private byte* _start, _limit;
     private int _count;
     private Encoder? _encoder;
+
+    protected HostAssembler() => Take(_bytes = GC.AllocateUninitializedArray<byte>(1024, true));
+
+    private void Take(byte[] bytes)
+    {
+        _bytes = bytes;
+        _start = (byte*)Unsafe.AsPointer(ref bytes[0]);
+        _limit = _start + bytes.Length - Margin;
+    }
 
     /// <summary>Bytes so far; also the position of the next instruction.</summary>
     public int Position => _count;
@@ -26,26 +40,34 @@ internal abstract class HostAssembler
 
     public void Add(in Instruction instruction)
     {
-        Room();
-        int bytes = HostEncoder.Encode(instruction, _bytes.AsSpan(_count));
+        int bytes = HostEncoder.Encode(instruction, ref *Room());
         if (bytes == 0)
             (_encoder ??= Encoder.Create(64, new Sink(this))).Encode(instruction, (ulong)_count);
         _count += bytes;
     }
 
-    /// <summary>Makes room for an instruction.</summary>
-    private void Room()
+    /// <summary>Where the next instruction goes; there is room for it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private byte* Room()
     {
-        if (_bytes.Length - _count < 2 * HostEncoder.MaxBytes)
-            Array.Resize(ref _bytes, 2 * _bytes.Length);
+        byte* at = _start + _count;
+        return at < _limit ? at : Grow();
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private byte* Grow()
+    {
+        byte[] more = GC.AllocateUninitializedArray<byte>(2 * _bytes.Length, true);
+        Bytes.CopyTo(more);
+        Take(more);
+        return _start + _count;
     }
 
     /// <summary>The low bytes of a value, at most an instruction's worth.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     protected void Put(ulong bytes, int count)
     {
-        Room();
-        BinaryPrimitives.WriteUInt64LittleEndian(_bytes.AsSpan(_count), bytes);
+        *(ulong*)Room() = bytes;
         _count += count;
     }
 
@@ -77,5 +99,9 @@ internal abstract class HostAssembler
     public void Bind(int jump) => Bind(jump, _count);
 
     /// <summary>Makes a jump go to a position.</summary>
-    public void Bind(int jump, int position) => BinaryPrimitives.WriteInt32LittleEndian(_bytes.AsSpan(jump - 4), position - jump);
+    public void Bind(int jump, int position)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)(jump - 4), (uint)_count);
+        *(int*)(_start + jump - 4) = position - jump;
+    }
 }

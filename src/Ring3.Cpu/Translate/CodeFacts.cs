@@ -11,6 +11,8 @@ internal struct CodeFacts
     public byte OperandWrites, OperandReads;
     /// <summary>General-purpose registers that it writes without naming them.</summary>
     public ushort ImplicitWrites;
+    /// <summary>Status flags: <see cref="InstructionRules.StatusOf"/>, unless <see cref="IsShift"/>.</summary>
+    public bool ReadsStatus, WritesStatus, KeepsStatus, IsShift;
 
     // BENIGN-RACE: every thread computes the same facts.
     private static readonly CodeFacts[] s_facts = new CodeFacts[VectorHandlers.CodeCount];
@@ -44,12 +46,16 @@ internal struct CodeFacts
                 && r.Access is not (OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess))
                 writes |= (ushort)(1 << r.Register.GetFullRegister() - Register.RAX);
         f.ImplicitWrites = writes;
+        f.IsShift = InstructionRules.IsShift(i.Mnemonic);
+        (f.ReadsStatus, f.WritesStatus, f.KeepsStatus) = InstructionRules.StatusOf(i);
         Volatile.Write(ref f._known, 1);
     }
 
     /// <summary>Whether the instruction's memory operand is written.</summary>
     public readonly bool Stores(in Instruction i)
     {
+        if (OperandWrites <= 1)
+            return OperandWrites != 0 && i.Op0Kind == Iced.Intel.OpKind.Memory;
         for (int n = 0; n < i.OpCount; n++)
             if ((OperandWrites >> n & 1) != 0 && i.GetOpKind(n) == Iced.Intel.OpKind.Memory)
                 return true;
@@ -60,9 +66,13 @@ internal struct CodeFacts
     public readonly ushort Writes(in Instruction i)
     {
         int writes = ImplicitWrites;
+        if (OperandWrites <= 1)
+            return (ushort)(OperandWrites != 0 && i.Op0Kind == Iced.Intel.OpKind.Register ? writes | MaskOf(i.Op0Register) : writes);
         for (int n = 0, left = OperandWrites; left != 0 && n < i.OpCount; n++, left >>= 1)
-            if ((left & 1) != 0 && i.GetOpKind(n) == Iced.Intel.OpKind.Register && i.GetOpRegister(n) is var r && r.IsGPR())
-                writes |= 1 << r.GetFullRegister() - Register.RAX;
+            if ((left & 1) != 0 && i.GetOpKind(n) == Iced.Intel.OpKind.Register)
+                writes |= MaskOf(i.GetOpRegister(n));
         return (ushort)writes;
     }
+
+    private static int MaskOf(Register r) => HostRegisters.NumberOf(r) is var n and >= 0 ? 1 << n : 0;
 }

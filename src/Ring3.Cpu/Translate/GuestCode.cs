@@ -53,14 +53,25 @@ internal unsafe struct GuestInstruction
     public ushort Writes;
     /// <summary>Something can see the flags that hold after it.</summary>
     public bool FlagsNeeded;
-    /// <summary>The trace that a direct branch leads to, or null.</summary>
-    public Trace? Target;
+    /// <summary>It has an operand in memory.</summary>
+    public bool Memory;
+    /// <summary>Number of the trace that a direct branch leads to, or -1: references would make copying cost several times as much.</summary>
+    public short Target;
 
     /// <summary>A branch that the trace follows: it is left when the branch is not taken.</summary>
     public bool Inverted;
     /// <summary>Number of the window that its access belongs to, or -1, and the constant in its address there.</summary>
     public int Window;
     public long WindowOffset;
+
+    /// <summary>Begins anew in a place that was used before. What else there is, is set by everyone who decodes.</summary>
+    public void Begin(Block* block, Op* op)
+    {
+        Block = block;
+        Op = op;
+        Target = -1;
+        (Plan, ValueFirst, Units, Inverted) = (FlagPlan.None, false, Units.None, false);
+    }
 
     /// <summary>Page offset to which a direct branch leaves the trace.</summary>
     public readonly long LeavesFor => Inverted ? Next : (long)Code.NearBranchTarget;
@@ -81,7 +92,8 @@ internal sealed unsafe class Trace
     public int FallOffset;
     /// <summary>The trace there, or null.</summary>
     public Trace? Fall;
-    /// <summary>Place among the region's traces.</summary>
+    /// <summary>The region's traces, and the place among them.</summary>
+    public List<Trace> Region = [];
     public int Index;
     /// <summary>Flags of before the trace can be seen in it.</summary>
     public bool NeedsFlags;
@@ -97,6 +109,7 @@ internal sealed unsafe class Trace
     public void Begin(Block* head)
     {
         Head = head;
+        Offset = (int)((nuint)head->Host & 0xfff);
         Instructions.Clear();
         Pending.Clear();
         PendingLive.Clear();
@@ -104,6 +117,9 @@ internal sealed unsafe class Trace
         (Fall, Index, NeedsFlags, Units) = (null, 0, false, Units.None);
     }
 
+    /// <summary>The trace that a direct branch leads to, or null.</summary>
+    public Trace? TargetOf(in GuestInstruction g) => g.Target >= 0 ? Region[g.Target] : null;
+
     /// <summary>Page offset of the first instruction.</summary>
-    public int Offset => (int)((nuint)Head->Host & 0xfff);
+    public int Offset { get; private set; }
 }

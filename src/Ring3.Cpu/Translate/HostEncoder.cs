@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
@@ -156,8 +155,11 @@ internal static class HostEncoder
 
     private static bool Has(in Form f, Role role) => f.Role0 == role || f.Role1 == role || f.Role2 == role || f.Role3 == role;
 
-    /// <summary>Bytes written, or 0: left to Iced. <paramref name="to"/> has room for <see cref="MaxBytes"/>.</summary>
-    public static int Encode(in Instruction i, Span<byte> to)
+    /// <summary>As <see cref="Encode(in Instruction, ref byte)"/>.</summary>
+    public static int Encode(in Instruction i, Span<byte> to) => Encode(i, ref to[..MaxBytes][0]);
+
+    /// <summary>Bytes written, or 0: left to Iced. Behind <paramref name="b"/> there is room for <see cref="MaxBytes"/>.</summary>
+    public static int Encode(in Instruction i, ref byte b)
     {
         ref Form f = ref s_forms[(int)i.Code];
         State state = (State)Volatile.Read(ref Unsafe.As<State, byte>(ref f.State));
@@ -176,7 +178,6 @@ internal static class HostEncoder
         if ((p.Marks & ForbidsRex) != 0 && (rex != 0 || (p.Marks & NeedsRex) != 0))
             return 0;
         int n = 0;
-        ref byte b = ref MemoryMarshal.GetReference(to);
         if (state == State.Legacy)
         {
             if (i.HasLockPrefix)

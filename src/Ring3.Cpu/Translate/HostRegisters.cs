@@ -27,6 +27,20 @@ internal static class HostRegisters
     /// <summary>64-bit host register of a guest register, or None.</summary>
     public static Register HomeOf(int guest) => s_homes[guest];
 
+    private static readonly sbyte[] s_numbers = Numbers();
+
+    private static sbyte[] Numbers()
+    {
+        sbyte[] numbers = new sbyte[256];
+        numbers.AsSpan().Fill(-1);
+        for (Register r = Register.AL; r <= Register.R15; r++)
+            numbers[(int)r] = (sbyte)(r.GetFullRegister() - Register.RAX);
+        return numbers;
+    }
+
+    /// <summary>Number of the general-purpose register that this one is or is part of, or -1.</summary>
+    public static int NumberOf(Register r) => s_numbers[(int)r];
+
     /// <summary>The part of a 64-bit register that has <paramref name="bytes"/> bytes.</summary>
     public static Register Sized(Register full, int bytes) => bytes switch
     {

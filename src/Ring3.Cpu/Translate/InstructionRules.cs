@@ -177,23 +177,27 @@ internal static class InstructionRules
         return (i.Op0Kind == memory || i.Op1Kind == memory || i.Op2Kind == memory || i.Op3Kind == memory) && i.Mnemonic is not (Mnemonic.Lea or Mnemonic.Nop);
     }
 
-    public static bool ReadsStatus(in Instruction i) => (i.RflagsRead & Status) != 0;
-
-    public static bool WritesStatus(in Instruction i) => (i.RflagsModified & Status) != 0;
-
-    /// <summary>Some flags, or all of them when a count is 0, keep their values.</summary>
-    public static bool KeepsStatus(in Instruction i)
+    /// <summary>
+    /// Whether an instruction reads status flags, writes some, and leaves some of them as they are. Follows from the code, but for shifts and rotations.
+    /// </summary>
+    public static (bool Reads, bool Writes, bool Keeps) StatusOf(in Instruction i)
     {
-        if ((i.RflagsModified & Status) != Status)
-            return true;
-        if (i.Mnemonic is not (Mnemonic.Shl or Mnemonic.Shr or Mnemonic.Sar or Mnemonic.Shld or Mnemonic.Shrd
-            or Mnemonic.Rol or Mnemonic.Ror or Mnemonic.Rcl or Mnemonic.Rcr))
-            return false;
+        RflagsBits modified = i.RflagsModified & Status;
+        return ((i.RflagsRead & Status) != 0, modified != 0, modified != 0 && modified != Status);
+    }
+
+    /// <summary>By their count shifts and rotations keep all flags, or one at a time.</summary>
+    public static bool IsShift(Mnemonic mnemonic) => mnemonic is Mnemonic.Shl or Mnemonic.Shr or Mnemonic.Sar or Mnemonic.Sal or Mnemonic.Shld
+        or Mnemonic.Shrd or Mnemonic.Rol or Mnemonic.Ror or Mnemonic.Rcl or Mnemonic.Rcr;
+
+    public static (bool Reads, bool Writes, bool Keeps) StatusOfShift(in Instruction i)
+    {
+        (bool reads, bool writes, bool keeps) = StatusOf(i);
         int last = i.OpCount - 1;
-        if (i.GetOpKind(last) == Iced.Intel.OpKind.Register)
-            return true;
+        if (!writes || keeps || i.GetOpKind(last) == Iced.Intel.OpKind.Register)
+            return (reads, writes, writes);
         int mask = i.MemorySize.GetSize() == 8 || i.Op0Kind == Iced.Intel.OpKind.Register && i.Op0Register.GetSize() == 8 ? 63 : 31;
-        return (i.GetImmediate(last) & (ulong)mask) == 0;
+        return (reads, writes, (i.GetImmediate(last) & (ulong)mask) == 0);
     }
 
     /// <summary>Whether the flags of an instruction are what the host's processor gives for any processor model: SHLD and SHRD of 16 bits are not.</summary>

@@ -121,6 +121,16 @@ internal sealed class RegionAssembler : HostAssembler
     /// <summary>Jumps to where the state says.</summary>
     public void JumpThroughState(int displacement) => Displaced(0x40 | Number(HostRegisters.Base) >> 3, 0xff, 4, Number(HostRegisters.Base), displacement);
 
+    /// <summary>Jumps to where a pointer says.</summary>
+    public void JumpThrough(Register pointer) => Displaced(0x40 | Number(pointer) >> 3, 0xff, 4, Number(pointer), 0);
+
+    /// <summary>The lower half of to = that of from * factor; the upper half becomes 0.</summary>
+    public void Multiply32(Register to, Register from, int factor)
+    {
+        int r = Number(to), m = Number(from);
+        Put((uint)(0x40 | r >> 3 << 2 | m >> 3 | 0x69 << 8 | (0xc0 | (r & 7) << 3 | m & 7) << 16) | (ulong)(uint)factor << 24, 7);
+    }
+
     /// <summary>Compares 32 or 64 bits at a pointer with 0; only the flags of equality count.</summary>
     public void CompareWithZero(Register pointer, int displacement, bool wide)
     {

@@ -10,6 +10,12 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Where the host code of each guest instruction begins.</summary>
     private readonly List<(int Position, Trace Trace, int Instruction)> _marks = [];
 
+    private void Mark(Trace t, int instruction)
+    {
+        if (_observed)
+            _marks.Add((_a.Position, t, instruction));
+    }
+
     /// <summary>The region: each guest instruction, by its offset in the page, with the host code made of it.</summary>
     public string Dump()
     {

@@ -105,7 +105,7 @@ internal sealed unsafe partial class RegionBuilder
         else if ((ulong)offset < 4096)
         {
             LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = (int)offset }));
-            _a.Add(Instruction.Create(Code.Jmp_rm64, new MemoryOperand(HostRegisters.Entry)));
+            _a.JumpThrough(HostRegisters.Entry);
         }
         else
         {
@@ -121,8 +121,7 @@ internal sealed unsafe partial class RegionBuilder
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
         EndShadow();
         // ProcessorMemory.JumpIndex.
-        Register index = HostRegisters.Sized(Index, 4);
-        _a.Add(Instruction.Create(Code.Imul_r32_rm32_imm32, index, HostRegisters.Sized(Target, 4), ProcessorMemory.JumpFactor));
+        _a.Multiply32(Index, Target, unchecked((int)ProcessorMemory.JumpFactor));
         _a.WithState(HostOperation.Xor, Index, StateLayout.JumpSalt);
         _a.And32(Index, (ProcessorMemory.JumpEntries - 1) << ProcessorMemory.JumpShift);
         int miss = AddSite(site);
@@ -143,7 +142,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitInstruction(Trace t, int i)
     {
         ref readonly GuestInstruction g = ref CollectionsMarshal.AsSpan(t.Instructions)[i];
-        _marks.Add((_a.Position, t, i));
+        Mark(t, i);
         (_trace, _instruction) = (t, i);
         bool inShadow = _inShadow;
         if (g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Branch or Lowering.Nothing))
@@ -152,6 +151,8 @@ internal sealed unsafe partial class RegionBuilder
         if (inShadow)
             EndShadow();
     }
+
+    private static ref readonly GuestInstruction At(Trace t, int i) => ref CollectionsMarshal.AsSpan(t.Instructions)[i];
 
     private void EmitLowered(Trace t, int i, in GuestInstruction g)
     {
@@ -187,7 +188,7 @@ internal sealed unsafe partial class RegionBuilder
                 EmitJumpIndirect(t, i, g);
                 break;
             case Lowering.Jump:
-                EmitEdge(t, (long)g.Code.NearBranchTarget, g.Target, i + 1);
+                EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1);
                 break;
             case Lowering.Branch:
                 EmitBranch(t, i, g);
@@ -222,7 +223,7 @@ internal sealed unsafe partial class RegionBuilder
         byte condition = (byte)(g.Code.ConditionCode - ConditionCode.o);
         int skip = _a.Jump((byte)(g.Inverted ? condition : condition ^ 1));
         (bool host, Recipe flags) = (_hostFlags, _flags);
-        EmitEdge(t, g.LeavesFor, g.Target, i + 1);
+        EmitEdge(t, g.LeavesFor, t.TargetOf(g), i + 1);
         _a.Bind(skip);
         (_hostFlags, _flags) = (host, flags);
     }

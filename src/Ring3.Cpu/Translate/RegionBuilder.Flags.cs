@@ -22,18 +22,9 @@ internal sealed unsafe partial class RegionBuilder
 
     private void Analyse()
     {
-        // What can be seen of the flags at each head, until nothing changes.
-        bool changed = true;
-        while (changed)
-        {
-            changed = false;
-            foreach (Trace t in _traces)
-            {
-                bool need = NeedBackwards(t);
-                changed |= need != t.NeedsFlags;
-                t.NeedsFlags = need;
-            }
-        }
+        // What can be seen of the flags at each head. Edges backward need them in any case, so each depends on later traces only.
+        for (int i = _traces.Count - 1; i >= 0; i--)
+            _traces[i].NeedsFlags = NeedBackwards(_traces[i]);
         foreach (Trace t in _traces)
         {
             Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
@@ -73,7 +64,7 @@ internal sealed unsafe partial class RegionBuilder
     {
         if (g.Lowering is not (Lowering.Branch or Lowering.Jump))
             return false;
-        return g.Target is not { } head || head.NeedsFlags || IsBackward(t, head);
+        return g.Target < 0 || t.Region[g.Target] is var head && (head.NeedsFlags || IsBackward(t, head));
     }
 
     private static bool IsBackward(Trace from, Trace to) => to.Index <= from.Index;
@@ -109,7 +100,7 @@ internal sealed unsafe partial class RegionBuilder
             return;
         }
         g.Plan = FlagPlan.Recipe;
-        g.ValueFirst = InstructionRules.HasMemory(g.Code) && (r.A == InState || r.B == InState);
+        g.ValueFirst = g.Memory && (r.A == InState || r.B == InState);
         int lost = Lost(t, i, r);
         g.Recipe = r with { A = IsIn(lost, r.A) ? InState : r.A, B = IsIn(lost, r.B) ? InState : r.B };
     }
@@ -203,7 +194,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private static bool IsHigh(Register r) => r is >= Register.AH and <= Register.BH;
 
-    private static byte Guest(Register r) => (byte)(r.GetFullRegister() - Register.RAX);
+    private static byte Guest(Register r) => (byte)HostRegisters.NumberOf(r);
 
     // ---- Emission ----
 

@@ -76,7 +76,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCall(Trace t, int i, in GuestInstruction g)
     {
         PushNext(t, i, g.Next, (int)g.Code.NearBranchTarget);
-        EmitEdge(t, (long)g.Code.NearBranchTarget, g.Target, i + 1);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1);
     }
 
     /// <summary>The return address onto the stack. The flags are where sites can name them.</summary>

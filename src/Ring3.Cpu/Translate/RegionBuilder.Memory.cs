@@ -78,7 +78,7 @@ internal sealed unsafe partial class RegionBuilder
     {
         if (r == Register.None)
             return r;
-        int guest = r.GetFullRegister() - Register.RAX;
+        int guest = Guest(r);
         Register home = HostRegisters.HomeOf(guest);
         if (home == Register.None)
             _a.Load(scratch, StateLayout.Gpr(guest));
@@ -132,7 +132,7 @@ internal sealed unsafe partial class RegionBuilder
         Site site = SiteAt(SiteKind.Miss, t, i);
         (site.Form, site.Size, site.Write, site.Alignment) = (form, (byte)size, write, (byte)alignment);
         int number = AddSite(site);
-        if (EndsWindows(t.Instructions[i].Lowering))
+        if (EndsWindows(At(t, i).Lowering))
             _resumes.Add((number, _a.Position));
         else
             Resume(number, i, t);
@@ -146,7 +146,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCodeCheck(Trace t, int i, int size, int leaveFor)
     {
         _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
-        _a.Add(Instruction.Create(Code.Cmp_rm64_imm8, new MemoryOperand(HostRegisters.Spare), 0));
+        _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i);
         site.Size = (byte)size;
@@ -155,7 +155,7 @@ internal sealed unsafe partial class RegionBuilder
         int number = AddSite(site);
         int jump = _a.Jump(NotEqual);
         _codeChecks.Add((jump, number, _a.Position));
-        if (EndsWindows(t.Instructions[i].Lowering))
+        if (EndsWindows(At(t, i).Lowering))
             _resumes.Add((number, _a.Position));
         else
             Resume(number, i + 1, t);

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Iced.Intel;
 
 namespace Ring3.Cpu;
@@ -13,7 +14,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitPlain(Trace t, int i, in GuestInstruction g)
     {
         Instruction code = g.Code;
-        bool memory = InstructionRules.HasMemory(code);
+        bool memory = g.Memory;
         bool store = g.SiteAfter, needsFlags = g.ReadsFlags || g.KeepsFlags && g.FlagsNeeded;
         // The check of an access costs the flags: an operand that is only read is loaded before they are brought back.
         bool loadFirst = memory && (needsFlags || g.ValueFirst) && !store;
@@ -140,10 +141,10 @@ internal sealed unsafe partial class RegionBuilder
     {
         int size = code.MemorySize.GetSize();
         int site = MissSite(t, i, AccessForm.Operand, size, store, Alignment(code));
-        EmitAddress(t.Instructions[i].Code, HostRegisters.Address, true);
+        EmitAddress(At(t, i).Code, HostRegisters.Address, true);
         if (code.HasLockPrefix || code.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b)
             EmitSplitCheck(t, i, size);
-        if (t.Instructions[i].ValueFirst)
+        if (At(t, i).ValueFirst)
         {
             BeginCheck(size, store);
             EndCheck(site);
@@ -228,14 +229,14 @@ internal sealed unsafe partial class RegionBuilder
 
     private void LoadPassing()
     {
-        foreach (Passing p in _passing)
+        foreach (ref readonly Passing p in CollectionsMarshal.AsSpan(_passing))
             if (p.Load)
                 _a.Load(p.Scratch, StateLayout.Gpr(p.Guest));
     }
 
     private void StorePassing()
     {
-        foreach (Passing p in _passing)
+        foreach (ref readonly Passing p in CollectionsMarshal.AsSpan(_passing))
             if (p.Store)
                 _a.Store(StateLayout.Gpr(p.Guest), p.Scratch);
     }
@@ -262,9 +263,9 @@ internal sealed unsafe partial class RegionBuilder
             if (code.GetOpKind(n) != Iced.Intel.OpKind.Register)
                 continue;
             Register r = code.GetOpRegister(n);
-            if (IsHigh(r) || !r.IsGPR())
+            int guest = HostRegisters.NumberOf(r);
+            if (guest < 0 || IsHigh(r))
                 continue;
-            int guest = Guest(r);
             Register home = HostRegisters.HomeOf(guest);
             if (home == Register.None)
             {

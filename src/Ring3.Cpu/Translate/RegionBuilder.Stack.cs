@@ -64,7 +64,7 @@ internal sealed unsafe partial class RegionBuilder
         {
             Instruction code = t.Instructions[i + n].Code;
             if (n != 0)
-                _marks.Add((_a.Position, t, i + n));
+                Mark(t, i + n);
             MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, _word * (count - 1 - n));
             Register home = Register.None;
             if (code.Op0Kind == Iced.Intel.OpKind.Register)
@@ -104,7 +104,7 @@ internal sealed unsafe partial class RegionBuilder
             GuestInstruction g = t.Instructions[i + n];
             if (n != 0)
             {
-                _marks.Add((_a.Position, t, i + n));
+                Mark(t, i + n);
                 FaultsTo(RunSite(t, i, n, count, AccessForm.Pop));
             }
             MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, _word * n);

@@ -40,7 +40,7 @@ internal sealed unsafe partial class RegionBuilder
     {
         Instruction code = g.Code;
         code.Code = VectorRules.Emitted(code.Code);
-        bool memory = InstructionRules.HasMemory(code), store = g.SiteAfter;
+        bool memory = g.Memory, store = g.SiteAfter;
         Window? window = memory ? WindowOf(g) : null;
         // At most one general-purpose register beside memory, and three without.
         if (!Assign(ref code, memory, store, false))

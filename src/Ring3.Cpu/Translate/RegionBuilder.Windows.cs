@@ -52,6 +52,14 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>The first of them, and how many jumps and sites the narrow copy has come to, which are in the order of instructions.</summary>
     private int _narrowFirst = int.MaxValue, _narrowJumpsDone, _narrowResumesDone;
 
+    /// <summary>
+    /// The last instruction that may use a window, and the place behind it in the wide copy: nothing is open there, so the narrow copy ends at it, and calls
+    /// back come back to it.
+    /// </summary>
+    private int _lastWindow, _joinPosition;
+    private bool _joinHostFlags;
+    private Recipe _joinFlags;
+
     // ---- Which accesses belong together ----
 
     /// <summary>Finds the windows of a trace. False: there are none.</summary>
@@ -73,16 +81,18 @@ internal sealed unsafe partial class RegionBuilder
                 Join(i, ref g, key, offset);
             Track(g);
         }
-        bool any = false;
-        foreach (ref GuestInstruction g in all)
+        (_lastWindow, _joinPosition) = (-1, -1);
+        for (int i = 0; i < all.Length; i++)
         {
+            ref GuestInstruction g = ref all[i];
             if (g.Window >= 0 && _windows[g.Window].Accesses == 1)
                 g.Window = -1;
-            any |= g.Window >= 0;
+            if (g.Window >= 0)
+                _lastWindow = i;
         }
         foreach (Window w in CollectionsMarshal.AsSpan(_windows)[.._windowCount])
             Align(w);
-        return any;
+        return _lastWindow >= 0;
     }
 
     /// <summary>Handlers may change what addresses lead to.</summary>
@@ -254,9 +264,11 @@ internal sealed unsafe partial class RegionBuilder
                 _hostFlags = false;
                 StartNarrow(i);
             }
+            if (i == _lastWindow + 1 && (_wide ? NotesJoin() : Joins()))
+                return;
             if (RunAt(t, i) is > 1 and var run)
             {
-                _marks.Add((_a.Position, t, i));
+                Mark(t, i);
                 _atHand = null;
                 EmitRun(t, i, run);
                 i += run - 1;
@@ -266,6 +278,22 @@ internal sealed unsafe partial class RegionBuilder
         }
         if (t.FallOffset >= 0)
             EmitEdge(t, t.FallOffset, t.Fall, count);
+    }
+
+    private bool NotesJoin()
+    {
+        if (!_inShadow)
+            (_joinPosition, _joinHostFlags, _joinFlags) = (_a.Position, _hostFlags, _flags);
+        return false;
+    }
+
+    /// <summary>The narrow copy goes on in the wide one, where the flags are expected where they are.</summary>
+    private bool Joins()
+    {
+        if (_joinPosition < 0 || _flags != _joinFlags || _joinHostFlags && !_hostFlags)
+            return false;
+        _a.Bind(_a.Jump(), _joinPosition);
+        return true;
     }
 
     /// <summary>Behind the wide copy: the narrow one, from the first instruction that something leads to.</summary>
@@ -366,7 +394,7 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Where a call back at a site goes on that says so: where windows may be open, behind it they are not.</summary>
     private void Resume(int site, int instruction, Trace t)
     {
-        if (_wide && !_inShadow && instruction < t.Instructions.Count)
+        if (_wide && !_inShadow && instruction <= _lastWindow)
         {
             _narrowResumes.Add((site, instruction));
             StartsNarrow(instruction);
@@ -384,7 +412,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _hostFlags = false;
         Site site = SiteAt(SiteKind.Overwritten, t, i);
-        (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, t.Instructions[i].Next, (short)(t.Instructions[i].WindowOffset - w.Min));
+        (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, At(t, i).Next, (short)(At(t, i).WindowOffset - w.Min));
         site.Uncount--;
         int number = AddSite(site);
         _stubs.Add((_a.Jump(NotEqual), number));

@@ -31,7 +31,8 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     /// <summary>Decode mode of the region's blocks; bytes of an address and of a word on the stack.</summary>
     private uint _mode;
     private int _word;
-    private bool _external;
+    private readonly RuleCache _rules64 = new(true), _rules32 = new(false);
+    private bool _external, _observed;
     /// <summary>The last instruction that ended a trace because it cannot be in one.</summary>
     private Instruction _refused;
 
@@ -54,6 +55,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _inShadow = false;
         _marks.Clear();
         _external = blocks.ExternalWriters;
+        _observed = blocks.RegionObserver is not null;
         _page = Block.PageOf(seed->Host);
         _mode = seed->Mode;
         _word = Is64 ? 8 : 4;
@@ -136,13 +138,13 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     private void Connect()
     {
         for (int i = 0; i < _traces.Count; i++)
-            _traces[i].Index = i;
+            (_traces[i].Region, _traces[i].Index) = (_traces, i);
         foreach (Trace t in _traces)
         {
             t.Fall = HeadAt(t.FallOffset);
             foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
                 if (g.Lowering is Lowering.Branch or Lowering.Jump or Lowering.Call)
-                    g.Target = HeadAt(g.LeavesFor);
+                    g.Target = (short)(HeadAt(g.LeavesFor)?.Index ?? -1);
         }
     }
 
@@ -187,14 +189,14 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             {
                 case Lowering.Branch:
                     fall = last.Next;
-                    AddHead(BlockAt(last.LeavesFor == t.Offset && Repeat(t, ref left) ? fall : (int)last.LeavesFor));
+                    AddHead(last.LeavesFor == t.Offset && Repeat(t, ref left) ? BlockAt(fall) : Linked(&b->Taken, (int)last.LeavesFor));
                     break;
                 case Lowering.Jump when last.LeavesFor == t.Offset:
                     Repeat(t, ref left);
                     t.FallOffset = -1;
                     return true;
                 case Lowering.Jump or Lowering.Call:
-                    AddHead(BlockAt((int)last.Code.NearBranchTarget));
+                    AddHead(Linked(&b->Taken, (int)last.Code.NearBranchTarget));
                     t.FallOffset = -1;
                     return true;
                 case Lowering.Return or Lowering.JumpIndirect or Lowering.CallIndirect or Lowering.Transition:
@@ -208,7 +210,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                     break;
             }
             t.FallOffset = fall;
-            Block* next = BlockAt(fall);
+            Block* next = Linked(&b->Fall, fall);
             // Behind STI the interpreter executes one instruction singly.
             if (next == null && last.Code.Code == Code.Sti)
                 next = BlockAt(fall, BlockMode.Single);
@@ -247,6 +249,13 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     /// <summary>The decoded block at an offset of the page, or null.</summary>
     private Block* BlockAt(int offset, uint flags = 0) => (uint)offset < 4096 ? blocks.Find(_page + offset, _mode | flags, null) : null;
 
+    /// <summary>As <see cref="BlockAt"/>, which has to look for it, where the interpreter has not left a link to it.</summary>
+    private Block* Linked(Block** link, int offset)
+    {
+        Block* b = (Block*)Volatile.Read(ref *(nint*)link);
+        return b != null && b->Host == _page + offset && b->Mode == _mode && b->HostNext == null ? b : BlockAt(offset);
+    }
+
     private bool Decode(Trace t, Block* b)
     {
         if (!_bytes.Take(b))
@@ -256,17 +265,14 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         Op* op = Block.FirstOp(b);
         foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions)[first..])
         {
-            g = new GuestInstruction { Block = b, Op = op };
+            g.Begin(b, op);
             _bytes.Decode(out g.Code);
             // The bytes are not what the ops were made from, or an encoding that raises #UD.
-            if (g.Code.Code == Code.INVALID || g.Code.IP - ((nuint)b->Host & 0xfff) != op->Offset || IsRefused(g.Code))
+            if (g.Code.Code == Code.INVALID || g.Code.IP - ((nuint)b->Host & 0xfff) != op->Offset || !Describe(ref g))
             {
                 _refused = g.Code;
                 return false;
             }
-            Describe(ref g);
-            if (g.Lowering == Lowering.Vector)
-                g.Units = VectorRules.Needs(g.Code);
             t.Units |= g.Units;
             op++;
         }
@@ -276,14 +282,26 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     /// <summary>What the pointers of the x87 unit hold besides an offset is written out for 64-bit code alone.</summary>
     private bool IsRefused(in Instruction i) => InstructionRules.IsRefused(i, Is64) || !Is64 && NotesEveryX87 && VectorRules.IsNoted(i.Code);
 
-    private void Describe(ref GuestInstruction g)
+    /// <summary>False: the block is left to the interpreter.</summary>
+    private bool Describe(ref GuestInstruction g)
     {
         ref readonly CodeFacts facts = ref CodeFacts.Of(g.Code, _info);
-        g.Lowering = InstructionRules.Classify(g.Code, HandlerTable.EndsBlock((Code)g.Op->Code), Is64);
-        g.ReadsFlags = InstructionRules.ReadsStatus(g.Code);
-        g.WritesFlags = InstructionRules.WritesStatus(g.Code);
-        g.KeepsFlags = g.WritesFlags && InstructionRules.KeepsStatus(g.Code);
-        bool memory = InstructionRules.HasMemory(g.Code);
+        bool memory = g.Memory = InstructionRules.HasMemory(g.Code);
+        RuleCache rules = Is64 ? _rules64 : _rules32;
+        if (!rules.TryGet(g.Code, memory, out g.Lowering))
+        {
+            if (IsRefused(g.Code))
+                return false;
+            g.Lowering = InstructionRules.Classify(g.Code, HandlerTable.EndsBlock(g.Code.Code), Is64);
+            rules.Note(g.Code, memory, g.Lowering);
+        }
+        g.ReadsFlags = facts.ReadsStatus;
+        g.WritesFlags = facts.WritesStatus;
+        g.KeepsFlags = facts.KeepsStatus;
+        if (facts.IsShift)
+            (g.ReadsFlags, g.WritesFlags, g.KeepsFlags) = InstructionRules.StatusOfShift(g.Code);
+        if (g.Lowering == Lowering.Vector)
+            g.Units = VectorRules.Needs(g.Code);
         switch (g.Lowering)
         {
             case Lowering.Nothing or Lowering.Branch or Lowering.Jump:
@@ -305,6 +323,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 break;
         }
         g.Writes = facts.Writes(g.Code);
+        return true;
     }
 
     // ---- Sites ----
@@ -365,9 +384,9 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         region->Sources = (Block**)arena.Allocate(_sources.Count * sizeof(nint));
         foreach (nint b in _sources)
             region->Sources[region->SourceCount++] = (Block*)b;
+        CollectionsMarshal.AsSpan(_sites).CopyTo(new Span<Site>(sites, _sites.Count));
         for (int i = 0; i < _sites.Count; i++)
         {
-            sites[i] = _sites[i];
             sites[i].Region = region;
             sites[i].Target = RegionRoutines.Slow;
         }
