@@ -48,6 +48,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _regionReferences.Clear();
         _resumes.Clear();
         _stubs.Clear();
+        _packingStubs.Clear();
         _handlerStubs.Clear();
         ForgetNarrow();
         _codeChecks.Clear();
@@ -73,6 +74,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             }
             EmitCodeChecks();
             EmitStubs();
+            EmitPackingStubs();
             EmitHandlerStubs();
         }
         catch (EncoderException e)
