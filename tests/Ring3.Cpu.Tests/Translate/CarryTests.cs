@@ -85,7 +85,7 @@ public sealed unsafe class CarryTests
     public void Chains()
     {
         ulong translated = 0;
-        for (int seed = 1; seed <= 1500; seed++)
+        for (int seed = 1; seed <= 500; seed++)
         {
             using RegionMachine m = new(Loop(seed), h => Fill(h, seed));
             // IMUL and SHL leave some undefined, which nothing in the chains reads.
@@ -93,14 +93,14 @@ public sealed unsafe class CarryTests
             Assert.Equal(ExitReason.Hlt, m.Run($"seed {seed}"));
             translated += m.Translated;
         }
-        Assert.True(translated > 100_000, $"{translated} translated instructions");
+        Assert.True(translated > 20_000, $"{translated} translated instructions");
     }
 
     /// <summary>It is time to look at the clock from each count of instructions on.</summary>
     [Fact]
     public void ChainsLeftAtEveryPoll()
     {
-        for (int seed = 1; seed <= 40; seed++)
+        for (int seed = 1; seed <= 15; seed++)
             for (ulong count = 1; count < 300; count += 1 + count / 8)
             {
                 using RegionMachine m = new(Loop(seed), h => Fill(h, seed));
