@@ -39,6 +39,8 @@ internal sealed unsafe class CaseBatch
     private readonly InstructionInfoFactory _infoFactory = new();
     private readonly bool[] _runnable;
     private readonly int _bits, _rawPercent;
+    /// <summary>Numbers of the codes that hand flags on, or leave them as they are between those that do.</summary>
+    private readonly int[] _chain;
 
     internal CaseBatch(CaseMemory memory, Code[] codes, int bits, int rawPercent, UndefinedFlags undefined)
     {
@@ -50,6 +52,7 @@ internal sealed unsafe class CaseBatch
         _runnable = new bool[IcedConstants.CodeEnumCount];
         foreach (Code c in codes)
             _runnable[(int)c] = true;
+        _chain = [.. Enumerable.Range(0, codes.Length).Where(n => IsOfChain(codes[n].Mnemonic()))];
         _rawPercent = rawPercent;
     }
 
@@ -134,9 +137,10 @@ internal sealed unsafe class CaseBatch
         _source.Bytes[..first.Length].CopyTo(new Span<byte>(slot + start, first.Length));
         int length = first.Length, count = 1, wanted = 2 + r.Below(5);
         ulong undefined = _undefined.Mask(first, s), anywhere = undefined;
+        bool chain = _chain.Length != 0 && r.Chance(25);
         for (int tries = 0; count < wanted && tries < 60; tries++)
         {
-            Instruction next = _source.Next(ref r, r.Below(_source.Count), s->Rip + (ulong)length);
+            Instruction next = _source.Next(ref r, chain ? _chain[r.Below(_chain.Length)] : r.Below(_source.Count), s->Rip + (ulong)length);
             if (next.IsInvalid || !_runnable[(int)next.Code] || _source.IsVendorSpecific(next) || next.IsPrivileged || (FlagsRead(next) & undefined) != 0
                 || ChangesControl(next))
                 continue;
@@ -163,6 +167,9 @@ internal sealed unsafe class CaseBatch
             UndefinedAnywhere = anywhere };
         return true;
     }
+
+    private static bool IsOfChain(Mnemonic m) => m is Mnemonic.Adc or Mnemonic.Sbb or Mnemonic.Adcx or Mnemonic.Adox or Mnemonic.Inc or Mnemonic.Dec
+        or Mnemonic.Rcl or Mnemonic.Rcr or Mnemonic.Mov or Mnemonic.Movups or Mnemonic.Setb or Mnemonic.Cmovo or Mnemonic.Stc or Mnemonic.Cmc;
 
     /// <summary>Control words and segment bases: values that later instructions of a sequence must find as they were placed.</summary>
     private static bool ChangesControl(in Instruction i) =>

@@ -118,6 +118,14 @@ internal sealed class RegionAssembler : HostAssembler
             mode == 0x40 ? 5 : mode == 0x80 || b == Register.None ? 8 : 4);
     }
 
+    /// <summary>A jump, to be bound, that is taken unless RCX is 0. Changes no flag.</summary>
+    public int JumpUnlessCountIsZero()
+    {
+        const int JumpBytes = 5;
+        Put(0xe3 | JumpBytes << 8, 2);
+        return Jump();
+    }
+
     /// <summary>Jumps to where the state says.</summary>
     public void JumpThroughState(int displacement) => Displaced(0x40 | Number(HostRegisters.Base) >> 3, 0xff, 4, Number(HostRegisters.Base), displacement);
 

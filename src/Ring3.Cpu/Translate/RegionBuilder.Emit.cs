@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 using Iced.Intel;
 
@@ -14,7 +15,7 @@ internal sealed unsafe partial class RegionBuilder
         t.Body = _a.Position;
         foreach (int jump in t.Pending)
             _a.Bind(jump);
-        _hostFlags = false;
+        _hostFlags = _unpacked = false;
         _flags = s_state;
         EmitUnits(t);
         _a.AddToState(StateLayout.Retired, t.Instructions.Count);
@@ -28,7 +29,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitEntry(Trace t)
     {
         t.Entry = _a.Position;
-        _hostFlags = false;
+        _hostFlags = _unpacked = false;
         _flags = s_state;
         int offset = (int)((nuint)t.Head->Host & 0xfff);
         Site site = new() { Kind = SiteKind.Poll, PageOffset = offset, Block = t.Head };
@@ -81,6 +82,8 @@ internal sealed unsafe partial class RegionBuilder
     {
         int undone = t.Instructions.Count - done;
         EndShadow();
+        if (head is null || head.NeedsFlags || IsBackward(t, head))
+            PackNow();
         if (head is not null && IsBackward(t, head))
         {
             Site site = new() { Kind = SiteKind.Poll, PageOffset = (int)offset, Block = head.Head, Uncount = (ushort)undone };
@@ -145,6 +148,8 @@ internal sealed unsafe partial class RegionBuilder
         Mark(t, i);
         (_trace, _instruction) = (t, i);
         bool inShadow = _inShadow;
+        if (g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Branch or Lowering.Jump or Lowering.Nothing))
+            PackNow();
         if (g.Lowering is not (Lowering.Plain or Lowering.Vector or Lowering.Branch or Lowering.Nothing))
             _atHand = null;
         EmitLowered(t, i, g);
@@ -222,15 +227,16 @@ internal sealed unsafe partial class RegionBuilder
         NeedHostFlags(HostRegisters.Spare);
         byte condition = (byte)(g.Code.ConditionCode - ConditionCode.o);
         int skip = _a.Jump((byte)(g.Inverted ? condition : condition ^ 1));
-        (bool host, Recipe flags) = (_hostFlags, _flags);
+        (bool host, bool unpacked, Recipe flags) = (_hostFlags, _unpacked, _flags);
         EmitEdge(t, g.LeavesFor, t.TargetOf(g), i + 1);
         _a.Bind(skip);
-        (_hostFlags, _flags) = (host, flags);
+        (_hostFlags, _unpacked, _flags) = (host, unpacked, flags);
     }
 
     /// <summary>Calls the op's handler; the flags are in the interpreter's words then, and the trace goes on.</summary>
     private void EmitHandler(Trace t, int i)
     {
+        PackNow();
         int site = AddSite(SiteAt(SiteKind.Call, t, i));
         CallSite(site);
         _hostFlags = false;
@@ -252,6 +258,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private void WithFlags(ref Site site)
     {
+        Debug.Assert(!_unpacked || site.Kind == SiteKind.Overwritten);
         site.Flags = _flags.Kind;
         site.FlagLog2Size = _flags.Log2Size;
         (site.FlagA, site.FlagB, site.FlagImmediate) = (_flags.A, _flags.B, _flags.Immediate);

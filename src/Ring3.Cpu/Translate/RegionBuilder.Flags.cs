@@ -18,6 +18,11 @@ internal sealed unsafe partial class RegionBuilder
     private bool _hostFlags;
     /// <summary>The place that sites name: Words is the state's CcKind.</summary>
     private Recipe _flags;
+    /// <summary>
+    /// The place is <see cref="CpuState.CcA"/>, packed, but the flags are only in the host's so far. Whoever costs these, or lets sites name the place, packs
+    /// them first.
+    /// </summary>
+    private bool _unpacked;
     private static readonly Recipe s_state = new(FlagKind.Words, 0, NoGuest, NoGuest, 0), s_packed = new(FlagKind.Packed, 0, NoGuest, NoGuest, 0);
 
     private void Analyse()
@@ -198,17 +203,23 @@ internal sealed unsafe partial class RegionBuilder
 
     // ---- Emission ----
 
-    /// <summary>The instruction has left its flags in the host's.</summary>
-    private void Produced(in GuestInstruction g)
+    /// <summary>
+    /// The instruction has left its flags in the host's. With <paramref name="later"/> they are not packed before something asks for that: nothing that costs
+    /// them follows in this instruction.
+    /// </summary>
+    private void Produced(in GuestInstruction g, bool later = false)
     {
         _hostFlags = true;
+        _unpacked = false;
         switch (g.Plan)
         {
             case FlagPlan.Recipe:
                 _flags = g.Recipe;
                 break;
             case FlagPlan.Packed:
-                Pack();
+                _unpacked = later && !_inShadow;
+                if (!_unpacked)
+                    Pack();
                 _flags = s_packed;
                 break;
             default:
@@ -216,6 +227,14 @@ internal sealed unsafe partial class RegionBuilder
                 _flags = default;
                 break;
         }
+    }
+
+    /// <summary>Makes the place that sites name true. Changes no flag; uses the spare register.</summary>
+    private void PackNow()
+    {
+        if (_unpacked)
+            Pack();
+        _unpacked = false;
     }
 
     /// <summary>Host flags into CcA. Changes no flag.</summary>

@@ -26,6 +26,8 @@ internal sealed unsafe partial class RegionBuilder
             EmitHandler(t, i);
             return;
         }
+        if (LosesUnpacked(g, memory, window))
+            PackNow();
         if (window is not null)
         {
             EnterWindow(i, g, window);
@@ -67,7 +69,7 @@ internal sealed unsafe partial class RegionBuilder
         KeepValues(g, code);
         StorePassing();
         if (g.WritesFlags)
-            Produced(g);
+            Produced(g, !store || window is not null);
         if (store && window is not null)
             EmitWindowCodeCheck(t, i, window, g.Code.MemorySize.GetSize());
         else if (store)
@@ -75,6 +77,12 @@ internal sealed unsafe partial class RegionBuilder
         else if (memory && window is null && !g.WritesFlags && !loadFirst)
             _hostFlags = false;
     }
+
+    /// <summary>
+    /// The access costs the flags: its check does, or the instruction itself, in front of a store of its result that may fault.
+    /// </summary>
+    private static bool LosesUnpacked(in GuestInstruction g, bool memory, Window? window) =>
+        memory && (window is not { IsOpen: true } || g.ValueFirst && g.SiteAfter);
 
     private static void OperandInRegister(ref Instruction code, Register value)
     {

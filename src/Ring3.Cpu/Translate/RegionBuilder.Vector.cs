@@ -45,6 +45,8 @@ internal sealed unsafe partial class RegionBuilder
         // At most one general-purpose register beside memory, and three without.
         if (!Assign(ref code, memory, store, false))
             throw new InvalidOperationException($"no registers for {code}");
+        if (LosesUnpacked(g, memory, window))
+            PackNow();
         if (window is not null)
         {
             EnterWindow(i, g, window);
@@ -81,7 +83,7 @@ internal sealed unsafe partial class RegionBuilder
         if (VectorRules.IsNoted(code.Code))
             EmitPointers(t, i, memory);
         if (g.WritesFlags)
-            Produced(g);
+            Produced(g, !store);
         if (store && window is not null)
             EmitWindowCodeCheck(t, i, window, code.MemorySize.GetSize());
         else if (store)

@@ -45,7 +45,7 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>The window whose host address is in <see cref="HostRegisters.Address"/>.</summary>
     private Window? _atHand;
     /// <summary>Jumps of the wide copy, and sites that go on, to instructions of the narrow one.</summary>
-    private readonly List<(int Jump, int Instruction)> _narrowJumps = [];
+    private readonly List<(int Jump, int Instruction, bool Unpacked)> _narrowJumps = [];
     private readonly List<(int Site, int Instruction)> _narrowResumes = [];
     /// <summary>By instruction of the narrow copy: whether these lead to it, and where the flags are then by the wide one's account.</summary>
     private readonly (bool IsStart, Recipe Flags)[] _narrowStarts = new (bool, Recipe)[MaxInstructions];
@@ -260,6 +260,7 @@ internal sealed unsafe partial class RegionBuilder
         {
             if (!_wide && _narrowStarts[i].IsStart)
             {
+                PackNow();
                 Debug.Assert(_narrowStarts[i].Flags == _flags);
                 _hostFlags = false;
                 StartNarrow(i);
@@ -270,6 +271,7 @@ internal sealed unsafe partial class RegionBuilder
             {
                 Mark(t, i);
                 _atHand = null;
+                PackNow();
                 EmitRun(t, i, run);
                 i += run - 1;
                 continue;
@@ -292,6 +294,8 @@ internal sealed unsafe partial class RegionBuilder
     {
         if (_joinPosition < 0 || _flags != _joinFlags || _joinHostFlags && !_hostFlags)
             return false;
+        // In the wide copy they may not be packed: then they are in the host's on both sides.
+        PackNow();
         _a.Bind(_a.Jump(), _joinPosition);
         return true;
     }
@@ -300,6 +304,15 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitNarrow(Trace t)
     {
         _wide = false;
+        _unpacked = false;
+        foreach (ref (int Jump, int Instruction, bool Unpacked) from in CollectionsMarshal.AsSpan(_narrowJumps))
+        {
+            if (!from.Unpacked)
+                continue;
+            _a.Bind(from.Jump);
+            Pack();
+            from.Jump = _a.Jump();
+        }
         (_narrowJumpsDone, _narrowResumesDone) = (0, 0);
         if (_narrowFirst < t.Instructions.Count)
         {
@@ -312,7 +325,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private void ForgetNarrow()
     {
-        foreach ((_, int instruction) in _narrowJumps)
+        foreach ((_, int instruction, _) in _narrowJumps)
             _narrowStarts[instruction].IsStart = false;
         foreach ((_, int instruction) in _narrowResumes)
             _narrowStarts[instruction].IsStart = false;
@@ -387,7 +400,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private void ToNarrow(int jump, int i)
     {
-        _narrowJumps.Add((jump, i));
+        _narrowJumps.Add((jump, i, _unpacked));
         StartsNarrow(i);
     }
 
@@ -408,14 +421,47 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Behind a store into a window, whose page held no code when the window was opened: as <see cref="EmitCodeCheck"/>.</summary>
     private void EmitWindowCodeCheck(Trace t, int i, Window w, int size)
     {
+        // The call back comes to the end of the trace then, where it has cost the host's flags.
+        if (i + 1 == t.Instructions.Count)
+            PackNow();
         _a.LoadSlot(HostRegisters.Spare, 2 * w.Slot + 1);
-        _a.CompareWithZero(HostRegisters.Spare, 0, true);
-        _hostFlags = false;
+        int jump;
+        if (_unpacked)
+        {
+            // The only test that changes no flag is RCX's.
+            _a.Move(HostRegisters.Entry, Register.RCX);
+            _a.LoadFrom(Register.RCX, HostRegisters.Spare);
+            jump = _a.JumpUnlessCountIsZero();
+            _a.Move(Register.RCX, HostRegisters.Entry);
+        }
+        else
+        {
+            _a.CompareWithZero(HostRegisters.Spare, 0, true);
+            jump = _a.Jump(NotEqual);
+            _hostFlags = false;
+        }
         Site site = SiteAt(SiteKind.Overwritten, t, i);
         (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, At(t, i).Next, (short)(At(t, i).WindowOffset - w.Min));
         site.Uncount--;
         int number = AddSite(site);
-        _stubs.Add((_a.Jump(NotEqual), number));
+        if (_unpacked)
+            _packingStubs.Add((jump, number));
+        else
+            _stubs.Add((jump, number));
         Resume(number, i + 1, t);
+    }
+
+    /// <summary>Stores into windows that have come to hold code, behind which the flags are to be packed, and the guest's RCX is in another register.</summary>
+    private readonly List<(int Jump, int Site)> _packingStubs = [];
+
+    private void EmitPackingStubs()
+    {
+        foreach ((int jump, int site) in _packingStubs)
+        {
+            _a.Bind(jump);
+            _a.Move(Register.RCX, HostRegisters.Entry);
+            Pack();
+            CallSite(site);
+        }
     }
 }

@@ -49,6 +49,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _regionReferences.Clear();
         _resumes.Clear();
         _stubs.Clear();
+        _packingStubs.Clear();
         _handlerStubs.Clear();
         ForgetNarrow();
         _codeChecks.Clear();
@@ -75,6 +76,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             }
             EmitCodeChecks();
             EmitStubs();
+            EmitPackingStubs();
             EmitHandlerStubs();
         }
         catch (EncoderException e)
