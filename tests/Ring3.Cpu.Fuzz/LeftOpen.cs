@@ -20,16 +20,19 @@ internal static unsafe class LeftOpen
         if (meta.Kind != CaseKind.Compare)
             return null;
         var decoder = Decoder.Create((int)s->Bits, code.ToArray(), s->Rip);
+        bool aligned = (s->Rflags & Rflags.AC) != 0;
         while (decoder.IP < s->NextRip)
         {
             Instruction i = decoder.Decode();
-            if (Rule(i, s, native, guest) is { } rule)
+            if (Rule(i, s, aligned, native, guest) is { } rule)
                 return rule;
+            aligned |= i.Mnemonic is Mnemonic.Popf or Mnemonic.Popfd or Mnemonic.Popfq;
         }
         return null;
     }
 
-    private static string? Rule(in Instruction i, CaseInput* s, CaseOutput* native, CaseOutput* guest)
+    /// <param name="aligned">RFLAGS.AC may be set.</param>
+    private static string? Rule(in Instruction i, CaseInput* s, bool aligned, CaseOutput* native, CaseOutput* guest)
     {
         bool memory = HasMemory(i), fault = Faulted(native) || Faulted(guest);
         if (i.Code is Code.Shld_rm16_r16_CL or Code.Shrd_rm16_r16_CL or Code.Shld_rm16_r16_imm8 or Code.Shrd_rm16_r16_imm8)
@@ -51,7 +54,7 @@ internal static unsafe class LeftOpen
             return "alignment of a SHA operand";
         if (i.IsVsib && fault)
             return "elements that a gather has loaded when it faults";
-        if ((i.MemorySize.GetSize() >= 16 || i.Encoding == EncodingKind.VEX) && (s->Rflags & Rflags.AC) != 0
+        if ((i.MemorySize.GetSize() >= 16 || i.Encoding == EncodingKind.VEX) && aligned
             && (native->Vector == Vector.AC || guest->Vector == Vector.AC) && !IsStateImage(i))
             return "alignment check of a vector access";
         if (i.Mnemonic == Mnemonic.Vcvtps2ph)

@@ -370,7 +370,7 @@ internal sealed unsafe class Tlb
             e->TagWrite = Invalid;
     }
 
-    /// <summary>The entry for a tag, to be filled. What it holds of another page or context goes to the second place (<see cref="TlbRoutines.Miss"/>).</summary>
+    /// <summary>The entry for a tag, to be filled. What it holds of another page or context goes to the second place: <see cref="TlbRoutines.Miss"/>.</summary>
     public TlbEntry* Displace(ulong tag)
     {
         TlbEntry* e = Level1 + Index(tag), displaced = DisplacedAt(tag);

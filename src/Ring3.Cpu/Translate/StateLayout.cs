@@ -5,7 +5,8 @@ namespace Ring3.Cpu;
 internal static unsafe class StateLayout
 {
     public static readonly int Retired, TimerLook, Context, Rip, ExitRequest, EntryStamp, CcKind, CcA, CcB, FlagsZero, FlagsSign, FlagsCarry;
-    public static readonly int CodeBase, SlowRoutine, MissRoutine, TakeBackRoutine, SlowCallback, FsBase, GsBase, JumpContext, JumpSalt, Units, Mxcsr, HostMxcsr, Ymm;
+    public static readonly int CodeBase, SlowRoutine, MissRoutine, TakeBackRoutine, SlowCallback, FsBase, GsBase, JumpContext, JumpSalt, Units, Mxcsr;
+    public static readonly int HostMxcsr, Ymm;
     public static readonly int Fip, Fdp, Fop, FipSelector, FdpSelector, X87Operand;
     public static readonly int FlagRoutine, Between, Rflags, Cpl, LentPages, LentTags, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
     public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline, FlatSegments;
