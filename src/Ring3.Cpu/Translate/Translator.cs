@@ -286,10 +286,34 @@ internal sealed unsafe partial class Translator
     private nint GoTo(CpuState* c)
     {
         nint code = CodeAt(c);
-        if (code == 0)
-            return Leave(LoopExit.Lookup);
+        return code != 0 ? GoTo(c, code) : Cross(c);
+    }
+
+    private static nint GoTo(CpuState* c, nint code)
+    {
         c->CodeBase = c->Rip & ~0xfffUL;
         return code;
+    }
+
+    /// <summary>
+    /// The flags are in the interpreter's words. Where RIP's block lies in two pages, which is one instruction, the interpreter executes it here, and
+    /// translated code goes on behind it.
+    /// </summary>
+    private nint Cross(CpuState* c)
+    {
+        Block* b = _fetch.Cached(c, CpuMode.CodeMode(c));
+        if (b == null || b->HostNext == null || *(ulong*)&c->ExitRequest != 0 || c->InstructionsRetired >= c->TimerLook)
+            return Leave(LoopExit.Lookup);
+        c->BlockRip = c->Rip;
+        c->Units = 0;
+        // Ends the loop behind the block.
+        c->Attention = 1;
+        LoopExit how = _p.Interpreter.LoopGuarded(c, b);
+        c->Attention = 0;
+        if (how != LoopExit.Poll || EventUnit.NeedsAttention(c) || !CanGoOn() || !BlockMode.IsFlat(CpuMode.CodeMode(c)))
+            return Leave(how);
+        nint code = CodeAt(c);
+        return code != 0 ? GoTo(c, code) : Leave(LoopExit.Lookup);
     }
 
     /// <summary>Something still leads to a region that is stale: goes on in what has taken its place, and leads there from now on.</summary>
@@ -352,7 +376,7 @@ internal sealed unsafe partial class Translator
         if (b == null || s->Region->Stale != 0)
         {
             SyncFlags(c, s);
-            return Leave(LoopExit.Lookup);
+            return b == null ? Cross(c) : Leave(LoopExit.Lookup);
         }
         // The entry's address may be taken back at once; the code stays readable, and says so.
         nint code = Volatile.Read(ref b->Code);
@@ -376,7 +400,10 @@ internal sealed unsafe partial class Translator
         }
         nint code = CodeAt(c);
         if (code == 0)
-            return LeaveSynced(c, s);
+        {
+            SyncFlags(c, s);
+            return Cross(c);
+        }
         RememberJump(c, code);
         c->CodeBase = rip & ~0xfffUL;
         return code;
