@@ -39,6 +39,7 @@ public class DiskOptionTests
         Assert.False((root with { Exec = "true" }).BootsRoot);
         Assert.False((root with { Initrd = ["own"] }).BootsRoot);
         Assert.Equal("virtio_blk.ko.xz", GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.xz"));
+        Assert.Equal("overlay.ko.xz", GuestModules.FileOf("usr/lib/modules/6.12/kernel/fs/overlayfs/overlay.ko.xz"));
         Assert.Null(GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/loop.ko"));
         Assert.Null(GuestModules.FileOf("lib/modules/6.1/kernel/drivers/block/virtio_blk.ko.sig"));
         Assert.Null(GuestModules.FileOf("usr/virtio_blk.ko"));

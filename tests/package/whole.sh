@@ -160,15 +160,17 @@ for debian in bookworm trixie; do
     use "package-$debian-deb" ring3
     [ -n "$(find "$tree/usr/share/bash-completion/completions/ring3" "$tree/usr/share/zsh/vendor-completions/_ring3")" ]
     verdict "package-$debian-completions" $? "not there"
-    # With what the package recommends, as root. Debian 13: docs/install.md.
-    if [ $debian = bookworm ]; then
-        # shellcheck disable=SC2016 # the inner shell's own
-        inside root sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$1"' sh qemu-system-common >"$package/$debian-virtiofsd.log" 2>&1
-        inside root ring3 run -- sh -c 'uname -r; id -u' >"$package/$debian-run.log" 2>"$package/$debian-run.err"
+    # With what the package recommends.
+    server=virtiofsd
+    [ $debian = trixie ] || server=qemu-system-common
+    # shellcheck disable=SC2016 # the inner shell's own
+    inside root sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$1"' sh $server >"$package/$debian-virtiofsd.log" 2>&1
+    for user in root user; do
+        inside $user ring3 run -- sh -c 'uname -r; id -un; exit 7' >"$package/$debian-run.log" 2>"$package/$debian-run.err"
         status=$?
-        [ $status -eq 0 ] && grep -q cloud-amd64 "$package/$debian-run.log"
-        verdict "package-$debian-run" $? "status $status: $(tail -n 1 "$package/$debian-run.err")"
-    fi
+        [ $status -eq 7 ] && grep -q cloud-amd64 "$package/$debian-run.log" && grep -q "^$user$" "$package/$debian-run.log"
+        verdict "package-$debian-run-$user" $? "status $status: $(tail -n 1 "$package/$debian-run.err")"
+    done
     inside root dpkg -V ring3 >"$package/$debian-verify.log" 2>&1 && [ ! -s "$package/$debian-verify.log" ]
     verdict "package-$debian-verify" $? "$(head -n 1 "$package/$debian-verify.log")"
 

@@ -59,6 +59,23 @@ cd '$share/rw' && cp ../ro/file a && mkdir d && mv a d/b && ln -s d/b link && ec
     [ $status -eq 7 ] && [ "$(sed -n 2p "$results/vmm-run.log")" = "$(id -u)" ] && [ "$(sed -n 3p "$results/vmm-run.log")" = "$PWD" ] && grep -q cloud-amd64 "$results/vmm-run.log"
     verdict vmm-run $? "status $status; $(cat "$results/vmm-run.log" "$results/vmm-run.err" | head -n 5 | tr '\n' '|')"
 
+    # An ordinary user of two groups, from a home: virtiofsd has its rights, and may change neither its root nor its groups. The program, because the script builds.
+    home=$results/vmm-home
+    rm -rf "$home"
+    if [ "$(id -u)" != 0 ]; then
+        verdict vmm-run-user 4 'is the user that the other tests run as'
+    elif ! setpriv --reuid 65534 --regid 65534 --clear-groups test -x "$root/artifacts/native/ring3"; then
+        verdict vmm-run-user 4 'other users may not read this folder'
+    else
+        install -d -o 65534 -g 65534 "$home"
+        cp -r "${XDG_CACHE_HOME:-$HOME/.cache}/ring3" "$home/.cache" && rm -rf "$home/.cache/warm" && mkdir "$home/cache" && mv "$home/.cache" "$home/cache/ring3" && chown -R 65534:65534 "$home"
+        (cd "$home" && HOME=$home XDG_CACHE_HOME=$home/cache timeout -k 5 240 setpriv --reuid 65534 --regid 65534 --groups 65534,24 "$root/artifacts/native/ring3" run --cold --rw "$home" -- \
+            sh -c 'id -u; id -G; pwd; id -un >written; exit 7') </dev/null >"$results/vmm-run-user.log" 2>"$results/vmm-run-user.err"
+        status=$?
+        [ $status -eq 7 ] && [ "$(tr '\n' '|' <"$results/vmm-run-user.log")" = "65534|65534 24|$home|" ] && [ "$(stat -c %u "$home/written")" = 65534 ]
+        verdict vmm-run-user $? "status $status; $(cat "$results/vmm-run-user.log" "$results/vmm-run-user.err" | head -n 5 | tr '\n' '|')"
+    fi
+
     # Streams are what they are here: bytes of every kind, in order, each on its own; arguments arrive as they were.
     head -c 3M /dev/urandom >"$results/vmm-run.in"
     # shellcheck disable=SC2016

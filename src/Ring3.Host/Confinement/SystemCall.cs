@@ -8,7 +8,7 @@ public enum SystemCall
     mincore = 27, madvise = 28, dup = 32, dup2 = 33, nanosleep = 35, getpid = 39, sendto = 44, recvfrom = 45, sendmsg = 46, recvmsg = 47, shutdown = 48,
     getsockname = 51, getpeername = 52, getsockopt = 55, clone = 56, exit = 60, wait4 = 61, kill = 62, uname = 63, fcntl = 72, flock = 73, fsync = 74,
     fdatasync = 75, ftruncate = 77, gettimeofday = 96, getrusage = 98, sysinfo = 99, times = 100, getuid = 102, getgid = 104, geteuid = 107, getegid = 108,
-    getppid = 110, getpgrp = 111, rt_sigpending = 127, rt_sigtimedwait = 128, sigaltstack = 131, prctl = 157, gettid = 186, time = 201, futex = 202,
+    getppid = 110, getpgrp = 111, setgroups = 116, rt_sigpending = 127, rt_sigtimedwait = 128, sigaltstack = 131, prctl = 157, gettid = 186, time = 201, futex = 202,
     sched_setaffinity = 203, sched_getaffinity = 204, set_tid_address = 218, restart_syscall = 219, fadvise64 = 221, clock_gettime = 228, clock_getres = 229,
     clock_nanosleep = 230, exit_group = 231, epoll_wait = 232, epoll_ctl = 233, tgkill = 234, mbind = 237, get_mempolicy = 239, waitid = 247, pselect6 = 270,
     ppoll = 271, set_robust_list = 273, get_robust_list = 274, sync_file_range = 277, epoll_pwait = 281, timerfd_create = 283, fallocate = 285,

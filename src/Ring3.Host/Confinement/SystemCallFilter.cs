@@ -44,7 +44,10 @@ public sealed class SystemCallFilter
         lists.Add(all);
     }
 
-    /// <summary>A call fails with another error than EPERM.</summary>
+    /// <summary>What no rule names is allowed, instead of failing with EPERM.</summary>
+    public bool AllowsOthers { get; init; }
+
+    /// <summary>A call fails with another error than EPERM; with 0 it is not made and seems to succeed.</summary>
     public void Fail(SystemCall call, int error) => _errors.Add((int)call, error);
 
     /// <summary>The program, an instruction a word: code, two distances of a jump, operand (struct sock_filter).</summary>
@@ -66,7 +69,7 @@ public sealed class SystemCallFilter
             program.Add(Instruction(JumpEqual, (uint)number, whenFalse: 1));
             program.Add(Instruction(Return, Error | (uint)error));
         }
-        program.Add(Instruction(Return, Error | EPERM));
+        program.Add(Instruction(Return, AllowsOthers ? Allowed : Error | EPERM));
         return [.. program];
     }
 
@@ -111,9 +114,15 @@ public sealed class SystemCallFilter
     /// </summary>
     /// <remarks>With SPEC_ALLOW kernels before 5.16 do not take the filter as a wish to run all of the process without speculative stores: what there is to
     /// read by them is this process's own.</remarks>
-    public unsafe int Install()
+    public int Install() => Install(wholeProcess: true);
+
+    /// <summary>Confines the calling thread alone, and what it starts. 0 or -errno.</summary>
+    public int InstallForThread() => Install(wholeProcess: false);
+
+    private unsafe int Install(bool wholeProcess)
     {
-        const int SetModeFilter = 1, ThreadSync = 1, SpecAllow = 4;
+        const int SetModeFilter = 1, SpecAllow = 4;
+        int threadSync = wholeProcess ? 1 : 0;
         ulong[] program = Program();
         if (Libc.syscall(157 /* prctl */, 38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0, 0) != 0)
             return -Marshal.GetLastPInvokeError();
@@ -121,7 +130,7 @@ public sealed class SystemCallFilter
         {
             // struct sock_fprog { unsigned short len; struct sock_filter *filter; }
             nint* list = stackalloc nint[2] { program.Length, (nint)p };
-            nint r = Libc.syscall(317 /* seccomp */, SetModeFilter, ThreadSync | SpecAllow, (nint)list, 0, 0, 0);
+            nint r = Libc.syscall(317 /* seccomp */, SetModeFilter, threadSync | SpecAllow, (nint)list, 0, 0, 0);
             return r >= 0 ? (int)r : -Marshal.GetLastPInvokeError();
         }
     }

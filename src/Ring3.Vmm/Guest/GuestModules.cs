@@ -14,8 +14,8 @@ public static class GuestModules
     private static readonly string[] s_all =
         [.. s_bus, .. s_always, .. s_disk, .. s_net, .. s_share, .. s_console, .. s_overlay, .. s_vsock, .. s_root, .. s_xfs];
 
-    /// <summary>Changes when others are kept in the cache.</summary>
-    public static string Kept => string.Join(' ', s_all);
+    /// <summary>Changes when others are kept in the cache. Before 2 those of Debian 13 were missed.</summary>
+    public static string Kept => "2 " + string.Join(' ', s_all);
 
     /// <summary>What the options' devices need; nothing without one that the guest cannot do without.</summary>
     public static IReadOnlyList<string> For(BootOptions options)
@@ -36,6 +36,8 @@ public static class GuestModules
     {
         string file = Path.GetFileName(path), name = file.Split('.')[0];
         bool known = Array.IndexOf(s_all, name) >= 0;
-        return known && path.StartsWith("lib/modules/", StringComparison.Ordinal) && file[name.Length..] is ".ko" or ".ko.xz" or ".ko.zst" ? file : null;
+        // Since Debian 13 below /usr.
+        bool isModule = path.StartsWith("lib/modules/", StringComparison.Ordinal) || path.StartsWith("usr/lib/modules/", StringComparison.Ordinal);
+        return known && isModule && file[name.Length..] is ".ko" or ".ko.xz" or ".ko.zst" ? file : null;
     }
 }

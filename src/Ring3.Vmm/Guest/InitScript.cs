@@ -157,7 +157,8 @@ internal static class InitScript
 
     /// <summary>
     /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or
-    /// they are the terminal.
+    /// they are the terminal. A shell without children opens the pipes: opening one waits for its other end, and the end of a child (of the cat whose input is
+    /// at its end) would interrupt that.
     /// </summary>
     private static string CommandScript(InitOptions options)
     {
@@ -183,7 +184,7 @@ internal static class InitScript
                 [ -n "$in" ] || stop the guest\'s kernel has no virtio console, which a terminal needs
                 if [ -z "$s" ]; then
                     {{error}}
-                    { {{size}}$b setsid -c {{start}} 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}}; } </dev/hvc0 >/dev/hvc0
+                    { {{size}}( exec $b setsid -c {{start}} 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}} ); } </dev/hvc0 >/dev/hvc0
                     s=$?
                     [ -z "$e" ] || wait $e
                 fi
@@ -201,7 +202,7 @@ internal static class InitScript
                     o=$!
                     $b cat </run/.err >$err &
                     e=$!
-                    $b setsid {{start}} <$input >/run/.out 2>/run/.err
+                    ( exec $b setsid {{start}} <$input >/run/.out 2>/run/.err )
                     s=$?
                     wait $o $e
                 fi

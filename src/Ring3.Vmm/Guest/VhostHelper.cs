@@ -1,6 +1,8 @@
 using System.ComponentModel;
 using System.Diagnostics;
 using System.Net.Sockets;
+using System.Runtime.ExceptionServices;
+using System.Runtime.InteropServices;
 using System.Text.Json;
 using Ring3.Host;
 using Ring3.Virtio;
@@ -53,12 +55,51 @@ internal sealed class VhostHelper : IDisposable
         }
         // The limit of descriptors is what this process has.
         string source = share.Directory.Replace("\\", "\\\\", StringComparison.Ordinal).Replace(",", "\\,", StringComparison.Ordinal);
-        string[] options = server.StartsWith("/usr/lib/qemu/", StringComparison.Ordinal)
-            ? ["-o", $"source={source}", "-o", "sandbox=chroot", "-o", "log_level=err", "--rlimit-nofile=0"]
-            : [$"--shared-dir={share.Directory}", "--sandbox=chroot", "--log-level=error", "--rlimit-nofile=0"];
-        string[] words = Environment.IsPrivilegedProcess ? [server, "--fd=" + ListenerPlace, .. options]
-            : ["unshare", "--map-current-user", "--keep-caps", server, "--fd=" + ListenerPlace, .. options];
-        return Start(ownSession ? ["setsid", .. words] : words, "virtiofsd", what);
+        bool isQemus = server.StartsWith("/usr/lib/qemu/", StringComparison.Ordinal), isRoot = Environment.IsPrivilegedProcess;
+        string[] options = isQemus ? ["-o", $"source={source}", "-o", "sandbox=chroot", "-o", "log_level=err", "--rlimit-nofile=0"]
+            : [$"--shared-dir={share.Directory}", .. isRoot ? ["--sandbox=chroot"] : NameSpace(share.Directory), "--log-level=error", "--rlimit-nofile=0"];
+        string[] words = [server, "--fd=" + ListenerPlace, .. options];
+        if (isQemus && !isRoot)
+            words = ["unshare", "--map-current-user", "--keep-caps", .. words];
+        return Start(ownSession ? ["setsid", .. words] : words, "virtiofsd", what, keepsGroups: isQemus && !isRoot);
+    }
+
+    /// <summary>
+    /// The virtiofsd in Rust changes its root for root alone, and makes an ordinary user's name space itself: one in which the user is who he is. The whole
+    /// file system cannot be changed to, and leaves nothing out.
+    /// </summary>
+    private static string[] NameSpace(string directory)
+    {
+        (uint user, uint group) = Privileges.Identity;
+        return Path.GetFullPath(directory) == "/" ? ["--sandbox=none"]
+            : ["--sandbox=namespace", $"--uid-map=:{user}:{user}:1:", $"--gid-map=:{group}:{group}:1:"];
+    }
+
+    /// <summary>QEMU's virtiofsd gives up the user's other groups, which a name space of an ordinary user does not let it. They are the user's rights.</summary>
+    private static Process StartKeepingGroups(ProcessStartInfo start)
+    {
+        Process? process = null;
+        ExceptionDispatchInfo? failure = null;
+        // The runtime's thread for signals, which the first child makes necessary, must not be the other thread's, or it would have the filter as well.
+        PosixSignalRegistration.Create(PosixSignal.SIGCHLD, static _ => { }).Dispose();
+        // The filter is the thread's, and goes to what it starts.
+        var thread = new Thread(() =>
+        {
+            try
+            {
+                var filter = new SystemCallFilter { AllowsOthers = true };
+                filter.Fail(SystemCall.setgroups, 0);
+                int error = filter.InstallForThread();
+                if (error != 0)
+                    throw new IOException($"seccomp: {Marshal.GetPInvokeErrorMessage(-error)}");
+                process = Process.Start(start);
+            }
+            catch (Exception e) { failure = ExceptionDispatchInfo.Capture(e); }
+        });
+        thread.Start();
+        thread.Join();
+        failure?.Throw();
+        return process!;
     }
 
     /// <summary>Serves a disk image. It ends with this thread's process, which would not end it by going away.</summary>
@@ -89,7 +130,7 @@ internal sealed class VhostHelper : IDisposable
     private static string? Find(string name, params string[] places) =>
         places.FirstOrDefault(File.Exists) ?? s_searched.Select(d => Path.Combine(d, name)).FirstOrDefault(File.Exists);
 
-    private static VhostHelper Start(string[] words, string name, string what)
+    private static VhostHelper Start(string[] words, string name, string what, bool keepsGroups = false)
     {
         int listener = -1;
         HelperSocket? socket = null;
@@ -100,7 +141,7 @@ internal sealed class VhostHelper : IDisposable
             {
                 UseShellExecute = false, RedirectStandardError = true, RedirectStandardInput = true, RedirectStandardOutput = true,
             };
-            Process process = Process.Start(start)!;
+            Process process = keepsGroups ? StartKeepingGroups(start) : Process.Start(start)!;
             process.StandardInput.Close();
             return new VhostHelper(process, name, new VhostUserLink(socket));
         }
