@@ -5,8 +5,8 @@ namespace Ring3.Kvm.Tests;
 
 /// <summary>
 /// How many guest instructions (iterations of REP count) pass between a signal or an interrupt and its effect. The guest counts in memory; the count is
-/// read just before the signal is made. The host may take the
-/// signalling thread off its processor between the two, so the middle one of several rounds is judged.
+/// read just behind the making of the signal, which itself takes longer than 10,000 instructions of the fastest loops when the host is busy. The host may take
+/// the signalling thread off its processor between the two, so the middle one of several rounds is judged.
 /// </summary>
 public unsafe class LatencyTests
 {
@@ -78,8 +78,8 @@ public unsafe class LatencyTests
             Thread t = Begin(g.Cpu, r => result = r);
             while (Volatile.Read(ref *counter) - start < 5_000)
                 Thread.Yield();
-            uint before = Volatile.Read(ref *counter);
             Raise(g.Cpu);
+            uint before = Volatile.Read(ref *counter);
             t.Join();
             Lower(g.Cpu);
             Assert.Equal(-Errno.EINTR, result);
@@ -111,8 +111,8 @@ public unsafe class LatencyTests
             Thread t = Begin(g.Cpu, _ => { });
             while (Volatile.Read(ref *counter) < 5_000)
                 Thread.Yield();
-            uint before = Volatile.Read(ref *counter);
             g.Cpu.InjectNmi();
+            uint before = Volatile.Read(ref *counter);
             t.Join();
             Assert.Equal(KvmApi.KVM_EXIT_HLT, g.Cpu.KvmRun->exit_reason);
             delays.Add((counter[16] - before) * (ulong)perCount);
