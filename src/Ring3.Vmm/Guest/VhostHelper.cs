@@ -75,7 +75,7 @@ internal sealed class VhostHelper : IDisposable
             : ["--sandbox=namespace", $"--uid-map=:{user}:{user}:1:", $"--gid-map=:{group}:{group}:1:"];
     }
 
-    /// <summary>QEMU's virtiofsd gives up the user's other groups, which a name space of an ordinary user does not let it. They are the user's rights.</summary>
+    /// <summary>QEMU's virtiofsd gives up the user's other groups, which an ordinary user's name space does not let it. They are the user's rights.</summary>
     private static Process StartKeepingGroups(ProcessStartInfo start)
     {
         Process? process = null;
