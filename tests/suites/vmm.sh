@@ -67,8 +67,10 @@ cd '$share/rw' && cp ../ro/file a && mkdir d && mv a d/b && ln -s d/b link && ec
     elif ! setpriv --reuid 65534 --regid 65534 --clear-groups test -x "$root/artifacts/native/ring3"; then
         verdict vmm-run-user 4 'other users may not read this folder'
     else
-        mkdir -p "$home/cache"
-        cp -r "${XDG_CACHE_HOME:-$HOME/.cache}/ring3" "$home/cache/" && rm -rf "$home/cache/ring3/warm"
+        mkdir -p "$home/cache/ring3"
+        for part in "${XDG_CACHE_HOME:-$HOME/.cache}"/ring3/*; do
+            [ "${part##*/}" = warm ] || cp -r "$part" "$home/cache/ring3/"
+        done
         chown -R 65534:65534 "$home"
         (cd "$home" && HOME=$home XDG_CACHE_HOME=$home/cache timeout -k 5 240 setpriv --reuid 65534 --regid 65534 --groups 65534,24 "$root/artifacts/native/ring3" run --cold --rw "$home" -- \
             sh -c 'id -u; id -G; pwd; id -un >written; exit 7') </dev/null >"$results/vmm-run-user.log" 2>"$results/vmm-run-user.err"
