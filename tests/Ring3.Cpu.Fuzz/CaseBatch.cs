@@ -73,7 +73,8 @@ internal sealed unsafe class CaseBatch
             // Both sides write the patch without a look.
             CaseInput* s = _cases.Input(i);
             if (s->PatchLength > Sandbox.MaxPatch || s->PatchLength != 0 && !Placement.IsWritable(Sandbox.DataAddress + s->PatchOffset, s->PatchLength))
-                throw new InvalidOperationException($"seed {seed}, {_bits} bits, batch {number}, case {i}: {s->PatchLength} bytes at {s->PatchOffset:x} are not on the data pages");
+                throw new InvalidOperationException($"seed {seed}, {_bits} bits, batch {number}, case {i}: "
+                    + $"{s->PatchLength} bytes at {s->PatchOffset:x} are not on the data pages");
         }
     }
 
@@ -124,7 +125,9 @@ internal sealed unsafe class CaseBatch
     private static void MaskExceptions(CaseInput* s) => *(uint*)(s->Xsave + XsaveArea.Mxcsr) |= 0x1f80;
 
     /// <summary>Which pieces of a state image are checked for alignment is the processor's own business.</summary>
-    private static bool IsStateImage(in Instruction i) => i.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fldenv or Mnemonic.Fnsave or Mnemonic.Frstor or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
+    private static bool IsStateImage(in Instruction i) =>
+        i.Mnemonic is Mnemonic.Fnstenv or Mnemonic.Fldenv or Mnemonic.Fnsave or Mnemonic.Frstor
+        or Mnemonic.Fxsave or Mnemonic.Fxsave64 or Mnemonic.Fxrstor or Mnemonic.Fxrstor64;
 
     /// <summary>
     /// Up to six instructions behind the first one, with RIP-relative memory operands or none; the last may be a branch. Flags that are undefined are

@@ -176,7 +176,8 @@ internal sealed class FuzzSession(FuzzOptions options)
                 return;
             CaseInput* input = oracle.Input(index);
             what ??= comparer.Describe(meta, input, CodeOf(index, batch, oracle), oracle.Output(index), guest);
-            finding.Examples.Add($"{what}\n      {Comparer.Reproducer(meta, input, CodeOf(index, batch, oracle))}\n      --seed {options.Seed} --bits {options.Bits} --batch {number} (case {index})");
+            finding.Examples.Add($"{what}\n      {Comparer.Reproducer(meta, input, CodeOf(index, batch, oracle))}"
+                + $"\n      --seed {options.Seed} --bits {options.Bits} --batch {number} (case {index})");
         }
     }
 
@@ -188,7 +189,8 @@ internal sealed class FuzzSession(FuzzOptions options)
 
     /// <summary>How the cases ended natively: retired, or the exception's vector.</summary>
     internal string Outcomes() => string.Join(", ", Enumerable.Range(0, 256).Where(v => _outcomes[v] != 0).OrderByDescending(v => _outcomes[v])
-        .Select(v => $"{(v == 255 ? "retired" : v == CaseOutput.TimeoutVector ? "timeout" : v == CaseOutput.NotEnteredVector ? "not entered" : $"#{v}")} {100.0 * _outcomes[v] / Math.Max(1, Cases):F2} %"));
+        .Select(v => $"{(v == 255 ? "retired" : v == CaseOutput.TimeoutVector ? "timeout" : v == CaseOutput.NotEnteredVector ? "not entered" : $"#{v}")} "
+            + $"{100.0 * _outcomes[v] / Math.Max(1, Cases):F2} %"));
 
     /// <summary>Cases that this host could not run, by reason.</summary>
     internal IReadOnlyDictionary<string, long> PassedOver => _passedOver;

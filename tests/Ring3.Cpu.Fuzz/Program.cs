@@ -39,7 +39,8 @@ if (options.Contrast is { } other)
 {
     List<Contrast.Difference> differences = Contrast.Run(options, session.SelectCodes(), other);
     Contrast.Print(differences, options.Examples, Console.Out);
-    Console.WriteLine($"{options.Cases} cases, {differences.Count} differ between the models, {differences.Count(d => d.Rule is null)} of them in what the manuals define");
+    Console.WriteLine($"{options.Cases} cases, {differences.Count} differ between the models, "
+        + $"{differences.Count(d => d.Rule is null)} of them in what the manuals define");
     return 0;
 }
 HostProbes host = HostProbes.Find();
@@ -74,5 +75,6 @@ if (options.Coverage)
     Console.WriteLine($"never ran: {string.Join(' ', without)}");
     Console.WriteLine($"never retired: {string.Join(' ', session.NeverRetired())}");
 }
-Console.WriteLine($"{session.Cases} cases, {session.Mismatches} mismatches in {session.Findings.Count} instructions, {session.Cases / seconds / 1000:F0} k cases/s, seed {options.Seed}");
+Console.WriteLine($"{session.Cases} cases, {session.Mismatches} mismatches in {session.Findings.Count} instructions, "
+    + $"{session.Cases / seconds / 1000:F0} k cases/s, seed {options.Seed}");
 return session.Mismatches == 0 ? 0 : 1;

@@ -58,7 +58,8 @@ public class AbiProbeTests(ITestOutputHelper output)
         Assert.SkipUnless(File.Exists("/usr/include/linux/kvm.h") && HasCompiler(),
             "no gcc, or no headers of the kernel (Debian packages gcc and linux-libc-dev)");
         StringBuilder c = new();
-        c.AppendLine("#include <linux/kvm.h>\n#include <linux/kvm_para.h>\n#include <asm/kvm_para.h>\n#include <errno.h>\n#include <stddef.h>\n#include <stdio.h>");
+        c.AppendLine("#include <linux/kvm.h>\n#include <linux/kvm_para.h>\n#include <asm/kvm_para.h>\n"
+            + "#include <errno.h>\n#include <stddef.h>\n#include <stdio.h>");
         c.AppendLine("int main(void) {");
         Dictionary<string, long> expected = [];
         foreach (Type type in typeof(kvm_run).Assembly.GetTypes().Where(t => t.IsValueType && t.Name.StartsWith("kvm_", StringComparison.Ordinal)
@@ -70,7 +71,8 @@ public class AbiProbeTests(ITestOutputHelper output)
         c.AppendLine("return 0; }");
         Dictionary<string, long> actual = Run(c.ToString());
         string[] skipped = [.. expected.Keys.Except(actual.Keys)];
-        output.WriteLine($"{NewerHeaders() ?? "/usr/include"}: {actual.Count} facts compared, {skipped.Length} unknown to these headers: {string.Join(", ", skipped)}");
+        output.WriteLine($"{NewerHeaders() ?? "/usr/include"}: {actual.Count} facts compared, "
+            + $"{skipped.Length} unknown to these headers: {string.Join(", ", skipped)}");
         string[] wrong = [.. actual.Where(a => expected[a.Key] != a.Value).Select(a => $"{a.Key}: {expected[a.Key]} here, {a.Value} in the headers")];
         Assert.Empty(wrong);
         Assert.True(actual.Count > 500, $"only {actual.Count} of {expected.Count} facts could be compared");

@@ -13,11 +13,7 @@ public sealed unsafe class CarryTests
     private static void Fill(CpuHarness h, int seed)
     {
         Random r = new(seed);
-        for (int i = 0; i < 16; i++)
-            h.State->Gpr[i] = (ulong)r.NextInt64() << 1;
-        h.State->Gpr[4] = CpuHarness.StackTop;
-        for (ulong i = 0; i < 0x4_0000; i += 8)
-            h.Word(Data + i) = (ulong)r.NextInt64();
+        RegionMachine.Fill(h, r);
         ulong Pointer(int n) => Data + 0x8000 + (ulong)n * Page + (ulong)(r.Next(4) == 0 ? r.Next(-128, 128) : r.Next(256, 3072));
         (h.State->Gpr[6], h.State->Gpr[7], h.State->Gpr[13]) = (Pointer(r.Next(3)), Pointer(r.Next(3)), (ulong)r.Next(1, 40));
     }

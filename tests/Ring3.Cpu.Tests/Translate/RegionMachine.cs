@@ -28,6 +28,16 @@ internal sealed unsafe class RegionMachine : IDisposable
     public RegionMachine(Action<Assembler> program, Action<CpuHarness>? prepare = null, int cpl = 0) : this(CoreSmokeTests.Assemble(64, program), prepare,
         cpl) { }
 
+    /// <summary>Random registers but RSP, and random data.</summary>
+    public static void Fill(CpuHarness h, Random r)
+    {
+        for (int i = 0; i < 16; i++)
+            h.State->Gpr[i] = (ulong)r.NextInt64() << 1;
+        h.State->Gpr[4] = CpuHarness.StackTop;
+        for (ulong i = 0; i < DataBytes; i += 8)
+            h.Word(Data + i) = (ulong)r.NextInt64();
+    }
+
     public ulong Translated => Fast.Cpu.Translator.Counters.Translated;
 
     /// <summary>Runs both to an exit, which must be the same, and compares everything.</summary>

@@ -13,11 +13,7 @@ public sealed unsafe class WindowTests
     private static void Fill(CpuHarness h, int seed)
     {
         Random r = new(seed);
-        for (int i = 0; i < 16; i++)
-            h.State->Gpr[i] = (ulong)r.NextInt64() << 1;
-        h.State->Gpr[4] = CpuHarness.StackTop;
-        for (ulong i = 0; i < 0x4_0000; i += 8)
-            h.Word(Data + i) = (ulong)r.NextInt64();
+        RegionMachine.Fill(h, r);
         for (int i = 0; i < 64; i++)
             h.State->Ymm[i] = (byte)r.Next();
     }

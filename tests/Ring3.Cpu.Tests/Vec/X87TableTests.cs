@@ -38,7 +38,8 @@ public unsafe class X87TableTests
             && !IsComposite(code);
 
     private static bool IsComposite(Code code)
-        => code is Code.Fstenv_m14byte or Code.Fstenv_m28byte or Code.Fstcw_m2byte or Code.Feni or Code.Fdisi or Code.Fclex or Code.Finit or Code.Fsetpm or Code.Fsave_m94byte or Code.Fsave_m108byte
+        => code is Code.Fstenv_m14byte or Code.Fstenv_m28byte or Code.Fstcw_m2byte or Code.Feni or Code.Fdisi or Code.Fclex or Code.Finit
+            or Code.Fsetpm or Code.Fsave_m94byte or Code.Fsave_m108byte
             or Code.Fstsw_m2byte or Code.Fstsw_AX or Code.Frstpm or Code.Fstdw_AX or Code.Fstsg_AX;
 
     [Theory]
@@ -114,7 +115,9 @@ public unsafe class X87TableTests
             return $"{where}: flags host {_host->Flags & Rflags.Status:x} guest {_guest->Flags & Rflags.Status:x}";
         for (int i = 0; i < 160; i++)
             if (i is not (>= 5 and < 32) && (i < 32 || (i & 15) < 10) && _host->Fx[i] != _guest->Fx[i])
-                return $"{where}: image byte {i}: host {Convert.ToHexString(new ReadOnlySpan<byte>(_host->Fx, 160))}\n guest {Convert.ToHexString(new ReadOnlySpan<byte>(_guest->Fx, 160))}\n before {Convert.ToHexString(new ReadOnlySpan<byte>(_before->Fx, 160))}";
+                return $"{where}: image byte {i}: host {Convert.ToHexString(new ReadOnlySpan<byte>(_host->Fx, 160))}"
+                    + $"\n guest {Convert.ToHexString(new ReadOnlySpan<byte>(_guest->Fx, 160))}"
+                    + $"\n before {Convert.ToHexString(new ReadOnlySpan<byte>(_before->Fx, 160))}";
         return null;
     }
 
