@@ -7,7 +7,7 @@ internal sealed record FuzzOptions
 {
     internal long Cases { get; init; } = 1_000_000;
     internal ulong Seed { get; init; } = 1;
-    /// <summary>Part of a mnemonic or Code name; empty = everything.</summary>
+    /// <summary>Mnemonics or parts of Code names, with commas between; empty = everything.</summary>
     internal string Filter { get; init; } = "";
     internal int Threads { get; init; } = Environment.ProcessorCount;
     /// <summary>Percentage of plain random byte streams.</summary>
@@ -45,11 +45,12 @@ internal sealed record FuzzOptions
     internal int Examples { get; init; } = 1;
 
     internal const string Usage = """
-        usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC] [--threads T] [--raw PERCENT] [--examples N]
+        usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC,...] [--threads T] [--raw PERCENT] [--examples N]
                               [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
                               [--model M] [--translate | --kvm LAUNCHER] [--replay FILE | --contrast M]
                               [--record FILE [--mnemonics] [--at SEED:BATCH:CASE]... [--from FILE]...]
           Runs random instructions on the host's processor and in the software machine and compares everything they changed.
+          --filter F  these instructions only: mnemonics, or parts of Iced's names that have a sign in them (_mm,emms,_sti)
           --batch B   repeats one batch (mismatches name it) and describes each mismatch
           --self      compares the host with itself: a check of the harness
           --list      prints the instructions that take part, then those left out with the reason

@@ -30,8 +30,10 @@ internal sealed class FuzzSession(FuzzOptions options)
     internal Code[] SelectCodes() =>
         [.. InstructionSource.AllCodes(_exclusions, options.Self ? _ => true : c => GuestProcessor.Supports(c, options.Model), options.Bits).Where(Matches)];
 
-    private bool Matches(Code c) => options.Filter.Length == 0 || c.Mnemonic().ToString().Equals(options.Filter, StringComparison.OrdinalIgnoreCase)
-        || c.ToString().Contains(options.Filter, StringComparison.OrdinalIgnoreCase) && !options.Filter.All(char.IsLetter);
+    private bool Matches(Code c) => options.Filter.Length == 0 || options.Filter.Split(',').Any(f => Matches(c, f));
+
+    private static bool Matches(Code c, string filter) => c.Mnemonic().ToString().Equals(filter, StringComparison.OrdinalIgnoreCase)
+        || c.ToString().Contains(filter, StringComparison.OrdinalIgnoreCase) && !filter.All(char.IsLetter);
 
     /// <summary>Runs everything. Returns the seconds it took.</summary>
     internal double Run()

@@ -54,6 +54,8 @@ internal static class HostEncoder
         }
         for (int n = 4; n < 8; n++)
             numbers[(int)Register.AH + n - 4] = (byte)(n | ForbidsRex);
+        for (int n = 0; n < 8; n++)
+            numbers[(int)Register.MM0 + n] = (byte)n;
         return numbers;
     }
 
@@ -75,7 +77,8 @@ internal static class HostEncoder
             case "mem":
                 return Role.Rm;
         }
-        if (!name.StartsWith('r') && !name.StartsWith("xmm", StringComparison.Ordinal) && !name.StartsWith("ymm", StringComparison.Ordinal))
+        if (!name.StartsWith('r') && !name.StartsWith("xmm", StringComparison.Ordinal) && !name.StartsWith("ymm", StringComparison.Ordinal)
+            && !name.StartsWith("mm_", StringComparison.Ordinal))
             known = false;
         int end = name.IndexOf('_', StringComparison.Ordinal);
         switch (end < 0 ? "" : name[end..])

@@ -40,7 +40,7 @@ internal static class InstructionRules
             return true;
         if (!is64 && VectorRules.CanEmit(i) && HasMemory(i) && !IsFlatAddress(i, false))
             return true;
-        return i.Mnemonic == Mnemonic.Emms || VectorHandlers.HasForm(i.Code) && !VectorRules.CanEmit(i);
+        return VectorHandlers.HasForm(i.Code) && !VectorRules.CanEmit(i);
     }
 
     /// <summary>

@@ -66,7 +66,9 @@ internal sealed unsafe partial class RegionBuilder
             int size = code.MemorySize.GetSize();
             _atHand = null;
             int alignment = VectorRules.MustBeAligned(g.Code) ? size : 0;
-            int site = MissSite(t, i, VectorRules.IsMove(code) ? AccessForm.Operand : AccessForm.LateOperand, size, store, alignment);
+            // A store of an MMX register that faults may have switched the unit over.
+            bool only = VectorRules.IsMove(code) && (g.Units & Units.X87) == 0;
+            int site = MissSite(t, i, only ? AccessForm.Operand : AccessForm.LateOperand, size, store, alignment);
             if (NotesEveryX87 && VectorRules.IsNoted(code.Code))
             {
                 EmitAddress(g.Code, HostRegisters.Address, false);

@@ -303,7 +303,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         if (facts.IsShift)
             (g.ReadsFlags, g.WritesFlags, g.KeepsFlags) = InstructionRules.StatusOfShift(g.Code);
         if (g.Lowering == Lowering.Vector)
-            g.Units = VectorRules.Needs(g.Code);
+            g.Units = VectorRules.Needs(g.Code, memory);
         switch (g.Lowering)
         {
             case Lowering.Nothing or Lowering.Branch or Lowering.Jump:

@@ -18,26 +18,31 @@ internal sealed unsafe partial class Translator
             MxcsrUnit.Park(c);
             units |= Units.Mxcsr;
         }
-        if ((need & Units.X87) != 0 && X87Handlers.IsOpen(c))
-        {
-            if (c->X87Live == X87Unit.Parked)
-                X87Unit.Enter(c);
-            if (c->X87Live == X87Unit.Live)
-                units |= Units.X87;
-        }
+        if ((need & Units.X87) != 0 && MakeX87Live(c))
+            units |= Units.X87;
         if ((units & need) != need)
             return false;
         c->Units = (byte)units;
         return true;
     }
 
-    /// <summary>After a handler: whether translated code that relies on the units may go on.</summary>
+    /// <summary>False: the unit is not available, or does not mask every exception.</summary>
+    private static bool MakeX87Live(CpuState* c)
+    {
+        if (!X87Handlers.IsOpen(c))
+            return false;
+        if (c->X87Live == X87Unit.Parked)
+            X87Unit.Enter(c);
+        return c->X87Live == X87Unit.Live;
+    }
+
+    /// <summary>After a handler, which may have parked the x87 unit: whether translated code that relies on the units may go on.</summary>
     private static bool AreUnitsValid(CpuState* c)
     {
         Units units = (Units)c->Units;
         if ((units & Units.Sse) != 0 && !SseGate.IsOpen(c) || (units & Units.Avx) != 0 && !AvxGate.IsOpen(c))
             return false;
-        if ((units & Units.X87) != 0 && (c->X87Live != X87Unit.Live || !X87Handlers.IsOpen(c)))
+        if ((units & Units.X87) != 0 && !MakeX87Live(c))
             return false;
         if ((units & Units.Mxcsr) == 0)
             return true;

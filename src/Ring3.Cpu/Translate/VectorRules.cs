@@ -16,22 +16,25 @@ internal enum Units : byte
     Avx = 2,
     /// <summary>MXCSR is the guest's, and masks every exception.</summary>
     Mxcsr = 4,
-    /// <summary>The x87 unit holds the guest's registers and masks every exception (<see cref="X87Unit.Live"/>).</summary>
+    /// <summary>
+    /// The x87 unit holds the guest's registers, which are those of MMX too, and masks every exception (<see cref="X87Unit.Live"/>).
+    /// </summary>
     X87 = 8,
 }
 
-/// <summary>Which vector and x87 instructions are part of translated code: those that have a thunk, which is the white list, but for MMX.</summary>
+/// <summary>Which vector, MMX and x87 instructions are part of translated code: those that have a thunk, which is the white list, and a few others.</summary>
 /// <remarks>SAFETY: none; works on decoded instructions.</remarks>
 internal static class VectorRules
 {
     private const byte Unknown = 255;
 
+    /// <summary>By code, without and with a memory operand.</summary>
     // BENIGN-RACE: every thread computes the same byte.
     private static readonly byte[] s_needs = CreateNeeds();
 
     private static byte[] CreateNeeds()
     {
-        byte[] needs = new byte[VectorHandlers.CodeCount];
+        byte[] needs = new byte[2 * VectorHandlers.CodeCount];
         needs.AsSpan().Fill(Unknown);
         return needs;
     }
@@ -39,14 +42,9 @@ internal static class VectorRules
     /// <summary>Whether the instruction works on registers of the vector or the x87 unit, besides memory and general-purpose ones, and stays itself.</summary>
     public static bool CanEmit(in Instruction i)
     {
-        if (i.Code is Code.VEX_Vzeroupper or Code.VEX_Vzeroall || IsX87(i.Code))
+        if (i.Code is Code.VEX_Vzeroupper or Code.VEX_Vzeroall or Code.Emms || IsX87(i.Code))
             return true;
-        if (!VectorHandlers.HasForm(i.Code) || i.HasRepPrefix || i.HasRepnePrefix || i.HasLockPrefix)
-            return false;
-        for (int n = 0; n < i.OpCount; n++)
-            if (i.GetOpKind(n) == Iced.Intel.OpKind.Register && i.GetOpRegister(n).IsMM())
-                return false;
-        return true;
+        return VectorHandlers.HasForm(i.Code) && !i.HasRepPrefix && !i.HasRepnePrefix && !i.HasLockPrefix;
     }
 
     /// <summary>Whether the unit's pointers follow the instruction.</summary>
@@ -64,13 +62,29 @@ internal static class VectorRules
     /// <summary>Whether a misaligned memory operand is #GP.</summary>
     public static bool MustBeAligned(in Instruction i) => !IsX87(i.Code) && VectorFacts.MustBeAligned(i.Code, i.Encoding == EncodingKind.VEX);
 
-    public static Units Needs(in Instruction i)
+    public static Units Needs(in Instruction i, bool memory)
     {
-        ref byte known = ref s_needs[(int)i.Code];
+        ref byte known = ref s_needs[2 * (int)i.Code + (memory ? 1 : 0)];
         if (known == Unknown)
-            known = (byte)(IsX87(i.Code) ? Units.X87
-                : (i.Encoding == EncodingKind.VEX ? Units.Avx : Units.Sse) | (VectorFacts.UsesMxcsr(i.Code) ? Units.Mxcsr : 0));
+            known = (byte)Learn(i);
         return (Units)known;
+    }
+
+    private static Units Learn(in Instruction i)
+    {
+        if (IsX87(i.Code) || i.Code == Code.Emms)
+            return Units.X87;
+        // An operand in memory instead of an MMX register leaves the x87 unit alone.
+        bool mmx = false, vector = false;
+        for (int n = 0; n < i.OpCount; n++)
+        {
+            if (i.GetOpKind(n) != Iced.Intel.OpKind.Register)
+                continue;
+            mmx |= i.GetOpRegister(n).IsMM();
+            vector |= i.GetOpRegister(n).IsVectorRegister();
+        }
+        return (mmx ? Units.X87 : 0) | (i.Encoding == EncodingKind.VEX ? Units.Avx : mmx && !vector ? 0 : Units.Sse)
+            | (VectorFacts.UsesMxcsr(i.Code) ? Units.Mxcsr : 0);
     }
 
     /// <summary>
@@ -79,6 +93,7 @@ internal static class VectorRules
     /// </summary>
     public static Code Emitted(Code code) => code switch
     {
+        Code.Movntq_m64_mm => Code.Movq_mmm64_mm,
         Code.Movntps_m128_xmm => Code.Movaps_xmmm128_xmm,
         Code.Movntpd_m128_xmm => Code.Movapd_xmmm128_xmm,
         Code.Movntdq_m128_xmm => Code.Movdqa_xmmm128_xmm,

@@ -72,6 +72,7 @@ public sealed class HostEncoderTests
                 "r64" => Register.RAX + r.Next(16),
                 "xmm" => Register.XMM0 + r.Next(16),
                 "ymm" => Register.YMM0 + r.Next(16),
+                "mm" => Register.MM0 + r.Next(8),
                 "al" => Register.AL,
                 "cl" => Register.CL,
                 "ax" => Register.AX,
