@@ -20,6 +20,9 @@ public static class BlockMode
     /// <summary>Block of exactly one instruction: single step, interrupt shadow, breakpoints.</summary>
     public const uint Single = 8;
 
+    /// <summary>Whether blocks of the mode may become hot.</summary>
+    public static bool IsTranslatable(uint mode) => (mode & Single) == 0;
+
     /// <summary>Whether RIP and the offsets of the flat segments are linear addresses without checks, in blocks of any length.</summary>
     public static bool IsFlat(uint mode) => mode is Code64 or (Code32 | Flat);
 }

@@ -242,6 +242,14 @@ public unsafe struct CpuState
     internal byte Units;
     /// <summary>32-bit code: FS (bit 0) and GS (bit 1) are writable data segments with all 4 GiB, whatever their base.</summary>
     internal byte FlatSegments;
+    /// <summary>
+    /// Code whose segments count: offset of the last byte of each segment that can be read, and that can be written, in turn; -1 where the interpreter has to
+    /// look.
+    /// </summary>
+    internal fixed long SegmentEnds[12];
+    /// <summary>The same code: base of CS in the upper half, as targets of translated jumps have it; else 0. The CS limit that these were noted with.</summary>
+    internal ulong JumpSegment;
+    internal uint JumpLimit;
     /// <summary>Effective address of an x87 instruction that is under way.</summary>
     internal ulong X87Operand;
     /// <summary>The host's MXCSR outside translated code.</summary>

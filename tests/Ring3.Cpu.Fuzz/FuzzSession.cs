@@ -21,6 +21,7 @@ internal sealed class FuzzSession(FuzzOptions options)
     private readonly SortedDictionary<string, long> _passedOver = new(StringComparer.Ordinal), _leftOpen = new(StringComparer.Ordinal);
     private readonly long[] _outcomes = new long[256], _retired = new long[IcedConstants.CodeEnumCount], _ran = new long[IcedConstants.CodeEnumCount];
     private long _nextBatch, _cases, _mismatches;
+    private ulong _instructions, _translated;
 
     internal long Cases => Volatile.Read(ref _cases);
     internal long Mismatches => Volatile.Read(ref _mismatches);
@@ -84,7 +85,14 @@ internal sealed class FuzzSession(FuzzOptions options)
         {
             long number = Interlocked.Increment(ref _nextBatch) - 1;
             if (number - first >= batches)
+            {
+                if (guest?.Progress is var (retired, translated))
+                {
+                    Interlocked.Add(ref _instructions, retired);
+                    Interlocked.Add(ref _translated, translated);
+                }
                 return;
+            }
             batch.Fill(options.Seed, (ulong)number);
             for (int i = 0; i < Sandbox.MaxCases && !oracle.Probes.ReportsX87Pointers; i++)
                 CaseSimplifier.ClearPointers(oracle.Input(i));
@@ -188,6 +196,9 @@ internal sealed class FuzzSession(FuzzOptions options)
         int offset = index * Sandbox.SlotSize + (int)(oracle.Input(index)->Rip % Sandbox.SlotSize);
         return new ReadOnlySpan<byte>(oracle.Code + offset, Math.Min(batch.Meta[index].Length, Sandbox.CodeSize - offset));
     }
+
+    /// <summary>Share of the machine's instructions that retired in translated code.</summary>
+    internal double Translated => (double)_translated / Math.Max(1, _instructions);
 
     /// <summary>How the cases ended natively: retired, or the exception's vector.</summary>
     internal string Outcomes() => string.Join(", ", Enumerable.Range(0, 256).Where(v => _outcomes[v] != 0).OrderByDescending(v => _outcomes[v])

@@ -37,6 +37,9 @@ internal sealed unsafe class GuestProcessor : IDisposable
         Initialize(_processor.State, bits);
     }
 
+    /// <summary>Instructions that have retired, and those of them that did in translated code.</summary>
+    internal (ulong Retired, ulong Translated) Progress => (_processor.State->InstructionsRetired, _processor.Translator.Counters.Translated);
+
     /// <summary>The machine implements this instruction as this model.</summary>
     internal static bool Supports(Code code, ProcessorModel model) =>
         HandlerTable.Get(code) != null && (model.IsAmd || !code.CpuidFeatures().Any(f => f is CpuidFeature.SSE4A or CpuidFeature.CLZERO));

@@ -64,6 +64,8 @@ if (options.Record is { } file)
 double seconds = session.Run();
 session.Print(Console.Out);
 Console.WriteLine($"native outcomes: {session.Outcomes()}");
+if (options.Translate)
+    Console.WriteLine($"{100 * session.Translated:F1} % of the machine's instructions retired in translated code");
 foreach ((string rule, long count) in session.LeftOpenDifferences)
     Console.WriteLine($"left open by the manuals, and no model knows this family: {count} cases, {rule}");
 foreach ((string reason, long count) in session.PassedOver)

@@ -186,7 +186,7 @@ internal sealed unsafe partial class BlockCache
             b = (Block*)_arena.Allocate(size);
         }
         *b = *header;
-        b->Heat = BlockMode.IsFlat(header->Mode) ? TranslationThreshold : int.MaxValue;
+        b->Heat = BlockMode.IsTranslatable(header->Mode) ? TranslationThreshold : int.MaxValue;
         b->Stride = (uint)((size + 63) & ~(nuint)63);
         Unsafe.CopyBlock(b + 1, ops, (uint)(header->Ops * sizeof(Op)));
         if (_externalWriters)

@@ -198,22 +198,20 @@ internal sealed unsafe partial class CodeFetch
     }
 
     /// <summary>
-    /// The block at RIP, of 64-bit code or code in flat segments, when its page's translation is cached and it lies in that page: nothing is walked, decoded or
-    /// raised. Or null.
+    /// The block at RIP, which lies in its code segment with all of its page, when the page's translation is cached and it lies in that page: nothing is
+    /// walked, decoded or raised. Or null.
     /// </summary>
     internal Block* Known(CpuState* c, uint mode)
     {
-        ulong rip = c->Rip;
-        if (!BlockMode.IsFlat(mode))
+        ulong linear = mode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip);
+        TlbEntry* f = _paging.Tlb.Fetch + Tlb.FetchIndex(linear);
+        if (f->TagRead != ((linear & ~0xfffUL) | c->CodeContext) || !IsCurrent)
             return null;
-        TlbEntry* f = _paging.Tlb.Fetch + Tlb.FetchIndex(rip);
-        if (f->TagRead != ((rip & ~0xfffUL) | c->CodeContext) || !IsCurrent)
-            return null;
-        Block* b = _blocks.Find((byte*)(rip + (ulong)f->Addend), mode, null);
+        Block* b = _blocks.Find((byte*)(linear + (ulong)f->Addend), mode, null);
         // One of another epoch may lie in an arena that this processor does not keep.
         if (b == null || b->HostNext != null || !IsOfThisEpoch)
             return null;
-        Remember(c, rip, mode, b);
+        Remember(c, linear, mode, b);
         return b;
     }
 
@@ -279,10 +277,10 @@ internal sealed unsafe partial class CodeFetch
     }
 
     /// <summary>
-    /// What bits 48-63 of a jump entry must hold for the current context and a mode; a value that never matches where targets need a segment base or limit.
+    /// What bits 48-63 of a jump entry must hold for the current context and a mode.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static ulong JumpKey(CpuState* c, uint mode) => BlockMode.IsFlat(mode) ? (c->CodeContext | (ulong)mode << 12) << 48 : ulong.MaxValue << 48;
+    internal static ulong JumpKey(CpuState* c, uint mode) => (c->CodeContext | (ulong)mode << 12) << 48;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static bool JumpMiss(JumpEntry* j, ulong rip, ulong key) => j->Linear != rip || (j->Packed ^ key) >> 48 != 0;

@@ -73,6 +73,9 @@ internal static unsafe class Addressing
         return offset > s->Limit && offset + last <= top;
     }
 
+    /// <summary>Offset of the last byte that can be accessed, when all up to it can; else -1.</summary>
+    internal static long LastOf(CpuState* c, Segment* s, AccessKind access) => (s->Access & 0xc) != 4 && SegmentAllows(c, s, access) ? s->Limit : -1;
+
     /// <summary>Mask of the stack pointer: 64-bit mode, or the B bit of SS.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal static ulong StackMask(CpuState* c)

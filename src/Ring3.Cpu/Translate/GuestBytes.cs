@@ -8,7 +8,7 @@ namespace Ring3.Cpu;
 internal sealed unsafe class GuestBytes : CodeReader
 {
     private readonly byte[] _bytes = new byte[Block.MaxInstructions * 15 + 16];
-    private readonly Decoder _wide, _narrow;
+    private readonly Decoder _wide, _narrow, _word;
     private Decoder _decoder;
     private int _at, _end;
 
@@ -16,6 +16,7 @@ internal sealed unsafe class GuestBytes : CodeReader
     {
         _decoder = _wide = Decoder.Create(64, this, BlockDecoder.Options(model));
         _narrow = Decoder.Create(32, this, BlockDecoder.Options(model));
+        _word = Decoder.Create(16, this, BlockDecoder.Options(model));
     }
 
     /// <summary>Takes a block's bytes; the instructions' addresses are offsets in its page. False: they cannot be read.</summary>
@@ -25,7 +26,7 @@ internal sealed unsafe class GuestBytes : CodeReader
             if (!UserCopy.TryRead((ulong)b->Host, bytes, b->Bytes))
                 return false;
         (_at, _end) = (0, b->Bytes);
-        _decoder = (b->Mode & BlockMode.SizeMask) == BlockMode.Code64 ? _wide : _narrow;
+        _decoder = (b->Mode & BlockMode.SizeMask) switch { BlockMode.Code64 => _wide, BlockMode.Code32 => _narrow, _ => _word };
         _decoder.IP = (nuint)b->Host & 0xfff;
         return true;
     }
@@ -33,8 +34,17 @@ internal sealed unsafe class GuestBytes : CodeReader
     public void Decode(out Instruction instruction)
     {
         _decoder.Decode(out instruction);
-        if (_decoder == _narrow)
-            instruction.Code = WideCode(instruction.Code);
+        if (_decoder == _wide)
+            return;
+        instruction.Code = WideCode(instruction.Code);
+        // Relative to the page, and maybe outside of it: cut to 16 bits it would be neither.
+        if (_decoder == _word && instruction.Op0Kind == Iced.Intel.OpKind.NearBranch16)
+        {
+            int next = (int)instruction.NextIP;
+            int target = next + (short)(instruction.NearBranch16 - next);
+            instruction.Op0Kind = Iced.Intel.OpKind.NearBranch32;
+            instruction.NearBranch32 = (uint)target;
+        }
     }
 
     /// <summary>The code of 64-bit mode that does the same, for those that it has no room for.</summary>

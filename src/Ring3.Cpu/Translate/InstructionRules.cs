@@ -4,7 +4,7 @@ namespace Ring3.Cpu;
 
 /// <summary>Which instructions are re-encoded, and which need their handler.</summary>
 /// <remarks>SAFETY: none; works on decoded instructions.</remarks>
-internal static class InstructionRules
+internal static partial class InstructionRules
 {
     private const RflagsBits Status = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF;
 
@@ -93,12 +93,6 @@ internal static class InstructionRules
             return Lowering.Vector;
         switch (i.Mnemonic)
         {
-            case Mnemonic.Nop or Mnemonic.Endbr64 or Mnemonic.Endbr32 or Mnemonic.Lfence or Mnemonic.Sfence or Mnemonic.Prefetch or Mnemonic.Prefetchw
-                or Mnemonic.Prefetchnta or Mnemonic.Prefetcht0 or Mnemonic.Prefetcht1 or Mnemonic.Prefetcht2 or Mnemonic.Prefetchwt1:
-                return i.HasLockPrefix ? Lowering.Handler : Lowering.Nothing;
-            case Mnemonic.Div or Mnemonic.Idiv:
-                return !flat || i.Code is Code.Div_rm8 or Code.Idiv_rm8 || i.HasLockPrefix || i.HasRepPrefix || i.HasRepnePrefix
-                    ? Lowering.Handler : Lowering.Divide;
             case Mnemonic.Push:
                 if (memory)
                     return i.Code == (is64 ? Code.Push_rm64 : Code.Push_rm32) && flat ? Lowering.PushMemory : Lowering.Handler;
@@ -108,6 +102,22 @@ internal static class InstructionRules
                 return i.Code is Code.Pop_r64 or Code.Pop_r32 ? Lowering.Pop : Lowering.Handler;
             case Mnemonic.Leave:
                 return i.Code is Code.Leaveq or Code.Leaved ? Lowering.Leave : Lowering.Handler;
+            default:
+                return ClassifyComputation(i, memory, flat);
+        }
+    }
+
+    /// <summary>What is no transfer and has nothing to do with the stack. <paramref name="flat"/>: the address of an operand can be emitted.</summary>
+    private static Lowering ClassifyComputation(in Instruction i, bool memory, bool flat)
+    {
+        switch (i.Mnemonic)
+        {
+            case Mnemonic.Nop or Mnemonic.Endbr64 or Mnemonic.Endbr32 or Mnemonic.Lfence or Mnemonic.Sfence or Mnemonic.Prefetch or Mnemonic.Prefetchw
+                or Mnemonic.Prefetchnta or Mnemonic.Prefetcht0 or Mnemonic.Prefetcht1 or Mnemonic.Prefetcht2 or Mnemonic.Prefetchwt1:
+                return i.HasLockPrefix ? Lowering.Handler : Lowering.Nothing;
+            case Mnemonic.Div or Mnemonic.Idiv:
+                return !flat || i.Code is Code.Div_rm8 or Code.Idiv_rm8 || i.HasLockPrefix || i.HasRepPrefix || i.HasRepnePrefix
+                    ? Lowering.Handler : Lowering.Divide;
         }
         if (!s_plain[(int)i.Mnemonic] || !flat || !IsDefined(i) || !IsEncodable(i, memory))
             return Lowering.Handler;

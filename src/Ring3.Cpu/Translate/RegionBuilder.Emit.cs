@@ -110,6 +110,11 @@ internal sealed unsafe partial class RegionBuilder
             LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = (int)offset }));
             _a.JumpThrough(HostRegisters.Entry);
         }
+        else if (_segmented)
+        {
+            LoadOutside(offset, _cutsTarget);
+            EmitNarrowJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+        }
         else
         {
             _a.Load(HostRegisters.Address, StateLayout.CodeBase);
@@ -161,6 +166,8 @@ internal sealed unsafe partial class RegionBuilder
 
     private void EmitLowered(Trace t, int i, in GuestInstruction g)
     {
+        if (_segmented && EmitSegmented(t, i, g))
+            return;
         switch (g.Lowering)
         {
             case Lowering.Nothing:

@@ -17,6 +17,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitAddress(in Instruction i, Register to, bool segment, Register bitIndex = Register.None)
     {
         bool bare = i.MemoryBase == Register.None && i.MemoryIndex == Register.None;
+        bool word = i.MemoryBase.GetSize() == 2 || i.MemoryIndex.GetSize() == 2 || bare && i.MemoryDisplSize == 2;
         bool narrow = i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 || bare && i.MemoryDisplSize == 4;
         if (i.MemoryBase is Register.RIP or Register.EIP)
         {
@@ -41,7 +42,11 @@ internal sealed unsafe partial class RegionBuilder
             EmitBitOffset(to, bitIndex);
         if (narrow)
             _a.Move32(to, to);
-        if (segment && i.MemorySegment is Register.FS or Register.GS && segment)
+        if (word)
+            CutToWord(to);
+        if (segment && _segmented)
+            AddCheckedSegment(i, to);
+        else if (segment && i.MemorySegment is Register.FS or Register.GS)
             AddSegment(i.MemorySegment, to);
     }
 

@@ -13,7 +13,7 @@ internal sealed unsafe partial class RegionBuilder
     private int RunAt(Trace t, int i)
     {
         ReadOnlySpan<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
-        if (_inShadow || all[i].Lowering is not (Lowering.Push or Lowering.Pop))
+        if (_inShadow || _segmented || all[i].Lowering is not (Lowering.Push or Lowering.Pop))
             return 0;
         int n = 0;
         while (n < MaxRun && i + n < all.Length && all[i + n].Lowering == all[i].Lowering && !NamesStack(all[i + n].Code))

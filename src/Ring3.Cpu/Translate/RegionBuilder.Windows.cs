@@ -104,7 +104,7 @@ internal sealed unsafe partial class RegionBuilder
     private bool KeyOf(in GuestInstruction g, out WindowKey key, out long offset)
     {
         (key, offset) = (default, 0);
-        if (!g.SiteBefore)
+        if (!g.SiteBefore || _segmented)
             return false;
         ref readonly Instruction i = ref g.Code;
         if (g.Lowering is not (Lowering.Plain or Lowering.Vector) || i.HasLockPrefix

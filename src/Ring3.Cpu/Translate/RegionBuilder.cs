@@ -59,7 +59,8 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _observed = blocks.RegionObserver is not null;
         _page = Block.PageOf(seed->Host);
         _mode = seed->Mode;
-        _word = Is64 ? 8 : 4;
+        _segmented = !BlockMode.IsFlat(_mode);
+        _word = Is64 ? 8 : IsWordMode ? 2 : 4;
         if (!Collect(seed))
         {
             blocks.RegionObserver?.Invoke($"not translated at {(nuint)seed->Host & 0xfff:x3}: {_refused}");
@@ -282,19 +283,20 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     }
 
     /// <summary>What the pointers of the x87 unit hold besides an offset is written out for 64-bit code alone.</summary>
-    private bool IsRefused(in Instruction i) => InstructionRules.IsRefused(i, Is64) || !Is64 && NotesEveryX87 && VectorRules.IsNoted(i.Code);
+    private bool IsRefused(in Instruction i) => InstructionRules.IsRefused(i, Is64 || _segmented) || !Is64 && NotesEveryX87 && VectorRules.IsNoted(i.Code);
 
     /// <summary>False: the block is left to the interpreter.</summary>
     private bool Describe(ref GuestInstruction g)
     {
         ref readonly CodeFacts facts = ref CodeFacts.Of(g.Code, _info);
         bool memory = g.Memory = InstructionRules.HasMemory(g.Code);
-        RuleCache rules = Is64 ? _rules64 : _rules32;
+        RuleCache rules = Is64 ? _rules64 : _segmented ? RulesOfSegments : _rules32;
         if (!rules.TryGet(g.Code, memory, out g.Lowering))
         {
             if (IsRefused(g.Code))
                 return false;
-            g.Lowering = InstructionRules.Classify(g.Code, HandlerTable.EndsBlock(g.Code.Code), Is64);
+            bool ends = HandlerTable.EndsBlock(g.Code.Code);
+            g.Lowering = _segmented ? InstructionRules.ClassifySegmented(g.Code, ends, IsWordMode) : InstructionRules.Classify(g.Code, ends, Is64);
             rules.Note(g.Code, memory, g.Lowering);
         }
         g.ReadsFlags = facts.ReadsStatus;

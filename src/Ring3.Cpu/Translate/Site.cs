@@ -69,7 +69,7 @@ internal unsafe struct Site
     /// <summary>Guest registers of the recipe; 254: CpuState's CcA and CcB; 255: the immediate.</summary>
     public byte FlagA, FlagB;
     /// <summary>Jump: what a return adds to RSP, to be taken back when the target cannot be gone to.</summary>
-    public ushort Popped;
+    public uint Popped;
     /// <summary>Miss: what RSP has moved by when it is left here, which the register does not show.</summary>
     public short StackMoves;
     /// <summary>Overwritten: bytes from the address register to the store.</summary>

@@ -11,6 +11,7 @@ internal static unsafe class StateLayout
     public static readonly int FlagRoutine, Between, Rflags, Cpl, LentPages, LentTags, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
     public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline, FlatSegments;
     public static readonly int Efer, Star, Lstar, Sfmask, GdtBase, GdtLimit, CodeContext, JumpKey, NmiBlocked, RequestNmiWindow, CodeBreakpoints;
+    public static readonly int SegmentEnds, CodeLimit, JumpSegment;
     public static readonly int KernelCode, KernelStack, UserCode, UserStack;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
@@ -48,6 +49,10 @@ internal static unsafe class StateLayout
         TscOffset = (int)((byte*)&c.TscOffset - s);
         TscAux = (int)((byte*)&c.TscAux - s);
         Selectors = (int)((byte*)&c.Es.Selector - s);
+        s_segments = (int)((byte*)&c.Es - s);
+        SegmentEnds = (int)((byte*)c.SegmentEnds - s);
+        CodeLimit = (int)((byte*)&c.Cs.Limit - s);
+        JumpSegment = (int)((byte*)&c.JumpSegment - s);
         FlatSegments = (int)((byte*)&c.FlatSegments - s);
         SlowRoutine = (int)((byte*)&c.SlowRoutine - s);
         MissRoutine = (int)((byte*)&c.MissRoutine - s);
@@ -83,6 +88,11 @@ internal static unsafe class StateLayout
         FipSelector = (int)((byte*)&c.FipSelector - s);
         FdpSelector = (int)((byte*)&c.FdpSelector - s);
     }
+
+    private static readonly int s_segments;
+
+    /// <summary>The base of a segment register by its index.</summary>
+    public static int SegmentBase(int index) => s_segments + index * sizeof(Segment);
 
     public static int Gpr(int guest) => 8 * guest - ProcessorMemory.StateBytes;
 }

@@ -75,7 +75,7 @@ internal static unsafe class TranslationReport
         foreach (nint at in machine.Blocks.AllBlocks())
         {
             Block* b = (Block*)at;
-            (string reason, int from) = !BlockMode.IsFlat(b->Mode) ? ($"mode {b->Mode:x}", int.MaxValue)
+            (string reason, int from) = !BlockMode.IsTranslatable(b->Mode) ? ($"mode {b->Mode:x}", int.MaxValue)
                 : b->Heat > BlockCache.Retry ? ("never tried", int.MaxValue)
                 : b->Heat > machine.Blocks.TranslationThreshold || b->Code == 0 && b->Heat < 0 ? ("refused", BlockCache.Retry)
                 : b->Code != 0 ? ("translated", b->Heat) : ("cold", machine.Blocks.TranslationThreshold);

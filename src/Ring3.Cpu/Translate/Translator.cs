@@ -60,7 +60,7 @@ internal sealed unsafe partial class Translator
             b->Heat = 0;
             return CanTranslate(c);
         }
-        if (!BlockMode.IsFlat(b->Mode) || b->HostNext != null || !_p.Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
+        if (b->HostNext != null || !_p.Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
         {
             b->Heat = int.MaxValue;
             return false;
@@ -68,7 +68,7 @@ internal sealed unsafe partial class Translator
         _builder ??= new RegionBuilder(_p.Machine.Blocks, _p.Identity) { IsObserved = _p.Observer is not null };
         b->Heat = BlockCache.Retry;
         long start = Stopwatch.GetTimestamp();
-        bool built = _builder.Build(b, c->BlockRip) && _p.Machine.Blocks.PublishRegion(_builder, _fetch.JumpEpoch);
+        bool built = _builder.Build(b, LinearOf(c, c->BlockRip)) && _p.Machine.Blocks.PublishRegion(_builder, _fetch.JumpEpoch);
         Counters.BuildTicks += Stopwatch.GetTimestamp() - start;
         Counters.BuiltInstructions += built ? _builder.Instructions : 0;
         return built && b->Code != 0;
@@ -79,7 +79,7 @@ internal sealed unsafe partial class Translator
 
     private static ulong RipOf(CpuState* c, Site* s) => Wrap(c, c->CodeBase + (ulong)s->PageOffset);
 
-    internal bool CanTranslate(CpuState* c) => _p.Paging.Sanitizer is null && IsFarFromEdge(c->BlockRip);
+    internal bool CanTranslate(CpuState* c) => _p.Paging.Sanitizer is null && CanRun(c, CpuMode.CodeMode(c), c->BlockRip);
 
     /// <summary>Relative branches and the next page cannot leave the canonical addresses from here: 2 GiB and some away from both ends of the hole.</summary>
     private static bool IsFarFromEdge(ulong rip) => rip < 0x7fff_7fff_0000 || rip >= 0xffff_8000_8001_0000;
@@ -88,7 +88,7 @@ internal sealed unsafe partial class Translator
     internal LoopExit RunTranslated(CpuState* c, Block* b)
     {
         _fetch.Link = null;
-        c->CodeBase = c->Rip & ~0xfffUL;
+        c->CodeBase = PageOf(c, c->Rip);
         c->CcKind = (uint)FlagKind.Words;
         if (_translatedJumpGeneration != (ulong)_fetch.JumpGeneration + ((ulong)_fetch.JumpEpoch << 32))
         {
@@ -144,9 +144,9 @@ internal sealed unsafe partial class Translator
                 {
                     AccessForm.Operand or AccessForm.LateOperand => OperandLinear(c, s, 0),
                     AccessForm.BitString => OperandLinear(c, s, BitStringOffset(c, s)),
-                    AccessForm.Push => Wrap(c, c->Gpr[4] - s->Size),
-                    AccessForm.Pop => Wrap(c, c->Gpr[4]),
-                    _ => Wrap(c, c->Gpr[5]),
+                    AccessForm.Push => StackLinear(c, c->Gpr[4] - s->Size),
+                    AccessForm.Pop => StackLinear(c, c->Gpr[4]),
+                    _ => StackLinear(c, c->Gpr[5]),
                 };
                 // A misaligned operand faults before its page is looked at.
                 bool aligned = s->Alignment == 0 || (linear & (s->Alignment - 1u)) == 0;
@@ -244,7 +244,7 @@ internal sealed unsafe partial class Translator
         _p.Access.Replay.Retire();
         if (!_p.Events.DeliverPending(c))
             return Leave(LoopExit.RetiredExit);
-        if (EventUnit.NeedsAttention(c) || !CanGoOn() || !BlockMode.IsFlat(CpuMode.CodeMode(c)))
+        if (EventUnit.NeedsAttention(c) || !CanGoOn())
             return Leave(LoopExit.Poll);
         return GoTo(c);
     }
@@ -255,7 +255,7 @@ internal sealed unsafe partial class Translator
         Op* op = s->Op;
         if (Counters.Handlers is { } handlers)
             handlers[op->Code]++;
-        c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
+        c->BlockRip = Wrap(c, c->CodeBase + ((nuint)s->Block->Host & 0xfff));
         c->CurrentOp = op;
         switch (op->Handler(_p, c, op))
         {
@@ -268,7 +268,7 @@ internal sealed unsafe partial class Translator
             case OpResult.EndBlock or OpResult.Jump or OpResult.Taken or OpResult.Fall:
                 c->InstructionsRetired -= s->Uncount - 1u;
                 c->Units = 0;
-                if (EventUnit.NeedsAttention(c) || !CanGoOn() || !BlockMode.IsFlat(CpuMode.CodeMode(c)))
+                if (EventUnit.NeedsAttention(c) || !CanGoOn())
                     return Leave(LoopExit.Poll);
                 return GoTo(c);
             case OpResult.RetiredExit:
@@ -291,7 +291,7 @@ internal sealed unsafe partial class Translator
 
     private static nint GoTo(CpuState* c, nint code)
     {
-        c->CodeBase = c->Rip & ~0xfffUL;
+        c->CodeBase = PageOf(c, c->Rip);
         return code;
     }
 
@@ -310,7 +310,7 @@ internal sealed unsafe partial class Translator
         c->Attention = 1;
         LoopExit how = _p.Interpreter.LoopGuarded(c, b);
         c->Attention = 0;
-        if (how != LoopExit.Poll || EventUnit.NeedsAttention(c) || !CanGoOn() || !BlockMode.IsFlat(CpuMode.CodeMode(c)))
+        if (how != LoopExit.Poll || EventUnit.NeedsAttention(c) || !CanGoOn())
             return Leave(how);
         nint code = CodeAt(c);
         return code != 0 ? GoTo(c, code) : Leave(LoopExit.Lookup);
@@ -326,20 +326,18 @@ internal sealed unsafe partial class Translator
         return code;
     }
 
-    /// <summary>In the keys of translated jumps: the target is 32-bit code.</summary>
-    private const ulong NarrowJumps = 1UL << 63;
+    /// <summary>In the keys of translated jumps: what the target's code is, if not 64-bit code.</summary>
+    private const ulong FlatJumps = 1UL << 63, SegmentedJumps = 1UL << 62, WordJumps = 1UL << 61;
 
     /// <summary>Before translated code goes on: it looks for jumps in the context that holds now.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void TrackContext(CpuState* c)
     {
         c->JumpContext = c->CodeContext | c->JumpKey;
-        if (c->BlockMode != BlockMode.Code64)
-        {
-            c->JumpContext |= NarrowJumps;
-            c->FlatSegments = (byte)((CpuMode.IsUnlimited(&c->Fs) ? RegionBuilder.FlatFs : 0) | (CpuMode.IsUnlimited(&c->Gs) ? RegionBuilder.FlatGs : 0));
-        }
         c->JumpSalt = ProcessorMemory.JumpSalt(c->CodeContext);
+        c->JumpSegment = 0;
+        if (c->BlockMode != BlockMode.Code64)
+            TrackSegments(c);
     }
 
     /// <summary>The code for RIP, for jumps that find it themselves.</summary>
@@ -347,18 +345,18 @@ internal sealed unsafe partial class Translator
     {
         TrackContext(c);
         TranslatedJump* j = ProcessorMemory.JumpsOf(c) + ProcessorMemory.JumpIndex(c->Rip, c->JumpSalt);
-        (j->Linear, j->Context, j->Code) = (c->Rip, c->JumpContext, code);
+        (j->Linear, j->Context, j->Code) = (c->Rip | c->JumpSegment, c->JumpContext, code);
     }
 
     /// <summary>The translated block at RIP in the current context, or null. No page is walked and nothing is decoded.</summary>
     private Block* TranslatedAt(CpuState* c)
     {
-        ulong rip = c->Rip;
-        JumpEntry* e = _fetch.Jumps + CodeFetch.JumpIndex(rip);
-        if (!IsFarFromEdge(rip))
-            return null;
         uint mode = CpuMode.CodeMode(c);
-        bool miss = CodeFetch.JumpMiss(e, rip, CodeFetch.JumpKey(c, mode));
+        if (!CanRun(c, mode, c->Rip))
+            return null;
+        ulong linear = LinearOf(c, c->Rip);
+        JumpEntry* e = _fetch.Jumps + CodeFetch.JumpIndex(linear);
+        bool miss = CodeFetch.JumpMiss(e, linear, CodeFetch.JumpKey(c, mode));
         Block* b = miss ? _fetch.Known(c, mode) : (Block*)(e->Packed & CodeFetch.BlockAddress);
         return b != null && b->Code != 0 ? b : null;
     }
@@ -393,9 +391,10 @@ internal sealed unsafe partial class Translator
     private nint JumpTo(CpuState* c, Site* s)
     {
         ulong rip = c->Rip;
-        if (!CpuMode.IsCanonical(c, rip))
+        // A branch that leaves the segment has not been taken; what has run beyond its end faults where it is.
+        if (s->Op != null && (c->BlockMode == BlockMode.Code64 ? !CpuMode.IsCanonical(c, rip) : rip > c->Cs.Limit))
         {
-            c->Gpr[4] -= s->Popped;
+            Addressing.SetStackPointer(c, c->Gpr[4] - s->Popped, Addressing.StackMask(c));
             return LeaveBefore(c, s);
         }
         nint code = CodeAt(c);
@@ -405,7 +404,7 @@ internal sealed unsafe partial class Translator
             return Cross(c);
         }
         RememberJump(c, code);
-        c->CodeBase = rip & ~0xfffUL;
+        c->CodeBase = PageOf(c, rip);
         return code;
     }
 
@@ -418,10 +417,11 @@ internal sealed unsafe partial class Translator
 
     private ulong OperandLinear(CpuState* c, Site* s, ulong beyond)
     {
-        c->BlockRip = c->CodeBase | ((nuint)s->Block->Host & 0xfff);
+        c->BlockRip = Wrap(c, c->CodeBase + ((nuint)s->Block->Host & 0xfff));
         Op* op = s->Op;
         ulong offset = (Addressing.EffectiveAddress(c, op) + beyond) & Addressing.AddressMask(op->AddressSize);
-        return op->Seg >= SegmentIndex.FS ? Wrap(c, offset + CpuState.SegmentAt(c, op->Seg)->Base) : offset;
+        bool flat = c->BlockMode == BlockMode.Code64 && op->Seg < SegmentIndex.FS;
+        return flat ? offset : Wrap(c, offset + CpuState.SegmentAt(c, op->Seg)->Base);
     }
 
     /// <summary>
