@@ -39,6 +39,8 @@ internal sealed record FuzzOptions
     internal ProcessorModel Model { get; init; } = ProcessorModel.Host;
     /// <summary>Everything that can be is translated before it runs.</summary>
     internal bool Translate { get; init; }
+    /// <summary>The machine's 32-bit segments end behind the sandbox instead of at 4 GiB: they are not flat, and no case can tell.</summary>
+    internal bool Limits { get; init; }
     /// <summary>The machine is a VM of the /dev/kvm that programs have which this one starts.</summary>
     internal string? Kvm { get; init; }
     /// <summary>Mismatches described, or cases recorded, for each instruction.</summary>
@@ -46,7 +48,7 @@ internal sealed record FuzzOptions
 
     internal const string Usage = """
         usage: Ring3.Cpu.Fuzz [--cases N] [--seed S] [--filter MNEMONIC,...] [--threads T] [--raw PERCENT] [--examples N]
-                              [--bits 64|32|16] [--batch B] [--self] [--list] [--coverage] [--trace]
+                              [--bits 64|32|16] [--limits] [--batch B] [--self] [--list] [--coverage] [--trace]
                               [--model M] [--translate | --kvm LAUNCHER] [--replay FILE | --contrast M]
                               [--record FILE [--mnemonics] [--at SEED:BATCH:CASE]... [--from FILE]...]
           Runs random instructions on the host's processor and in the software machine and compares everything they changed.
@@ -62,6 +64,7 @@ internal sealed record FuzzOptions
           --replay F  checks the machine against such a file; needs nothing of the host
           --model M   the machine's model: host (default), intel or amd
           --translate the machine translates code before its first execution, instead of interpreting it
+          --limits    the machine's 32-bit segments end behind the sandbox: not flat, so each access is checked against its segment
           --kvm L     the machine is a VM of a client of /dev/kvm that program L starts: ring3-exec; env for the kernel's own; --model says
                       which processor it has
           --contrast M  compares the machine as --model says with the machine as model M; needs nothing of the host
@@ -78,6 +81,7 @@ internal sealed record FuzzOptions
             switch (args[i])
             {
                 case "--translate": o = o with { Translate = true }; continue;
+                case "--limits": o = o with { Limits = true }; continue;
                 case "--self": o = o with { Self = true }; continue;
                 case "--coverage": o = o with { Coverage = true }; continue;
                 case "--trace": o = o with { Trace = true }; continue;

@@ -74,7 +74,7 @@ internal sealed class FuzzSession(FuzzOptions options)
     {
         using var oracle = new NativeOracle();
         using GuestProcessor? guest = options.Self || options.Kvm is not null ? null : new GuestProcessor(oracle, options.Bits, options.Model,
-            options.Translate);
+            options.Translate, options.Limits);
         using KvmOracle? kvm = options.Kvm is { } launcher ? new KvmOracle(launcher) : null;
         var batch = new CaseBatch(oracle, _codes, options.Bits, options.Filter.Length == 0 ? options.Raw : 0, _undefined);
         var comparer = new Comparer(_undefined, oracle.Probes);

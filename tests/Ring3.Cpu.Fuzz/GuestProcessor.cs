@@ -23,7 +23,7 @@ internal sealed unsafe class GuestProcessor : IDisposable
     private readonly byte* _data, _image;
     private const int MemoryPages = TablePages + 2 * (Sandbox.DataSize / 4096);
 
-    internal GuestProcessor(CaseMemory memory, int bits, ProcessorModel model, bool translate = false)
+    internal GuestProcessor(CaseMemory memory, int bits, ProcessorModel model, bool translate = false, bool limits = false)
     {
         _machine = new Machine(model);
         _machine.TranslationThreshold = translate ? 0 : int.MaxValue;
@@ -35,6 +35,8 @@ internal sealed unsafe class GuestProcessor : IDisposable
         BuildGuestTables();
         _processor = _machine.CreateProcessor();
         Initialize(_processor.State, bits);
+        if (limits && bits == 32)
+            End(_processor.State);
     }
 
     /// <summary>Instructions that have retired, and those of them that did in translated code.</summary>
@@ -110,6 +112,14 @@ internal sealed unsafe class GuestProcessor : IDisposable
         c->ExceptionIntercepts = uint.MaxValue;
         _processor.RecomputeMode();
         _processor.FlushAll();
+    }
+
+    /// <summary>Segments that end behind the window.</summary>
+    private void End(CpuState* c)
+    {
+        const uint limit = 0x5fff_ffff;
+        c->Cs.Limit = c->Ss.Limit = c->Ds.Limit = c->Es.Limit = limit;
+        _processor.RecomputeMode();
     }
 
     /// <summary>Code and data contents of the cases changed.</summary>

@@ -14,8 +14,12 @@ public sealed unsafe class SegmentedRegionTests
     private const ulong Code = CpuHarness.CodeAddress;
     private const int DataBytes = 0x4_0000;
 
-    /// <summary>The form of 32 bits of a branch or return in 16-bit code, or the other way round.</summary>
+    /// <summary>A form that the assembler does not choose by itself.</summary>
     private static void Branch(Assembler a, Code code, Label to) => a.AddInstruction(Instruction.CreateBranch(code, to.Id));
+
+    private static void Form(Assembler a, Code code) => a.AddInstruction(Instruction.Create(code));
+
+    private static void Form(Assembler a, Code code, Register segment) => a.AddInstruction(Instruction.Create(code, segment));
 
     private static AssemblerMemoryOperand Operand(Random r) => r.Next(11) switch
     {
@@ -61,17 +65,34 @@ public sealed unsafe class SegmentedRegionTests
                     a.jmp(end);
                     a.Label(ref f);
                     a.lea(y, __[esi + ebx * 4]);
-                    a.AddInstruction(Instruction.Create(Iced.Intel.Code.Retnd));
+                    Form(a, Iced.Intel.Code.Retnd);
                     a.Label(ref end);
                 }
                 a.nop();
                 break;
-            case 13: a.push(x); a.call(f); a.jmp(end); a.Label(ref f); a.mov(y, __dword_ptr[bp - 4]); a.ret(2); a.Label(ref end); a.pop(eax); a.push(eax); break;
-            case 14: a.push(bp); a.mov(bp, sp); a.sub(sp, 24); a.mov(__word_ptr[bp - 8], x); a.add(x, __word_ptr[bp - 8]); a.AddInstruction(Instruction.Create(Iced.Intel.Code.Leavew)); break;
-            case 15: a.push(ebp); a.mov(ebp, esp); a.AddInstruction(Instruction.Create(Iced.Intel.Code.Leaved)); break;
-            case 16: a.AddInstruction(Instruction.Create(Iced.Intel.Code.Pushfw)); a.pop(x); break;
+            case 13:
+                a.push(x);
+                a.call(f);
+                a.jmp(end);
+                a.Label(ref f);
+                a.mov(y, __dword_ptr[bp - 4]);
+                a.ret(2);
+                a.Label(ref end);
+                a.pop(eax);
+                a.push(eax);
+                break;
+            case 14:
+                a.push(bp);
+                a.mov(bp, sp);
+                a.sub(sp, 24);
+                a.mov(__word_ptr[bp - 8], x);
+                a.add(x, __word_ptr[bp - 8]);
+                Form(a, Iced.Intel.Code.Leavew);
+                break;
+            case 15: a.push(ebp); a.mov(ebp, esp); Form(a, Iced.Intel.Code.Leaved); break;
+            case 16: Form(a, Iced.Intel.Code.Pushfw); a.pop(x); break;
             case 17: a.mov(x, ds); a.mov(y, es); a.mov(__word_ptr[m], ss); break;
-            case 18: a.AddInstruction(Instruction.Create(Iced.Intel.Code.Pushw_DS, Register.DS)); a.AddInstruction(Instruction.Create(Iced.Intel.Code.Popw_ES, Register.ES)); break;
+            case 18: Form(a, Iced.Intel.Code.Pushw_DS, Register.DS); Form(a, Iced.Intel.Code.Popw_ES, Register.ES); break;
             case 19: a.mov(ecx, r.Next(40)); a.rep.stosb(); a.sub(di, 40); break;
             case 20: a.lodsb(); a.stosw(); a.movsb(); break;
             case 21: a.movd(mm1, __dword_ptr[m]); a.paddb(mm1, mm0); a.movq(__qword_ptr[m], mm1); break;
@@ -83,7 +104,12 @@ public sealed unsafe class SegmentedRegionTests
             case 27: a.imul(x, __word_ptr[m], (short)r.Next(-9, 99)); a.test(x, x); break;
             case 28: a.movzx(y, __word_ptr[m]); a.movsx(x, __byte_ptr[m]); break;
             case 29: a.mov(dx, (short)0); a.mov(cx, (short)r.Next(1, 99)); a.div(cx); a.cmp(ax, cx); break;
-            case 30: a.mov(ecx, 3); a.Label(ref f); a.add(ax, bx); a.AddInstruction(Instruction.CreateBranch(word ? Iced.Intel.Code.Loop_rel8_16_CX : Iced.Intel.Code.Loop_rel8_32_ECX, f.Id)); break;
+            case 30:
+                a.mov(ecx, 3);
+                a.Label(ref f);
+                a.add(ax, bx);
+                Branch(a, word ? Iced.Intel.Code.Loop_rel8_16_CX : Iced.Intel.Code.Loop_rel8_32_ECX, f);
+                break;
             case 31: a.mov(al, __byte_ptr[word ? __[(short)Fixed + 8] : __[(int)Fixed + 8]]); a.mov(__word_ptr[(int)Fixed + 12], ax); break;
             case 32: a.cmp(x, bx); a.ja(end); a.not(y); a.Label(ref end); a.cmc(); break;
             case 33: a.lea(x, __[bp + si - 7]); a.lea(y, __[bx + di + 0x7fff]); a.lea(y, __[ebx + ecx * 2 + 3]); break;
@@ -153,7 +179,10 @@ public sealed unsafe class SegmentedRegionTests
         RegionProgram.Same(fast, slow, seed);
         CpuState* f = fast.State, s = slow.State;
         for (int n = 0; n < 6; n++)
-            Assert.Equal((CpuState.SegmentAt(s, n)->Selector, CpuState.SegmentAt(s, n)->Base), (CpuState.SegmentAt(f, n)->Selector, CpuState.SegmentAt(f, n)->Base));
+        {
+            Cpu.Segment* got = CpuState.SegmentAt(f, n), singly = CpuState.SegmentAt(s, n);
+            Assert.Equal((singly->Selector, singly->Base), (got->Selector, got->Base));
+        }
         Assert.True(fast.Data(Data, DataBytes).SequenceEqual(slow.Data(Data, DataBytes)), $"seed {seed}: memory");
         Assert.True(new Span<byte>(f->Ymm, 512).SequenceEqual(new Span<byte>(s->Ymm, 512)), $"seed {seed}: vector registers");
         Assert.True(new Span<byte>(f->X87, 128).SequenceEqual(new Span<byte>(s->X87, 128)), $"seed {seed}: x87 registers");
@@ -250,7 +279,10 @@ public sealed unsafe class SegmentedRegionTests
             {
                 case 0: a.AddInstruction(Instruction.CreateBranch(Iced.Intel.Code.Jmp_rel16, 0x0100)); break;
                 case 1: a.AddInstruction(Instruction.CreateBranch(Iced.Intel.Code.Jmp_rel32_32, 0x1_0100)); break;
-                case 2: a.AddInstruction(Instruction.Create(Iced.Intel.Code.Pushd_imm32, 0x7fff_0000)); a.AddInstruction(Instruction.Create(Iced.Intel.Code.Retnd_imm16, 0xfffc)); break;
+                case 2:
+                    a.AddInstruction(Instruction.Create(Iced.Intel.Code.Pushd_imm32, 0x7fff_0000));
+                    a.AddInstruction(Instruction.Create(Iced.Intel.Code.Retnd_imm16, 0xfffc));
+                    break;
             }
             while (kind == 3)
             {
@@ -300,8 +332,8 @@ public sealed unsafe class SegmentedRegionTests
             a.add(dx, __word_ptr[bx]);
             a.mov(es, dx);
             a.mov(__word_ptr.es[bx], dx);
-            a.AddInstruction(Instruction.Create(Iced.Intel.Code.Pushw_ES, Register.ES));
-            a.AddInstruction(Instruction.Create(Iced.Intel.Code.Popw_FS, Register.FS));
+            Form(a, Iced.Intel.Code.Pushw_ES, Register.ES);
+            Form(a, Iced.Intel.Code.Popw_FS, Register.FS);
             a.add(ax, 3);
             a.add(dx, __word_ptr.fs[bx]);
             a.and(dx, 0x3ff);
