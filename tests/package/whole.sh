@@ -42,69 +42,8 @@ else
     verdict package-lintian 4 "$(tail -n 1 "$package/install.log")"
 fi
 
-# one_line NAME STATUS PATTERN COMMAND...: it ends with the status, and one line of its own on standard error that matches.
-one_line() {
-    local name=$1 expected=$2 pattern=$3 status
-    shift 3
-    "$@" >"$package/$name.out" 2>"$package/$name.err" </dev/null
-    status=$?
-    [ $status -eq "$expected" ] && [ "$(grep -c . "$package/$name.err")" -eq 1 ] && grep -qE -- "$pattern" "$package/$name.err"
-    verdict "$name" $? "status $status: $(head -n 1 "$package/$name.err")"
-}
-
-# A tree that lacks a file, and one of two versions.
-mv "$package/tree/lib/ring3/libring3.so" "$package/tree/lib/ring3/moved"
-one_line package-missing-library 66 '^ring3: cannot read .*/lib/ring3/libring3\.so: No such file' "$package/tree/bin/ring3" exec true
-mv "$package/tree/lib/ring3/moved" "$package/tree/lib/ring3/libring3.so"
-mv "$package/tree/lib/ring3/ring3-exec" "$package/tree/lib/ring3/moved"
-one_line package-missing-launcher 66 '^ring3: .*/lib/ring3/ring3-exec is missing: install Ring3 again$' "$package/tree/bin/ring3" exec true
-printf '#!/bin/sh\necho ring3-exec 0.0.1\n' >"$package/tree/lib/ring3/ring3-exec"
-chmod +x "$package/tree/lib/ring3/ring3-exec"
-"$package/tree/bin/ring3" doctor >"$package/mixture.log" 2>&1
-status=$?
-[ $status -ne 0 ] && grep -qE "^ring3-exec +no +.* says 'ring3-exec 0\.0\.1', not 'ring3-exec $package_version': install both from one package" "$package/mixture.log"
-verdict package-mixture $? "status $status: $(grep '^ring3-exec' "$package/mixture.log")"
-mv "$package/tree/lib/ring3/moved" "$package/tree/lib/ring3/ring3-exec"
-
-# The link to the launcher leads somewhere, and both that way and another to the program are those of this installation.
-ln -sf "$package/tree/bin/ring3" "$package/ring3-link"
-[ "$("$package/tree/bin/ring3-exec" --version)" = "ring3-exec $package_version" ] && (cd / && "$package/ring3-link" doctor) | grep -q "^libring3.so *ok *$package/tree/lib/ring3/libring3.so"
-verdict package-links $? "ring3-exec says '$("$package/tree/bin/ring3-exec" --version 2>&1)'"
-
-# A core of another version, and one that is too old to say: a line, and the client's open fails.
-core=$package/tree/lib/ring3/libring3-core.so
-for version in '"0.0.1"' ''; do
-    mv "$core" "$package/core"
-    { echo 'int r3_init(void) { return 0; }'
-      printf 'void %s(void) {}\n' r3_open r3_ioctl r3_run r3_release r3_read r3_irqfd_write r3_vcpu_signal r3_invalidate_start r3_invalidate_end r3_at_exit
-      [ -z "$version" ] || printf '#include <string.h>\nint r3_version(char *text, int size) { strncpy(text, %s, size); return 0; }\n' "$version"
-    } | gcc -x c -shared -fPIC -o "$core" - 2>"$package/core.log"
-    # shellcheck disable=SC2016 # the inner shell's own
-    one_line "package-old-core${version:+-version}" 1 "^ring3: cannot use $core: .*: install both from one package\$" \
-        sh -c '"$1" exec "$2" 2>&1 >/dev/null | grep "^ring3" >&2; exit 1' sh "$package/tree/bin/ring3" "$package/tree/lib/ring3/ring3-selftest"
-    "$package/tree/bin/ring3" doctor >"$package/core.log" 2>&1
-    grep -q '^self-test *no .*install both from one package$' "$package/core.log"
-    verdict "package-old-core${version:+-version}-doctor" $? "doctor does not say so"
-    mv "$package/core" "$core"
-done
-
-# Policies that refuse what code needs, a home that cannot be written to, and sudo: one line each, and doctor says why.
-if gcc -O2 -Wall -Wextra -Werror -static -o "$package/restricted" "$root/tests/package/restricted.c" >"$package/restricted.log" 2>&1; then
-    for policy in no-memfd:memfd_create no-execmem:executable; do
-        refused=("$package/restricted" "--${policy%:*}" "$package/tree/bin/ring3")
-        one_line "package-${policy%:*}" 71 "^ring3: cannot have memory for code \(.*${policy#*:}.*\), which seccomp, SELinux" "${refused[@]}" boot --cold --exec true
-        # shellcheck disable=SC2016 # the inner shell's own
-        one_line "package-${policy%:*}-exec" 1 "^ring3: cannot have memory for code \(.*${policy#*:}.*: .*\), which seccomp, SELinux" \
-            sh -c '"$@" 2>&1 >/dev/null | grep "^ring3" >&2; exit 1' sh "${refused[@]}" exec "$package/tree/lib/ring3/ring3-selftest"
-        "${refused[@]}" doctor >"$package/refused.log" 2>&1
-        grep -q "^memory for code *no .*${policy#*:}" "$package/refused.log"
-        verdict "package-${policy%:*}-doctor" $? "doctor does not say so"
-    done
-else
-    verdict package-policies 4 "gcc makes no static programs here: $(head -n 1 "$package/restricted.log")"
-fi
-"$package/tree/bin/ring3" doctor | grep -q "^sudo .*drops LD_PRELOAD.*'sudo ring3 exec PROGRAM'"
-verdict package-sudo-doctor $? "doctor does not explain sudo"
+# shellcheck source=/dev/null
+. "$root/tests/package/refusals.sh"
 
 # system SUITE [PACKAGE]: a Debian system with the essential packages, apt and PACKAGE, made once, as $tree; 1 and a reason in $why when it cannot be.
 system() {
@@ -122,6 +61,11 @@ system() {
     cp /etc/resolv.conf "$tree/etc/resolv.conf"
 }
 inside() { "$root/tests/package/root.sh" "$tree" "$@"; }
+# fresh: a copy of it that this run alone has used, as $tree.
+fresh() {
+    why="cannot copy $tree"
+    rm -rf "$tree-used" && cp -a "$tree" "$tree-used" && tree=$tree-used
+}
 
 # use NAME RING3: what an ordinary user does with an installed one.
 use() {
@@ -147,12 +91,59 @@ use() {
     done
 }
 
+# shell NAME RING3: QEMU with a Linux guest, to its shell.
+shell() {
+    cp "$root/tests/package/shell.sh" "$tree/opt/shell.sh"
+    inside user /opt/shell.sh "$2" >"$package/$1-qemu.log" 2>&1 && tr -d '\r' <"$package/$1-qemu.log" | grep -q '^shell of .*cloud-amd64 on kvm-clock, 2 processors$'
+    verdict "$1-qemu" $? "$(tail -n 1 "$package/$1-qemu.log")"
+}
+
+# places NAME: an ordinary user may write to /tmp, or to his home, or to neither.
+places() {
+    local name=$1 places status writable
+    for places in tmp home both; do
+        writable=1
+        [ $places != both ] || writable=0
+        for command in 'boot --exec' 'boot --cold --exec' 'run -- sh -c'; do
+            # The helper of a share is met at a socket, which has to be somewhere.
+            case $places:$command in tmp:run* | both:run*) continue ;; esac
+            ( # The cache of the last boots is there, and is only read.
+                [ $places = tmp ] || export RING3_READ_ONLY=1
+                [ $places = home ] || export RING3_TMP_MODE=755
+                # shellcheck disable=SC2016,SC2086 # the inner shell's own; a command of some words
+                inside user sh -c 'for place in "$HOME" /tmp; do ! touch "$place/x" 2>/dev/null || echo "$place can be written to"; done; exec "$@"' sh ring3 $command 'uname -r; exit 3'
+            ) >"$package/$name-$places.log" 2>"$package/$name-$places.err"
+            status=$?
+            [ $status -eq 3 ] && [ ! -s "$package/$name-$places.err" ] && grep -q cloud-amd64 "$package/$name-$places.log" && [ "$(grep -c 'can be written' "$package/$name-$places.log")" = $writable ]
+            verdict "$name-no-$places-${command// /-}" $? "status $status: $(tail -n 1 "$package/$name-$places.err")"
+        done
+    done
+    RING3_READ_ONLY=1 RING3_TMP_MODE=755 inside user ring3 exec /usr/lib/ring3/ring3-selftest >"$package/$name-places.log" 2>&1 && grep -q 'signals arrive' "$package/$name-places.log"
+    verdict "$name-no-both-exec" $? "$(tail -n 1 "$package/$name-places.log")"
+    RING3_TMP_MODE=755 one_line "$name-no-tmp-run" 66 '^ring3: --share /: virtiofsd cannot be started: cannot write to /tmp/; set TMPDIR$' inside user ring3 run -- true
+    # shellcheck disable=SC2016 # the inner shell's own
+    RING3_TMP_MODE=755 inside user sh -c 'TMPDIR=$HOME exec ring3 run -- uname -r' >"$package/$name-places.log" 2>"$package/$name-places.err" && grep -q cloud-amd64 "$package/$name-places.log" && [ ! -s "$package/$name-places.err" ]
+    verdict "$name-no-tmp-run-elsewhere" $? "$(tail -n 1 "$package/$name-places.err")"
+    RING3_TMP_MODE=755 one_line "$name-no-tmp-name" 66 '^ring3: the directory for control sockets, /tmp/ring3-[0-9]*: ' inside user ring3 boot --name vm1 --exec true
+    # shellcheck disable=SC2016 # the inner shell's own
+    RING3_READ_ONLY=1 one_line "$name-no-home-empty" 66 '^ring3: cannot write to the cache directory /home/user/none/ring3: ' inside user sh -c 'XDG_CACHE_HOME=$HOME/none ring3 boot --exec true'
+}
+
+# sudos NAME: what it drops, with the real one.
+sudos() {
+    inside root apt-get install -y -qq --no-install-recommends sudo >"$package/$1-sudo.log" 2>&1 && echo 'user ALL=(ALL) NOPASSWD: ALL' >"$tree/etc/sudoers.d/user"
+    verdict "$1-sudo-install" $? "$(tail -n 1 "$package/$1-sudo.log")"
+    one_line "$1-sudo" 126 "^ring3: .*/sudo: is set-uid or set-gid, so the system ignores LD_PRELOAD for it" inside user ring3 exec sudo true
+    inside user sudo ring3 exec /usr/lib/ring3/ring3-selftest >"$package/$1-sudo.log" 2>&1 && grep -q 'signals arrive' "$package/$1-sudo.log" &&
+        inside user ring3 exec sh -c 'test -w /dev/kvm && ! sudo test -e /dev/kvm' >"$package/$1-sudo.log" 2>&1 && inside user ring3 doctor | grep -q '^sudo .*drops LD_PRELOAD'
+    verdict "$1-sudo-first" $? "$(tail -n 1 "$package/$1-sudo.log")"
+}
+
 for debian in bookworm trixie; do
-    if ! system $debian; then
+    if ! system $debian || ! fresh; then
         verdict "package-$debian" 4 "$why"
         continue
     fi
-    rm -rf "$tree"/home/user/.cache
     cached=
     cp "$deb" "$tree/root/ring3.deb"
     inside root apt-get install -y -qq /root/ring3.deb >"$package/$debian-install.log" 2>&1
@@ -184,12 +175,26 @@ for debian in bookworm trixie; do
     [ $status -eq 0 ] && grep -q cloud-amd64 "$package/$debian-offline.log"
     verdict "package-$debian-offline-kernel" $? "status $status: $(tail -n 1 "$package/$debian-offline.log")"
 
+    places "package-$debian"
+    sudos "package-$debian"
+    inside root apt-get install -y -qq --no-install-recommends qemu-system-x86 >"$package/$debian-qemu.log" 2>&1
+    shell "package-$debian-deb" ring3
+
+    # The tarball beside it: each is itself, also inside the other.
+    tar -C "$tree/opt" -xzf "$tarball"
+    other=/opt/ring3-$package_version-linux-x86_64
+    for one in /usr:$other $other:/usr; do
+        inside user "${one%:*}/bin/ring3" doctor >"$package/$debian-two.log" 2>&1 && grep -q "^libring3-core.so *ok *${one%:*}/lib/ring3/libring3-core.so\$" "$package/$debian-two.log" &&
+            inside user "${one%:*}/bin/ring3" exec "${one#*:}/bin/ring3" exec "${one#*:}/lib/ring3/ring3-selftest" >"$package/$debian-two.log" 2>&1 && grep -q 'signals arrive' "$package/$debian-two.log"
+        verdict "package-$debian-two-$([ "${one%:*}" = /usr ] && echo deb || echo tarball)" $? "$(tail -n 1 "$package/$debian-two.log")"
+    done
+
     inside root apt-get remove -y -qq ring3 >"$package/$debian-remove.log" 2>&1 && [ ! -e "$tree/usr/lib/ring3" ] && [ ! -e "$tree/usr/bin/ring3" ]
     verdict "package-$debian-remove" $? "$(tail -n 1 "$package/$debian-remove.log")"
 
-    rm -rf "$tree"/opt/ring3*
-    tar -C "$tree/opt" -xzf "$tarball"
-    use "package-$debian-tarball" "/opt/ring3-$package_version-linux-x86_64/bin/ring3"
+    use "package-$debian-tarball" "$other/bin/ring3"
+    shell "package-$debian-tarball" "$other/bin/ring3"
+    rm -rf "$tree"
 done
 
 # The oldest Debian: what its compiler links runs on an installed Ring3 elsewhere; there the C library is too old, as the dynamic linker says.
@@ -243,6 +248,23 @@ if system bookworm qemu-system-x86; then
     rm -rf "$github"
 else
     verdict package-ci 4 "$why"
+fi
+
+# virtme-ng, as in a job of Debian 13: a guest that has this system's root. It wants a terminal, and its init these programs.
+if system trixie virtme-ng,qemu-system-x86,virtiofsd,busybox-static,iproute2,systemd-sysv,linux-image-cloud-amd64; then
+    chmod a+r "$tree"/boot/*
+    mkdir -p "$tree/opt/job"
+    cp "$root/packaging/ci/setup.sh" "$tree/opt/job/"
+    cp "$tarball" "$tree/opt/job/ring3.tar.gz"
+    # shellcheck disable=SC2016 # the job's own
+    { printf '%s\n' 'set -euo pipefail; cd; environment=$(/opt/job/setup.sh /opt/job/ring3.tar.gz) && eval "$environment"'
+      recipe virtme-ng; } >"$tree/opt/job/virtme-ng"
+    inside user bash /opt/job/virtme-ng >"$package/ci-virtme-ng.log" 2>&1
+    status=$?
+    [ $status -eq 3 ] && tr -d '\r' <"$package/ci-virtme-ng.log" | grep -qx kvm-clock
+    verdict package-ci-virtme-ng $? "status $status: $(tail -n 1 "$package/ci-virtme-ng.log")"
+else
+    verdict package-ci-virtme-ng 4 "$why"
 fi
 
 # libguestfs: its appliance is made of the system's own kernel.
