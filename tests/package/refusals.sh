@@ -72,9 +72,10 @@ owner() { (cd "$1" && PATH="$package/tree/bin:$PATH" "$2" doctor) >"$package/own
 owner "$root" ring3 "$package/tree/lib/ring3" && owner "$root" "$package/tree/bin/ring3" "$package/tree/lib/ring3" && owner "$package/tree" "$root/ring3" "$root/artifacts/devkvm"
 verdict package-beside-checkout $? "one of them uses files of the other"
 # Inside each other: the outer library stands in front of the inner one, which is not used.
-for pair in "$root/ring3:$package/tree/bin/ring3" "$package/tree/bin/ring3:$root/ring3"; do
-    "${pair%%:*}" exec "${pair#*:}" exec "$package/tree/lib/ring3/ring3-selftest" >"$package/nested.log" 2>&1 && grep -q 'signals arrive' "$package/nested.log"
-    verdict "package-nested-$([ "${pair%%:*}" = "$root/ring3" ] && echo checkout || echo installed)" $? "$(tail -n 1 "$package/nested.log")"
+for pair in "checkout:$root/ring3:$package/tree/bin/ring3" "installed:$package/tree/bin/ring3:$root/ring3"; do
+    inner=${pair#*:}
+    "${inner%:*}" exec "${inner#*:}" exec "$package/tree/lib/ring3/ring3-selftest" >"$package/nested.log" 2>&1 && grep -q 'signals arrive' "$package/nested.log"
+    verdict "package-nested-${pair%%:*}" $? "$(tail -n 1 "$package/nested.log")"
 done
 
 # A processor that is no x86-64-v3: one line from the program, from the library in front of a client, and none from what has the units.

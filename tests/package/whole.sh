@@ -189,10 +189,12 @@ for debian in bookworm trixie; do
     # The tarball beside it: each is itself, also inside the other.
     tar -C "$tree/opt" -xzf "$tarball"
     other=/opt/ring3-$package_version-linux-x86_64
-    for one in /usr:$other $other:/usr; do
-        inside user "${one%:*}/bin/ring3" doctor >"$package/$debian-two.log" 2>&1 && grep -q "^libring3-core.so *ok *${one%:*}/lib/ring3/libring3-core.so\$" "$package/$debian-two.log" &&
-            inside user "${one%:*}/bin/ring3" exec "${one#*:}/bin/ring3" exec "${one#*:}/lib/ring3/ring3-selftest" >"$package/$debian-two.log" 2>&1 && grep -q 'signals arrive' "$package/$debian-two.log"
-        verdict "package-$debian-two-$([ "${one%:*}" = /usr ] && echo deb || echo tarball)" $? "$(tail -n 1 "$package/$debian-two.log")"
+    for one in deb:/usr:$other tarball:$other:/usr; do
+        outer=${one#*:} inner=${one##*:}
+        outer=${outer%:*}
+        inside user "$outer/bin/ring3" doctor >"$package/$debian-two.log" 2>&1 && grep -q "^libring3-core.so *ok *$outer/lib/ring3/libring3-core.so\$" "$package/$debian-two.log" &&
+            inside user "$outer/bin/ring3" exec "$inner/bin/ring3" exec "$inner/lib/ring3/ring3-selftest" >"$package/$debian-two.log" 2>&1 && grep -q 'signals arrive' "$package/$debian-two.log"
+        verdict "package-$debian-two-${one%%:*}" $? "$(tail -n 1 "$package/$debian-two.log")"
     done
 
     inside root apt-get remove -y -qq ring3 >"$package/$debian-remove.log" 2>&1 && [ ! -e "$tree/usr/lib/ring3" ] && [ ! -e "$tree/usr/bin/ring3" ]
