@@ -28,7 +28,8 @@ mv "$package/tree/lib/ring3/moved" "$package/tree/lib/ring3/ring3-exec"
 
 # The link to the launcher leads somewhere, and both that way and another to the program are those of this installation.
 ln -sf "$package/tree/bin/ring3" "$package/ring3-link"
-[ "$("$package/tree/bin/ring3-exec" --version)" = "ring3-exec $package_version" ] && (cd / && "$package/ring3-link" doctor) | grep -q "^libring3.so *ok *$package/tree/lib/ring3/libring3.so"
+[ "$("$package/tree/bin/ring3-exec" --version)" = "ring3-exec $package_version" ] &&
+    (cd / && "$package/ring3-link" doctor) >"$package/links.log" 2>&1 && grep -q "^libring3.so *ok *$package/tree/lib/ring3/libring3.so" "$package/links.log"
 verdict package-links $? "ring3-exec says '$("$package/tree/bin/ring3-exec" --version 2>&1)'"
 
 # A core of another version, and one that is too old to say: a line, and the client's open fails.
@@ -63,7 +64,7 @@ if gcc -O2 -Wall -Wextra -Werror -static -o "$package/restricted" "$root/tests/p
 else
     verdict package-policies 4 "gcc makes no static programs here: $(head -n 1 "$package/restricted.log")"
 fi
-"$package/tree/bin/ring3" doctor | grep -q "^sudo .*drops LD_PRELOAD.*'sudo ring3 exec PROGRAM'"
+"$package/tree/bin/ring3" doctor >"$package/sudo.log" 2>&1 && grep -q "^sudo .*drops LD_PRELOAD.*'sudo ring3 exec PROGRAM'" "$package/sudo.log"
 verdict package-sudo-doctor $? "doctor does not explain sudo"
 
 # Beside a checkout: each uses its own files, wherever one stands.

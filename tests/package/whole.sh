@@ -135,7 +135,7 @@ sudos() {
     verdict "$1-sudo-install" $? "$(tail -n 1 "$package/$1-sudo.log")"
     one_line "$1-sudo" 126 "^ring3: .*/sudo: is set-uid or set-gid, so the system ignores LD_PRELOAD for it" inside user ring3 exec sudo true
     inside user sudo ring3 exec /usr/lib/ring3/ring3-selftest >"$package/$1-sudo.log" 2>&1 && grep -q 'signals arrive' "$package/$1-sudo.log" &&
-        inside user ring3 exec sh -c 'test -w /dev/kvm && ! sudo test -e /dev/kvm' >"$package/$1-sudo.log" 2>&1 && inside user ring3 doctor | grep -q '^sudo .*drops LD_PRELOAD'
+        inside user ring3 exec sh -c 'test -w /dev/kvm && ! sudo test -e /dev/kvm' >"$package/$1-sudo.log" 2>&1 && inside user ring3 doctor >"$package/$1-sudo.log" 2>&1 && grep -q '^sudo .*drops LD_PRELOAD' "$package/$1-sudo.log"
     verdict "$1-sudo-first" $? "$(tail -n 1 "$package/$1-sudo.log")"
 }
 
