@@ -19,7 +19,7 @@ job() {
       recipe "$name"; } >"$tree/opt/job/$name"
     RING3_SCRATCH=$package/scratch inside user env MIRROR=http://deb.debian.org/debian timeout 900 bash "/opt/job/$name" >"$package/ci-$name.log" 2>&1
     status=$?
-    [ "$(wc -l <"$tree/opt/job/$name")" -gt 1 ] && [ $status -eq "$expected" ] && tr -d '\r' <"$package/ci-$name.log" | grep -q "$line"
+    [ "$(wc -l <"$tree/opt/job/$name")" -gt 1 ] && [ $status -eq "$expected" ] && grep -q "$line" <(tr -d '\r' <"$package/ci-$name.log")
     verdict "package-ci-$name" $? "status $status: $(tail -n 1 "$package/ci-$name.log")"
 }
 

@@ -76,7 +76,7 @@ use() {
     verdict "$name-doctor" $? "status $status: $(grep ' no ' "$package/$name-doctor.log" | head -n 1)"
     inside user "$ring3" boot --exec 'uname -a' >"$package/$name-boot.log" 2>"$package/$name-boot.err"
     status=$?
-    [ $status -eq 0 ] && tr -d '\r' <"$package/$name-boot.log" | grep -qE '^Linux .*cloud-amd64.*x86_64' && { [ -n "${cached:-}" ] || grep -q 'downloading Debian package linux-image' "$package/$name-boot.err"; }
+    [ $status -eq 0 ] && grep -qE '^Linux .*cloud-amd64.*x86_64' <(tr -d '\r' <"$package/$name-boot.log") && { [ -n "${cached:-}" ] || grep -q 'downloading Debian package linux-image' "$package/$name-boot.err"; }
     verdict "$name-boot" $? "status $status: $(tail -n 1 "$package/$name-boot.err")"
     cached=1
     # From the snapshot that the last one left, and not from it.
@@ -94,7 +94,7 @@ use() {
 # shell NAME RING3: QEMU with a Linux guest, to its shell.
 shell() {
     cp "$root/tests/package/shell.sh" "$tree/opt/shell.sh"
-    inside user /opt/shell.sh "$2" >"$package/$1-qemu.log" 2>&1 && tr -d '\r' <"$package/$1-qemu.log" | grep -q '^shell of .*cloud-amd64 on kvm-clock, 2 processors$'
+    inside user /opt/shell.sh "$2" >"$package/$1-qemu.log" 2>&1 && grep -q '^shell of .*cloud-amd64 on kvm-clock, 2 processors$' <(tr -d '\r' <"$package/$1-qemu.log")
     verdict "$1-qemu" $? "$(tail -n 1 "$package/$1-qemu.log")"
 }
 
@@ -178,7 +178,7 @@ for debian in bookworm trixie; do
     # shellcheck disable=SC2016 # the inner shell's own
     unshare --net "$root/tests/package/root.sh" "$tree" user sh -c 'ring3 initramfs -o /tmp/initrd --exec "echo offline >/dev/console" && export XDG_CACHE_HOME=/tmp/none && ring3 boot --kernel ~/.cache/ring3/linux-cloud-amd64/vmlinuz --initrd /tmp/initrd && [ ! -e /tmp/none ]' >"$package/$debian-offline.log" 2>&1
     status=$?
-    [ $status -eq 0 ] && tr -d '\r' <"$package/$debian-offline.log" | grep -q '^offline$'
+    [ $status -eq 0 ] && grep -q '^offline$' <(tr -d '\r' <"$package/$debian-offline.log")
     verdict "package-$debian-offline-initrd" $? "status $status: $(tail -n 1 "$package/$debian-offline.log")"
 
     places "package-$debian"
@@ -297,7 +297,7 @@ else
     verdict package-pod-itself $? "the container is not restricted: $(tail -n 1 "$package/pod-itself.log")"
     pod "/$ring3" boot --memory 512M --resident 256M --resident-dir /tmp --exec 'uname -a; dd if=/dev/zero of=/fill bs=1M count=200 2>/dev/null; stat -c %s /fill' >"$package/pod.log" 2>"$package/pod.err"
     status=$?
-    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/pod.log" && tr -d '\r' <"$package/pod.log" | grep -qx 209715200
+    [ $status -eq 0 ] && grep -q cloud-amd64 "$package/pod.log" && grep -qx 209715200 <(tr -d '\r' <"$package/pod.log")
     verdict "package-pod${limited:+-limited}" $? "status $status: $(tail -n 1 "$package/pod.err")"
     if [ -n "$limited" ]; then
         peak=$(cat "$group/memory.max_usage_in_bytes") failures=$(cat "$group/memory.failcnt")
