@@ -211,9 +211,10 @@ if system bullseye gcc,libc6-dev; then
     tar -C "$tree/opt" -xzf "$tarball"
     ! inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" --version >"$package/bullseye.log" 2>&1 && grep -q "version .GLIBC_2\.34' not found" "$package/bullseye.log"
     verdict package-bullseye $? "$(head -n 1 "$package/bullseye.log")"
-    chroot "$tree" gcc -O2 -o /opt/client /opt/selftest.c -lpthread >"$package/bullseye.log" 2>&1 && cp "$tree/opt/client" "$package/client" && system bookworm && cp "$package/client" "$tree/opt/" &&
+    chroot "$tree" gcc -O2 -o /opt/client /opt/selftest.c -lpthread >"$package/bullseye.log" 2>&1 && cp "$tree/opt/client" "$package/client" && system bookworm && fresh && cp "$package/client" "$tree/opt/" && tar -C "$tree/opt" -xzf "$tarball" &&
         inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" exec /opt/client >"$package/bullseye.log" 2>&1 && grep -q 'signals arrive' "$package/bullseye.log"
     verdict package-bullseye-client $? "$(tail -n 1 "$package/bullseye.log")"
+    rm -rf "$root/artifacts/package-systems/bookworm-used"
 else
     verdict package-bullseye 4 "$why"
 fi
