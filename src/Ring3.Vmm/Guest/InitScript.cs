@@ -70,11 +70,15 @@ internal static class InitScript
     private static string Mount(GuestMount mount, string place) =>
         $"$b mount -t virtiofs {(mount.ReadOnly ? "-o ro " : "")}{Shell.Quote(mount.Tag)} {Shell.Quote(place)}";
 
+    /// <summary>
+    /// A shell on the console. Without a terminal dd moves the input to it, by reads and writes: cat would splice, and a splice waits for the console with the
+    /// pipe locked, so that the shell could not take what is in it.
+    /// </summary>
     private static string ShellScript(InitOptions options)
     {
         string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F {options.Console} rows {options.Rows} cols {options.Columns}\n" : "";
         string shell = options.Interactive ? $"$b setsid $b cttyhack $b sh -l <{options.Console} >{options.Console} 2>&1"
-            : $"$b stty -F {options.Console} -echo\n$b cat {options.Console} | $b sh >{options.Console} 2>&1";
+            : $"$b stty -F {options.Console} -echo\n$b dd if={options.Console} bs=4096 2>/dev/null | $b sh >{options.Console} 2>&1";
         return $"""
             {size}{shell}
             $b sync
