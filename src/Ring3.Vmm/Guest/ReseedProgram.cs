@@ -12,6 +12,9 @@ internal static class ReseedProgram
     /// <summary>Where it is in the guest.</summary>
     public const string Path = "/.ring3/reseed";
 
+    /// <summary>Where a guest that waits has it take them from.</summary>
+    public const string Pipe = "/run/.seed";
+
     /// <summary>Bytes that it takes.</summary>
     public const int SeedBytes = 64;
 
@@ -88,6 +91,6 @@ internal static class ReseedProgram
         foreach (byte b in seed)
             octal.Append('\\').Append(Convert.ToString(b, 8).PadLeft(3, '0'));
         const string Refuse = "{ echo 'ring3: this clone has no random numbers of its own' >$err; echo 'exit 126' >$status; $b sleep 1000000; }";
-        return $"printf '{octal}' | {Path} || {Refuse}\n";
+        return $"[ -n \"$seed\" ] && printf '{octal}' >{Pipe} && wait $seed || {Refuse}\n";
     }
 }
