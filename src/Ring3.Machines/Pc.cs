@@ -46,16 +46,18 @@ public sealed class Pc : IDisposable
     /// <summary>Makes a clone of the machine that <see cref="Snapshot"/> has written to a file, and lets it go on. Memory is shared until it is
     /// written.</summary>
     /// <param name="path">The file.</param>
+    /// <param name="network">The other side of the clone's network card; null: as that of the machine was.</param>
     /// <param name="messages">As <see cref="PcOptions.Messages"/>; null: nowhere.</param>
     /// <exception cref="PcException">The file cannot be read, is damaged, or was written by another version or on another processor; a disk is not what it
     /// was.</exception>
-    public static Pc Restore(string path, TextWriter? messages = null)
+    public static Pc Restore(string path, PcNetwork? network = null, TextWriter? messages = null)
     {
         ArgumentNullException.ThrowIfNull(path);
+        var options = new BootOptions { Sandbox = false, Net = network?.ToOption(), Messages = TextWriter.Synchronized(messages ?? TextWriter.Null) };
         return Start(() =>
         {
             using SnapshotFile file = SnapshotFile.Open(path);
-            return Create(new Machine(file.Apply(new BootOptions { Sandbox = false, Messages = messages ?? TextWriter.Null }), file), m => m.Restore(file));
+            return Create(new Machine(file.Apply(options), file), m => m.Restore(file));
         });
     }
 
@@ -117,7 +119,8 @@ public sealed class Pc : IDisposable
     public void Resume() => _machine.Resume();
 
     /// <summary>Writes the machine to a file, which has its name when it is whole. It stands still meanwhile and goes on, or stays paused.</summary>
-    /// <remarks>Raw disks are named in the file; a clone needs them as they were. A machine with a network or other disks cannot be copied.</remarks>
+    /// <remarks>Raw disks are named in the file; a clone needs them as they were. A machine with other disks cannot be copied. The other side of a network card
+    /// begins anew for a clone: connections have ended, addresses are what the guest had.</remarks>
     /// <exception cref="PcException">It cannot be copied; the file cannot be written; or the machine has ended.</exception>
     public void Snapshot(string path) => Try(() => _machine.Snapshot(new SnapshotFolder(Path.GetFullPath(path))));
 

@@ -72,6 +72,30 @@ refused vmm-clone-none 66 'no such file' restore "$clone_dir/none"
 refused vmm-clone-other 65 'is not a snapshot' restore "$root/README.md"
 refused vmm-snapshot-disk 64 'not possible with --disk and a format' boot --disk "$root/README.md,format=qcow2" --snapshot "$clone_dir/none"
 refused vmm-snapshot-place 64 'needs --snapshot' boot --snapshot-at ready
+rm -f "$snapshot"
+
+# A guest with a network and sockets: a clone has another passt, another socket and new forwards, and comes to what listens here.
+if ! { [ -e /usr/bin/passt ] || install passt passt; } >"$results/vmm-clone-net.install" 2>&1 || ! install python3 python3 >>"$results/vmm-clone-net.install" 2>&1; then
+    verdict vmm-clone-net 4 "$(tail -n 1 "$results/vmm-clone-net.install")"
+else
+    timeout -k 5 240 "$root/ring3" boot --net user --vsock "$clone_dir/socket" --snapshot "$snapshot" --snapshot-at ready >"$results/vmm-snapshot-net.log" 2>"$results/vmm-snapshot-net.err" </dev/null
+    status=$?
+    mkdir "$clone_dir/served"
+    head -c 3M /dev/urandom >"$clone_dir/served/file"
+    /usr/bin/python3 -u -m http.server --bind 127.0.0.1 --directory "$clone_dir/served" 0 >"$clone_dir/server.log" 2>&1 &
+    server=$!
+    until grep -q 'port [0-9]' "$clone_dir/server.log" || ! kill -0 $server 2>/dev/null; do sleep 0.2; done
+    port=$(sed -n 's/.*port \([0-9]*\) .*/\1/p' "$clone_dir/server.log")
+    fetch="wget -q -O - http://\$(ip route | sed -n 's/^default via \([^ ]*\).*/\1/p'):$port/file | md5sum"
+    clone vmm-clone-net --exec "$fetch" || status=1
+    clone vmm-clone-net-2 --net "user,forward=$port:80" --vsock "$clone_dir/other" --exec "$fetch"
+    [ $? -ne 0 ] && grep -q 'Address already in use' "$results/vmm-clone-net-2.err" || status=2
+    kill $server
+    wait $server 2>/dev/null
+    [ $status -eq 0 ] && [ "$(cut -d' ' -f1 "$results/vmm-clone-net.log")" = "$(md5sum <"$clone_dir/served/file" | cut -d' ' -f1)" ]
+    verdict vmm-clone-net $? "status $status; $(head -n 3 "$results/vmm-snapshot-net.err" "$results/vmm-clone-net.log" "$results/vmm-clone-net.err" "$results/vmm-clone-net-2.err" | tr '\n' '|')"
+    refused vmm-clone-net-tap 64 'is one of user' restore "$snapshot" --net tap=none0 --exec true
+fi
 rm -rf "$clone_dir" "$snapshot"
 
 # A console's text says when; nobody waits for a command there, and the guest goes on.
