@@ -96,6 +96,26 @@ else
     verdict vmm-clone-net $? "status $status; $(head -n 3 "$results/vmm-snapshot-net.err" "$results/vmm-clone-net.log" "$results/vmm-clone-net.err" "$results/vmm-clone-net-2.err" | tr '\n' '|')"
     refused vmm-clone-net-tap 64 'is one of user' restore "$snapshot" --net tap=none0 --exec true
 fi
+
+# A guest that is connected to a program of the host when its snapshot is made: in a clone the connection has been reset, and another one leads to the clone's own socket.
+if ! install python3 python3 >"$results/vmm-clone-vsock.install" 2>&1 || ! install cpio cpio >>"$results/vmm-clone-vsock.install" 2>&1 || ! gcc -O2 -static -Wall -Wextra -Werror -o "$clone_dir/streams" "$root/tests/vmm/streams.c" 2>>"$results/vmm-clone-vsock.install"; then
+    verdict vmm-clone-vsock 4 "$(tail -n 1 "$results/vmm-clone-vsock.install")"
+else
+    (cd "$clone_dir" && echo streams | cpio -o -H newc --quiet >initrd) 2>>"$results/vmm-clone-vsock.install"
+    servers=()
+    for name in first second; do
+        /usr/bin/python3 "$guest/vsock.py" answer "$clone_dir/$name" "$name" &
+        servers+=($!)
+        until [ -e "$clone_dir/${name}_5000" ] || ! kill -0 "${servers[-1]}" 2>/dev/null; do sleep 0.2; done
+    done
+    timeout -k 5 240 "$root/ring3" boot --cold --initrd "$clone_dir/initrd" --vsock "$clone_dir/first" --exec /streams --snapshot "$snapshot" --snapshot-at is-connected >"$results/vmm-snapshot-vsock.log" 2>&1 </dev/null
+    status=$?
+    clone vmm-clone-vsock --vsock "$clone_dir/second" || status=1
+    kill "${servers[@]}"
+    wait "${servers[@]}" 2>/dev/null
+    [ $status -eq 0 ] && grep -qE '^the first has ended: (Transport endpoint is not connected|Connection reset by peer)' "$results/vmm-clone-vsock.log" && grep -q '^the second says second' "$results/vmm-clone-vsock.log"
+    verdict vmm-clone-vsock $? "status $status; $(tail -n 3 "$results/vmm-snapshot-vsock.log" "$results/vmm-clone-vsock.log" "$results/vmm-clone-vsock.err" | tr '\n\r' '| ')"
+fi
 rm -rf "$clone_dir" "$snapshot"
 
 # A console's text says when; nobody waits for a command there, and the guest goes on.
