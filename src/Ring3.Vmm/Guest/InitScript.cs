@@ -42,7 +42,7 @@ internal static class InitScript
     /// <summary>
     /// Says that the guest is ready, and whether a clone of it can get random numbers of its own, and does what the host then says. What every command needs
     /// runs already, and waits, so that clones need not start it: the program for random numbers, which is its pipe's writer as well and so is there without
-    /// one; those that move output and errors, whose pipes init holds open until there is a command; and the reader of signals.
+    /// one; those that move output and errors; and the reader of signals.
     /// </summary>
     private const string Wait = ConsolePorts + Fifos + $$"""
         if [ -n "$in" ]; then
@@ -52,7 +52,6 @@ internal static class InitScript
             if [ -n "$clones" ]; then {{ReseedProgram.Path}} <>{{ReseedProgram.Pipe}} & seed=$!; fi
 
         """ + Control + Movers + $$"""
-            exec 8>/run/.out 9>/run/.err
             echo "ready $clones" >$status
             . ${port}6
         fi
@@ -168,12 +167,14 @@ internal static class InitScript
 
     private const string Fifos = $"[ -p /run/.in ] || $b mkfifo -m 666 /run/.in /run/.out /run/.err {ReseedProgram.Pipe}\n";
 
-    /// <summary>What moves a command's output and its errors.</summary>
+    /// <summary>What moves a command's output and its errors. Init holds their pipes open, so that they end when all others have left and init does; a port can
+    /// be opened once, and what init has to say goes the same way.</summary>
     private const string Movers = """
         $b cat </run/.out >$out &
         o=$!
         $b cat </run/.err >$err &
         e=$!
+        exec 8>/run/.out 9>/run/.err
 
         """;
 
@@ -185,7 +186,7 @@ internal static class InitScript
 
     /// <summary>
     /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or
-    /// they are the terminal. A shell without children opens the pipes: opening one waits for its other end, and the end of a child (of the cat whose input is
+    /// they are the terminal. A shell whose children stay opens the pipes: opening one waits for its other end, and the end of a child (of the cat whose input is
     /// at its end) would interrupt that.
     /// </summary>
     /// <param name="options">What it is.</param>
@@ -193,13 +194,11 @@ internal static class InitScript
     private static string CommandScript(InitOptions options, bool waited)
     {
         CommandStreams streams = options.Streams ?? new CommandStreams();
-        string script = """
+        string script = (waited ? "" : (options.Streams is not null ? Control : "") + Movers) + """
             input=/dev/null s=
-            stop() { s=126; echo "ring3: $*" >$err; }
+            stop() { s=126; echo "ring3: $*" >&9; }
 
             """;
-        if (!waited)
-            script += (options.Streams is not null ? Control : "") + Movers;
         if (options.Run is not null)
             script += (waited ? $"printf '%s' {Shell.Quote(Command(options))} >/.ring3/command\n" : "") + RunRoot(options);
         string start = options.Run is not null ? $"$b chroot /new {RunDirectory}/busybox sh {RunDirectory}/command"
@@ -213,7 +212,6 @@ internal static class InitScript
                 if [ -z "$s" ]; then
                     { {{size}}( {{Enter}}; exec $b setsid -c {{start}} 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}} ); } </dev/hvc0 >/dev/hvc0
                     s=$?
-                    {{(streams.ErrorIsTerminal ? ":" : $"{Leave}; wait $e")}}
                 fi
                 """;
         }
@@ -227,13 +225,13 @@ internal static class InitScript
                 if [ -z "$s" ]; then
                 {{input}}    ( {{Enter}}; exec $b setsid {{start}} <$input >/run/.out 2>/run/.err )
                     s=$?
-                    {{Leave}}
-                    wait $o $e
                 fi
                 """;
         }
-        return script + """
+        return script + $"""
 
+            {Leave}
+            wait $o $e
             echo "exit $s" >$status
             # The host reads a console's port when it comes to it, and ends the machine then.
             [ -z "$in" ] || $b sleep 1000000
