@@ -186,8 +186,8 @@ internal static class InitScript
 
     /// <summary>
     /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or
-    /// they are the terminal. A shell whose children stay opens the pipes: opening one waits for its other end, and the end of a child (of the cat whose input is
-    /// at its end) would interrupt that.
+    /// they are the terminal. A shell whose children stay opens the pipes: opening one waits for its other end, and the end of a child (of the cat whose input
+    /// is at its end) would interrupt that.
     /// </summary>
     /// <param name="options">What it is.</param>
     /// <param name="waited">Behind <see cref="Wait"/>.</param>
