@@ -322,6 +322,8 @@ cat >"$samples/nuget.config" <<CONFIG
 CONFIG
 (cd "$samples" && Ring3Version=$package_version dotnet run --project HelloGuest) >"$package/hello.log" 2>&1 && grep -q '^Hello from ring 0' "$package/hello.log" && [ -e "$samples/packages/ring3/$package_version/lib/net10.0/Ring3.xml" ]
 verdict package-sample-hello $? "$(tail -n 1 "$package/hello.log")"
+(cd "$samples" && Ring3Version=$package_version timeout -k 5 400 dotnet run --project LinuxMachine) >"$package/machine.log" 2>&1 </dev/null && grep -q '^clone 2 has 42' "$package/machine.log"
+verdict package-sample-machine $? "$(tail -n 1 "$package/machine.log")"
 (cd "$samples" && Ring3Version=$package_version dotnet test BootSectorTest) >"$package/bootsector.log" 2>&1 && grep -qE 'Passed: +2' "$package/bootsector.log"
 verdict package-sample-bootsector $? "$(tail -n 1 "$package/bootsector.log")"
 # With a test that opens /dev/kvm; the machine's own, where there is one, is not there for it.
