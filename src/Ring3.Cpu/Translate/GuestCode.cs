@@ -92,6 +92,9 @@ internal sealed unsafe class Trace
     public int FallOffset;
     /// <summary>The trace there, or null.</summary>
     public Trace? Fall;
+    /// <summary>As these, behind the call that ends the trace.</summary>
+    public int ReturnOffset;
+    public Trace? Return;
     /// <summary>The region's traces, and the place among them.</summary>
     public List<Trace> Region = [];
     public int Index;
@@ -113,8 +116,8 @@ internal sealed unsafe class Trace
         Instructions.Clear();
         Pending.Clear();
         PendingLive.Clear();
-        FallOffset = Entry = Body = Live = -1;
-        (Fall, Index, NeedsFlags, Units) = (null, 0, false, Units.None);
+        FallOffset = ReturnOffset = Entry = Body = Live = -1;
+        (Fall, Return, Index, NeedsFlags, Units) = (null, null, 0, false, Units.None);
     }
 
     /// <summary>The trace that a direct branch leads to, or null.</summary>

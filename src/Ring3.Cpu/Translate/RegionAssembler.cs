@@ -37,16 +37,14 @@ internal sealed class RegionAssembler : HostAssembler
         Put((ulong)(uint)(rex | (int)operation << 8 | modRM << 16 | sib << 24) | (ulong)field << 32, field != 0 ? 5 : 4);
     }
 
-    /// <summary>register = a slot of the frame that translated code runs in. See <see cref="RegionRoutines"/>.</summary>
+    /// <summary>register = a slot of <see cref="ProcessorMemory"/>.</summary>
     public void LoadSlot(Register register, int slot) => OnSlot((byte)HostOperation.Move, register, slot);
 
     public void StoreSlot(int slot, Register register) => OnSlot(0x89, register, slot);
 
     private void OnSlot(byte opcode, Register register, int slot)
     {
-        int r = Number(register);
-        Debug.Assert(slot < 16);
-        Put((ulong)(uint)(WideRex | r >> 3 << 2 | opcode << 8 | (0x44 | (r & 7) << 3) << 16 | 0x24 << 24) | (ulong)(sizeof(long) * slot) << 32, 5);
+        OnState(opcode, register, ProcessorMemory.Slot(slot));
     }
 
     public void Move(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from, WideRex);

@@ -76,6 +76,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCall(Trace t, int i, in GuestInstruction g)
     {
         PushNext(t, i, g.Next, (int)g.Code.NearBranchTarget);
+        NoteReturn(t, g.Next);
         EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1);
     }
 
@@ -131,6 +132,7 @@ internal sealed unsafe partial class RegionBuilder
         }
         PushNext(t, i, g.Next, AtRip);
         StoreFlags();
+        NoteReturn(t, g.Next);
         _a.Load(HostRegisters.Address, StateLayout.Rip);
         EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
     }
@@ -158,6 +160,6 @@ internal sealed unsafe partial class RegionBuilder
         Site jump = SiteAt(SiteKind.Jump, t, i);
         jump.Popped = (ushort)bytes;
         StoreFlags();
-        EmitJump(jump);
+        EmitReturn(jump);
     }
 }

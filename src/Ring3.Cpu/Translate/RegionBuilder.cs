@@ -53,6 +53,8 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _handlerStubs.Clear();
         ForgetNarrow();
         _codeChecks.Clear();
+        _otherReturns.Clear();
+        _fullFrames.Clear();
         _inShadow = false;
         _marks.Clear();
         _external = blocks.ExternalWriters;
@@ -74,6 +76,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 EmitEntry(t);
                 EmitTrace(t);
             }
+            EmitOtherReturns();
             EmitCodeChecks();
             EmitStubs();
             EmitPackingStubs();
@@ -144,6 +147,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         foreach (Trace t in _traces)
         {
             t.Fall = HeadAt(t.FallOffset);
+            t.Return = HeadAt(t.ReturnOffset);
             foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
                 if (g.Lowering is Lowering.Branch or Lowering.Jump or Lowering.Call)
                     g.Target = (short)(HeadAt(g.LeavesFor)?.Index ?? -1);
@@ -197,11 +201,14 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                     Repeat(t, ref left);
                     t.FallOffset = -1;
                     return true;
-                case Lowering.Jump or Lowering.Call:
-                    AddHead(Linked(&b->Taken, (int)last.Code.NearBranchTarget));
+                case Lowering.Jump or Lowering.Call or Lowering.CallIndirect:
+                    if (last.Lowering != Lowering.CallIndirect)
+                        AddHead(Linked(&b->Taken, (int)last.Code.NearBranchTarget));
+                    if (last.Lowering != Lowering.Jump)
+                        AddHead(BlockAt(t.ReturnOffset = last.Next));
                     t.FallOffset = -1;
                     return true;
-                case Lowering.Return or Lowering.JumpIndirect or Lowering.CallIndirect or Lowering.Transition:
+                case Lowering.Return or Lowering.JumpIndirect or Lowering.Transition:
                     t.FallOffset = -1;
                     return true;
                 case Lowering.HandlerEnds:

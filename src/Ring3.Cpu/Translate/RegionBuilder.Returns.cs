@@ -1,0 +1,94 @@
+using Iced.Intel;
+
+namespace Ring3.Cpu;
+
+// Calls and returns of the host's for those of the guest: see ReturnFrame.
+// SAFETY: RSP moves by whole frames between the two ends that the state has, and the host's RET is reached only when the newest frame is a call's.
+internal sealed unsafe partial class RegionBuilder
+{
+    /// <summary>Returns to other than the newest frame's place.</summary>
+    private readonly List<(int Jump, int Jump2, Site Site)> _otherReturns = [];
+    /// <summary>Calls without room for another frame.</summary>
+    private readonly List<(int Jump, int Back)> _fullFrames = [];
+
+    /// <summary>
+    /// Notes that the callee is expected to return to an offset of the page, and calls what follows. The flags are in the state, or not the host's.
+    /// </summary>
+    private void NoteReturn(Trace t, int next)
+    {
+        const Register Linear = HostRegisters.Spare;
+        if ((uint)next >= 4096)
+            return;
+        _a.WithState(HostOperation.Compare, Register.RSP, StateLayout.LastReturn);
+        _fullFrames.Add((_a.Jump(NotAbove), _a.Position));
+        _a.Load(Linear, StateLayout.CodeBase);
+        _a.Lea(Linear, Linear, next, _word);
+        _a.Add(Instruction.Create(Code.Push_rm64, RegionAssembler.State(StateLayout.JumpContext)));
+        _a.Add(Instruction.Create(Code.Push_r64, Linear));
+        int edge = _a.Call();
+        EmitContinuation(next, t.Return);
+        _a.Bind(edge);
+    }
+
+    /// <summary>
+    /// Where the host's RET comes to. The address register has the return's target, in the page that the call was in; the flags are in the state, wherever
+    /// they are at the call.
+    /// </summary>
+    private void EmitContinuation(int next, Trace? head)
+    {
+        const Register Target = HostRegisters.Address;
+        _a.Lea(Register.RSP, Register.RSP, ReturnFrame.Bytes - ReturnFrame.LinearOffset);
+        _a.And64(Target, -4096);
+        _a.Store(StateLayout.CodeBase, Target);
+        if (head is null)
+        {
+            // The target looks whether something waits. It is what is there now, even if this region is stale.
+            LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = next }));
+            _a.JumpThrough(HostRegisters.Entry);
+            return;
+        }
+        LoadRegion();
+        Poll(AddSite(new Site { Kind = SiteKind.Poll, PageOffset = next, Block = head.Head }));
+        int jump = _a.Jump();
+        if (head.Body >= 0)
+            _a.Bind(jump, head.Body);
+        else
+            head.Pending.Add(jump);
+    }
+
+    /// <summary>Returns to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>
+    private void EmitReturn(in Site site)
+    {
+        const Register Target = HostRegisters.Address, Other = HostRegisters.Entry;
+        EndShadow();
+        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Target, HostAssembler.Memory(Register.RSP, ReturnFrame.LinearOffset)));
+        int elsewhere = _a.Jump(NotEqual);
+        _a.Load(Other, StateLayout.JumpContext);
+        _a.Add(Instruction.Create(Code.Cmp_r64_rm64, Other, HostAssembler.Memory(Register.RSP, ReturnFrame.ContextOffset)));
+        _otherReturns.Add((elsewhere, _a.Jump(NotEqual), site));
+        _a.Add(Instruction.Create(Code.Retnq));
+    }
+
+    /// <summary>What is out of line of calls and returns.</summary>
+    private void EmitOtherReturns()
+    {
+        foreach ((int jump, int jump2, Site site) in _otherReturns)
+        {
+            _a.Bind(jump);
+            _a.Bind(jump2);
+            _a.WithState(HostOperation.Compare, Register.RSP, StateLayout.FirstReturn);
+            int none = _a.Jump(Equal);
+            _a.Lea(Register.RSP, Register.RSP, ReturnFrame.Bytes);
+            _a.Bind(none);
+            EmitJump(site);
+        }
+        foreach ((int jump, int back) in _fullFrames)
+        {
+            _a.Bind(jump);
+            _a.Load(Register.RSP, StateLayout.FirstReturn);
+            _a.Bind(_a.Jump(), back);
+        }
+        _otherReturns.Clear();
+        _fullFrames.Clear();
+    }
+}
