@@ -42,6 +42,7 @@ internal sealed unsafe partial class RegionBuilder
             _stubs.Add((_a.Jump(Below), verify));
         }
         Poll(AddSite(site));
+        Debug.Assert(_external || _a.Position - t.Entry == Region.EntryBytes);
     }
 
     private static readonly int s_staleOffset = FieldOffset(true), s_verifiedOffset = FieldOffset(false);
@@ -76,15 +77,16 @@ internal sealed unsafe partial class RegionBuilder
 
     /// <summary>
     /// Goes to an offset of the page (which may lie outside it) when <paramref name="done"/> instructions of the trace have retired. Nothing is emitted
-    /// behind it.
+    /// behind it. There is a poll on the way if it goes back or calls.
     /// </summary>
-    private void EmitEdge(Trace t, long offset, Trace? head, int done)
+    private void EmitEdge(Trace t, long offset, Trace? head, int done, bool calls = false)
     {
         int undone = t.Instructions.Count - done;
         EndShadow();
-        if (head is null || head.NeedsFlags || IsBackward(t, head))
+        bool polls = head is not null && (calls || Polls(t, At(t, done - 1), head));
+        if (head is null || head.NeedsFlags || polls)
             PackNow();
-        if (head is not null && IsBackward(t, head))
+        if (head is not null && polls)
         {
             Site site = new() { Kind = SiteKind.Poll, PageOffset = (int)offset, Block = head.Head, Uncount = (ushort)undone };
             WithFlags(ref site);
@@ -107,15 +109,32 @@ internal sealed unsafe partial class RegionBuilder
         }
         else if ((ulong)offset < 4096)
         {
-            LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = (int)offset }));
-            _a.JumpThrough(HostRegisters.Entry);
+            LinkTo((int)offset, !calls && offset > At(t, done - 1).Offset);
         }
         else
         {
-            _a.Load(HostRegisters.Address, StateLayout.CodeBase);
-            _a.Lea(HostRegisters.Address, HostRegisters.Address, (int)offset, _word);
-            EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+            JumpTo((int)offset);
         }
+    }
+
+    private void JumpTo(int offset)
+    {
+        _a.Load(HostRegisters.Address, StateLayout.CodeBase);
+        _a.Lea(HostRegisters.Address, HostRegisters.Address, offset, _word);
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+    }
+
+    /// <summary>Goes to an offset of the page by a link, once it has been made; with <paramref name="onward"/> it leads behind the target's checks.</summary>
+    private void LinkTo(int offset, bool onward)
+    {
+        if (offset > 4096 - BlockDecoder.MaxInstructionLength)
+        {
+            // What begins there may lie in two pages, and depend on both.
+            JumpTo(offset);
+            return;
+        }
+        LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = offset, Onward = onward && !_external }));
+        _a.JumpThrough(HostRegisters.Entry);
     }
 
     /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>

@@ -76,8 +76,8 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCall(Trace t, int i, in GuestInstruction g)
     {
         PushNext(t, i, g.Next, (int)g.Code.NearBranchTarget);
-        NoteReturn(t, g.Next);
-        EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1);
+        NoteReturn(g.Next);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1, true);
     }
 
     /// <summary>The return address onto the stack. The flags are where sites can name them.</summary>
@@ -132,7 +132,7 @@ internal sealed unsafe partial class RegionBuilder
         }
         PushNext(t, i, g.Next, AtRip);
         StoreFlags();
-        NoteReturn(t, g.Next);
+        NoteReturn(g.Next);
         _a.Load(HostRegisters.Address, StateLayout.Rip);
         EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
     }

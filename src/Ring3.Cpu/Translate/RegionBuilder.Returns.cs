@@ -14,7 +14,7 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>
     /// Notes that the callee is expected to return to an offset of the page, and calls what follows. The flags are in the state, or not the host's.
     /// </summary>
-    private void NoteReturn(Trace t, int next)
+    private void NoteReturn(int next)
     {
         const Register Linear = HostRegisters.Spare;
         if ((uint)next >= 4096)
@@ -26,7 +26,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.Add(Instruction.Create(Code.Push_rm64, RegionAssembler.State(StateLayout.JumpContext)));
         _a.Add(Instruction.Create(Code.Push_r64, Linear));
         int edge = _a.Call();
-        EmitContinuation(next, t.Return);
+        EmitContinuation(next);
         _a.Bind(edge);
     }
 
@@ -34,26 +34,15 @@ internal sealed unsafe partial class RegionBuilder
     /// Where the host's RET comes to. The address register has the return's target, in the page that the call was in; the flags are in the state, wherever
     /// they are at the call.
     /// </summary>
-    private void EmitContinuation(int next, Trace? head)
+    private void EmitContinuation(int next)
     {
         const Register Target = HostRegisters.Address;
         _a.Lea(Register.RSP, Register.RSP, ReturnFrame.Bytes - ReturnFrame.LinearOffset);
         _a.And64(Target, -4096);
         _a.Store(StateLayout.CodeBase, Target);
-        if (head is null)
-        {
-            // The target looks whether something waits. It is what is there now, even if this region is stale.
-            LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = next }));
-            _a.JumpThrough(HostRegisters.Entry);
-            return;
-        }
-        LoadRegion();
-        Poll(AddSite(new Site { Kind = SiteKind.Poll, PageOffset = next, Block = head.Head }));
-        int jump = _a.Jump();
-        if (head.Body >= 0)
-            _a.Bind(jump, head.Body);
-        else
-            head.Pending.Add(jump);
+        // A link, also to a trace of this region: that leads to what is there now, while the region may have become stale since the call. There is no poll on
+        // the way, because each call polls.
+        LinkTo(next, true);
     }
 
     /// <summary>Returns to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>

@@ -156,7 +156,9 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
 
     private void AddHead(Block* b)
     {
-        if (b == null || _traces.Count == MaxTraces || b->HostNext != null || Block.PageOf(b->Host) != _page
+        // A block in two pages is a region's only one: others may be entered where another page follows theirs.
+        bool alone = _traces.Count != 0 && (b == null || b->HostNext != null || _traces[0].Head->HostNext != null);
+        if (b == null || alone || _traces.Count == MaxTraces || Block.PageOf(b->Host) != _page
             || HeadAt((long)((nuint)b->Host & 0xfff)) is not null)
             return;
         Trace t = _unused.TryPop(out Trace? used) ? used : new Trace();

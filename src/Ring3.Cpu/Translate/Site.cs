@@ -57,6 +57,8 @@ internal unsafe struct Site
     public ushort Uncount;
     public SiteKind Kind;
     public AccessForm Form;
+    /// <summary>Link: leads behind the checks of the target's entry. See RegionBuilder.Polls.</summary>
+    public bool Onward;
     /// <summary>Bytes of an access.</summary>
     public byte Size;
     /// <summary>Miss: multiple at which the operand must be, or 0.</summary>
@@ -81,6 +83,8 @@ internal unsafe struct Site
 [StructLayout(LayoutKind.Sequential, Size = 112)]
 internal unsafe struct Region
 {
+    /// <summary>Length of the checks at an entry, without external writers.</summary>
+    public const int EntryBytes = 54;
     /// <summary>
     /// Not 0 when bytes of a block were overwritten: the code tests it where it is entered and where it goes back. Written under the decode lock.
     /// </summary>
