@@ -135,6 +135,7 @@ internal sealed unsafe partial class BlockCache
             return;
         RegionsDropped++;
         Volatile.Write(ref region->Stale, 1);
+        Volatile.Write(ref *region->StaleInCode, 1);
         for (int i = 0; i < region->BlockCount; i++)
         {
             Block* b = region->Blocks[i];

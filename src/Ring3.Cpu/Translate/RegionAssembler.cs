@@ -145,6 +145,16 @@ internal sealed class RegionAssembler : HostAssembler
         Put(0, 1);
     }
 
+    /// <summary>Compares the 32 bits at a position of the code itself with 0; only the flags of equality count.</summary>
+    public void CompareHereWithZero(int position)
+    {
+        const int Bytes = 7;
+        Put(0x3d83 | (ulong)(uint)(position - Position - Bytes) << 16, Bytes);
+    }
+
+    /// <summary>A 32-bit word of data, and what follows it aligned to 16 bytes.</summary>
+    public void Word() => Put(0, 16);
+
     /// <summary>32 bits of the state = a value.</summary>
     public void StoreImmediate(int displacement, uint value)
     {

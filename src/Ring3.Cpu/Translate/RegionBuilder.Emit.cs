@@ -33,9 +33,9 @@ internal sealed unsafe partial class RegionBuilder
         _flags = s_state;
         int offset = (int)((nuint)t.Head->Host & 0xfff);
         Site site = new() { Kind = SiteKind.Poll, PageOffset = offset, Block = t.Head };
-        LoadRegion();
         if (_external)
         {
+            LoadRegion();
             int verify = AddSite(site with { Kind = SiteKind.Verify }, t.Entry);
             _a.Load(HostRegisters.Spare, StateLayout.EntryStamp);
             _a.Add(Instruction.Create(Code.Cmp_rm64_r64, new MemoryOperand(HostRegisters.Entry, s_verifiedOffset, 1), HostRegisters.Spare));
@@ -45,12 +45,12 @@ internal sealed unsafe partial class RegionBuilder
         Debug.Assert(_external || _a.Position - t.Entry == Region.EntryBytes);
     }
 
-    private static readonly int s_staleOffset = FieldOffset(true), s_verifiedOffset = FieldOffset(false);
+    private static readonly int s_verifiedOffset = VerifiedOffset();
 
-    private static int FieldOffset(bool stale)
+    private static int VerifiedOffset()
     {
         Region r;
-        return (int)((stale ? (byte*)&r.Stale : (byte*)&r.VerifiedAt) - (byte*)&r);
+        return (int)((byte*)&r.VerifiedAt - (byte*)&r);
     }
 
     private void LoadRegion()
@@ -59,38 +59,33 @@ internal sealed unsafe partial class RegionBuilder
         _regionReferences.Add(_a.Position - 8);
     }
 
-    /// <summary>
-    /// With the region in <see cref="HostRegisters.Entry"/>: leaves to the site when an exit is requested, it is time to look at the clock, or the region is
-    /// stale.
-    /// </summary>
+    /// <summary>Leaves to the site when the region is stale, or it is time to look for what waits: see <see cref="RegionRoutines.Poll"/>.</summary>
     private void Poll(int site)
     {
-        _a.CompareWithZero(HostRegisters.Entry, s_staleOffset, false);
-        _stubs.Add((_a.Jump(NotEqual), site));
-        _a.CompareStateWithZero(StateLayout.ExitRequest, true);
+        _a.CompareHereWithZero(0);
         _stubs.Add((_a.Jump(NotEqual), site));
         _a.Load(HostRegisters.Spare, StateLayout.Retired);
-        _a.WithState(HostOperation.Compare, HostRegisters.Spare, StateLayout.TimerLook);
+        _a.WithState(HostOperation.Compare, HostRegisters.Spare, StateLayout.PollAt);
         _stubs.Add((_a.Jump(NotBelow), site));
         _resumes.Add((site, _a.Position));
     }
 
     /// <summary>
     /// Goes to an offset of the page (which may lie outside it) when <paramref name="done"/> instructions of the trace have retired. Nothing is emitted
-    /// behind it. There is a poll on the way if it goes back or calls.
+    /// behind it. There is a poll on the way if it goes back or calls. It is a call when <paramref name="back"/> says to what offset of the page the callee is
+    /// to return.
     /// </summary>
-    private void EmitEdge(Trace t, long offset, Trace? head, int done, bool calls = false)
+    private void EmitEdge(Trace t, long offset, Trace? head, int done, int back = NoCall)
     {
         int undone = t.Instructions.Count - done;
         EndShadow();
-        bool polls = head is not null && (calls || Polls(t, At(t, done - 1), head));
+        bool polls = head is not null && (back != NoCall || Polls(t, At(t, done - 1), head));
         if (head is null || head.NeedsFlags || polls)
             PackNow();
         if (head is not null && polls)
         {
             Site site = new() { Kind = SiteKind.Poll, PageOffset = (int)offset, Block = head.Head, Uncount = (ushort)undone };
             WithFlags(ref site);
-            LoadRegion();
             Poll(AddSite(site));
         }
         if (head is null || head.NeedsFlags)
@@ -99,62 +94,87 @@ internal sealed unsafe partial class RegionBuilder
             _a.AddToState(StateLayout.Retired, -undone);
         if (head is not null)
         {
-            int jump = _a.Jump();
+            bool noted = NoteReturn(back);
+            int jump = noted ? _a.Call() : _a.Jump();
             // Callbacks keep the units of a trace as they are.
             bool live = (t.Units & head.Units) == head.Units;
             if (head.Body >= 0)
                 _a.Bind(jump, live ? head.Live : head.Body);
             else
                 (live ? head.PendingLive : head.Pending).Add(jump);
+            if (noted)
+                EmitContinuation(back);
         }
         else if ((ulong)offset < 4096)
         {
-            LinkTo((int)offset, !calls && offset > At(t, done - 1).Offset);
+            LinkTo((int)offset, back == NoCall && offset > At(t, done - 1).Offset, back);
         }
         else
         {
-            JumpTo((int)offset);
+            JumpTo((int)offset, back);
         }
     }
 
-    private void JumpTo(int offset)
+    private void JumpTo(int offset, int back)
     {
         _a.Load(HostRegisters.Address, StateLayout.CodeBase);
         _a.Lea(HostRegisters.Address, HostRegisters.Address, offset, _word);
-        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, back);
     }
 
     /// <summary>Goes to an offset of the page by a link, once it has been made; with <paramref name="onward"/> it leads behind the target's checks.</summary>
-    private void LinkTo(int offset, bool onward)
+    private void LinkTo(int offset, bool onward, int back = NoCall)
     {
         if (offset > 4096 - BlockDecoder.MaxInstructionLength)
         {
             // What begins there may lie in two pages, and depend on both.
-            JumpTo(offset);
+            JumpTo(offset, back);
             return;
         }
+        bool noted = NoteReturn(back);
         LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = offset, Onward = onward && !_external }));
-        _a.JumpThrough(HostRegisters.Entry);
+        if (!noted)
+        {
+            _a.JumpThrough(HostRegisters.Entry);
+            return;
+        }
+        _a.Add(Instruction.Create(Code.Call_rm64, HostAssembler.Memory(HostRegisters.Entry)));
+        EmitContinuation(back);
     }
 
-    /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>
-    private void EmitJump(in Site site)
+    /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>, by a call as in <see cref="EmitEdge"/>. The flags are in the state.</summary>
+    private void EmitJump(in Site site, int back = NoCall)
     {
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
         EndShadow();
+        bool noted = NoteReturn(back);
         // ProcessorMemory.JumpIndex.
         _a.Multiply32(Index, Target, unchecked((int)ProcessorMemory.JumpFactor));
         _a.WithState(HostOperation.Xor, Index, StateLayout.JumpSalt);
         _a.And32(Index, (ProcessorMemory.JumpEntries - 1) << ProcessorMemory.JumpShift);
         int miss = AddSite(site);
         _a.WithTable(HostOperation.Compare, Target, Index, StateLayout.Jumps);
-        _stubs.Add((_a.Jump(NotEqual), miss));
+        int other = _a.Jump(NotEqual);
         _a.Load(Other, StateLayout.JumpContext);
         _a.WithTable(HostOperation.Compare, Other, Index, StateLayout.Jumps + 8);
-        _stubs.Add((_a.Jump(NotEqual), miss));
+        int elsewhere = _a.Jump(NotEqual);
         _a.And64(Target, -4096);
         _a.Store(StateLayout.CodeBase, Target);
-        _a.JumpThroughTable(Index, StateLayout.Jumps + 16);
+        if (!noted)
+        {
+            _stubs.Add((other, miss));
+            _stubs.Add((elsewhere, miss));
+            _a.JumpThroughTable(Index, StateLayout.Jumps + 16);
+            return;
+        }
+        _a.Add(Instruction.Create(Code.Call_rm64, new MemoryOperand(HostRegisters.Base, Index, 1, StateLayout.Jumps + 16, 8)));
+        int continuation = _a.Position;
+        EmitContinuation(back);
+        _a.Bind(other);
+        _a.Bind(elsewhere);
+        LoadSite(miss);
+        _a.Add(Instruction.Create(Code.Call_rm64, RegionAssembler.State(StateLayout.SlowRoutine)));
+        _a.Bind(_a.Jump(), continuation);
     }
 
     /// <summary>What is being emitted.</summary>

@@ -76,8 +76,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCall(Trace t, int i, in GuestInstruction g)
     {
         PushNext(t, i, g.Next, (int)g.Code.NearBranchTarget);
-        NoteReturn(g.Next);
-        EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1, true);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1, g.Next);
     }
 
     /// <summary>The return address onto the stack. The flags are where sites can name them.</summary>
@@ -132,9 +131,8 @@ internal sealed unsafe partial class RegionBuilder
         }
         PushNext(t, i, g.Next, AtRip);
         StoreFlags();
-        NoteReturn(g.Next);
         _a.Load(HostRegisters.Address, StateLayout.Rip);
-        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, g.Next);
     }
 
     private void EmitJumpIndirect(Trace t, int i, in GuestInstruction g)

@@ -11,30 +11,32 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Calls without room for another frame.</summary>
     private readonly List<(int Jump, int Back)> _fullFrames = [];
 
+    /// <summary>In place of an offset to return to.</summary>
+    private const int NoCall = -1;
+
     /// <summary>
-    /// Notes that the callee is expected to return to an offset of the page, and calls what follows. The flags are in the state, or not the host's.
+    /// Notes on the host's stack that a callee is expected to return to an offset of the page. The host's call and the continuation must follow, and nothing
+    /// that could lead elsewhere between. False: it is no call, or one that is not noted.
     /// </summary>
-    private void NoteReturn(int next)
+    private bool NoteReturn(int back)
     {
         const Register Linear = HostRegisters.Spare;
-        if ((uint)next >= 4096)
-            return;
+        if ((uint)back >= 4096)
+            return false;
         _a.WithState(HostOperation.Compare, Register.RSP, StateLayout.LastReturn);
         _fullFrames.Add((_a.Jump(NotAbove), _a.Position));
         _a.Load(Linear, StateLayout.CodeBase);
-        _a.Lea(Linear, Linear, next, _word);
+        _a.Lea(Linear, Linear, back, _word);
         _a.Add(Instruction.Create(Code.Push_rm64, RegionAssembler.State(StateLayout.JumpContext)));
         _a.Add(Instruction.Create(Code.Push_r64, Linear));
-        int edge = _a.Call();
-        EmitContinuation(next);
-        _a.Bind(edge);
+        return true;
     }
 
     /// <summary>
     /// Where the host's RET comes to. The address register has the return's target, in the page that the call was in; the flags are in the state, wherever
     /// they are at the call.
     /// </summary>
-    private void EmitContinuation(int next)
+    private void EmitContinuation(int back)
     {
         const Register Target = HostRegisters.Address;
         _a.Lea(Register.RSP, Register.RSP, ReturnFrame.Bytes - ReturnFrame.LinearOffset);
@@ -42,7 +44,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.Store(StateLayout.CodeBase, Target);
         // A link, also to a trace of this region: that leads to what is there now, while the region may have become stale since the call. There is no poll on
         // the way, because each call polls.
-        LinkTo(next, true);
+        LinkTo(back, true);
     }
 
     /// <summary>Returns to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>

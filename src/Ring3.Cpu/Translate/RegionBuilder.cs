@@ -69,6 +69,8 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         }
         Analyse();
         FindSources();
+        // Region.StaleInCode.
+        _a.Word();
         try
         {
             foreach (Trace t in _traces)
@@ -351,7 +353,12 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     private void CallSite(int site)
     {
         LoadSite(site);
-        _a.JumpThroughState(_sites[site].Kind == SiteKind.Miss ? StateLayout.MissRoutine : StateLayout.SlowRoutine);
+        _a.JumpThroughState(_sites[site].Kind switch
+        {
+            SiteKind.Miss => StateLayout.MissRoutine,
+            SiteKind.Poll => StateLayout.PollRoutine,
+            _ => StateLayout.SlowRoutine,
+        });
     }
 
     private void LoadSite(int site)
@@ -405,6 +412,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             sites[site].Resume = region->Code + position;
         byte* code = arena.Code.NextWritable;
         arena.Code.Add(_a.Bytes);
+        region->StaleInCode = (int*)code;
         foreach ((int at, int site) in _siteReferences)
             *(nint*)(code + at) = (nint)(sites + site);
         foreach (int at in _regionReferences)

@@ -44,6 +44,7 @@ internal unsafe struct Site
     public nint Target;
     /// <summary>Where to go on: again at the access, or behind it.</summary>
     public nint Resume;
+    /// <summary>INVARIANT: <see cref="Resume"/> at offset 8, and the region behind it; emitted routines read both.</summary>
     public Region* Region;
     public Block* Block;
     public Op* Op;
@@ -80,15 +81,15 @@ internal unsafe struct Site
 
 /// <summary>A piece of translated code: blocks of one host page that were hot together.</summary>
 /// <remarks>SAFETY: lives in the arena of its blocks, and is freed with it.</remarks>
-[StructLayout(LayoutKind.Sequential, Size = 112)]
+[StructLayout(LayoutKind.Sequential, Size = 128)]
 internal unsafe struct Region
 {
     /// <summary>Length of the checks at an entry, without external writers.</summary>
-    public const int EntryBytes = 54;
-    /// <summary>
-    /// Not 0 when bytes of a block were overwritten: the code tests it where it is entered and where it goes back. Written under the decode lock.
-    /// </summary>
+    public const int EntryBytes = 33;
+    /// <summary>Not 0 when bytes of a block were overwritten. Written under the decode lock. INVARIANT: at offset 0, emitted routines test it.</summary>
     public int Stale;
+    /// <summary>The same in front of the code, which tests it where it is entered and where it goes back; the code's writable view.</summary>
+    public int* StaleInCode;
     /// <summary>With external writers: the machine's entry stamp before the bytes were last compared.</summary>
     public ulong VerifiedAt;
     /// <summary>Sites of other regions that jump here directly. Decode lock.</summary>
