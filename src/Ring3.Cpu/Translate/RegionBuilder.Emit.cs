@@ -10,6 +10,42 @@ internal sealed unsafe partial class RegionBuilder
 {
     private const byte Below = 2, NotBelow = 3, NotEqual = 5, NotAbove = 6, Above = 7, Equal = 4;
 
+    /// <summary>A trace and those that follow it without a jump, whose entries come behind.</summary>
+    private void EmitFrom(Trace first)
+    {
+        EmitEntry(first);
+        EmitTrace(first);
+        _followers.Clear();
+        while (Expected() is { } next)
+        {
+            EmitTrace(next);
+            _followers.Add(next);
+        }
+        foreach (Trace t in _followers)
+        {
+            EmitEntry(t);
+            _a.Bind(_a.Jump(), t.Body);
+        }
+    }
+
+    private readonly List<Trace> _followers = [];
+
+    /// <summary>The trace that the given one can follow, and so on.</summary>
+    private Trace Leader(Trace last)
+    {
+        for (int n = 0; n < MaxTraces && BeforeReturn(last) is { } before && before != last; n++)
+            last = before;
+        return last;
+    }
+
+    private Trace? BeforeReturn(Trace to)
+    {
+        foreach (Trace t in _traces)
+            if (t.Return == to && t.Body < 0)
+                return t;
+        return null;
+    }
+
     private void EmitTrace(Trace t)
     {
         t.Body = _a.Position;
@@ -103,32 +139,32 @@ internal sealed unsafe partial class RegionBuilder
             else
                 (live ? head.PendingLive : head.Pending).Add(jump);
             if (noted)
-                EmitContinuation(back);
+                EmitContinuation(back, t.Return);
         }
         else if ((ulong)offset < 4096)
         {
-            LinkTo((int)offset, back == NoCall && offset > At(t, done - 1).Offset, back);
+            LinkTo((int)offset, back == NoCall && offset > At(t, done - 1).Offset, back, t.Return);
         }
         else
         {
-            JumpTo((int)offset, back);
+            JumpTo((int)offset, back, t.Return);
         }
     }
 
-    private void JumpTo(int offset, int back)
+    private void JumpTo(int offset, int back, Trace? after)
     {
         _a.Load(HostRegisters.Address, StateLayout.CodeBase);
         _a.Lea(HostRegisters.Address, HostRegisters.Address, offset, _word);
-        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, back);
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, back, after);
     }
 
     /// <summary>Goes to an offset of the page by a link, once it has been made; with <paramref name="onward"/> it leads behind the target's checks.</summary>
-    private void LinkTo(int offset, bool onward, int back = NoCall)
+    private void LinkTo(int offset, bool onward, int back = NoCall, Trace? after = null)
     {
         if (offset > 4096 - BlockDecoder.MaxInstructionLength)
         {
             // What begins there may lie in two pages, and depend on both.
-            JumpTo(offset, back);
+            JumpTo(offset, back, after);
             return;
         }
         bool noted = NoteReturn(back);
@@ -139,11 +175,11 @@ internal sealed unsafe partial class RegionBuilder
             return;
         }
         _a.Add(Instruction.Create(Code.Call_rm64, HostAssembler.Memory(HostRegisters.Entry)));
-        EmitContinuation(back);
+        EmitContinuation(back, after);
     }
 
     /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>, by a call as in <see cref="EmitEdge"/>. The flags are in the state.</summary>
-    private void EmitJump(in Site site, int back = NoCall)
+    private void EmitJump(in Site site, int back = NoCall, Trace? after = null)
     {
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
         EndShadow();
@@ -168,13 +204,8 @@ internal sealed unsafe partial class RegionBuilder
             return;
         }
         _a.Add(Instruction.Create(Code.Call_rm64, new MemoryOperand(HostRegisters.Base, Index, 1, StateLayout.Jumps + 16, 8)));
-        int continuation = _a.Position;
-        EmitContinuation(back);
-        _a.Bind(other);
-        _a.Bind(elsewhere);
-        LoadSite(miss);
-        _a.Add(Instruction.Create(Code.Call_rm64, RegionAssembler.State(StateLayout.SlowRoutine)));
-        _a.Bind(_a.Jump(), continuation);
+        _missedCalls.Add((other, elsewhere, miss, _a.Position));
+        EmitContinuation(back, after);
     }
 
     /// <summary>What is being emitted.</summary>

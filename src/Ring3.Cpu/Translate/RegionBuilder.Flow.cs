@@ -132,7 +132,7 @@ internal sealed unsafe partial class RegionBuilder
         PushNext(t, i, g.Next, AtRip);
         StoreFlags();
         _a.Load(HostRegisters.Address, StateLayout.Rip);
-        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, g.Next);
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, g.Next, t.Return);
     }
 
     private void EmitJumpIndirect(Trace t, int i, in GuestInstruction g)

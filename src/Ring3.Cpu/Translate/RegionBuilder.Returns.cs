@@ -11,6 +11,11 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Calls without room for another frame.</summary>
     private readonly List<(int Jump, int Back)> _fullFrames = [];
 
+    /// <summary>Calls whose target the translated jumps do not have: the two jumps, the site, and the continuation.</summary>
+    private readonly List<(int Jump, int Jump2, int Site, int Continuation)> _missedCalls = [];
+    /// <summary>The trace that the last continuation jumps to, which has not been emitted, and the end of that jump. Nothing, where it is not the last.</summary>
+    private (Trace? Trace, int End) _expected;
+
     /// <summary>In place of an offset to return to.</summary>
     private const int NoCall = -1;
 
@@ -36,15 +41,41 @@ internal sealed unsafe partial class RegionBuilder
     /// Where the host's RET comes to. The address register has the return's target, in the page that the call was in; the flags are in the state, wherever
     /// they are at the call.
     /// </summary>
-    private void EmitContinuation(int back)
+    private void EmitContinuation(int back, Trace? head)
     {
         const Register Target = HostRegisters.Address;
         _a.Lea(Register.RSP, Register.RSP, ReturnFrame.Bytes - ReturnFrame.LinearOffset);
         _a.And64(Target, -4096);
         _a.Store(StateLayout.CodeBase, Target);
-        // A link, also to a trace of this region: that leads to what is there now, while the region may have become stale since the call. There is no poll on
-        // the way, because each call polls.
-        LinkTo(back, true);
+        // There is no poll on the way, because each call polls.
+        if (head is null)
+        {
+            LinkTo(back, true);
+            return;
+        }
+        // The region may have become stale since the call.
+        int site = AddSite(new Site { Kind = SiteKind.Poll, PageOffset = back, Block = head.Head });
+        _a.CompareHereWithZero(0);
+        _stubs.Add((_a.Jump(NotEqual), site));
+        _resumes.Add((site, _a.Position));
+        int jump = _a.Jump();
+        if (head.Body >= 0)
+        {
+            _a.Bind(jump, head.Body);
+            return;
+        }
+        head.Pending.Add(jump);
+        _expected = (head, jump);
+    }
+
+    /// <summary>The trace that can follow here, in place of a jump to it.</summary>
+    private Trace? Expected()
+    {
+        if (_expected.Trace is not { Body: < 0 } next || _expected.End != _a.Position)
+            return null;
+        next.Pending.Remove(_a.Position);
+        _a.TakeJumpBack();
+        return next;
     }
 
     /// <summary>Returns to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>
@@ -80,6 +111,16 @@ internal sealed unsafe partial class RegionBuilder
             _a.Bind(_a.Jump(), back);
         }
         _otherReturns.Clear();
+        foreach ((int jump, int jump2, int site, int continuation) in _missedCalls)
+        {
+            _a.Bind(jump);
+            _a.Bind(jump2);
+            LoadSite(site);
+            _a.Add(Instruction.Create(Code.Call_rm64, RegionAssembler.State(StateLayout.SlowRoutine)));
+            _a.Bind(_a.Jump(), continuation);
+        }
+        _otherReturns.Clear();
         _fullFrames.Clear();
+        _missedCalls.Clear();
     }
 }

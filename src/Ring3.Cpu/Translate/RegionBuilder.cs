@@ -55,6 +55,8 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _codeChecks.Clear();
         _otherReturns.Clear();
         _fullFrames.Clear();
+        _missedCalls.Clear();
+        _expected = default;
         _inShadow = false;
         _marks.Clear();
         _external = blocks.ExternalWriters;
@@ -75,8 +77,10 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         {
             foreach (Trace t in _traces)
             {
-                EmitEntry(t);
-                EmitTrace(t);
+                if (t.Body < 0)
+                    EmitFrom(Leader(t));
+                if (t.Body < 0)
+                    EmitFrom(t);
             }
             EmitOtherReturns();
             EmitCodeChecks();
