@@ -220,12 +220,6 @@ public unsafe struct CpuState
     public ulong InstructionsRetired, BlocksExecuted;
     /// <summary>The running loop looks at <see cref="TimerDeadline"/> when <see cref="InstructionsRetired"/> has come so far.</summary>
     internal ulong TimerLook;
-    /// <summary>
-    /// Translated code looks whether it is to leave when <see cref="InstructionsRetired"/> has come so far: at most <see cref="PollInterval"/> away, and at most
-    /// <see cref="TimerLook"/>.
-    /// </summary>
-    internal ulong PollAt;
-    internal const int PollInterval = 1024;
 
     // Translated code.
     /// <summary>
@@ -240,8 +234,6 @@ public unsafe struct CpuState
     internal nint SlowRoutine, SlowCallback;
     /// <summary>Host addresses of <see cref="TlbRoutines"/>.</summary>
     internal nint MissRoutine, TakeBackRoutine;
-    /// <summary>Host address of <see cref="RegionRoutines.Poll"/>.</summary>
-    internal nint PollRoutine;
     /// <summary>Host address of <see cref="FlagRoutines.Load"/>.</summary>
     internal nint FlagRoutine;
     /// <summary>The host's RSP where no call is noted, and where there is no room to note another. See <see cref="ReturnFrame"/>.</summary>

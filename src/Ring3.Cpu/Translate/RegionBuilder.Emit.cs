@@ -95,13 +95,15 @@ internal sealed unsafe partial class RegionBuilder
         _regionReferences.Add(_a.Position - 8);
     }
 
-    /// <summary>Leaves to the site when the region is stale, or it is time to look for what waits: see <see cref="RegionRoutines.Poll"/>.</summary>
+    /// <summary>Leaves to the site when an exit is requested, it is time to look at the clock, or the region is stale.</summary>
     private void Poll(int site)
     {
         _a.CompareHereWithZero(0);
         _stubs.Add((_a.Jump(NotEqual), site));
+        _a.CompareStateWithZero(StateLayout.ExitRequest, true);
+        _stubs.Add((_a.Jump(NotEqual), site));
         _a.Load(HostRegisters.Spare, StateLayout.Retired);
-        _a.WithState(HostOperation.Compare, HostRegisters.Spare, StateLayout.PollAt);
+        _a.WithState(HostOperation.Compare, HostRegisters.Spare, StateLayout.TimerLook);
         _stubs.Add((_a.Jump(NotBelow), site));
         _resumes.Add((site, _a.Position));
     }

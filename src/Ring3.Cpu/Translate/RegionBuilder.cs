@@ -357,12 +357,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     private void CallSite(int site)
     {
         LoadSite(site);
-        _a.JumpThroughState(_sites[site].Kind switch
-        {
-            SiteKind.Miss => StateLayout.MissRoutine,
-            SiteKind.Poll => StateLayout.PollRoutine,
-            _ => StateLayout.SlowRoutine,
-        });
+        _a.JumpThroughState(_sites[site].Kind == SiteKind.Miss ? StateLayout.MissRoutine : StateLayout.SlowRoutine);
     }
 
     private void LoadSite(int site)

@@ -18,12 +18,6 @@ internal static unsafe class RegionRoutines
     /// </summary>
     public static readonly nint Slow;
 
-    /// <summary>
-    /// Jumped to with a site of kind <see cref="SiteKind.Poll"/> in <see cref="HostRegisters.Entry"/>: goes on at it for another <see
-    /// cref="CpuState.PollInterval"/> instructions, unless the region is stale, an exit is requested, or it is time to look at the clock.
-    /// </summary>
-    public static readonly nint Poll;
-
     private static readonly Register[] s_saved = [Register.RBX, Register.RBP, Register.R12, Register.R13, Register.R14, Register.R15];
 
     static RegionRoutines()
@@ -70,34 +64,6 @@ internal static unsafe class RegionRoutines
             a.Add(Instruction.Create(Code.Pop_r64, s_saved[i]));
         a.Add(Instruction.Create(Code.Retnq));
         Slow = s_memory.Add(a.Bytes);
-        a.Clear();
-        AddPoll(a);
-        Poll = s_memory.Add(a.Bytes);
-    }
-
-    private static void AddPoll(RegionAssembler a)
-    {
-        const byte NotBelow = 3, NotEqual = 5;
-        const Register Until = HostRegisters.Spare, Other = HostRegisters.Address, Site = HostRegisters.Entry;
-        a.Add(Instruction.Create(Code.Mov_r64_rm64, Other, HostAssembler.Memory(Site, 2 * sizeof(nint))));
-        a.CompareWithZero(Other, 0, false);
-        int stale = a.Jump(NotEqual);
-        // PAIRS-WITH: CodeFetch.RequestExit. It is seen here some time, and its writer waits for the exit or kicks.
-        a.CompareStateWithZero(StateLayout.ExitRequest, true);
-        int requested = a.Jump(NotEqual);
-        a.Load(Until, StateLayout.Retired);
-        a.Load(Other, StateLayout.TimerLook);
-        a.OnRegisters(HostOperation.Compare, Until, Other);
-        int time = a.Jump(NotBelow);
-        a.Lea(Until, Until, CpuState.PollInterval);
-        a.OnRegisters(HostOperation.Compare, Until, Other);
-        a.Add(Instruction.Create(Code.Cmova_r64_rm64, Until, Other));
-        a.Store(StateLayout.PollAt, Until);
-        a.Add(Instruction.Create(Code.Jmp_rm64, HostAssembler.Memory(Site, sizeof(nint))));
-        a.Bind(stale);
-        a.Bind(requested);
-        a.Bind(time);
-        a.JumpThroughState(StateLayout.SlowRoutine);
     }
 
     private const byte Zero = 4;

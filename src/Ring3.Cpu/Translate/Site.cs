@@ -44,7 +44,6 @@ internal unsafe struct Site
     public nint Target;
     /// <summary>Where to go on: again at the access, or behind it.</summary>
     public nint Resume;
-    /// <summary>INVARIANT: <see cref="Resume"/> at offset 8, and the region behind it; emitted routines read both.</summary>
     public Region* Region;
     public Block* Block;
     public Op* Op;
@@ -85,8 +84,8 @@ internal unsafe struct Site
 internal unsafe struct Region
 {
     /// <summary>Length of the checks at an entry, without external writers.</summary>
-    public const int EntryBytes = 33;
-    /// <summary>Not 0 when bytes of a block were overwritten. Written under the decode lock. INVARIANT: at offset 0, emitted routines test it.</summary>
+    public const int EntryBytes = 47;
+    /// <summary>Not 0 when bytes of a block were overwritten. Written under the decode lock.</summary>
     public int Stale;
     /// <summary>The same in front of the code, which tests it where it is entered and where it goes back; the code's writable view.</summary>
     public int* StaleInCode;

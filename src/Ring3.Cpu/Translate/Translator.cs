@@ -39,7 +39,6 @@ internal sealed unsafe partial class Translator
     {
         _p.State->FlagRoutine = FlagRoutines.Load;
         _p.State->SlowRoutine = RegionRoutines.Slow;
-        _p.State->PollRoutine = RegionRoutines.Poll;
         _p.State->MissRoutine = TlbRoutines.Miss;
         _p.State->TakeBackRoutine = TlbRoutines.TakeBack;
     }
@@ -334,8 +333,6 @@ internal sealed unsafe partial class Translator
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void TrackContext(CpuState* c)
     {
-        // The next poll looks at whatever is new.
-        c->PollAt = 0;
         c->JumpContext = c->CodeContext | c->JumpKey;
         if (c->BlockMode != BlockMode.Code64)
         {
