@@ -98,6 +98,10 @@ internal sealed unsafe class Trace
     /// <summary>The region's traces, and the place among them.</summary>
     public List<Trace> Region = [];
     public int Index;
+    /// <summary>
+    /// A way without polls that goes down in the page leads here. INVARIANT: links without polls go up, and from other traces; so every cycle has a poll.
+    /// </summary>
+    public bool Descends;
     /// <summary>Flags of before the trace can be seen in it.</summary>
     public bool NeedsFlags;
     /// <summary>What of the host's units its instructions need.</summary>
@@ -117,7 +121,7 @@ internal sealed unsafe class Trace
         Pending.Clear();
         PendingLive.Clear();
         FallOffset = ReturnOffset = Entry = Body = Live = -1;
-        (Fall, Return, Index, NeedsFlags, Units) = (null, null, 0, false, Units.None);
+        (Fall, Return, Index, NeedsFlags, Units, Descends) = (null, null, 0, false, Units.None, false);
     }
 
     /// <summary>The trace that a direct branch leads to, or null.</summary>

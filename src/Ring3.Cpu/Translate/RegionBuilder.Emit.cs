@@ -117,7 +117,7 @@ internal sealed unsafe partial class RegionBuilder
     {
         int undone = t.Instructions.Count - done;
         EndShadow();
-        bool polls = head is not null && (back != NoCall || Polls(t, At(t, done - 1), head));
+        bool polls = head is not null && (back != NoCall || IsBackward(t, head));
         if (head is null || head.NeedsFlags || polls)
             PackNow();
         if (head is not null && polls)
@@ -145,7 +145,7 @@ internal sealed unsafe partial class RegionBuilder
         }
         else if ((ulong)offset < 4096)
         {
-            LinkTo((int)offset, back == NoCall && offset > At(t, done - 1).Offset, back, t.Return);
+            LinkTo((int)offset, back == NoCall && !t.Descends && offset > At(t, done - 1).Offset, back, t.Return);
         }
         else
         {

@@ -69,13 +69,10 @@ internal sealed unsafe partial class RegionBuilder
     {
         if (g.Lowering is not (Lowering.Branch or Lowering.Jump))
             return false;
-        return g.Target < 0 || t.Region[g.Target] is var head && (head.NeedsFlags || Polls(t, g, head));
+        return g.Target < 0 || t.Region[g.Target] is var head && (head.NeedsFlags || IsBackward(t, head));
     }
 
     private static bool IsBackward(Trace from, Trace to) => to.Index <= from.Index;
-
-    /// <summary>Whether there is a poll on the way from an instruction to a trace. INVARIANT: a way without polls and calls leads upwards in its page.</summary>
-    private static bool Polls(Trace t, in GuestInstruction from, Trace to) => IsBackward(t, to) || to.Offset <= from.Offset;
 
     private static bool FallNeeds(Trace t) => t.FallOffset >= 0 && (t.Fall is not { } head || head.NeedsFlags || IsBackward(t, head));
 

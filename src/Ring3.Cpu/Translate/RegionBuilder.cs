@@ -158,6 +158,15 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 if (g.Lowering is Lowering.Branch or Lowering.Jump or Lowering.Call)
                     g.Target = (short)(HeadAt(g.LeavesFor)?.Index ?? -1);
         }
+        // Edges without polls lead to later traces.
+        foreach (Trace t in _traces)
+        {
+            foreach (ref readonly GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
+                if (t.TargetOf(g) is { } target && target.Index > t.Index)
+                    target.Descends |= t.Descends || target.Offset <= g.Offset;
+            if (t.Fall is { } fall && fall.Index > t.Index)
+                fall.Descends |= t.Descends;
+        }
     }
 
     private void AddHead(Block* b)

@@ -57,7 +57,7 @@ internal unsafe struct Site
     public ushort Uncount;
     public SiteKind Kind;
     public AccessForm Form;
-    /// <summary>Link: leads behind the checks of the target's entry. See RegionBuilder.Polls.</summary>
+    /// <summary>Link: leads behind the checks of the target's entry. See <see cref="Trace.Descends"/>.</summary>
     public bool Onward;
     /// <summary>Bytes of an access.</summary>
     public byte Size;
