@@ -345,7 +345,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 break;
             default:
                 g.SiteBefore = true;
-                g.SiteAfter = g.Code.Code is Code.Pushfq or Code.Pushfd && g.Lowering == Lowering.System;
+                g.SiteAfter = g.Code.Code is Code.Pushfq or Code.Pushfd or Code.Mov_rm16_Sreg && g.Lowering == Lowering.System;
                 break;
         }
         g.Writes = facts.Writes(g.Code);

@@ -164,7 +164,7 @@ public sealed unsafe class ReturnTests
         const ulong Other = Data + 0x8000;
         using RegionMachine m = new(a =>
         {
-            Label turn = a.CreateLabel(), second = a.CreateLabel(), again = a.CreateLabel(), deeper = a.CreateLabel(), loop = a.CreateLabel();
+            Label turn = a.CreateLabel(), second = a.CreateLabel(), again = a.CreateLabel(), deeper = a.CreateLabel();
             a.mov(rbx, Other - 8);
             a.lea(rdx, __[second]);
             a.mov(__[rbx], rdx);
@@ -182,11 +182,10 @@ public sealed unsafe class ReturnTests
             a.xchg(rsp, rbx);
             a.ret();
             a.Label(ref second);
-            a.Label(ref loop);
             a.lea(rax, __[rax * 2 + 5]);
             a.call(turn);
             a.call(turn);
-            a.jmp(loop);
+            a.jmp(second);
         });
         Assert.Equal(ExitReason.Hlt, m.Run("stacks"));
     }
