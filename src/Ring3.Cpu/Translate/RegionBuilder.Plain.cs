@@ -55,6 +55,7 @@ internal sealed unsafe partial class RegionBuilder
             }
             else
             {
+                UseStateOperand(g, ref code);
                 LoadPassing();
                 if (IsShift(g))
                     _a.Store(StateLayout.CcA, code.Op0Register.GetFullRegister());
