@@ -198,23 +198,36 @@ internal sealed unsafe partial class CodeFetch
     }
 
     /// <summary>
-    /// The block at RIP, of 64-bit code or code in flat segments, when its page's translation is cached and it lies in that page: nothing is walked, decoded or
-    /// raised. Or null.
+    /// The block at RIP, of 64-bit code or code in flat segments, when the translations of its page, or both, are cached: nothing is walked, decoded or raised.
+    /// Or null.
     /// </summary>
     internal Block* Known(CpuState* c, uint mode)
     {
         ulong rip = c->Rip;
         if (!BlockMode.IsFlat(mode))
             return null;
-        TlbEntry* f = _paging.Tlb.Fetch + Tlb.FetchIndex(rip);
-        if (f->TagRead != ((rip & ~0xfffUL) | c->CodeContext) || !IsCurrent)
+        byte* host = IsCurrent ? CachedAt(c, rip) : null;
+        if (host == null)
             return null;
-        Block* b = _blocks.Find((byte*)(rip + (ulong)f->Addend), mode, null);
+        Block* b = _blocks.Find(host, mode, null);
+        if (b == null && (rip & 0xfff) > 4096 - BlockDecoder.MaxInstructionLength)
+        {
+            ulong next = (rip & ~0xfffUL) + 0x1000;
+            byte* second = CachedAt(c, mode == BlockMode.Code64 ? next : (uint)next);
+            b = second != null ? _blocks.Find(host, mode, second) : null;
+        }
         // One of another epoch may lie in an arena that this processor does not keep.
-        if (b == null || b->HostNext != null || !IsOfThisEpoch)
+        if (b == null || !IsOfThisEpoch)
             return null;
         Remember(c, rip, mode, b);
         return b;
+    }
+
+    /// <summary>Where code at a linear address is, or null when its page's translation is not cached.</summary>
+    private byte* CachedAt(CpuState* c, ulong linear)
+    {
+        TlbEntry* f = _paging.Tlb.Fetch + Tlb.FetchIndex(linear);
+        return f->TagRead == ((linear & ~0xfffUL) | c->CodeContext) ? (byte*)(linear + (ulong)f->Addend) : null;
     }
 
     private bool _fetchFailed;

@@ -60,7 +60,7 @@ internal sealed unsafe partial class Translator
             b->Heat = 0;
             return CanTranslate(c);
         }
-        if (!BlockMode.IsFlat(b->Mode) || b->HostNext != null || !_p.Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
+        if (!BlockMode.IsFlat(b->Mode) || !_p.Machine.Blocks.Translates || !CanTranslate(c))
         {
             b->Heat = int.MaxValue;
             return false;
@@ -380,7 +380,9 @@ internal sealed unsafe partial class Translator
         }
         // The entry's address may be taken back at once; the code stays readable, and says so.
         nint code = Volatile.Read(ref b->Code);
-        _p.Machine.Blocks.Link(s, b);
+        // What lies in two pages is what it is at this address alone.
+        if (b->HostNext == null)
+            _p.Machine.Blocks.Link(s, b);
         return code != 0 ? code : LeaveSynced(c, s);
     }
 
