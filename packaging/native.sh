@@ -23,7 +23,10 @@ ring3=$stage/bin/ring3
 [ "$("$ring3" --version)" = "$version" ] || failed "ring3 says it is $("$ring3" --version), not $version"
 date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)
 "$ring3" manual --date "$date" >"$stage/share/man/man1/ring3.1"
-for command in boot exec doctor fetch initramfs completion; do "$ring3" manual "$command" --date "$date" >"$stage/share/man/man1/ring3-$command.1"; done
+# A page for every command: those that the page of ring3 itself refers to.
+commands=$(sed -n 's/^\\fBring3\\-\([a-z]*\)\\fR(1).*/\1/p' "$stage/share/man/man1/ring3.1")
+[ -n "$commands" ] || failed "ring3(1) refers to no other page"
+for command in $commands; do "$ring3" manual "$command" --date "$date" >"$stage/share/man/man1/ring3-$command.1"; done
 install -d "$stage/share/bash-completion/completions" "$stage/share/zsh/site-functions" "$stage/share/fish/vendor_completions.d"
 "$ring3" completion bash >"$stage/share/bash-completion/completions/ring3"
 "$ring3" completion zsh >"$stage/share/zsh/site-functions/_ring3"

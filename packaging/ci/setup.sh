@@ -10,7 +10,9 @@ case $# in 1 | 2) ;; *) fail 64 "usage: setup.sh [--no-preload] TARBALL [SHA256]
 tarball=$1 sum=${2:-}
 [ "$(uname -sm)" = "Linux x86_64" ] || fail 69 "is for x86-64 Linux, not for $(uname -sm)"
 
-work=$(mktemp -d)
+home=${RING3_HOME:-${RUNNER_TOOL_CACHE:-${HOME:-/nonexistent}/.local/share}/ring3}
+# Unpacked there as well: /tmp may be small, on another disk, or not writable.
+{ mkdir -p "$home" && work=$(mktemp -d "$home/.setup.XXXXXX"); } 2>/dev/null || fail 73 "cannot write to $home; set RING3_HOME"
 trap 'rm -rf "$work"' EXIT
 case $tarball in
     https://* | http://*)
@@ -22,8 +24,6 @@ esac
 if [ -n "$sum" ]; then
     [ "$(sha256sum <"$tarball" | cut -d' ' -f1)" = "$sum" ] || fail 65 "$1 does not have the SHA-256 $sum"
 fi
-home=${RING3_HOME:-${RUNNER_TOOL_CACHE:-$HOME/.local/share}/ring3}
-{ mkdir -p "$home" 2>/dev/null && [ -w "$home" ]; } || fail 73 "cannot write to $home; set RING3_HOME"
 tar -C "$work" --no-same-owner -xzf "$tarball" 2>"$work/tar" || fail 65 "$1 is not a tarball of Ring3: $(head -n 1 "$work/tar")"
 tree=$(find "$work" -mindepth 1 -maxdepth 1 -type d -name 'ring3-*-linux-x86_64' -print -quit)
 [ -n "$tree" ] || fail 65 "$1 is not a tarball of Ring3"

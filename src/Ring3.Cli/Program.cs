@@ -37,6 +37,11 @@ catch (TypeInitializationException) when (ExecutableMemory.Refusal() is string r
     Errors.Line($"cannot have memory for code ({refusal}), which seccomp, SELinux or another policy may refuse");
     return ExitStatus.Resources;
 }
+catch (PlatformNotSupportedException e)
+{
+    Errors.Line(e.Message);
+    return ExitStatus.Resources;
+}
 catch (OutOfMemoryException) when (Environment.GetEnvironmentVariable("RING3_DEBUG") is null)
 {
     Errors.Line("not enough memory");

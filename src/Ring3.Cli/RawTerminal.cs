@@ -57,7 +57,7 @@ internal sealed class RawTerminal : IDisposable
     /// <summary>Remembers the terminal's settings, and puts them back if its input ends without the word "done".</summary>
     private static Process? StartGuard()
     {
-        const string Script = "trap '' TTOU TTIN INT QUIT TSTP TERM HUP; s=$(stty -g <&2) || exit 0; echo ready;"
+        const string Script = "trap '' TTOU TTIN INT QUIT TSTP TERM HUP; s=$(stty -g <&2 2>/dev/null) || exit 0; echo ready;"
             + " read -r word; [ \"$word\" = done ] || stty \"$s\" <&2";
         try
         {

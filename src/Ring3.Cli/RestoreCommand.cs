@@ -13,7 +13,7 @@ internal static class RestoreCommand
     {
         var command = new Command("restore", "Go on with a guest where it was when it was written to a file; each time a clone of it. Ctrl-] quits.")
         {
-            BootCommand.s_exec, s_verify, BootCommand.s_stats, BootCommand.s_name, BootCommand.s_noSandbox, s_file,
+            BootCommand.s_exec, s_verify, BootCommand.s_net, BootCommand.s_vsock, BootCommand.s_stats, BootCommand.s_name, BootCommand.s_noSandbox, s_file,
         };
         command.SetAction(r =>
         {
@@ -28,6 +28,8 @@ internal static class RestoreCommand
             {
                 Exec = exec, Streams = BootCommand.Streams(exec), Stats = r.GetValue(BootCommand.s_stats), Name = r.GetValue(BootCommand.s_name),
                 Sandbox = !r.GetValue(BootCommand.s_noSandbox), Messages = Console.Error,
+                Net = r.GetValue(BootCommand.s_net), Vsock = r.GetValue(BootCommand.s_vsock),
+                VsockConnector = r.GetValue(BootCommand.s_noSandbox) ? null : ConnectorCommand.Words,
             };
             return BootSession.Run(file.Apply(options), file, null);
         });

@@ -236,6 +236,8 @@ public unsafe struct CpuState
     internal nint MissRoutine, TakeBackRoutine;
     /// <summary>Host address of <see cref="FlagRoutines.Load"/>.</summary>
     internal nint FlagRoutine;
+    /// <summary>The host's RSP where no call is noted, and where there is no room to note another. See <see cref="ReturnFrame"/>.</summary>
+    internal nint FirstReturn, LastReturn;
     /// <summary>A value between two accesses of one instruction.</summary>
     internal ulong Between;
     /// <summary>See <see cref="Cpu.Units"/>. 0 outside translated code and its callbacks.</summary>

@@ -16,6 +16,8 @@ public sealed class DiskFile : IDisposable
 {
     private const int EOPNOTSUPP = 95;
     private const int KeepSize = 1, PunchHole = 2, ZeroRange = 0x10;
+    /// <summary>IOV_MAX.</summary>
+    private const int MaxPieces = 1024;
     private readonly int _fd;
     private int _closed;
 
@@ -99,6 +101,40 @@ public sealed class DiskFile : IDisposable
                 return -error;
             }
             done += (int)n;
+        }
+        return done;
+    }
+
+    /// <summary>Reads at an offset into pieces of memory, which may vanish meanwhile: the bytes, fewer at the end of the file only, or -errno.</summary>
+    /// <param name="offset">Where in the file.</param>
+    /// <param name="pieces">None is empty; changed as they are filled.</param>
+    public unsafe long Read(long offset, Span<HostPiece> pieces)
+    {
+        long done = 0;
+        while (!pieces.IsEmpty)
+        {
+            nint n;
+            fixed (HostPiece* first = pieces)
+                n = Libc.preadv(_fd, first, Math.Min(pieces.Length, MaxPieces), offset + done);
+            if (n == 0)
+                break;
+            if (n < 0 && Marshal.GetLastPInvokeError() is var error)
+            {
+                if (error == Libc.EINTR)
+                    continue;
+                return -error;
+            }
+            done += n;
+            for (nuint left = (nuint)n; left != 0;)
+            {
+                HostPiece piece = pieces[0];
+                nuint took = Math.Min(left, piece.Bytes);
+                left -= took;
+                if (took == piece.Bytes)
+                    pieces = pieces[1..];
+                else
+                    pieces[0] = new HostPiece(piece.Hva + took, piece.Bytes - took);
+            }
         }
         return done;
     }

@@ -23,7 +23,9 @@ public sealed class HelperSocket : IDisposable
     /// <exception cref="SocketException">No descriptors are left.</exception>
     public static HelperSocket Create(out int listener)
     {
-        string directory = Directory.CreateTempSubdirectory("ring3-").FullName;
+        string directory;
+        try { directory = Directory.CreateTempSubdirectory("ring3-").FullName; }
+        catch (UnauthorizedAccessException e) { throw new IOException($"cannot write to {Path.GetTempPath()}; set TMPDIR", e); }
         try
         {
             var place = new UnixDomainSocketEndPoint(Path.Combine(directory, "s"));

@@ -30,6 +30,7 @@ internal static partial class Libc
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial nint read(int fd, void* buffer, nuint count);
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial nint write(int fd, void* buffer, nuint count);
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial nint pread(int fd, void* buffer, nuint count, long offset);
+    [LibraryImport(C, SetLastError = true)] internal static unsafe partial nint preadv(int fd, HostPiece* pieces, int count, long offset);
     [LibraryImport(C, SetLastError = true)] internal static unsafe partial nint pwrite(int fd, void* buffer, nuint count, long offset);
     [LibraryImport(C)] internal static partial int posix_fadvise(int fd, long offset, long length, int advice);
     [LibraryImport(C, SetLastError = true)] internal static partial int eventfd(uint initial, int flags);

@@ -32,6 +32,7 @@ public enum LockRank
     SharedLine,
     OutputPump,
     TailSink,
+    ConsoleText,
     Shaping,
     ReclaimLock,
     NxRecovery,

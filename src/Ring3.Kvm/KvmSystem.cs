@@ -12,8 +12,13 @@ public static class KvmSystem
     /// <summary>KVM_CHECK_EXTENSION.</summary>
     public static int CheckExtension(int capability) => Capabilities.Check(capability);
 
-    /// <summary>Finds out what takes a while and the first VM needs, the frequency of the host's TSC. It need not be called; then that VM waits.</summary>
-    public static void Prepare() => _ = HostTsc.Khz;
+    /// <summary>Finds out what takes a while and the first VM needs, the frequency of the host's TSC. It need not be called; then that VM waits. Any
+    /// thread; what stands in the way, a policy that refuses memory for code, the first VM says.</summary>
+    public static void Prepare()
+    {
+        try { _ = HostTsc.Khz; }
+        catch (TypeInitializationException) { }
+    }
 
     /// <summary>KVM_GET_VCPU_MMAP_SIZE.</summary>
     public static int VcpuMmapSize => Vcpu.RunAreaBytes;

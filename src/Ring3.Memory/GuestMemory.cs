@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Ring3.Arch;
+using Ring3.Host;
 using Ring3.Sync;
 
 namespace Ring3.Memory;
@@ -127,6 +128,41 @@ public sealed class GuestMemory(MemorySlots slots)
         if (ok)
             Written(slot, gpa, hva, (nuint)sizeof(T));
         return ok;
+    }
+
+    /// <summary>
+    /// Finds the host memory behind a range that a system call is to write, and adds its pieces. The caller is in an RCU read section until it has said
+    /// <see cref="WrittenByHost"/>. With a resident limit nothing is lent: pages are evicted under a system call.
+    /// </summary>
+    public bool TryLend(ulong gpa, ulong length, Span<HostPiece> pieces, ref int count)
+    {
+        if (Slots.Residency is not null)
+            return false;
+        while (length != 0)
+        {
+            if (count == pieces.Length || !FindWritable(gpa, asId: 0, out Memslot? slot, out ulong hva))
+                return false;
+            ulong n = Math.Min(slot.HvaEnd - hva, length);
+            if (count != 0 && pieces[count - 1] is var last && last.Hva + last.Bytes == hva)
+                pieces[count - 1] = last with { Bytes = last.Bytes + (nuint)n };
+            else
+                pieces[count++] = new HostPiece(hva, (nuint)n);
+            gpa += n;
+            length -= n;
+        }
+        return true;
+    }
+
+    /// <summary>A range that was lent has been written, whole or in part.</summary>
+    public void WrittenByHost(ulong gpa, ulong length)
+    {
+        while (length != 0 && FindWritable(gpa, asId: 0, out Memslot? slot, out ulong hva))
+        {
+            ulong n = Math.Min(slot.HvaEnd - hva, length);
+            Written(slot, gpa, hva, (nuint)n);
+            gpa += n;
+            length -= n;
+        }
     }
 
     private bool FindWritable(ulong gpa, int asId, [System.Diagnostics.CodeAnalysis.NotNullWhen(true)] out Memslot? slot, out ulong hva)

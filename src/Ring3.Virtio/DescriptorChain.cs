@@ -1,4 +1,6 @@
+using Ring3.Host;
 using Ring3.Memory;
+using Ring3.Sync;
 
 namespace Ring3.Virtio;
 
@@ -94,6 +96,41 @@ public sealed class DescriptorChain
             data = data[n..];
         }
         return true;
+    }
+
+    /// <summary>Has a file fill a piece of the writable part without a copy between. Null: it cannot be so, and nothing is said of what the piece has
+    /// now.</summary>
+    /// <param name="offset">The piece's first byte, counted from the begin of the part.</param>
+    /// <param name="bytes">Its length.</param>
+    /// <param name="file">The file.</param>
+    /// <param name="at">Where in the file.</param>
+    /// <returns>Bytes that were read, fewer than the piece has at the end of the file only; or -errno.</returns>
+    internal long? Fill(ulong offset, int bytes, DiskFile file, long at)
+    {
+        const int MaxPieces = 512, EFAULT = 14;
+        Span<HostPiece> pieces = stackalloc HostPiece[MaxPieces];
+        int count = 0;
+        // What is lent stays what it is until the system call is over.
+        using var _ = Rcu.Read();
+        ulong from = offset;
+        ReadOnlySpan<GuestRange> part = Writable;
+        for (int left = bytes; left != 0;)
+        {
+            int n = Next(ref part, ref from, left, out ulong gpa);
+            if (n == 0 || !_memory.TryLend(gpa, (ulong)n, pieces, ref count))
+                return null;
+            left -= n;
+        }
+        long got = file.Read(at, pieces[..count]);
+        from = offset;
+        part = Writable;
+        for (int left = bytes; left != 0;)
+        {
+            int n = Next(ref part, ref from, left, out ulong gpa);
+            _memory.WrittenByHost(gpa, (ulong)n);
+            left -= n;
+        }
+        return got == -EFAULT ? null : got;
     }
 
     /// <summary>Takes the next piece of a part, from a byte of it on, which is the first of what is left afterwards. 0: the part ends before.</summary>

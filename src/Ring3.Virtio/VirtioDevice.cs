@@ -43,6 +43,9 @@ public abstract class VirtioDevice : IDisposable
     /// <summary>The driver is ready, with these features.</summary>
     protected internal virtual void Started(ulong features) { }
 
+    /// <summary>Its queues are held: chains that it has taken and not used go back to them (<see cref="VirtQueue.Untake"/>).</summary>
+    protected internal virtual void Held() { }
+
     /// <summary>What the device has beside its queues, of a snapshot; its queues are held.</summary>
     /// <exception cref="NotSupportedException">There is no snapshot of it now: the message says why.</exception>
     protected internal virtual void Transfer(StateTransfer state) => throw new NotSupportedException($"the state of {Name} is outside the machine");

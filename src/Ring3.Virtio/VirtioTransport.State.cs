@@ -10,6 +10,7 @@ public sealed partial class VirtioTransport
     {
         foreach (VirtQueue queue in _device.Queues)
             queue.Hold();
+        _device.Held();
     }
 
     /// <summary>The device goes on, or begins with the state that it was given.</summary>

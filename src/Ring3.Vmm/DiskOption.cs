@@ -25,6 +25,12 @@ public sealed record DiskOption
     /// <summary>Bytes of a serial number.</summary>
     private const int MaxSerial = 20;
 
+    /// <summary>Whether a guest can be told this serial number.</summary>
+    public static bool IsSerial(string text) => text.Length is > 0 and <= MaxSerial && System.Text.Ascii.IsValid(text);
+
+    /// <summary>Whether qemu-storage-daemon is asked for images of this format.</summary>
+    public static bool IsFormat(string text) => Array.IndexOf(s_formats, text) >= 0;
+
     /// <summary>
     /// Reads FILE[,ro][,serial=S][,format=F][,ring=split|packed]; a comma of a file's name is doubled. Null and a message when it is something else.
     /// </summary>
@@ -41,12 +47,12 @@ public sealed record DiskOption
             switch (word.Split('=', 2))
             {
                 case ["ro"]: disk = disk with { ReadOnly = true }; break;
-                case ["serial", var serial] when serial.Length is > 0 and <= MaxSerial && System.Text.Ascii.IsValid(serial):
+                case ["serial", var serial] when IsSerial(serial):
                     disk = disk with { Serial = serial };
                     break;
                 case ["serial", _]: error = $"a serial number of --disk has 1 to {MaxSerial} ASCII characters"; break;
                 case ["format", "raw"]: break;
-                case ["format", var format] when Array.IndexOf(s_formats, format) >= 0: disk = disk with { Format = format }; break;
+                case ["format", var format] when IsFormat(format): disk = disk with { Format = format }; break;
                 case ["format", var format]: error = $"--disk knows format=raw, {string.Join(", ", s_formats)}, not '{format}'"; break;
                 case ["ring", "split"]: disk = disk with { PackedRing = false }; break;
                 case ["ring", "packed"]: disk = disk with { PackedRing = true }; break;

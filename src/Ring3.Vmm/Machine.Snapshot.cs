@@ -29,8 +29,6 @@ public sealed partial class Machine
     /// <summary>Why there can be no snapshot with these options, or null.</summary>
     internal static string? SnapshotObstacle(BootOptions options) =>
         options.Disks.Any(d => d.Format is not null) ? FormatObstacle
-        : options.Net is not null ? "--net: connections have another end that would not know the clones"
-        : options.Vsock is not null ? "--vsock: connections have another end that would not know the clones"
         : options.ResidentBytes is not null || options.Heatmap is not null ? "--resident and --heatmap: pages would be in two files"
         : options.Xen ? "--xen: the state of event channels and grants is not kept"
         : options.Seed is not null ? "--seed: clones have random numbers of their own"
@@ -98,6 +96,8 @@ public sealed partial class Machine
         PolledSerial = _options.PolledSerial ?? PolledSerial,
         Shares = [.. _options.Shares.Select((s, i) => (s.Tag ?? $"share{i}", s.ReadOnly))],
         Disks = [.. Cards.Where(c => c.Image is not null).Select(OfSnapshot)],
+        Net = _options.Net,
+        Vsock = _options.Vsock,
         Key = key,
     };
 

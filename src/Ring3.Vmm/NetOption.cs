@@ -12,10 +12,14 @@ public sealed record NetOption
     public string? Tap { get; init; }
     public IReadOnlyList<Forward> Forwards { get; init; } = [];
 
+    private const int MaxName = 15;
+
+    /// <summary>Whether an interface can have this name.</summary>
+    public static bool IsInterface(string name) => name.Length is > 0 and <= MaxName && System.Text.Ascii.IsValid(name);
+
     /// <summary>Reads none, tap=NAME or user[,forward=HOST:GUEST]... Null without a network, and with a message when it is something else.</summary>
     public static NetOption? Parse(string text, out string error)
     {
-        const int MaxName = 15;
         string[] words = text.Split(',');
         error = "";
         if (words is ["none"])
@@ -23,7 +27,7 @@ public sealed record NetOption
         if (words is [var tap] && tap.StartsWith("tap=", StringComparison.Ordinal))
         {
             string name = tap["tap=".Length..];
-            if (name.Length is > 0 and <= MaxName && System.Text.Ascii.IsValid(name))
+            if (IsInterface(name))
                 return new NetOption { Tap = name };
             error = $"the name of a TAP interface has 1 to {MaxName} ASCII characters, not '{name}'";
             return null;

@@ -15,14 +15,12 @@ public sealed record RunCommand
     public required string EnvProgram { get; init; }
     public required string SetprivProgram { get; init; }
 
-    /// <summary>A script that becomes the command, after it has said who it is.</summary>
-    /// <param name="pidFile">Where.</param>
-    public string Script(string pidFile)
+    /// <summary>A script that becomes the command.</summary>
+    public string Script()
     {
         string groups = Groups.Count == 0 ? "--clear-groups" : $"--groups {string.Join(',', Groups)}";
         string environment = string.Join(' ', Environment.Select(Shell.Quote)), words = string.Join(' ', Words.Select(Shell.Quote));
         return $"""
-            echo $$ >{pidFile}
             cd {Shell.Quote(Directory)} || exit 126
             exec {EnvProgram} -i {environment} {SetprivProgram} --reuid {User} --regid {Group} {groups} -- {words}
 

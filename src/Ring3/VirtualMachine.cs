@@ -60,6 +60,7 @@ public sealed class VirtualMachine : IDisposable
 
     /// <summary>Creates a machine without memory and processors.</summary>
     /// <exception cref="OutOfMemoryException">The host has no memory for the machine's own tables.</exception>
+    /// <exception cref="PlatformNotSupportedException">The host's processor does not have AVX2, BMI2 and FMA.</exception>
     public static VirtualMachine Create(VirtualMachineOptions? options = null) => new(options ?? new());
 
     private VirtualMachine(VirtualMachineOptions options)

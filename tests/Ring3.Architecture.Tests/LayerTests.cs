@@ -14,7 +14,7 @@ public class LayerTests
         ["Ring3.Mmu.Power"] = 5,
         ["Ring3.Kvm"] = 5,
         ["Ring3"] = 6, ["Ring3.DevKvm"] = 6, ["Ring3.Virtio"] = 6, ["Ring3.Vmm"] = 7,
-        ["Ring3.Cli"] = 8,
+        ["Ring3.Cli"] = 8, ["Ring3.Machines"] = 8,
     };
 
     [Fact]

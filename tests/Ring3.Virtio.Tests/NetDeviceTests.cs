@@ -52,6 +52,29 @@ public class NetDeviceTests
         return frame;
     }
 
+    /// <summary>A frame that waits for a second buffer has the first in hand: a queue that is held has it again, and it comes in its place later.</summary>
+    [Theory, InlineData(0UL), InlineData(VirtioFeature.PackedRing)]
+    public void BuffersInHand_GoBackToAQueueThatIsHeld(ulong ring)
+    {
+        Driver driver = Start(ring | NetDevice.MergedBuffers, transmit: false);
+        byte[] frame = Frame(1000);
+        for (int round = 0; round < 20; round++)
+        {
+            driver.Offer(false, new Piece(Buffers, 600, true));
+            Assert.False(Device.TryDeliver(Device.Queues[0], frame));
+            _bench.Transport.Hold();
+            _bench.Transport.Release();
+            Assert.False(Device.TryDeliver(Device.Queues[0], frame));
+            driver.Offer(false, new Piece(Buffers + 0x1000, 600, true));
+            Assert.True(Device.TryDeliver(Device.Queues[0], frame));
+            Assert.Equal(600u, driver.Take()?.Written);
+            Assert.Equal(412u, driver.Take()?.Written);
+            var got = new byte[1012];
+            Assert.True(_bench.Memory.Read(Buffers, got.AsSpan(0, 600)) && _bench.Memory.Read(Buffers + 0x1000, got.AsSpan(600)));
+            Assert.Equal(frame, got[12..]);
+        }
+    }
+
     [Theory, InlineData(0UL), InlineData(VirtioFeature.PackedRing)]
     public void Frames_AreSentWithoutTheirHeader(ulong ring)
     {

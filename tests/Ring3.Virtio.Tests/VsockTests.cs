@@ -1,6 +1,7 @@
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
 using System.Text;
+using Ring3.Host;
 
 namespace Ring3.Virtio.Tests;
 
@@ -95,6 +96,51 @@ public sealed class VsockTests : IDisposable
 
     [Fact]
     public void Header_HasTheSizeOfItsKind() => Assert.Equal(VsockHeader.Bytes, Marshal.SizeOf<VsockHeader>());
+
+    /// <summary>A clone's guest hears once that its connections are gone, when it has room for that; those of the machine that went on stay.</summary>
+    [Fact]
+    public void AClone_HearsThatItsConnectionsAreGone()
+    {
+        _bench.Negotiate(VirtioFeature.Version1);
+        _bench.Enable(2, 16, Driver.Descriptors, Driver.DriverArea, Driver.DeviceArea);
+        _bench.Ready();
+        var events = new SplitDriver(_bench, 16, VirtioFeature.Version1);
+        events.Offer(false, new Piece(Receive, 4, true));
+        Turn();
+        var saved = new StateTransfer();
+        _bench.Transport.Hold();
+        Device.Transfer(saved);
+        _bench.Transport.Release();
+        Turn();
+        Assert.Null(events.Take());
+        Device.Transfer(new StateTransfer(saved.Written.ToArray()));
+        _bench.Write(Receive, uint.MaxValue);
+        Turn();
+        Assert.Equal(4u, events.Take()?.Written);
+        Assert.Equal(0u, _bench.Read<uint>(Receive));
+        events.Offer(false, new Piece(Receive, 4, true));
+        Turn();
+        Assert.Null(events.Take());
+    }
+
+    /// <summary>The buffer in hand goes back, and what a program sends meanwhile is not lost.</summary>
+    [Fact]
+    public void WhatComesWhileQueuesAreHeld_ComesLater()
+    {
+        using Socket listener = HostListener(52);
+        Say(VsockOperation.Request, 1000, 52);
+        Assert.Equal(VsockOperation.Response, Next()!.Value.Header.Operation);
+        using Socket program = listener.Accept();
+        Listen();
+        Turn();
+        _bench.Transport.Hold();
+        program.Send("later"u8);
+        Turn();
+        Turn();
+        Assert.Equal(_taken, _bench.Read<ushort>(RxRing + 0x2000 + 2));
+        _bench.Transport.Release();
+        Assert.Equal("later"u8, Next()!.Value.Data);
+    }
 
     [Fact]
     public void TheGuestReachesASocketOfItsPortsName()

@@ -1,8 +1,10 @@
-"""Both ends of a stream between guest and host: each sends bytes and the other says which it has got. usage: vsock.py host SOCKET BYTES | guest BYTES"""
+"""Both ends of a stream between guest and host: each sends bytes and the other says which it has got. usage: vsock.py host SOCKET BYTES | guest BYTES
+Or answers who connects and says hello: vsock.py answer SOCKET TEXT"""
 import hashlib
 import os
 import socket
 import sys
+import threading
 
 PORT, GUEST_PORT, HOST = 5000, 6000, 2
 
@@ -82,7 +84,20 @@ def guest(count):
     stream.recv(1)
 
 
-if sys.argv[1] == "host":
+def answer(path, text):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{path}_{PORT}")
+    listener.listen(4)
+    streams = []
+    while True:
+        stream, _ = listener.accept()
+        streams.append(stream)
+        threading.Thread(target=lambda s: s.recv(5) and s.sendall(text.encode()), args=(stream,), daemon=True).start()
+
+
+if sys.argv[1] == "answer":
+    answer(sys.argv[2], sys.argv[3])
+elif sys.argv[1] == "host":
     host(sys.argv[2], int(sys.argv[3]))
 else:
     guest(int(sys.argv[2]))

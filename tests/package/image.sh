@@ -35,7 +35,7 @@ else
         verdict package-image-doctor $? "$(grep -m 1 -E ' no |^memory' "$package/image.log")"
         container 448m -v "$store/scratch:/scratch" $image boot --memory 512M --resident 256M --resident-dir /scratch --exec 'dd if=/dev/zero of=/fill bs=1M count=200 2>/dev/null; stat -c %s /fill' >"$package/image.log" 2>&1
         status=$?
-        [ $status -eq 0 ] && tr -d '\r' <"$package/image.log" | grep -qx 209715200
+        [ $status -eq 0 ] && grep -qx 209715200 <(tr -d '\r' <"$package/image.log")
         verdict package-image-resident $? "status $status: $(tail -n 1 "$package/image.log")"
         # Without a size the guest is as large as the limit leaves; one that does not fit is refused.
         container 384m $image boot --exec 'dd if=/dev/zero of=/fill bs=1M count=1000 2>/dev/null; grep MemTotal /proc/meminfo' >"$package/image.log" 2>&1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command in another root directory as one of its users, with /proc, a /dev without kvm, and /tmp of its own. Needs root.
-# RING3_READ_ONLY=1: the root is read-only, and /tmp is RING3_SCRATCH, which is on a disk.
+# RING3_READ_ONLY=1: the root is read-only. RING3_SCRATCH: the directory that is /tmp, else one in memory, with the mode RING3_TMP_MODE.
 # usage: root.sh TREE USER COMMAND...
 set -euo pipefail
 tree=$(readlink -f "$1") user=$2
@@ -16,12 +16,14 @@ exec unshare --mount --pid --fork --kill-child --propagation private bash -euc '
         : >"$tree/dev/$device"
         mount --bind "/dev/$device" "$tree/dev/$device"
     done
-    mkdir "$tree/dev/shm"
+    mkdir "$tree/dev/pts" "$tree/dev/shm"
+    mount -t devpts -o ptmxmode=666 pts "$tree/dev/pts"
+    ln -s pts/ptmx "$tree/dev/ptmx"
     mount -t tmpfs -o mode=1777 shm "$tree/dev/shm"
     if [ -n "${RING3_SCRATCH:-}" ]; then
         mount --bind "$RING3_SCRATCH" "$tree/tmp"
     else
-        mount -t tmpfs -o mode=1777 tmp "$tree/tmp"
+        mount -t tmpfs -o mode="${RING3_TMP_MODE:-1777}" tmp "$tree/tmp"
     fi
     ln -s /proc/self/fd "$tree/dev/fd"
     if [ -n "${RING3_READ_ONLY:-}" ]; then

@@ -57,15 +57,16 @@ status=$?
 [ $status -eq 0 ] && [ "$(cat "$package/version.log")" = "$package_version" ]
 verdict package-version $? "ring3 says '$(tail -n 1 "$package/version.log")', Directory.Build.props $package_version"
 if install mandoc mandoc >"$package/install.log" 2>&1; then
-    for page in '' boot exec doctor fetch initramfs completion; do
+    "$root/ring3" manual 2>/dev/null | sed -n 's/^\\fBring3\\-\([a-z]*\)\\fR(1).*/\1/p' >"$package/pages"
+    for page in '' $(cat "$package/pages"); do
         # shellcheck disable=SC2086 # no word for the page of ring3 itself
         "$root/ring3" manual $page --date 2026-01-31 >"$package/ring3$page.1" 2>"$package/manual.log" &&
             mandoc -T lint -W warning "$package/ring3$page.1" >"$package/manual.log" 2>&1 &&
             { ! command -v groff >/dev/null || groff -man -T utf8 -ww "$package/ring3$page.1" 2>"$package/manual.log" >/dev/null; } && ! [ -s "$package/manual.log" ]
         verdict "package-manual${page:+-$page}" $? "$(head -n 1 "$package/manual.log")"
     done
-    grep -q -- '\\-\\-resident' "$package/ring3boot.1" && grep -q 'RING3\\-\|RING3-BOOT' "$package/ring3boot.1"
-    verdict package-manual-options $? "ring3-boot(1) does not have the options of --help"
+    grep -q -- '\\-\\-resident' "$package/ring3boot.1" && grep -q 'RING3\\-\|RING3-BOOT' "$package/ring3boot.1" && [ "$("$root/ring3" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p')" = "$(cat "$package/pages")" ]
+    verdict package-manual-options $? "ring3-boot(1) does not have the options of --help, or ring3(1) not its commands"
 else
     verdict package-manual 4 "$(tail -n 1 "$package/install.log")"
 fi
@@ -96,6 +97,14 @@ if command -v zsh >/dev/null; then
 else
     verdict package-completion-zsh 4 "zsh is not installed"
 fi
+
+# Programs of the .NET runtime say it, too, when the processor is no x86-64-v3, or the runtime may not use what it has.
+DOTNET_EnableAVX2=0 "$root/artifacts/bin/Ring3.Cli/release/ring3" boot --cold --exec true >"$package/lesser.log" 2>&1
+status=$?
+[ $status -eq 71 ] && [ "$(grep -v '^ring3: \(fetching\|downloading\|cached\) ' "$package/lesser.log")" = 'ring3: this processor does not have AVX2, BMI2 and FMA (x86-64-v3), which Ring3 needs' ]
+verdict package-lesser-runtime $? "status $status: $(tail -n 1 "$package/lesser.log")"
+! (DOTNET_EnableAVX2=0 "$root/artifacts/bin/HelloGuest/release/HelloGuest"; exit) >"$package/lesser.log" 2>&1 && grep -q 'PlatformNotSupportedException: this processor does not have AVX2' "$package/lesser.log" && ! grep -q "Hello from" "$package/lesser.log"
+verdict package-lesser-library $? "$(head -n 1 "$package/lesser.log")"
 
 if [ -n "$whole" ]; then
     # shellcheck source=/dev/null

@@ -72,6 +72,50 @@ refused vmm-clone-none 66 'no such file' restore "$clone_dir/none"
 refused vmm-clone-other 65 'is not a snapshot' restore "$root/README.md"
 refused vmm-snapshot-disk 64 'not possible with --disk and a format' boot --disk "$root/README.md,format=qcow2" --snapshot "$clone_dir/none"
 refused vmm-snapshot-place 64 'needs --snapshot' boot --snapshot-at ready
+rm -f "$snapshot"
+
+# A guest with a network and sockets: a clone has another passt, another socket and new forwards, and comes to what listens here.
+if ! { [ -e /usr/bin/passt ] || install passt passt; } >"$results/vmm-clone-net.install" 2>&1 || ! install python3 python3 >>"$results/vmm-clone-net.install" 2>&1; then
+    verdict vmm-clone-net 4 "$(tail -n 1 "$results/vmm-clone-net.install")"
+else
+    timeout -k 5 240 "$root/ring3" boot --net user --vsock "$clone_dir/socket" --snapshot "$snapshot" --snapshot-at ready >"$results/vmm-snapshot-net.log" 2>"$results/vmm-snapshot-net.err" </dev/null
+    status=$?
+    mkdir "$clone_dir/served"
+    head -c 3M /dev/urandom >"$clone_dir/served/file"
+    /usr/bin/python3 -u -m http.server --bind 127.0.0.1 --directory "$clone_dir/served" 0 >"$clone_dir/server.log" 2>&1 &
+    server=$!
+    until grep -q 'port [0-9]' "$clone_dir/server.log" || ! kill -0 $server 2>/dev/null; do sleep 0.2; done
+    port=$(sed -n 's/.*port \([0-9]*\) .*/\1/p' "$clone_dir/server.log")
+    fetch="wget -q -O - http://\$(ip route | sed -n 's/^default via \([^ ]*\).*/\1/p'):$port/file | md5sum"
+    clone vmm-clone-net --exec "$fetch" || status=1
+    clone vmm-clone-net-2 --net "user,forward=$port:80" --vsock "$clone_dir/other" --exec "$fetch"
+    [ $? -ne 0 ] && grep -q 'Address already in use' "$results/vmm-clone-net-2.err" || status=2
+    kill $server
+    wait $server 2>/dev/null
+    [ $status -eq 0 ] && [ "$(cut -d' ' -f1 "$results/vmm-clone-net.log")" = "$(md5sum <"$clone_dir/served/file" | cut -d' ' -f1)" ]
+    verdict vmm-clone-net $? "status $status; $(head -n 3 "$results/vmm-snapshot-net.err" "$results/vmm-clone-net.log" "$results/vmm-clone-net.err" "$results/vmm-clone-net-2.err" | tr '\n' '|')"
+    refused vmm-clone-net-tap 64 'is one of user' restore "$snapshot" --net tap=none0 --exec true
+fi
+
+# A guest that is connected to a program of the host when its snapshot is made: in a clone the connection has been reset, and another one leads to the clone's own socket.
+if ! install python3 python3 >"$results/vmm-clone-vsock.install" 2>&1 || ! install cpio cpio >>"$results/vmm-clone-vsock.install" 2>&1 || ! gcc -O2 -static -Wall -Wextra -Werror -o "$clone_dir/streams" "$root/tests/vmm/streams.c" 2>>"$results/vmm-clone-vsock.install"; then
+    verdict vmm-clone-vsock 4 "$(tail -n 1 "$results/vmm-clone-vsock.install")"
+else
+    (cd "$clone_dir" && echo streams | cpio -o -H newc --quiet >initrd) 2>>"$results/vmm-clone-vsock.install"
+    servers=()
+    for name in first second; do
+        /usr/bin/python3 "$guest/vsock.py" answer "$clone_dir/$name" "$name" &
+        servers+=($!)
+        until [ -e "$clone_dir/${name}_5000" ] || ! kill -0 "${servers[-1]}" 2>/dev/null; do sleep 0.2; done
+    done
+    timeout -k 5 240 "$root/ring3" boot --cold --initrd "$clone_dir/initrd" --vsock "$clone_dir/first" --exec /streams --snapshot "$snapshot" --snapshot-at is-connected >"$results/vmm-snapshot-vsock.log" 2>&1 </dev/null
+    status=$?
+    clone vmm-clone-vsock --vsock "$clone_dir/second" || status=1
+    kill "${servers[@]}"
+    wait "${servers[@]}" 2>/dev/null
+    [ $status -eq 0 ] && grep -qE '^the first has ended: (Transport endpoint is not connected|Connection reset by peer)' "$results/vmm-clone-vsock.log" && grep -q '^the second says second' "$results/vmm-clone-vsock.log"
+    verdict vmm-clone-vsock $? "status $status; $(tail -n 3 "$results/vmm-snapshot-vsock.log" "$results/vmm-clone-vsock.log" "$results/vmm-clone-vsock.err" | tr '\n\r' '| ')"
+fi
 rm -rf "$clone_dir" "$snapshot"
 
 # A console's text says when; nobody waits for a command there, and the guest goes on.

@@ -182,6 +182,8 @@ fi
 # shellcheck source=/dev/null
 . "$root/tests/vmm/hotplug.sh"
 # shellcheck source=/dev/null
+. "$root/tests/vmm/library.sh"
+# shellcheck source=/dev/null
 . "$root/tests/suites/vmm-devices.sh"
 # shellcheck source=/dev/null
 . "$root/tests/suites/vmm-snapshots.sh"

@@ -15,7 +15,8 @@ namespace Ring3.Cpu;
 /// </remarks>
 internal sealed unsafe class BlockDecoder
 {
-    private const int SnapshotBytes = Block.MaxInstructions * 15 + 16, MaxInstructionLength = 15;
+    private const int SnapshotBytes = Block.MaxInstructions * 15 + 16;
+    public const int MaxInstructionLength = 15;
     private readonly byte* _snapshot;
     private readonly Op* _ops;
     private readonly SnapshotReader _reader = new();

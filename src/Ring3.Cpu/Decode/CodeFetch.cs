@@ -198,21 +198,34 @@ internal sealed unsafe partial class CodeFetch
     }
 
     /// <summary>
-    /// The block at RIP, which lies in its code segment with all of its page, when the page's translation is cached and it lies in that page: nothing is
-    /// walked, decoded or raised. Or null.
+    /// The block at RIP, which lies in its code segment with all of its page, when the translations of its page, or both in a flat segment, are cached: nothing
+    /// is walked, decoded or raised. Or null.
     /// </summary>
     internal Block* Known(CpuState* c, uint mode)
     {
         ulong linear = mode == BlockMode.Code64 ? c->Rip : (uint)(c->Cs.Base + c->Rip);
-        TlbEntry* f = _paging.Tlb.Fetch + Tlb.FetchIndex(linear);
-        if (f->TagRead != ((linear & ~0xfffUL) | c->CodeContext) || !IsCurrent)
+        byte* host = IsCurrent ? CachedAt(c, linear) : null;
+        if (host == null)
             return null;
-        Block* b = _blocks.Find((byte*)(linear + (ulong)f->Addend), mode, null);
+        Block* b = _blocks.Find(host, mode, null);
+        if (b == null && (linear & 0xfff) > 4096 - BlockDecoder.MaxInstructionLength && BlockMode.IsFlat(mode))
+        {
+            ulong next = (linear & ~0xfffUL) + 0x1000;
+            byte* second = CachedAt(c, mode == BlockMode.Code64 ? next : (uint)next);
+            b = second != null ? _blocks.Find(host, mode, second) : null;
+        }
         // One of another epoch may lie in an arena that this processor does not keep.
-        if (b == null || b->HostNext != null || !IsOfThisEpoch)
+        if (b == null || !IsOfThisEpoch)
             return null;
         Remember(c, linear, mode, b);
         return b;
+    }
+
+    /// <summary>Where code at a linear address is, or null when its page's translation is not cached.</summary>
+    private byte* CachedAt(CpuState* c, ulong linear)
+    {
+        TlbEntry* f = _paging.Tlb.Fetch + Tlb.FetchIndex(linear);
+        return f->TagRead == ((linear & ~0xfffUL) | c->CodeContext) ? (byte*)(linear + (ulong)f->Addend) : null;
     }
 
     private bool _fetchFailed;

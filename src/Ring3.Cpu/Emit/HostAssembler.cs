@@ -88,6 +88,16 @@ internal abstract unsafe class HostAssembler
         return _count;
     }
 
+    /// <summary>There is no <see cref="Jump()"/> after all, which was the last instruction.</summary>
+    public void TakeJumpBack() => _count -= 5;
+
+    /// <summary>A call, to be bound.</summary>
+    public int Call()
+    {
+        Put(0xe8, 5);
+        return _count;
+    }
+
     /// <summary>A NOP with a displacement to be bound, which leads from its end.</summary>
     public int Nop()
     {

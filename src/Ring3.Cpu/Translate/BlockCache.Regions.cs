@@ -20,7 +20,7 @@ internal sealed unsafe partial class BlockCache
     /// <summary>Regions made, their bytes, and regions dropped because bytes of their blocks were written.</summary>
     public ulong RegionsMade, RegionBytes, RegionsDropped;
 
-    internal bool TranslatesAt(Block* b) => TranslationThreshold != int.MaxValue && b->BytesNext == 0;
+    internal bool Translates => TranslationThreshold != int.MaxValue;
 
     /// <summary>
     /// Places a region that was built in the epoch <paramref name="epoch"/> and makes its heads enter it. False: its blocks changed meanwhile, or there is no
@@ -94,7 +94,7 @@ internal sealed unsafe partial class BlockCache
                 return;
             site->NextIncoming = region->Incoming;
             region->Incoming = site;
-            Volatile.Write(ref site->Target, target->Code);
+            Volatile.Write(ref site->Target, target->Code + (site->Onward ? Region.EntryBytes : 0));
         }
     }
 
@@ -135,6 +135,7 @@ internal sealed unsafe partial class BlockCache
             return;
         RegionsDropped++;
         Volatile.Write(ref region->Stale, 1);
+        Volatile.Write(ref *region->StaleInCode, 1);
         for (int i = 0; i < region->BlockCount; i++)
         {
             Block* b = region->Blocks[i];

@@ -22,8 +22,10 @@ internal sealed unsafe class GuestBytes : CodeReader
     /// <summary>Takes a block's bytes; the instructions' addresses are offsets in its page. False: they cannot be read.</summary>
     public bool Take(Block* b)
     {
+        int first = b->Bytes - b->BytesNext;
         fixed (byte* bytes = _bytes)
-            if (!UserCopy.TryRead((ulong)b->Host, bytes, b->Bytes))
+            if (!UserCopy.TryRead((ulong)b->Host, bytes, (nuint)first)
+                || b->BytesNext != 0 && !UserCopy.TryRead((ulong)b->HostNext, bytes + first, b->BytesNext))
                 return false;
         (_at, _end) = (0, b->Bytes);
         _decoder = (b->Mode & BlockMode.SizeMask) switch { BlockMode.Code64 => _wide, BlockMode.Code32 => _narrow, _ => _word };

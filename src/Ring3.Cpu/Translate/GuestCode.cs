@@ -92,9 +92,16 @@ internal sealed unsafe class Trace
     public int FallOffset;
     /// <summary>The trace there, or null.</summary>
     public Trace? Fall;
+    /// <summary>As these, behind the call that ends the trace.</summary>
+    public int ReturnOffset;
+    public Trace? Return;
     /// <summary>The region's traces, and the place among them.</summary>
     public List<Trace> Region = [];
     public int Index;
+    /// <summary>
+    /// A way without polls that goes down in the page leads here. INVARIANT: links without polls go up, and from other traces; so every cycle has a poll.
+    /// </summary>
+    public bool Descends;
     /// <summary>Flags of before the trace can be seen in it.</summary>
     public bool NeedsFlags;
     /// <summary>What of the host's units its instructions need.</summary>
@@ -113,8 +120,8 @@ internal sealed unsafe class Trace
         Instructions.Clear();
         Pending.Clear();
         PendingLive.Clear();
-        FallOffset = Entry = Body = Live = -1;
-        (Fall, Index, NeedsFlags, Units) = (null, 0, false, Units.None);
+        FallOffset = ReturnOffset = Entry = Body = Live = -1;
+        (Fall, Return, Index, NeedsFlags, Units, Descends) = (null, null, 0, false, Units.None, false);
     }
 
     /// <summary>The trace that a direct branch leads to, or null.</summary>

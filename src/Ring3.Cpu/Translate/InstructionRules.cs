@@ -178,6 +178,9 @@ internal static partial class InstructionRules
 
     private static bool IsSystem(in Instruction i) => i.Code is Code.Pushfq or Code.Popfq or Code.Pushfd or Code.Popfd or Code.Cli or Code.Sti or Code.Cld
         or Code.Std or Code.Swapgs or Code.Rdtsc or Code.Rdtscp or Code.Mfence or Code.Stac or Code.Clac
+        or Code.Rdfsbase_r32 or Code.Rdfsbase_r64 or Code.Rdgsbase_r32 or Code.Rdgsbase_r64 or Code.Rdpkru
+        or Code.Wrfsbase_r32 or Code.Wrfsbase_r64 or Code.Wrgsbase_r32 or Code.Wrgsbase_r64
+        || i.Code == Code.Mov_rm16_Sreg && HasMemory(i)
         || i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && !HasMemory(i);
 
     public static bool HasMemory(in Instruction i)

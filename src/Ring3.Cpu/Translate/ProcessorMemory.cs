@@ -12,7 +12,7 @@ internal struct TranslatedJump
 }
 
 /// <summary>
-/// The memory of one processor that translated code addresses from one register: the state, the level-1 TLB, the translated jumps, at the same distances in
+/// The memory of one processor that translated code addresses from one register: the state, slots, the level-1 TLB, the translated jumps, at the same distances in
 /// every processor of the process.
 /// </summary>
 /// <remarks>SAFETY: one mapping, whose parts do not overlap.</remarks>
@@ -21,8 +21,14 @@ internal static unsafe class ProcessorMemory
     public const int JumpEntries = 32768, JumpShift = 5;
     public const uint JumpFactor = 0x9e37_79b1;
 
+    /// <summary>Words in front of the TLB that a trace keeps something in: so near that a byte's displacement reaches them.</summary>
+    public const int Slots = 16;
+
+    /// <summary>Displacement of a slot from the TLB.</summary>
+    public static int Slot(int n) => (n - Slots) * sizeof(ulong);
+
     /// <summary>Bytes between the state and the TLB, and between the TLB and the jumps.</summary>
-    public static int StateBytes => Pages(sizeof(CpuState));
+    public static int StateBytes => Pages(sizeof(CpuState) + Slots * sizeof(ulong));
     public static int TlbBytes => Pages((int)Tlb.Bytes);
 
     private static nuint Bytes => (nuint)(StateBytes + TlbBytes + JumpEntries * sizeof(TranslatedJump));

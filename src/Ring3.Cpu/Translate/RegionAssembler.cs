@@ -37,16 +37,14 @@ internal sealed class RegionAssembler : HostAssembler
         Put((ulong)(uint)(rex | (int)operation << 8 | modRM << 16 | sib << 24) | (ulong)field << 32, field != 0 ? 5 : 4);
     }
 
-    /// <summary>register = a slot of the frame that translated code runs in. See <see cref="RegionRoutines"/>.</summary>
+    /// <summary>register = a slot of <see cref="ProcessorMemory"/>.</summary>
     public void LoadSlot(Register register, int slot) => OnSlot((byte)HostOperation.Move, register, slot);
 
     public void StoreSlot(int slot, Register register) => OnSlot(0x89, register, slot);
 
     private void OnSlot(byte opcode, Register register, int slot)
     {
-        int r = Number(register);
-        Debug.Assert(slot < 16);
-        Put((ulong)(uint)(WideRex | r >> 3 << 2 | opcode << 8 | (0x44 | (r & 7) << 3) << 16 | 0x24 << 24) | (ulong)(sizeof(long) * slot) << 32, 5);
+        OnState(opcode, register, ProcessorMemory.Slot(slot));
     }
 
     public void Move(Register to, Register from) => OnRegisters((byte)HostOperation.Move, to, from, WideRex);
@@ -146,6 +144,16 @@ internal sealed class RegionAssembler : HostAssembler
         Displaced((wide ? WideRex : 0x40) | b >> 3, 0x83, 7, b, displacement);
         Put(0, 1);
     }
+
+    /// <summary>Compares the 32 bits at a position of the code itself with 0; only the flags of equality count.</summary>
+    public void CompareHereWithZero(int position)
+    {
+        const int Bytes = 7;
+        Put(0x3d83 | (ulong)(uint)(position - Position - Bytes) << 16, Bytes);
+    }
+
+    /// <summary>A 32-bit word of data, and what follows it aligned to 16 bytes.</summary>
+    public void Word() => Put(0, 16);
 
     /// <summary>32 bits of the state = a value.</summary>
     public void StoreImmediate(int displacement, uint value)

@@ -23,7 +23,8 @@ internal sealed unsafe partial class RegionBuilder
         text.Append($"region of {_traces.Count} traces, {_marks.Count} instructions, {_a.Position} bytes\n");
         NasmFormatter formatter = new();
         StringOutput output = new();
-        Decoder decoder = Decoder.Create(64, new ByteArrayCodeReader(_a.Bytes.ToArray()));
+        ByteArrayCodeReader reader = new(_a.Bytes.ToArray()) { Position = _traces[0].Entry };
+        Decoder decoder = Decoder.Create(64, reader, (ulong)_traces[0].Entry);
         int next = 0;
         while (decoder.IP < (ulong)_a.Position)
         {

@@ -10,6 +10,42 @@ internal sealed unsafe partial class RegionBuilder
 {
     private const byte Below = 2, NotBelow = 3, NotEqual = 5, NotAbove = 6, Above = 7, Equal = 4;
 
+    /// <summary>A trace and those that follow it without a jump, whose entries come behind.</summary>
+    private void EmitFrom(Trace first)
+    {
+        EmitEntry(first);
+        EmitTrace(first);
+        _followers.Clear();
+        while (Expected() is { } next)
+        {
+            EmitTrace(next);
+            _followers.Add(next);
+        }
+        foreach (Trace t in _followers)
+        {
+            EmitEntry(t);
+            _a.Bind(_a.Jump(), t.Body);
+        }
+    }
+
+    private readonly List<Trace> _followers = [];
+
+    /// <summary>The trace that the given one can follow, and so on.</summary>
+    private Trace Leader(Trace last)
+    {
+        for (int n = 0; n < MaxTraces && BeforeReturn(last) is { } before && before != last; n++)
+            last = before;
+        return last;
+    }
+
+    private Trace? BeforeReturn(Trace to)
+    {
+        foreach (Trace t in _traces)
+            if (t.Return == to && t.Body < 0)
+                return t;
+        return null;
+    }
+
     private void EmitTrace(Trace t)
     {
         t.Body = _a.Position;
@@ -33,23 +69,24 @@ internal sealed unsafe partial class RegionBuilder
         _flags = s_state;
         int offset = (int)((nuint)t.Head->Host & 0xfff);
         Site site = new() { Kind = SiteKind.Poll, PageOffset = offset, Block = t.Head };
-        LoadRegion();
         if (_external)
         {
+            LoadRegion();
             int verify = AddSite(site with { Kind = SiteKind.Verify }, t.Entry);
             _a.Load(HostRegisters.Spare, StateLayout.EntryStamp);
             _a.Add(Instruction.Create(Code.Cmp_rm64_r64, new MemoryOperand(HostRegisters.Entry, s_verifiedOffset, 1), HostRegisters.Spare));
             _stubs.Add((_a.Jump(Below), verify));
         }
         Poll(AddSite(site));
+        Debug.Assert(_external || _a.Position - t.Entry == Region.EntryBytes);
     }
 
-    private static readonly int s_staleOffset = FieldOffset(true), s_verifiedOffset = FieldOffset(false);
+    private static readonly int s_verifiedOffset = VerifiedOffset();
 
-    private static int FieldOffset(bool stale)
+    private static int VerifiedOffset()
     {
         Region r;
-        return (int)((stale ? (byte*)&r.Stale : (byte*)&r.VerifiedAt) - (byte*)&r);
+        return (int)((byte*)&r.VerifiedAt - (byte*)&r);
     }
 
     private void LoadRegion()
@@ -58,13 +95,10 @@ internal sealed unsafe partial class RegionBuilder
         _regionReferences.Add(_a.Position - 8);
     }
 
-    /// <summary>
-    /// With the region in <see cref="HostRegisters.Entry"/>: leaves to the site when an exit is requested, it is time to look at the clock, or the region is
-    /// stale.
-    /// </summary>
+    /// <summary>Leaves to the site when an exit is requested, it is time to look at the clock, or the region is stale.</summary>
     private void Poll(int site)
     {
-        _a.CompareWithZero(HostRegisters.Entry, s_staleOffset, false);
+        _a.CompareHereWithZero(0);
         _stubs.Add((_a.Jump(NotEqual), site));
         _a.CompareStateWithZero(StateLayout.ExitRequest, true);
         _stubs.Add((_a.Jump(NotEqual), site));
@@ -76,19 +110,20 @@ internal sealed unsafe partial class RegionBuilder
 
     /// <summary>
     /// Goes to an offset of the page (which may lie outside it) when <paramref name="done"/> instructions of the trace have retired. Nothing is emitted
-    /// behind it.
+    /// behind it. There is a poll on the way if it goes back or calls. It is a call when <paramref name="back"/> says to what offset of the page the callee is
+    /// to return.
     /// </summary>
-    private void EmitEdge(Trace t, long offset, Trace? head, int done)
+    private void EmitEdge(Trace t, long offset, Trace? head, int done, int back = NoCall)
     {
         int undone = t.Instructions.Count - done;
         EndShadow();
-        if (head is null || head.NeedsFlags || IsBackward(t, head))
+        bool polls = head is not null && (back != NoCall || IsBackward(t, head));
+        if (head is null || head.NeedsFlags || polls)
             PackNow();
-        if (head is not null && IsBackward(t, head))
+        if (head is not null && polls)
         {
             Site site = new() { Kind = SiteKind.Poll, PageOffset = (int)offset, Block = head.Head, Uncount = (ushort)undone };
             WithFlags(ref site);
-            LoadRegion();
             Poll(AddSite(site));
         }
         if (head is null || head.NeedsFlags)
@@ -97,18 +132,20 @@ internal sealed unsafe partial class RegionBuilder
             _a.AddToState(StateLayout.Retired, -undone);
         if (head is not null)
         {
-            int jump = _a.Jump();
+            bool noted = NoteReturn(back);
+            int jump = noted ? _a.Call() : _a.Jump();
             // Callbacks keep the units of a trace as they are.
             bool live = (t.Units & head.Units) == head.Units;
             if (head.Body >= 0)
                 _a.Bind(jump, live ? head.Live : head.Body);
             else
                 (live ? head.PendingLive : head.Pending).Add(jump);
+            if (noted)
+                EmitContinuation(back, t.Return);
         }
         else if ((ulong)offset < 4096)
         {
-            LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = (int)offset }));
-            _a.JumpThrough(HostRegisters.Entry);
+            LinkTo((int)offset, back == NoCall && !t.Descends && offset > At(t, done - 1).Offset, back, t.Return);
         }
         else if (_segmented)
         {
@@ -117,30 +154,65 @@ internal sealed unsafe partial class RegionBuilder
         }
         else
         {
-            _a.Load(HostRegisters.Address, StateLayout.CodeBase);
-            _a.Lea(HostRegisters.Address, HostRegisters.Address, (int)offset, _word);
-            EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+            JumpTo((int)offset, back, t.Return);
         }
     }
 
-    /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>. The flags are in the state.</summary>
-    private void EmitJump(in Site site)
+    private void JumpTo(int offset, int back, Trace? after)
+    {
+        _a.Load(HostRegisters.Address, StateLayout.CodeBase);
+        _a.Lea(HostRegisters.Address, HostRegisters.Address, offset, _word);
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, back, after);
+    }
+
+    /// <summary>Goes to an offset of the page by a link, once it has been made; with <paramref name="onward"/> it leads behind the target's checks.</summary>
+    private void LinkTo(int offset, bool onward, int back = NoCall, Trace? after = null)
+    {
+        if (offset > 4096 - BlockDecoder.MaxInstructionLength && !_segmented)
+        {
+            // What begins there may lie in two pages, and depend on both.
+            JumpTo(offset, back, after);
+            return;
+        }
+        bool noted = NoteReturn(back);
+        LoadSite(AddSite(new Site { Kind = SiteKind.Link, PageOffset = offset, Onward = onward && !_external }));
+        if (!noted)
+        {
+            _a.JumpThrough(HostRegisters.Entry);
+            return;
+        }
+        _a.Add(Instruction.Create(Code.Call_rm64, HostAssembler.Memory(HostRegisters.Entry)));
+        EmitContinuation(back, after);
+    }
+
+    /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>, by a call as in <see cref="EmitEdge"/>. The flags are in the state.</summary>
+    private void EmitJump(in Site site, int back = NoCall, Trace? after = null)
     {
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;
         EndShadow();
+        bool noted = NoteReturn(back);
         // ProcessorMemory.JumpIndex.
         _a.Multiply32(Index, Target, unchecked((int)ProcessorMemory.JumpFactor));
         _a.WithState(HostOperation.Xor, Index, StateLayout.JumpSalt);
         _a.And32(Index, (ProcessorMemory.JumpEntries - 1) << ProcessorMemory.JumpShift);
         int miss = AddSite(site);
         _a.WithTable(HostOperation.Compare, Target, Index, StateLayout.Jumps);
-        _stubs.Add((_a.Jump(NotEqual), miss));
+        int other = _a.Jump(NotEqual);
         _a.Load(Other, StateLayout.JumpContext);
         _a.WithTable(HostOperation.Compare, Other, Index, StateLayout.Jumps + 8);
-        _stubs.Add((_a.Jump(NotEqual), miss));
+        int elsewhere = _a.Jump(NotEqual);
         _a.And64(Target, -4096);
         _a.Store(StateLayout.CodeBase, Target);
-        _a.JumpThroughTable(Index, StateLayout.Jumps + 16);
+        if (!noted)
+        {
+            _stubs.Add((other, miss));
+            _stubs.Add((elsewhere, miss));
+            _a.JumpThroughTable(Index, StateLayout.Jumps + 16);
+            return;
+        }
+        _a.Add(Instruction.Create(Code.Call_rm64, new MemoryOperand(HostRegisters.Base, Index, 1, StateLayout.Jumps + 16, 8)));
+        _missedCalls.Add((other, elsewhere, miss, _a.Position));
+        EmitContinuation(back, after);
     }
 
     /// <summary>What is being emitted.</summary>

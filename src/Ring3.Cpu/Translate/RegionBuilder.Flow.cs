@@ -76,7 +76,7 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitCall(Trace t, int i, in GuestInstruction g)
     {
         PushNext(t, i, g.Next, (int)g.Code.NearBranchTarget);
-        EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1);
+        EmitEdge(t, (long)g.Code.NearBranchTarget, t.TargetOf(g), i + 1, g.Next);
     }
 
     /// <summary>The return address onto the stack. The flags are where sites can name them.</summary>
@@ -132,7 +132,7 @@ internal sealed unsafe partial class RegionBuilder
         PushNext(t, i, g.Next, AtRip);
         StoreFlags();
         _a.Load(HostRegisters.Address, StateLayout.Rip);
-        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 });
+        EmitJump(new Site { Kind = SiteKind.Jump, PageOffset = -1 }, g.Next, t.Return);
     }
 
     private void EmitJumpIndirect(Trace t, int i, in GuestInstruction g)
@@ -158,6 +158,6 @@ internal sealed unsafe partial class RegionBuilder
         Site jump = SiteAt(SiteKind.Jump, t, i);
         jump.Popped = (ushort)bytes;
         StoreFlags();
-        EmitJump(jump);
+        EmitReturn(jump);
     }
 }

@@ -13,12 +13,15 @@ internal sealed unsafe partial class RegionBuilder
 
     private const int TagReadOffset = 0, TagWriteOffset = 8, AddendOffset = 16, CodeBitsOffset = 24, EntryShift = 5;
 
-    /// <summary>Effective address of the memory operand, with its segment's base, into a register. Flags are lost when a segment has a base.</summary>
-    private void EmitAddress(in Instruction i, Register to, bool segment, Register bitIndex = Register.None)
+    /// <summary>
+    /// Effective address of the memory operand, with its segment's base, into a register. With <paramref name="cut"/>, its low 32 bits alone. Flags are lost
+    /// when a segment has a base.
+    /// </summary>
+    private void EmitAddress(in Instruction i, Register to, bool segment, Register bitIndex = Register.None, bool cut = false)
     {
         bool bare = i.MemoryBase == Register.None && i.MemoryIndex == Register.None;
         bool word = i.MemoryBase.GetSize() == 2 || i.MemoryIndex.GetSize() == 2 || bare && i.MemoryDisplSize == 2;
-        bool narrow = i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 || bare && i.MemoryDisplSize == 4;
+        bool narrow = cut || i.MemoryBase.GetSize() == 4 || i.MemoryIndex.GetSize() == 4 || bare && i.MemoryDisplSize == 4;
         if (i.MemoryBase is Register.RIP or Register.EIP)
         {
             _a.Load(to, StateLayout.CodeBase);

@@ -55,6 +55,7 @@ internal sealed unsafe partial class RegionBuilder
             }
             else
             {
+                UseStateOperand(g, ref code);
                 LoadPassing();
                 if (IsShift(g))
                     _a.Store(StateLayout.CcA, code.Op0Register.GetFullRegister());
@@ -219,14 +220,15 @@ internal sealed unsafe partial class RegionBuilder
     private void EmitLea(in Instruction i, Register destination)
     {
         Register full = destination.GetFullRegister();
-        EmitAddress(i, HostRegisters.Address, false);
+        // A base without a home would be loaded over an index.
+        bool direct = i.MemoryBase == Register.None || !i.MemoryBase.IsGPR() || HostRegisters.HomeOf(Guest(i.MemoryBase)) != Register.None;
+        Register to = direct && destination.GetSize() >= 4 ? full : HostRegisters.Address;
+        EmitAddress(i, to, false, cut: destination.GetSize() == 4);
         switch (destination.GetSize())
         {
-            case 8:
-                _a.Move(full, HostRegisters.Address);
-                break;
-            case 4:
-                _a.Add(Instruction.Create(Code.Mov_r32_rm32, HostRegisters.Sized(full, 4), HostRegisters.Sized(HostRegisters.Address, 4)));
+            case 8 or 4:
+                if (to != full)
+                    _a.Move(full, to);
                 break;
             default:
                 LoadPassing();

@@ -58,7 +58,7 @@ internal sealed unsafe partial class RegionBuilder
                 EmitNarrowBranch(t, i, g);
                 return true;
             case Lowering.System when g.Code.Code == Code.Mov_rm16_Sreg:
-                LoadSelector(g.Code.Op1Register);
+                LoadSelector(g.Code.Op1Register, HostRegisters.Spare);
                 _a.Add(Instruction.Create(Code.Mov_r16_rm16, HostRegisters.Sized(HostRegisters.HomeOf(Guest(g.Code.Op0Register)), 2), Spare2));
                 return true;
             default:
@@ -69,10 +69,6 @@ internal sealed unsafe partial class RegionBuilder
     private static Register Spare2 => HostRegisters.Sized(HostRegisters.Spare, 2);
     private static Register Address2 => HostRegisters.Sized(HostRegisters.Address, 2);
     private static Register Address4 => HostRegisters.Sized(HostRegisters.Address, 4);
-
-    /// <summary>The selector of a segment register into the spare register. Changes no flag.</summary>
-    private void LoadSelector(Register segment) => _a.Add(Instruction.Create(Code.Movzx_r32_rm16, HostRegisters.Sized(HostRegisters.Spare, 4),
-        RegionAssembler.State(StateLayout.Selectors + (segment - Register.ES) * sizeof(Segment))));
 
     // ---- Addresses ----
 
@@ -179,7 +175,7 @@ internal sealed unsafe partial class RegionBuilder
         {
             Register from = HostRegisters.Spare;
             if (g.Code.Op0Register.IsSegmentRegister())
-                LoadSelector(g.Code.Op0Register);
+                LoadSelector(g.Code.Op0Register, HostRegisters.Spare);
             else
                 from = HostRegisters.HomeOf(Guest(g.Code.Op0Register));
             EndCheck(site);

@@ -116,7 +116,7 @@ internal sealed unsafe partial class RegionBuilder
                 Site jump = SiteAt(SiteKind.Jump, t, i + n);
                 jump.Popped = (ushort)bytes;
                 StoreFlags();
-                EmitJump(jump);
+                EmitReturn(jump);
                 return;
             }
             int guest = Guest(g.Code.Op0Register);

@@ -51,6 +51,18 @@ internal sealed unsafe partial class RegionBuilder
             case Code.Rdtscp:
                 EmitTimeStamp(t, i, true);
                 break;
+            case Code.Rdfsbase_r32 or Code.Rdfsbase_r64 or Code.Rdgsbase_r32 or Code.Rdgsbase_r64:
+                EmitReadBase(t, i, g.Code);
+                break;
+            case Code.Wrfsbase_r32 or Code.Wrfsbase_r64 or Code.Wrgsbase_r32 or Code.Wrgsbase_r64:
+                EmitWriteBase(t, i, g.Code);
+                break;
+            case Code.Rdpkru:
+                EmitReadKeyRights(AddSite(SiteAt(SiteKind.Call, t, i)));
+                break;
+            case Code.Mov_rm16_Sreg:
+                EmitStoreSelector(t, i, g);
+                break;
             case Code.Mfence:
                 _a.Add(Instruction.Create(Code.Mfence));
                 return;
@@ -205,9 +217,76 @@ internal sealed unsafe partial class RegionBuilder
     {
         int guest = Guest(code.Op0Register);
         Register home = HostRegisters.HomeOf(guest), to = home != Register.None ? home : HostRegisters.Spare;
-        int selector = StateLayout.Selectors + (code.Op1Register - Register.ES) * sizeof(Segment);
-        _a.Add(Instruction.Create(Code.Movzx_r32_rm16, HostRegisters.Sized(to, 4), RegionAssembler.State(selector)));
+        LoadSelector(code.Op1Register, to);
         if (home == Register.None)
             _a.Store(StateLayout.Gpr(guest), to);
+    }
+
+    private void LoadSelector(Register segment, Register to) => _a.Add(Instruction.Create(Code.Movzx_r32_rm16, HostRegisters.Sized(to, 4),
+        RegionAssembler.State(StateLayout.Selectors + (segment - Register.ES) * sizeof(Segment))));
+
+    private void EmitStoreSelector(Trace t, int i, in GuestInstruction g)
+    {
+        const int Size = sizeof(ushort);
+        int miss = MissSite(t, i, AccessForm.Operand, Size, true);
+        EmitAddress(g.Code, HostRegisters.Address, true);
+        BeginCheck(Size, true);
+        LoadSelector(g.Code.Op1Register, HostRegisters.Spare);
+        EndCheck(miss);
+        _a.Add(Instruction.Create(Code.Mov_rm16_r16, new MemoryOperand(HostRegisters.Address), HostRegisters.Sized(HostRegisters.Spare, Size)));
+        EmitCodeCheck(t, i, Size, g.Next);
+    }
+
+    private static int BaseOf(in Instruction code) =>
+        code.Mnemonic is Mnemonic.Rdfsbase or Mnemonic.Wrfsbase ? StateLayout.FsBase : StateLayout.GsBase;
+
+    /// <summary>RDFSBASE and RDGSBASE.</summary>
+    private void EmitReadBase(Trace t, int i, in Instruction code)
+    {
+        int site = AddSite(SiteAt(SiteKind.Call, t, i)), guest = Guest(code.Op0Register);
+        UnlessEnabled(Cr4.FSGSBASE, site);
+        Register home = HostRegisters.HomeOf(guest), to = home != Register.None ? home : HostRegisters.Spare;
+        _a.Load(to, BaseOf(code));
+        if (code.Op0Register.GetSize() == 4)
+            _a.Move32(to, to);
+        if (home == Register.None)
+            _a.Store(StateLayout.Gpr(guest), to);
+        HandlersReturn(site);
+    }
+
+    /// <summary>WRFSBASE and WRGSBASE of what is canonical with 48 bits.</summary>
+    private void EmitWriteBase(Trace t, int i, in Instruction code)
+    {
+        int site = AddSite(SiteAt(SiteKind.Call, t, i)), guest = Guest(code.Op0Register);
+        UnlessEnabled(Cr4.FSGSBASE, site);
+        Register home = HostRegisters.HomeOf(guest);
+        if (home == Register.None)
+            _a.Load(Address, StateLayout.Gpr(guest));
+        else
+            _a.Move(Address, home);
+        if (code.Op0Register.GetSize() == 4)
+            _a.Move32(Address, Address);
+        else
+            Canonical(site);
+        _a.Store(BaseOf(code), Address);
+        HandlersReturn(site);
+    }
+
+    /// <summary>RDPKRU.</summary>
+    private void EmitReadKeyRights(int site)
+    {
+        UnlessEnabled(Cr4.PKE, site);
+        _a.Add(Instruction.Create(Code.Test_rm32_r32, Register.ECX, Register.ECX));
+        UnlessToHandler(NotEqual, site);
+        _a.Add(Instruction.Create(Code.Mov_r32_rm32, Register.EAX, RegionAssembler.State(StateLayout.Pkru)));
+        _a.Immediate(Register.RDX, 0);
+        HandlersReturn(site);
+    }
+
+    /// <summary>Leaves the rest to the handler when a bit of CR4 is clear. Flags are lost.</summary>
+    private void UnlessEnabled(ulong bit, int site)
+    {
+        _a.Add(Instruction.Create(Code.Test_rm32_imm32, RegionAssembler.State(StateLayout.Cr4), (uint)bit));
+        UnlessToHandler(Equal, site);
     }
 }

@@ -209,7 +209,7 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>The selector in a slot is the noted one (<see cref="ReturnSegment"/>), and so is its descriptor. The address register is lost.</summary>
     private void IsDescriptor(int slot, int noted, int site)
     {
-        _a.Add(Instruction.Create(Code.Movzx_r32_rm16, s_spare4, HostAssembler.Memory(Register.RSP, sizeof(long) * slot)));
+        _a.Add(Instruction.Create(Code.Movzx_r32_rm16, s_spare4, RegionAssembler.State(ProcessorMemory.Slot(slot))));
         _a.Lea(Entry, Spare, 1, 4);
         _a.Add(Instruction.Create(Code.Cmp_r32_rm32, s_entry4, RegionAssembler.State(noted + sizeof(ulong))));
         UnlessToHandler(NotEqual, site);

@@ -10,7 +10,7 @@ namespace Ring3.Cpu;
 internal sealed unsafe partial class RegionBuilder
 {
     /// <summary>Windows that are open at the same time: each has two slots on the host's stack (<see cref="RegionRoutines"/>).</summary>
-    public const int MaxWindows = 8;
+    private const int MaxWindows = ProcessorMemory.Slots / 2;
 
     private const int MaxWindowBytes = 256;
     private const long MaxOffset = 1 << 24;

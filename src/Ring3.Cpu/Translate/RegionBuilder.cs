@@ -53,6 +53,10 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _handlerStubs.Clear();
         ForgetNarrow();
         _codeChecks.Clear();
+        _otherReturns.Clear();
+        _fullFrames.Clear();
+        _missedCalls.Clear();
+        _expected = default;
         _inShadow = false;
         _marks.Clear();
         _external = blocks.ExternalWriters;
@@ -68,13 +72,18 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         }
         Analyse();
         FindSources();
+        // Region.StaleInCode.
+        _a.Word();
         try
         {
             foreach (Trace t in _traces)
             {
-                EmitEntry(t);
-                EmitTrace(t);
+                if (t.Body < 0)
+                    EmitFrom(Leader(t));
+                if (t.Body < 0)
+                    EmitFrom(t);
             }
+            EmitOtherReturns();
             EmitCodeChecks();
             EmitStubs();
             EmitPackingStubs();
@@ -145,15 +154,27 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         foreach (Trace t in _traces)
         {
             t.Fall = HeadAt(t.FallOffset);
+            t.Return = HeadAt(t.ReturnOffset);
             foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
                 if (g.Lowering is Lowering.Branch or Lowering.Jump or Lowering.Call)
                     g.Target = (short)(HeadAt(g.LeavesFor)?.Index ?? -1);
+        }
+        // Edges without polls lead to later traces.
+        foreach (Trace t in _traces)
+        {
+            foreach (ref readonly GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
+                if (t.TargetOf(g) is { } target && target.Index > t.Index)
+                    target.Descends |= t.Descends || target.Offset <= g.Offset;
+            if (t.Fall is { } fall && fall.Index > t.Index)
+                fall.Descends |= t.Descends;
         }
     }
 
     private void AddHead(Block* b)
     {
-        if (b == null || _traces.Count == MaxTraces || b->HostNext != null || Block.PageOf(b->Host) != _page
+        // A block in two pages is a region's only one: others may be entered where another page follows theirs.
+        bool alone = _traces.Count != 0 && (b == null || b->HostNext != null || _traces[0].Head->HostNext != null);
+        if (b == null || alone || _traces.Count == MaxTraces || Block.PageOf(b->Host) != _page
             || HeadAt((long)((nuint)b->Host & 0xfff)) is not null)
             return;
         Trace t = _unused.TryPop(out Trace? used) ? used : new Trace();
@@ -198,11 +219,14 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                     Repeat(t, ref left);
                     t.FallOffset = -1;
                     return true;
-                case Lowering.Jump or Lowering.Call:
-                    AddHead(Linked(&b->Taken, (int)last.Code.NearBranchTarget));
+                case Lowering.Jump or Lowering.Call or Lowering.CallIndirect:
+                    if (last.Lowering != Lowering.CallIndirect)
+                        AddHead(Linked(&b->Taken, (int)last.Code.NearBranchTarget));
+                    if (last.Lowering != Lowering.Jump)
+                        AddHead(BlockAt(t.ReturnOffset = last.Next));
                     t.FallOffset = -1;
                     return true;
-                case Lowering.Return or Lowering.JumpIndirect or Lowering.CallIndirect or Lowering.Transition:
+                case Lowering.Return or Lowering.JumpIndirect or Lowering.Transition:
                     t.FallOffset = -1;
                     return true;
                 case Lowering.HandlerEnds:
@@ -323,7 +347,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 break;
             default:
                 g.SiteBefore = true;
-                g.SiteAfter = g.Code.Code is Code.Pushfq or Code.Pushfd && g.Lowering == Lowering.System;
+                g.SiteAfter = g.Code.Code is Code.Pushfq or Code.Pushfd or Code.Mov_rm16_Sreg && g.Lowering == Lowering.System && (memory || g.Code.Code != Code.Mov_rm16_Sreg);
                 break;
         }
         g.Writes = facts.Writes(g.Code);
@@ -398,6 +422,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             sites[site].Resume = region->Code + position;
         byte* code = arena.Code.NextWritable;
         arena.Code.Add(_a.Bytes);
+        region->StaleInCode = (int*)code;
         foreach ((int at, int site) in _siteReferences)
             *(nint*)(code + at) = (nint)(sites + site);
         foreach (int at in _regionReferences)

@@ -18,9 +18,6 @@ internal static unsafe class RegionRoutines
     /// </summary>
     public static readonly nint Slow;
 
-    /// <summary>Slots for windows, and what keeps the stack aligned for calls.</summary>
-    private const int FrameBytes = RegionBuilder.MaxWindows * 2 * sizeof(long) + 8;
-
     private static readonly Register[] s_saved = [Register.RBX, Register.RBP, Register.R12, Register.R13, Register.R14, Register.R15];
 
     static RegionRoutines()
@@ -28,8 +25,15 @@ internal static unsafe class RegionRoutines
         RegionAssembler a = new();
         foreach (Register r in s_saved)
             a.Add(Instruction.Create(Code.Push_r64, r));
-        a.Lea(Register.RSP, Register.RSP, -FrameBytes);
         a.Move(HostRegisters.Base, Register.RDI);
+        // A frame that no return is from.
+        a.Add(Instruction.Create(Code.Pushq_imm8, -1));
+        a.Immediate(Register.RAX, ReturnFrame.NoAddress);
+        a.Add(Instruction.Create(Code.Push_r64, Register.RAX));
+        a.Add(Instruction.Create(Code.Push_r64, Register.RAX));
+        a.Store(StateLayout.FirstReturn, Register.RSP);
+        a.Lea(Register.RAX, Register.RSP, -ReturnFrame.MaxCount * ReturnFrame.Bytes);
+        a.Store(StateLayout.LastReturn, Register.RAX);
         a.Move(HostRegisters.Entry, Register.RSI);
         LoadGuest(a);
         a.Add(Instruction.Create(Code.Jmp_rm64, HostRegisters.Entry));
@@ -42,7 +46,11 @@ internal static unsafe class RegionRoutines
         a.Lea(Register.RDI, HostRegisters.Base, -ProcessorMemory.StateBytes);
         a.Move(Register.RSI, HostRegisters.Entry);
         a.Move(Register.RDX, HostRegisters.Address);
+        // The guest's RBX is in the state, and the callback keeps the register.
+        a.Move(Register.RBX, Register.RSP);
+        a.And64(Register.RSP, -16);
         a.Add(Instruction.Create(Code.Call_rm64, RegionAssembler.State(StateLayout.SlowCallback)));
+        a.Move(Register.RSP, Register.RBX);
         a.Add(Instruction.Create(Code.Test_rm64_r64, Register.RAX, Register.RAX));
         int leave = a.Jump(4);
         a.Move(HostRegisters.Entry, Register.RAX);
@@ -50,7 +58,8 @@ internal static unsafe class RegionRoutines
         LoadGuest(a);
         a.Add(Instruction.Create(Code.Jmp_rm64, HostRegisters.Entry));
         a.Bind(leave);
-        a.Lea(Register.RSP, Register.RSP, FrameBytes);
+        a.Load(Register.RSP, StateLayout.FirstReturn);
+        a.Lea(Register.RSP, Register.RSP, ReturnFrame.Bytes);
         for (int i = s_saved.Length - 1; i >= 0; i--)
             a.Add(Instruction.Create(Code.Pop_r64, s_saved[i]));
         a.Add(Instruction.Create(Code.Retnq));

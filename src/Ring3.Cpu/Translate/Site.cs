@@ -57,6 +57,8 @@ internal unsafe struct Site
     public ushort Uncount;
     public SiteKind Kind;
     public AccessForm Form;
+    /// <summary>Link: leads behind the checks of the target's entry. See <see cref="Trace.Descends"/>.</summary>
+    public bool Onward;
     /// <summary>Bytes of an access.</summary>
     public byte Size;
     /// <summary>Miss: multiple at which the operand must be, or 0.</summary>
@@ -78,13 +80,15 @@ internal unsafe struct Site
 
 /// <summary>A piece of translated code: blocks of one host page that were hot together.</summary>
 /// <remarks>SAFETY: lives in the arena of its blocks, and is freed with it.</remarks>
-[StructLayout(LayoutKind.Sequential, Size = 112)]
+[StructLayout(LayoutKind.Sequential, Size = 128)]
 internal unsafe struct Region
 {
-    /// <summary>
-    /// Not 0 when bytes of a block were overwritten: the code tests it where it is entered and where it goes back. Written under the decode lock.
-    /// </summary>
+    /// <summary>Length of the checks at an entry, without external writers.</summary>
+    public const int EntryBytes = 47;
+    /// <summary>Not 0 when bytes of a block were overwritten. Written under the decode lock.</summary>
     public int Stale;
+    /// <summary>The same in front of the code, which tests it where it is entered and where it goes back; the code's writable view.</summary>
+    public int* StaleInCode;
     /// <summary>With external writers: the machine's entry stamp before the bytes were last compared.</summary>
     public ulong VerifiedAt;
     /// <summary>Sites of other regions that jump here directly. Decode lock.</summary>

@@ -12,7 +12,7 @@ internal static unsafe class StateLayout
     public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline, FlatSegments;
     public static readonly int Efer, Star, Lstar, Sfmask, GdtBase, GdtLimit, CodeContext, JumpKey, NmiBlocked, RequestNmiWindow, CodeBreakpoints;
     public static readonly int SegmentEnds, CodeLimit, JumpSegment;
-    public static readonly int KernelCode, KernelStack, UserCode, UserStack;
+    public static readonly int FirstReturn, LastReturn, Pkru, KernelCode, KernelStack, UserCode, UserStack;
 
     public static readonly int Jumps = ProcessorMemory.TlbBytes;
 
@@ -36,6 +36,9 @@ internal static unsafe class StateLayout
         BetweenIterations = (int)((byte*)&c.BetweenIterations - s);
         TimerDeadline = (int)((byte*)&c.TimerDeadline - s);
         FlagRoutine = (int)((byte*)&c.FlagRoutine - s);
+        FirstReturn = (int)((byte*)&c.FirstReturn - s);
+        Pkru = (int)((byte*)&c.Pkru - s);
+        LastReturn = (int)((byte*)&c.LastReturn - s);
         Between = (int)((byte*)&c.Between - s);
         Rflags = (int)((byte*)&c.Rflags - s);
         Cpl = (int)((byte*)&c.Cpl - s);

@@ -29,7 +29,7 @@ internal sealed unsafe partial class Translator
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void TrackSegments(CpuState* c)
+    private void TrackSegments(CpuState* c)
     {
         if (BlockMode.IsFlat(CpuMode.CodeMode(c)))
         {
@@ -41,7 +41,7 @@ internal sealed unsafe partial class Translator
         {
             // Targets were looked at with another limit.
             c->JumpLimit = c->Cs.Limit;
-            c->JumpKey += 0x1000;
+            c->JumpKey = _jumpKey += JumpKeyStep;
         }
         c->JumpContext = c->CodeContext | c->JumpKey | (c->BlockMode == BlockMode.Code16 ? WordJumps : SegmentedJumps);
         c->JumpSegment = c->Cs.Base << 32;

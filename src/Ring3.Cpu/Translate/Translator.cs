@@ -20,6 +20,11 @@ internal sealed unsafe partial class Translator
     /// <summary>The instruction at RIP is one that translated code could not do: the interpreter executes its block, translated or not.</summary>
     internal bool InterpretOnce;
     private ulong _translatedJumpGeneration;
+    /// <summary>
+    /// INVARIANT: only grows, so that no key of translated jumps is one that it was before their targets changed, whatever the owner writes into the state.
+    /// </summary>
+    private ulong _jumpKey;
+    private const ulong JumpKeyStep = 0x1000;
     internal readonly TranslationCounters Counters = new();
 
     public Translator(LogicalProcessor p, CodeFetch fetch)
@@ -60,7 +65,7 @@ internal sealed unsafe partial class Translator
             b->Heat = 0;
             return CanTranslate(c);
         }
-        if (b->HostNext != null || !_p.Machine.Blocks.TranslatesAt(b) || !CanTranslate(c))
+        if (b->HostNext != null && !BlockMode.IsFlat(b->Mode) || !_p.Machine.Blocks.Translates || !CanTranslate(c))
         {
             b->Heat = int.MaxValue;
             return false;
@@ -93,8 +98,9 @@ internal sealed unsafe partial class Translator
         if (_translatedJumpGeneration != (ulong)_fetch.JumpGeneration + ((ulong)_fetch.JumpEpoch << 32))
         {
             _translatedJumpGeneration = (ulong)_fetch.JumpGeneration + ((ulong)_fetch.JumpEpoch << 32);
-            c->JumpKey += 0x1000;
+            _jumpKey += JumpKeyStep;
         }
+        c->JumpKey = _jumpKey;
         ulong before = c->InstructionsRetired;
         if (c->SlowRoutine == 0)
             LoadRoutines();
@@ -122,7 +128,7 @@ internal sealed unsafe partial class Translator
             if (code == 0)
                 t.Counters.Leaves[(int)s->Kind]++;
             else
-                TrackContext(c);
+                t.TrackContext(c);
             return code;
         }
         catch (NullReferenceException) when (t._p.Guard.Record->Pending != 0)
@@ -331,7 +337,7 @@ internal sealed unsafe partial class Translator
 
     /// <summary>Before translated code goes on: it looks for jumps in the context that holds now.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void TrackContext(CpuState* c)
+    private void TrackContext(CpuState* c)
     {
         c->JumpContext = c->CodeContext | c->JumpKey;
         c->JumpSalt = ProcessorMemory.JumpSalt(c->CodeContext);
@@ -341,7 +347,7 @@ internal sealed unsafe partial class Translator
     }
 
     /// <summary>The code for RIP, for jumps that find it themselves.</summary>
-    private static void RememberJump(CpuState* c, nint code)
+    private void RememberJump(CpuState* c, nint code)
     {
         TrackContext(c);
         TranslatedJump* j = ProcessorMemory.JumpsOf(c) + ProcessorMemory.JumpIndex(c->Rip, c->JumpSalt);
@@ -378,7 +384,9 @@ internal sealed unsafe partial class Translator
         }
         // The entry's address may be taken back at once; the code stays readable, and says so.
         nint code = Volatile.Read(ref b->Code);
-        _p.Machine.Blocks.Link(s, b);
+        // What lies in two pages is what it is at this address alone.
+        if (b->HostNext == null)
+            _p.Machine.Blocks.Link(s, b);
         return code != 0 ? code : LeaveSynced(c, s);
     }
 

@@ -1,6 +1,7 @@
 using System.Runtime.ExceptionServices;
 using Ring3.Abi;
 using Ring3.Cpu;
+using Ring3.Host;
 using Ring3.Irqchip;
 using Ring3.Memory;
 using Ring3.Mmu;
@@ -28,7 +29,12 @@ public sealed partial class Vm : IDisposable
 
     /// <summary>KVM_CREATE_VM.</summary>
     /// <exception cref="OutOfMemoryException">The host has no memory for the VM's own tables.</exception>
-    public static Vm Create(VmOptions? options = null) => new(options ?? new());
+    /// <exception cref="PlatformNotSupportedException">The host's processor does not have AVX2, BMI2 and FMA.</exception>
+    public static Vm Create(VmOptions? options = null)
+    {
+        HostUnits.ThrowIfMissing();
+        return new(options ?? new());
+    }
 
     private Vm(VmOptions options)
     {

@@ -7,9 +7,9 @@ using Ring3.Memory;
 namespace Ring3.Virtio;
 
 /// <summary>
-/// A disk in a raw file or on a block device. Each queue has a thread, which does one request after the other through a buffer of its own: guest memory may
-/// vanish, or be evicted, under a system call, but not under
-/// the accessors of <see cref="GuestMemory"/>. SPEC: virtio 1.2, "Block Device".
+/// A disk in a raw file or on a block device. Each queue has a thread, which does one request after the other. What is read goes to guest memory by the system
+/// call; where that cannot be, and for writes, a buffer of the queue is between: guest memory may vanish, or be evicted, under a system call, but not under the
+/// accessors of <see cref="GuestMemory"/>. SPEC: virtio 1.2, "Block Device".
 /// </summary>
 /// <remarks>SAFETY: a queue's buffer has <see cref="BufferBytes"/> bytes and belongs to its thread; every length is at most that. The threads have ended
 /// before it is freed.</remarks>
@@ -22,7 +22,7 @@ public sealed class BlockDevice : VirtioDevice
         DiscardCommand = 1UL << 13, WriteZeroesCommand = 1UL << 14;
 
     private const ushort QueueSize = 256;
-    private const int BufferBytes = 256 << 10, HeaderBytes = 16, SegmentBytes = 16, IdBytes = 20, ConfigBytes = 60;
+    private const int BufferBytes = 256 << 10, DirectBytes = 1 << 20, HeaderBytes = 16, SegmentBytes = 16, IdBytes = 20, ConfigBytes = 60;
     private const uint In = 0, Out = 1, Flush = 4, GetId = 8, Discard = 11, WriteZeroes = 13;
     private const byte Ok = 0, IoError = 1, Unsupported = 2;
     private const uint MaxRangeSectors = 1 << 22, MaxRanges = 16;
@@ -136,9 +136,20 @@ public sealed class BlockDevice : VirtioDevice
         written = 0;
         if (!IsInside(sector, bytes))
             return IoError;
+        bool direct = true;
         while (written < bytes)
         {
-            int n = (int)Math.Min(BufferBytes, bytes - written);
+            int n = (int)Math.Min((ulong)(direct ? DirectBytes : BufferBytes), bytes - written);
+            if (direct)
+            {
+                long? got = chain.Fill(written, n, _file, (long)(sector * SectorBytes + written));
+                if (got is not null && got != n)
+                    return IoError;
+                direct = got is not null;
+                if (direct)
+                    written += (uint)n;
+                continue;
+            }
             if (_file.Read((long)(sector * SectorBytes + written), _buffers[queue], n) != n)
                 return IoError;
             if (!chain.TryWrite(written, new ReadOnlySpan<byte>(_buffers[queue], n)))

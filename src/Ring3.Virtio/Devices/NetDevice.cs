@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Ring3.Host;
 using Ring3.Memory;
 
 namespace Ring3.Virtio;
@@ -52,6 +53,23 @@ public sealed class NetDevice : VirtioDevice
     protected internal override bool HasWorker(int queue) => queue == Transmit;
 
     protected internal override void Started(ulong features) => Volatile.Write(ref _merge, (features & MergedBuffers) != 0);
+
+    protected internal override void Held()
+    {
+        VirtQueue queue = Queues[Receive];
+        using (queue.Gate.Enter())
+        {
+            if (_heldOf == queue.Generation)
+            {
+                while (_held != 0)
+                    queue.Untake(_hands[--_held]);
+            }
+            _held = 0;
+        }
+    }
+
+    /// <summary>The card's address. Who is on its other side is not in a snapshot.</summary>
+    protected internal override void Transfer(StateTransfer state) => state.Bytes(_config);
 
     protected internal override uint Serve(int queue, DescriptorChain chain)
     {

@@ -67,6 +67,17 @@ internal sealed class PackedRing(GuestMemory memory, RingSetup setup) : Ring(mem
         return true;
     }
 
+    public override void Untake(DescriptorChain chain)
+    {
+        int before = _next - chain.Slots;
+        if (before < 0)
+        {
+            before += Setup.Size;
+            _nextWrap = !_nextWrap;
+        }
+        _next = (ushort)before;
+    }
+
     private bool TryNext(out bool available)
     {
         available = false;

@@ -39,6 +39,9 @@ internal abstract class Ring(GuestMemory memory, RingSetup setup)
     /// <summary>Takes the next chain. False: there is none, or a fault.</summary>
     public abstract bool TryPop(DescriptorChain chain);
 
+    /// <summary>The chain that was taken last, and is not given back, is the next one again.</summary>
+    public abstract void Untake(DescriptorChain chain);
+
     /// <summary>Prepares to give a chain back, behind those that were prepared before. The driver does not see it yet.</summary>
     public abstract void Stage(DescriptorChain chain, uint written);
 

@@ -44,6 +44,8 @@ internal sealed class SplitRing(GuestMemory memory, RingSetup setup) : Ring(memo
         return true;
     }
 
+    public override void Untake(DescriptorChain chain) => _available--;
+
     private bool TryPending(out int pending)
     {
         pending = 0;

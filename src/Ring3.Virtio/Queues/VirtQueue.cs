@@ -144,6 +144,9 @@ public sealed class VirtQueue
     /// <summary>As <see cref="TryPop(out DescriptorChain)"/>, for who keeps several chains, in those of <see cref="NewChain"/>.</summary>
     internal bool TryPop(DescriptorChain chain) => IsRunning && _ring!.TryPop(chain);
 
+    /// <summary>Undoes the last <see cref="TryPop(DescriptorChain)"/> that was not undone: the chain will be taken again. Under the gate.</summary>
+    internal void Untake(DescriptorChain chain) => _ring?.Untake(chain);
+
     internal DescriptorChain NewChain() => new(_memory, MaxSize);
 
     /// <summary>Another number after each reset: chains of before are nobody's. Under the gate.</summary>

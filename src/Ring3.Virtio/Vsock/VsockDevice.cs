@@ -19,7 +19,9 @@ public sealed class VsockDevice : VirtioDevice
     public const ulong HostCid = 2;
     internal const int MaxConnections = 256, MaxPending = 512;
 
-    private const int Receive = 0, Transmit = 1;
+    private const int Receive = 0, Transmit = 1, Event = 2;
+    /// <summary>SPEC: virtio 1.2, "Device Events": connections are gone, and the guest's address may be another.</summary>
+    private const uint TransportReset = 0;
     private const ushort QueueSize = 256;
     private const int PacketBytes = 64 << 10, PacketsAtOnce = 64;
     private const uint FirstHostPort = 1u << 30;
@@ -38,6 +40,9 @@ public sealed class VsockDevice : VirtioDevice
     private int _generation;
     private uint _nextPort = FirstHostPort;
     private bool _holds, _pause;
+    private DescriptorChain? _event;
+    /// <summary>A clone's guest has not heard yet that its connections are another machine's.</summary>
+    private volatile bool _resets;
     private volatile bool _stop;
 
     /// <param name="memory">The guest's.</param>
@@ -66,6 +71,25 @@ public sealed class VsockDevice : VirtioDevice
             return;
         _thread = new Thread(Run) { IsBackground = true, Name = "ring3-vsock" };
         _thread.Start();
+    }
+
+    /// <summary>The buffer in hand is the guest's again.</summary>
+    protected internal override void Held()
+    {
+        VirtQueue queue = Queues[Receive];
+        using (queue.Gate.Enter())
+        {
+            if (_holds && _generation == queue.Generation)
+                queue.Untake(_hand!);
+            _holds = false;
+        }
+    }
+
+    /// <summary>Nothing: programs of the host are connected to one machine. A clone's guest is told that its connections have ended.</summary>
+    protected internal override void Transfer(StateTransfer state)
+    {
+        if (state.IsLoading)
+            (_resets, _generation) = (true, Queues[Receive].Generation);
     }
 
     private void Run()
@@ -99,6 +123,8 @@ public sealed class VsockDevice : VirtioDevice
         foreach (VsockConnection c in _connections.Values)
             Pump(c);
         End();
+        if (_resets && TryTellReset())
+            _resets = false;
         while (_pending.TryPeek(out VsockHeader header) && TryGive(ref header, default))
             _ = _pending.Dequeue();
         if (more && _pending.Count < MaxPending && !_stop)
@@ -109,7 +135,7 @@ public sealed class VsockDevice : VirtioDevice
     private void Forget()
     {
         _generation = Queues[Receive].Generation;
-        _holds = false;
+        (_holds, _resets) = (false, false);
         _pending.Clear();
         _ended.AddRange(_connections.Values);
         foreach (VsockConnection c in _ended)
@@ -218,10 +244,38 @@ public sealed class VsockDevice : VirtioDevice
             Say(c, VsockOperation.CreditUpdate);
     }
 
-    /// <summary>Gives the guest what a program has sent, a packet. False: there is nothing, or no room.</summary>
+    /// <summary>Tells the guest that its connections are gone; later, when it has no room for that.</summary>
+    private bool TryTellReset()
+    {
+        VirtQueue queue = Queues[Event];
+        using (queue.Gate.Enter())
+        {
+            _event ??= queue.NewChain();
+            while (queue.IsRunning && Transport is { IsStopped: false } transport)
+            {
+                bool taken = queue.TryPop(_event);
+                uint id = TransportReset;
+                if (taken && !_event.TryWrite(0, MemoryMarshal.AsBytes(new ReadOnlySpan<uint>(in id))))
+                    queue.Break("a buffer for events has no room for one, or is no memory");
+                else if (taken && queue.Push(_event, sizeof(uint)))
+                    transport.Interrupt(queue);
+                else if (!taken && queue.Fault is null && queue.TryRest() && queue.Fault is null)
+                    return false;
+                if (queue.Fault is { } why)
+                    transport.NeedReset(why);
+                if (taken)
+                    return true;
+            }
+            return false;
+        }
+    }
+
+    /// <summary>Gives the guest what a program has sent, a packet. False: there is nothing, or no room. What was taken from the program is given: the gate is
+    /// held meanwhile.</summary>
     private bool TryFetch(VsockConnection c)
     {
-        if (!TryHold())
+        using RankedLock.Scope gate = Queues[Receive].Gate.Enter();
+        if (!TryHoldGated())
             return false;
         int room = (int)Math.Min(Math.Min((ulong)PacketBytes, (ulong)c.Credit), _hand!.WritableBytes - VsockHeader.Bytes);
         int n = c.Socket.Receive(_data.AsSpan(0, room), SocketFlags.None, out SocketError error);
@@ -241,7 +295,7 @@ public sealed class VsockDevice : VirtioDevice
         }
         VsockHeader header = Header(c, VsockOperation.Data);
         header.Length = (uint)n;
-        if (!TryGive(ref header, _data.AsSpan(0, n)))
+        if (!TryGiveGated(ref header, _data.AsSpan(0, n)))
             return false;
         c.Sent(n);
         return true;
@@ -263,53 +317,55 @@ public sealed class VsockDevice : VirtioDevice
     /// <summary>Has a buffer of the guest in hand. False: there is none, and the guest will ring.</summary>
     private bool TryHold()
     {
+        using (Queues[Receive].Gate.Enter())
+            return TryHoldGated();
+    }
+
+    private bool TryHoldGated()
+    {
         VirtQueue queue = Queues[Receive];
-        using (queue.Gate.Enter())
+        _hand ??= queue.NewChain();
+        if (_holds && _generation == queue.Generation)
+            return queue.IsRunning;
+        _holds = false;
+        while (queue.IsRunning && _generation == queue.Generation && Transport is { IsStopped: false } transport)
         {
-            _hand ??= queue.NewChain();
-            if (_holds && _generation == queue.Generation)
-                return queue.IsRunning;
-            _holds = false;
-            while (queue.IsRunning && _generation == queue.Generation && Transport is { IsStopped: false } transport)
+            if (queue.TryPop(_hand))
             {
-                if (queue.TryPop(_hand))
-                {
-                    _holds = _hand.WritableBytes > VsockHeader.Bytes;
-                    if (!_holds)
-                        queue.Break("a buffer for packets has no room for one");
-                }
-                else if (queue.Fault is null && queue.TryRest() && queue.Fault is null)
-                    return false;
-                if (queue.Fault is { } why)
-                    transport.NeedReset(why);
-                if (_holds)
-                    return true;
+                _holds = _hand.WritableBytes > VsockHeader.Bytes;
+                if (!_holds)
+                    queue.Break("a buffer for packets has no room for one");
             }
-            return false;
+            else if (queue.Fault is null && queue.TryRest() && queue.Fault is null)
+                return false;
+            if (queue.Fault is { } why)
+                transport.NeedReset(why);
+            if (_holds)
+                return true;
         }
+        return false;
     }
 
     /// <summary>Gives the guest a packet, which fits into the buffer in hand. False: there is none.</summary>
     private bool TryGive(ref VsockHeader header, ReadOnlySpan<byte> data)
     {
-        if (!TryHold())
-            return false;
+        using (Queues[Receive].Gate.Enter())
+            return TryHoldGated() && TryGiveGated(ref header, data);
+    }
+
+    private bool TryGiveGated(ref VsockHeader header, ReadOnlySpan<byte> data)
+    {
         VirtQueue queue = Queues[Receive];
-        using (queue.Gate.Enter())
+        _holds = false;
+        if (!_hand!.TryWrite(0, MemoryMarshal.AsBytes(new ReadOnlySpan<VsockHeader>(in header))) || !_hand.TryWrite(VsockHeader.Bytes, data))
         {
-            if (_generation != queue.Generation || !queue.IsRunning)
-                return false;
-            _holds = false;
-            if (!_hand!.TryWrite(0, MemoryMarshal.AsBytes(new ReadOnlySpan<VsockHeader>(in header))) || !_hand.TryWrite(VsockHeader.Bytes, data))
-            {
-                queue.Break("a buffer for packets is no memory");
-                Transport!.NeedReset(queue.Fault!);
-                return false;
-            }
-            if (queue.Push(_hand, (uint)(VsockHeader.Bytes + data.Length)))
-                Transport!.Interrupt(queue);
-            return true;
+            queue.Break("a buffer for packets is no memory");
+            Transport!.NeedReset(queue.Fault!);
+            return false;
         }
+        if (queue.Push(_hand, (uint)(VsockHeader.Bytes + data.Length)))
+            Transport!.Interrupt(queue);
+        return true;
     }
 
     protected internal override uint Serve(int queue, DescriptorChain chain)

@@ -6,7 +6,7 @@ namespace Ring3.Vmm;
 internal static class InitScript
 {
     /// <summary>Inside the guest's new root: what starts its command.</summary>
-    private const string RunDirectory = "/run/.ring3", PidFile = RunDirectory + "/pid";
+    private const string RunDirectory = "/run/.ring3";
 
     public static string Build(string busybox, InitOptions options)
     {
@@ -35,15 +35,23 @@ internal static class InitScript
         if (options.Dhcp is { } dhcp)
             head += dhcp ? "$b ip link set lo up; $b ip link set eth0 up; $b udhcpc -i eth0 -n -q -S -t 5 -s /.ring3/dhcp >/dev/null 2>&1\n"
                 : "$b ip link set lo up; $b ip link set eth0 up\n";
-        string rest = options.Run is null && options.Exec is null ? ShellScript(options) : Ports(options) + CommandScript(options);
+        string rest = options.Run is null && options.Exec is null ? ShellScript(options) : Ports(options) + CommandScript(options, waited: false);
         return head + (options.WaitsForScript ? Wait : "") + rest;
     }
 
-    /// <summary>Says that the guest is ready, and whether a clone of it can get random numbers of its own, and does what the host then says.</summary>
+    /// <summary>
+    /// Says that the guest is ready, and whether a clone of it can get random numbers of its own, and does what the host then says. What every command needs
+    /// runs already, and waits, so that clones need not start it: the program for random numbers, which is its pipe's writer as well and so is there without
+    /// one; those that move output and errors; and the reader of signals.
+    /// </summary>
     private const string Wait = ConsolePorts + Fifos + $$"""
         if [ -n "$in" ]; then
             {{ReseedProgram.Path}} </dev/null
-            [ $? -ne 1 ] || clones=clones
+            if [ $? -eq 1 ]; then clones=clones; else clones=; fi
+            seed=
+            if [ -n "$clones" ]; then {{ReseedProgram.Path}} <>{{ReseedProgram.Pipe}} & seed=$!; fi
+
+        """ + Control + Movers + $$"""
             echo "ready $clones" >$status
             . ${port}6
         fi
@@ -64,17 +72,21 @@ internal static class InitScript
         }
         if (options.Run is null && options.Exec is null)
             return head + ShellScript(options);
-        return head + $"printf '%s' {Shell.Quote(Command(options))} >/.ring3/command\n" + CommandScript(options);
+        return head + CommandScript(options, waited: true);
     }
 
     private static string Mount(GuestMount mount, string place) =>
         $"$b mount -t virtiofs {(mount.ReadOnly ? "-o ro " : "")}{Shell.Quote(mount.Tag)} {Shell.Quote(place)}";
 
+    /// <summary>
+    /// A shell on the console. Without a terminal dd moves the input to it, by reads and writes: cat would splice, and a splice waits for the console with the
+    /// pipe locked, so that the shell could not take what is in it.
+    /// </summary>
     private static string ShellScript(InitOptions options)
     {
         string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty -F {options.Console} rows {options.Rows} cols {options.Columns}\n" : "";
         string shell = options.Interactive ? $"$b setsid $b cttyhack $b sh -l <{options.Console} >{options.Console} 2>&1"
-            : $"$b stty -F {options.Console} -echo\n$b cat {options.Console} | $b sh >{options.Console} 2>&1";
+            : $"$b stty -F {options.Console} -echo\n$b dd if={options.Console} bs=4096 2>/dev/null | $b sh >{options.Console} 2>&1";
         return $"""
             {size}{shell}
             $b sync
@@ -153,63 +165,73 @@ internal static class InitScript
 
     private static string Ports(InitOptions options) => (options.Streams is null ? SerialPorts : ConsolePorts) + Fifos;
 
-    private const string Fifos = "[ -p /run/.in ] || $b mkfifo -m 666 /run/.in /run/.out /run/.err\n";
+    private const string Fifos = $"[ -p /run/.in ] || $b mkfifo -m 666 /run/.in /run/.out /run/.err {ReseedProgram.Pipe}\n";
+
+    /// <summary>What moves a command's output and its errors. Init holds their pipes open, so that they end when all others have left and init does; a port can
+    /// be opened once, and what init has to say goes the same way.</summary>
+    private const string Movers = """
+        $b cat </run/.out >$out &
+        o=$!
+        $b cat </run/.err >$err &
+        e=$!
+        exec 8>/run/.out 9>/run/.err
+
+        """;
+
+    /// <summary>Who runs in the place of a part of init holds no pipe open.</summary>
+    private const string Leave = "exec 8>&- 9>&-";
+
+    /// <summary>Becomes the leader of the command's processes; who it is, is in a file.</summary>
+    private const string Enter = $"read -r p x </proc/self/stat; echo $p >/run/.pid; {Leave}";
 
     /// <summary>
     /// The command's streams are pipes, as under ssh without a terminal: nothing rewrites its bytes, and programs see no tty. cat moves them to the ports. Or
-    /// they are the terminal. A shell without children opens the pipes: opening one waits for its other end, and the end of a child (of the cat whose input is
-    /// at its end) would interrupt that.
+    /// they are the terminal. A shell whose children stay opens the pipes: opening one waits for its other end, and the end of a child (of the cat whose input
+    /// is at its end) would interrupt that.
     /// </summary>
-    private static string CommandScript(InitOptions options)
+    /// <param name="options">What it is.</param>
+    /// <param name="waited">Behind <see cref="Wait"/>.</param>
+    private static string CommandScript(InitOptions options, bool waited)
     {
         CommandStreams streams = options.Streams ?? new CommandStreams();
-        string script = """
-            input=/dev/null s= e=
-            stop() { s=126; echo "ring3: $*" >$err; }
+        string script = (waited ? "" : (options.Streams is not null ? Control : "") + Movers) + """
+            input=/dev/null s=
+            stop() { s=126; echo "ring3: $*" >&9; }
 
             """;
-        if (options.Streams is not null)
-            script += Control(options.Run is null ? "/run/.pid" : "/new" + PidFile);
         if (options.Run is not null)
-            script += RunRoot(options);
+            script += (waited ? $"printf '%s' {Shell.Quote(Command(options))} >/.ring3/command\n" : "") + RunRoot(options);
         string start = options.Run is not null ? $"$b chroot /new {RunDirectory}/busybox sh {RunDirectory}/command"
-            : options.Streams is null ? "$b sh -c \"$($b cat /.ring3/command)\""
-            : "$b sh -c 'echo $$ >/run/.pid; exec '$b' sh -c \"$('$b' cat /.ring3/command)\"'";
+            : $"$b sh -c {(waited ? Shell.Quote(Command(options)) : "\"$($b cat /.ring3/command)\"")}";
         if (streams.IsTerminal)
         {
             // Its size is the terminal's as long as somebody has it open.
             string size = options.Rows > 0 && options.Columns > 0 ? $"$b stty rows {options.Rows} cols {options.Columns}; " : "";
-            string error = streams.ErrorIsTerminal ? "" : "$b cat </run/.err >$err &\n    e=$!";
             script += $$"""
                 [ -n "$in" ] || stop the guest\'s kernel has no virtio console, which a terminal needs
                 if [ -z "$s" ]; then
-                    {{error}}
-                    { {{size}}( exec $b setsid -c {{start}} 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}} ); } </dev/hvc0 >/dev/hvc0
+                    { {{size}}( {{Enter}}; exec $b setsid -c {{start}} 2>{{(streams.ErrorIsTerminal ? "&1" : "/run/.err")}} ); } </dev/hvc0 >/dev/hvc0
                     s=$?
-                    [ -z "$e" ] || wait $e
                 fi
                 """;
         }
         else
         {
-            string input = !streams.HasInput ? "" : """
-                    if [ -n "$in" ]; then input=/run/.in; $b cat <$in >/run/.in & fi
+            string input = !streams.HasInput ? "" : $$"""
+                    if [ -n "$in" ]; then input=/run/.in; { {{Leave}}; exec $b cat <$in >/run/.in; } & fi
 
                 """;
             script += $$"""
                 if [ -z "$s" ]; then
-                {{input}}    $b cat </run/.out >$out &
-                    o=$!
-                    $b cat </run/.err >$err &
-                    e=$!
-                    ( exec $b setsid {{start}} <$input >/run/.out 2>/run/.err )
+                {{input}}    ( {{Enter}}; exec $b setsid {{start}} <$input >/run/.out 2>/run/.err )
                     s=$?
-                    wait $o $e
                 fi
                 """;
         }
-        return script + """
+        return script + $"""
 
+            {Leave}
+            wait $o $e
             echo "exit $s" >$status
             # The host reads a console's port when it comes to it, and ends the machine then.
             [ -z "$in" ] || $b sleep 1000000
@@ -218,11 +240,11 @@ internal static class InitScript
             """;
     }
 
-    /// <summary>Signals for the command's processes, and sizes for its terminal.</summary>
-    private static string Control(string pidFile) => $$"""
+    /// <summary>Signals for the command's processes, and sizes for its terminal. Before they are a group, the first of them gets a signal alone.</summary>
+    private const string Control = """
         [ -z "$control" ] || while read -r k a c; do
             case $k in
-                signal) $b kill -$a -$($b cat {{pidFile}}) ;;
+                signal) read -r p </run/.pid; $b kill -$a -$p || $b kill -$a $p ;;
                 size) $b stty -F /dev/hvc0 rows $a cols $c ;;
             esac
         done <$control >/dev/null 2>&1 &
@@ -265,7 +287,7 @@ internal static class InitScript
     }
 
     /// <summary>What a command of ring3 run is started by.</summary>
-    public static string Command(InitOptions options) => options.Run is { } run ? run.Script(PidFile) : options.Exec + "\n";
+    public static string Command(InitOptions options) => options.Run is { } run ? run.Script() : options.Exec + "\n";
 
     /// <summary>What udhcpc runs when it has an address.</summary>
     public static string Dhcp(string busybox) => $"""

@@ -12,6 +12,9 @@ internal static class ReseedProgram
     /// <summary>Where it is in the guest.</summary>
     public const string Path = "/.ring3/reseed";
 
+    /// <summary>Where a guest that waits has it take them from.</summary>
+    public const string Pipe = "/run/.seed";
+
     /// <summary>Bytes that it takes.</summary>
     public const int SeedBytes = 64;
 
@@ -87,7 +90,8 @@ internal static class ReseedProgram
         var octal = new System.Text.StringBuilder();
         foreach (byte b in seed)
             octal.Append('\\').Append(Convert.ToString(b, 8).PadLeft(3, '0'));
-        const string Refuse = "{ echo 'ring3: this clone has no random numbers of its own' >$err; echo 'exit 126' >$status; $b sleep 1000000; }";
-        return $"printf '{octal}' | {Path} || {Refuse}\n";
+        const string Refuse = "{ echo 'ring3: this clone has no random numbers of its own' >&9; exec 8>&- 9>&-; wait $o $e; echo 'exit 126' >$status;"
+            + " $b sleep 1000000; }";
+        return $"[ -n \"$seed\" ] && printf '{octal}' >{Pipe} && wait $seed || {Refuse}\n";
     }
 }

@@ -47,12 +47,24 @@ public sealed class SnapshotFile : IDisposable
     public bool TakesCommand => Settings.TakesCommand;
 
     /// <summary>Options of a machine for the snapshot: what it was made with, and what is given.</summary>
+    /// <exception cref="BootException">Something is given for a device that the machine does not have.</exception>
     public BootOptions Apply(BootOptions options) => options with
     {
         Cpus = Settings.Cpus, MemoryBytes = Settings.MemoryBytes, Processor = Settings.Model, Xen = Settings.Xen, XenFifo = Settings.XenFifo,
+        Net = Card(options.Net), Vsock = OtherSide(options.Vsock, Settings.Vsock, "--vsock"),
         PolledSerial = Settings.PolledSerial, WaitsForScript = Settings.TakesCommand, Disks = [.. Settings.Disks.Select(d => d.Option)],
         Streams = Settings.HasConsole ? options.Streams ?? new CommandStreams() : null,
     };
+
+    private NetOption? Card(NetOption? given) =>
+        OtherSide(given, Settings.Net, "--net") is { } net && net.Tap is null != Settings.Net!.Tap is null
+            ? throw new BootException(ExitStatus.Usage, $"--net: the card of the snapshot's machine is one of {(net.Tap is null ? "tap" : "user")}")
+            : given ?? Settings.Net;
+
+    /// <summary>What a device is connected to: as it was, or to what is given instead.</summary>
+    private static T? OtherSide<T>(T? given, T? kept, string option) where T : class =>
+        given is null || kept is not null ? given ?? kept
+        : throw new BootException(ExitStatus.Usage, $"{option}: the machine of the snapshot has no such device");
 
     /// <summary>Bytes of the file.</summary>
     public long Bytes { get; private init; }

@@ -22,6 +22,9 @@ internal sealed record SnapshotSettings
     public bool PolledSerial { get; init; }
     public IReadOnlyList<(string Tag, bool ReadOnly)> Shares { get; init; } = [];
     public IReadOnlyList<SnapshotDisk> Disks { get; init; } = [];
+    /// <summary>The other sides of the network card and of the socket device, which a clone has anew; null: it has none of these devices.</summary>
+    public NetOption? Net { get; init; }
+    public VsockOption? Vsock { get; init; }
     /// <summary>Everything that went into a snapshot of the cache; empty: it is a user's.</summary>
     public string Key { get; init; } = "";
 
@@ -52,8 +55,22 @@ internal sealed record SnapshotSettings
         var disks = new SnapshotDisk[Math.Clamp(state.Keep(own.Disks.Count), 0, byte.MaxValue)];
         for (int i = 0; i < disks.Length; i++)
             disks[i] = SnapshotDisk.Transfer(state, state.IsLoading ? null : own.Disks[i]);
-        return settings with { Shares = shares, Disks = disks };
+        return settings with { Shares = shares, Disks = disks, Net = TransferNet(state, own.Net), Vsock = TransferVsock(state, own.Vsock) };
     }
+
+    private static NetOption? TransferNet(StateTransfer state, NetOption? own)
+    {
+        if (!state.Keep(own is not null))
+            return null;
+        string tap = state.Text(own?.Tap ?? "");
+        var forwards = new NetOption.Forward[Math.Clamp(state.Keep(own?.Forwards.Count ?? 0), 0, ushort.MaxValue)];
+        for (int i = 0; i < forwards.Length; i++)
+            forwards[i] = state.Keep(own?.Forwards[i] ?? default);
+        return new NetOption { Tap = tap.Length == 0 ? null : tap, Forwards = forwards };
+    }
+
+    private static VsockOption? TransferVsock(StateTransfer state, VsockOption? own) =>
+        state.Keep(own is not null) ? new VsockOption(state.Text(own?.Path ?? ""), state.Keep(own?.Cid ?? 0)) : null;
 
     public ProcessorModel Model => ProcessorModel.TryParse(Processor, out ProcessorModel model) ? model
         : throw new InvalidDataException($"there is no processor '{Processor}'");

@@ -30,7 +30,8 @@ public sealed class WarmStart
     {
         bool plain = options.HasCommand && !options.Cold && options.SnapshotFile is null && options is { Kernel: null, Initrd.Count: 0, Acpi: true }
             && options is { Protocol: BootProtocol.Auto, Serial: "stdio", Verbose: false, CheckTlb: false, Trace: TraceCategories.None }
-            && (options.Run is not null || options.Shares.Count == 0) && options.Disks.Count == 0 && Machine.SnapshotObstacle(options) is null;
+            && (options.Run is not null || options.Shares.Count == 0) && options is { Disks.Count: 0, Net: null, Vsock: null }
+            && Machine.SnapshotObstacle(options) is null;
         if (!plain)
             return null;
         string kernel = cache.Kernel("cloud-amd64", modules: true), busybox = cache.Busybox();

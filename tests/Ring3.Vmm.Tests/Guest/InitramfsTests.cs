@@ -91,9 +91,11 @@ public class InitramfsTests
         List<Entry> entries = Parse(Initramfs.BuildOverlay(options, []));
         string command = Encoding.UTF8.GetString(entries.Single(e => e.Name == ".ring3/command").Content);
         Assert.Contains("--reuid 1 --regid 2 --groups 3,4 --", command);
-        Assert.Equal("it's|a b||$HOME|", Sh(command.Replace("/run/.ring3/pid", "/dev/null").Replace("/usr/bin/setpriv --reuid 1 --regid 2 --groups 3,4 --",
-            "")));
+        Assert.Equal("it's|a b||$HOME|", Sh(command.Replace("/usr/bin/setpriv --reuid 1 --regid 2 --groups 3,4 --", "")));
         _ = Sh(Encoding.UTF8.GetString(entries.Single(e => e.Name == ".ring3/init").Content), "-n");
+        _ = Sh(InitScript.Build("/busybox", options with { WaitsForScript = true }), "-n");
+        _ = Sh(InitScript.Script(options, clone: true), "-n");
+        _ = Sh(InitScript.Script(options with { Run = null, Exec = "echo it's" }, clone: false), "-n");
     }
 
     private static string Sh(string script, params string[] options)

@@ -229,6 +229,23 @@ public sealed class SnapshotTests : IDisposable
         Assert.Contains("--disk", Refused(() => Machine.CheckSnapshot(Options with { Disks = [new DiskOption { Path = "x", Format = "qcow2" }] })).Message);
         Assert.Contains("--xen", Refused(() => Machine.CheckSnapshot(Options with { Xen = true })).Message);
         Machine.CheckSnapshot(Options);
+        Machine.CheckSnapshot(Options with { Net = new NetOption(), Vsock = new VsockOption("x", 3) });
+    }
+
+    /// <summary>A TAP interface or passt make other cards, and what there is no device for is not given one.</summary>
+    [Fact]
+    public void WhatDevicesAreConnectedTo_CanBeGivenAnew()
+    {
+        string socket = PathOf("socket"), path = Make(Options with { Vsock = new VsockOption(socket, 5) }).File;
+        using SnapshotFile file = SnapshotFile.Open(path);
+        Assert.Equal(new VsockOption(socket, 5), file.Apply(new BootOptions()).Vsock);
+        Assert.Null(file.Apply(new BootOptions()).Net);
+        var other = new VsockOption(PathOf("other"), 6);
+        Assert.Equal(other, file.Apply(new BootOptions { Vsock = other }).Vsock);
+        Assert.Contains("no such device", Refused(() => file.Apply(new BootOptions { Net = new NetOption() })).Message);
+        using (var one = new Machine(file.Apply(new BootOptions()), file))
+            Assert.Contains("is taken", Refused(() => new Machine(file.Apply(new BootOptions()), file)).Message);
+        RunClone(path);
     }
 }
 
