@@ -12,8 +12,8 @@ internal struct TranslatedJump
 }
 
 /// <summary>
-/// The memory of one processor that translated code addresses from one register: the state, slots, the level-1 TLB, the translated jumps, at the same distances in
-/// every processor of the process.
+/// The memory of one processor that translated code addresses from one register: the state, slots, the level-1 TLB, the translated jumps, at the same
+/// distances in every processor of the process.
 /// </summary>
 /// <remarks>SAFETY: one mapping, whose parts do not overlap.</remarks>
 internal static unsafe class ProcessorMemory

@@ -185,7 +185,9 @@ internal sealed unsafe partial class RegionBuilder
         EmitContinuation(back, after);
     }
 
-    /// <summary>Goes to the linear address in <see cref="HostRegisters.Address"/>, by a call as in <see cref="EmitEdge"/>. The flags are in the state.</summary>
+    /// <summary>
+    /// Goes to the linear address in <see cref="HostRegisters.Address"/>, by a call as in <see cref="EmitEdge"/>. The flags are in the state.
+    /// </summary>
     private void EmitJump(in Site site, int back = NoCall, Trace? after = null)
     {
         const Register Target = HostRegisters.Address, Index = HostRegisters.Spare, Other = HostRegisters.Entry;

@@ -13,7 +13,7 @@ internal sealed unsafe partial class RegionBuilder
 
     /// <summary>Calls whose target the translated jumps do not have: the two jumps, the site, and the continuation.</summary>
     private readonly List<(int Jump, int Jump2, int Site, int Continuation)> _missedCalls = [];
-    /// <summary>The trace that the last continuation jumps to, which has not been emitted, and the end of that jump. Nothing, where it is not the last.</summary>
+    /// <summary>The trace that the last continuation jumps to, if that has not been emitted, and the end of the jump.</summary>
     private (Trace? Trace, int End) _expected;
 
     /// <summary>In place of an offset to return to.</summary>

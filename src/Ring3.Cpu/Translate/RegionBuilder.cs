@@ -347,7 +347,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 break;
             default:
                 g.SiteBefore = true;
-                g.SiteAfter = g.Code.Code is Code.Pushfq or Code.Pushfd or Code.Mov_rm16_Sreg && g.Lowering == Lowering.System && (memory || g.Code.Code != Code.Mov_rm16_Sreg);
+                g.SiteAfter = g.Lowering == Lowering.System && (g.Code.Code is Code.Pushfq or Code.Pushfd || memory && g.Code.Code == Code.Mov_rm16_Sreg);
                 break;
         }
         g.Writes = facts.Writes(g.Code);

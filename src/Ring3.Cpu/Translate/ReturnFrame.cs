@@ -9,6 +9,7 @@ namespace Ring3.Cpu;
 /// <remarks>
 /// A frame is a guess. A return that comes to other than the newest frame's place drops it, and jumps; a call that has no room drops them all; so does
 /// leaving translated code, and with it whatever makes code pointers invalid (see Translator.CanGoOn).
+/// SAFETY: the layout is what emitted code pushes.
 /// </remarks>
 [StructLayout(LayoutKind.Sequential)]
 internal unsafe struct ReturnFrame
