@@ -113,13 +113,17 @@ internal static class BootSession
     private static void AttachCommand(Machine machine, OutputPump output, OutputPump error, BootOptions options, SnapshotRequest request)
     {
         // What was written before the status is written before the end.
-        void Ended(int status) => new Thread(() =>
+        void Ended(int status)
         {
-            machine.DrainPorts();
-            output.WaitWritten();
-            error.WaitWritten();
-            machine.End(MachineEnd.ExecDone, status);
-        }) { IsBackground = true, Name = "ring3-status" }.Start();
+            machine.CommandEnded();
+            new Thread(() =>
+            {
+                machine.DrainPorts();
+                output.WaitWritten();
+                error.WaitWritten();
+                machine.End(MachineEnd.ExecDone, status);
+            }) { IsBackground = true, Name = "ring3-status" }.Start();
+        }
         var status = new ExecStatusSink(Ended, request.Ready);
         machine.AttachSerial(1, output);
         machine.AttachSerial(2, error);

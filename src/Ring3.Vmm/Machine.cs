@@ -171,8 +171,15 @@ public sealed partial class Machine : IMachineControl, IDisposable
         }
     }
 
+    private volatile bool _commandEnded;
+
+    /// <summary>The command's status is known, and the machine's end with it follows: that the guest powers off meanwhile ends nothing. Any thread.</summary>
+    public void CommandEnded() => _commandEnded = true;
+
     public void End(MachineEnd end, int value = 0, string? detail = null)
     {
+        if (end == MachineEnd.PowerOff && _commandEnded)
+            return;
         if (Interlocked.Exchange(ref _endClaimed, 1) != 0)
             return;
         _result = new MachineResult(end, value, detail);
