@@ -2,16 +2,6 @@
 # shellcheck disable=SC2154 # set by tests/package/whole.sh
 # What an unpacked tarball says when it cannot work, or not all of it: sourced by tests/package/whole.sh; the tree is $package/tree.
 
-# one_line NAME STATUS PATTERN COMMAND...: it ends with the status, and one line of its own on standard error that matches.
-one_line() {
-    local name=$1 expected=$2 pattern=$3 status
-    shift 3
-    "$@" >"$package/$name.out" 2>"$package/$name.err" </dev/null
-    status=$?
-    [ $status -eq "$expected" ] && [ "$(grep -c . "$package/$name.err")" -eq 1 ] && grep -qE -- "$pattern" "$package/$name.err"
-    verdict "$name" $? "status $status: $(head -n 1 "$package/$name.err")"
-}
-
 # A tree that lacks a file, and one of two versions.
 mv "$package/tree/lib/ring3/libring3.so" "$package/tree/lib/ring3/moved"
 one_line package-missing-library 66 '^ring3: cannot read .*/lib/ring3/libring3\.so: No such file' "$package/tree/bin/ring3" exec true

@@ -1,8 +1,16 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by tests/suites/package.sh
-# All packages, built twice, and fresh Debian systems that they are installed in: sourced by tests/suites/package.sh.
-"$root/package" --check >"$package/build.log" 2>&1
-verdict package-reproducible $? "$(tail -n 1 "$package/build.log")"
+# All packages and fresh Debian systems that they are installed in: sourced by tests/suites/package.sh, which says what of it has its turn.
+
+# wants PART: it is to run. Else the reason is printed.
+wants() {
+    [ -z "$whole" ] && [ "$part" != "$1" ] || return 0
+    verdict "package-$1" 4 "$part has its turn; './test package' runs all, RING3_PACKAGE_PART=$1 this"
+    return 1
+}
+
+"$root/package" ${whole:+--check} >"$package/build.log" 2>&1
+verdict "package-$([ -n "$whole" ] && echo reproducible || echo build)" $? "$(tail -n 1 "$package/build.log")"
 packages=$root/artifacts/packages
 tarball=$packages/ring3-$package_version-linux-x86_64.tar.gz deb=$packages/ring3_${package_version}_amd64.deb
 
@@ -42,8 +50,15 @@ else
     verdict package-lintian 4 "$(tail -n 1 "$package/install.log")"
 fi
 
-# shellcheck source=/dev/null
-. "$root/tests/package/refusals.sh"
+# one_line NAME STATUS PATTERN COMMAND...: it ends with the status, and one line of its own on standard error that matches.
+one_line() {
+    local name=$1 expected=$2 pattern=$3 status
+    shift 3
+    "$@" >"$package/$name.out" 2>"$package/$name.err" </dev/null
+    status=$?
+    [ $status -eq "$expected" ] && [ "$(grep -c . "$package/$name.err")" -eq 1 ] && grep -qE -- "$pattern" "$package/$name.err"
+    verdict "$name" $? "status $status: $(head -n 1 "$package/$name.err")"
+}
 
 # system SUITE [PACKAGE]: a Debian system with the essential packages, apt and PACKAGE, made once, as $tree; 1 and a reason in $why when it cannot be.
 system() {
@@ -66,6 +81,9 @@ fresh() {
     why="cannot copy $tree"
     rm -rf "$tree-used" && cp -a "$tree" "$tree-used" && tree=$tree-used
 }
+
+# shellcheck source=/dev/null
+! wants refusals || . "$root/tests/package/refusals.sh"
 
 # use NAME RING3: what an ordinary user does with an installed one.
 use() {
@@ -140,6 +158,7 @@ sudos() {
 }
 
 for debian in bookworm trixie; do
+    wants $debian || continue
     if ! system $debian || ! fresh; then
         verdict "package-$debian" 4 "$why"
         continue
@@ -206,7 +225,9 @@ for debian in bookworm trixie; do
 done
 
 # The oldest Debian: what its compiler links runs on an installed Ring3 elsewhere; there the C library is too old, as the dynamic linker says.
-if system bullseye gcc,libc6-dev; then
+if ! wants bullseye; then
+    :
+elif system bullseye gcc,libc6-dev; then
     cp "$root/src/Ring3.DevKvm/native/selftest.c" "$root"/src/Ring3.DevKvm/native/*.h "$tree/opt/"
     tar -C "$tree/opt" -xzf "$tarball"
     ! inside user "/opt/ring3-$package_version-linux-x86_64/bin/ring3" --version >"$package/bullseye.log" 2>&1 && grep -q "version .GLIBC_2\.34' not found" "$package/bullseye.log"
@@ -223,7 +244,9 @@ fi
 recipe() { awk -v mark="<!-- test: $1 -->" '$0 == mark { found = 1 } found && /^```sh/ { inside = 1; next } inside && /^```/ { exit } inside' "$root/docs/ci.md"; }
 
 # A CI job: what action.yml and the GitLab snippet do, then the recipes, in a fresh system with QEMU from Debian.
-if system bookworm qemu-system-x86; then
+if ! wants ci; then
+    :
+elif system bookworm qemu-system-x86; then
     mkdir -p "$tree/opt/job"
     cp "$root/packaging/ci/setup.sh" "$tree/opt/job/"
     cp "$tarball" "$tree/opt/job/ring3.tar.gz"
@@ -260,7 +283,9 @@ else
 fi
 
 # libguestfs: its appliance is made of the system's own kernel.
-if system bookworm guestfish,linux-image-cloud-amd64; then
+if ! wants guestfs; then
+    :
+elif system bookworm guestfish,linux-image-cloud-amd64; then
     chmod a+r "$tree"/boot/vmlinuz-*
     mkdir -p "$tree/opt/job"
     cp "$root/packaging/ci/setup.sh" "$tree/opt/job/"
@@ -276,7 +301,9 @@ fi
 
 # A container under the restricted pod security standard: no root, no capabilities, a read-only root, the runtime's default seccomp denials, no network, a memory limit.
 group=/sys/fs/cgroup/memory/ring3-package-$$
-if ! system bookworm qemu-system-x86; then
+if [ -z "$whole" ] && [ "$part" != ci ]; then
+    :
+elif ! system bookworm qemu-system-x86; then
     verdict package-pod 4 "$why"
 elif ! gcc -O2 -Wall -Wextra -Werror -static -o "$tree/opt/job/restricted" "$root/tests/package/restricted.c" >"$package/restricted.log" 2>&1; then
     verdict package-pod 4 "gcc makes no static programs here: $(head -n 1 "$package/restricted.log")"
@@ -308,37 +335,14 @@ else
 fi
 
 # shellcheck source=/dev/null
-. "$root/tests/package/image.sh"
+! wants image || . "$root/tests/package/image.sh"
 
-# The samples as somebody else's projects: outside the repository, with the package from a local feed.
-samples=$(mktemp -d)
-cp -r "$root/samples/." "$samples"
-cat >"$samples/nuget.config" <<CONFIG
-<configuration>
-  <config><add key="globalPackagesFolder" value="packages" /></config>
-  <fallbackPackageFolders><add key="user" value="${NUGET_PACKAGES:-$HOME/.nuget/packages}" /></fallbackPackageFolders>
-  <packageSources><add key="ring3" value="$packages" /></packageSources>
-</configuration>
-CONFIG
-(cd "$samples" && Ring3Version=$package_version dotnet run --project HelloGuest) >"$package/hello.log" 2>&1 && grep -q '^Hello from ring 0' "$package/hello.log" && [ -e "$samples/packages/ring3/$package_version/lib/net10.0/Ring3.xml" ]
-verdict package-sample-hello $? "$(tail -n 1 "$package/hello.log")"
-(cd "$samples" && Ring3Version=$package_version timeout -k 5 400 dotnet run --project LinuxMachine) >"$package/machine.log" 2>&1 </dev/null && grep -q '^clone 2 has 42' "$package/machine.log"
-verdict package-sample-machine $? "$(tail -n 1 "$package/machine.log")"
-(cd "$samples" && Ring3Version=$package_version dotnet test BootSectorTest) >"$package/bootsector.log" 2>&1 && grep -qE 'Passed: +2' "$package/bootsector.log"
-verdict package-sample-bootsector $? "$(tail -n 1 "$package/bootsector.log")"
-# With a test that opens /dev/kvm; the machine's own, where there is one, is not there for it.
-cp "$root/tests/package/KvmTests.cs" "$samples/BootSectorTest"
-hidden=(env)
-[ ! -e /dev/kvm ] || ! unshare --mount true 2>/dev/null || hidden=(unshare --mount sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' sh env)
-(cd "$samples/BootSectorTest" && "${hidden[@]}" PATH="$package/tree/bin:$PATH" Ring3Version="$package_version" bash -euc "$(recipe dotnet)") >"$package/ci-dotnet.log" 2>&1 && grep -qE 'Passed: +3' "$package/ci-dotnet.log"
-verdict package-ci-dotnet $? "$(tail -n 1 "$package/ci-dotnet.log")"
-(cd "$samples" && dotnet build PInvokeClient -c Release -o "$samples/client") >"$package/pinvoke.log" 2>&1 && "$package/tree/bin/ring3" exec -- "$samples/client/PInvokeClient" >"$package/pinvoke.log" 2>&1 && grep -qx hello "$package/pinvoke.log"
-verdict package-sample-pinvoke $? "$(tail -n 1 "$package/pinvoke.log")"
-rm -rf "$samples"
+# shellcheck source=/dev/null
+! wants samples || . "$root/tests/package/samples.sh"
 for name in '' s; do
     unzip -l "$packages/Ring3.$package_version.${name}nupkg" 2>/dev/null | grep -q "lib/net10.0/Ring3.Kvm.$([ -n "$name" ] && echo pdb || echo dll)$"
     verdict "package-nuget-${name:+symbols-}layers" $? "Ring3.Kvm is not in the package"
 done
 
 # shellcheck source=/dev/null
-. "$root/tests/package/trixie.sh"
+! wants recipes || . "$root/tests/package/trixie.sh"

@@ -1,11 +1,14 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # set by ./test
-# What people install: sourced by ./test, which provides install, verdict, results, root and all. A part of it by default; './test package' or RING3_PACKAGE_ALL=1: everything,
-# with two builds of all packages and fresh Debian systems.
+# shellcheck disable=SC2154,SC2034 # set by ./test; read by tests/package/whole.sh
+# What people install: sourced by ./test, which provides install, verdict, results, root and all. './test package' or RING3_PACKAGE_ALL=1: everything, with two builds of all packages
+# and every Debian system. By default one build, and the part of the rest that has its turn with the day, or that RING3_PACKAGE_PART names.
 package=$results/package
 mkdir -p "$package"
 whole=${RING3_PACKAGE_ALL:-}
-[ -n "$all" ] || whole=1
+[ -n "$all${RING3_PACKAGE_PART:-}" ] || whole=1
+parts=(bookworm trixie bullseye ci guestfs image recipes samples refusals)
+part=${RING3_PACKAGE_PART:-${parts[$(($(date +%s) / 86400 % ${#parts[@]}))]}}
+case " ${parts[*]} " in *" $part "*) ;; *) echo "test: RING3_PACKAGE_PART is one of: ${parts[*]}" >&2; exit 2 ;; esac
 package_version=$(sed -n 's:.*<Version>\(.*\)</Version>.*:\1:p' "$root/Directory.Build.props")
 
 # The scripts themselves.
@@ -106,7 +109,5 @@ verdict package-lesser-runtime $? "status $status: $(tail -n 1 "$package/lesser.
 ! (DOTNET_EnableAVX2=0 "$root/artifacts/bin/HelloGuest/release/HelloGuest"; exit) >"$package/lesser.log" 2>&1 && grep -q 'PlatformNotSupportedException: this processor does not have AVX2' "$package/lesser.log" && ! grep -q "Hello from" "$package/lesser.log"
 verdict package-lesser-library $? "$(head -n 1 "$package/lesser.log")"
 
-if [ -n "$whole" ]; then
-    # shellcheck source=/dev/null
-    . "$root/tests/package/whole.sh"
-fi
+# shellcheck source=/dev/null
+. "$root/tests/package/whole.sh"
