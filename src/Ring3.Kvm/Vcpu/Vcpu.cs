@@ -17,6 +17,7 @@ public sealed partial class Vcpu
     /// <summary>KVM_GET_VCPU_MMAP_SIZE: kvm_run, the port I/O data page, the ring of coalesced writes.</summary>
     internal const int RunAreaBytes = 3 * 4096;
 
+    /// <summary>The VM that it belongs to.</summary>
     public Vm Vm { get; }
 
     /// <summary>The id given at creation: the APIC id.</summary>

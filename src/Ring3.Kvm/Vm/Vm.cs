@@ -50,6 +50,7 @@ public sealed partial class Vm : IDisposable
         Settings = new VmSettings(_core, _memory, _interrupts, Msrs);
     }
 
+    /// <summary>What the VM was created with.</summary>
     public VmOptions Options => _core.Options;
 
     /// <summary>Which processor the vCPUs are.</summary>
@@ -57,8 +58,10 @@ public sealed partial class Vm : IDisposable
 
     /// <summary>Guest memory by guest-physical address, for the client's devices.</summary>
     public GuestMemory Memory { get; }
+    /// <summary>Guest memory: what KVM_SET_USER_MEMORY_REGION2 has given it.</summary>
     public MemorySlots Slots { get; }
     internal TdpMmu Mmu { get; }
+    /// <summary>The guest's clock, kvmclock's and that of KVM_GET_CLOCK.</summary>
     public VmClock Clock { get; }
 
     /// <summary>In-kernel controllers, or null until <see cref="CreateIrqchip"/> (or the split irqchip) made them.</summary>

@@ -8,6 +8,7 @@ public static class WorkingSetStats
 {
     private static readonly WorkingSet s_none = new([], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 
+    /// <summary>Its statistics, in the order of KVM_GET_STATS_FD's data.</summary>
     public static IReadOnlyList<StatDescriptor<Vm>> Descriptors { get; } =
     [
         Instant("resident_limit_bytes", v => Of(v).Limit), Instant("resident_pages", v => (ulong)Of(v).ResidentPages),
