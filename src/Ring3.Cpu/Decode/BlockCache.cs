@@ -29,7 +29,12 @@ internal sealed unsafe partial class BlockCache
     private long _epoch = 1;
     private bool _externalWriters;
 
-    public BlockCache() => _arenas = [_arena = new BlockArena(ArenaBytes)];
+    public BlockCache()
+    {
+        _arenas = [_arena = new BlockArena(ArenaBytes)];
+        if (Translates)
+            RegionArena.Prepare();
+    }
 
     /// <summary>A processor is to read blocks through its fetch unit. Any thread.</summary>
     public void Join(CodeFetch reader)

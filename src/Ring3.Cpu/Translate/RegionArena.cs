@@ -21,6 +21,25 @@ internal sealed unsafe class RegionArena
 
     public Region* First;
 
+    /// <summary>As many as a machine has while the old one cannot be used again yet.</summary>
+    private const int Prepared = 2;
+
+    private static int s_prepared;
+
+    /// <summary>
+    /// Makes arenas ahead, once in the process: a client's threads may be confined to few system calls by the time something is translated.
+    /// </summary>
+    public static void Prepare()
+    {
+        if (Interlocked.Exchange(ref s_prepared, 1) != 0)
+            return;
+        RegionArena?[] arenas = new RegionArena?[Prepared];
+        for (int i = 0; i < Prepared; i++)
+            arenas[i] = Take();
+        foreach (RegionArena? arena in arenas)
+            arena?.Return();
+    }
+
     /// <summary>An empty arena, or null when the process has enough of them.</summary>
     public static RegionArena? Take()
     {
