@@ -9,8 +9,10 @@ wants() {
     return 1
 }
 
+built=build
+[ -z "$whole" ] || built=reproducible
 "$root/package" ${whole:+--check} >"$package/build.log" 2>&1
-verdict "package-$([ -n "$whole" ] && echo reproducible || echo build)" $? "$(tail -n 1 "$package/build.log")"
+verdict "package-$built" $? "$(tail -n 1 "$package/build.log")"
 packages=$root/artifacts/packages
 tarball=$packages/ring3-$package_version-linux-x86_64.tar.gz deb=$packages/ring3_${package_version}_amd64.deb
 
