@@ -15,7 +15,8 @@ try
     {
         pc.Type("echo written by a guest >/dev/vda; sync; ip -o addr show up; echo sample-do''ne\n");
         Expect(pc, "sample-done");
-        Console.WriteLine(!network ? "no network: passt is not installed" : pc.Output.Contains("eth0    inet ") ? "the guest has a network" : "the guest has no network");
+        string found = pc.Output.Contains("eth0    inet ") ? "the guest has a network" : "the guest has no network";
+        Console.WriteLine(network ? found : "no network: passt is not installed");
         // The guest lets the disk go, and the file is ours again.
         pc.RemoveDisk(image);
         using (StreamReader reader = File.OpenText(image))

@@ -88,21 +88,8 @@ public sealed class DiskFile : IDisposable
     /// <summary>Reads at an offset; fewer bytes than asked for at the end of the file only.</summary>
     public unsafe int Read(long offset, byte* buffer, int length)
     {
-        int done = 0;
-        while (done < length)
-        {
-            nint n = Libc.pread(_fd, buffer + done, (nuint)(length - done), offset + done);
-            if (n == 0)
-                break;
-            if (n < 0 && Marshal.GetLastPInvokeError() is var error)
-            {
-                if (error == Libc.EINTR)
-                    continue;
-                return -error;
-            }
-            done += (int)n;
-        }
-        return done;
+        var piece = new HostPiece((ulong)buffer, (nuint)length);
+        return length == 0 ? 0 : (int)Read(offset, new Span<HostPiece>(ref piece));
     }
 
     /// <summary>Reads at an offset into pieces of memory, which may vanish meanwhile: the bytes, fewer at the end of the file only, or -errno.</summary>

@@ -230,7 +230,9 @@ internal sealed unsafe class IoctlRun(int threads) : IHostileRun
         Check(now <= _descriptors + 8, $"{now} descriptors after {_sessions} sessions, {_descriptors} at first");
     }
 
-    public override string ToString() => string.Join(", ", _doing.Select(d => d.Call == null ? "no call" : $"{d.Call} on {d.Handle.Kind} {d.Handle.Value:x} with 0x{d.Argument:x}, released {d.Handle.Released}, signalled {(d.Handle.Signal != null ? d.Handle.Signal->Signalled : 0)}"));
+    public override string ToString() => string.Join(", ", _doing.Select(d => d.Call == null ? "no call"
+        : $"{d.Call} on {d.Handle.Kind} {d.Handle.Value:x} with 0x{d.Argument:x}, released {d.Handle.Released}, "
+            + $"signalled {(d.Handle.Signal != null ? d.Handle.Signal->Signalled : 0)}"));
 
     public void Recycle()
     {

@@ -6,7 +6,9 @@ public class SystemCallFilterTests
     private const uint X86_64 = 0xc000003e, I386 = 0x40000003;
     private const uint Kill = 0x8000_0000, Allow = 0x7fff_0000, Eperm = 0x0005_0001;
 
-    /// <summary>What the kernel would do with a call. SPEC: seccomp(2), struct seccomp_data: number, architecture, instruction pointer, six arguments.</summary>
+    /// <summary>
+    /// What the kernel would do with a call. SPEC: seccomp(2), struct seccomp_data: number, architecture, instruction pointer, six arguments.
+    /// </summary>
     private static uint Run(SystemCallFilter filter, int number, ulong[] arguments, uint architecture = X86_64)
     {
         var data = new uint[16];

@@ -140,7 +140,8 @@ public sealed unsafe class MsrRuleTests
             ulong before = Get(g.Cpu, msr);
             for (int bit = 0; bit < 64; bit++)
             {
-                if (msr is Msr.TSC or Msr.TSC_ADJUST or Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW or Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW or Msr.KVM_STEAL_TIME)
+                if (msr is Msr.TSC or Msr.TSC_ADJUST or Msr.KVM_SYSTEM_TIME or Msr.KVM_SYSTEM_TIME_NEW or Msr.KVM_WALL_CLOCK or Msr.KVM_WALL_CLOCK_NEW
+                    or Msr.KVM_STEAL_TIME)
                     continue;
                 if (Set(g.Cpu, msr, before ^ 1UL << bit) == 0)
                     Assert.True(Get(g.Cpu, msr) == before, $"MSR {msr:x} has changed by a refused write of bit {bit}");

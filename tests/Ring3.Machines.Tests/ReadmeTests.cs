@@ -20,7 +20,8 @@ public sealed class ReadmeTests
     [Fact]
     public void Sample_IsTheOneThatCompiles()
     {
-        string compiled = Regex.Match(File.ReadAllText(ThisFile()), @" // README\.md begins\n(.*?) *// README\.md ends", RegexOptions.Singleline).Groups[1].Value;
+        string compiled = Regex.Match(File.ReadAllText(ThisFile()), @" // README\.md begins\n(.*?) *// README\.md ends",
+            RegexOptions.Singleline).Groups[1].Value;
         string readme = Path.Combine(Path.GetDirectoryName(ThisFile())!, "..", "..", "README.md");
         string printed = Regex.Matches(File.ReadAllText(readme), "```csharp\n(.*?)```", RegexOptions.Singleline)[1].Groups[1].Value;
         Assert.Equal(Regex.Replace(compiled, "^        ", "", RegexOptions.Multiline), printed);

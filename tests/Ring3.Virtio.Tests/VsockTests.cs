@@ -123,14 +123,20 @@ public sealed class VsockTests : IDisposable
         Assert.Null(events.Take());
     }
 
+    /// <summary>The guest has made a connection to port 52, where a program listens: the program's end.</summary>
+    private Socket Connected(Socket listener)
+    {
+        Say(VsockOperation.Request, 1000, 52);
+        Assert.Equal(VsockOperation.Response, Next()!.Value.Header.Operation);
+        return listener.Accept();
+    }
+
     /// <summary>The buffer in hand goes back, and what a program sends meanwhile is not lost.</summary>
     [Fact]
     public void WhatComesWhileQueuesAreHeld_ComesLater()
     {
         using Socket listener = HostListener(52);
-        Say(VsockOperation.Request, 1000, 52);
-        Assert.Equal(VsockOperation.Response, Next()!.Value.Header.Operation);
-        using Socket program = listener.Accept();
+        using Socket program = Connected(listener);
         Listen();
         Turn();
         _bench.Transport.Hold();
@@ -146,9 +152,7 @@ public sealed class VsockTests : IDisposable
     public void TheGuestReachesASocketOfItsPortsName()
     {
         using Socket listener = HostListener(52);
-        Say(VsockOperation.Request, 1000, 52);
-        Assert.Equal(VsockOperation.Response, Next()!.Value.Header.Operation);
-        using Socket program = listener.Accept();
+        using Socket program = Connected(listener);
         var all = new List<byte>();
         var buffer = new byte[70000];
         for (int i = 0; i < 100; i++)

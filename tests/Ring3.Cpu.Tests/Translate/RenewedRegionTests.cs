@@ -41,7 +41,9 @@ public sealed unsafe class RenewedRegionTests
         }
     }
 
-    /// <summary>Two processors that come to a branch before it leads anywhere both make it lead to its target: it is one of those that lead there, once.</summary>
+    /// <summary>
+    /// Two processors that come to a branch before it leads anywhere both make it lead to its target: it is one of those that lead there, once.
+    /// </summary>
     [Fact]
     public void ABranchThatIsLinkedTwice_LeavesNoLoop()
     {

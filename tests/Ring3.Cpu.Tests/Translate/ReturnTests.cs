@@ -263,7 +263,7 @@ public sealed unsafe class ReturnTests
         return (int)bytes.Length;
     }
 
-    /// <summary>Functions that call the next one twice each, all of them upwards in one page: whoever wants the processor gets it long before they end.</summary>
+    /// <summary>Functions that call the next one twice each, upwards in one page: whoever wants the processor gets it long before they end.</summary>
     [Fact]
     public void CallsUpwards_Poll()
     {

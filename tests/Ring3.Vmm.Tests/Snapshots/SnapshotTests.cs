@@ -200,8 +200,8 @@ public sealed class SnapshotTests : IDisposable
     [Fact]
     public void AFolderThatIsNotThere_IsNoPlaceForASnapshot()
     {
-        (int status, string message) = Refused(() => SnapshotFile.Write(new SnapshotFolder(PathOf("none/a")), new MachineRam(1 << 20), MachineIdentity.Of(Cpu.ProcessorModel.Host),
-            new SnapshotSettings(), _ => { }));
+        (int status, string message) = Refused(() => SnapshotFile.Write(new SnapshotFolder(PathOf("none/a")), new MachineRam(1 << 20),
+            MachineIdentity.Of(Cpu.ProcessorModel.Host), new SnapshotSettings(), _ => { }));
         Assert.Equal(ExitStatus.NoInput, status);
         Assert.StartsWith("cannot write the snapshot", message);
     }
