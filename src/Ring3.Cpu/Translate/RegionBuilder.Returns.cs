@@ -110,7 +110,6 @@ internal sealed unsafe partial class RegionBuilder
             _a.Load(Register.RSP, StateLayout.FirstReturn);
             _a.Bind(_a.Jump(), back);
         }
-        _otherReturns.Clear();
         foreach ((int jump, int jump2, int site, int continuation) in _missedCalls)
         {
             _a.Bind(jump);
@@ -119,8 +118,5 @@ internal sealed unsafe partial class RegionBuilder
             _a.Add(Instruction.Create(Code.Call_rm64, RegionAssembler.State(StateLayout.SlowRoutine)));
             _a.Bind(_a.Jump(), continuation);
         }
-        _otherReturns.Clear();
-        _fullFrames.Clear();
-        _missedCalls.Clear();
     }
 }
