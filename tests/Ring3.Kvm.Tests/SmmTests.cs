@@ -123,6 +123,33 @@ public sealed unsafe class SmmTests
     }
 
     [Fact]
+    public void SmiAndAnEventToInjectWhileAnMmioReadIsAnswered_AreTakenBehindTheInstruction()
+    {
+        // mov al, 'S'; out 0xe, al; rsm
+        using SmmGuest g = new(0xb0, (byte)'S', 0xe6, 0x0e, 0x0f, 0xaa);
+        const ulong Handler = 0x11000;
+        // push rax; mov al, 'I'; out 0xe, al; pop rax; iretq
+        g.Guest.SetVector(0x40, Handler).LoadAt(Handler, 0x50, 0xb0, (byte)'I', 0xe6, 0x0e, 0x58, 0x48, 0xcf);
+        // mov eax, [0x1800000]; out 0xf4, al
+        g.Guest.Load(0x8b, 0x04, 0x25, 0x00, 0x00, 0x80, 0x01, 0xe6, 0xf4);
+        Assert.Equal(KVM_EXIT_MMIO, g.Guest.Run());
+        g.Cpu.KvmRun->mmio.data[0] = 0x29;
+        kvm_vcpu_events e = Events(g.Cpu);
+        (e.interrupt.injected, e.interrupt.nr) = (1, 0x40);
+        Assert.Equal(0, g.Cpu.SetVcpuEvents(e));
+        g.Cpu.InjectSmi();
+        Assert.Equal(1, Events(g.Cpu).smi.pending);
+        // Waking evaluates what is to be injected, though the instruction has not ended.
+        Assert.Equal(0, g.Cpu.SetMpState(new kvm_mp_state { mp_state = KVM_MP_STATE_HALTED }));
+        List<byte> seen = [];
+        int last = 0;
+        Thread run = new(() => last = g.Guest.RunToEnd(output: seen)) { IsBackground = true };
+        run.Start();
+        Assert.True(run.Join(20_000), "KVM_RUN does not come back");
+        Assert.Equal((0x29, "SI"), (last, string.Concat(seen.Select(b => (char)b))));
+    }
+
+    [Fact]
     public void NmiInSmm_WaitsForRsm()
     {
         using SmmGuest g = new(0xe4, 0x0e, 0x0f, 0xaa);

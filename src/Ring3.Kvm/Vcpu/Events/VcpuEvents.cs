@@ -184,9 +184,13 @@ internal sealed partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, Sy
         if (smm.IsPending && !smm.IsActive)
         {
             LeavesAtOnce |= c->Inject.Valid != 0;
-            // The boundary is behind the instruction in progress: a request makes the vCPU stop there.
             if (Cpu.IsInstructionInProgress)
-                Requests.MakeSelf(VcpuRequest.Event);
+            {
+                // The boundary is behind the instruction: a request makes the vCPU stop there. Where it is going to anyway, one would only keep it from entering.
+                if (c->FinishInstruction == 0)
+                    Requests.MakeSelf(VcpuRequest.Event);
+                IsDirty = true;
+            }
         }
         if (_nmiPending > 0)
             c->RequestNmiWindow = 1;
