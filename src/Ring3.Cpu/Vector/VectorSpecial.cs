@@ -93,17 +93,21 @@ internal static unsafe class VectorSpecial
         => TGate.IsOpen(c) ? StoreBytes(p, c, op, c->Ymm + 32 * op->Reg1, c->Ymm + 32 * op->Reg2, 16) : TGate.Refuse(p, c);
 
     /// <summary>
-    /// Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, as processors do.
+    /// Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, by halves whose offsets
+    /// wrap at the address size, as processors do.
     /// </summary>
     private static OpResult StoreBytes(LogicalProcessor p, CpuState* c, Op* op, byte* data, byte* mask, int count)
     {
         ulong offset = c->Gpr[7] & Addressing.AddressMask(op->AddressSize);
-        if (!Addressing.SegmentLinear(c, op->Seg, offset, count, AccessKind.Write, out ulong linear))
+        if (!Addressing.SegmentLinear(c, op->Seg, offset, count, AccessKind.Write, out _))
             return OpResult.Fault;
         bool fromAbove = p.Model.MaskedStoresFromAbove;
         for (int at = 0; at < count; at += 8)
-            if (p.Access.WritePtr(c, linear + (ulong)(fromAbove ? count - 8 - at : at), 8) == null)
+        {
+            ulong half = offset + (ulong)(fromAbove ? count - 8 - at : at);
+            if (!ElementLinear(p, c, op, half, 8, AccessKind.Write, out ulong linear) || p.Access.WritePtr(c, linear, 8) == null)
                 return OpResult.Fault;
+        }
         return StoreElements(p, c, op, offset, data, mask, 1, count) ? OpResult.Next : OpResult.Fault;
     }
 
