@@ -17,10 +17,12 @@ struct program {
 	uint64_t (*run)(void);
 	/* May use both processors; the others stay on the first. */
 	int parallel;
+	/* What counts is the time that passes, not the processors'. */
+	int passing;
 };
 
 /* Ends with a program without a name. */
-extern const struct program int_programs[], fp_programs[], mem_programs[], sys_programs[], fork_programs[], str_programs[], mt_programs[], interp_programs[];
+extern const struct program int_programs[], fp_programs[], mem_programs[], sys_programs[], fork_programs[], str_programs[], mt_programs[], interp_programs[], cross_programs[];
 
 /* This program's file, for exec. */
 extern const char *self_path;
