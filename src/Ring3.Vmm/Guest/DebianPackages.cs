@@ -105,6 +105,8 @@ internal sealed class DebianPackages(string cacheDirectory, string? architecture
                 if (entry.EntryType is TarEntryType.RegularFile or TarEntryType.V7RegularFile && nameOf(path) is { } name)
                     entry.ExtractToFile(Path.Combine(directory, name), overwrite: true);
             }
+            // What an archive is filled up with: dpkg-deb fails where nobody takes it.
+            stream.CopyTo(Stream.Null);
         });
         if (!r.Ok)
             throw new BootException(ExitStatus.NoInput, $"{Path.GetFileName(deb)}: {r.Error}");
