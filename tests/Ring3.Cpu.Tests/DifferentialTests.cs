@@ -68,7 +68,9 @@ public class DifferentialTests
         ulong seed = translate ? 2027u : 2026;
         FuzzSession session = Run(new FuzzOptions { Cases = cases, Seed = seed, Threads = 2, Bits = bits, Translate = translate, Limits = limits });
         Assert.True(session.Cases + session.PassedOver.Values.Sum() >= cases && session.Cases > cases / 2);
-        Assert.True(!translate || session.Translated > 0.5, $"{session.Translated:P0} translated");
+        // Where every x87 instruction notes its pointers, those of 16- and 32-bit code are the interpreter's.
+        double least = bits != 64 && ProcessorModel.Host.NotesEveryX87 ? 0.4 : 0.5;
+        Assert.True(!translate || session.Translated > least, $"{session.Translated:P0} translated");
         Assert.True(session.Mismatches == 0, $"{session.Mismatches} mismatches\n{Text(session)}");
     }
 
