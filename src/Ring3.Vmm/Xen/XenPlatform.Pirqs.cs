@@ -30,9 +30,13 @@ internal sealed partial class XenPlatform
     {
         // An event is an edge: the line's level is kept here for the guest's EOI. PAIRS-WITH: Resend (the exchange orders the level before the look at the
         // route).
-        if (Interlocked.Exchange(ref _levels[gsi], level ? 1 : 0) != (level ? 1 : 0) || !level)
+        bool edge = Interlocked.Exchange(ref _levels[gsi], level ? 1 : 0) != (level ? 1 : 0) || !level;
+        // While a machine gets its state back, what the event channels have of the line is there already, or comes.
+        if (edge && !(_restoring && IsBound(gsi)))
             _ = _vm.IrqLine((uint)gsi, level);
     }
+
+    private bool IsBound(int gsi) => Array.Exists(_pirqs, p => p.Port != 0 && p.Gsi == gsi);
 
     /// <summary>Lines that stay high until their device is served: the guest has to say when, to hear of them again.</summary>
     private static bool IsLevel(int gsi) => gsi == AcpiTables.SciIrq || gsi >= 16;
@@ -155,7 +159,7 @@ internal sealed partial class XenPlatform
         }
         var routes = new List<kvm_irq_routing_entry>();
         foreach (kvm_irq_routing_entry e in IrqRouting.PcWiring())
-            if (!Array.Exists(_pirqs, p => p.Port != 0 && p.Gsi == (int)e.gsi))
+            if (!IsBound((int)e.gsi))
                 routes.Add(e);
         foreach (Pirq p in _pirqs)
             if (p.Port != 0 && p.Gsi >= 0)
