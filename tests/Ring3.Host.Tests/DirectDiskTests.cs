@@ -60,6 +60,7 @@ public sealed unsafe class DirectDiskTests : IDisposable
             Assert.True(file.IsDirect);
         }
         finally { NativeMemory.AlignedFree(memory); }
+        file.Dispose();
         Assert.Equal(_content, File.ReadAllBytes(_path));
     }
 

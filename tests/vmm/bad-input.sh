@@ -62,7 +62,7 @@ dd if=/dev/vda of=/dev/null bs=1M skip=2 count=1 iflag=direct 2>&1 | grep -o "In
     wait "$machine"
     status=$?
     exec 8>&-
-    [ "$(grep -c '^ring3: --disk .* serves no more: qemu-storage-daemon: ' "$results/vmm-bad-killed.err")" = 1 ] && [ "$(grep -c '^ring3: --net.*passt' "$results/vmm-bad-killed.err")" = 1 ] || status=${status/#0/1}
+    [ "$(grep -c '^ring3: --disk .* serves no more: qemu-storage-daemon: ' "$results/vmm-bad-killed.err")" = 1 ] && [ "$(grep -c '^ring3: the network has ended' "$results/vmm-bad-killed.err")" = 1 ] || status=${status/#0/1}
     expect vmm-bad-killed $status '^Input/output error' '^still here'
 fi
 

@@ -69,12 +69,28 @@ public sealed class XenStateTests
             return state.Written.ToArray();
         }
 
-        public void Load(byte[] bytes)
+        /// <param name="from">Whose clock goes on, as in a clone.</param>
+        /// <param name="bytes">The state.</param>
+        public void Load(Host from, byte[] bytes)
         {
+            SetClock(from);
             var state = new StateTransfer(bytes);
             Xen.Transfer(state);
             Xen.TransferHypervisor(state);
             Assert.True(state.IsAtEnd);
+        }
+
+        public void SetClock(Host from)
+        {
+            kvm_clock_data now = from.Vm.Clock.Get();
+            Assert.Equal(0, Vm.Clock.Set(new() { clock = now.clock }));
+        }
+
+        /// <summary>Waits for the worker, which has events whose pages were not at hand.</summary>
+        public void Flush()
+        {
+            var shared = new kvm_xen_hvm_attr { type = KVM_XEN_ATTR_TYPE_SHARED_INFO };
+            Assert.Equal(0, Vm.XenGetAttr(ref shared));
         }
 
         public void Dispose()
@@ -132,7 +148,7 @@ public sealed class XenStateTests
         var (line, edge, ipi) = Busy(one, fifo);
         byte[] state = one.Save();
         one.Ram.CopyTo(other.Ram);
-        other.Load(state);
+        other.Load(one, state);
         foreach (int cpu in Enumerable.Range(0, Cpus))
             foreach (ushort type in (ushort[])[KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO, KVM_XEN_VCPU_ATTR_TYPE_UPCALL_VECTOR])
                 Assert.Equal(Attribute(one.Vcpus[cpu], type).gpa, Attribute(other.Vcpus[cpu], type).gpa);
@@ -149,6 +165,7 @@ public sealed class XenStateTests
             // The line's event is the only one of its queue: the next is named in its word, not in the place of the queue's head.
             Assert.Equal(line, other.At<uint>(Control + 8 + 7 * 4));
             other.Xen.SetGsi(SerialGsi, true);
+            other.Flush();
             Assert.Equal((line, edge), (other.At<uint>(Control + 8 + 7 * 4), other.At<uint>(Array + 4 * line) & LinkMask));
             return;
         }
@@ -173,6 +190,7 @@ public sealed class XenStateTests
         one.Xen.Transfer(state);
         one.Xen.TransferHypervisor(state);
         one.Ram.CopyTo(other.Ram);
+        other.SetClock(one);
         var back = new StateTransfer(state.Written.ToArray());
         other.Xen.Transfer(back);
         other.Xen.SetGsi(AcpiGsi, true);
@@ -192,7 +210,7 @@ public sealed class XenStateTests
         foreach (int bytes in (int[])[0, 5, 600, 9000, state.Length / 2, state.Length - 100, state.Length - 1])
         {
             using var other = new Host(true);
-            Assert.Throws<InvalidDataException>(() => other.Load(state[..bytes]));
+            Assert.Throws<InvalidDataException>(() => other.Load(one, state[..bytes]));
         }
     }
 
@@ -217,7 +235,7 @@ public sealed class XenStateTests
             }
             using var other = new Host(fifo);
             one.Ram.CopyTo(other.Ram);
-            try { other.Load(bad); }
+            try { other.Load(one, bad); }
             catch (Exception e) when (e is InvalidDataException or BootException)
             {
                 refused++;
@@ -264,7 +282,7 @@ public sealed class XenStateTests
             state[ports + (int)line * PortBytes + 5] = 17;
         else
             BitConverter.TryWriteBytes(state.AsSpan(pirqs + 17 * PirqBytes + 1), AcpiGsi);
-        Assert.Contains(what, Assert.Throws<InvalidDataException>(() => other.Load(state)).Message);
+        Assert.Contains(what, Assert.Throws<InvalidDataException>(() => other.Load(one, state)).Message);
     }
 }
 
