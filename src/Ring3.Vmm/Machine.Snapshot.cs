@@ -59,6 +59,7 @@ public sealed partial class Machine
             if (!Pause())
                 throw new BootException(ExitStatus.ExecLost, "the machine has ended before its snapshot");
             HoldDevices();
+            _xen?.Hold();
             SnapshotSettings settings = Settings(key);
             SnapshotDisk.WaitForNextStep(settings.Disks);
             SnapshotFile.Write(place, Ram, MachineIdentity.Of(_options.Processor), settings, Transfer);
@@ -66,6 +67,7 @@ public sealed partial class Machine
         catch (NotSupportedException e) { throw new BootException(ExitStatus.Usage, $"there can be no snapshot now: {e.Message}"); }
         finally
         {
+            _xen?.Release();
             ReleaseDevices();
             Resume();
         }

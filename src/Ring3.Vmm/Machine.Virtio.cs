@@ -68,8 +68,8 @@ public sealed partial class Machine
     private static Card DiskCard(int slot, VirtioPciFunction function, DiskOption disk, string serial, DiskFile? image, VhostHelper? helper) =>
         new(slot, function)
         {
-            Kind = CardKind.Disk, Path = Path.GetFullPath(disk.Path), Name = serial, ReadOnly = disk.ReadOnly, PackedRing = disk.PackedRing, Direct = image?.IsDirect ?? false,
-            Image = image,
+            Kind = CardKind.Disk, Path = Path.GetFullPath(disk.Path), Name = serial, ReadOnly = disk.ReadOnly, PackedRing = disk.PackedRing,
+            Direct = image?.IsDirect ?? false, Image = image,
             Helper = helper,
         };
 

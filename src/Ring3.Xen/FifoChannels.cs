@@ -176,7 +176,9 @@ internal sealed class FifoChannels(MemorySlots slots)
         return tails;
     }
 
-    /// <summary>Continues queues that are in the guest's memory: 0, or -EINVAL for a port that cannot be. Tails that are none break the guest's queues only.</summary>
+    /// <summary>
+    /// Continues queues that are in the guest's memory: 0, or -EINVAL for a port that cannot be. Tails that are none break the guest's queues only.
+    /// </summary>
     public int SetTails(int vcpu, in kvm_xen_vcpu_attr.fifo_tails_t tails)
     {
         foreach (uint port in tails)

@@ -140,7 +140,7 @@ for option in --xen --xen-fifo; do
 
     # In the middle of it: pipes between two processors, a sleeper and interrupts of the console.
     # shellcheck disable=SC2016
-    printf 'mkfifo /tmp/a /tmp/b; taskset 2 sh -c "while read -r n; do echo \\$((n + 1)); done" </tmp/a >/tmp/b &\n(for i in 1 2 3 4 5 6 7 8; do sleep 0.5; done; echo slept 8) &\nexec 3>/tmp/a 4</tmp/b; n=0; while [ $n -lt 3000 ]; do echo $n >&3; read -r n <&4; [ $n -ne 300 ] || echo is-bu"sy"; done; wait %%2; echo counted $n; dmesg | grep -E "BUG:|stall|lockup" | sed "s/^/kernel reports: /"; poweroff -f\n' >"$results/vmm-snapshot-busy.in"
+    printf 'mkfifo /tmp/a /tmp/b; taskset 2 sh -c "while read -r n; do echo \\$((n + 1)); done" </tmp/a >/tmp/b &\n(for i in 1 2 3 4 5 6 7 8; do sleep 0.5; done; echo slept 8) &\nexec 3>/tmp/a 4</tmp/b; n=0; while [ $n -lt 3000 ]; do echo $n >&3; read -r n <&4; [ $n -ne 300 ] || echo is-bu"sy"; done; wait %%2; echo counted $n; dmesg | grep -E "BUG:|rcu_.*stall|soft lockup" | sed "s/^/kernel reports: /"; poweroff -f\n' >"$results/vmm-snapshot-busy.in"
     timeout -k 5 240 "$root/ring3" boot $option --cpus 2 --snapshot "$snapshot" --snapshot-at is-busy <"$results/vmm-snapshot-busy.in" >"$results/vmm-snapshot-busy.log" 2>&1
     status=$?
     clone "$name-busy" || status=1

@@ -15,6 +15,52 @@ internal sealed partial class XenPlatform
     /// <summary>The tables have come back, and the hypervisor does not know of them yet.</summary>
     private bool _restoring;
 
+    // ---- Standing still ----
+
+    private bool _holding;
+    private int _raising;
+    private uint _heldEdges;
+    private kvm_xen_vcpu_attr[]? _heldTimers;
+
+    /// <summary>Nothing sends events until <see cref="Release"/>: what a snapshot has of the queues is what is in the memory that is copied. No processor
+    /// runs.</summary>
+    public void Hold()
+    {
+        // PAIRS-WITH: SetGsi. Both sides' locked instructions are full fences: it has seen the flag, or is waited for.
+        Interlocked.Exchange(ref _holding, true);
+        while (Volatile.Read(ref _raising) != 0)
+            Thread.Yield();
+        var timers = new kvm_xen_vcpu_attr[_vcpus.Length];
+        for (int i = 0; i < timers.Length; i++)
+        {
+            timers[i].type = KVM_XEN_VCPU_ATTR_TYPE_TIMER;
+            Check(_vcpus[i].XenGetAttr(ref timers[i]), "read a timer");
+            kvm_xen_vcpu_attr stopped = timers[i];
+            stopped.timer.expires_ns = 0;
+            Check(_vcpus[i].XenSetAttr(stopped), "stop a timer");
+        }
+        _heldTimers = timers;
+    }
+
+    /// <summary>The timers go on; what was due, and what devices have raised meanwhile, comes now.</summary>
+    public void Release()
+    {
+        kvm_xen_vcpu_attr[] timers = _heldTimers ?? [];
+        _heldTimers = null;
+        for (int i = 0; i < timers.Length; i++)
+            Check(_vcpus[i].XenSetAttr(timers[i]), "start a timer");
+        Interlocked.Exchange(ref _holding, false);
+        uint edges = Interlocked.Exchange(ref _heldEdges, 0);
+        for (int gsi = 0; gsi < Gsis; gsi++)
+        {
+            if ((edges >> gsi & 1) == 0)
+                continue;
+            _ = _vm.IrqLine((uint)gsi, true);
+            if (Volatile.Read(ref _levels[gsi]) == 0)
+                _ = _vm.IrqLine((uint)gsi, false);
+        }
+    }
+
     /// <summary>The platform's own state: ports, PIRQs, parameters, grants, console and store.</summary>
     /// <exception cref="InvalidDataException">No guest can have brought it about.</exception>
     public unsafe void Transfer(StateTransfer state)
@@ -58,10 +104,12 @@ internal sealed partial class XenPlatform
         for (uint p = 0; p < _ports.Length; p++)
         {
             ref readonly Port port = ref _ports[p];
-            Require(port.Kind <= PortKind.Pirq && (port.Kind == PortKind.Free || Find(port.Vcpu) is not null && port.Priority < XenAbi.Fifo.Queues), "ports");
+            Require(port.Kind <= PortKind.Pirq, "ports");
+            Require(port.Kind == PortKind.Free || Find(port.Vcpu) is not null && port.Priority < XenAbi.Fifo.Queues, "ports");
             Require(port.Kind != PortKind.Pirq || port.Virq < PirqCount && _pirqs[port.Virq].Port == p, "ports");
         }
-        Require(_ports[0].Kind == PortKind.Free && _ports[_storePort].Kind == PortKind.Interdomain && _ports[_consolePort].Kind == PortKind.Interdomain, "ports");
+        Require(_ports[0].Kind == PortKind.Free, "ports");
+        Require(_ports[_storePort].Kind == PortKind.Interdomain && _ports[_consolePort].Kind == PortKind.Interdomain, "ports");
         for (uint p = 0; p < PirqCount; p++)
         {
             Pirq pirq = _pirqs[p];
@@ -76,10 +124,14 @@ internal sealed partial class XenPlatform
     {
         using RankedLock.Scope _ = _lock.Enter();
         state.Section("xen hypervisor");
-        // First a look at the timers: what expires later is an event of the copy's timer, too, and one too many does no harm.
         var timers = new kvm_xen_vcpu_attr[_vcpus.Length];
         for (int i = 0; i < timers.Length; i++)
-            timers[i] = Read(state, _vcpus[i], KVM_XEN_VCPU_ATTR_TYPE_TIMER);
+        {
+            if (_heldTimers is { } held)
+                timers[i] = state.Keep(held[i]);
+            else
+                timers[i] = Read(state, _vcpus[i], KVM_XEN_VCPU_ATTR_TYPE_TIMER);
+        }
         TransferMachine(state, KVM_XEN_ATTR_TYPE_LONG_MODE);
         TransferMachine(state, KVM_XEN_ATTR_TYPE_RUNSTATE_UPDATE_FLAG);
         TransferMachine(state, KVM_XEN_ATTR_TYPE_UPCALL_VECTOR);
@@ -93,7 +145,7 @@ internal sealed partial class XenPlatform
             return;
         Connect();
         for (int i = 0; i < timers.Length; i++)
-            Require(_vcpus[i].XenSetAttr(timers[i]) == 0, "timers");
+            Require(timers[i].type == KVM_XEN_VCPU_ATTR_TYPE_TIMER && _vcpus[i].XenSetAttr(timers[i]) == 0, "timers");
         _restoring = false;
     }
 
