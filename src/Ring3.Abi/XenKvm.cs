@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 // SAFETY: the one fixed array is padding of the length in the kernel's header; overlapping members are plain numbers.
@@ -31,6 +32,8 @@ public static partial class KvmApi
     public const ushort RING3_XEN_ATTR_TYPE_PIRQ = 0x8001;
     /// <summary>Ring3's extension, not in Linux: vCPU attribute; u.gpa is the FIFO control block, KVM_XEN_INVALID_GPA none.</summary>
     public const ushort RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL = 0x8000;
+    /// <summary>Ring3's extension, not in Linux: vCPU attribute; u.fifo_tails is the last port of each FIFO queue, 0 none.</summary>
+    public const ushort RING3_XEN_VCPU_ATTR_TYPE_FIFO_TAILS = 0x8001;
     /// <summary>u.fifo.command: forget everything and return to two levels; turn on without pages; add the next page of the event array.</summary>
     public const uint RING3_XEN_FIFO_OFF = 0, RING3_XEN_FIFO_ON = 1, RING3_XEN_FIFO_EXPAND = 2;
 }
@@ -79,7 +82,11 @@ public struct kvm_xen_vcpu_attr
     [FieldOffset(8)] public uint vcpu_id;
     [FieldOffset(8)] public timer_t timer;
     [FieldOffset(8)] public byte vector;
+    [FieldOffset(8)] public fifo_tails_t fifo_tails;
 
     public struct runstate_t { public ulong state, state_entry_time, time_running, time_runnable, time_blocked, time_offline; }
     public struct timer_t { public uint port, priority; public ulong expires_ns; }
+    /// <summary>Ring3's extension: a port for each priority.</summary>
+    [InlineArray((int)XenAbi.Fifo.Queues)]
+    public struct fifo_tails_t { private uint _first; }
 }

@@ -102,7 +102,7 @@ internal static class BootCommand
     internal static readonly Option<DiskOption[]> s_disk = new("--disk")
     {
         Description = "a disk image or block device; repeatable",
-        HelpName = "FILE[,ro][,serial=S][,format=raw|qcow2]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
+        HelpName = "FILE[,ro][,direct][,serial=S][,format=raw|qcow2]", CustomParser = ParseDisks, Arity = ArgumentArity.OneOrMore,
         AllowMultipleArgumentsPerToken = false,
     };
     internal static readonly Option<ShareOption[]> s_share = new("--share")

@@ -17,7 +17,7 @@ internal static class CtlCommand
         var file = new Argument<string>("file") { Description = "where it goes", HelpName = "FILE" };
         var disk = new Argument<DiskOption?>("disk")
         {
-            Description = "a raw image or block device", HelpName = "FILE[,ro][,serial=S]",
+            Description = "a raw image or block device", HelpName = "FILE[,ro][,direct][,serial=S]",
             CustomParser = r => Parsed(r, DiskOption.Parse, "--disk", "add-disk"),
         };
         var share = new Argument<ShareOption?>("share")
@@ -35,7 +35,7 @@ internal static class CtlCommand
             Build("power-button", "Press a machine's power button: an operating system that heeds it shuts down."),
             Build("stats", "Print a machine's counters, as --stats does at its end."),
             Build("snapshot", "Write a machine to FILE, for ring3 restore; it goes on.", file, (s, r) => ControlFiles.Snapshot(s, r.GetValue(file)!)),
-            Build("add-disk", "Give a machine a disk.", disk, (s, r) => ControlFiles.AddDisk(s, r.GetValue(disk)!)),
+            Build("add-disk", "Give a machine a disk.", disk, (s, r) => ControlFiles.AddDisk(s, r.GetValue(disk)!, Console.Error)),
             Build("remove-disk", "Ask a machine's guest to let a disk go, and close its file.", oldDisk,
                 (s, r) => ControlFiles.Remove(s, "remove-disk", r.GetValue(oldDisk)!)),
             Build("add-share", "Give a machine a folder of the host, which its guest mounts by its tag: mount -t virtiofs TAG DIR.", share,

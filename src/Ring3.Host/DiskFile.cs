@@ -12,16 +12,21 @@ namespace Ring3.Host;
 /// SAFETY: pointers passed to the C library are to locals of the right size, or the caller's buffers of the length that he says. Members may be called from
 /// any thread.
 /// </remarks>
-public sealed class DiskFile : IDisposable
+public sealed partial class DiskFile : IDisposable
 {
-    private const int EOPNOTSUPP = 95;
+    private const int EOPNOTSUPP = 95, EINVAL = 22, GetFlags = 3;
     private const int KeepSize = 1, PunchHole = 2, ZeroRange = 0x10;
     /// <summary>IOV_MAX.</summary>
     private const int MaxPieces = 1024;
     private readonly int _fd;
     private int _closed;
 
-    private DiskFile(int fd, long bytes, bool isBlockDevice) => (_fd, Bytes, IsBlockDevice) = (fd, bytes, isBlockDevice);
+    private DiskFile(int fd, long bytes, bool isBlockDevice, bool direct)
+    {
+        (_fd, Bytes, IsBlockDevice) = (fd, bytes, isBlockDevice);
+        if (direct)
+            FindBlock();
+    }
 
     /// <summary>Size when it was opened.</summary>
     public long Bytes { get; }
@@ -29,25 +34,38 @@ public sealed class DiskFile : IDisposable
     public bool IsBlockDevice { get; }
 
     /// <summary>Opens and locks. 0; -EAGAIN when another has locked it; -ENOTBLK when it is neither a file nor a block device; or what the host says.</summary>
-    public static unsafe int TryOpen(string path, bool readOnly, out DiskFile? file)
+    /// <param name="path">The file.</param>
+    /// <param name="readOnly">It is not written to.</param>
+    /// <param name="file">The disk.</param>
+    /// <param name="direct">Without the host's page cache (O_DIRECT), where the file system has that: see <see cref="IsDirect"/>.</param>
+    public static int TryOpen(string path, bool readOnly, out DiskFile? file, bool direct = false)
+    {
+        file = null;
+        int fd = Open(path, readOnly, direct ? DirectFlag : 0);
+        if (fd == -EINVAL && direct)
+            fd = Open(path, readOnly, 0);
+        return fd < 0 ? fd : TryAdopt(fd, readOnly, out file);
+    }
+
+    private static unsafe int Open(string path, bool readOnly, int flags)
     {
         const int ReadWrite = 2, NonBlock = 0x800, Cloexec = 0x80000;
-        file = null;
-        int fd;
         fixed (byte* p = Encoding.UTF8.GetBytes(path + "\0"))
-            fd = (int)Libc.syscall(257 /* openat */, -100, (nint)p, (readOnly ? 0 : ReadWrite) | NonBlock | Cloexec, 0, 0, 0);
-        return fd < 0 ? -Marshal.GetLastPInvokeError() : TryAdopt(fd, readOnly, out file);
+        {
+            int fd = (int)Libc.syscall(257 /* openat */, -100, (nint)p, (readOnly ? 0 : ReadWrite) | NonBlock | Cloexec | flags, 0, 0, 0);
+            return fd < 0 ? -Marshal.GetLastPInvokeError() : fd;
+        }
     }
 
     /// <summary>As <see cref="TryOpen"/>, with what another process has opened. The descriptor is closed when there is no result.</summary>
     /// <returns>Also -EBADF when it cannot be read, or written where that is to be.</returns>
     public static int TryAdopt(int fd, bool readOnly, out DiskFile? file)
     {
-        const int LockShared = 1, LockExclusive = 2, LockNonBlock = 4, SeekEnd = 2, AccessMode = 3, WriteOnly = 1, ReadWrite = 2, GetFlags = 3;
+        const int LockShared = 1, LockExclusive = 2, LockNonBlock = 4, SeekEnd = 2, AccessMode = 3, WriteOnly = 1, ReadWrite = 2;
         const int ENOTBLK = 15, EBADF = 9;
         const uint TypeMask = 0xf000, Regular = 0x8000, Block = 0x6000;
         file = null;
-        int error = 0, access = Libc.fcntl(fd, GetFlags, 0) & AccessMode;
+        int error = 0, flags = Libc.fcntl(fd, GetFlags, 0), access = flags & AccessMode;
         long bytes = 0;
         if (!TryStat(fd, out uint mode, out _))
             error = -Marshal.GetLastPInvokeError();
@@ -64,7 +82,7 @@ public sealed class DiskFile : IDisposable
             _ = Libc.close(fd);
             return error;
         }
-        file = new DiskFile(fd, bytes, (mode & TypeMask) == Block);
+        file = new DiskFile(fd, bytes, (mode & TypeMask) == Block, (flags & DirectFlag) != 0);
         return 0;
     }
 
@@ -89,7 +107,8 @@ public sealed class DiskFile : IDisposable
     public unsafe int Read(long offset, byte* buffer, int length)
     {
         var piece = new HostPiece((ulong)buffer, (nuint)length);
-        return length == 0 ? 0 : (int)Read(offset, new Span<HostPiece>(ref piece));
+        int n = length == 0 ? 0 : IsWhole(offset, buffer, length) ? (int)Read(offset, new Span<HostPiece>(ref piece)) : ReadBlocks(offset, buffer, length);
+        return n == -EINVAL && TryGrowBlock() ? Read(offset, buffer, length) : n;
     }
 
     /// <summary>Reads at an offset into pieces of memory, which may vanish meanwhile: the bytes, fewer at the end of the file only, or -errno.</summary>
@@ -129,6 +148,22 @@ public sealed class DiskFile : IDisposable
     /// <summary>Writes everything at an offset: 0 or -errno.</summary>
     public unsafe int Write(long offset, byte* buffer, int length)
     {
+        int r;
+        if (!IsWhole(offset, buffer, length))
+            r = WriteBlocks(offset, buffer, length);
+        else if (Volatile.Read(ref _block) > SmallestBlock)
+        {
+            // A part of a block is written with the rest of it: nobody else writes meanwhile.
+            using (_blockLock.Enter())
+                r = WriteWhole(offset, buffer, length);
+        }
+        else
+            r = WriteWhole(offset, buffer, length);
+        return r == -EINVAL && TryGrowBlock() ? Write(offset, buffer, length) : r;
+    }
+
+    private unsafe int WriteWhole(long offset, byte* buffer, int length)
+    {
         int done = 0;
         while (done < length)
         {
@@ -159,7 +194,9 @@ public sealed class DiskFile : IDisposable
 
     public void Dispose()
     {
-        if (Interlocked.Exchange(ref _closed, 1) == 0)
-            _ = Libc.close(_fd);
+        if (Interlocked.Exchange(ref _closed, 1) != 0)
+            return;
+        _ = Libc.close(_fd);
+        FreeScratch();
     }
 }

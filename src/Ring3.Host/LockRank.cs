@@ -83,6 +83,7 @@ public enum LockRank
     VectorForms,
     ThunkMemory,
     FaultGuard,
+    DiskBlocks,
     WorkQueue,
     EventLoop,
 }

@@ -53,6 +53,9 @@ public sealed class PcDisk(string path)
     /// <summary>The guest cannot write.</summary>
     public bool ReadOnly { get; init; }
 
+    /// <summary>Without the host's page cache, where the image's file system has that (O_DIRECT).</summary>
+    public bool Direct { get; init; }
+
     /// <summary>What the guest is told; 1 to 20 ASCII characters. Null: a name by the disk's number.</summary>
     public string? Serial { get; init; }
 
@@ -66,7 +69,7 @@ public sealed class PcDisk(string path)
             throw new ArgumentException("a serial number has 1 to 20 ASCII characters", nameof(Serial));
         if (Format is not null && !DiskOption.IsFormat(Format))
             throw new ArgumentException($"there are no images in {Format} format", nameof(Format));
-        return new() { Path = Path, ReadOnly = ReadOnly, Serial = Serial, Format = Format };
+        return new() { Path = Path, ReadOnly = ReadOnly, Direct = Direct, Serial = Serial, Format = Format };
     }
 }
 

@@ -107,7 +107,7 @@ public sealed class DescriptorChain
     /// <returns>Bytes that were read, fewer than the piece has at the end of the file only; or -errno.</returns>
     internal long? Fill(ulong offset, int bytes, DiskFile file, long at)
     {
-        const int MaxPieces = 512, EFAULT = 14;
+        const int MaxPieces = 512, EFAULT = 14, EINVAL = 22;
         Span<HostPiece> pieces = stackalloc HostPiece[MaxPieces];
         int count = 0;
         // What is lent stays what it is until the system call is over.
@@ -121,6 +121,8 @@ public sealed class DescriptorChain
                 return null;
             left -= n;
         }
+        if (!file.Takes(at, pieces[..count]))
+            return null;
         long got = file.Read(at, pieces[..count]);
         from = offset;
         part = Writable;
@@ -130,7 +132,7 @@ public sealed class DescriptorChain
             _memory.WrittenByHost(gpa, (ulong)n);
             left -= n;
         }
-        return got == -EFAULT ? null : got;
+        return got is -EFAULT or -EINVAL ? null : got;
     }
 
     /// <summary>Takes the next piece of a part, from a byte of it on, which is the first of what is left afterwards. 0: the part ends before.</summary>

@@ -9,6 +9,8 @@ public sealed record DiskOption
 {
     public required string Path { get; init; }
     public bool ReadOnly { get; init; }
+    /// <summary>Without the host's page cache, where the file system has that (O_DIRECT).</summary>
+    public bool Direct { get; init; }
     /// <summary>What the guest is told; null: a name by the disk's number.</summary>
     public string? Serial { get; init; }
     /// <summary>Offer the packed ring too, not the split one alone.</summary>
@@ -32,7 +34,7 @@ public sealed record DiskOption
     public static bool IsFormat(string text) => Array.IndexOf(s_formats, text) >= 0;
 
     /// <summary>
-    /// Reads FILE[,ro][,serial=S][,format=F][,ring=split|packed]; a comma of a file's name is doubled. Null and a message when it is something else.
+    /// Reads FILE[,ro][,direct][,serial=S][,format=F][,ring=split|packed]; a comma of a file's name is doubled. Null and a message when it is something else.
     /// </summary>
     public static DiskOption? Parse(string text, out string error)
     {
@@ -47,6 +49,7 @@ public sealed record DiskOption
             switch (word.Split('=', 2))
             {
                 case ["ro"]: disk = disk with { ReadOnly = true }; break;
+                case ["direct"]: disk = disk with { Direct = true }; break;
                 case ["serial", var serial] when IsSerial(serial):
                     disk = disk with { Serial = serial };
                     break;
@@ -57,7 +60,7 @@ public sealed record DiskOption
                 case ["ring", "split"]: disk = disk with { PackedRing = false }; break;
                 case ["ring", "packed"]: disk = disk with { PackedRing = true }; break;
                 default:
-                    error = $"--disk knows ro, serial=, format= and ring=split|packed, not '{word}' (a comma of a file's name is doubled)";
+                    error = $"--disk knows ro, direct, serial=, format= and ring=split|packed, not '{word}' (a comma of a file's name is doubled)";
                     break;
             }
         }
@@ -68,11 +71,27 @@ public sealed record DiskOption
     internal static ulong Rings(bool packed) => packed ? VirtioFeature.OfTransport : VirtioFeature.OfTransport & ~VirtioFeature.PackedRing;
 
     /// <summary>Opens a raw image, and locks it.</summary>
+    /// <param name="messages">Where a line goes when there is no way around the page cache.</param>
+    /// <param name="option">Who names the image, for messages.</param>
     /// <exception cref="BootException">It cannot be opened, or be a disk.</exception>
-    public DiskFile Open(string option = "--disk")
+    public DiskFile Open(TextWriter messages, string option = "--disk")
     {
-        int error = DiskFile.TryOpen(Path, ReadOnly, out DiskFile? file);
-        return Checked(error, file, Path, ReadOnly, option);
+        int error = DiskFile.TryOpen(Path, ReadOnly, out DiskFile? file, Direct);
+        DiskFile image = Checked(error, file, Path, ReadOnly, option);
+        if (Direct && !image.IsDirect)
+            messages.WriteLine(NotDirect(option));
+        return image;
+    }
+
+    private string NotDirect(string option) => $"ring3: {option} {Path}: its file system has no direct access (O_DIRECT); it goes through the page cache";
+
+    /// <summary>The image for a program that would not open it when there is no way around the page cache.</summary>
+    internal DiskOption WhereDirect(TextWriter messages)
+    {
+        if (!Direct || DiskFile.HasDirect(Path))
+            return this;
+        messages.WriteLine(NotDirect("--disk"));
+        return this with { Direct = false };
     }
 
     /// <summary>An image that was opened, if it can be a disk.</summary>

@@ -34,6 +34,7 @@ public sealed partial class Machine
         public string Name { get; init; } = "";
         public bool ReadOnly { get; init; }
         /// <summary>The open image of a raw disk; it belongs to the device.</summary>
+        public bool Direct { get; init; }
         public DiskFile? Image { get; init; }
         public bool PackedRing { get; init; }
         /// <summary>The process that serves it and belongs to the machine.</summary>
@@ -72,7 +73,7 @@ public sealed partial class Machine
         if (disk.Format is not null)
             throw new ControlException("only raw images can come later");
         using (_plugLock.Enter())
-            return PlugDisk(disk with { Path = Path.GetFullPath(disk.Path) }, () => disk.Open("add-disk")).Name;
+            return PlugDisk(disk with { Path = Path.GetFullPath(disk.Path) }, () => disk.Open(_options.Messages, "add-disk")).Name;
     }
 
     /// <summary>Asks the guest to let a disk go, and waits until it has. Any thread but a processor's.</summary>

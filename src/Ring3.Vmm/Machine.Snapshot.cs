@@ -30,7 +30,6 @@ public sealed partial class Machine
     internal static string? SnapshotObstacle(BootOptions options) =>
         options.Disks.Any(d => d.Format is not null) ? FormatObstacle
         : options.ResidentBytes is not null || options.Heatmap is not null ? "--resident and --heatmap: pages would be in two files"
-        : options.Xen ? "--xen: the state of event channels and grants is not kept"
         : options.Seed is not null ? "--seed: clones have random numbers of their own"
         : null;
 
@@ -60,6 +59,7 @@ public sealed partial class Machine
             if (!Pause())
                 throw new BootException(ExitStatus.ExecLost, "the machine has ended before its snapshot");
             HoldDevices();
+            _xen?.Hold();
             SnapshotSettings settings = Settings(key);
             SnapshotDisk.WaitForNextStep(settings.Disks);
             SnapshotFile.Write(place, Ram, MachineIdentity.Of(_options.Processor), settings, Transfer);
@@ -67,6 +67,7 @@ public sealed partial class Machine
         catch (NotSupportedException e) { throw new BootException(ExitStatus.Usage, $"there can be no snapshot now: {e.Message}"); }
         finally
         {
+            _xen?.Release();
             ReleaseDevices();
             Resume();
         }
@@ -102,7 +103,8 @@ public sealed partial class Machine
     };
 
     private static SnapshotDisk OfSnapshot(Card card) => SnapshotDisk.Of(
-        new DiskOption { Path = card.Path, Serial = card.Name, ReadOnly = card.ReadOnly, PackedRing = card.PackedRing, Slot = card.Slot }, card.Image!);
+        new DiskOption { Path = card.Path, Serial = card.Name, ReadOnly = card.ReadOnly, PackedRing = card.PackedRing, Direct = card.Direct, Slot = card.Slot },
+        card.Image!);
 
     /// <summary>Makes this machine, which has not run, the one that the snapshot was made of.</summary>
     /// <exception cref="BootException">The snapshot is of another machine.</exception>
@@ -153,7 +155,7 @@ public sealed partial class Machine
 
     /// <summary>
     /// The whole machine but for its memory. Devices come before the interrupt controllers: they drive their lines, and the controllers then have what they
-    /// had. The clocks come last.
+    /// had. The clocks come last, but for what goes by them.
     /// </summary>
     private void Transfer(StateTransfer state)
     {
@@ -163,6 +165,7 @@ public sealed partial class Machine
         long elapsed = state.IsLoading ? Math.Max(0, (long)(now.realtime - made)) : 0;
         foreach (Vcpu v in _vcpus)
             ProcessorState.TransferCpuid(state, v);
+        _xen?.Transfer(state);
         TransferDevices(state);
         TransferChips(state);
         foreach (Vcpu v in _vcpus)
@@ -171,6 +174,7 @@ public sealed partial class Machine
             ProcessorState.Accept(_vm.Clock.Set(new() { clock = clock, realtime = made, flags = KvmApi.KVM_CLOCK_REALTIME }), "clock");
         foreach (Vcpu v in _vcpus)
             ProcessorState.TransferTsc(state, v, now, _hostTscKhz, elapsed);
+        _xen?.TransferHypervisor(state);
     }
 
     private void TransferDevices(StateTransfer state)

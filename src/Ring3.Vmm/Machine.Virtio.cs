@@ -54,7 +54,7 @@ public sealed partial class Machine
                 AddImage(i, disk);
                 continue;
             }
-            AddRaw(disk, disk.Open(), disk.Serial ?? $"ring3-{i}");
+            AddRaw(disk, disk.Open(_options.Messages), disk.Serial ?? $"ring3-{i}");
         }
     }
 
@@ -68,7 +68,8 @@ public sealed partial class Machine
     private static Card DiskCard(int slot, VirtioPciFunction function, DiskOption disk, string serial, DiskFile? image, VhostHelper? helper) =>
         new(slot, function)
         {
-            Kind = CardKind.Disk, Path = Path.GetFullPath(disk.Path), Name = serial, ReadOnly = disk.ReadOnly, PackedRing = disk.PackedRing, Image = image,
+            Kind = CardKind.Disk, Path = Path.GetFullPath(disk.Path), Name = serial, ReadOnly = disk.ReadOnly, PackedRing = disk.PackedRing,
+            Direct = image?.IsDirect ?? false, Image = image,
             Helper = helper,
         };
 
@@ -87,7 +88,7 @@ public sealed partial class Machine
     /// <summary>A disk image whose format another program knows.</summary>
     private void AddImage(int index, DiskOption disk)
     {
-        VhostHelper helper = Keep(VhostHelper.Disk(disk, DiskQueues));
+        VhostHelper helper = Keep(VhostHelper.Disk(disk.WhereDirect(_options.Messages), DiskQueues));
         string serial = disk.Serial ?? $"ring3-{index}";
         AddVirtio(Serve($"--disk {disk.Path}", helper, ended =>
             new VhostBlockDevice(_vm.Memory, serial, DiskQueues, helper.Link, $"disk{index}", ended)), StorageClass, DiskOption.Rings(disk.PackedRing),

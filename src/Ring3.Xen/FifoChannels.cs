@@ -165,6 +165,38 @@ internal sealed class FifoChannels(MemorySlots slots)
         return queue;
     }
 
+    /// <summary>The last port of each queue of a vCPU, by which a client that saves the VM can have them appended to again.</summary>
+    public kvm_xen_vcpu_attr.fifo_tails_t Tails(int vcpu)
+    {
+        var tails = new kvm_xen_vcpu_attr.fifo_tails_t();
+        _lock.Enter();
+        for (int i = 0; i < XenAbi.Fifo.Queues; i++)
+            tails[i] = _queues.TryGetValue((vcpu, (uint)i), out Queue? queue) ? queue.Tail : 0;
+        _lock.Exit();
+        return tails;
+    }
+
+    /// <summary>
+    /// Continues queues that are in the guest's memory: 0, or -EINVAL for a port that cannot be. Tails that are none break the guest's queues only.
+    /// </summary>
+    public int SetTails(int vcpu, in kvm_xen_vcpu_attr.fifo_tails_t tails)
+    {
+        foreach (uint port in tails)
+            if (port >= XenAbi.Fifo.Ports)
+                return -Errno.EINVAL;
+        _lock.Enter();
+        for (int i = 0; i < XenAbi.Fifo.Queues; i++)
+        {
+            Queue queue = QueueOf(vcpu, (uint)i);
+            queue.Tail = tails[i];
+            // A port is the tail of one queue at most, and no other than its last.
+            if (tails[i] != 0)
+                _lastQueue[tails[i]] = queue;
+        }
+        _lock.Exit();
+        return 0;
+    }
+
     /// <summary>Translates again what a delivery needs: 0 or -errno. May wait.</summary>
     public int Refresh(XenVcpu? vcpu, in EventTarget e)
     {

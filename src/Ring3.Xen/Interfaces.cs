@@ -20,6 +20,9 @@ public interface IXenMachine
 
     /// <summary>Queues <see cref="XenVm.DeliverDeferred"/> on a thread that may wait. Any thread; never blocks.</summary>
     void QueueDeferred();
+
+    /// <summary>Waits until what was queued before has been delivered. No lock from the Xen side's down is held, and no RCU section.</summary>
+    void FlushDeferred();
 }
 
 /// <summary>What a virtual processor offers to its Xen side. Any thread unless said otherwise; nothing here blocks.</summary>

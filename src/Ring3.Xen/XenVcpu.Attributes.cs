@@ -49,18 +49,24 @@ public sealed partial class XenVcpu
             case RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL:
                 return _vm.Fifo is null || (attr.gpa & 7) != 0 && attr.gpa != KVM_XEN_INVALID_GPA ? -Errno.EINVAL
                     : Place(FifoControl, attr.gpa, XenAbi.Fifo.ControlSize);
+            case RING3_XEN_VCPU_ATTR_TYPE_FIFO_TAILS:
+                return _vm.Fifo is { } fifo ? fifo.SetTails(Index, attr.fifo_tails) : -Errno.EINVAL;
             default:
                 return -Errno.ENOENT;
         }
     }
 
-    /// <summary>KVM_XEN_VCPU_GET_ATTR: 0, -ENOENT, or -EINVAL for an attribute that cannot be read.</summary>
+    /// <summary>
+    /// KVM_XEN_VCPU_GET_ATTR: 0, -ENOENT, or -EINVAL for an attribute that cannot be read. Who asks where vcpu_info is may read it: events of the shadow are
+    /// there.
+    /// </summary>
     public int GetAttribute(ref kvm_xen_vcpu_attr attr)
     {
         using var _ = _vm.Lock.Enter();
         switch (attr.type)
         {
             case KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO:
+                MergePendingEvents();
                 attr.gpa = VcpuInfo.IsActive ? VcpuInfo.Gpa : KVM_XEN_INVALID_GPA;
                 return 0;
             case KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA:
@@ -93,6 +99,11 @@ public sealed partial class XenVcpu
                 return 0;
             case RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL:
                 attr.gpa = FifoControl.IsActive ? FifoControl.Gpa : KVM_XEN_INVALID_GPA;
+                return 0;
+            case RING3_XEN_VCPU_ATTR_TYPE_FIFO_TAILS:
+                if (_vm.Fifo is not { } fifo)
+                    return -Errno.EINVAL;
+                attr.fifo_tails = fifo.Tails(Index);
                 return 0;
             default:
                 return -Errno.ENOENT;

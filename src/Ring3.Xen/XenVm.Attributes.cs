@@ -46,9 +46,15 @@ public sealed partial class XenVm
         }
     }
 
-    /// <summary>KVM_XEN_HVM_GET_ATTR: 0, or -ENOENT for a type that cannot be read.</summary>
+    /// <summary>
+    /// KVM_XEN_HVM_GET_ATTR: 0, or -ENOENT for a type that cannot be read. Who asks where the shared info is may read it: events that were sent before are
+    /// there.
+    /// Caller is in no RCU section.
+    /// </summary>
     public int GetAttribute(ref kvm_xen_hvm_attr attr)
     {
+        if (attr.type == KVM_XEN_ATTR_TYPE_SHARED_INFO)
+            _machine.FlushDeferred();
         using var _ = Lock.Enter();
         switch (attr.type)
         {

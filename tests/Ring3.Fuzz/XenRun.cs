@@ -160,12 +160,14 @@ internal sealed unsafe class XenRun : IHostileRun
 
     private void SetVcpuAttribute(Random random)
     {
-        kvm_xen_vcpu_attr a = new() { type = random.Next(8) == 0 ? RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL : (ushort)random.Next(12), gpa = AnyGpa(random) };
+        kvm_xen_vcpu_attr a = new() { type = random.Next(8) switch { 0 => RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL, 1 => RING3_XEN_VCPU_ATTR_TYPE_FIFO_TAILS,
+            _ => (ushort)random.Next(12) }, gpa = AnyGpa(random) };
         switch (a.type)
         {
             case KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA: a.hva = AnyHva(random); break;
             case KVM_XEN_VCPU_ATTR_TYPE_TIMER: a.timer = new() { port = AnyPort(random), priority = AnyPriority(random), expires_ns = random.Next(2) == 0
                 ? (ulong)_vm!.Clock.NowNs + (ulong)random.Next(2_000_000) : (ulong)random.NextInt64() }; break;
+            case RING3_XEN_VCPU_ATTR_TYPE_FIFO_TAILS: a.fifo_tails[random.Next((int)XenAbi.Fifo.Queues)] = AnyPort(random); break;
             case KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT: a.runstate.state = (ulong)random.Next(6); break;
             case KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_DATA or KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADJUST:
                 ulong t = (ulong)random.NextInt64() >> random.Next(64);

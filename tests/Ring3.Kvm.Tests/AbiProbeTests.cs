@@ -24,8 +24,8 @@ public class AbiProbeTests(ITestOutputHelper output)
         ["kvm_xen_vcpu_attr.gpa"] = "u.gpa", ["kvm_xen_vcpu_attr.hva"] = "u.hva", ["kvm_xen_vcpu_attr.runstate"] = "u.runstate",
             ["kvm_xen_vcpu_attr.vcpu_id"] = "u.vcpu_id",
         ["kvm_xen_vcpu_attr.timer"] = "u.timer", ["kvm_xen_vcpu_attr.vector"] = "u.vector",
-        // Ring3's own attribute, which no header has.
-        ["kvm_xen_hvm_attr.pirq"] = "",
+        // Ring3's own attributes, which no header has.
+        ["kvm_xen_hvm_attr.pirq"] = "", ["kvm_xen_vcpu_attr.fifo_tails"] = "",
     };
 
     /// <summary>What came after Linux 6.1, and a macro that came with it: headers without it cannot be asked.</summary>

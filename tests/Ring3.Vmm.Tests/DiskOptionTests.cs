@@ -8,6 +8,7 @@ public class DiskOptionTests
         Assert.Equal(new DiskOption { Path = "a,b" }, DiskOption.Parse("a,,b", out _));
         Assert.Equal(new DiskOption { Path = "a", ReadOnly = true, Serial = "x=y", PackedRing = false },
             DiskOption.Parse("a,ro,serial=x=y,format=raw,ring=split", out _));
+        Assert.True(DiskOption.Parse("a,direct", out _)!.Direct);
         Assert.Equal("qcow2", DiskOption.Parse("a,format=qcow2", out _)!.Format);
     }
 
@@ -16,6 +17,7 @@ public class DiskOptionTests
     [InlineData(",ro")]
     [InlineData("a,")]
     [InlineData("a,rw")]
+    [InlineData("a,direct=on")]
     [InlineData("a,serial=")]
     [InlineData("a,serial=012345678901234567890")]
     [InlineData("a,format=qcow3")]

@@ -75,6 +75,58 @@ public sealed unsafe class FifoTests
         Assert.Equal(1, f.Vm.TrySend(f.To(0, 50)));
     }
 
+    /// <summary>Another hypervisor goes on with queues that are in the guest's memory.</summary>
+    [Theory]
+    [InlineData(true), InlineData(false)]
+    public void Queues_GoOnFromTheirTails(bool told)
+    {
+        using var f = Make();
+        XenVcpu v = f.Processors[0].Xen;
+        uint id = f.Processors[0].Id;
+        Assert.Equal(1, f.Vm.TrySend(new(10, id, 7)));
+        Assert.Equal(1, f.Vm.TrySend(new(1500, id, 7)));
+        kvm_xen_vcpu_attr tails = new() { type = RING3_XEN_VCPU_ATTR_TYPE_FIFO_TAILS };
+        Assert.Equal(0, v.GetAttribute(ref tails));
+        Assert.Equal((1500u, 0u), (tails.fifo_tails[7], tails.fifo_tails[6]));
+        Assert.Equal(0, Fifo(f, RING3_XEN_FIFO_OFF));
+        Assert.Equal(-Errno.EINVAL, v.GetAttribute(ref tails));
+        Assert.Equal(-Errno.EINVAL, v.SetAttribute(tails));
+        Assert.Equal(0, Fifo(f, RING3_XEN_FIFO_ON));
+        Assert.Equal(0, Fifo(f, RING3_XEN_FIFO_EXPAND, Array >> 12));
+        Assert.Equal(0, Fifo(f, RING3_XEN_FIFO_EXPAND, (Array >> 12) + 1));
+        if (told)
+            Assert.Equal(0, v.SetAttribute(tails));
+        Assert.Equal(1, f.Vm.TrySend(new(12, id, 7)));
+        var heads = new uint[LocalReady + 1];
+        var order = new List<uint>();
+        while (Take(f, heads) is not 0 and var port)
+            order.Add(port);
+        // Without them the queue would begin anew with the event that came.
+        Assert.Equal(told ? [10u, 1500u, 12u] : [12u], order);
+        tails.fifo_tails[3] = XenAbi.Fifo.Ports;
+        Assert.Equal(-Errno.EINVAL, v.SetAttribute(tails));
+    }
+
+    /// <summary>Who asks where the pages are may copy them: nothing is on its way any more.</summary>
+    [Fact]
+    public void Events_AreInTheGuestsMemory_WhenTheirPagesAreAskedFor()
+    {
+        using var f = new XenFixture();
+        XenVcpu v = f.Processors[0].Xen;
+        f.Invalidate(Info);
+        Assert.Equal(1, f.Vm.TrySend(f.To(0, 70)));
+        Assert.Equal(2ul, v.Shadow);
+        kvm_xen_vcpu_attr info = new() { type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO };
+        Assert.Equal(0, v.GetAttribute(ref info));
+        Assert.Equal((0ul, 2ul, (byte)1), (v.Shadow, f.Word(Info + XenAbi.VcpuInfo.PendingSel64), f.Byte(Info)));
+        f.Invalidate(XenFixture.SharedGpa);
+        Assert.Equal(1, f.Vm.SendOrDefer(f.To(0, 140)));
+        Assert.False(f.IsPending(140));
+        kvm_xen_hvm_attr shared = new() { type = KVM_XEN_ATTR_TYPE_SHARED_INFO };
+        Assert.Equal(0, f.Vm.GetAttribute(ref shared));
+        Assert.True(f.IsPending(140));
+    }
+
     [Fact]
     public void Events_ArriveInOrder_HighestPriorityFirst()
     {

@@ -58,6 +58,7 @@ internal sealed unsafe class XenFixture : IXenMachine, IDisposable
     XenVcpu? IXenMachine.FindVcpu(uint kvmId) => Processors.Find(p => p.Id == kvmId)?.Xen;
     XenVcpu? IXenMachine.VcpuAt(int index) => index < Processors.Count ? Processors[index].Xen : null;
     void IXenMachine.QueueDeferred() => Interlocked.Increment(ref Deferred);
+    void IXenMachine.FlushDeferred() => Vm.DeliverDeferred();
 
     public void Dispose()
     {

@@ -17,6 +17,56 @@ kept=$(dd if="$image" bs=1M skip=14 count=10 2>/dev/null | md5sum | cut -d' ' -f
 expect vmm-raw $status '^raw' '^same' '^direct' '^nonzero 0'
 rm -f "$image"
 
+# Past the host's page cache: what is written through whole and broken blocks, from memory of any alignment, is what is read, and is in the file when the guest has flushed. The program's descriptor
+# says that it is so, and the host has not one page of the image.
+# vmm_direct NAME FORMAT
+vmm_direct() {
+    local name=$1 format=$2 image=$results/$1.image status flags pid
+    rm -f "$image" "$results/$name.in"
+    if [ "$format" = raw ]; then truncate -s 64M "$image"; else qemu-img create -q -f "$format" "$image" 64M || { verdict "$name" 4 'needs qemu-img'; return; }; fi
+    mkfifo "$results/$name.in"
+    # A command whose input does not end stays until the host has looked.
+    timeout -k 5 240 "$root/ring3" boot --cold --cpus 2 --disk "$image,direct,format=$format" --exec '
+dd if=/dev/urandom of=/tmp/a bs=1M count=20 2>/dev/null; dd if=/tmp/a of=/dev/vda bs=1M seek=4 conv=fsync 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M skip=4 count=20 2>/dev/null | cmp - /tmp/a && echo same
+dd if=/tmp/a of=/dev/vda bs=512 seek=100001 count=3 oflag=direct conv=notrunc 2>/dev/null && dd if=/dev/vda bs=512 skip=100001 count=3 iflag=direct 2>/dev/null | md5sum | cut -d" " -f1 | sed "s/^/sectors /"
+dd if=/tmp/a bs=512 count=3 2>/dev/null | md5sum | cut -d" " -f1 | sed "s/^/source /"
+md5sum </tmp/a | cut -d" " -f1 | sed "s/^/kept /"; sync; echo written; cat' <"$results/$name.in" >"$results/$name.log" 2>"$results/$name.err" &
+    machine=$!
+    exec 9>"$results/$name.in"
+    until grep -q '^written' "$results/$name.log" || ! kill -0 $machine 2>/dev/null; do sleep 0.3; done
+    for pid in $(pgrep -P $machine) $(pgrep -f "qemu-storage-daemon.*$image"); do
+        for fd in "/proc/$pid/fd/"*; do
+            [ "$(readlink "$fd")" = "$image" ] && flags=$(sed -n 's/^flags:[^0-9]*//p' "/proc/$pid/fdinfo/${fd##*/}")
+        done
+    done 2>/dev/null
+    exec 9>&-
+    wait $machine
+    status=$?
+    # O_DIRECT is 040000.
+    (( (0${flags:-0} & 040000) != 0 )) || { grep -q 'has no direct access' "$results/$name.err" || status=${status/#0/1}; }
+    [ "$(sed -n 's/^sectors //p' "$results/$name.log")" = "$(sed -n 's/^source //p' "$results/$name.log")" ] || status=${status/#0/1}
+    [ "$format" = raw ] || { qemu-img convert -f "$format" -O raw "$image" "$image.raw" && mv "$image.raw" "$image"; }
+    [ "$(dd if="$image" bs=1M skip=4 count=20 2>/dev/null | md5sum | cut -d' ' -f1)" = "$(sed -n 's/^kept //p' "$results/$name.log")" ] || status=${status/#0/1}
+    expect "$name" $status '^same' '^written'
+    rm -f "$image" "$results/$name.in"
+}
+vmm_direct vmm-direct raw
+[ ! -x /usr/bin/qemu-storage-daemon ] || ! command -v qemu-img >/dev/null || vmm_direct vmm-direct-qcow2 qcow2
+
+# A file system that has no such access: one line, and the disk works. ramfs is one on every kernel.
+if [ "$(id -u)" != 0 ] || ! mkdir -p "$results/vmm-ramfs" || ! mount -t ramfs none "$results/vmm-ramfs" 2>"$results/vmm-direct-none.err"; then
+    verdict vmm-direct-none 4 "cannot mount a ramfs: needs root"
+else
+    truncate -s 8M "$results/vmm-ramfs/image"
+    boots vmm-direct-none 240 --disk "$results/vmm-ramfs/image,direct" --exec 'echo there | dd of=/dev/vda conv=fsync 2>/dev/null; head -c 5 /dev/vda; echo'
+    status=$?
+    [ "$(cat "$results/vmm-direct-none.err")" = "ring3: --disk $results/vmm-ramfs/image: its file system has no direct access (O_DIRECT); it goes through the page cache" ] || status=${status/#0/1}
+    [ "$(head -c 5 "$results/vmm-ramfs/image")" = there ] || status=${status/#0/1}
+    expect vmm-direct-none $status '^there'
+    umount "$results/vmm-ramfs"
+fi
+
 # A host that has no room left is an I/O error of the guest, which goes on, and so does the disk when there is room again.
 if [ "$(id -u)" != 0 ] || ! mkdir -p "$results/vmm-full" || ! mount -t tmpfs -o size=24M none "$results/vmm-full" 2>"$results/vmm-full.err"; then
     verdict vmm-disk-full 4 "cannot mount a small file system: needs root"
@@ -107,6 +157,47 @@ vmm_git() {
     rm -rf "$folder"
 }
 vmm_git
+
+# A TAP interface whose other side is a name space of the host: an address is pinged, and a file goes each way.
+vmm_tap() {
+    local space=ring3-tap-$$ folder=$results/vmm-tap-files status server sum
+    [ "$(id -u)" = 0 ] && [ -c /dev/net/tun ] || { verdict vmm-tap 4 'needs root and /dev/net/tun'; return; }
+    command -v ip >/dev/null && [ -x /usr/bin/python3 ] || { verdict vmm-tap 4 'needs ip (Debian package iproute2) and python3'; return; }
+    if ! { ip netns add "$space" && ip -n "$space" tuntap add dev tap0 mode tap && ip -n "$space" address add 10.77.0.1/24 dev tap0 && ip -n "$space" link set tap0 up &&
+        ip -n "$space" link set lo up; } 2>"$results/vmm-tap.err"; then
+        ip netns delete "$space" 2>/dev/null
+        verdict vmm-tap 4 "cannot make a TAP interface in a name space: $(tail -n 1 "$results/vmm-tap.err")"
+        return
+    fi
+    rm -rf "$folder"
+    mkdir "$folder"
+    head -c 4M /dev/urandom >"$folder/large"
+    sum=$(md5sum <"$folder/large" | cut -d' ' -f1)
+    (cd "$folder" && exec ip netns exec "$space" /usr/bin/python3 "$guest/web.py" 10.77.0.1 8077 >"$results/vmm-tap.port") &
+    server=$!
+    until [ -s "$results/vmm-tap.port" ] || ! kill -0 $server 2>/dev/null; do sleep 0.2; done
+    # The default guest's busybox is server and client.
+    timeout -k 5 240 ip netns exec "$space" "$root/ring3" boot --net tap=tap0 --exec '
+ip address add 10.77.0.2/24 dev eth0; ip link set eth0 up; ping -c 3 -w 30 10.77.0.1 >/dev/null && echo pinged
+wget -q -O /tmp/large http://10.77.0.1:8077/large; md5sum </tmp/large | cut -d" " -f1 | sed "s/^/fetched /"
+nc -l -p 9 </tmp/large >/dev/null & sleep 1; echo listening; wait; echo sent' >"$results/vmm-tap.log" 2>"$results/vmm-tap.err" </dev/null &
+    machine=$!
+    until grep -q '^listening' "$results/vmm-tap.log" || ! kill -0 $machine 2>/dev/null; do sleep 0.3; done
+    ip netns exec "$space" "${XDG_CACHE_HOME:-$HOME/.cache}/ring3/busybox-static/busybox" ping -c 3 -w 30 10.77.0.2 >>"$results/vmm-tap.err" 2>&1 && echo 'pinged the guest' >>"$results/vmm-tap.host"
+    ip netns exec "$space" /usr/bin/python3 -c 'import socket,hashlib
+s=socket.create_connection(("10.77.0.2",9),60); h=hashlib.md5()
+while d:=s.recv(65536): h.update(d)
+print("got",h.hexdigest())' >>"$results/vmm-tap.host" 2>>"$results/vmm-tap.err"
+    wait $machine
+    status=$?
+    kill $server
+    wait $server 2>/dev/null
+    ip netns delete "$space"
+    cat "$results/vmm-tap.host" >>"$results/vmm-tap.log"
+    expect vmm-tap $status '^pinged$' "^fetched $sum" '^sent' '^pinged the guest' "^got $sum"
+    rm -rf "$folder" "$results/vmm-tap.host"
+}
+vmm_tap
 
 # debian_image FILE: a disk with Debian of this release and systemd, whose root has no password; made once, by root, from the mirror that this machine's apt uses.
 debian_image() {

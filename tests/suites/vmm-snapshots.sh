@@ -119,6 +119,37 @@ else
 fi
 rm -rf "$clone_dir" "$snapshot"
 
+# A Xen guest, with event channels of both kinds: a clone's processors wake each other, their timers fire, and no event that was on its way is missed. Two clones of one that waits for a command;
+# one of a guest that was busy with all that.
+for option in --xen --xen-fifo; do
+    name=vmm-clone${option#-}
+    timeout -k 5 240 "$root/ring3" boot $option --cpus 2 --snapshot "$snapshot" --snapshot-at ready >"$results/vmm-snapshot${option#-}.log" 2>"$results/vmm-snapshot${option#-}.err" </dev/null
+    status=$?
+    clone "$name" --exec "$(cat "$root/tests/xen/guest.sh")" || status=1
+    expect "$name" $status 'ping-pong 400 400' 'processor 1 came back 3 times' 'sums 1$' 'slept on processor 1' 'xen timer rows grow' 'xen ipi rows grow' '^clock (xen|tsc)' 'end of the exercise'
+    ! grep -E 'kernel reports' "$results/$name.log" || verdict "$name-reports" 1 "$(grep -m1 'kernel reports' "$results/$name.log")"
+    before=$(($(date +%s) - 1))
+    clone "$name-date" --exec 'date +%s; od -An -tx1 -N16 /dev/urandom'
+    status=$?
+    clone "$name-other" --exec 'date +%s; od -An -tx1 -N16 /dev/urandom' || status=1
+    said=$(sed -n 1p "$results/$name-date.log")
+    [ $status -eq 0 ] && [ "${said:-0}" -ge "$before" ] && [ "$said" -le "$(($(date +%s) + 1))" ] && [ "$(sed -n 2p "$results/$name-date.log" | wc -w)" -eq 16 ] &&
+        ! cmp -s <(sed -n 2p "$results/$name-date.log") <(sed -n 2p "$results/$name-other.log")
+    verdict "$name-date" $? "status $status; from $before on: $(head -n 2 "$results/$name-date.log" "$results/$name-date.err" | tr '\n' '|')"
+    rm -f "$snapshot"
+
+    # In the middle of it: pipes between two processors, a sleeper and interrupts of the console.
+    # shellcheck disable=SC2016
+    printf 'mkfifo /tmp/a /tmp/b; taskset 2 sh -c "while read -r n; do echo \\$((n + 1)); done" </tmp/a >/tmp/b &\n(for i in 1 2 3 4 5 6 7 8; do sleep 0.5; done; echo slept 8) &\nexec 3>/tmp/a 4</tmp/b; n=0; while [ $n -lt 3000 ]; do echo $n >&3; read -r n <&4; [ $n -ne 300 ] || echo is-bu"sy"; done; wait %%2; echo counted $n; dmesg | grep -E "BUG:|rcu_.*stall|soft lockup" | sed "s/^/kernel reports: /"; poweroff -f\n' >"$results/vmm-snapshot-busy.in"
+    timeout -k 5 240 "$root/ring3" boot $option --cpus 2 --snapshot "$snapshot" --snapshot-at is-busy <"$results/vmm-snapshot-busy.in" >"$results/vmm-snapshot-busy.log" 2>&1
+    status=$?
+    clone "$name-busy" || status=1
+    ! grep -q 'kernel reports' "$results/$name-busy.log" || status=2
+    tr '\r' '\n' <"$results/$name-busy.log" >"$results/$name-busy.txt" && mv "$results/$name-busy.txt" "$results/$name-busy.log"
+    expect "$name-busy" $status '^slept 8' '^counted 3000'
+    rm -f "$snapshot"
+done
+
 # A console's text says when; nobody waits for a command there, and the guest goes on.
 # shellcheck disable=SC2016
 printf 'i=0; echo is-re"ady"; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo counted $i; poweroff -f\n' >"$results/vmm-snapshot-text.in"

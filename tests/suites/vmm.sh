@@ -61,6 +61,12 @@ cd '$share/rw' && cp ../ro/file a && mkdir d && mv a d/b && ln -s d/b link && ec
 
     # An ordinary user of two groups, from a home: virtiofsd has its rights, and may change neither its root nor its groups. The program, because the script builds.
     home=$results/vmm-home
+    # as_user NAME ARGS...: ring3 run as that user, from that home.
+    as_user() {
+        local name=$1; shift
+        (cd "$home" && HOME=$home XDG_CACHE_HOME=$home/cache timeout -k 5 240 setpriv --reuid 65534 --regid 65534 --groups 65534,24 "$root/artifacts/native/ring3" run "$@") \
+            </dev/null >"$results/$name.log" 2>"$results/$name.err"
+    }
     rm -rf "$home"
     if [ "$(id -u)" != 0 ]; then
         verdict vmm-run-user 4 'is the user that the other tests run as'
@@ -69,14 +75,28 @@ cd '$share/rw' && cp ../ro/file a && mkdir d && mv a d/b && ln -s d/b link && ec
     else
         mkdir -p "$home/cache/ring3"
         for part in "${XDG_CACHE_HOME:-$HOME/.cache}"/ring3/*; do
-            [ "${part##*/}" = warm ] || cp -r "$part" "$home/cache/ring3/"
+            [ "${part##*/}" = warm ] || [ "${part##*/}" = test ] || cp -r "$part" "$home/cache/ring3/"
         done
         chown -R 65534:65534 "$home"
-        (cd "$home" && HOME=$home XDG_CACHE_HOME=$home/cache timeout -k 5 240 setpriv --reuid 65534 --regid 65534 --groups 65534,24 "$root/artifacts/native/ring3" run --cold --rw "$home" -- \
-            sh -c 'id -u; id -G; pwd; id -un >written; exit 7') </dev/null >"$results/vmm-run-user.log" 2>"$results/vmm-run-user.err"
+        as_user vmm-run-user --cold --rw "$home" -- sh -c 'id -u; id -G; pwd; id -un >written; exit 7'
         status=$?
         [ $status -eq 7 ] && [ "$(tr '\n' '|' <"$results/vmm-run-user.log")" = "65534|65534 24|$home|" ] && [ "$(stat -c %u "$home/written")" = 65534 ]
         verdict vmm-run-user $? "status $status; $(cat "$results/vmm-run-user.log" "$results/vmm-run-user.err" | head -n 5 | tr '\n' '|')"
+
+        # The same with a kernel of another package than the default's, unpacked but not installed: its name, this user, this directory, this status.
+        if ! deb=$("$guest/fetch.sh" amd64 "$("$guest/fetch.sh" --kernel amd64 linux-image-amd64)" 2>"$results/vmm-run-kernel.err"); then
+            verdict vmm-run-kernel 4 "$(tail -n 1 "$results/vmm-run-kernel.err")"
+        else
+            mkdir "$home/kernel"
+            dpkg-deb -x "$deb" "$home/kernel"
+            chown -R 65534:65534 "$home/kernel"
+            image=$(echo "$home"/kernel/boot/vmlinuz-*)
+            as_user vmm-run-kernel --kernel "$image" -- sh -c 'uname -r; id -u; pwd; exit 7'
+            status=$?
+            [ $status -eq 7 ] && [ "$(tr '\n' '|' <"$results/vmm-run-kernel.log")" = "${image#*vmlinuz-}|65534|$home|" ] && ! grep -q cloud "$results/vmm-run-kernel.log"
+            verdict vmm-run-kernel $? "status $status; $(cat "$results/vmm-run-kernel.log" "$results/vmm-run-kernel.err" | head -n 5 | tr '\n' '|')"
+        fi
+        rm -rf "$home"
     fi
 
     # Streams are what they are here: bytes of every kind, in order, each on its own; arguments arrive as they were.
@@ -183,6 +203,8 @@ fi
 . "$root/tests/vmm/hotplug.sh"
 # shellcheck source=/dev/null
 . "$root/tests/vmm/library.sh"
+# shellcheck source=/dev/null
+. "$root/tests/vmm/bad-input.sh"
 # shellcheck source=/dev/null
 . "$root/tests/suites/vmm-devices.sh"
 # shellcheck source=/dev/null

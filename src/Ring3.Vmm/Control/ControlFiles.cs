@@ -35,13 +35,16 @@ public static class ControlFiles
     }
 
     /// <summary>Gives a running machine a disk.</summary>
+    /// <param name="socket">The machine's.</param>
+    /// <param name="disk">It is opened here.</param>
+    /// <param name="messages">Where a line about it goes.</param>
     /// <exception cref="BootException">It does not have it.</exception>
-    public static JsonElement AddDisk(string socket, DiskOption disk)
+    public static JsonElement AddDisk(string socket, DiskOption disk, TextWriter messages)
     {
         const string Command = "add-disk";
         if (disk.Format is { } format)
             throw new BootException(ExitStatus.Usage, $"{Command} knows raw images alone: a disk with format={format} has to be there from the start (--disk)");
-        using DiskFile file = disk.Open(Command);
+        using DiskFile file = disk.Open(messages, Command);
         return ControlClient.Ask(socket,
             [Command, Path.GetFullPath(disk.Path), disk.ReadOnly ? "ro" : "rw", disk.PackedRing ? "packed" : "split", disk.Serial ?? ""], file.Descriptor,
             takesTime: true);

@@ -49,7 +49,7 @@ public static class KernelFiles
             return built;
         if (release.Length == 0)
             return [];
-        foreach (string root in (string[])[Path.Combine(directory, ".."), "/", "/usr"])
+        foreach (string root in (string[])[Path.Combine(directory, ".."), Path.Combine(directory, "../usr"), "/", "/usr"])
         {
             string modules = Path.Combine(root, "lib/modules", release, "kernel");
             if (Directory.Exists(modules))

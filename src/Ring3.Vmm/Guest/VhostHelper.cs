@@ -113,11 +113,11 @@ internal sealed class VhostHelper : IDisposable
         if (server is null)
             throw new BootException(ExitStatus.NoInput,
                 $"{what}: format={disk.Format} needs the program qemu-storage-daemon (Debian package qemu-system-common)");
-        string readOnly = disk.ReadOnly ? "true" : "false";
+        string readOnly = disk.ReadOnly ? "true" : "false", direct = disk.Direct ? "true" : "false";
         string file = JsonEncodedText.Encode(Path.GetFullPath(disk.Path)).ToString();
         string node = $$$"""
-            {"driver":"{{{disk.Format}}}","node-name":"disk","read-only":{{{readOnly}}},"discard":"unmap",
-            "file":{"driver":"file","filename":"{{{file}}}","discard":"unmap"}}
+            {"driver":"{{{disk.Format}}}","node-name":"disk","read-only":{{{readOnly}}},"discard":"unmap","cache":{"direct":{{{direct}}} },
+            "file":{"driver":"file","filename":"{{{file}}}","discard":"unmap","cache":{"direct":{{{direct}}} } }}
             """;
         string writable = disk.ReadOnly ? "off" : "on";
         string export = $"type=vhost-user-blk,id=export,node-name=disk,writable={writable},num-queues={queues},addr.type=fd,addr.str={ListenerPlace}";

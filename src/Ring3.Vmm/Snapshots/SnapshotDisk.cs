@@ -17,7 +17,7 @@ internal sealed record SnapshotDisk(DiskOption Option, long Bytes, long Modified
             new DiskOption
             {
                 Path = state.Text(option.Path), Serial = state.Text(option.Serial ?? ""), ReadOnly = state.Keep(option.ReadOnly),
-                PackedRing = state.Keep(option.PackedRing), Slot = state.Keep(option.Slot ?? 0),
+                PackedRing = state.Keep(option.PackedRing), Direct = state.Keep(option.Direct), Slot = state.Keep(option.Slot ?? 0),
             },
             state.Keep(own?.Bytes ?? 0), state.Keep(own?.ModifiedNs ?? 0));
     }

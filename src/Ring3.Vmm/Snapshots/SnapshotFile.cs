@@ -215,13 +215,11 @@ public sealed class SnapshotFile : IDisposable
 
     private static void Write(SafeFileHandle file, MachineRam ram, MachineIdentity identity, SnapshotSettings settings, Action<StateTransfer> machine)
     {
+        // Before the memory is looked at: parts that are asked for their state may write into it what they have for the guest.
+        var own = new StateTransfer();
+        machine(own);
         List<MemoryExtent> extents = MemoryScan.Used(ram);
-        var first = new StateTransfer();
-        MachineIdentity.Transfer(first, identity);
-        SnapshotSettings.Transfer(first, settings);
-        TransferExtents(first, [.. extents]);
-        machine(first);
-        long memoryAt = PageEnd(HeaderBytes + first.Written.Length), at = memoryAt;
+        long memoryAt = PageEnd(HeaderBytes + Head(extents, identity, settings).Length + own.Written.Length), at = memoryAt;
         for (int i = 0; i < extents.Count; i++)
         {
             MemoryExtent e = extents[i];
@@ -235,7 +233,7 @@ public sealed class SnapshotFile : IDisposable
             }
             extents[i] = e with { Sum = sum };
         }
-        byte[] state = WithSums(first, extents, identity, settings);
+        byte[] state = [.. Head(extents, identity, settings), .. own.Written];
         var header = new byte[HeaderBytes];
         Magic.CopyTo(header);
         BinaryPrimitives.WriteUInt32LittleEndian(header.AsSpan(Magic.Length), Format);
@@ -248,14 +246,14 @@ public sealed class SnapshotFile : IDisposable
         RandomAccess.SetLength(file, at);
     }
 
-    /// <summary>The head again, with the sums; the machine's state behind it is what it was.</summary>
-    private static byte[] WithSums(StateTransfer first, List<MemoryExtent> extents, MachineIdentity identity, SnapshotSettings settings)
+    /// <summary>What stands before the machine's state.</summary>
+    private static ReadOnlySpan<byte> Head(List<MemoryExtent> extents, MachineIdentity identity, SnapshotSettings settings)
     {
         var head = new StateTransfer();
         MachineIdentity.Transfer(head, identity);
         SnapshotSettings.Transfer(head, settings);
         TransferExtents(head, [.. extents]);
-        return [.. head.Written, .. first.Written[head.Written.Length..]];
+        return head.Written;
     }
 
     /// <summary>The memory stays where it was mapped.</summary>

@@ -10,7 +10,8 @@ internal sealed partial class XenPlatform
     /// <summary>Frame n of the table is memory slot GrantSlot + n.</summary>
     private const uint GrantSlot = 64;
     private readonly unsafe byte* _grants;
-    private readonly bool[] _grantMapped = new bool[MaxGrantFrames];
+    /// <summary>Where the guest has each frame; 0: nowhere, since there is RAM.</summary>
+    private readonly ulong[] _grantGfns = new ulong[MaxGrantFrames];
     private uint _grantFrames = 1;
 
     /// <summary>As Xen's toolstack does: the first two grants are the console's and the store's pages.</summary>
@@ -32,11 +33,11 @@ internal sealed partial class XenPlatform
         if (index >= MaxGrantFrames || gpfn >= 1UL << 40)
             return -Errno.EINVAL;
         uint slot = GrantSlot + (uint)index;
-        if (_grantMapped[index])
+        if (_grantGfns[index] != 0)
             _ = _vm.SetUserMemoryRegion(slot, 0, 0, 0, 0);
         // Where there is RAM, KVM says that the place is taken.
         int r = _vm.SetUserMemoryRegion(slot, 0, gpfn * PageBytes, PageBytes, (ulong)(_grants + index * PageBytes));
-        _grantMapped[index] = r == 0;
+        _grantGfns[index] = r == 0 ? gpfn : 0;
         _grantFrames = Math.Max(_grantFrames, (uint)index + 1);
         return r == 0 ? 0 : -Errno.EINVAL;
     }

@@ -30,9 +30,20 @@ internal sealed partial class XenPlatform
     {
         // An event is an edge: the line's level is kept here for the guest's EOI. PAIRS-WITH: Resend (the exchange orders the level before the look at the
         // route).
-        if (Interlocked.Exchange(ref _levels[gsi], level ? 1 : 0) != (level ? 1 : 0) || !level)
+        bool edge = Interlocked.Exchange(ref _levels[gsi], level ? 1 : 0) != (level ? 1 : 0) || !level;
+        if (!edge)
+            return;
+        // PAIRS-WITH: Hold, which sets the flag and then waits for who has not seen it.
+        Interlocked.Increment(ref _raising);
+        if (Volatile.Read(ref _holding) && level)
+            Interlocked.Or(ref _heldEdges, 1u << gsi);
+        // While a machine gets its state back, what the event channels have of the line is there already, or comes.
+        else if (!(_restoring && IsBound(gsi)))
             _ = _vm.IrqLine((uint)gsi, level);
+        Interlocked.Decrement(ref _raising);
     }
+
+    private bool IsBound(int gsi) => Array.Exists(_pirqs, p => p.Port != 0 && p.Gsi == gsi);
 
     /// <summary>Lines that stay high until their device is served: the guest has to say when, to hear of them again.</summary>
     private static bool IsLevel(int gsi) => gsi == AcpiTables.SciIrq || gsi >= 16;
@@ -155,7 +166,7 @@ internal sealed partial class XenPlatform
         }
         var routes = new List<kvm_irq_routing_entry>();
         foreach (kvm_irq_routing_entry e in IrqRouting.PcWiring())
-            if (!Array.Exists(_pirqs, p => p.Port != 0 && p.Gsi == (int)e.gsi))
+            if (!IsBound((int)e.gsi))
                 routes.Add(e);
         foreach (Pirq p in _pirqs)
             if (p.Port != 0 && p.Gsi >= 0)

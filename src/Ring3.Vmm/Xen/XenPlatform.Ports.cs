@@ -214,7 +214,7 @@ internal sealed partial class XenPlatform
         for (uint p = 1; p < _ports.Length; p++)
             if (_ports[p].Kind != PortKind.Free && p != _storePort && p != _consolePort)
                 _ = Close(p);
-        _vm.XenSetAttr(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_FIFO, fifo = new() { command = RING3_XEN_FIFO_OFF } });
+        _ = TellFifo(RING3_XEN_FIFO_OFF);
         _fifo = false;
         _fifoPages.Clear();
         return 0;
@@ -298,6 +298,9 @@ internal sealed partial class XenPlatform
 
     // ---- FIFO ----
 
+    private int TellFifo(uint command, ulong gfn = 0) =>
+        _vm.XenSetAttr(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_FIFO, fifo = new() { command = command, gfn = gfn } });
+
     private long InitControl(GuestArgument a)
     {
         // { control_gfn, offset, vcpu, link_bits out }
@@ -309,7 +312,7 @@ internal sealed partial class XenPlatform
             return -Errno.ENOENT;
         if (offset > 4096 - XenAbi.Fifo.ControlSize || (offset & 7) != 0)
             return -Errno.EINVAL;
-        int r = _vm.XenSetAttr(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_FIFO, fifo = new() { command = RING3_XEN_FIFO_ON } });
+        int r = TellFifo(RING3_XEN_FIFO_ON);
         if (r == 0)
             r = vcpu.XenSetAttr(new() { type = RING3_XEN_VCPU_ATTR_TYPE_FIFO_CONTROL, gpa = gfn * 4096 + offset });
         if (r != 0)
@@ -325,7 +328,7 @@ internal sealed partial class XenPlatform
             return -Errno.ENOSYS;
         if (!a.TryRead(out ulong gfn))
             return -Errno.EFAULT;
-        int r = _vm.XenSetAttr(new kvm_xen_hvm_attr { type = RING3_XEN_ATTR_TYPE_FIFO, fifo = new() { command = RING3_XEN_FIFO_EXPAND, gfn = gfn } });
+        int r = TellFifo(RING3_XEN_FIFO_EXPAND, gfn);
         if (r == 0)
             _fifoPages.Add(gfn);
         return r;

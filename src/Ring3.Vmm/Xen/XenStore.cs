@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Ring3.Host;
 
 // SAFETY: the page lives as long as the platform that owns it; every index is masked to its ring.
 namespace Ring3.Vmm;
@@ -11,6 +12,8 @@ namespace Ring3.Vmm;
 internal sealed class XenStore
 {
     private const int RingBytes = 1024, MaxPayload = 4096, HeaderBytes = 16, MaxNodes = 4096, MaxWatches = 256;
+    /// <summary>Answers that wait: less than one, and what a request that changes something tells each watch.</summary>
+    private const int MaxBacklog = MaxPayload + (MaxWatches + 1) * (HeaderBytes + 3 * MaxPayload);
     private const string Home = "/local/domain/1/";
 
     private enum Op : uint
@@ -42,6 +45,55 @@ internal sealed class XenStore
             Set($"{Home}cpu/{i}/availability", "online");
     }
 
+    /// <summary>Everything but the ring, whose page the platform has.</summary>
+    /// <exception cref="InvalidDataException">It cannot be what a store had.</exception>
+    public void Transfer(StateTransfer state)
+    {
+        state.Section("xenstore");
+        var nodes = new KeyValuePair<string, byte[]>[Count(state.Keep(_nodes.Count), MaxNodes)];
+        if (!state.IsLoading)
+            _nodes.CopyTo(nodes, 0);
+        for (int i = 0; i < nodes.Length; i++)
+            nodes[i] = new(Words(state, nodes[i].Key), Block(state, nodes[i].Value, MaxPayload));
+        var watches = new (string Path, string Token)[Count(state.Keep(_watches.Count), MaxWatches)];
+        if (!state.IsLoading)
+            _watches.CopyTo(watches);
+        for (int i = 0; i < watches.Length; i++)
+            watches[i] = (Words(state, watches[i].Path), Words(state, watches[i].Token));
+        state.Bytes(_request);
+        _have = Count(state.Keep(_have), _request.Length);
+        byte[] responses = Block(state, [.. _responses], MaxBacklog);
+        _transaction = state.Keep(_transaction);
+        if (!state.IsLoading)
+            return;
+        if (_have > HeaderBytes && _have > HeaderBytes + (int)Length)
+            throw new InvalidDataException("xenstore has more than one request");
+        _nodes.Clear();
+        foreach ((string path, byte[] value) in nodes)
+            _nodes[path] = value;
+        _watches.Clear();
+        _watches.AddRange(watches);
+        _responses.Clear();
+        foreach (byte b in responses)
+            _responses.Enqueue(b);
+    }
+
+    private static int Count(int n, int most) => (uint)n <= (uint)most ? n : throw new InvalidDataException("xenstore has too much");
+
+    private static byte[] Block(StateTransfer state, byte[]? own, int most)
+    {
+        byte[] read = state.Block(own);
+        Count(read.Length, most);
+        return state.IsLoading ? read : own!;
+    }
+
+    private static string Words(StateTransfer state, string? own)
+    {
+        string words = state.Text(own ?? "");
+        Count(words.Length, Home.Length + MaxPayload);
+        return words;
+    }
+
     private unsafe uint* Index(int i) => (uint*)(_page + 2 * RingBytes) + i;
 
     /// <summary>Serves what the guest has put into the ring. True if the guest is to be told.</summary>
@@ -50,7 +102,8 @@ internal sealed class XenStore
         bool progress = false;
         while (true)
         {
-            bool took = Take();
+            // A guest that leaves its answers lying gets no more of them.
+            bool took = _responses.Count < MaxPayload && Take();
             if (_have >= HeaderBytes && _have >= HeaderBytes + (int)Length)
             {
                 Handle();
