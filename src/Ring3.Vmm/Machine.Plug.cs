@@ -33,8 +33,9 @@ public sealed partial class Machine
         /// <summary>What the guest knows it by: a serial number, or a tag.</summary>
         public string Name { get; init; } = "";
         public bool ReadOnly { get; init; }
-        /// <summary>The open image of a raw disk; it belongs to the device.</summary>
+        /// <summary>The host's page cache is not used for it.</summary>
         public bool Direct { get; init; }
+        /// <summary>The open image of a raw disk; it belongs to the device.</summary>
         public DiskFile? Image { get; init; }
         public bool PackedRing { get; init; }
         /// <summary>The process that serves it and belongs to the machine.</summary>
