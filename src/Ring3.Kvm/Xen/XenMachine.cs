@@ -48,7 +48,11 @@ internal sealed class XenMachine(VmCore core, VmMemory memory, VmClock clock) : 
 
     public void QueueDeferred() => core.Work.Queue(_delivery ??= new DeferredDelivery(Side));
 
-    public void FlushDeferred() => core.Work.Flush();
+    public void FlushDeferred()
+    {
+        if (Volatile.Read(ref _delivery) is not null)
+            core.Work.Flush();
+    }
 
     /// <summary>Events whose page was not at hand, delivered where waiting is allowed.</summary>
     private sealed class DeferredDelivery(XenVm xen) : WorkItem
