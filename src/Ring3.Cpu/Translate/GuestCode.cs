@@ -53,6 +53,8 @@ internal unsafe struct GuestInstruction
     public ushort Writes;
     /// <summary>Something can see the flags that hold after it.</summary>
     public bool FlagsNeeded;
+    /// <summary>The flags that it writes, if it does, are wanted once the host's own no longer hold them.</summary>
+    public bool FlagsSurvive;
     /// <summary>It has an operand in memory.</summary>
     public bool Memory;
     /// <summary>Number of the trace that a direct branch leads to, or -1: references would make copying cost several times as much.</summary>
@@ -60,6 +62,8 @@ internal unsafe struct GuestInstruction
 
     /// <summary>A branch that the trace follows: it is left when the branch is not taken.</summary>
     public bool Inverted;
+    /// <summary>A window that an instruction before it has opened is used by it, or behind it.</summary>
+    public bool InWindow;
     /// <summary>Number of the window that its access belongs to, or -1, and the constant in its address there.</summary>
     public int Window;
     public long WindowOffset;

@@ -152,8 +152,23 @@ internal sealed class RegionAssembler : HostAssembler
         Put(0x3d83 | (ulong)(uint)(position - Position - Bytes) << 16, Bytes);
     }
 
-    /// <summary>A 32-bit word of data, and what follows it aligned to 16 bytes.</summary>
-    public void Word() => Put(0, 16);
+    /// <summary>Position of the address of a region's first site.</summary>
+    public const int FirstSite = 8;
+
+    /// <summary>Data in front of a region's code: <see cref="Region.StaleInCode"/>, and the address of its first site.</summary>
+    public void BeginRegion()
+    {
+        Put(0, 8);
+        Put(0, 8);
+    }
+
+    /// <summary>register = register + the address of the region's first site.</summary>
+    public void AddFirstSite(Register register)
+    {
+        const int Bytes = 7;
+        int r = Number(register);
+        Put((uint)(WideRex | r >> 3 << 2 | 0x03 << 8 | (5 | (r & 7) << 3) << 16) | (ulong)(uint)(FirstSite - Position - Bytes) << 24, Bytes);
+    }
 
     /// <summary>32 bits of the state = a value.</summary>
     public void StoreImmediate(int displacement, uint value)

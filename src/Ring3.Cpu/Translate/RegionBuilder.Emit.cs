@@ -56,7 +56,7 @@ internal sealed unsafe partial class RegionBuilder
         EmitUnits(t);
         _a.AddToState(StateLayout.Retired, t.Instructions.Count);
         _wide = PlanWindows(t);
-        EmitInstructions(t, 0);
+        EmitInstructions(t, 0, false);
         if (_wide)
             EmitNarrow(t);
     }
@@ -331,10 +331,31 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>A site at an instruction that has not retired.</summary>
     private Site SiteAt(SiteKind kind, Trace t, int i)
     {
-        ref readonly GuestInstruction g = ref CollectionsMarshal.AsSpan(t.Instructions)[i];
-        Site site = new() { Kind = kind, Block = g.Block, Op = g.Op, PageOffset = g.Offset, Uncount = (ushort)(t.Instructions.Count - i) };
-        WithFlags(ref site);
+        Site site = default;
+        Describe(ref site, kind, t, i);
         return site;
+    }
+
+    /// <summary>As <see cref="SiteAt"/>, added where it stays, with its number. Valid until the next one is added.</summary>
+    private ref Site NewSite(SiteKind kind, Trace t, int i, out int number)
+    {
+        number = _sites.Count;
+        CollectionsMarshal.SetCount(_sites, number + 1);
+        ref Site site = ref CollectionsMarshal.AsSpan(_sites)[number];
+        site = default;
+        Describe(ref site, kind, t, i);
+        return ref site;
+    }
+
+    private void Describe(ref Site site, SiteKind kind, Trace t, int i)
+    {
+        ref readonly GuestInstruction g = ref At(t, i);
+        site.Kind = kind;
+        site.Block = g.Block;
+        site.Op = g.Op;
+        site.PageOffset = g.Offset;
+        site.Uncount = (ushort)(t.Instructions.Count - i);
+        WithFlags(ref site);
     }
 
     private void WithFlags(ref Site site)

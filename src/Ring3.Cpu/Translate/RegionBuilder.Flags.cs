@@ -45,24 +45,22 @@ internal sealed unsafe partial class RegionBuilder
 
     private static bool NeedBackwards(Trace t)
     {
-        bool need = FallNeeds(t);
+        bool need = FallNeeds(t), survives = need;
         Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
         for (int i = all.Length - 1; i >= 0; i--)
         {
             ref GuestInstruction g = ref all[i];
             g.FlagsNeeded = need || g.SiteAfter;
-            need = NeedBefore(t, g);
+            g.FlagsSurvive = survives || g.SiteAfter;
+            bool edge = EdgeAtNeeds(t, g);
+            need = g.Lowering == Lowering.Jump ? edge : NeedBefore(g);
+            // As long as nothing touches the host's flags, a reader has them.
+            survives = g.SiteBefore || edge || survives && !g.WritesFlags;
         }
         return need;
     }
 
-    private static bool NeedBefore(Trace t, in GuestInstruction g) => g.Lowering switch
-    {
-        Lowering.Jump => EdgeAtNeeds(t, g),
-        _ when g.ReadsFlags || g.SiteBefore => true,
-        _ when !g.WritesFlags || g.KeepsFlags => g.FlagsNeeded,
-        _ => false,
-    };
+    private static bool NeedBefore(in GuestInstruction g) => g.ReadsFlags || g.SiteBefore || (!g.WritesFlags || g.KeepsFlags) && g.FlagsNeeded;
 
     /// <summary>An edge that is taken at the instruction, and whether it polls on its way or needs the flags at its end.</summary>
     private static bool EdgeAtNeeds(Trace t, in GuestInstruction g)
@@ -76,28 +74,10 @@ internal sealed unsafe partial class RegionBuilder
 
     private static bool FallNeeds(Trace t) => t.FallOffset >= 0 && (t.Fall is not { } head || head.NeedsFlags || IsBackward(t, head));
 
-    /// <summary>Whether the flags of the producer are wanted once the host's own no longer hold them.</summary>
-    private static bool MustSurvive(Trace t, int i)
-    {
-        Span<GuestInstruction> all = CollectionsMarshal.AsSpan(t.Instructions);
-        if (all[i].SiteAfter)
-            return true;
-        for (int j = i + 1; j < all.Length; j++)
-        {
-            ref GuestInstruction g = ref all[j];
-            if (g.SiteBefore || EdgeAtNeeds(t, g))
-                return true;
-            // Nothing between has touched the host's flags, so a reader has them.
-            if (g.WritesFlags)
-                return false;
-        }
-        return FallNeeds(t);
-    }
-
     private static void PlanFlags(Trace t, int i, ref GuestInstruction g)
     {
         g.Plan = FlagPlan.None;
-        if (!MustSurvive(t, i))
+        if (!g.FlagsSurvive)
             return;
         if (!HasRecipe(g, out Recipe r))
         {

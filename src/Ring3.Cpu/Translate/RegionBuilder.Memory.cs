@@ -137,9 +137,8 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>A site before an access, which is repeated from here.</summary>
     private int MissSite(Trace t, int i, AccessForm form, int size, bool write, int alignment = 0)
     {
-        Site site = SiteAt(SiteKind.Miss, t, i);
+        ref Site site = ref NewSite(SiteKind.Miss, t, i, out int number);
         (site.Form, site.Size, site.Write, site.Alignment) = (form, (byte)size, write, (byte)alignment);
-        int number = AddSite(site);
         if (EndsWindows(At(t, i).Lowering))
             _resumes.Add((number, _a.Position));
         else
@@ -156,11 +155,10 @@ internal sealed unsafe partial class RegionBuilder
         _a.WithEntry(HostOperation.Move, HostRegisters.Spare, CodeBitsOffset);
         _a.CompareWithZero(HostRegisters.Spare, 0, true);
         _hostFlags = false;
-        Site site = SiteAt(SiteKind.Overwritten, t, i);
+        ref Site site = ref NewSite(SiteKind.Overwritten, t, i, out int number);
         site.Size = (byte)size;
         site.PageOffset = leaveFor;
         site.Uncount--;
-        int number = AddSite(site);
         int jump = _a.Jump(NotEqual);
         _codeChecks.Add((jump, number, _a.Position));
         if (EndsWindows(At(t, i).Lowering))

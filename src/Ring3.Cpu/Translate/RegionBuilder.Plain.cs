@@ -157,7 +157,7 @@ internal sealed unsafe partial class RegionBuilder
         {
             BeginCheck(size, store);
             EndCheck(site);
-            AddByValue(i, t.Instructions[i], null, site, ref code);
+            AddByValue(i, At(t, i), null, site, ref code);
             return;
         }
         if (needsFlags && store)

@@ -27,7 +27,7 @@ internal sealed unsafe partial class RegionBuilder
 
     private void EmitRun(Trace t, int i, int count)
     {
-        if (t.Instructions[i].Lowering == Lowering.Push)
+        if (At(t, i).Lowering == Lowering.Push)
             EmitPushes(t, i, count);
         else
             EmitPops(t, i, count);
@@ -62,7 +62,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.WithEntry(HostOperation.Add, HostRegisters.Address, AddendOffset);
         for (int n = 0; n < count; n++)
         {
-            Instruction code = t.Instructions[i + n].Code;
+            ref readonly Instruction code = ref At(t, i + n).Code;
             if (n != 0)
                 Mark(t, i + n);
             MemoryOperand at = HostAssembler.Memory(HostRegisters.Address, _word * (count - 1 - n));
@@ -101,7 +101,7 @@ internal sealed unsafe partial class RegionBuilder
         Code load = Is64 ? Code.Mov_r64_rm64 : Code.Mov_r32_rm32;
         for (int n = 0; n < count; n++)
         {
-            GuestInstruction g = t.Instructions[i + n];
+            ref readonly GuestInstruction g = ref At(t, i + n);
             if (n != 0)
             {
                 Mark(t, i + n);

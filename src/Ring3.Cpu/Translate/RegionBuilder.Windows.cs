@@ -22,6 +22,8 @@ internal sealed unsafe partial class RegionBuilder
     {
         public WindowKey Key;
         public int Slot, Number;
+        /// <summary>The last instruction that uses it.</summary>
+        public int Last;
         /// <summary>The bytes, as constants to be added to what the key stands for.</summary>
         public long Min, End;
         /// <summary>Multiple at which the byte <see cref="Aligned"/> must be when executed; 0: any.</summary>
@@ -53,12 +55,10 @@ internal sealed unsafe partial class RegionBuilder
     private int _narrowFirst = int.MaxValue, _narrowJumpsDone, _narrowResumesDone;
 
     /// <summary>
-    /// The last instruction that may use a window, and the place behind it in the wide copy: nothing is open there, so the narrow copy ends at it, and calls
-    /// back come back to it.
+    /// By instruction, and for what follows the last one: the place in the wide copy, or -1, where no window is open that is used from there on. The narrow
+    /// copy ends at it, and calls back come back to it.
     /// </summary>
-    private int _lastWindow, _joinPosition;
-    private bool _joinHostFlags;
-    private Recipe _joinFlags;
+    private readonly (int Position, bool HostFlags, Recipe Flags)[] _joins = new (int, bool, Recipe)[MaxInstructions + 1];
 
     // ---- Which accesses belong together ----
 
@@ -81,18 +81,23 @@ internal sealed unsafe partial class RegionBuilder
                 Join(i, ref g, key, offset);
             Track(g);
         }
-        (_lastWindow, _joinPosition) = (-1, -1);
+        int last = -1;
+        Span<Window> windows = CollectionsMarshal.AsSpan(_windows)[.._windowCount];
         for (int i = 0; i < all.Length; i++)
         {
             ref GuestInstruction g = ref all[i];
-            if (g.Window >= 0 && _windows[g.Window].Accesses == 1)
+            g.InWindow = i <= last;
+            if (g.Window < 0)
+                continue;
+            Window w = windows[g.Window];
+            if (w.Accesses == 1)
                 g.Window = -1;
-            if (g.Window >= 0)
-                _lastWindow = i;
+            else
+                last = Math.Max(last, w.Last);
         }
-        foreach (Window w in CollectionsMarshal.AsSpan(_windows)[.._windowCount])
+        foreach (Window w in windows)
             Align(w);
-        return _lastWindow >= 0;
+        return last >= 0;
     }
 
     /// <summary>Handlers may change what addresses lead to.</summary>
@@ -159,6 +164,7 @@ internal sealed unsafe partial class RegionBuilder
                     (w.Min, w.End) = (min, end);
                     w.Writes |= g.SiteAfter;
                     w.Accesses++;
+                    w.Last = i;
                     g.Window = w.Number;
                     return;
                 }
@@ -251,56 +257,77 @@ internal sealed unsafe partial class RegionBuilder
 
     // ---- Emission ----
 
-    /// <summary>The instructions from <paramref name="first"/> on, and the edge behind them.</summary>
-    private void EmitInstructions(Trace t, int first)
+    /// <summary>
+    /// The instructions from <paramref name="first"/> on, and the edge behind them. In the narrow copy, up to where it goes on in the wide one, which is what
+    /// it returns.
+    /// </summary>
+    private int EmitInstructions(Trace t, int first, bool narrow)
     {
         int count = t.Instructions.Count;
         _atHand = null;
         for (int i = first; i < count; i++)
         {
-            if (!_wide && _narrowStarts[i].IsStart)
+            if (_wide)
+                NoteJoin(i, At(t, i).InWindow);
+            else if (narrow && i != first && Joins(i))
+                return i;
+            if (narrow && _narrowStarts[i].IsStart)
             {
                 PackNow();
                 Debug.Assert(_narrowStarts[i].Flags == _flags);
                 _hostFlags = false;
                 StartNarrow(i);
             }
-            if (i == _lastWindow + 1 && (_wide ? NotesJoin() : Joins()))
-                return;
             if (RunAt(t, i) is > 1 and var run)
             {
                 Mark(t, i);
                 _atHand = null;
                 PackNow();
                 EmitRun(t, i, run);
-                i += run - 1;
+                for (; run > 1; run--)
+                    _joins[++i].Position = -1;
                 continue;
             }
             EmitInstruction(t, i);
         }
-        if (t.FallOffset >= 0)
-            EmitEdge(t, t.FallOffset, t.Fall, count);
+        if (t.FallOffset < 0)
+            return count;
+        if (_wide)
+            NoteJoin(count, false);
+        else if (narrow && Joins(count))
+            return count;
+        EmitEdge(t, t.FallOffset, t.Fall, count);
+        return count;
     }
 
-    private bool NotesJoin()
+    private void NoteJoin(int i, bool inWindow)
     {
-        if (!_inShadow)
-            (_joinPosition, _joinHostFlags, _joinFlags) = (_a.Position, _hostFlags, _flags);
-        return false;
+        if (inWindow || _inShadow)
+            _joins[i].Position = -1;
+        else
+            _joins[i] = (_a.Position, _hostFlags, _flags);
     }
 
     /// <summary>The narrow copy goes on in the wide one, where the flags are expected where they are.</summary>
-    private bool Joins()
+    private bool Joins(int i)
     {
-        if (_joinPosition < 0 || _flags != _joinFlags || _joinHostFlags && !_hostFlags)
+        ref readonly (int Position, bool HostFlags, Recipe Flags) join = ref _joins[i];
+        if (join.Position < 0 || _flags != join.Flags)
             return false;
+        if (join.HostFlags && !_hostFlags)
+        {
+            // No place has them, so they are not wanted.
+            if (_flags == default)
+                return false;
+            NeedHostFlags(HostRegisters.Spare);
+        }
         // In the wide copy they may not be packed: then they are in the host's on both sides.
         PackNow();
-        _a.Bind(_a.Jump(), _joinPosition);
+        _a.Bind(_a.Jump(), join.Position);
         return true;
     }
 
-    /// <summary>Behind the wide copy: the narrow one, from the first instruction that something leads to.</summary>
+    /// <summary>Behind the wide copy: the narrow one, from each instruction that something leads to.</summary>
     private void EmitNarrow(Trace t)
     {
         _wide = false;
@@ -314,10 +341,14 @@ internal sealed unsafe partial class RegionBuilder
             from.Jump = _a.Jump();
         }
         (_narrowJumpsDone, _narrowResumesDone) = (0, 0);
-        if (_narrowFirst < t.Instructions.Count)
+        for (int i = _narrowFirst; i < t.Instructions.Count; i++)
         {
-            _flags = _narrowStarts[_narrowFirst].Flags;
-            EmitInstructions(t, _narrowFirst);
+            if (!_narrowStarts[i].IsStart)
+                continue;
+            _flags = _narrowStarts[i].Flags;
+            _hostFlags = _unpacked = false;
+            // Where it ends, it may begin.
+            i = EmitInstructions(t, i, true) - 1;
         }
         Debug.Assert(_narrowJumpsDone == _narrowJumps.Count && _narrowResumesDone == _narrowResumes.Count);
         ForgetNarrow();
@@ -404,10 +435,14 @@ internal sealed unsafe partial class RegionBuilder
         StartsNarrow(i);
     }
 
-    /// <summary>Where a call back at a site goes on that says so: where windows may be open, behind it they are not.</summary>
+    /// <summary>Whether windows may be open in front of an instruction of the wide copy that are used there or behind.</summary>
+    private bool IsNarrow(int instruction, Trace t) =>
+        _wide && !_inShadow && instruction < t.Instructions.Count && At(t, instruction).InWindow;
+
+    /// <summary>Where a call back at a site goes on that says so: where windows may be open, in the narrow copy.</summary>
     private void Resume(int site, int instruction, Trace t)
     {
-        if (_wide && !_inShadow && instruction <= _lastWindow)
+        if (IsNarrow(instruction, t))
         {
             _narrowResumes.Add((site, instruction));
             StartsNarrow(instruction);
@@ -421,9 +456,6 @@ internal sealed unsafe partial class RegionBuilder
     /// <summary>Behind a store into a window, whose page held no code when the window was opened: as <see cref="EmitCodeCheck"/>.</summary>
     private void EmitWindowCodeCheck(Trace t, int i, Window w, int size)
     {
-        // The call back comes to the end of the trace then, where it has cost the host's flags.
-        if (i + 1 == t.Instructions.Count)
-            PackNow();
         _a.LoadSlot(HostRegisters.Spare, 2 * w.Slot + 1);
         int jump;
         if (_unpacked)
@@ -440,28 +472,40 @@ internal sealed unsafe partial class RegionBuilder
             jump = _a.Jump(NotEqual);
             _hostFlags = false;
         }
-        Site site = SiteAt(SiteKind.Overwritten, t, i);
+        ref Site site = ref NewSite(SiteKind.Overwritten, t, i, out int number);
         (site.Size, site.PageOffset, site.WindowOffset) = ((byte)size, At(t, i).Next, (short)(At(t, i).WindowOffset - w.Min));
         site.Uncount--;
-        int number = AddSite(site);
-        if (_unpacked)
-            _packingStubs.Add((jump, number));
-        else
+        if (!_unpacked)
+        {
             _stubs.Add((jump, number));
-        Resume(number, i + 1, t);
+            Resume(number, i + 1, t);
+            return;
+        }
+        bool narrow = IsNarrow(i + 1, t);
+        _packingStubs.Add((jump, number, narrow ? -1 : _a.Position));
+        if (narrow)
+            Resume(number, i + 1, t);
     }
 
-    /// <summary>Stores into windows that have come to hold code, behind which the flags are to be packed, and the guest's RCX is in another register.</summary>
-    private readonly List<(int Jump, int Site)> _packingStubs = [];
+    /// <summary>
+    /// Stores into windows that have come to hold code, behind which the flags are to be packed, and the guest's RCX is in another register; and where the
+    /// wide copy goes on with the host's flags, or -1.
+    /// </summary>
+    private readonly List<(int Jump, int Site, int Back)> _packingStubs = [];
 
     private void EmitPackingStubs()
     {
-        foreach ((int jump, int site) in _packingStubs)
+        foreach ((int jump, int site, int back) in _packingStubs)
         {
             _a.Bind(jump);
             _a.Move(Register.RCX, HostRegisters.Entry);
             Pack();
             CallSite(site);
+            if (back < 0)
+                continue;
+            _resumes.Add((site, _a.Position));
+            Unpack(HostRegisters.Spare);
+            _a.Bind(_a.Jump(), back);
         }
     }
 }

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Iced.Intel;
 using Ring3.Host;
@@ -8,7 +9,11 @@ namespace Ring3.Cpu;
 /// Makes a region from a hot block: collects traces of the page's blocks, decides where flags are kept, emits host code. One per processor; scratch memory
 /// only.
 /// </summary>
-/// <remarks>SAFETY: blocks are read inside the epoch; guest bytes are copied by UserCopy into a buffer of a block's largest size.</remarks>
+/// <remarks>
+/// SAFETY: blocks are read inside the epoch; guest bytes are copied by UserCopy into a buffer of a block's largest size. Locals are assigned before they are
+/// read, as everywhere without stackalloc, so clearing them first is left out.
+/// </remarks>
+[SkipLocalsInit]
 internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity identity)
 {
     private const int MaxInstructions = 256, MaxTraces = 16, MaxRounds = 8, MaxRepeated = 64, MaxSites = 4096;
@@ -42,7 +47,10 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _address = address;
         _a.Clear();
         foreach (Trace t in _traces)
+        {
+            _heads[t.Offset] = 0;
             _unused.Push(t);
+        }
         _traces.Clear();
         _sites.Clear();
         _siteReferences.Clear();
@@ -71,9 +79,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             return false;
         }
         Analyse();
-        FindSources();
-        // Region.StaleInCode.
-        _a.Word();
+        _a.BeginRegion();
         try
         {
             foreach (Trace t in _traces)
@@ -108,21 +114,12 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
 
     private bool Is64 => _mode == BlockMode.Code64;
 
-    private void FindSources()
+    private void AddSource(Block* b)
     {
-        _sources.Clear();
-        Instructions = 0;
-        foreach (Trace t in _traces)
-        {
-            Block* last = null;
-            foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
-            {
-                if (g.Block == last || _sources.Contains((nint)(last = g.Block)))
-                    continue;
-                _sources.Add((nint)last);
-                Instructions += last->Instructions;
-            }
-        }
+        if (_sources.Contains((nint)b))
+            return;
+        _sources.Add((nint)b);
+        Instructions += b->Instructions;
     }
 
     // ---- Traces ----
@@ -130,6 +127,8 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     private bool Collect(Block* seed)
     {
         int left = MaxInstructions;
+        _sources.Clear();
+        Instructions = 0;
         AddHead(seed);
         for (int i = 0; i < _traces.Count; i++)
         {
@@ -139,7 +138,10 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 if (i == 0)
                     return false;
                 _unused.Push(t);
-                _traces.RemoveAt(i--);
+                _traces.RemoveAt(i);
+                _heads[t.Offset] = 0;
+                for (int n = i--; n < _traces.Count; n++)
+                    _heads[_traces[n].Offset]--;
             }
         }
         Connect();
@@ -156,15 +158,14 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
             t.Fall = HeadAt(t.FallOffset);
             t.Return = HeadAt(t.ReturnOffset);
             foreach (ref GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
-                if (g.Lowering is Lowering.Branch or Lowering.Jump or Lowering.Call)
-                    g.Target = (short)(HeadAt(g.LeavesFor)?.Index ?? -1);
-        }
-        // Edges without polls lead to later traces.
-        foreach (Trace t in _traces)
-        {
-            foreach (ref readonly GuestInstruction g in CollectionsMarshal.AsSpan(t.Instructions))
-                if (t.TargetOf(g) is { } target && target.Index > t.Index)
+            {
+                if (g.Lowering is not (Lowering.Branch or Lowering.Jump or Lowering.Call) || HeadAt(g.LeavesFor) is not { } target)
+                    continue;
+                g.Target = (short)target.Index;
+                // Edges without polls lead to later traces.
+                if (target.Index > t.Index)
                     target.Descends |= t.Descends || target.Offset <= g.Offset;
+            }
             if (t.Fall is { } fall && fall.Index > t.Index)
                 fall.Descends |= t.Descends;
         }
@@ -180,16 +181,14 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         Trace t = _unused.TryPop(out Trace? used) ? used : new Trace();
         t.Begin(b);
         _traces.Add(t);
+        _heads[t.Offset] = (byte)_traces.Count;
     }
 
+    /// <summary>By offset of the page: the number of the trace that begins there, counted from 1, or 0.</summary>
+    private readonly byte[] _heads = new byte[4096];
+
     /// <summary>The trace that begins at an offset of the page, or null.</summary>
-    private Trace? HeadAt(long offset)
-    {
-        foreach (Trace t in _traces)
-            if (t.Offset == offset)
-                return t;
-        return null;
-    }
+    private Trace? HeadAt(long offset) => (ulong)offset < 4096 && _heads[offset] is var n and not 0 ? _traces[n - 1] : null;
 
     private bool Fill(Trace t, ref int left)
     {
@@ -207,6 +206,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
                 return start != 0;
             }
             left -= b->Instructions;
+            AddSource(b);
             ref readonly GuestInstruction last = ref CollectionsMarshal.AsSpan(t.Instructions)[^1];
             int fall = -1;
             switch (last.Lowering)
@@ -255,8 +255,11 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
     {
         List<GuestInstruction> all = t.Instructions;
         int body = all.Count, rounds = Math.Min(Math.Min(MaxRounds, MaxRepeated / body), 1 + left / body);
-        if (rounds < 2 || all.Exists(static g => g.Inverted || EndsWindows(g.Lowering)))
+        if (rounds < 2)
             return false;
+        foreach (ref readonly GuestInstruction g in CollectionsMarshal.AsSpan(all))
+            if (g.Inverted || EndsWindows(g.Lowering))
+                return false;
         CollectionsMarshal.SetCount(all, body * rounds);
         Span<GuestInstruction> copies = CollectionsMarshal.AsSpan(all);
         for (int round = 1; round < rounds; round++)
@@ -377,16 +380,28 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         _siteReferences.Add((_a.Position - 8, site));
     }
 
+    /// <summary>Each loads what its site's address is beyond the first one's; the rest is the same for all.</summary>
     private void EmitStubs()
     {
+        int slow = _a.Position;
+        CallSiteBeyondFirst(StateLayout.SlowRoutine);
+        int miss = _a.Position;
+        CallSiteBeyondFirst(StateLayout.MissRoutine);
         for (int i = 0; i < _stubs.Count; i++)
         {
             (int jump, int site) = _stubs[i];
             _a.Bind(jump);
             while (i + 1 < _stubs.Count && _stubs[i + 1].Site == site)
                 _a.Bind(_stubs[++i].Jump);
-            CallSite(site);
+            _a.Immediate(HostRegisters.Entry, (ulong)(site * sizeof(Site)));
+            _a.Bind(_a.Jump(), _sites[site].Kind == SiteKind.Miss ? miss : slow);
         }
+    }
+
+    private void CallSiteBeyondFirst(int routine)
+    {
+        _a.AddFirstSite(HostRegisters.Entry);
+        _a.JumpThroughState(routine);
     }
 
     // ---- Publication ----
@@ -423,6 +438,7 @@ internal sealed unsafe partial class RegionBuilder(BlockCache blocks, Identity i
         byte* code = arena.Code.NextWritable;
         arena.Code.Add(_a.Bytes);
         region->StaleInCode = (int*)code;
+        *(Site**)(code + RegionAssembler.FirstSite) = sites;
         foreach ((int at, int site) in _siteReferences)
             *(nint*)(code + at) = (nint)(sites + site);
         foreach (int at in _regionReferences)

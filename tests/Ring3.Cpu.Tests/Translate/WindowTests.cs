@@ -193,6 +193,43 @@ public sealed unsafe class WindowTests
             }
     }
 
+    /// <summary>
+    /// Windows that are open one after the other, and across two pages at every place, with the carry in the host's flags between them: what has failed at
+    /// one goes on with the others.
+    /// </summary>
+    [Fact]
+    public void GroupsOfWindowsThatFailAtEachByte()
+    {
+        for (ulong back = 0; back <= 40; back++)
+            for (int which = 0; which < 8; which++)
+            {
+                using RegionMachine m = new(a =>
+                {
+                    a.add(rcx, rdx);
+                    foreach (AssemblerRegister64 pointer in new[] { rsi, rdi, r14 })
+                    {
+                        a.adc(rax, __qword_ptr[pointer]);
+                        a.adc(__qword_ptr[pointer + 24], rax);
+                        a.adc(rdx, r8);
+                        a.mov(r12, rdx);
+                    }
+                    a.setc(cl);
+                    a.hlt();
+                }, h =>
+                {
+                    Fill(h, (int)back);
+                    ulong Pointer(int n) => Data + (ulong)(2 * n + 1) * Page - ((which >> n & 1) != 0 ? back : 64);
+                    (h.State->Gpr[6], h.State->Gpr[7], h.State->Gpr[14]) = (Pointer(0), Pointer(1), Pointer(2));
+                });
+                for (int round = 0; round < 3; round++)
+                {
+                    Assert.Equal(ExitReason.Hlt, m.Run($"{back} bytes in front of a page, {which}, {round}"));
+                    foreach (CpuHarness h in new[] { m.Fast, m.Slow })
+                        h.State->Rip = CpuHarness.CodeAddress;
+                }
+            }
+    }
+
     /// <summary>Stores whose window holds code: into what runs next, into the round that follows, and beside the code.</summary>
     [Theory]
     [InlineData(0)]
