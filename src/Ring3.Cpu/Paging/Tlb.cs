@@ -31,7 +31,7 @@ public unsafe struct TlbEntry
 internal sealed unsafe class Tlb
 {
     /// <summary>Entries by page number; the second places of entries that others displaced, behind them; entries of instruction fetches.</summary>
-    public const int Level1Entries = 8192, DisplacedEntries = 1024, FetchEntries = 256;
+    public const int Level1Entries = 8192, DisplacedEntries = 8192, FetchEntries = 256;
     /// <summary>Places of entries that were lent and are hidden (<see cref="TakeBack"/>), between those that were displaced and those of fetches.</summary>
     public const int HiddenEntries = 16;
     public const ulong Invalid = ulong.MaxValue;
