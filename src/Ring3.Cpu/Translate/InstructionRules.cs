@@ -82,7 +82,7 @@ internal static partial class InstructionRules
             default:
                 return Lowering.HandlerEnds;
         }
-        if (IsSystem(i))
+        if (IsSystem(i) && flat)
             return Lowering.System;
         if (IsString(i, is64))
             return Lowering.String;
