@@ -234,6 +234,15 @@ public unsafe struct CpuState
     internal nint SlowRoutine, SlowCallback;
     /// <summary>Host addresses of <see cref="TlbRoutines"/>.</summary>
     internal nint MissRoutine, TakeBackRoutine;
+    /// <summary>
+    /// An access across two pages (Translator.Splits.cs): its bytes, the level-1 entry that leads there, its linear address, where translated code goes on,
+    /// and the bitmap of a page that is all code, so that a store calls back.
+    /// </summary>
+    internal const int SplitBytesCount = 64;
+    internal fixed byte SplitBytes[SplitBytesCount];
+    internal TlbEntry SplitEntry;
+    internal ulong SplitLinear, SplitCode;
+    internal nint SplitResume;
     /// <summary>Host address of <see cref="FlagRoutines.Load"/>.</summary>
     internal nint FlagRoutine;
     /// <summary>The host's RSP where no call is noted, and where there is no room to note another. See <see cref="ReturnFrame"/>.</summary>

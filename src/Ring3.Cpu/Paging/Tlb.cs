@@ -31,7 +31,9 @@ public unsafe struct TlbEntry
 internal sealed unsafe class Tlb
 {
     /// <summary>Entries by page number; the second places of entries that others displaced, behind them; entries of instruction fetches.</summary>
-    public const int Level1Entries = 8192, DisplacedEntries = 1024, FetchEntries = 256;
+    public const int Level1Entries = 8192, DisplacedEntries = 8192, FetchEntries = 256;
+    /// <summary>Places of entries that were lent and are hidden (<see cref="TakeBack"/>), between those that were displaced and those of fetches.</summary>
+    public const int HiddenEntries = 16;
     public const ulong Invalid = ulong.MaxValue;
 
     /// <summary>
@@ -110,7 +112,7 @@ internal sealed unsafe class Tlb
 
     /// <summary>Bytes of the memory that the constructor is given.</summary>
     public static nuint Bytes =>
-        (nuint)((Level1Entries + DisplacedEntries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space)
+        (nuint)((Level1Entries + DisplacedEntries + HiddenEntries + FetchEntries) * sizeof(TlbEntry) + 3 * FilterWords * 8 + SpaceSlots * sizeof(Space)
             + AsidSlots * sizeof(AsidTags) + sizeof(Selection));
 
     /// <summary>Bytes from the memory's begin to the pointers to the current space and ASID.</summary>
@@ -157,7 +159,7 @@ internal sealed unsafe class Tlb
         _lent = lent;
         _lentTags = lentTags;
         Level1 = (TlbEntry*)at;
-        Fetch = Level1 + Level1Entries + DisplacedEntries;
+        Fetch = Level1 + Level1Entries + DisplacedEntries + HiddenEntries;
         _executed = (ulong*)(Fetch + FetchEntries);
         _large2M = _executed + FilterWords;
         _large1G = _large2M + FilterWords;
@@ -351,24 +353,34 @@ internal sealed unsafe class Tlb
         _lentTags[(*_lent)++] = tag;
     }
 
-    /// <summary>Level 1 forgets the pages that were lent. To be called when RFLAGS.AC or the supervisor's privilege ends.</summary>
+    /// <summary>
+    /// No access finds the pages that were lent any more. To be called when RFLAGS.AC or the supervisor's privilege ends. Their entries are hidden, where an
+    /// access that misses finds them as long as AC is set again (<see cref="TlbRoutines.Miss"/>), and what flushes level 1 drops them.
+    /// </summary>
     public void TakeBack()
     {
         for (int i = 0; i < *_lent; i++)
         {
-            DropTag(Level1 + Index(_lentTags[i]), _lentTags[i]);
-            DropTag(DisplacedAt(_lentTags[i]), _lentTags[i]);
+            Hide(DisplacedAt(_lentTags[i]), _lentTags[i]);
+            Hide(Level1 + Index(_lentTags[i]), _lentTags[i]);
         }
         *_lent = 0;
     }
 
-    private static void DropTag(TlbEntry* e, ulong tag)
+    private void Hide(TlbEntry* e, ulong tag)
     {
+        if (e->TagRead == tag)
+            *HiddenAt(tag) = *e;
         if (e->TagRead == tag)
             e->TagRead = Invalid;
         if (e->TagWrite == tag)
             e->TagWrite = Invalid;
     }
+
+    private TlbEntry* Hidden => Level1 + Level1Entries + DisplacedEntries;
+
+    /// <summary>The same page of two address spaces has two places, mostly.</summary>
+    private TlbEntry* HiddenAt(ulong tag) => Hidden + ((tag >> 12) + tag & HiddenEntries - 1);
 
     /// <summary>The entry for a tag, to be filled. What it holds of another page or context goes to the second place: <see cref="TlbRoutines.Miss"/>.</summary>
     public TlbEntry* Displace(ulong tag)
@@ -381,11 +393,13 @@ internal sealed unsafe class Tlb
 
     private TlbEntry* DisplacedAt(ulong linear) => Level1 + Level1Entries + (Index(linear) & (DisplacedEntries - 1));
 
-    /// <summary>Drops an entry, and what it may have displaced or left.</summary>
+    /// <summary>Drops an entry, what it may have displaced or left, and all that are hidden.</summary>
     private void DropEntry(uint index)
     {
         TlbEntry* e = Level1 + index, displaced = DisplacedAt((ulong)index << 12);
         e->TagRead = e->TagWrite = displaced->TagRead = displaced->TagWrite = Invalid;
+        for (int i = 0; i < HiddenEntries; i++)
+            Hidden[i].TagRead = Hidden[i].TagWrite = Invalid;
     }
 
     /// <summary>Drops all translations of an ASID, linear and guest-physical.</summary>
@@ -444,6 +458,8 @@ internal sealed unsafe class Tlb
             ulong page = linear & ~0xfffUL;
             DropEntry(Level1 + Index(linear), page);
             DropEntry(DisplacedAt(linear), page);
+            for (int i = 0; i < HiddenEntries; i++)
+                DropEntry(Hidden + i, page);
             DropEntry(Fetch + FetchIndex(linear), page);
             Level2.FlushPage(linear >> 12);
             Level2.ClearStructures();
@@ -473,6 +489,7 @@ internal sealed unsafe class Tlb
         // The pages of the range are neighbours in all arrays.
         FlushRange(Level1, Level1Entries, Index(start), start, size);
         FlushRange(Level1 + Level1Entries, DisplacedEntries, Index(start), start, size);
+        FlushRange(Hidden, HiddenEntries, 0, start, size);
         FlushRange(Fetch, FetchEntries, FetchIndex(start), start, size);
         Level2.FlushRange(start >> 12, size >> 12);
         FetchGeneration++;
@@ -497,7 +514,7 @@ internal sealed unsafe class Tlb
     private void ClearLevel1()
     {
         *_lent = 0;
-        for (int i = 0; i < Level1Entries + DisplacedEntries + FetchEntries; i++)
+        for (int i = 0; i < Level1Entries + DisplacedEntries + HiddenEntries + FetchEntries; i++)
             Level1[i].TagRead = Level1[i].TagWrite = Invalid;
     }
 

@@ -13,6 +13,8 @@ internal enum Lowering : byte
     Divide, BitString, PushMemory,
     /// <summary>REP MOVS and REP STOS.</summary>
     String,
+    /// <summary>REP CMPS and REP SCAS.</summary>
+    Compare,
     /// <summary>Written out: flags, interrupts, the time-stamp counter, segments.</summary>
     System,
     Push, Pop, Leave, Call, CallIndirect, Return, Jump, JumpIndirect, Branch,

@@ -82,10 +82,12 @@ internal static partial class InstructionRules
             default:
                 return Lowering.HandlerEnds;
         }
-        if (IsSystem(i))
+        if (IsSystem(i) && flat)
             return Lowering.System;
         if (IsString(i, is64))
             return Lowering.String;
+        if (IsComparison(i, is64))
+            return Lowering.Compare;
         if (endsBlock)
             return Lowering.HandlerEnds;
         // Outside 64-bit mode these leave registers 8 to 15 as they are.
@@ -176,11 +178,22 @@ internal static partial class InstructionRules
                 && i.MemorySegment is not (Register.FS or Register.GS) && (is64 || i.MemorySegment != Register.CS);
     }
 
+    /// <summary>REP CMPS and REP SCAS with addresses of the mode's size in segments without a base.</summary>
+    private static bool IsComparison(in Instruction i, bool is64)
+    {
+        if (i.HasRepPrefix == i.HasRepnePrefix || i.Op1Kind != (is64 ? Iced.Intel.OpKind.MemoryESRDI : Iced.Intel.OpKind.MemoryESEDI))
+            return false;
+        return i.Mnemonic is Mnemonic.Scasb or Mnemonic.Scasw or Mnemonic.Scasd or Mnemonic.Scasq
+            || i.Code is Code.Cmpsb_m8_m8 or Code.Cmpsw_m16_m16 or Code.Cmpsd_m32_m32 or Code.Cmpsq_m64_m64
+                && i.Op0Kind == (is64 ? Iced.Intel.OpKind.MemorySegRSI : Iced.Intel.OpKind.MemorySegESI)
+                && i.MemorySegment is not (Register.FS or Register.GS) && (is64 || i.MemorySegment != Register.CS);
+    }
+
     private static bool IsSystem(in Instruction i) => i.Code is Code.Pushfq or Code.Popfq or Code.Pushfd or Code.Popfd or Code.Cli or Code.Sti or Code.Cld
         or Code.Std or Code.Swapgs or Code.Rdtsc or Code.Rdtscp or Code.Mfence or Code.Stac or Code.Clac
         or Code.Rdfsbase_r32 or Code.Rdfsbase_r64 or Code.Rdgsbase_r32 or Code.Rdgsbase_r64 or Code.Rdpkru
         or Code.Wrfsbase_r32 or Code.Wrfsbase_r64 or Code.Wrgsbase_r32 or Code.Wrgsbase_r64
-        || i.Code == Code.Mov_rm16_Sreg && HasMemory(i)
+        || i.Code == Code.Mov_r64_cr && !i.HasLockPrefix || i.Code == Code.Mov_rm16_Sreg
         || i.Code is Code.Mov_r32m16_Sreg or Code.Mov_r64m16_Sreg && !HasMemory(i);
 
     public static bool HasMemory(in Instruction i)

@@ -261,6 +261,17 @@ internal sealed class RegionAssembler : HostAssembler
         Put((moves ? 0xa4UL : 0xaaUL) | (shift != 0 ? 1UL : 0), 1);
     }
 
+    /// <summary>REPE or REPNE, CMPS or SCAS, of elements of 1 &lt;&lt; <paramref name="shift"/> bytes.</summary>
+    public void RepeatComparison(bool scans, bool untilEqual, int shift)
+    {
+        if (shift == 1)
+            Put(0x66, 1);
+        Put(untilEqual ? 0xf2UL : 0xf3UL, 1);
+        if (shift == 3)
+            Put(WideRex, 1);
+        Put((scans ? 0xaeUL : 0xa6UL) | (shift != 0 ? 1UL : 0), 1);
+    }
+
     /// <summary>Adds to 64 bits of the state.</summary>
     public void AddToState(int displacement, int value)
     {

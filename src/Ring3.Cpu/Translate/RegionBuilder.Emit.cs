@@ -291,6 +291,9 @@ internal sealed unsafe partial class RegionBuilder
             case Lowering.String:
                 EmitString(t, i, g);
                 break;
+            case Lowering.Compare:
+                EmitCompare(t, i, g);
+                break;
             case Lowering.System:
                 EmitSystem(t, i, g);
                 break;

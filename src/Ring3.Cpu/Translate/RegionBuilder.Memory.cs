@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Iced.Intel;
 using Ring3.Arch;
 
@@ -122,6 +123,20 @@ internal sealed unsafe partial class RegionBuilder
         _a.And64(Tag, alignment != 0 ? -4096 + alignment - 1 : -4096);
         _a.WithState(alignment != 0 ? HostOperation.Add : HostOperation.Or, Tag, StateLayout.Context);
         _a.WithEntry(HostOperation.Compare, Tag, write ? TagWriteOffset : TagReadOffset);
+        _compared = _a.Position;
+    }
+
+    /// <summary>Behind the comparison of the last check.</summary>
+    private int _compared;
+
+    /// <summary>
+    /// The access whose check was the last may lie in two pages and go on behind the comparison (Translator.Splits.cs), unless windows are open: it is a load,
+    /// or changes nothing but memory.
+    /// </summary>
+    private void MaySplit(int site)
+    {
+        if (_resumes.Count != 0 && _resumes[^1].Site == site)
+            CollectionsMarshal.AsSpan(_sites)[site].Popped = (uint)_compared;
     }
 
     /// <summary>

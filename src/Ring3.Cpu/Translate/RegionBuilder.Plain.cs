@@ -153,10 +153,13 @@ internal sealed unsafe partial class RegionBuilder
         EmitAddress(At(t, i).Code, HostRegisters.Address, true);
         if (code.HasLockPrefix || code.Mnemonic is Mnemonic.Xchg or Mnemonic.Cmpxchg8b)
             EmitSplitCheck(t, i, size);
+        bool maySplit = !store || code.Mnemonic == Mnemonic.Mov;
         if (At(t, i).ValueFirst)
         {
             BeginCheck(size, store);
             EndCheck(site);
+            if (maySplit)
+                MaySplit(site);
             AddByValue(i, At(t, i), null, site, ref code);
             return;
         }
@@ -164,6 +167,8 @@ internal sealed unsafe partial class RegionBuilder
         {
             BeginCheck(size, store, Alignment(code));
             EndCheck(site);
+            if (maySplit)
+                MaySplit(site);
             _hostFlags = false;
             NeedHostFlags(HostRegisters.Spare);
             LoadPassing();
@@ -174,6 +179,8 @@ internal sealed unsafe partial class RegionBuilder
         if (needsFlags)
         {
             EmitCheck(size, store, site);
+            if (maySplit)
+                MaySplit(site);
             EmitLoad(size);
             _hostFlags = false;
             NeedHostFlags(HostRegisters.Address);
@@ -185,6 +192,8 @@ internal sealed unsafe partial class RegionBuilder
         BeginCheck(size, store, Alignment(code));
         LoadPassing();
         EndCheck(site);
+        if (maySplit)
+            MaySplit(site);
         _a.Add(code);
     }
 

@@ -60,8 +60,11 @@ internal sealed unsafe partial class RegionBuilder
             case Code.Rdpkru:
                 EmitReadKeyRights(AddSite(SiteAt(SiteKind.Call, t, i)));
                 break;
-            case Code.Mov_rm16_Sreg:
+            case Code.Mov_rm16_Sreg when g.Memory:
                 EmitStoreSelector(t, i, g);
+                break;
+            case Code.Mov_r64_cr:
+                EmitReadControl(t, i, g.Code);
                 break;
             case Code.Mfence:
                 _a.Add(Instruction.Create(Code.Mfence));
@@ -212,11 +215,37 @@ internal sealed unsafe partial class RegionBuilder
         HandlersReturn(site);
     }
 
+    /// <summary>MOV from CR2, which page faults read, and from others by their handler.</summary>
+    private void EmitReadControl(Trace t, int i, in Instruction code)
+    {
+        int site = AddSite(SiteAt(SiteKind.Call, t, i)), guest = Guest(code.Op0Register);
+        if (code.Op1Register != Register.CR2)
+        {
+            CallSite(site);
+            _resumes.Add((site, _a.Position));
+            return;
+        }
+        KernelOnly(site);
+        Register home = HostRegisters.HomeOf(guest), to = home != Register.None ? home : HostRegisters.Spare;
+        _a.Load(to, StateLayout.Cr2);
+        if (home == Register.None)
+            _a.Store(StateLayout.Gpr(guest), to);
+        HandlersReturn(site);
+    }
+
     /// <summary>MOV from a segment register to a general one. Changes no flag.</summary>
     private void EmitSelector(in Instruction code)
     {
         int guest = Guest(code.Op0Register);
         Register home = HostRegisters.HomeOf(guest), to = home != Register.None ? home : HostRegisters.Spare;
+        if (code.Op0Register.GetSize() == sizeof(ushort))
+        {
+            LoadSelector(code.Op1Register, HostRegisters.Spare);
+            Register spare2 = HostRegisters.Sized(HostRegisters.Spare, sizeof(ushort));
+            _a.Add(home != Register.None ? Instruction.Create(Code.Mov_rm16_r16, HostRegisters.Sized(home, sizeof(ushort)), spare2)
+                : Instruction.Create(Code.Mov_rm16_r16, RegionAssembler.State(StateLayout.Gpr(guest)), spare2));
+            return;
+        }
         LoadSelector(code.Op1Register, to);
         if (home == Register.None)
             _a.Store(StateLayout.Gpr(guest), to);

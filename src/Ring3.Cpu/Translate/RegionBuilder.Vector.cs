@@ -78,6 +78,8 @@ internal sealed unsafe partial class RegionBuilder
             BeginCheck(size, store, alignment);
             LoadPassing();
             EndCheck(site);
+            if (alignment == 0 && (g.Units & Units.X87) == 0 && (!store || only))
+                MaySplit(site);
         }
         if (window is null)
             _a.Add(code);

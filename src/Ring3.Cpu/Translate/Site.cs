@@ -31,6 +31,8 @@ internal enum AccessForm : byte
     Operand, Push, Pop, Leave, BitString,
     /// <summary>An operand that the instruction may reach after exceptions of its own, or not at all: what faults is for the interpreter to find out.</summary>
     LateOperand,
+    /// <summary>What RSI and RDI of a repeated string instruction point to. Its handler does what cannot be filled.</summary>
+    StringSource, StringTarget,
 }
 
 /// <summary>A place of translated code that calls back. The code loads its address into <see cref="HostRegisters.Entry"/>.</summary>
@@ -70,7 +72,10 @@ internal unsafe struct Site
     public byte FlagLog2Size;
     /// <summary>Guest registers of the recipe; 254: CpuState's CcA and CcB; 255: the immediate.</summary>
     public byte FlagA, FlagB;
-    /// <summary>Jump: what a return adds to RSP, to be taken back when the target cannot be gone to.</summary>
+    /// <summary>
+    /// Jump: what a return adds to RSP, to be taken back when the target cannot be gone to. Miss: bytes from the region's code to where an access across two
+    /// pages goes on (Translator.Splits.cs), or 0.
+    /// </summary>
     public uint Popped;
     /// <summary>Miss: what RSP has moved by when it is left here, which the register does not show.</summary>
     public short StackMoves;

@@ -11,6 +11,7 @@ internal static unsafe class StateLayout
     public static readonly int FlagRoutine, Between, Rflags, Cpl, LentPages, LentTags, Cr4, InterruptShadow, RequestInterruptWindow, KernelGsBase;
     public static readonly int TscMultiplier, TscOffset, TscAux, Selectors, BetweenIterations, TimerDeadline, FlatSegments;
     public static readonly int Efer, Star, Lstar, Sfmask, GdtBase, GdtLimit, CodeContext, JumpKey, NmiBlocked, RequestNmiWindow, CodeBreakpoints;
+    public static readonly int SplitEntry, SplitLinear, SplitResume, Cr2;
     public static readonly int SegmentEnds, CodeLimit, JumpSegment;
     public static readonly int FirstReturn, LastReturn, Pkru, KernelCode, KernelStack, UserCode, UserStack;
 
@@ -44,6 +45,10 @@ internal static unsafe class StateLayout
         Cpl = (int)((byte*)&c.Cpl - s);
         LentPages = (int)((byte*)&c.LentPages - s);
         LentTags = (int)((byte*)c.LentTags - s);
+        SplitEntry = (int)((byte*)&c.SplitEntry - s);
+        SplitLinear = (int)((byte*)&c.SplitLinear - s);
+        SplitResume = (int)((byte*)&c.SplitResume - s);
+        Cr2 = (int)((byte*)&c.Cr2 - s);
         Cr4 = (int)((byte*)&c.Cr4 - s);
         InterruptShadow = (int)((byte*)&c.InterruptShadow - s);
         RequestInterruptWindow = (int)((byte*)&c.RequestInterruptWindow - s);

@@ -152,6 +152,8 @@ internal sealed unsafe partial class Translator
                     AccessForm.BitString => OperandLinear(c, s, BitStringOffset(c, s)),
                     AccessForm.Push => StackLinear(c, c->Gpr[4] - s->Size),
                     AccessForm.Pop => StackLinear(c, c->Gpr[4]),
+                    AccessForm.StringSource => Wrap(c, c->Gpr[6]),
+                    AccessForm.StringTarget => Wrap(c, c->Gpr[7]),
                     _ => StackLinear(c, c->Gpr[5]),
                 };
                 // A misaligned operand faults before its page is looked at.
@@ -159,6 +161,10 @@ internal sealed unsafe partial class Translator
                 bool raised = false;
                 if (aligned && TryFill(c, linear, s->Size, s->Write, out raised) && CanGoOn())
                     return s->Resume;
+                if (s->Form >= AccessForm.StringSource)
+                    return CallHandler(c, s);
+                if (s->Popped != 0 && aligned && Split(c, s, linear) is var split && split != 0)
+                    return split;
                 // Several instructions that are checked together would not all fault.
                 return raised && s->Form is AccessForm.Operand or AccessForm.BitString ? FaultAt(c, s) : LeaveBefore(c, s);
             case SiteKind.Overwritten when s->Size == 0:
@@ -166,7 +172,10 @@ internal sealed unsafe partial class Translator
                 _p.Paging.CodeMayHaveChanged(address, 4096);
                 return s->Resume;
             case SiteKind.Overwritten:
-                _p.Paging.CodeMayHaveChanged(address + s->WindowOffset, s->Size);
+                if (address != c->SplitBytes)
+                    _p.Paging.CodeMayHaveChanged(address + s->WindowOffset, s->Size);
+                else if (!StoreSplit(c, s))
+                    return LeaveBeforeSplit(c, s);
                 if (s->Region->Stale == 0)
                     return s->Resume;
                 SyncFlags(c, s);

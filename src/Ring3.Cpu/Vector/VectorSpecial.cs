@@ -93,8 +93,8 @@ internal static unsafe class VectorSpecial
         => TGate.IsOpen(c) ? StoreBytes(p, c, op, c->Ymm + 32 * op->Reg1, c->Ymm + 32 * op->Reg2, 16) : TGate.Refuse(p, c);
 
     /// <summary>
-    /// Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, by halves whose offsets
-    /// wrap at the address size, as processors do.
+    /// Byte store at (E/R)DI under a mask of sign bits. The whole operand is checked before the first byte is written, masked bytes too, as processors do: by
+    /// halves whose offsets wrap at the address size.
     /// </summary>
     private static OpResult StoreBytes(LogicalProcessor p, CpuState* c, Op* op, byte* data, byte* mask, int count)
     {

@@ -84,9 +84,44 @@ public sealed unsafe class IntegerRegionTests
             case 57: a.cmp(x, __qword_ptr[m]); break;
             case 58: a.sub(x, 3); break;
             case 66 or 67 or 68 or 69 or 70 or 71: Stacked(a, r); break;
-            case 59 or 60 or 61 or 62: Repeat(a, r); break;
+            case 59 or 60 or 61: Repeat(a, r); break;
+            case 62 or 72: RepeatComparison(a, r); break;
             default: a.mov(r10, __qword_ptr.gs[8 * r.Next(4)]); break;
         }
+    }
+
+    /// <summary>REP CMPS or REP SCAS, of what is equal and what is not; RSI comes back.</summary>
+    private static void RepeatComparison(Assembler a, Random r)
+    {
+        int size = 1 << r.Next(4), count = r.Next(6) == 0 ? r.Next(1, 5000 / size) : r.Next(0, 40), from = r.Next(0x1000);
+        bool down = r.Next(12) == 0, untilEqual = r.Next(2) == 0;
+        a.mov(rsi, (long)Data + from);
+        a.mov(rdi, (long)Data + (r.Next(2) == 0 ? from : r.Next(0x1000)));
+        a.mov(ecx, count);
+        if (r.Next(3) == 0)
+            a.mov(rax, __[rdi + size * r.Next(20)]);
+        if (r.Next(6) == 0)
+            a.mov(rcx, -1L);
+        if (down)
+            a.std();
+        Assembler repeated = untilEqual ? a.repne : a.repe;
+        switch (size, r.Next(2))
+        {
+            case (1, 0): repeated.cmpsb(); break;
+            case (2, 0): repeated.cmpsw(); break;
+            case (4, 0): repeated.cmpsd(); break;
+            case (8, 0): repeated.cmpsq(); break;
+            case (1, _): repeated.scasb(); break;
+            case (2, _): repeated.scasw(); break;
+            case (4, _): repeated.scasd(); break;
+            default: repeated.scasq(); break;
+        }
+        if (down)
+            a.cld();
+        a.lea(r8, __[rdi + rsi]);
+        a.mov(rsi, (long)Data + 0x400);
+        if (r.Next(2) == 0)
+            a.adc(rdx, rcx);
     }
 
     /// <summary>A REP instruction over parts of the data, the pages' ends and what may not be there; RSI comes back.</summary>

@@ -126,6 +126,21 @@ public sealed unsafe class NarrowRegionTests
         Compare(fast, slow, 1);
     }
 
+    /// <summary>CS is not to be written to, whatever is stored.</summary>
+    [Fact]
+    public void StoreOfASelectorThroughCs_Faults()
+    {
+        byte[] code = CoreSmokeTests.Assemble(32, a =>
+        {
+            a.mov(__word_ptr.cs[esi], ds);
+            a.hlt();
+        });
+        using CpuHarness fast = Machine(code, 1, true), slow = Machine(code, 1, false);
+        Assert.Equal(ExitReason.Exception, RegionProgram.Run(fast, slow, 1));
+        Assert.Equal(Vector.GP, fast.Exit->Vector);
+        Compare(fast, slow, 1);
+    }
+
     /// <summary>An address that goes round at 4 GiB, with its segment's base and without.</summary>
     [Fact]
     public void Addresses_GoRoundAt4GiB()

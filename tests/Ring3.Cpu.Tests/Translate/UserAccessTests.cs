@@ -88,6 +88,110 @@ public sealed unsafe class UserAccessTests
         Assert.Equal((Vector.PF, User + 8), (m.Fast.Exit->Vector, m.Fast.Exit->Payload));
     }
 
+    /// <summary>What CLAC takes back is there again behind STAC, until something flushes it.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AnEntryThatIsHidden_ComesBackUntilItIsFlushed(bool whole)
+    {
+        using RegionMachine m = new(a =>
+        {
+            a.mov(rsi, User);
+            Loop(a, () =>
+            {
+                a.stac();
+                a.mov(rax, __[rsi + 8]);
+                a.add(rax, rcx);
+                a.mov(__[rsi + 16], rax);
+                a.clac();
+                a.add(rbx, rax);
+            });
+            a.hlt();
+        }, Prepare);
+        Assert.Equal(ExitReason.Hlt, m.Run("lent and taken back"));
+        Assert.InRange(m.Fast.Cpu.Translator.Counters.Sites[(int)SiteKind.Miss], 1, Times / 10);
+        foreach (CpuHarness h in (CpuHarness[])[m.Fast, m.Slow])
+        {
+            h.State->Rip = CpuHarness.CodeAddress;
+            h.Word(h.Size - 0x1000 + 8 * (User >> 12)) = 0;
+            if (whole)
+                h.Cpu.FlushAll();
+            else
+                h.Cpu.Paging.InvalidatePage(h.State, User);
+        }
+        Assert.Equal(ExitReason.Exception, m.Run("unmapped"));
+        Assert.Equal((Vector.PF, User + 8), (m.Fast.Exit->Vector, m.Fast.Exit->Payload));
+    }
+
+    /// <summary>The kernel makes its own page of a user page while the entry is hidden, and says so by INVLPG; or does not permit writes any more.</summary>
+    [Theory]
+    [InlineData(Pte.P | Pte.W)]
+    [InlineData(Pte.P | Pte.U)]
+    public void AHiddenEntry_IsFlushedByTheGuest(ulong rights)
+    {
+        ulong entry = 0;
+        using RegionMachine m = new(a =>
+        {
+            a.mov(rsi, User);
+            Loop(a, () =>
+            {
+                a.stac();
+                a.inc(__qword_ptr[rsi + 8]);
+                a.clac();
+                a.cmp(ecx, Times / 2);
+                Label onward = a.CreateLabel();
+                a.jne(onward);
+                a.mov(r8, User | rights);
+                a.mov(__[rdi], r8);
+                a.invlpg(__byte_ptr[rsi]);
+                a.Label(ref onward);
+                a.nop();
+            });
+            a.inc(__qword_ptr[rsi + 16]);
+            a.hlt();
+        }, h =>
+        {
+            Prepare(h);
+            entry = h.Size - 0x1000 + 8 * (User >> 12);
+            // The table is in reach at the alias of its first 2 MiB only if it lies there: it is mapped in place of another page.
+            h.Word(h.Size - 0x1000 + 8 * 0x1f0) = (h.Size - 0x1000) | Pte.P | Pte.W;
+            h.State->Gpr[7] = 0x1f_0000 + 8 * (User >> 12);
+            h.State->Cr0 |= Cr0.WP;
+            h.Cpu.RecomputeMode();
+            h.Cpu.FlushAll();
+        });
+        bool own = (rights & Pte.U) == 0;
+        Assert.Equal(own ? ExitReason.Hlt : ExitReason.Exception, m.Run("changed"));
+        if (!own)
+            Assert.Equal((Vector.PF, User + 8, (ulong)Times / 2 - 1), (m.Fast.Exit->Vector, m.Fast.Exit->Payload, m.Fast.State->Gpr[1]));
+    }
+
+    /// <summary>A string instruction finds hidden pages as well; and two pages that have one entry do not drive each other out for ever.</summary>
+    [Theory]
+    [InlineData(Own)]
+    [InlineData(User + Alias)]
+    public void StringInstructions_NeedNoHandler(ulong source)
+    {
+        using RegionMachine m = new(a =>
+        {
+            Loop(a, () =>
+            {
+                a.mov(ebx, ecx);
+                a.mov(rsi, source);
+                a.mov(rdi, User + 0x100);
+                a.stac();
+                a.mov(ecx, 48);
+                a.rep.movsb();
+                a.clac();
+                a.mov(ecx, ebx);
+            });
+            a.hlt();
+        }, Prepare);
+        Assert.Equal(ExitReason.Hlt, m.Run("copied"));
+        if (source == Own)
+            Assert.InRange(m.Fast.Cpu.Translator.Counters.Sites[(int)SiteKind.Call], 0, Times / 10);
+    }
+
     [Fact]
     public void AnEntryThatWasDisplaced_ComesBackWithoutACall()
     {

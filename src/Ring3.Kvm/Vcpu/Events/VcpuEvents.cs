@@ -186,7 +186,7 @@ internal sealed partial class VcpuEvents(VcpuCore core, InterruptInbox inbox, Sy
             LeavesAtOnce |= c->Inject.Valid != 0;
             if (Cpu.IsInstructionInProgress)
             {
-                // The boundary is behind the instruction: a request makes the vCPU stop there. Where it is going to anyway, one would only keep it from entering.
+                // The boundary is behind the instruction: a request makes the vCPU stop there. Where it is going to anyway, one would only keep it out.
                 if (c->FinishInstruction == 0)
                     Requests.MakeSelf(VcpuRequest.Event);
                 IsDirty = true;
