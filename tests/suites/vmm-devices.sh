@@ -44,10 +44,12 @@ md5sum </tmp/a | cut -d" " -f1 | sed "s/^/kept /"; sync; echo written; cat' <"$r
     wait $machine
     status=$?
     # O_DIRECT is 040000.
-    (( (0${flags:-0} & 040000) != 0 )) || { grep -q 'has no direct access' "$results/$name.err" || status=${status/#0/1}; }
-    [ "$(sed -n 's/^sectors //p' "$results/$name.log")" = "$(sed -n 's/^source //p' "$results/$name.log")" ] || status=${status/#0/1}
-    [ "$format" = raw ] || { qemu-img convert -f "$format" -O raw "$image" "$image.raw" && mv "$image.raw" "$image"; }
-    [ "$(dd if="$image" bs=1M skip=4 count=20 2>/dev/null | md5sum | cut -d' ' -f1)" = "$(sed -n 's/^kept //p' "$results/$name.log")" ] || status=${status/#0/1}
+    (( (0${flags:-0} & 040000) != 0 )) || { grep -q 'has no direct access' "$results/$name.err" || status=${status/#0/2}; }
+    [ "$(sed -n 's/^sectors //p' "$results/$name.log")" = "$(sed -n 's/^source //p' "$results/$name.log")" ] || status=${status/#0/3}
+    # The daemon is ended when the machine has gone, and has the image's lock so long.
+    while pgrep -f "qemu-storage-daemon.*$image" >/dev/null; do sleep 0.2; done
+    [ "$format" = raw ] || { qemu-img convert -f "$format" -O raw "$image" "$image.raw" && mv "$image.raw" "$image"; } || status=${status/#0/4}
+    [ "$(dd if="$image" bs=1M skip=4 count=20 2>/dev/null | md5sum | cut -d' ' -f1)" = "$(sed -n 's/^kept //p' "$results/$name.log")" ] || status=${status/#0/5}
     expect "$name" $status '^same' '^written'
     rm -f "$image" "$results/$name.in"
 }

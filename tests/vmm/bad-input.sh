@@ -56,7 +56,7 @@ else
 dd if=/dev/vda of=/dev/null bs=1M skip=2 count=1 iflag=direct 2>&1 | grep -o "Input/output error"; ip link show eth0 | grep -c eth0; echo still here'
     until grep -q '^served' "$results/vmm-bad-killed.log" || ! kill -0 "$machine" 2>/dev/null; do sleep 0.3; done
     program=$(pgrep -P "$machine" | head -n 1)
-    refused vmm-bad-image-busy 66 'lock' boot --disk "$bad/qcow2,format=qcow2" --exec true
+    refused vmm-bad-image-busy 66 'another process using the image' boot --disk "$bad/qcow2,format=qcow2" --exec true
     pkill -KILL -P "${program:-0}" 'passt|qemu-storage-d'
     echo go >&8
     wait "$machine"

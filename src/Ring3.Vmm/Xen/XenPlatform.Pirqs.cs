@@ -40,7 +40,8 @@ internal sealed partial class XenPlatform
         // While a machine gets its state back, what the event channels have of the line is there already, or comes.
         else if (!(_restoring && IsBound(gsi)))
             _ = _vm.IrqLine((uint)gsi, level);
-        Interlocked.Decrement(ref _raising);
+        if (Interlocked.Decrement(ref _raising) == 0 && Volatile.Read(ref _holding))
+            _raised.WakeAll();
     }
 
     private bool IsBound(int gsi) => Array.Exists(_pirqs, p => p.Port != 0 && p.Gsi == gsi);

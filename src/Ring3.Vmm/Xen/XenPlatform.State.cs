@@ -1,6 +1,7 @@
 using Ring3.Abi;
 using Ring3.Host;
 using Ring3.Kvm;
+using Ring3.Sync;
 using static Ring3.Abi.KvmApi;
 
 // SAFETY: the special pages and the grant table are mapped from the constructor to Dispose; both spans lie in them.
@@ -19,6 +20,7 @@ internal sealed partial class XenPlatform
 
     private bool _holding;
     private int _raising;
+    private readonly WaitQueue _raised = new();
     private uint _heldEdges;
     private kvm_xen_vcpu_attr[]? _heldTimers;
 
@@ -28,8 +30,8 @@ internal sealed partial class XenPlatform
     {
         // PAIRS-WITH: SetGsi. Both sides' locked instructions are full fences: it has seen the flag, or is waited for.
         Interlocked.Exchange(ref _holding, true);
-        while (Volatile.Read(ref _raising) != 0)
-            Thread.Yield();
+        for (int ticket = _raised.Ticket; Volatile.Read(ref _raising) != 0; ticket = _raised.Ticket)
+            _raised.Wait(ticket);
         var timers = new kvm_xen_vcpu_attr[_vcpus.Length];
         for (int i = 0; i < timers.Length; i++)
         {

@@ -54,6 +54,7 @@ public sealed class XenStateTests
 
         public bool TakePending(uint port)
         {
+            Flush();
             ref ulong word = ref At<ulong>(Shared + XenAbi.SharedInfo.Pending + port / 64 * 8);
             bool pending = (word >> (int)(port & 63) & 1) != 0;
             word &= ~(1UL << (int)(port & 63));
