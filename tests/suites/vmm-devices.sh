@@ -171,7 +171,7 @@ vmm_tap() {
         verdict vmm-tap 4 "cannot make a TAP interface in a name space: $(tail -n 1 "$results/vmm-tap.err")"
         return
     fi
-    rm -rf "$folder"
+    rm -rf "$folder" "$results/vmm-tap.host"
     mkdir "$folder"
     head -c 4M /dev/urandom >"$folder/large"
     sum=$(md5sum <"$folder/large" | cut -d' ' -f1)
@@ -182,7 +182,7 @@ vmm_tap() {
     timeout -k 5 240 ip netns exec "$space" "$root/ring3" boot --net tap=tap0 --exec '
 ip address add 10.77.0.2/24 dev eth0; ip link set eth0 up; ping -c 3 -w 30 10.77.0.1 >/dev/null && echo pinged
 wget -q -O /tmp/large http://10.77.0.1:8077/large; md5sum </tmp/large | cut -d" " -f1 | sed "s/^/fetched /"
-nc -l -p 9 </tmp/large >/dev/null & sleep 1; echo listening; wait; echo sent' >"$results/vmm-tap.log" 2>"$results/vmm-tap.err" </dev/null &
+nc -l -p 9 </tmp/large >/dev/null & until grep -q ":0009 [^ ]* 0A" /proc/net/tcp /proc/net/tcp6 2>/dev/null; do sleep 0.1; done; echo listening; wait; echo sent' >"$results/vmm-tap.log" 2>"$results/vmm-tap.err" </dev/null &
     machine=$!
     until grep -q '^listening' "$results/vmm-tap.log" || ! kill -0 $machine 2>/dev/null; do sleep 0.3; done
     ip netns exec "$space" "${XDG_CACHE_HOME:-$HOME/.cache}/ring3/busybox-static/busybox" ping -c 3 -w 30 10.77.0.2 >>"$results/vmm-tap.err" 2>&1 && echo 'pinged the guest' >>"$results/vmm-tap.host"
