@@ -1,9 +1,6 @@
 /* Two processors that wake each other in turn: each hand-over is a wake-up of a processor that sleeps. Measured by the time that passes. */
 #include "guest.h"
-#include <linux/futex.h>
-#include <pthread.h>
 #include <sched.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
 enum { TURNS = 4000 };
@@ -17,32 +14,9 @@ static void stay_on(int processor)
 		fail("two processors are needed");
 }
 
-static uint32_t turn;
-static uint64_t sum;
-
-static void *take_turns(void *argument)
-{
-	uint32_t mine = (uintptr_t)argument;
-	stay_on(mine);
-	for (int i = 0; i < TURNS; i++) {
-		uint32_t now;
-		while (((now = __atomic_load_n(&turn, __ATOMIC_ACQUIRE)) & 1) != mine)
-			syscall(SYS_futex, &turn, FUTEX_WAIT_PRIVATE, now, NULL, NULL, 0);
-		sum = mix(sum, now);
-		__atomic_store_n(&turn, now + 1, __ATOMIC_RELEASE);
-		syscall(SYS_futex, &turn, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-	}
-	return NULL;
-}
-
 static uint64_t futex(void)
 {
-	pthread_t other;
-	if (pthread_create(&other, NULL, take_turns, (void *)1))
-		fail("pthread_create");
-	take_turns(NULL);
-	pthread_join(other, NULL);
-	return mix(sum, turn);
+	return hand_over(TURNS, stay_on);
 }
 
 static uint64_t pipes(void)

@@ -30,6 +30,9 @@ extern const char *self_path;
 /* Says what failed, and ends the process. */
 _Noreturn void fail(const char *what);
 
+/* Two threads, 0 and 1, wake each other by a futex, each so often; each calls begin with its number first. */
+uint64_t hand_over(int count, void (*begin)(int));
+
 /* Fresh private memory. */
 void *pages(size_t bytes);
 

@@ -234,7 +234,8 @@ internal sealed unsafe class Comparer(UndefinedFlags undefined, HostProbes? prob
         int first = native.CommonPrefixLength(guest), last = Sandbox.Line - 1;
         while (native[last] == guest[last])
             last--;
-        report.Append(CultureInfo.InvariantCulture, $" [{address + (ulong)first:x}] native={Convert.ToHexStringLower(native[first..(last + 1)])} guest={Convert.ToHexStringLower(guest[first..(last + 1)])}");
+        string ofHost = Convert.ToHexStringLower(native[first..(last + 1)]), ofGuest = Convert.ToHexStringLower(guest[first..(last + 1)]);
+        report.Append(CultureInfo.InvariantCulture, $" [{address + (ulong)first:x}] native={ofHost} guest={ofGuest}");
     }
 
     /// <summary>Most significant byte first, as registers are read.</summary>

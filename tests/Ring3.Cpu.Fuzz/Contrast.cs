@@ -42,7 +42,8 @@ internal static unsafe class Contrast
                     continue;
                 string key = meta.Kind switch { CaseKind.Compare when meta.Count > 1 => "(sequence)", CaseKind.Compare => meta.Instruction.Code.ToString(),
                     _ => $"({meta.Kind})" };
-                string text = $"{comparer.Describe(meta, input, code, &a, &b)}\n      {Comparer.Reproducer(meta, input, code)}\n      --seed {options.Seed} --bits {options.Bits} --batch {number} (case {i})";
+                string text = $"{comparer.Describe(meta, input, code, &a, &b)}\n      {Comparer.Reproducer(meta, input, code)}\n"
+                    + $"      --seed {options.Seed} --bits {options.Bits} --batch {number} (case {i})";
                 differences.Add(new Difference(key, LeftOpen.Rule(meta, input, code, &a, &b), text));
             }
         }

@@ -117,7 +117,8 @@ internal sealed unsafe class HostProbes
     /// <summary>One line for each probe that failed, with its consequence.</summary>
     internal IEnumerable<string> Report()
     {
-        yield return string.Create(CultureInfo.InvariantCulture, $"host: {Vendor} family {Family} model {Model}{(ProcessorModel.Host.IsKnown ? "" : ", which no model knows: what the manuals leave open is reported, not failed")}");
+        string known = ProcessorModel.Host.IsKnown ? "" : ", which no model knows: what the manuals leave open is reported, not failed";
+        yield return string.Create(CultureInfo.InvariantCulture, $"host: {Vendor} family {Family} model {Model}{known}");
         foreach ((string name, string consequence) in _failed)
             yield return $"host probe {name}: {consequence}";
     }

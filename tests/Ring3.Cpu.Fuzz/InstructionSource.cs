@@ -113,7 +113,8 @@ internal sealed class InstructionSource
         // The displacement follows ModRM, or ModRM and SIB: ModRM is the byte with mod 1 or 2 and the matching rm.
         if (!offsets.HasDisplacement || instruction.MemoryBase == Register.None)
             return false;
-        bool sib = (_bytes[offsets.DisplacementOffset - 1] & 0xc7) is not (0x40 or 0x41 or 0x42 or 0x43 or 0x45 or 0x46 or 0x47 or 0x80 or 0x81 or 0x82 or 0x83 or 0x85 or 0x86 or 0x87);
+        bool sib = (_bytes[offsets.DisplacementOffset - 1] & 0xc7)
+            is not (0x40 or 0x41 or 0x42 or 0x43 or 0x45 or 0x46 or 0x47 or 0x80 or 0x81 or 0x82 or 0x83 or 0x85 or 0x86 or 0x87);
         int modrm = offsets.DisplacementOffset - (sib ? 2 : 1);
         if (_bytes[modrm] >> 6 is not (1 or 2) || (_bytes[modrm] & 7) == 4 != sib)
             return false;

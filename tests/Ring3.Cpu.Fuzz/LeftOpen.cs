@@ -48,7 +48,8 @@ internal static unsafe class LeftOpen
             return "registers and flags of a string instruction that stops";
         if (!memory)
             return null;
-        if (i.Mnemonic is Mnemonic.Maskmovq or Mnemonic.Maskmovdqu or Mnemonic.Vmaskmovdqu or Mnemonic.Vmaskmovps or Mnemonic.Vmaskmovpd or Mnemonic.Vpmaskmovd or Mnemonic.Vpmaskmovq && fault)
+        if (fault && i.Mnemonic is Mnemonic.Maskmovq or Mnemonic.Maskmovdqu or Mnemonic.Vmaskmovdqu or Mnemonic.Vmaskmovps or Mnemonic.Vmaskmovpd
+            or Mnemonic.Vpmaskmovd or Mnemonic.Vpmaskmovq)
             return "address of a masked access that faults";
         if (i.Mnemonic is >= Mnemonic.Sha1msg1 and <= Mnemonic.Sha256rnds2 && fault)
             return "alignment of a SHA operand";

@@ -180,7 +180,9 @@ public sealed unsafe class SysPageWalkTests
             return;
         SetNested(m, test, leafGpa, expected);
         Access(m, test, linear, out bool ok);
-        string message = $"{what}: {test} entries [{string.Join(' ', Array.ConvertAll(test.Entries, e => e.ToString("x")))}] nested [{string.Join(' ', test.TableNested)}] {test.LeafNested} expected {expected.Result} {expected.ErrorCode:x} at {expected.NestedAt}";
+        string entries = string.Join(' ', Array.ConvertAll(test.Entries, e => e.ToString("x")));
+        string message = $"{what}: {test} entries [{entries}] nested [{string.Join(' ', test.TableNested)}] {test.LeafNested} "
+            + $"expected {expected.Result} {expected.ErrorCode:x} at {expected.NestedAt}";
         Compare(m, test, expected, ok, linear, leafGpa, message);
         Restore(m, test, leafGpa);
     }

@@ -61,17 +61,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.Move(Address, Target);
         BeginCheck(1, true);
         _stubs.Add((_a.Jump(NotEqual), target));
-        // Elements up to the nearer end of a page.
-        BytesLeft(Address, Target);
-        if (moves)
-            NearerEnd(Address, Rest, Source);
-        if (shift != 0)
-        {
-            _a.Add(Instruction.Create(Code.Shr_rm32_imm8, HostRegisters.Sized(Address, 4), shift));
-            UnlessToHandler(Equal, site);
-        }
-        _a.OnRegisters(HostOperation.Compare, Address, Count);
-        _a.Add(Instruction.Create(Code.Cmova_r64_rm64, Address, Count));
+        ElementsHere(moves, shift, site);
         _a.Move(Rest, Count);
         _a.OnRegisters(HostOperation.Sub, Rest, Address);
         _a.Move(Count, Address);
@@ -145,16 +135,7 @@ internal sealed unsafe partial class RegionBuilder
         _a.Move(Address, Target);
         BeginCheck(1, false);
         UnlessToHandler(NotEqual, site);
-        BytesLeft(Address, Target);
-        if (!scans)
-            NearerEnd(Address, Rest, Source);
-        if (shift != 0)
-        {
-            _a.Add(Instruction.Create(Code.Shr_rm32_imm8, HostRegisters.Sized(Address, 4), shift));
-            UnlessToHandler(Equal, site);
-        }
-        _a.OnRegisters(HostOperation.Compare, Address, Count);
-        _a.Add(Instruction.Create(Code.Cmova_r64_rm64, Address, Count));
+        ElementsHere(!scans, shift, site);
         _a.StoreSlot(CountSlot, Count);
         _a.StoreSlot(TargetSlot, Target);
         if (!scans)
@@ -192,6 +173,24 @@ internal sealed unsafe partial class RegionBuilder
         HandlersReturn(site);
         _flags = s_packed;
         _hostFlags = _unpacked = false;
+    }
+
+    /// <summary>
+    /// <see cref="HostRegisters.Address"/> = elements up to the nearer end of a page, and no more than RCX. Where not one fits, the handler has to do it.
+    /// </summary>
+    private void ElementsHere(bool hasSource, int shift, int site)
+    {
+        const Register Address = HostRegisters.Address, Count = Register.RCX;
+        BytesLeft(Address, Register.RDI);
+        if (hasSource)
+            NearerEnd(Address, HostRegisters.Spare, Register.RSI);
+        if (shift != 0)
+        {
+            _a.Add(Instruction.Create(Code.Shr_rm32_imm8, HostRegisters.Sized(Address, 4), shift));
+            UnlessToHandler(Equal, site);
+        }
+        _a.OnRegisters(HostOperation.Compare, Address, Count);
+        _a.Add(Instruction.Create(Code.Cmova_r64_rm64, Address, Count));
     }
 
     /// <summary>The lesser of <paramref name="left"/> and the bytes from an address to the end of its page.</summary>
